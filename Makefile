@@ -1,0 +1,125 @@
+# fastrnn on a fresh machine: needs Python >= 3.10, a C compiler and make; everything else goes into ./.venv
+#
+#   make demo        build, then train a character model on the text every Python carries, and let it write
+#   make build       build and install fastrnn into .venv
+#   make test        build, and run the tests (under 10 minutes)
+#   make test-long   the long tests too, and the whole suite once per instruction set of this CPU
+#   make lint        ruff and cython-lint
+#   make bench       the benchmarks
+#   make sanitize    the tests on a build with the address and undefined-behaviour sanitizers
+#   make clean       remove .venv and everything that was built
+#
+# Another Python: make test PYTHON=python3.12 (makes .venv anew). More arguments for pytest: make test ARGS='-k lstm -x'
+
+PYTHON = python3
+ARGS =
+LINT_TOOLS = ruff==0.17.6 cython-lint==0.22.1
+
+# The Python of the existing .venv, unless one was asked for; stamps carry its tag, so a change of Python rebuilds.
+BASE := $(if $(filter file,$(origin PYTHON)),$(or $(wildcard .venv/bin/python),$(PYTHON)),$(PYTHON))
+TAG := $(or $(shell $(BASE) -c 'import sys; print("cpython-%d%d" % sys.version_info[:2])' 2>/dev/null),none)
+ISA_LIST = import fastrnn._engine as e; print(*e.available_isas())
+SOURCES := setup.py pyproject.toml $(wildcard src/*.c src/*.h src/*.pyx src/*.pxd) \
+           $(wildcard fastrnn/*.py fastrnn/*.pyi fastrnn/*/*.py)
+# The sanitizer's runtime must come first, before Python itself.
+ASAN = .venv/bin/python -c 'import subprocess, sysconfig; print(subprocess.check_output(sysconfig.get_config_var("CC").split()[:1] + ["-print-file-name=libasan.so"], text=True).strip())'
+# A machine may hold OpenBLAS to old kernels or to one thread by environment: not in a benchmark.
+NO_OPENBLAS = env $(patsubst %,-u %,$(filter OPENBLAS_%,$(.VARIABLES)))
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+# ---- .venv ----------------------------------------------------------------------------------------------------------
+
+define CHECK
+import os, sys
+v = "%d.%d" % sys.version_info[:2]
+if sys.version_info < (3, 10):
+    sys.exit("fastrnn needs Python 3.10 or newer, but $(PYTHON) is Python %s: say make PYTHON=python3.12 ..." % v)
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python%s-venv)" % v)
+import shutil, sysconfig
+cc = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+if not shutil.which(cc):
+    sys.exit("no C compiler: %s is not there; install gcc or clang (Debian, Ubuntu: apt install gcc), or set CC" % cc)
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    sys.exit("the headers of Python are missing (no Python.h in %s): install them (Debian, Ubuntu: apt install python%s-dev)"
+             % (sysconfig.get_path("include"), v))
+endef
+export CHECK
+
+.venv/$(TAG):
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.10 or newer, or say make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK"
+	@rm -rf .venv
+	@echo "making .venv with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+# $(call install,what pip is to install,log file): quiet, but a failure shows all that matters
+define install
+	@mkdir -p build
+	@.venv/bin/pip install --disable-pip-version-check --no-input $(1) >build/$(2).log 2>&1 || { \
+	    if grep -qE 'Could not fetch URL|Failed to establish a new connection|NewConnectionError|Max retries exceeded|ConnectTimeout|Temporary failure in name|from versions: none' build/$(2).log; \
+	    then echo "pip cannot reach its package index: check the network, or set PIP_INDEX_URL (its log: build/$(2).log)" >&2; \
+	    else tail -60 build/$(2).log >&2; echo "the installation failed: all of it is in build/$(2).log" >&2; fi; exit 1; }
+endef
+
+# build/lib*: a module that was deleted from the sources must not live on in the wheel
+.venv/built-$(TAG): .venv/$(TAG) $(SOURCES)
+	@echo "building fastrnn (a minute or two; the log is build/build.log)"
+	@rm -rf build/lib*
+	$(call install,.,build)
+	@touch $@
+
+.venv/test-$(TAG): .venv/$(TAG) $(SOURCES)
+	@echo "building fastrnn and installing what its tests need (a few minutes; the log is build/test.log)"
+	@rm -rf build/lib*
+	$(call install,'.[test]',test)
+	@touch .venv/built-$(TAG) $@
+
+.venv/lint-$(TAG): .venv/$(TAG) Makefile
+	$(call install,$(LINT_TOOLS),lint)
+	@touch $@
+
+# ---- the verbs ------------------------------------------------------------------------------------------------------
+
+build: .venv/built-$(TAG)
+
+demo: build
+	@rm -rf build/demo
+	@.venv/bin/fastrnn train --out build/demo
+
+test: .venv/test-$(TAG)
+	@.venv/bin/python -c 'import importlib.util as u; u.find_spec("torch") or print("torch is not installed here: tests against torch are left out")'
+	@.venv/bin/pytest $(ARGS)
+
+test-long: .venv/test-$(TAG)
+	@.venv/bin/pytest -m "" $(ARGS)
+	@set -e; for isa in $$(.venv/bin/python -c '$(ISA_LIST)'); do \
+	    echo "== FASTRNN_ISA=$$isa"; FASTRNN_ISA=$$isa .venv/bin/pytest $(ARGS); done
+
+bench: .venv/test-$(TAG)
+	@mkdir -p build
+	$(NO_OPENBLAS) .venv/bin/pytest bench --benchmark-json=build/bench.json $(ARGS)
+
+lint: .venv/lint-$(TAG)
+	@.venv/bin/ruff check .
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src
+
+sanitize: .venv/test-$(TAG)
+	@echo "building with sanitizers (the log is build/sanitize.log)"
+	@rm -rf build/debug/lib* build/debug/site
+	$(call install,--no-deps --target build/debug/site .,sanitize)
+	@LD_PRELOAD="$$($(ASAN))" PYTHONPATH=build/debug/site PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	    UBSAN_OPTIONS=print_stacktrace=1 .venv/bin/pytest -m "not long and not torch" -p no:cacheprovider $(ARGS)
+
+sanitize: export FASTRNN_DEBUG = 1
+
+clean:
+	rm -rf .venv build dist *.egg-info fastrnn/_lib fastrnn/_engine*.so .pytest_cache .hypothesis .ruff_cache .benchmarks
+	find fastrnn tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help build demo test test-long bench lint sanitize clean

@@ -1,0 +1,328 @@
+"""The functional core: forward through a stack of layers and directions, and backward from its tape.
+
+Plain functions of arrays that were checked already. rnn.py wraps them into layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastrnn import _engine
+from fastrnn._memory import Pool, Scratch, Tape
+from fastrnn.cells import Cell, runs
+
+
+@dataclass(frozen=True)
+class Net:
+    """The sizes of a stack."""
+
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    num_directions: int
+    context_size: int
+    dtype: np.dtype
+
+    @property
+    def parts(self):
+        """(layer, direction, suffix of its parameters), in torch's order."""
+        return [
+            (layer, d, f"_l{layer}" + ("_reverse" if d else "")) for layer in range(self.num_layers) for d in range(self.num_directions)
+        ]
+
+
+class Batch:
+    """How a batch lies in memory: step t owns rows offset[t]:offset[t+1] of every step array.
+
+    T, B : steps and rows of the caller's arrays
+    total : valid steps of all rows
+    order : (B,) the caller's row of each sorted row, or None if nothing was sorted
+    lengths : (B,) longest first, or None if all are T
+    where : (total,) the caller's t*B + b of each packed row, or None if they are the same
+    """
+
+    def __init__(self, T, B, lengths=None, resets=None):
+        self.T, self.B = T, B
+        self.order = self.lengths = self.where = None
+        if lengths is None or (lengths == T).all():
+            self.total = T * B
+            self.offset = np.arange(T + 1, dtype=np.intp) * B
+        else:
+            self.order = np.argsort(-lengths, kind="stable")
+            self.lengths = lengths[self.order]
+            valid = np.arange(T)[:, None] < self.lengths
+            self.offset = np.zeros(T + 1, np.intp)
+            np.cumsum(valid.sum(1), out=self.offset[1:])
+            self.total = int(self.offset[-1])
+            t, b = valid.nonzero()
+            self.where = t * B + self.order[b]
+        self.resets = None
+        if resets is not None and resets.any():
+            self.resets = self.packed(np.ascontiguousarray(resets).reshape(T * B))
+
+    def packed(self, rows):
+        """The valid ones of the caller's (T*B, …) rows, in packed order; no copy if all are valid."""
+        return rows if self.where is None else rows[self.where]
+
+    def spread(self, rows):
+        """Packed rows back at the caller's places, (T, B, …); zeros elsewhere."""
+        if self.where is None:
+            return rows.reshape(self.T, self.B, *rows.shape[1:])
+        out = np.zeros((self.T * self.B, *rows.shape[1:]), rows.dtype)
+        out[self.where] = rows
+        return out.reshape(self.T, self.B, *rows.shape[1:])
+
+    def sorted(self, rows):
+        return rows if self.order is None else rows[self.order]
+
+    def unsorted(self, rows):
+        """(B, …) sorted rows, or (n, B, …) with the rows on axis 1, in the caller's order."""
+        if self.order is None:
+            return rows
+        out = np.empty_like(rows)
+        out[:, self.order] = rows
+        return out
+
+    @property
+    def row_id(self):
+        """(total,) batch row << 32 | t, what dropout masks are keyed by."""
+        flat = np.arange(self.total) if self.where is None else self.where
+        t, b = np.divmod(flat, max(1, self.B))
+        return (b.astype(np.uint64) << np.uint64(32)) | t.astype(np.uint64)
+
+
+@dataclass
+class Tokens:
+    """Ids in place of x: their rows of an embedding are multiplied once per id, then gathered."""
+
+    ids: np.ndarray  # (total,) rows of table
+    table: np.ndarray  # (V, E) the embedding's rows that occur
+    rows: np.ndarray | None  # (V,) ids of these rows in the embedding, None: all of it
+
+    @classmethod
+    def of(cls, ids, weight):
+        """From packed int64 ids; only the rows that occur are kept where that saves work."""
+        if weight.shape[0] <= ids.size:
+            return cls(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(weight), None)
+        rows, inverse = np.unique(ids, return_inverse=True)
+        return cls(inverse.reshape(-1).astype(np.int64), np.ascontiguousarray(weight[rows]), rows)
+
+
+@dataclass
+class Dropout:
+    """Masks between the layers of one call."""
+
+    p: float
+    key: int
+    variational: bool
+
+    def apply(self, y, batch, layer):
+        row_id = batch.row_id
+        if self.variational:
+            row_id &= ~np.uint64(0xFFFFFFFF)
+        _engine.dropout(y, row_id, (self.key + layer * 0x9E3779B97F4A7C15) % 2**64, self.p)
+
+
+_scratch_pool = Pool()
+
+
+def _state_rows(net, batch, Hp, value):
+    """(L*D, B, Hp), sorted and padded; zeros if there is no state."""
+    rows = np.zeros((net.num_layers * net.num_directions, batch.B, Hp), net.dtype)
+    if value is not None:
+        rows[:, :, : net.hidden_size] = value if batch.order is None else value[:, batch.order]
+    return rows
+
+
+def _state_out(net, batch, rows):
+    return batch.unsorted(np.ascontiguousarray(rows[:, :, : net.hidden_size]))
+
+
+def make_tape(net, batch, Hp, pool):
+    """Memory for everything that backward needs, and nothing else."""
+    cell, rows = net.cell, batch.total
+    # the vanilla RNN's activations are the next step's h_prev: one array is both where no row ends or is cut in between
+    shared = cell.blocks == 1 and batch.where is None and batch.resets is None
+    parts = []
+    for layer, d, _ in net.parts:
+        parts.append((f"h_prev{layer}{d}", (rows + (batch.B if shared else 0), Hp)))
+        if not shared:
+            parts.append((f"gates{layer}{d}", (rows, cell.blocks * Hp)))
+        if cell.has_c:
+            parts.append((f"c_prev{layer}{d}", (rows, Hp)))
+    for layer in range(net.num_layers - 1):
+        parts.append((f"y{layer}", (rows, net.num_directions * net.hidden_size)))
+    return Tape(pool, net.dtype, parts)
+
+
+def _on_tape(tape, batch, cell, layer, d):
+    """(gates, h_prev, c_prev) of one layer and direction."""
+    h_prev = tape[f"h_prev{layer}{d}"]
+    if f"gates{layer}{d}" in tape:
+        gates = tape[f"gates{layer}{d}"]
+    elif d == 0:
+        h_prev, gates = h_prev[: batch.total], h_prev[batch.B :]
+    else:
+        h_prev, gates = h_prev[batch.B :], h_prev[: batch.total]
+    return gates, h_prev, tape[f"c_prev{layer}{d}"] if cell.has_c else None
+
+
+def _bias(packed, batch, suffix, context):
+    """The bias blocks, one row for all or, with a context, one for each sequence; and the stride between rows."""
+    bias = packed.bias(suffix)
+    if context is None:
+        return bias, 0
+    width = len(packed.cell.x_gates) * packed.Hp
+    rows = np.empty((batch.B, len(bias)), bias.dtype)
+    rows[:] = bias
+    product = np.empty((batch.B, width), bias.dtype)
+    _engine.product(context, packed.input(suffix, "weight_ch"), None, product)
+    rows[:, :width] += product
+    return rows, len(bias)
+
+
+def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None):
+    """Run the stack.
+
+    x : (total, I) packed rows, Tokens, or None if input_size is 0
+    state : tuple of (L*D, B, H) in the caller's order, or None
+    context : (B, C) sorted, or None
+    Returns y (total, D*H) and the tuple of final states (L*D, B, H).
+    """
+    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
+    D, total, B = net.num_directions, batch.total, batch.B
+    h_n = _state_rows(net, batch, Hp, state and state[0])
+    c_n = _state_rows(net, batch, Hp, state and state[1]) if cell.has_c else None
+    row_bytes = cell.blocks * Hp * net.dtype.itemsize
+    chunk = _engine.chunk_steps(B, row_bytes)
+    scratch = None
+    if tape is None:
+        states = [("h", (2 * B, Hp)), ("c", (2 * B, Hp))] if cell.has_c else [("h", (2 * B, Hp))]
+        scratch = Scratch(_scratch_pool, net.dtype, [("gates", (chunk * B, cell.blocks * Hp)), *states])
+    y = None
+    for layer in range(net.num_layers):
+        top = layer == net.num_layers - 1
+        below, y = x if layer == 0 else y, np.empty((total, D * H), net.dtype) if top or tape is None else tape[f"y{layer}"]
+        for d in range(D):
+            suffix = f"_l{layer}" + ("_reverse" if d else "")
+            if tape is None:
+                memory = scratch["gates"], scratch["h"], scratch["c"] if cell.has_c else None
+            else:
+                memory = _on_tape(tape, batch, cell, layer, d)
+            bias, bias_stride = _bias(packed, batch, suffix, context if layer == 0 else None)
+            part = layer * D + d
+            rows, ids, table = _input_of(packed, below, suffix)
+            w, w2 = packed.recurrent(suffix)
+            _engine.sweep_forward(
+                cell.code, d == 1, H, Hp, 0 if rows is None else rows.shape[1], cell.blocks, len(cell.x_gates),
+                batch.offset, batch.lengths, B, batch.resets,
+                rows, ids, table, None if rows is None else packed.input(suffix), w, w2, bias, bias_stride,
+                *memory, h_n[part], c_n[part] if cell.has_c else None,
+                y, d * H, D * H, tape is not None, chunk,
+            )  # fmt: skip
+        if dropout is not None and not top:
+            dropout.apply(y, batch, layer)
+    if scratch is not None:
+        scratch.release()
+    return y, tuple(_state_out(net, batch, s) for s in (h_n, c_n) if s is not None)
+
+
+def _input_of(packed, x, suffix):
+    """(rows, ids, table) for the engine: one of rows and ids, or neither without an input."""
+    if x is None or isinstance(x, np.ndarray):
+        return (x if x is not None and x.shape[1] else None), None, None
+    table = np.empty((x.table.shape[0], len(packed.cell.x_gates) * packed.Hp), x.table.dtype)
+    _engine.product(x.table, packed.input(suffix), None, table)
+    return None, x.ids, table
+
+
+def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *, need_x, d_embedding=None):
+    """Gradients of everything from the tape.
+
+    dy : (total, D*H) packed rows, or None
+    dstate : tuple of (L*D, B, H), or None
+    grads : {name: array} to add the parameters' gradients to
+    d_embedding : (V, E) to add the embedding's gradient to, if x are Tokens
+    Returns (dx (total, I) or None, dstate_0 tuple, dcontext (B, C) sorted, or None).
+    """
+    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
+    D, total, B = net.num_directions, batch.total, batch.B
+    dh = _state_rows(net, batch, Hp, dstate and dstate[0])
+    dc = _state_rows(net, batch, Hp, dstate and dstate[1]) if cell.has_c else None
+    d_context = None if context is None else np.zeros_like(context)
+    scratch = Scratch(_scratch_pool, net.dtype, [("dgates", (total, cell.blocks * Hp)), ("dphase", (B, Hp))])
+    dgates = scratch["dgates"]
+    for layer in range(net.num_layers - 1, -1, -1):
+        below = x if layer == 0 else tape[f"y{layer - 1}"]
+        dx = None
+        if layer > 0 or (need_x and isinstance(x, np.ndarray)):
+            dx = np.zeros((total, below.shape[1]), net.dtype)
+        for d in range(D):
+            suffix = f"_l{layer}" + ("_reverse" if d else "")
+            part = layer * D + d
+            gates, h_prev, c_prev = _on_tape(tape, batch, cell, layer, d)
+            _engine.sweep_backward(
+                cell.code, d == 1, H, Hp, cell.blocks, batch.offset, batch.lengths, B, batch.resets, *packed.backward(suffix),
+                dy, d * H, D * H, gates, h_prev, c_prev,
+                dgates, dh[part], dc[part] if cell.has_c else None, scratch["dphase"] if cell.rh is not None else None,
+            )  # fmt: skip
+            driven = gates[:, cell.rh * Hp : cell.rh * Hp + H] if cell.rh is not None else None
+            _recurrent_gradients(net, packed, dgates, h_prev, driven, suffix, grads)
+            _input_gradients(net, packed, dgates, below, suffix, grads, dx, d_embedding)
+            if context is not None and layer == 0:
+                _context_gradients(net, packed, batch, dgates, context, suffix, grads, d_context)
+        if dropout is not None and layer > 0:
+            dropout.apply(dx, batch, layer - 1)
+        dy = dx
+    scratch.release()
+    return dy, tuple(_state_out(net, batch, s) for s in (dh, dc) if s is not None), d_context
+
+
+def _recurrent_gradients(net, packed, dgates, h_prev, driven, suffix, grads):
+    """dW_hh += dgates_h.T @ h_prev and db_hh, over all valid rows of all steps; `driven` takes h_prev's place for the n gate."""
+    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
+    dw, db = grads["weight_hh" + suffix], grads.get("bias_hh" + suffix)
+    for block, gate, count in runs(cell.h_gates.items(), Hp == H and driven is None):
+        columns = dgates[:, block * Hp : block * Hp + count * H]
+        state = driven if driven is not None and gate == 2 else h_prev[:, :H]
+        _engine.gemm(True, False, columns, state, dw[gate * H : (gate + count) * H])
+        if db is not None:
+            _engine.column_sum(columns, db[gate * H : (gate + count) * H])
+
+
+def _input_gradients(net, packed, dgates, x, suffix, grads, dx, d_embedding):
+    """dW_ih += dgates_x.T @ x, db_ih and dx += dgates_x @ W_ih; for tokens the rows of one id are added up first."""
+    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
+    w, dw, db = packed.params["weight_ih" + suffix], grads["weight_ih" + suffix], grads.get("bias_ih" + suffix)
+    rows = dgates
+    if isinstance(x, Tokens):
+        rows = np.zeros((x.table.shape[0], len(cell.x_gates) * Hp), dgates.dtype)
+        _engine.scatter_add(dgates[:, : rows.shape[1]], x.ids, rows)
+        dx = None if d_embedding is None else d_embedding if x.rows is None else np.zeros(x.table.shape, dgates.dtype)
+    inputs = x.table if isinstance(x, Tokens) else x
+    for block, gate, count in runs(enumerate(cell.x_gates), Hp == H):
+        columns, gates = rows[:, block * Hp : block * Hp + count * H], slice(gate * H, (gate + count) * H)
+        if inputs is not None and inputs.shape[1]:
+            _engine.gemm(True, False, columns, inputs, dw[gates])
+            if dx is not None:
+                _engine.gemm(False, False, columns, w[gates], dx)
+        if db is not None:
+            _engine.column_sum(columns, db[gates])
+    if isinstance(x, Tokens) and x.rows is not None and dx is not None:
+        _engine.scatter_add(dx, x.rows, d_embedding)
+
+
+def _context_gradients(net, packed, batch, dgates, context, suffix, grads, d_context):
+    """The context entered every step: its gradients see the sum over a row's steps."""
+    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
+    sums = np.zeros((batch.B, len(cell.x_gates) * Hp), dgates.dtype)
+    rows = np.concatenate([np.arange(n) for n in np.diff(batch.offset)]) if batch.T else np.empty(0, np.int64)
+    _engine.scatter_add(dgates[:, : sums.shape[1]], rows.astype(np.int64), sums)
+    w, dw = packed.params["weight_ch" + suffix], grads["weight_ch" + suffix]
+    for block, gate, count in runs(enumerate(cell.x_gates), Hp == H):
+        columns, gates = sums[:, block * Hp : block * Hp + count * H], slice(gate * H, (gate + count) * H)
+        _engine.gemm(True, False, columns, context, dw[gates])
+        _engine.gemm(False, False, columns, w[gates], d_context)

@@ -1,0 +1,174 @@
+"""What differs between cells: gates, states, the order of blocks on the tape, and how weights are packed for the kernels.
+
+A *gate* is a block of H rows in torch's weights. A *block* is a block of Hp columns in the engine's arrays (Hp: H in whole vectors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fastrnn import _engine
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of recurrent unit.
+
+    name : as in repr and messages
+    code : its number in src/kernels.h
+    gates : G, in torch's order
+    blocks : X, blocks of a row on the tape and of dgates
+    x_gates : the gate of each block that has an input part, from block 0 on
+    h_gates : {block of dgates: gate of W_hh that made it}
+    w_gates : gates of the first phase's weights, interleaved by units; empty if they are a plain panel of units
+    back : (first block, gates) of dgates whose product with W_hh is dh; a second pair for a second phase
+    rh : the block that drives the n gate in place of h_prev, or None
+    """
+
+    name: str
+    code: int
+    gates: int
+    blocks: int
+    x_gates: tuple
+    h_gates: dict
+    w_gates: tuple
+    back: tuple
+    rh: int | None = None
+    has_c: bool = False
+
+    def __hash__(self):
+        return self.code
+
+
+RNN_CELLS = {
+    name: Cell(f"RNN({name})", code, 1, 1, (0,), {0: 0}, (), ((0, (0,)),)) for code, name in enumerate(["tanh", "relu", "sigmoid"])
+}
+GRU_CELL = Cell("GRU", 3, 3, 4, (2, 0, 1), {1: 0, 2: 1, 3: 2}, (0, 1, 2), ((1, (0, 1, 2)),))
+GRU_BEFORE_CELL = Cell("GRU(reset_after=False)", 4, 3, 4, (2, 0, 1), {1: 0, 2: 1, 0: 2}, (0, 1), ((1, (0, 1)), (0, (2,))), rh=3)
+LSTM_CELL = Cell("LSTM", 5, 4, 4, (0, 1, 2, 3), {0: 0, 1: 1, 2: 2, 3: 3}, (0, 1, 2, 3), ((0, (0, 1, 2, 3)),), has_c=True)
+
+
+def padded(hidden_size, dtype):
+    """Hp: the hidden size in whole vectors of the instruction set in use."""
+    lanes = _engine.vector_lanes(dtype.itemsize == 8)
+    return -(-hidden_size // lanes) * lanes
+
+
+def _gate_columns(gates, H, Hp):
+    """Source row of each column of blocks (gate, unit), -1 for padding."""
+    units = np.concatenate([np.arange(H), np.full(Hp - H, -1)])
+    return np.concatenate([np.where(units < 0, -1, units + gate * H) for gate in gates]).astype(np.int64)
+
+
+@lru_cache(maxsize=256)
+def _index(kind, gates, H, Hp, lanes):
+    """Where packed columns (or the k of backward products) come from. Cached: it depends on sizes only."""
+    columns = _gate_columns(gates, H, Hp)
+    if kind == "interleaved":  # (unit block, gate, lane) in place of (gate, unit block, lane)
+        columns = columns.reshape(len(gates), Hp // lanes, lanes).transpose(1, 0, 2)
+    columns = np.ascontiguousarray(columns.ravel())
+    columns.flags.writeable = False
+    return columns
+
+
+def _packed(w, columns, rows, stride_n, stride_k, panel):
+    out = _engine.aligned_empty(len(columns) * len(rows), w.dtype)
+    if out.size:
+        _engine.pack_columns(np.ascontiguousarray(w), columns, rows, stride_n, stride_k, panel, out)
+    return out
+
+
+class Packed:
+    """Packed copies of the parameters of a stack, made when first asked for and kept while the parameters stand.
+
+    Parameters
+    ----------
+    cell : Cell
+    sizes : (H, dtype)
+    params : {torch name: array}
+    """
+
+    PANEL = 4
+
+    def __init__(self, cell, H, dtype, params):
+        self.cell, self.H, self.dtype, self.params = cell, H, dtype, params
+        self.Hp = padded(H, dtype)
+        self.lanes = _engine.vector_lanes(dtype.itemsize == 8)
+        self._made = {}
+
+    def _once(self, key, make):
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = make()
+        return made
+
+    def input(self, suffix, name="weight_ih"):
+        """W_ih (or W_ch) for y = x @ W.T into the blocks that have an input part."""
+        return self._once((name, suffix), lambda: self._input(self.params[name + suffix]))
+
+    def _input(self, w):
+        columns = _index("blocks", self.cell.x_gates, self.H, self.Hp, self.lanes)
+        return _packed(w, columns, np.arange(w.shape[1]), w.shape[1], 1, self.PANEL)
+
+    def recurrent(self, suffix):
+        """(w, w2) for the forward step."""
+        return self._once(("w", suffix), lambda: self._recurrent(self.params["weight_hh" + suffix]))
+
+    def _recurrent(self, w):
+        H, k = self.H, np.arange(self.H)
+        if not self.cell.w_gates:
+            return _packed(w, _index("blocks", (0,), H, self.Hp, self.lanes), k, H, 1, self.PANEL), None
+        gates = self.cell.w_gates
+        first = _packed(w, _index("interleaved", gates, H, self.Hp, self.lanes), k, H, 1, len(gates))
+        second = None
+        if self.cell.rh is not None:
+            second = _packed(w, _index("blocks", (2,), H, self.Hp, self.lanes), k, H, 1, self.PANEL)
+        return first, second
+
+    def backward(self, suffix):
+        """(w, w2) for dh = dgates @ W_hh."""
+        return self._once(("back", suffix), lambda: self._backward(self.params["weight_hh" + suffix]))
+
+    def _backward(self, w):
+        units = _index("blocks", (0,), self.H, self.Hp, self.lanes)
+        made = [
+            _packed(w, units, _index("blocks", gates, self.H, self.Hp, self.lanes), 1, self.H, self.PANEL) for _, gates in self.cell.back
+        ]
+        return made[0], made[1] if len(made) > 1 else None
+
+    def bias(self, suffix):
+        """(X*Hp,) what each block's chain starts from, beside the input part."""
+        return self._once(("bias", suffix), lambda: self._bias(suffix))
+
+    def _bias(self, suffix):
+        cell, H = self.cell, self.H
+        blocks = np.zeros((cell.blocks, self.Hp), self.dtype)
+        if "bias_ih" + suffix in self.params:
+            b_ih = self.params["bias_ih" + suffix].reshape(cell.gates, H)
+            b_hh = self.params["bias_hh" + suffix].reshape(cell.gates, H)
+            for block, gate in enumerate(cell.x_gates):
+                blocks[block, :H] = b_ih[gate]
+            for block, gate in cell.h_gates.items():
+                blocks[block, :H] += b_hh[gate]
+        return blocks.reshape(-1)
+
+
+def runs(pairs, together):
+    """Merge (block, gate) pairs that follow each other on both sides into (block, gate, count); each by itself unless `together`.
+
+    >>> list(runs({1: 0, 2: 1, 3: 2}.items(), True)), list(runs({0: 2, 1: 0}.items(), True))
+    ([(1, 0, 3)], [(0, 2, 1), (1, 0, 1)])
+    """
+    run = None
+    for block, gate in pairs:
+        if run and together and block == run[0] + run[2] and gate == run[1] + run[2]:
+            run = (run[0], run[1], run[2] + 1)
+        else:
+            if run:
+                yield run
+            run = (block, gate, 1)
+    if run:
+        yield run

@@ -1,0 +1,66 @@
+"""What this build is, and what it runs on."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+from fastrnn import _engine
+
+
+def config():
+    """The configuration as a dict: version, instruction sets, BLAS, threads, versions, environment that matters.
+
+    >>> sorted(config())[:3]
+    ['blas', 'compiler', 'cpu']
+    """
+    import os
+    from importlib.metadata import PackageNotFoundError, version
+
+    import numpy
+
+    try:
+        own = version("fastrnn")
+    except PackageNotFoundError:
+        own = "not installed"
+    prefixes = ("FASTRNN_", "OPENBLAS_", "OMP_", "MKL_", "GOTO_")
+    return {
+        "version": own,
+        "isa": _engine.isa(),
+        "isas": _engine.available_isas(),
+        "blas": _engine.blas_core() or "built-in product",
+        "threads": _engine.current_threads(),
+        "cpu": _cpu_model(),
+        "compiler": _engine.compiler(),
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(prefixes)},
+    }
+
+
+def _cpu_model():
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as f:
+            for line in f:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def show_config():
+    """Print the configuration: version, ISA in use and available, BLAS and its core, threads, compiler.
+
+    >>> show_config()  # doctest: +ELLIPSIS
+    fastrnn ...
+    """
+    c = config()
+    environment = ", ".join(f"{k}={v}" for k, v in c["environment"].items()) or "nothing set that matters"
+    print(f"fastrnn      {c['version']}")
+    print(f"ISA          {c['isa']}  (this CPU can run: {', '.join(c['isas'])})")
+    print(f"BLAS         {c['blas']}")
+    print(f"threads      {c['threads']}")
+    print(f"CPU          {c['cpu']}")
+    print(f"compiler     {c['compiler']}")
+    print(f"Python       {c['python']}, NumPy {c['numpy']}, {c['platform']}")
+    print(f"environment  {environment}")

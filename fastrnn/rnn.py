@@ -1,0 +1,463 @@
+"""RNN, GRU and LSTM: stacks of layers and directions with torch's parameters."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from fastrnn import _check, _engine
+from fastrnn._memory import Pool
+from fastrnn._stack import Batch, Dropout, Net, Tokens, backward, forward, make_tape
+from fastrnn.cells import GRU_BEFORE_CELL, GRU_CELL, LSTM_CELL, RNN_CELLS, Packed
+from fastrnn.parameters import Gradients, Layer, initial_values
+
+
+class Recurrent(Layer):
+    """What RNN, GRU and LSTM share. Make one of those.
+
+    Calling it runs a batch of sequences and keeps nothing; `vjp` also returns the function that gives the gradients; `stream` steps
+    through sequences that arrive bit by bit. The three give the same outputs, bit for bit.
+    """
+
+    kind = "network"
+
+    def __init__(
+        self, cell, input_size, hidden_size, num_layers=1, *, bias=True, batch_first=False, dropout=0.0,
+        bidirectional=False, variational=False, context_size=0, dtype="float32", seed=None, storage=None,
+    ):  # fmt: skip
+        self.cell = cell
+        self.input_size = _check.size("input_size", input_size, least=0)
+        self.hidden_size = _check.size("hidden_size", hidden_size)
+        self.num_layers = _check.size("num_layers", num_layers)
+        self.bias = bool(bias)
+        self.batch_first = bool(batch_first)
+        self.dropout = _check.probability("dropout", dropout)
+        self.bidirectional = bool(bidirectional)
+        self.variational = bool(variational)
+        self.context_size = _check.size("context_size", context_size, least=0)
+        self.seed = seed
+        self._calls = 0
+        rng = np.random.default_rng(seed)
+        self._key = int(rng.integers(2**63))
+        values = initial_values(self._shapes(), self.hidden_size, cell.gates, "torch", rng)
+        self._own(storage, _check.dtype(dtype), values)
+        self._reset_caches()
+
+    def _shapes(self):
+        G, H, D = self.num_gates, self.hidden_size, self.num_directions
+        shapes = {}
+        for layer in range(self.num_layers):
+            for suffix in [f"_l{layer}", f"_l{layer}_reverse"][:D]:
+                shapes["weight_ih" + suffix] = (G * H, self.input_size if layer == 0 else D * H)
+                shapes["weight_hh" + suffix] = (G * H, H)
+                if self.bias:
+                    shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (G * H,)
+        if self.context_size:
+            for suffix in ["_l0", "_l0_reverse"][:D]:
+                shapes["weight_ch" + suffix] = (G * H, self.context_size)
+        return shapes
+
+    def _reset_caches(self):
+        super()._reset_caches()
+        self._packed_for = None
+        self._tapes = Pool()
+        self._lock = threading.Lock()
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        return {**state, "_packed_for": None, "_tapes": Pool(), "_lock": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def num_gates(self):
+        return self.cell.gates
+
+    @property
+    def num_directions(self):
+        return 2 if self.bidirectional else 1
+
+    def __repr__(self):
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "variational": False}
+        defaults |= {"context_size": 0}
+        parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
+        parts += self._repr_extra()
+        if self.dtype != np.float32:
+            parts.append(f"dtype='{self.dtype}'")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _repr_extra(self):
+        return []
+
+    def _net(self):
+        return Net(
+            self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.context_size, self.dtype
+        )  # fmt: skip
+
+    def _packed(self):
+        """The packed copies for the parameters as they are now."""
+        key = self.version, _engine.isa()
+        made = self._packed_for
+        if made is None or made[0] != key:
+            made = key, Packed(self.cell, self.hidden_size, self.dtype, self.params)
+            self._packed_for = made
+        return made[1]
+
+    def _prepare(self, x, state, lengths, resets, context, embedding):
+        """Check every argument; returns the call as the functional core wants it."""
+        if embedding is None:
+            x, unbatched = _check.x(self, x)
+        else:
+            x, unbatched = _check.ids(self, x, embedding)
+        T, B = x.shape[:2]
+        state = _check.state(self, "state", state, B, unbatched)
+        lengths = _check.lengths(lengths, T, B, unbatched)
+        resets = _check.resets(self, resets, T, B, unbatched)
+        context = _check.context(self, context, B, unbatched)
+        batch = Batch(T, B, lengths, resets)
+        if embedding is None:
+            rows = batch.packed(np.ascontiguousarray(x).reshape(T * B, x.shape[2]))
+        else:
+            rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
+        if context is not None:
+            context = np.ascontiguousarray(batch.sorted(context))
+        return batch, rows, state, context, unbatched
+
+    def _shape_y(self, y, batch, unbatched):
+        y = batch.spread(y)
+        return y[:, 0] if unbatched else y.transpose(1, 0, 2) if self.batch_first else y
+
+    def _shape_state(self, state, unbatched):
+        state = tuple(s[:, 0] for s in state) if unbatched else state
+        return state if self.cell.has_c else state[0]
+
+    def __call__(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None):
+        """Run the network over a batch of sequences and keep nothing.
+
+        Parameters
+        ----------
+        x : array, shape (T, B, input_size), or (B, T, input_size) if batch_first, or (T, input_size) for one sequence
+            A C-contiguous time-major array of the network's dtype is used without copying.
+            With `embedding`: integer ids (T, B), whose rows of the embedding are the input.
+        state : ``h_0`` for GRU and vanilla, ``(h_0, c_0)`` for LSTM, each (num_layers * D, B, hidden_size), optional
+            Zeros by default. D is 2 if bidirectional, else 1. Row order is PyTorch's: layer 0 forward, layer 0 reverse, …
+        lengths : (B,) ints in 0..T, any order, optional
+            Steps past a row's length are not computed: output 0, final state as of its last valid step.
+        resets : bool, x's leading axes, optional
+            Where True, the row's state becomes zeros before step t.
+        context : (B, context_size), for a network made with context_size
+            Enters every step of layer 0 as an extra bias ``context @ weight_ch.T``.
+        embedding : fastrnn.Embedding, optional
+            Turns ids into input vectors.
+
+        Returns
+        -------
+        y : (T, B, D * hidden_size), or as x is laid out
+        state_n : like `state`, after the last step (for the reverse direction: after t = 0)
+
+        Raises
+        ------
+        TypeError   x, state or context is not of the network's dtype.
+        ValueError  a shape or length does not fit this network; the message names both sizes.
+
+        Notes
+        -----
+        The GRU applies the reset gate after the product, as cuDNN and PyTorch do, or with ``reset_after=False`` before it
+        (Cho et al. 2014). Results agree with a float64 reference to 1e-5 (tests/test_forward.py).
+
+        Examples
+        --------
+        >>> import numpy as np, fastrnn
+        >>> rnn = fastrnn.LSTM(input_size=3, hidden_size=4)
+        >>> y, (h, c) = rnn(np.zeros((5, 2, 3), "float32"))
+        >>> y.shape, h.shape
+        ((5, 2, 4), (1, 2, 4))
+        """
+        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
+        y, state_n = forward(self._net(), self._packed(), batch, rows, state, context)
+        return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
+
+    def vjp(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, rng=None):
+        """Run the network as in `__call__`, with dropout, and keep what the gradients need.
+
+        Parameters
+        ----------
+        rng : int below 2**64, optional
+            Key of the dropout masks; without it each call draws the next masks of this network's seed.
+        The others as in `__call__`. Arrays given here must not change before `backward` has been called.
+
+        Returns
+        -------
+        (y, state_n), backward : `backward` is a `Backward`
+
+        Examples
+        --------
+        >>> import numpy as np, fastrnn
+        >>> rnn = fastrnn.GRU(3, 4, seed=0)
+        >>> (y, h_n), backward = rnn.vjp(np.ones((5, 2, 3), "float32"))
+        >>> g = backward(dy=np.ones_like(y))
+        >>> g.x.shape, g.state.shape, g.params["weight_hh_l0"].shape
+        ((5, 2, 3), (1, 2, 4), (12, 4))
+        """
+        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
+        net, packed = self._net(), self._packed()
+        dropout = Dropout(self.dropout, self._draw(rng), self.variational) if self.dropout and self.num_layers > 1 else None
+        tape = make_tape(net, batch, packed.Hp, self._tapes)
+        y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout)
+        y = self._shape_y(y, batch, unbatched)
+        return (y, self._shape_state(state_n, unbatched)), Backward(
+            self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding
+        )
+
+    def _draw(self, rng):
+        """The key of the next dropout masks."""
+        if rng is not None:
+            return int(rng) % 2**64
+        with self._lock:
+            self._calls += 1
+            return (self._key + self._calls * 0xD1342543DE82EF95) % 2**64
+
+    def stream(self, batch_size=1, context=None):
+        """Step through sequences that arrive bit by bit; see `Stream`.
+
+        Raises
+        ------
+        ValueError  the network is bidirectional: its outputs depend on the future.
+
+        Examples
+        --------
+        >>> import numpy as np, fastrnn
+        >>> rnn = fastrnn.GRU(3, 4)
+        >>> s = rnn.stream()
+        >>> x = np.ones((5, 1, 3), "float32")
+        >>> steps = [s.step(x_t) for x_t in x]
+        >>> bool((np.stack(steps) == rnn(x)[0]).all())
+        True
+        """
+        if self.bidirectional:
+            raise ValueError(f"a stream needs outputs that do not depend on the future, but this {self.kind} is bidirectional")
+        return Stream(self, _check.size("batch_size", batch_size), context)
+
+
+class RNN(Recurrent):
+    """Vanilla (Elman 1990) recurrent network: ``h = f(W_ih x + b_ih + W_hh h_prev + b_hh)``.
+
+    Parameters
+    ----------
+    input_size : int, features of x; 0 for an autonomous system h_t = f(h_{t-1})
+    hidden_size : int
+    num_layers : int
+    nonlinearity : "tanh", "relu" or "sigmoid"
+    bias : bool
+    batch_first : bool, x and y are (B, T, …); states never are
+    dropout : 0 <= p < 1, between layers, active in `vjp` only
+    bidirectional : bool
+    variational : bool, one dropout mask for all steps of a sequence (Gal & Ghahramani 2016)
+    context_size : int, features of a vector that enters every step
+    dtype : "float32" or "float64"
+    seed : int, optional, for first values and dropout
+    storage : Storage, optional, the buffer that several layers share
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.RNN(3, 4, nonlinearity="relu")
+    RNN(3, 4, nonlinearity='relu')
+    """
+
+    def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", **options):
+        self.nonlinearity = _check.choice("nonlinearity", nonlinearity, tuple(RNN_CELLS))
+        super().__init__(RNN_CELLS[nonlinearity], input_size, hidden_size, num_layers, **options)
+
+    kind = "RNN"
+
+    def _repr_extra(self):
+        return [f"nonlinearity={self.nonlinearity!r}"] if self.nonlinearity != "tanh" else []
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit (Cho et al. 2014); gates r, z, n; ``h = (1 - z) * n + z * h_prev``.
+
+    Parameters
+    ----------
+    reset_after : bool
+        True: ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, as PyTorch and cuDNN.
+        False: ``n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)``, as in the paper's first version.
+    The others as in `RNN`.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.GRU(3, 4, 2, bidirectional=True)
+    GRU(3, 4, num_layers=2, bidirectional=True)
+    """
+
+    def __init__(self, input_size, hidden_size, num_layers=1, *, reset_after=True, **options):
+        self.reset_after = bool(reset_after)
+        super().__init__(GRU_CELL if reset_after else GRU_BEFORE_CELL, input_size, hidden_size, num_layers, **options)
+
+    kind = "GRU"
+
+    def _repr_extra(self):
+        return [] if self.reset_after else ["reset_after=False"]
+
+
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000); gates i, f, g, o.
+
+    Parameters as in `RNN`, without nonlinearity. Its state is the pair ``(h, c)``.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> fastrnn.LSTM(3, 4, dtype="float64")
+    LSTM(3, 4, dtype='float64')
+    """
+
+    def __init__(self, input_size, hidden_size, num_layers=1, **options):
+        super().__init__(LSTM_CELL, input_size, hidden_size, num_layers, **options)
+
+    kind = "LSTM"
+
+
+class Backward:
+    """The gradients of one forward pass. It owns the pass's tape until it is released or garbage-collected.
+
+    Calling it does not change the tape: it may be called again, from any thread.
+    """
+
+    def __init__(self, layer, net, packed, batch, rows, context, tape, dropout, y_shape, unbatched, embedding):
+        self._layer, self._net, self._packed, self._batch = layer, net, packed, batch
+        self._rows, self._context, self._tape, self._dropout = rows, context, tape, dropout
+        self._y_shape, self._unbatched, self._embedding = y_shape, unbatched, embedding
+
+    @property
+    def nbytes(self):
+        """Bytes of the tape."""
+        return self._tape.nbytes if self._tape is not None else 0
+
+    def __call__(self, dy=None, dstate_n=None, *, need_x=True, into=None):
+        """Gradients of ``(y * dy).sum() + (state_n * dstate_n).sum()``.
+
+        Parameters
+        ----------
+        dy : y's shape, optional, zeros if None; ignored past a row's length
+        dstate_n : like state_n, optional
+        need_x : bool, whether g.x (or g.embedding) is wanted
+        into : 1-D array laid out like the storage's flat buffer, optional; the parameters' gradients are added to it
+
+        Returns
+        -------
+        Gradients, with .x, .state, .context, .embedding, .params, .flat
+
+        Raises
+        ------
+        ValueError    dy or dstate_n is not of the shape that the forward pass gave.
+        RuntimeError  the tape was released.
+        """
+        layer, batch = self._layer, self._batch
+        if self._tape is None:
+            raise RuntimeError("this backward was released: run vjp again")
+        dy = _check.dy(layer, dy, self._y_shape)
+        dstate = _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
+        if dy is not None:
+            dy = dy[:, None] if self._unbatched else dy.transpose(1, 0, 2) if layer.batch_first else dy
+            dy = batch.packed(np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1]))
+        grads, flat = layer._gradients(into)
+        d_embedding = self._embedding_gradient(into) if self._embedding is not None and need_x else None
+        dx, dstate_0, d_context = backward(
+            self._net, self._packed, batch, self._rows, self._context, self._tape, self._dropout, dy, dstate, grads,
+            need_x=need_x, d_embedding=d_embedding,
+        )  # fmt: skip
+        if dx is not None:
+            dx = layer._shape_y(dx, batch, self._unbatched)
+        if d_context is not None:
+            d_context = batch.unsorted(d_context[None])[0]
+            d_context = d_context[0] if self._unbatched else d_context
+        return Gradients(dx, layer._shape_state(dstate_0, self._unbatched), d_context, d_embedding, grads, flat)
+
+    def _embedding_gradient(self, into):
+        """Where the embedding's gradient goes: into its own slot if it shares the layer's storage."""
+        if into is not None and self._embedding.storage is self._layer.storage:
+            return self._embedding.slots["weight"].view(into)
+        return np.zeros(self._embedding.params["weight"].shape, self._layer.dtype)
+
+    def release(self):
+        """Give the tape's memory back; this backward can't be called any more."""
+        tape, self._tape = self._tape, None
+        if tape is not None:
+            tape.release()
+
+    def __del__(self):
+        if getattr(self, "_tape", None) is not None:
+            self.release()
+
+
+class Stream:
+    """Step through sequences that arrive bit by bit, with the weights as of its creation (or `refresh`).
+
+    state : the state after the last step, as the layer gives it; may be set
+    """
+
+    def __init__(self, layer, batch_size, context):
+        self._layer, self._B = layer, batch_size
+        self._context = _check.context(layer, context, batch_size, False)
+        self._net = layer._net()
+        self.refresh()
+        self.reset()
+
+    def refresh(self):
+        """Take over the layer's parameters as they are now."""
+        params = {name: np.array(view) for name, view in self._layer.params.items()}
+        self._packed = Packed(self._layer.cell, self._layer.hidden_size, self._layer.dtype, params)
+
+    def reset(self, rows=None):
+        """Zero the state: of all rows, or of those whose index or mask is given."""
+        shape = (self._net.num_layers, self._B, self._net.hidden_size)
+        if rows is None:
+            self._state = tuple(np.zeros(shape, self._net.dtype) for _ in range(1 + self._net.cell.has_c))
+        else:
+            self._state = tuple(s.copy() for s in self._state)
+            for s in self._state:
+                s[:, rows] = 0
+
+    @property
+    def state(self):
+        """A copy of the state, as the layer's call takes it."""
+        copies = tuple(s.copy() for s in self._state)
+        return copies if self._net.cell.has_c else copies[0]
+
+    @state.setter
+    def state(self, value):
+        checked = _check.state(self._layer, "state", value, self._B, False)
+        self._state = tuple(np.array(s) for s in checked)
+
+    def step(self, x_t, out=None):
+        """One step: x_t (batch_size, input_size) → y_t (batch_size, hidden_size), into `out` if given."""
+        x_t = _check.array("x", x_t, self._layer)
+        want = (self._B, self._net.input_size)
+        if x_t.shape != want:
+            raise ValueError(f"x_t has shape {x_t.shape}, but a step of this stream takes (batch_size, input_size) = {want}")
+        y = self._run(x_t[None])[0]
+        if out is None:
+            return y
+        _check.writable_like("out", out, y.shape, y.dtype)[...] = y
+        return out
+
+    def run(self, x):
+        """Several steps: x (T, batch_size, input_size) → y (T, batch_size, hidden_size)."""
+        x = _check.array("x", x, self._layer)
+        if x.ndim != 3 or x.shape[1:] != (self._B, self._net.input_size):
+            raise ValueError(
+                f"x has shape {x.shape}, but this stream takes (T, batch_size, input_size) = (T, {self._B}, {self._net.input_size})"
+            )
+        return self._run(x)
+
+    def _run(self, x):
+        batch = Batch(x.shape[0], self._B)
+        rows = np.ascontiguousarray(x).reshape(batch.total, self._net.input_size)
+        y, self._state = forward(self._net, self._packed, batch, rows, self._state, self._context)
+        return batch.spread(y)

@@ -1,0 +1,152 @@
+"""Build of the one extension, fastrnn._engine. Everything else about the package stands in pyproject.toml.
+
+src/kernels.c is compiled once per instruction set and dtype; src/dispatch.c picks the best table at import.
+FASTRNN_DEBUG=1   bounds checks, -O1 -g, address and undefined-behaviour sanitizers (run it by `make sanitize`)
+FASTRNN_WERROR=1  a warning of the C compiler in our own C files is an error (CI)
+"""
+
+import copy
+import os
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("FASTRNN_DEBUG", "0") not in ("", "0")
+WERROR = os.environ.get("FASTRNN_WERROR", "0") not in ("", "0")
+
+C_FILES = ["src/dispatch.c", "src/team.c", "src/blas.c"]
+KERNELS = "src/kernels.c"
+DTYPES = ["float", "double"]
+
+# The levels of the x86-64 psABI feature by feature: compilers before GCC 11 and Clang 12 do not know the names.
+V2 = ["-march=x86-64", "-mcx16", "-msahf", "-mpopcnt", "-msse3", "-mssse3", "-msse4.1", "-msse4.2"]
+V3 = [*V2, "-mavx", "-mavx2", "-mbmi", "-mbmi2", "-mf16c", "-mfma", "-mlzcnt", "-mmovbe"]
+V4 = [*V3, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+ISA_FLAGS = {
+    "x86_64": {"v2": V2, "v3": V3, "v4": V4},
+    "aarch64": {"aarch64": []},
+    "arm64": {"aarch64": []},
+}
+
+# -ffp-contract=off: every fused multiply-add is written (v_fma), so that all variants of a tile give the same bits.
+# Never -ffast-math. -g0 undoes the -g many a Python was configured with.
+CFLAGS = ["-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+CFLAGS += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if DEBUG else []
+WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if WERROR else [])
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,
+    "freethreading_compatible": True,
+}
+
+
+class BuildEngine(build_ext):
+    """Compile src/kernels.c once per instruction set and dtype, then link all the objects."""
+
+    def run(self):
+        super().run()
+        self.copy_openblas()
+
+    def build_extension(self, ext):
+        machine = self.plat_name.rpartition("-")[2]  # of the target: linux-x86_64, macosx-11.0-arm64, …
+        isas = ISA_FLAGS.get(machine, {"plain": []})
+        self.tuning = ["-mtune=generic"] if machine == "x86_64" else []
+        self.depends = sorted([*map(str, Path("src").glob("*.h")), self.recorded_flags(isas)])
+
+        [c_ext] = cythonize(
+            [ext],
+            build_dir=f"{self.build_temp}/cython",
+            include_path=["src"],
+            compiler_directives=DIRECTIVES,
+            force=self.force,
+            quiet=True,
+        )
+        have = [(f"HAVE_ISA_{isa}", "1") for isa in isas]
+        jobs = [
+            (KERNELS, f"{isa}-{real}", [("ISA", isa), ("REAL", real)], WARNINGS + flags)
+            for isa, flags in reversed(isas.items())  # the slowest to compile first
+            for real in DTYPES
+        ]
+        # Cython's C is not ours to keep free of warnings.
+        jobs += [(source, "c", have, WARNINGS if source in C_FILES else []) for source in c_ext.sources]
+        with ThreadPoolExecutor(self.parallel or os.cpu_count() or 1) as pool:
+            objects = list(pool.map(lambda job: self.compile_one(ext, *job), jobs))
+
+        linked = copy.copy(ext)
+        linked.sources, linked.extra_objects, linked.depends = [], objects, objects
+        super().build_extension(linked)
+
+    def compile_one(self, ext, source, folder, macros, flags):
+        """Compile one file into its own folder, unless the object is newer than all that it is made of."""
+        folder = f"{self.build_temp}/{folder}"
+        [compiled] = self.compiler.object_filenames([source], output_dir=folder)
+        made_of = [source, *self.depends]
+        if not self.force and os.path.exists(compiled) and os.path.getmtime(compiled) > max(map(os.path.getmtime, made_of)):
+            return compiled
+        self.compiler.compile(
+            [source],
+            output_dir=folder,
+            macros=macros,
+            include_dirs=ext.include_dirs,
+            extra_postargs=CFLAGS + self.tuning + SANITIZE + flags,
+            depends=made_of,
+        )
+        return compiled
+
+    def recorded_flags(self, isas):
+        """A file that changes when the compiler or its flags do, so that objects of other flags are not kept."""
+        record = Path(self.build_temp, "flags.txt")
+        flags = f"{self.compiler.compiler_so}\n{CFLAGS + SANITIZE + WARNINGS + self.tuning}\n{isas}\n{DIRECTIVES}\n"
+        if self.force or not record.exists() or record.read_text() != flags:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(flags)
+        return str(record)
+
+    def copy_openblas(self):
+        """Put a private OpenBLAS and its licence into fastrnn/_lib/, beside the extension."""
+        folder = Path(self.get_ext_fullpath("fastrnn._engine")).parent / "_lib"
+        try:
+            import scipy_openblas32
+        except ImportError:
+            if not folder.exists():
+                print(
+                    "fastrnn: the build requirement scipy-openblas32 is not installed: building without OpenBLAS; "
+                    "training will use the built-in matrix product, which gives the same results but can be slower",
+                    file=sys.stderr,
+                )
+            return
+        from importlib.metadata import files
+
+        library = Path(scipy_openblas32.get_lib_dir())
+        wanted = [p for p in library.glob("libscipy_openblas*") if p.suffix in (".so", ".dylib")]
+        licences = [Path(f.locate()) for f in files("scipy-openblas32") or [] if "LICENSE" in f.name.upper()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for source, name in [(p, p.name) for p in wanted] + [(p, f"OPENBLAS-{p.name}") for p in licences]:
+            if self.force or not (folder / name).exists() or (folder / name).stat().st_size != source.stat().st_size:
+                shutil.copyfile(source, folder / name)
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "fastrnn._engine",
+            sources=["src/_engine.pyx", *C_FILES],
+            depends=[KERNELS, *sorted(map(str, [*Path("src").glob("*.h"), *Path("src").glob("*.pxd")]))],
+            include_dirs=["src"],
+            libraries=["pthread", "dl", "m"],
+            extra_link_args=SANITIZE,
+        )
+    ],
+    cmdclass={"build_ext": BuildEngine},
+    options={"build": {"build_base": "build/debug" if DEBUG else "build"}},
+)

@@ -1,0 +1,563 @@
+"""The doors into the compiled core: arrays become pointers here, the GIL is released, and nothing is checked but contiguity.
+
+Shapes are in the comments at the arguments; fastrnn._check has seen to them. An array that may be absent is None.
+"""
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint64_t
+
+from blas cimport Gemm, gemm_part, gemm_tiles
+from kernels cimport *
+from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep_backward_part, sweep_part
+
+import os
+import threading
+
+import numpy as np
+
+cdef double SLICE_FLOPS = 1e9           # about 10 ms of a core; signals are looked at in between
+
+cdef enum:
+    MOST_PARTS = 64
+    SPLIT_ROWS = 4                     # a thread gets at least this many rows ...
+    SPLIT_FLOPS = 4000000              # ... and the call is worth at least this much work
+
+cdef int isa_index = 0
+cdef const rnn_kernels *table[2]
+cdef bint blas_asked = False
+cdef int default_threads = 1
+local = threading.local()
+
+
+cdef const rnn_kernels *kernels_for(array):
+    """The kernels of an array's dtype: float32 or float64."""
+    return table[<int>(array.itemsize == 8)]
+
+
+cdef char *address(array, bint write=False) except? NULL:
+    """Where a C-contiguous array begins; NULL for None. The caller keeps the array alive."""
+    cdef Py_buffer view
+    if array is None:
+        return NULL
+    PyObject_GetBuffer(array, &view, PyBUF_WRITABLE if write else PyBUF_SIMPLE)
+    cdef char *start = <char *>view.buf
+    PyBuffer_Release(&view)
+    return start
+
+
+# ---- configuration of the process ---------------------------------------------------------------------------------
+
+def available_isas():
+    """Names of the instruction sets this CPU can run, best first."""
+    return [rnn_isa_name(i).decode() for i in range(rnn_isa_count())]
+
+
+def set_isa(str name):
+    """Use the kernels of this instruction set from now on. What was packed for another one is packed anew."""
+    global isa_index
+    names = available_isas()
+    if name not in names:
+        raise RuntimeError(f"FASTRNN_ISA={name}, but this CPU can run: {', '.join(names)}")
+    isa_index = names.index(name)
+    table[0] = rnn_kernels_of(isa_index, 0)
+    table[1] = rnn_kernels_of(isa_index, 1)
+
+
+def isa():
+    """Name of the instruction set in use."""
+    return table[0].isa.decode()
+
+
+def vector_lanes(bint is_double):
+    """Elements of a vector."""
+    return table[is_double].lanes
+
+
+def compiler():
+    """The C compiler that made this build."""
+    return rnn_compiler().decode()
+
+
+def open_blas(str path=None):
+    """Bind the BLAS for weight and input gradients: $FASTRNN_BLAS (a path, or "builtin"), else the private copy, else none."""
+    global blas_asked
+    cdef char message[512]
+    blas_asked = True
+    rnn_blas_close()
+    asked = path or os.environ.get("FASTRNN_BLAS", "")
+    if asked == "builtin":
+        return
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_lib")
+    found = [asked] if asked else [
+        os.path.join(folder, name) for name in (os.listdir(folder) if os.path.isdir(folder) else []) if name.startswith("libscipy_openblas")
+    ]
+    if found and rnn_blas_open(os.fsencode(found[0]), message, sizeof(message)):
+        raise RuntimeError(f"FASTRNN_BLAS={found[0]} can't be used: {message.decode(errors='replace')}; FASTRNN_BLAS=builtin does without")
+
+
+def blas_core():
+    """Name of the BLAS core in use, or None if the built-in product is used."""
+    if not blas_asked:
+        open_blas()
+    name = rnn_blas_core()
+    return name.decode() if name != NULL else None
+
+
+def set_default_threads(int n):
+    """Threads of a call in threads that have no number of their own."""
+    global default_threads
+    default_threads = n
+
+
+def set_local_threads(n):
+    """Threads of a call in this thread; None: the default. Returns what was set before."""
+    before = getattr(local, "threads", None)
+    local.threads = n
+    return before
+
+
+def current_threads():
+    """Threads that a call from this thread may use."""
+    return getattr(local, "threads", None) or default_threads
+
+
+# ---- products -----------------------------------------------------------------------------------------------------
+
+def pack_columns(
+    src,                               # weights, read at column[n]*stride_n + row[k]*stride_k       in
+    const int64_t[::1] column,         # (vectors*VL,) source index of each column, negative: zeros  in
+    const int64_t[::1] row,            # (K,) source index of each k, negative: zeros                in
+    Py_ssize_t stride_n, Py_ssize_t stride_k,
+    int panel,                         # vectors in a panel
+    dst,                               # (vectors*VL*K,)                                             out
+):
+    """Bring weights into the order in which a tile reads them."""
+    cdef char *to = address(dst, True)
+    cdef char *source = address(src)
+    cdef const rnn_kernels *k = kernels_for(dst)
+    cdef Py_ssize_t vectors = column.shape[0] // k.lanes
+    if vectors and row.shape[0]:
+        with nogil:
+            k.pack(vectors, panel, &column[0], row.shape[0], &row[0], source, stride_n, stride_k, to)
+
+
+def aligned_empty(Py_ssize_t size, dtype):
+    """A 1-D array that begins on a cache line."""
+    dtype = np.dtype(dtype)
+    cdef Py_ssize_t spare = 64 // dtype.itemsize
+    raw = np.empty(size + spare, dtype)
+    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // dtype.itemsize
+    return raw[skip : skip + size]
+
+
+def pack(w):
+    """Weights (N, K) of y = x @ w.T, packed for `product`."""
+    lanes = kernels_for(w).lanes
+    N, K = w.shape
+    column = np.full(-(-N // lanes) * lanes, -1, np.int64)
+    column[:N] = np.arange(N)
+    packed = aligned_empty(len(column) * K, w.dtype)
+    pack_columns(np.ascontiguousarray(w), column, np.arange(K), K, 1, kernels_for(w).panel, packed)
+    return packed
+
+
+ctypedef struct Product:
+    const rnn_kernels *kernels
+    rnn_product p
+    Py_ssize_t M
+
+
+cdef void product_part(void *arg, int part, int parts) noexcept nogil:
+    cdef Product *job = <Product *>arg
+    cdef rnn_product p = job.p
+    cdef Py_ssize_t first = job.M * part // parts, count = job.M * (part + 1) // parts - first
+    p.first = &first
+    p.count = &count
+    if count:
+        job.kernels.product(&p)
+
+
+def product(
+    x,                                 # (M, K)                        in
+    packed,                            # (N, K), packed in panels      in
+    bias,                              # (N,) or None                  in
+    y,                                 # (M, N)                        out
+):
+    """y = x @ w.T + bias. Each element is one chain over k: a row's bits depend on nothing else."""
+    cdef Product job
+    cdef Py_ssize_t M = y.shape[0], N = y.shape[1], K = x.shape[1]
+    cdef int parts
+    job.kernels = kernels_for(y)
+    job.M = M
+    job.p.groups = 1
+    job.p.N = N
+    job.p.K = K
+    job.p.a = address(x)
+    job.p.lda = K
+    job.p.w = address(packed)
+    job.p.bias = address(bias)
+    job.p.c = address(y, True)
+    job.p.ldc = N
+    job.p.accumulate = False
+    if M and N:
+        parts = parts_for(M, 2.0 * M * N * K, current_threads())
+        with nogil:
+            rnn_team_run(product_part, &job, parts)
+
+
+def gemm(bint trans_a, bint trans_b, a, b, c):
+    """c += op(a) @ op(b): 2-D arrays with contiguous rows; the grid of tiles depends on the shape only."""
+    cdef Gemm g
+    cdef Py_ssize_t item = c.itemsize, tiles, step, k, block, K
+    if not blas_asked:
+        open_blas()
+    g.kernels = kernels_for(c)
+    g.trans_a = trans_a
+    g.trans_b = trans_b
+    g.M, g.N = c.shape
+    K = a.shape[0] if trans_a else a.shape[1]
+    g.lda = a.strides[0] // item
+    g.ldb = b.strides[0] // item
+    g.ldc = c.strides[0] // item
+    if g.M == 0 or g.N == 0 or K == 0:
+        return
+    cdef const char *a0 = address_2d(a, item, False)
+    cdef const char *b0 = address_2d(b, item, False)
+    g.c = address_2d(c, item, True)
+    tiles = gemm_tiles(g.M)
+    block = max(1024, <Py_ssize_t>(SLICE_FLOPS / (512.0 * g.N)))          # terms of one slice
+    cdef int parts = min(current_threads(), tiles, MOST_PARTS) if 2.0 * g.M * g.N * K >= SPLIT_FLOPS else 1
+    for k in range(0, K, block):
+        g.K = min(block, K - k)
+        g.a = a0 + k * item * (g.lda if trans_a else 1)
+        g.b = b0 + k * item * (1 if trans_b else g.ldb)
+        step = max(parts, <Py_ssize_t>(SLICE_FLOPS / (512.0 * g.N * g.K)) * parts)
+        g.first = 0
+        while g.first < tiles:
+            g.last = min(tiles, g.first + step)
+            with nogil:
+                rnn_team_run(gemm_part, &g, parts)
+            g.first = g.last
+            PyErr_CheckSignals()
+
+
+cdef char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
+    """Where a 2-D array with contiguous rows begins. Its rows may be apart."""
+    if array.strides[1] != item or array.strides[0] % item:
+        raise ValueError(f"rows must be contiguous, got strides {array.strides} for elements of {item} bytes")
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if write else 0))
+    cdef char *start = <char *>view.buf
+    PyBuffer_Release(&view)
+    return start
+
+
+cdef int parts_for(Py_ssize_t rows, double flops, int threads) noexcept nogil:
+    """Into how many parts the rows of a call are split: never so small that a thread costs more than it saves."""
+    if threads <= 1 or flops < SPLIT_FLOPS:
+        return 1
+    return <int>max(1, min(min(threads, MOST_PARTS), rows // SPLIT_ROWS))
+
+
+# ---- recurrence ---------------------------------------------------------------------------------------------------
+
+cdef void cut_rows(Py_ssize_t *cuts, int parts, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total) noexcept nogil:
+    """Rows of each thread, so that all have about the same number of valid steps."""
+    cdef Py_ssize_t b, done = 0
+    cdef int p = 1
+    cuts[0] = 0
+    for b in range(B):
+        done += lengths[b] if lengths != NULL else total // B
+        while p < parts and done * parts >= total * p:
+            cuts[p] = b + 1
+            p += 1
+    for p in range(p, parts + 1):
+        cuts[p] = B
+
+
+def sweep_forward(
+    int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t I, Py_ssize_t blocks, Py_ssize_t x_blocks,
+    const Py_ssize_t[::1] offset,      # (T+1,) step t owns rows offset[t]:offset[t+1]       in
+    lengths,                           # (B,) int64, longest first, or None: all T           in
+    Py_ssize_t B,
+    resets,                            # (rows,) bool or None                                in
+    x,                                 # (rows, I) or None                                   in
+    ids, token_parts,                  # (rows,) int64 and (V, x_blocks*Hp), or None         in
+    w_ih, w, w2,                       # packed weights                                      in
+    bias, Py_ssize_t bias_stride,      # (B or 1, X*Hp)                                      in
+    gates,                             # (rows, X*Hp) tape, or scratch for `chunk` steps     out
+    h_prev, c_prev,                    # (rows, Hp) tape, or (2, B, Hp) scratch              out
+    h_n, c_n,                          # (B, Hp)       in: initial state; out: final state
+    y, Py_ssize_t y_column, Py_ssize_t y_stride,    # (rows, y_stride), from this column on   out
+    bint keep, Py_ssize_t chunk,
+):
+    """One layer in one direction. Arguments were checked by fastrnn._check."""
+    cdef Sweep s
+    cdef Py_ssize_t cuts[MOST_PARTS + 1]
+    cdef Py_ssize_t T = offset.shape[0] - 1, total = offset[T], step
+    if total == 0 or H == 0:
+        return
+    s.kernels = kernels_for(y)
+    s.cell, s.reverse, s.T, s.B, s.I, s.H, s.Hp, s.blocks, s.x_blocks = cell, reverse, T, B, I, H, Hp, blocks, x_blocks
+    s.item = y.itemsize
+    s.offset = &offset[0]
+    s.cuts = cuts
+    s.resets = <const unsigned char *>address(resets)
+    s.x = address(x)
+    s.ids = <const int64_t *>address(ids)
+    s.table = address(token_parts)
+    s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
+    s.bias = address(bias)
+    s.bias_stride = bias_stride
+    s.gates = address(gates, True)
+    s.h_prev, s.c_prev = address(h_prev, True), address(c_prev, True)
+    s.h_n, s.c_n = address(h_n, True), address(c_n, True)
+    s.y = address(y, True) + y_column * s.item
+    s.y_stride = y_stride
+    s.keep = keep
+    s.chunk = chunk
+    cdef double flops = 2.0 * total * blocks * H * (H + (I if s.x != NULL else 0))
+    cdef int parts = parts_for(B, flops, current_threads())
+    cut_rows(cuts, parts, B, <const int64_t *>address(lengths), total)
+    step = max(chunk, <Py_ssize_t>(parts * SLICE_FLOPS / flops * T) // chunk * chunk)
+    s.first = 0
+    while s.first < T:
+        s.last = min(T, s.first + step)
+        with nogil:
+            rnn_team_run(sweep_part, &s, parts)
+        s.first = s.last
+        PyErr_CheckSignals()
+
+
+def sweep_backward(
+    int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t blocks,
+    const Py_ssize_t[::1] offset,      # (T+1,)                                              in
+    lengths, Py_ssize_t B,
+    resets,                            # (rows,) bool or None                                in
+    w, w2,                             # recurrent weights packed for dgates @ W_hh          in
+    dy, Py_ssize_t dy_column, Py_ssize_t dy_stride,  # (rows, dy_stride) or None             in
+    gates, h_prev, c_prev,             # tape                                                in
+    dgates,                            # (rows, X*Hp)                                        out
+    dh, dc,                            # (B, Hp)  in: gradient of the final state; out: of the initial state
+    dphase,                            # (B, Hp) scratch or None
+):
+    """BPTT of one layer in one direction."""
+    cdef SweepBackward s
+    cdef Py_ssize_t cuts[MOST_PARTS + 1]
+    cdef Py_ssize_t T = offset.shape[0] - 1, total = offset[T], step
+    if total == 0 or H == 0:
+        return
+    s.kernels = kernels_for(dgates)
+    s.cell, s.reverse, s.T, s.B, s.H, s.Hp, s.blocks = cell, reverse, T, B, H, Hp, blocks
+    s.item = dgates.itemsize
+    s.offset = &offset[0]
+    s.cuts = cuts
+    s.resets = <const unsigned char *>address(resets)
+    s.w, s.w2 = address(w), address(w2)
+    s.dy = address(dy)
+    if s.dy != NULL:
+        s.dy += dy_column * s.item
+    s.dy_stride = dy_stride
+    s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
+    s.dgates = address(dgates, True)
+    s.dh, s.dc, s.dphase = address(dh, True), address(dc, True), address(dphase, True)
+    cdef double flops = 2.0 * total * blocks * H * H
+    cdef int parts = parts_for(B, flops, current_threads())
+    cut_rows(cuts, parts, B, <const int64_t *>address(lengths), total)
+    step = max(1, <Py_ssize_t>(parts * SLICE_FLOPS / flops * T))
+    s.last = T
+    while s.last > 0:
+        s.first = max(0, s.last - step)
+        with nogil:
+            rnn_team_run(sweep_backward_part, &s, parts)
+        s.last = s.first
+        PyErr_CheckSignals()
+
+
+def chunk_steps(Py_ssize_t B, Py_ssize_t row_bytes):
+    """Steps whose input parts are computed at once: they stay in L2, but the product shall have enough rows."""
+    cdef Py_ssize_t steps = max(CHUNK_BYTES // max(1, B * row_bytes), (48 + B - 1) // max(1, B), 1)
+    return min(steps, CHUNK_STEPS)
+
+
+# ---- around the recurrence ----------------------------------------------------------------------------------------
+
+def column_sum(a, out):
+    """out (N,) += sum over the rows of a (M,N), rows in order."""
+    cdef Py_ssize_t item = a.itemsize, M = a.shape[0], N = a.shape[1], lda = a.strides[0] // item
+    cdef char *to = address(out, True)
+    if M == 0 or N == 0:
+        return
+    cdef const char *rows = address_2d(a, item, False)
+    cdef const rnn_kernels *k = kernels_for(a)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.column_sum(M, N, rows, lda, to)
+        rnn_restore_denormals(mode)
+
+
+def gather(array, const int64_t[::1] ids, out):
+    """out (M,n) = array[ids], rows of 2-D arrays."""
+    cdef Py_ssize_t M = ids.shape[0], n = out.shape[1]
+    cdef const char *rows = address(array)
+    cdef char *to = address(out, True)
+    cdef const rnn_kernels *k = kernels_for(out)
+    if M and n:
+        with nogil:
+            k.gather(M, n, rows, n, &ids[0], to, n)
+
+
+def scatter_add(a, const int64_t[::1] ids, out):
+    """out[ids[m]] += a[m], m in order."""
+    cdef Py_ssize_t item = a.itemsize, M = ids.shape[0], n = out.shape[1], lda, ldo
+    if M == 0 or n == 0:
+        return
+    lda, ldo = a.strides[0] // item, out.strides[0] // item
+    cdef const char *rows = address_2d(a, item, False)
+    cdef char *to = address_2d(out, item, True)
+    cdef const rnn_kernels *k = kernels_for(a)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.scatter_add(M, n, rows, lda, &ids[0], to, ldo)
+        rnn_restore_denormals(mode)
+
+
+ctypedef struct Softmax:
+    const rnn_kernels *kernels
+    Py_ssize_t M, V, item
+    const char *logits
+    const int64_t *targets
+    const char *weights
+    double *nll
+    char *dlogits
+
+
+cdef void softmax_nll_part(void *arg, int part, int parts) noexcept nogil:
+    cdef Softmax *s = <Softmax *>arg
+    cdef Py_ssize_t m = s.M * part // parts, rows = s.M * (part + 1) // parts - m
+    s.kernels.softmax_nll(rows, s.V, s.logits + m * s.V * s.item, s.targets + m,
+                          s.weights + m * s.item if s.weights != NULL else NULL, s.nll + m,
+                          s.dlogits + m * s.V * s.item if s.dlogits != NULL else NULL)
+
+
+def softmax_nll(
+    logits,                            # (M, V)                                               in
+    const int64_t[::1] targets,        # (M,), negative: the row is ignored                   in
+    weights,                           # (M,) or None: 1                                      in
+    double[::1] nll,                   # (M,) weight * -log softmax[target]                   out
+    dlogits,                           # (M, V) or None; may be logits                        out
+    Py_ssize_t V
+):
+    """Negative log-likelihood per row, and its gradient weight * (softmax - onehot)."""
+    cdef Softmax s
+    cdef int parts
+    s.kernels = kernels_for(logits)
+    s.M, s.V, s.item = targets.shape[0], logits.shape[1], logits.itemsize
+    s.logits, s.weights, s.dlogits = address(logits), address(weights), address(dlogits, True)
+    if s.M and s.V:
+        s.targets, s.nll = &targets[0], &nll[0]
+        parts = parts_for(s.M, 50.0 * s.M * s.V, current_threads())
+        with nogil:
+            rnn_team_run(softmax_nll_part, &s, parts)
+
+
+def softmax(logits, out):
+    """Rows of probabilities; out may be logits."""
+    cdef Py_ssize_t M = logits.shape[0], V = logits.shape[1]
+    cdef const char *x = address(logits)
+    cdef char *to = address(out, True)
+    cdef const rnn_kernels *k = kernels_for(logits)
+    if M and V:
+        with nogil:
+            mode = rnn_flush_denormals()
+            k.softmax(M, V, x, to)
+            rnn_restore_denormals(mode)
+
+
+def dropout(x, const uint64_t[::1] row_id, uint64_t key, double p):
+    """x (M,n) *= keep / (1-p), decided by a hash of (key, row_id, unit)."""
+    cdef Py_ssize_t item = x.itemsize, M = row_id.shape[0], n = x.shape[1], ldx = x.strides[0] // item
+    if M == 0 or n == 0:
+        return
+    cdef char *to = address_2d(x, item, True)
+    cdef const rnn_kernels *k = kernels_for(x)
+    with nogil:
+        k.dropout(M, n, to, ldx, &row_id[0], key, p)
+
+
+# ---- optimisers: p, g and the moments are flat arrays of one length -----------------------------------------------
+
+def sum_of_squares(g):
+    """Sum of squares in float64, in an order that depends on the length only."""
+    cdef const char *a = address(g)
+    cdef const rnn_kernels *k = kernels_for(g)
+    cdef Py_ssize_t n = len(g)
+    cdef double total = 0
+    with nogil:
+        if n:
+            total = k.sum_of_squares(n, a)
+    return total
+
+
+def clip_value(g, double limit):
+    """g = min(max(g, -limit), limit); NaN stays NaN."""
+    cdef char *a = address(g, True)
+    cdef const rnn_kernels *k = kernels_for(g)
+    cdef Py_ssize_t n = len(g)
+    with nogil:
+        k.clip_value(n, a, limit)
+
+
+def sgd(p, g, v, double lr, double momentum, double weight_decay, bint nesterov, double scale):
+    """v is None without momentum."""
+    cdef char *pp = address(p, True)
+    cdef const char *pg = address(g)
+    cdef char *pv = address(v, True)
+    cdef const rnn_kernels *k = kernels_for(g)
+    cdef Py_ssize_t n = len(p)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.sgd(n, pp, pg, pv, lr, momentum, weight_decay, nesterov, scale)
+        rnn_restore_denormals(mode)
+
+
+def rmsprop(p, g, s, double lr, double alpha, double eps, double weight_decay, double scale):
+    cdef char *pp = address(p, True)
+    cdef const char *pg = address(g)
+    cdef char *ps = address(s, True)
+    cdef const rnn_kernels *k = kernels_for(g)
+    cdef Py_ssize_t n = len(p)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.rmsprop(n, pp, pg, ps, lr, alpha, eps, weight_decay, scale)
+        rnn_restore_denormals(mode)
+
+
+def adagrad(p, g, s, double lr, double eps, double weight_decay, double scale):
+    cdef char *pp = address(p, True)
+    cdef const char *pg = address(g)
+    cdef char *ps = address(s, True)
+    cdef const rnn_kernels *k = kernels_for(g)
+    cdef Py_ssize_t n = len(p)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.adagrad(n, pp, pg, ps, lr, eps, weight_decay, scale)
+        rnn_restore_denormals(mode)
+
+
+def adam(p, g, m, v, double lr, double beta1, double beta2, double eps, double weight_decay, bint decoupled, int64_t step,
+         double scale):
+    """step counts from 1; decoupled is AdamW."""
+    cdef char *pp = address(p, True)
+    cdef const char *pg = address(g)
+    cdef char *pm = address(m, True)
+    cdef char *pv = address(v, True)
+    cdef const rnn_kernels *k = kernels_for(g)
+    cdef Py_ssize_t n = len(p)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.adam(n, pp, pg, pm, pv, lr, beta1, beta2, eps, weight_decay, decoupled, step, scale)
+        rnn_restore_denormals(mode)
+
+
+set_isa(os.environ.get("FASTRNN_ISA") or available_isas()[0])

@@ -1,0 +1,342 @@
+/* All kernels of one instruction set and one dtype: the build compiles this file once for each (ISA, REAL). */
+#include <math.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "vec.h"
+
+/* Vector registers decide how many rows a tile has: accumulators = rows * columns, and room for the operands. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define MANY_REGISTERS 1
+enum { ROWS_OF_4 = 6, ROWS_OF_3 = 8 };
+#else
+#define MANY_REGISTERS 0
+enum { ROWS_OF_4 = 3, ROWS_OF_3 = 4 };
+#endif
+
+enum { PANEL = 4, K_BLOCK = 512 };
+
+/* Rows of the next tile, so that the tiles of `left` rows are as equal as can be and at most `most`. */
+INLINE int next_rows(ptrdiff_t left, int most)
+{
+    const ptrdiff_t tiles = (left + most - 1) / most;
+    return (int)((left + tiles - 1) / tiles);
+}
+
+/* acc[p][m][j] += sum_k a[m][k] * w[p][k][j], k in order, one chain per element: a row's bits do not depend on `rows` or `panels`.
+ * rows, panels and cols are constants at each call, so that acc stays in registers. */
+INLINE void tile(vec *acc, int panels, int rows, int cols, ptrdiff_t K,
+                 const real *a, ptrdiff_t row_stride, ptrdiff_t k_stride, const real *w, ptrdiff_t panel_stride)
+{
+    for (ptrdiff_t k = 0; k < K; k++, w += cols * VL) {
+        vec b[8];
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; m++)
+            b[m] = v_set(a[m * row_stride + k * k_stride]);
+#pragma GCC unroll 2
+        for (int p = 0; p < panels; p++)
+#pragma GCC unroll 4
+            for (int j = 0; j < cols; j++) {
+                const vec wj = v_load(w + p * panel_stride + j * VL);
+#pragma GCC unroll 8
+                for (int m = 0; m < rows; m++)
+                    acc[(p * rows + m) * cols + j] = v_fma(b[m], wj, acc[(p * rows + m) * cols + j]);
+            }
+    }
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    ptrdiff_t K, row_stride, k_stride, panel_stride, ldc, tail;   /* tail: columns in the last vector of the last panel */
+    int from_c;                                                   /* accumulate on c, else start from 0 */
+    const real *bias;
+} tile_args;
+
+INLINE void product_tile(int panels, int rows, int cols, const tile_args *t, const real *a, const real *w, real *c)
+{
+    vec acc[16 * PANEL];
+    const int last = panels * cols - 1;
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 8
+        for (int q = 0; q <= last; q++)
+            acc[(q / cols * rows + m) * cols + q % cols] = !t->from_c ? (vec){0}
+                : q < last ? v_load(c + m * t->ldc + q * VL) : v_load_n(c + m * t->ldc + q * VL, t->tail);
+    tile(acc, panels, rows, cols, t->K, a, t->row_stride, t->k_stride, w, t->panel_stride);
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 8
+        for (int q = 0; q <= last; q++) {
+            vec x = acc[(q / cols * rows + m) * cols + q % cols];
+            real *to = c + m * t->ldc + q * VL;
+            if (t->bias)
+                x += q < last ? v_load(t->bias + q * VL) : v_load_n(t->bias + q * VL, t->tail);
+            if (q < last)
+                v_store(to, x);
+            else
+                v_store_n(to, x, t->tail);
+        }
+}
+
+INLINE void product_cols(int rows, int cols, const tile_args *t, const real *a, const real *w, real *c)
+{
+    switch (cols) {
+    case 4: product_tile(1, rows, 4, t, a, w, c); break;
+    case 3: product_tile(1, rows, 3, t, a, w, c); break;
+    case 2: product_tile(1, rows, 2, t, a, w, c); break;
+    default: product_tile(1, rows, 1, t, a, w, c);
+    }
+}
+
+static void product_rows(int rows, int cols, const tile_args *t, const real *a, const real *w, real *c)
+{
+    switch (rows) {
+    case 1: product_cols(1, cols, t, a, w, c); break;
+    case 2: product_cols(2, cols, t, a, w, c); break;
+    case 3: product_cols(3, cols, t, a, w, c); break;
+#if MANY_REGISTERS
+    case 4: product_cols(4, cols, t, a, w, c); break;
+    case 5: product_cols(5, cols, t, a, w, c); break;
+    default: product_cols(6, cols, t, a, w, c);
+#endif
+    }
+}
+
+static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile_args *t)
+{
+    const real *a = p->a, *w = (const real *)p->w + column * p->K;
+    real *c = (real *)p->c + column;
+    for (ptrdiff_t k = 0; k == 0 || k < p->K; k += K_BLOCK) {
+        t->K = p->K - k < K_BLOCK ? p->K - k : K_BLOCK;
+        t->from_c = p->accumulate || k > 0;
+        t->bias = p->bias && k + K_BLOCK >= p->K ? (const real *)p->bias + column : NULL;
+        for (ptrdiff_t g = 0; g < p->groups; g++) {
+            const ptrdiff_t end = p->first[g] + p->count[g];
+            for (ptrdiff_t r = p->first[g]; r < end;) {
+                const int rows = next_rows(end - r, ROWS_OF_4);
+                product_rows(rows, cols, t, a + r * p->lda + k, w + k * cols * VL, c + r * p->ldc);
+                r += rows;
+            }
+        }
+    }
+}
+
+static void product(const rnn_product *p)
+{
+    const ptrdiff_t vectors = (p->N + VL - 1) / VL;
+    tile_args t = {.row_stride = p->lda, .k_stride = 1, .ldc = p->ldc, .panel_stride = PANEL * VL * p->K};
+    ptrdiff_t v = 0;
+    if (p->groups == 1 && p->count[0] == 1 && p->K <= K_BLOCK)     /* one row: two panels at a time keep the FMA units busy */
+        for (; v + 2 * PANEL <= vectors; v += 2 * PANEL) {
+            t.K = p->K;
+            t.from_c = p->accumulate;
+            t.bias = p->bias ? (const real *)p->bias + v * VL : NULL;
+            t.tail = p->N - (v + 2 * PANEL - 1) * VL;
+            product_tile(2, 1, PANEL, &t, (const real *)p->a + p->first[0] * p->lda, (const real *)p->w + v * VL * p->K,
+                         (real *)p->c + p->first[0] * p->ldc + v * VL);
+        }
+    for (; v < vectors; v += PANEL) {
+        const int cols = vectors - v < PANEL ? (int)(vectors - v) : PANEL;
+        t.tail = p->N - (v + cols - 1) * VL;
+        product_panel(p, v * VL, cols, &t);
+    }
+}
+
+static void pack(ptrdiff_t vectors, int panel, const int64_t *column, ptrdiff_t K, const int64_t *row,
+                 const void *src, ptrdiff_t stride_n, ptrdiff_t stride_k, void *dst)
+{
+    const real *from = src;
+    real *to = dst;
+    for (ptrdiff_t v = 0; v < vectors; v += panel) {
+        const ptrdiff_t lanes = (vectors - v < panel ? vectors - v : panel) * VL;
+        const int64_t *n = column + v * VL;
+        for (ptrdiff_t k = 0; k < K; k++, to += lanes)
+            for (ptrdiff_t l = 0; l < lanes; l++)
+                to[l] = n[l] < 0 || row[k] < 0 ? 0 : from[n[l] * stride_n + row[k] * stride_k];
+    }
+}
+
+/* For each panel of columns and block of k: b's part is copied in panel order, then every row tile of c passes over it. */
+static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
+                 const void *va, ptrdiff_t lda, const void *vb, ptrdiff_t ldb, void *vc, ptrdiff_t ldc)
+{
+    enum { BLOCK = 256 };
+    const real *a = va, *b = vb;
+    real *c = vc, packed[BLOCK * PANEL * VL];
+    const ptrdiff_t a_m = trans_a ? 1 : lda, a_k = trans_a ? lda : 1;
+    const ptrdiff_t b_k = trans_b ? 1 : ldb, b_n = trans_b ? ldb : 1;
+    for (ptrdiff_t n = 0; n < N; n += PANEL * VL)
+        for (ptrdiff_t k = 0; k < K; k += BLOCK) {
+            const ptrdiff_t width = N - n < PANEL * VL ? N - n : PANEL * VL;
+            const int cols = (int)((width + VL - 1) / VL);
+            const tile_args t = {.K = K - k < BLOCK ? K - k : BLOCK, .row_stride = a_m, .k_stride = a_k,
+                                 .ldc = ldc, .tail = width - (cols - 1) * VL, .from_c = 1};
+            for (ptrdiff_t q = 0; q < t.K; q++)
+                for (ptrdiff_t l = 0; l < cols * VL; l++)
+                    packed[q * cols * VL + l] = l < width ? b[(k + q) * b_k + (n + l) * b_n] : 0;
+            for (ptrdiff_t m = 0; m < M;) {
+                const int rows = next_rows(M - m, ROWS_OF_4);
+                product_rows(rows, cols, &t, a + m * a_m + k * a_k, packed, c + m * ldc + n);
+                m += rows;
+            }
+        }
+}
+
+/* dh = dgates @ w.T (+ dh) for all the rows of a step */
+static void step_product(ptrdiff_t rows, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t lda, const void *w, void *c, int accumulate)
+{
+    const ptrdiff_t first = 0;
+    const rnn_product p = {1, &first, &rows, N, K, a, lda, w, NULL, c, N, accumulate};
+    product(&p);
+}
+
+/* ---- the recurrent part of a step ----------------------------------------------------------------------------- */
+
+enum { ROWS_MOST = 8, PARTS = 32 };      /* a tile has at most 32 vectors of results */
+
+typedef struct {
+    ptrdiff_t K;
+    const real *a;               /* (rows, K) state, stride lda                                         */
+    ptrdiff_t lda;
+    const real *w;               /* panel (K, cols, VL); a second panel w_panel further                 */
+    ptrdiff_t w_panel;
+    const real *x, *bias;        /* input part (rows, ldx) and bias (rows or 1, ldb) of the first vector */
+    ptrdiff_t ldx, ldb, column, x_panel;   /* from one column to the next, from one panel to the next    */
+    int x_cols;                  /* columns that have an input part; the others start from the bias      */
+} chain_args;
+
+/* out (panels, rows, cols, VL) = x + bias + state @ w: the pre-activations of some rows and blocks of units. They pass through
+ * `out`, in L1, so that the constants of the activations do not compete with the accumulators for registers. */
+INLINE void chain_tile(int panels, int rows, int cols, const chain_args *s, real *out)
+{
+    vec acc[PARTS];
+#pragma GCC unroll 2
+    for (int p = 0; p < panels; p++)
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; m++)
+#pragma GCC unroll 4
+            for (int j = 0; j < cols; j++) {
+                const ptrdiff_t at = j * s->column + p * s->x_panel;
+                const vec b = v_load(s->bias + m * s->ldb + at);
+                acc[(p * rows + m) * cols + j] = j < s->x_cols ? v_load(s->x + m * s->ldx + at) + b : b;
+            }
+    tile(acc, panels, rows, cols, s->K, s->a, s->lda, 1, s->w, s->w_panel);
+#pragma GCC unroll 32
+    for (int q = 0; q < panels * rows * cols; q++)
+        v_store(out + q * VL, acc[q]);
+}
+
+INLINE void chain_rows(int rows, int cols, const chain_args *s, real *out)
+{
+    switch (rows) {
+    case 1: chain_tile(1, 1, cols, s, out); break;
+    case 2: chain_tile(1, 2, cols, s, out); break;
+    case 3: chain_tile(1, 3, cols, s, out); break;
+#if MANY_REGISTERS
+    case 4: chain_tile(1, 4, cols, s, out); break;
+    case 5: chain_tile(1, 5, cols, s, out); break;
+    default: chain_tile(1, 6, cols, s, out);
+#endif
+    }
+}
+
+static void chain(int panels, int rows, int cols, const chain_args *s, real *out)
+{
+    if (panels == 2 && cols == 4)
+        chain_tile(2, 1, 4, s, out);
+    else if (panels == 2 && cols == 3)
+        chain_tile(2, 1, 3, s, out);
+    else if (panels == 2)
+        chain_tile(2, 1, 2, s, out);
+    else if (cols == 4)
+        chain_rows(rows, 4, s, out);
+    else if (cols == 3 && rows == ROWS_OF_3)
+        chain_tile(1, ROWS_OF_3, 3, s, out);
+    else if (cols == 3 && rows == ROWS_OF_3 - 1)
+        chain_tile(1, ROWS_OF_3 - 1, 3, s, out);
+    else if (cols == 3)
+        chain_rows(rows, 3, s, out);
+    else if (cols == 2)
+        chain_rows(rows, 2, s, out);
+    else
+        chain_rows(rows, 1, s, out);
+}
+
+/* Blocks of units outside, rows inside: a block's weights stay in L1 while the rows pass. One row alone takes two panels at a time,
+ * which keeps the FMA units busy. `cell` finishes (panels, rows, cols) pre-activations. */
+typedef void cell_fn(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part);
+
+INLINE void step_blocks(const rnn_step *s, int gates, int panel_units, chain_args args, ptrdiff_t tape, cell_fn *cell)
+{
+    real part[PARTS * VL];
+    const real *x = args.x, *a = args.a, *bias = args.bias, *w = args.w;
+    const int most = gates == 3 ? ROWS_OF_3 : ROWS_OF_4;
+    const ptrdiff_t width = panel_units * VL;
+    args.ldx = tape;
+    args.ldb = s->bias_stride;
+    args.column = gates ? s->Hp : VL;
+    args.x_panel = width;
+    args.w_panel = width * (gates ? gates : 1) * args.K;
+    for (ptrdiff_t unit = 0; unit < s->Hp;) {
+        const int pair = s->rows == 1 && unit + 2 * width <= s->Hp;
+        const int cols = gates ? gates : s->Hp - unit < width ? (int)((s->Hp - unit) / VL) : panel_units;
+        args.w = w + unit * (gates ? gates : 1) * args.K;
+        for (ptrdiff_t row = 0; row < s->rows;) {
+            const int rows = next_rows(s->rows - row, most);
+            args.x = x + row * tape + unit;
+            args.bias = bias + row * s->bias_stride + unit;
+            args.a = a + row * args.lda;
+            chain(1 + pair, rows, cols, &args, part);
+            cell(s, row, rows, unit, 1 + pair, cols, part);
+            row += rows;
+        }
+        unit += width << pair;
+    }
+}
+
+/* h of one vector of units of one row goes where the next step, or the caller, looks for it */
+INLINE void store_state(const rnn_step *s, ptrdiff_t row, ptrdiff_t unit, vec h)
+{
+    v_store((real *)(row < s->go_on ? s->h_next : s->h_end) + row * s->Hp + unit, h);
+    v_store_n((real *)s->y + row * s->y_stride + unit, h, s->H - unit);
+}
+
+#include "kernels_rnn.h"
+#include "kernels_gru.h"
+#include "kernels_lstm.h"
+#include "kernels_layers.h"
+#include "kernels_optim.h"
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+
+const rnn_kernels PASTE(PASTE(rnn_kernels_, ISA), PASTE(_, REAL)) = {
+    .isa = TEXT(ISA),
+    .is_double = sizeof(real) == 8,
+    .lanes = VL,
+    .panel = PANEL,
+    .forward = {
+        [RNN_TANH] = rnn_tanh_forward, [RNN_RELU] = rnn_relu_forward, [RNN_SIGMOID] = rnn_sigmoid_forward,
+        [RNN_GRU] = gru_forward, [RNN_GRU_BEFORE] = gru_before_forward, [RNN_LSTM] = lstm_forward,
+    },
+    .backward = {
+        [RNN_TANH] = rnn_tanh_backward, [RNN_RELU] = rnn_relu_backward, [RNN_SIGMOID] = rnn_sigmoid_backward,
+        [RNN_GRU] = gru_backward, [RNN_GRU_BEFORE] = gru_before_backward, [RNN_LSTM] = lstm_backward,
+    },
+    .product = product,
+    .pack = pack,
+    .gemm = gemm,
+    .column_sum = column_sum,
+    .gather = gather,
+    .scatter_add = scatter_add,
+    .softmax_nll = softmax_nll,
+    .softmax = softmax,
+    .dropout = dropout,
+    .sum_of_squares = sum_of_squares,
+    .clip_value = clip_value,
+    .sgd = sgd,
+    .rmsprop = rmsprop,
+    .adagrad = adagrad,
+    .adam = adam,
+};

@@ -1,0 +1,117 @@
+/* The C contract: one table of functions per instruction set and dtype.
+ *
+ * Row-major, contiguous unless a stride says otherwise (strides count elements), no overlap between arguments unless said.
+ * A kernel reads and writes exactly the shapes given: it does not allocate, does not fail, needs no alignment.
+ * `void *` is float or double, as the table's `is_double` says. Equations: docs/backward.md.
+ *
+ * Hp is H rounded up to whole vectors. Arrays that only the engine sees have Hp columns per block, so no kernel has a tail in them;
+ * their padding is written but never leaks: padded weights are 0. */
+#ifndef RNN_KERNELS_H
+#define RNN_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { RNN_TANH, RNN_RELU, RNN_SIGMOID, RNN_GRU, RNN_GRU_BEFORE, RNN_LSTM, RNN_CELLS };
+
+/* One recurrent step of some rows. X is the number of tape blocks (`blocks` in cells.py): 1 for the vanilla RNN, 4 for GRU and LSTM.
+ * LSTM blocks: i, f, g, o. GRU blocks: n, r, z, hn = W_hn h + b_hn; with the reset gate before the product the last is rh = r * h_prev. */
+typedef struct {
+    ptrdiff_t rows, H, Hp;
+    const void *w, *w2;          /* packed recurrent weights; w2: GRU_BEFORE's W_hn            in  */
+    const void *bias;            /* (rows or 1, X*Hp)                                          in  */
+    ptrdiff_t bias_stride;       /* X*Hp if each row has its own (context), else 0                 */
+    void *gates;                 /* (rows, X*Hp) in: input part x @ W_ih.T; out: activations if keep */
+    const void *h_prev, *c_prev; /* (rows, Hp)                                                 in  */
+    void *h_next, *c_next;       /* (go_on, Hp)                                                out */
+    void *h_end, *c_end;         /* rows from go_on on: final states, at the row's own place   out */
+    ptrdiff_t go_on;             /* rows that have a step after this one                           */
+    void *y;                     /* (rows, H), stride y_stride                                 out */
+    ptrdiff_t y_stride;
+    int keep;                    /* write the activations for the tape                             */
+} rnn_step;
+
+/* The same step backwards: dgates of this step, and dh, dc carried on to the step before. */
+typedef struct {
+    ptrdiff_t rows, H, Hp;
+    const void *w, *w2;          /* recurrent weights packed for dgates @ W_hh                 in  */
+    const void *dy;              /* (rows, H), stride dy_stride, or NULL for zeros             in  */
+    ptrdiff_t dy_stride;
+    const void *gates;           /* (rows, X*Hp)                                               in  */
+    const void *h_prev, *c_prev; /* (rows, Hp)                                                 in  */
+    void *dgates;                /* (rows, X*Hp) of the pre-activations                        out */
+    void *dh, *dc;               /* (rows, Hp) in: of the state after the step; out: before it     */
+    void *dphase;                /* (rows, Hp) scratch of GRU_BEFORE                           out */
+} rnn_step_backward;
+
+/* c = a @ w.T for the rows of some groups; each element is one chain over k in order, from 0 or from c. */
+typedef struct {
+    ptrdiff_t groups;
+    const ptrdiff_t *first, *count;   /* (groups,) rows first[g] .. first[g]+count[g] of a and c     in  */
+    ptrdiff_t N, K;
+    const void *a;               /* (., K)                                                     in  */
+    ptrdiff_t lda;
+    const void *w;               /* packed (N, K)                                              in  */
+    const void *bias;            /* (N,) added after the chain, or NULL                        in  */
+    void *c;                     /* (., N)                                                     out */
+    ptrdiff_t ldc;
+    int accumulate;              /* start from c                                                   */
+} rnn_product;
+
+typedef struct {
+    const char *isa;             /* "v2", "v3", "v4", "aarch64", "plain" */
+    int is_double;
+    int lanes;                   /* VL, elements of a vector             */
+    int panel;                   /* vectors in a panel of a packed product */
+    void (*forward[RNN_CELLS])(const rnn_step *);
+    void (*backward[RNN_CELLS])(const rnn_step_backward *);
+    void (*product)(const rnn_product *);
+
+    /* dst[p][k][j][l] = src[column[(p*panel + j)*VL + l] * stride_n + row[k] * stride_k], 0 where an index is negative;
+     * vectors not divisible by panel: the last panel is narrower. */
+    void (*pack)(ptrdiff_t vectors, int panel, const int64_t *column, ptrdiff_t K, const int64_t *row,
+                 const void *src, ptrdiff_t stride_n, ptrdiff_t stride_k, void *dst);
+
+    /* c (M,N) += op(a) @ op(b): the product of weight and input gradients where there is no BLAS. One chain per element. */
+    void (*gemm)(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
+                 const void *a, ptrdiff_t lda, const void *b, ptrdiff_t ldb, void *c, ptrdiff_t ldc);
+
+    void (*column_sum)(ptrdiff_t M, ptrdiff_t N, const void *a, ptrdiff_t lda, void *out);     /* out (N,) += sum of rows */
+    void (*gather)(ptrdiff_t M, ptrdiff_t n, const void *table, ptrdiff_t ldt, const int64_t *ids, void *out, ptrdiff_t ldo);
+    void (*scatter_add)(ptrdiff_t M, ptrdiff_t n, const void *a, ptrdiff_t lda, const int64_t *ids, void *out, ptrdiff_t ldo);
+
+    /* weights may be NULL (1), dlogits may be NULL and may be logits; a negative target is an ignored row */
+    void (*softmax_nll)(ptrdiff_t M, ptrdiff_t V, const void *logits, const int64_t *targets, const void *weights,
+                        double *nll, void *dlogits);
+    void (*softmax)(ptrdiff_t M, ptrdiff_t V, const void *logits, void *out);
+    void (*dropout)(ptrdiff_t M, ptrdiff_t n, void *x, ptrdiff_t ldx, const uint64_t *row_id, uint64_t key, double p);
+
+    double (*sum_of_squares)(ptrdiff_t n, const void *g);
+    void (*clip_value)(ptrdiff_t n, void *g, double limit);
+    void (*sgd)(ptrdiff_t n, void *p, const void *g, void *v, double lr, double momentum, double decay, int nesterov, double scale);
+    void (*rmsprop)(ptrdiff_t n, void *p, const void *g, void *s, double lr, double alpha, double eps, double decay, double scale);
+    void (*adagrad)(ptrdiff_t n, void *p, const void *g, void *s, double lr, double eps, double decay, double scale);
+    void (*adam)(ptrdiff_t n, void *p, const void *g, void *m, void *v, double lr, double beta1, double beta2, double eps,
+                 double decay, int decoupled, int64_t step, double scale);
+} rnn_kernels;
+
+/* dispatch.c */
+const char *rnn_compiler(void);                           /* that made this build */
+int rnn_isa_count(void);                                  /* how many tables this CPU can run, best first */
+const char *rnn_isa_name(int index);
+const rnn_kernels *rnn_kernels_of(int index, int is_double);
+
+/* team.c: calls part(arg, 0 .. parts-1), each on its own thread if one is free, with denormals flushed to zero; returns when all are done */
+void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts);
+
+uint64_t rnn_flush_denormals(void);                       /* from now on in this thread; returns the mode before */
+void rnn_restore_denormals(uint64_t mode);
+
+/* blas.c */
+int rnn_blas_open(const char *path, char *error, size_t size);     /* 0, or -1 with a message */
+void rnn_blas_close(void);                                /* back to the built-in product */
+const char *rnn_blas_core(void);                          /* name of the BLAS core, or NULL without BLAS */
+int rnn_blas_gemm(int is_double, int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
+                  const void *a, ptrdiff_t lda, const void *b, ptrdiff_t ldb, void *c, ptrdiff_t ldc);   /* 0 if there is no BLAS */
+
+#endif

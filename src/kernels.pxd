@@ -1,0 +1,84 @@
+# The C contract of kernels.h, as Cython sees it.
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from "kernels.h" nogil:
+    enum: RNN_TANH, RNN_RELU, RNN_SIGMOID, RNN_GRU, RNN_GRU_BEFORE, RNN_LSTM, RNN_CELLS
+
+    ctypedef struct rnn_step:
+        Py_ssize_t rows, H, Hp
+        const void *w
+        const void *w2
+        const void *bias
+        Py_ssize_t bias_stride
+        void *gates
+        const void *h_prev
+        const void *c_prev
+        void *h_next
+        void *c_next
+        void *h_end
+        void *c_end
+        Py_ssize_t go_on
+        void *y
+        Py_ssize_t y_stride
+        int keep
+
+    ctypedef struct rnn_step_backward:
+        Py_ssize_t rows, H, Hp
+        const void *w
+        const void *w2
+        const void *dy
+        Py_ssize_t dy_stride
+        const void *gates
+        const void *h_prev
+        const void *c_prev
+        void *dgates
+        void *dh
+        void *dc
+        void *dphase
+
+    ctypedef struct rnn_product:
+        Py_ssize_t groups
+        const Py_ssize_t *first
+        const Py_ssize_t *count
+        Py_ssize_t N, K
+        const void *a
+        Py_ssize_t lda
+        const void *w
+        const void *bias
+        void *c
+        Py_ssize_t ldc
+        int accumulate
+
+    ctypedef struct rnn_kernels:
+        const char *isa
+        int is_double, lanes, panel
+        void (**forward)(const rnn_step *) noexcept nogil
+        void (**backward)(const rnn_step_backward *) noexcept nogil
+        void (*product)(const rnn_product *) noexcept nogil
+        void (*pack)(Py_ssize_t, int, const int64_t *, Py_ssize_t, const int64_t *, const void *, Py_ssize_t, Py_ssize_t, void *) noexcept nogil
+        void (*gemm)(int, int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const void *, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
+        void (*column_sum)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, void *) noexcept nogil
+        void (*gather)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const int64_t *, void *, Py_ssize_t) noexcept nogil
+        void (*scatter_add)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const int64_t *, void *, Py_ssize_t) noexcept nogil
+        void (*softmax_nll)(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, const void *, double *, void *) noexcept nogil
+        void (*softmax)(Py_ssize_t, Py_ssize_t, const void *, void *) noexcept nogil
+        void (*dropout)(Py_ssize_t, Py_ssize_t, void *, Py_ssize_t, const uint64_t *, uint64_t, double) noexcept nogil
+        double (*sum_of_squares)(Py_ssize_t, const void *) noexcept nogil
+        void (*clip_value)(Py_ssize_t, void *, double) noexcept nogil
+        void (*sgd)(Py_ssize_t, void *, const void *, void *, double, double, double, int, double) noexcept nogil
+        void (*rmsprop)(Py_ssize_t, void *, const void *, void *, double, double, double, double, double) noexcept nogil
+        void (*adagrad)(Py_ssize_t, void *, const void *, void *, double, double, double, double) noexcept nogil
+        void (*adam)(Py_ssize_t, void *, const void *, void *, void *, double, double, double, double, double, int, int64_t, double) noexcept nogil
+
+    const char *rnn_compiler() noexcept
+    int rnn_isa_count() noexcept
+    const char *rnn_isa_name(int index) noexcept
+    const rnn_kernels *rnn_kernels_of(int index, int is_double) noexcept
+    void rnn_team_run(void (*part)(void *, int, int) noexcept nogil, void *arg, int parts) noexcept
+    uint64_t rnn_flush_denormals() noexcept
+    void rnn_restore_denormals(uint64_t mode) noexcept
+    int rnn_blas_open(const char *path, char *error, size_t size) noexcept
+    void rnn_blas_close() noexcept
+    const char *rnn_blas_core() noexcept
+    int rnn_blas_gemm(int, int, int, Py_ssize_t, Py_ssize_t, Py_ssize_t,
+                      const void *, Py_ssize_t, const void *, Py_ssize_t, void *, Py_ssize_t) noexcept

@@ -1,0 +1,119 @@
+/* GRU. Equations (G1)-(G9), reset gate after the product, blocks n, r, z, hn; and (C1)-(C9), before it (Cho et al. 2014),
+ * blocks n, r, z, rh. n comes first so that the x side (n, r, z) and the h side (r, z, hn) of dgates are each contiguous. */
+
+static void gru_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+{
+    const ptrdiff_t Hp = s->Hp;
+    for (int p = 0; p < panels; p++, unit += VL)
+        for (int m = 0; m < rows; m++, part += cols * VL) {
+            real *gates = (real *)s->gates + (row + m) * 4 * Hp + unit;
+            const vec xn = v_load(gates) + v_load((const real *)s->bias + (row + m) * s->bias_stride + unit);
+            const vec r = v_sigmoid(v_load(part)), z = v_sigmoid(v_load(part + VL)), hn = v_load(part + 2 * VL);
+            const vec n = v_tanh(v_fma(r, hn, xn));                                           /* (G4) */
+            const vec h_prev = v_load((const real *)s->h_prev + (row + m) * Hp + unit);
+            store_state(s, row + m, unit, v_fma(z, h_prev - n, n));                           /* (G5) */
+            if (s->keep) {
+                v_store(gates, n);
+                v_store(gates + Hp, r);
+                v_store(gates + 2 * Hp, z);
+                v_store(gates + 3 * Hp, hn);
+            }
+        }
+}
+
+/* the chains of r, z and hn; only r and z have an input part in them */
+static void gru_forward(const rnn_step *s)
+{
+    const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
+                             .x = (const real *)s->gates + s->Hp, .bias = (const real *)s->bias + s->Hp, .x_cols = 2};
+    step_blocks(s, 3, 1, args, 4 * s->Hp, gru_cell);
+}
+
+/* what both kinds share: dz, the part of dn's chain before the product, and h's direct way back */
+INLINE vec gru_dn(const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u)
+{
+    const ptrdiff_t Hp = s->Hp;
+    const real *gates = (const real *)s->gates + row * 4 * Hp + u;
+    real *dgates = (real *)s->dgates + row * 4 * Hp + u, *dh_carried = (real *)s->dh + row * Hp + u;
+    const vec n = v_load(gates), z = v_load(gates + 2 * Hp), h_prev = v_load((const real *)s->h_prev + row * Hp + u);
+    vec dh = v_load(dh_carried);
+    if (s->dy)
+        dh += v_load_n((const real *)s->dy + row * s->dy_stride + u, s->H - u);
+    const vec dn = dh * (1 - z) * (1 - n * n);                                  /* h = (1-z)*n + z*h_prev */
+    v_store(dgates, dn);
+    v_store(dgates + 2 * Hp, dh * (h_prev - n) * z * (1 - z));
+    v_store(dh_carried, dh * z);
+    return dn;
+}
+
+static void gru_backward(const rnn_step_backward *s)
+{
+    const ptrdiff_t Hp = s->Hp;
+    for (ptrdiff_t row = 0; row < s->rows; row++)
+        for (ptrdiff_t u = 0; u < Hp; u += VL) {
+            const real *gates = (const real *)s->gates + row * 4 * Hp + u;
+            real *dgates = (real *)s->dgates + row * 4 * Hp + u;
+            const vec dn = gru_dn(s, row, u), r = v_load(gates + Hp), hn = v_load(gates + 3 * Hp);
+            v_store(dgates + Hp, dn * hn * r * (1 - r));                        /* n = tanh(xn + r*hn)    */
+            v_store(dgates + 3 * Hp, dn * r);
+        }
+    step_product(s->rows, Hp, 3 * Hp, (const real *)s->dgates + Hp, 4 * Hp, s->w, s->dh, 1);
+}
+
+/* ---- reset gate before the product: n needs r * h_prev of all units, so a step has two phases ------------------- */
+
+static void gru_before_gates(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+{
+    const ptrdiff_t Hp = s->Hp;
+    for (int p = 0; p < panels; p++, unit += VL)
+        for (int m = 0; m < rows; m++, part += cols * VL) {
+            real *gates = (real *)s->gates + (row + m) * 4 * Hp + unit;
+            const vec r = v_sigmoid(v_load(part));
+            v_store(gates + Hp, r);
+            v_store(gates + 2 * Hp, v_sigmoid(v_load(part + VL)));
+            v_store(gates + 3 * Hp, r * v_load((const real *)s->h_prev + (row + m) * Hp + unit));   /* (C3) */
+        }
+}
+
+static void gru_before_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+{
+    const ptrdiff_t Hp = s->Hp;
+    for (int p = 0; p < panels; p++, unit += cols * VL)
+        for (int m = 0; m < rows; m++)
+            for (int j = 0; j < cols; j++, part += VL) {
+                const ptrdiff_t u = unit + j * VL;
+                real *gates = (real *)s->gates + (row + m) * 4 * Hp + u;
+                const vec n = v_tanh(v_load(part)), z = v_load(gates + 2 * Hp);               /* (C4) */
+                const vec h_prev = v_load((const real *)s->h_prev + (row + m) * Hp + u);
+                store_state(s, row + m, u, v_fma(z, h_prev - n, n));                          /* (C5) */
+                if (s->keep)
+                    v_store(gates, n);
+            }
+}
+
+static void gru_before_forward(const rnn_step *s)
+{
+    const real *gates = s->gates, *bias = s->bias;
+    const chain_args r_and_z = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w, .x = gates + s->Hp, .bias = bias + s->Hp, .x_cols = 2};
+    const chain_args n = {.K = s->H, .a = gates + 3 * s->Hp, .lda = 4 * s->Hp, .w = s->w2, .x = gates, .bias = bias, .x_cols = PANEL};
+    step_blocks(s, 2, 1, r_and_z, 4 * s->Hp, gru_before_gates);
+    step_blocks(s, 0, PANEL, n, 4 * s->Hp, gru_before_cell);
+}
+
+static void gru_before_backward(const rnn_step_backward *s)
+{
+    const ptrdiff_t Hp = s->Hp;
+    for (ptrdiff_t row = 0; row < s->rows; row++)
+        for (ptrdiff_t u = 0; u < Hp; u += VL)
+            gru_dn(s, row, u);
+    step_product(s->rows, Hp, Hp, s->dgates, 4 * Hp, s->w2, s->dphase, 0);      /* n = tanh(xn + W_hn rh) */
+    for (ptrdiff_t row = 0; row < s->rows; row++)
+        for (ptrdiff_t u = 0; u < Hp; u += VL) {
+            const vec r = v_load((const real *)s->gates + row * 4 * Hp + Hp + u);
+            const vec h_prev = v_load((const real *)s->h_prev + row * Hp + u), drh = v_load((const real *)s->dphase + row * Hp + u);
+            real *dh = (real *)s->dh + row * Hp + u;
+            v_store((real *)s->dgates + row * 4 * Hp + Hp + u, drh * h_prev * r * (1 - r));   /* rh = r * h_prev */
+            v_store(dh, v_fma(drh, r, v_load(dh)));
+        }
+    step_product(s->rows, Hp, 2 * Hp, (const real *)s->dgates + Hp, 4 * Hp, s->w, s->dh, 1);
+}

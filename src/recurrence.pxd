@@ -1,0 +1,223 @@
+"""The time loop and the BPTT loop: once for all cells, dtypes, directions, ragged batches, with and without a tape.
+
+Rows are sorted by length, longest first. Step t owns rows offset[t] .. offset[t+1] of every step array: its B_t running sequences.
+A thread computes rows [b0, b1) of all steps; no thread waits for another.
+"""
+from libc.string cimport memcpy, memset
+from libc.stdint cimport int64_t
+from kernels cimport rnn_kernels, rnn_product, rnn_step, rnn_step_backward
+
+cdef enum:
+    CHUNK_STEPS = 64              # most steps whose input parts are computed at once
+    CHUNK_BYTES = 262144          # ... as far as they stay in L2
+
+ctypedef struct Sweep:
+    const rnn_kernels *kernels
+    int cell
+    bint reverse
+    Py_ssize_t T, B, I, H, Hp
+    Py_ssize_t item               # bytes of an element
+    Py_ssize_t blocks             # X: blocks of a row on the tape
+    Py_ssize_t x_blocks           # blocks of a row that have an input part, the first ones
+    const Py_ssize_t *offset      # (T+1,)
+    const Py_ssize_t *cuts        # (parts+1,)                rows of each thread
+    const unsigned char *resets   # (total,) or NULL
+    const char *x                 # (total, I), or NULL
+    const int64_t *ids            # (total,) rows of table, or NULL
+    const char *table             # (V, x_blocks*Hp) input parts of the ids
+    const char *w_ih              # packed (x_blocks*Hp, I)
+    const char *w
+    const char *w2
+    const char *bias              # (B or 1, X*Hp)
+    Py_ssize_t bias_stride
+    char *gates                   # tape (total, X*Hp), or scratch for one chunk
+    char *h_prev                  # tape (total, Hp), or two states (2, B, Hp)
+    char *c_prev
+    char *h_n                     # (B, Hp) in: initial state; out: final state
+    char *c_n
+    char *y                       # (total, H), stride y_stride
+    Py_ssize_t y_stride
+    bint keep                     # there is a tape
+    Py_ssize_t chunk              # steps of a chunk
+    Py_ssize_t first, last        # steps of this slice, counted in the order of computation
+
+ctypedef struct SweepBackward:
+    const rnn_kernels *kernels
+    int cell
+    bint reverse
+    Py_ssize_t T, B, H, Hp, item, blocks
+    const Py_ssize_t *offset
+    const Py_ssize_t *cuts
+    const unsigned char *resets
+    const char *w
+    const char *w2
+    const char *dy                # (total, H), stride dy_stride, or NULL
+    Py_ssize_t dy_stride
+    const char *gates
+    const char *h_prev
+    const char *c_prev
+    char *dgates                  # (total, X*Hp) out
+    char *dh                      # (B, Hp) in: gradient of the final state; out: of the initial state
+    char *dc
+    char *dphase                  # (B, Hp) scratch
+    Py_ssize_t first, last
+
+cdef inline Py_ssize_t running(const Py_ssize_t *offset, Py_ssize_t t, Py_ssize_t b) noexcept nogil:
+    """Rows below b that run at step t."""
+    cdef Py_ssize_t rows = offset[t + 1] - offset[t]
+    return b if b < rows else rows
+
+cdef inline void input_part(const Sweep *s, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t b0, Py_ssize_t b1, char *gates, Py_ssize_t base) noexcept nogil:
+    """gates = x @ w_ih.T for rows [b0, b1) of steps [t0, t1): one product, or a gather of rows computed already."""
+    cdef Py_ssize_t first[CHUNK_STEPS]
+    cdef Py_ssize_t count[CHUNK_STEPS]
+    cdef Py_ssize_t g = 0, t, r, ldg = s.blocks * s.Hp
+    cdef rnn_product p
+    if b0 == 0 and b1 == s.B:
+        first[0] = s.offset[t0]
+        count[0] = s.offset[t1] - s.offset[t0]
+        g = 1
+    else:
+        for t in range(t0, t1):
+            first[g] = s.offset[t] + running(s.offset, t, b0)
+            count[g] = s.offset[t] + running(s.offset, t, b1) - first[g]
+            g += 1
+    if s.x == NULL and s.ids == NULL:
+        for t in range(g):
+            for r in range(first[t], first[t] + count[t]):
+                memset(gates + (r - base) * ldg * s.item, 0, s.x_blocks * s.Hp * s.item)
+    elif s.ids != NULL:
+        for t in range(g):
+            s.kernels.gather(count[t], s.x_blocks * s.Hp, s.table, s.x_blocks * s.Hp, s.ids + first[t],
+                             gates + (first[t] - base) * ldg * s.item, ldg)
+    else:
+        p.groups = g
+        p.first = first
+        p.count = count
+        p.N = s.x_blocks * s.Hp
+        p.K = s.I
+        p.a = s.x
+        p.lda = s.I
+        p.w = s.w_ih
+        p.bias = NULL
+        p.c = gates - base * ldg * s.item
+        p.ldc = ldg
+        p.accumulate = False
+        s.kernels.product(&p)
+
+cdef inline void cut_states(const Sweep *s, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, char *h, char *c) noexcept nogil:
+    """Rows lo..hi of a state become zeros where resets[t] says so."""
+    cdef Py_ssize_t b
+    for b in range(lo, hi):
+        if s.resets[s.offset[t] + b]:
+            memset(h + b * s.Hp * s.item, 0, s.Hp * s.item)
+            if c != NULL:
+                memset(c + b * s.Hp * s.item, 0, s.Hp * s.item)
+
+cdef inline void start_rows(const Sweep *s, Py_ssize_t q, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, char *h, char *c) noexcept nogil:
+    """Rows whose first step of computation this is take the initial state."""
+    cdef Py_ssize_t new = lo, row = s.Hp * s.item
+    if q > 0:
+        if not s.reverse:
+            return
+        new = max(lo, running(s.offset, t + 1, hi))
+    if new == hi:
+        return
+    memcpy(h + new * row, s.h_n + new * row, (hi - new) * row)
+    if c != NULL:
+        memcpy(c + new * row, s.c_n + new * row, (hi - new) * row)
+    if s.resets != NULL and not s.reverse:
+        cut_states(s, t, new, hi, h, c)
+
+cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
+    """Steps first..last of one layer in one direction, for this thread's rows."""
+    cdef Sweep *s = <Sweep *>arg
+    cdef rnn_step step
+    cdef Py_ssize_t b0 = s.cuts[part], b1 = s.cuts[part + 1], row = s.Hp * s.item, ldg = s.blocks * row
+    cdef Py_ssize_t q, t, lo, hi, after, at, to, chunk_end = s.first, low = 0, high = 0, base = 0
+    cdef char *gates
+    cdef char *h_to
+    cdef char *c_to
+    if b0 == b1:
+        return
+    step.H = s.H
+    step.Hp = s.Hp
+    step.w = s.w
+    step.w2 = s.w2
+    step.bias_stride = s.bias_stride
+    step.y_stride = s.y_stride
+    step.keep = s.keep
+    for q in range(s.first, s.last):
+        if q == chunk_end:
+            chunk_end = min(q + s.chunk, s.last)
+            low = s.T - chunk_end if s.reverse else q
+            high = s.T - q if s.reverse else chunk_end
+            base = 0 if s.keep else s.offset[low]
+            input_part(s, low, high, b0, b1, s.gates, base)
+        t = s.T - 1 - q if s.reverse else q
+        lo = running(s.offset, t, b0)
+        hi = running(s.offset, t, b1)
+        if lo == hi:
+            continue
+        # states: on the tape each step has its own rows, without a tape two take turns
+        at = s.offset[t] if s.keep else (q & 1) * s.B
+        after = (t - 1 if t > 0 else -1) if s.reverse else (t + 1 if t + 1 < s.T else -1)
+        to = 0 if after < 0 else s.offset[after] if s.keep else ((q + 1) & 1) * s.B
+        h_to = s.h_prev + to * row
+        c_to = s.c_prev + to * row if s.c_prev != NULL else NULL
+        start_rows(s, q, t, lo, hi, s.h_prev + at * row, s.c_prev + at * row if s.c_prev != NULL else NULL)
+        gates = s.gates + (s.offset[t] - base + lo) * ldg
+        step.rows = hi - lo
+        step.go_on = 0 if after < 0 else running(s.offset, after, hi) - lo
+        step.bias = s.bias + lo * s.bias_stride * s.item
+        step.gates = gates
+        step.h_prev = s.h_prev + (at + lo) * row
+        step.h_next = h_to + lo * row
+        step.h_end = s.h_n + lo * row
+        if s.c_prev != NULL:
+            step.c_prev = s.c_prev + (at + lo) * row
+            step.c_next = c_to + lo * row
+            step.c_end = s.c_n + lo * row
+        step.y = s.y + (s.offset[t] + lo) * s.y_stride * s.item
+        s.kernels.forward[s.cell](&step)
+        if s.resets != NULL and after >= 0:
+            cut_states(s, t if s.reverse else after, lo, min(hi, lo + step.go_on), h_to, c_to)
+
+cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept nogil:
+    """BPTT through steps first..last of the order of computation, last one first, for this thread's rows.
+
+    After it, weight and input gradients are products of dgates with what the tape holds.
+    """
+    cdef SweepBackward *s = <SweepBackward *>arg
+    cdef rnn_step_backward step
+    cdef Py_ssize_t b0 = s.cuts[part], b1 = s.cuts[part + 1], row = s.Hp * s.item
+    cdef Py_ssize_t q, t, lo, hi, b, at, cut
+    step.H = s.H
+    step.Hp = s.Hp
+    step.w = s.w
+    step.w2 = s.w2
+    step.dy_stride = s.dy_stride
+    for q in range(s.last - 1, s.first - 1, -1):
+        t = s.T - 1 - q if s.reverse else q
+        lo = running(s.offset, t, b0)
+        hi = running(s.offset, t, b1)
+        if lo == hi:
+            continue
+        at = s.offset[t] + lo
+        step.rows = hi - lo
+        step.dy = s.dy + at * s.dy_stride * s.item if s.dy != NULL else NULL
+        step.gates = s.gates + at * s.blocks * row
+        step.h_prev = s.h_prev + at * row
+        step.c_prev = s.c_prev + at * row if s.c_prev != NULL else NULL
+        step.dgates = s.dgates + at * s.blocks * row
+        step.dh = s.dh + lo * row
+        step.dc = s.dc + lo * row if s.dc != NULL else NULL
+        step.dphase = s.dphase + lo * row if s.dphase != NULL else NULL
+        s.kernels.backward[s.cell](&step)
+        if s.resets != NULL:
+            cut = t + 1 if s.reverse else t
+            for b in range(lo, 0 if cut == s.T else running(s.offset, cut, hi)):
+                if s.resets[s.offset[cut] + b]:
+                    memset(s.dh + b * row, 0, row)
+                    if s.dc != NULL:
+                        memset(s.dc + b * row, 0, row)

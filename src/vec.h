@@ -1,0 +1,168 @@
+/* The vector words: about twenty, over a vector whose width follows the instruction set.
+ * REAL (float or double) is given by the build; everything else follows from the compiler's own macros. */
+#ifndef RNN_VEC_H
+#define RNN_VEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PASTE_(a, b) a##b
+#define PASTE(a, b) PASTE_(a, b)
+#define INLINE static inline __attribute__((always_inline))
+
+#define IS_float 1
+#define IS_double 2
+#define IS_FLOAT (PASTE(IS_, REAL) == IS_float)
+
+#if defined(__AVX512F__)
+#define VBYTES 64
+#elif defined(__AVX__)
+#define VBYTES 32
+#else
+#define VBYTES 16
+#endif
+
+typedef REAL real;
+#if IS_FLOAT
+typedef int32_t integer;
+#define VL (VBYTES / 4)
+#define FMA __builtin_fmaf
+#define SQRT __builtin_sqrtf
+#else
+typedef int64_t integer;
+#define VL (VBYTES / 8)
+#define FMA __builtin_fma
+#define SQRT __builtin_sqrt
+#endif
+
+typedef real vec __attribute__((vector_size(VBYTES), aligned(sizeof(real))));
+typedef integer ivec __attribute__((vector_size(VBYTES), aligned(sizeof(real))));
+
+INLINE vec v_set(real x)                   { return x - (vec){0}; }
+INLINE vec v_load(const real *p)           { return *(const vec *)p; }
+INLINE void v_store(real *p, vec x)        { *(vec *)p = x; }
+
+/* The first n lanes only, 0 <= n <= VL: the rest reads as 0, and is not written. */
+INLINE vec v_load_n(const real *p, ptrdiff_t n)
+{
+    if (n >= VL)
+        return v_load(p);
+    vec x = {0};
+    for (ptrdiff_t l = 0; l < n; l++)
+        x[l] = p[l];
+    return x;
+}
+
+INLINE void v_store_n(real *p, vec x, ptrdiff_t n)
+{
+    if (n >= VL) {
+        v_store(p, x);
+        return;
+    }
+    for (ptrdiff_t l = 0; l < n; l++)
+        p[l] = x[l];
+}
+
+/* a*b + c, fused where the ISA can: written, never left to -ffp-contract, so that all variants of a tile give the same bits. */
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+INLINE real r_fma(real a, real b, real c)  { return FMA(a, b, c); }
+INLINE vec v_fma(vec a, vec b, vec c)
+{
+    for (int l = 0; l < VL; l++)
+        c[l] = FMA(a[l], b[l], c[l]);
+    return c;
+}
+#else
+INLINE real r_fma(real a, real b, real c)  { return a * b + c; }
+INLINE vec v_fma(vec a, vec b, vec c)      { return a * b + c; }
+#endif
+
+/* yes where the mask's lanes are all ones, else no */
+INLINE vec v_select(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+/* Clamps that let NaN through: a comparison with NaN is false, and x is kept. */
+INLINE vec v_at_most(vec x, real limit)    { return v_select((ivec)(x > limit), v_set(limit), x); }
+INLINE vec v_at_least(vec x, real limit)   { return v_select((ivec)(x < limit), v_set(limit), x); }
+
+INLINE vec v_abs(vec x)
+{
+    const ivec sign = (ivec)v_set(-(real)0);
+    return (vec)((ivec)x & ~sign);
+}
+
+INLINE vec v_copysign(vec x, vec from)
+{
+    const ivec sign = (ivec)v_set(-(real)0);
+    return (vec)(((ivec)x & ~sign) | ((ivec)from & sign));
+}
+
+/* x = n ln2 + r, |r| <= ln2/2 (Cody & Waite 1980): returns expm1(r) and stores 2^n in *scale, so that
+ * exp(x) = expm1(r) * 2^n + 2^n. For -87 <= x <= 88 in float32, -708 <= x <= 709 in float64; NaN stays NaN.
+ * expm1(r) = r + r^2 q(r), q interpolated in Chebyshev nodes: relative error < 6e-10 (degree 5, float32), < 5e-17 (degree 9, float64). */
+#if IS_FLOAT
+#define EXP_MIN -87.0f
+#define EXP_MAX 88.0f
+#define TANH_MAX 10.0f      /* tanh(10) = 1 - 4e-9, which rounds to 1 */
+#define EXP_MAGIC 12582912.0f      /* 1.5 * 2^23: adding it rounds to an integer, in the low bits */
+#define EXP_SHIFT 23
+#define EXP_BIAS 127
+#define LOG2E 1.44269504088896341f
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW -2.12194440054690583e-4f
+static const real EXPM1[] = {0.50000000134981779f, 0.16666666681659179f, 0.041666464602026542f,
+    0.0083333108895820772f, 0.0013933685862617174f, 0.00019891030654370328f};
+#else
+#define EXP_MIN -708.0
+#define EXP_MAX 709.0
+#define TANH_MAX 20.0       /* tanh(20) = 1 - 8e-18 */
+#define EXP_MAGIC 6755399441055744.0
+#define EXP_SHIFT 52
+#define EXP_BIAS 1023
+#define LOG2E 1.44269504088896340736
+#define LN2_HIGH 6.93147180369123816490e-01
+#define LN2_LOW 1.90821492927058770002e-10
+static const real EXPM1[] = {0.50000000000000010262, 0.16666666666666667456, 0.041666666666623991516,
+    0.0083333333333300513464, 0.0013888888917281793308, 0.00019841269863105968748, 0.000024801521190217727651,
+    2.7557268378684192873e-6, 2.7620138719733995569e-7, 2.5100424157005066788e-8};
+#endif
+
+INLINE vec v_expm1_part(vec x, vec *scale)
+{
+    const vec shifted = v_fma(x, v_set(LOG2E), v_set(EXP_MAGIC));
+    const vec n = shifted - EXP_MAGIC;
+    vec r = v_fma(n, v_set(-LN2_HIGH), x);
+    r = v_fma(n, v_set(-LN2_LOW), r);
+    const int degree = sizeof EXPM1 / sizeof *EXPM1 - 1;
+    vec q = v_set(EXPM1[degree]);
+#pragma GCC unroll 16
+    for (int i = degree - 1; i >= 0; i--)
+        q = v_fma(q, r, v_set(EXPM1[i]));
+    *scale = (vec)(((ivec)shifted << EXP_SHIFT) + ((integer)EXP_BIAS << EXP_SHIFT));
+    return v_fma(r * r, q, r);
+}
+
+/* exp(x), clamped so that it neither overflows nor leaves the normal numbers; relative error < 1.3 ulp; NaN stays NaN. */
+INLINE vec v_exp(vec x)
+{
+    vec scale;
+    const vec p = v_expm1_part(v_at_most(v_at_least(x, EXP_MIN), EXP_MAX), &scale);
+    return v_fma(p, scale, scale);
+}
+
+/* 1 / (1 + exp(-x)); relative error < 3 ulp for all x down to EXP_MIN, below it the value there; NaN stays NaN. */
+INLINE vec v_sigmoid(vec x)
+{
+    return 1 / (1 + v_exp(-x));
+}
+
+/* tanh(x) = e / (e + 2) with e = expm1(2|x|), then the sign; error < 3 ulp; NaN stays NaN. */
+INLINE vec v_tanh(vec x)
+{
+    vec scale;
+    const vec ax = v_at_most(v_abs(x), TANH_MAX);
+    const vec p = v_expm1_part(ax + ax, &scale);
+    const vec e = v_fma(p, scale, scale - 1);
+    return v_copysign(e / (e + 2), x);
+}
+
+#endif
