@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 from fastrnn._engine import aligned_empty
 
@@ -14,27 +15,22 @@ class Pool:
 
     def __init__(self):
         self._free = []
+        self._lock = threading.Lock()
 
     def take(self, size, dtype):
         """A 1-D array of at least this size (and not much more), aligned, with any contents."""
-        for i, array in enumerate(self._free):
-            if array.dtype == dtype and size <= array.size <= 2 * size + 4096:
-                try:
+        with self._lock:
+            for i, array in enumerate(self._free):
+                if array.dtype == dtype and size <= array.size <= 2 * size + 4096:
                     return self._free.pop(i)
-                except IndexError:  # another thread was faster
-                    break
         return aligned_empty(size, dtype)
 
     def give(self, array):
-        self._free.append(array)
-        if len(self._free) > _KEPT:
-            try:
+        """Take an array back; the oldest is let go when there are more than a few."""
+        with self._lock:
+            self._free.append(array)
+            if len(self._free) > _KEPT:
                 self._free.pop(0)
-            except IndexError:
-                pass
-
-    def __getstate__(self):
-        return {"_free": []}
 
 
 class Block:

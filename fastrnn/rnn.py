@@ -66,10 +66,11 @@ class Recurrent(Layer):
 
     def __getstate__(self):
         state = super().__getstate__()
-        return {**state, "_packed_for": None, "_tapes": Pool(), "_lock": None}
+        return {name: value for name, value in state.items() if name not in ("_packed_for", "_tapes", "_lock")}
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self._reset_caches()
 
     @property
     def num_gates(self):
@@ -333,6 +334,7 @@ class Backward:
         self._layer, self._net, self._packed, self._batch = layer, net, packed, batch
         self._rows, self._context, self._tape, self._dropout = rows, context, tape, dropout
         self._y_shape, self._unbatched, self._embedding = y_shape, unbatched, embedding
+        self._version = layer.version
 
     @property
     def nbytes(self):
@@ -356,11 +358,12 @@ class Backward:
         Raises
         ------
         ValueError    dy or dstate_n is not of the shape that the forward pass gave.
-        RuntimeError  the tape was released.
+        RuntimeError  the tape was released, or the parameters were changed since the forward pass.
         """
         layer, batch = self._layer, self._batch
         if self._tape is None:
             raise RuntimeError("this backward was released: run vjp again")
+        _check.same_version(layer, self._version)
         dy = _check.dy(layer, dy, self._y_shape)
         dstate = _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
         if dy is not None:

@@ -1,0 +1,68 @@
+"""What a training run shows while it goes on, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """A bar on a terminal (loss, characters/s, time left) with a line for each look at the validation loss; elsewhere only the lines.
+
+    Parameters
+    ----------
+    shown : False shows nothing
+    total, done : steps of the whole run, and of those the steps that are behind us
+    """
+
+    def __init__(self, shown: bool, total: int, done: int):
+        self._shown = shown
+        self._total, self._done, self._resumed_at = total, done, done
+        self._start = time.monotonic()
+        self._loss = None
+        self._bar = None
+
+    def __enter__(self):
+        if self._shown and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._total, initial=self._done, unit=" characters", unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+                bar_format="{percentage:3.0f}%|{bar}| {rate_fmt}, {remaining} left{postfix}",
+            )
+        return self
+
+    def __exit__(self, *exception):
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, steps: int, loss: float) -> None:
+        """An update is done."""
+        self._done += steps
+        if self._bar is not None:
+            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+            self._bar.set_postfix_str(f"loss {self._loss:.3f}", refresh=False)
+            self._bar.update(steps)
+
+    def note(self, entry: dict) -> None:
+        """A look at the validation loss is done: `entry` of the history."""
+        if not self._shown:
+            return
+        words = [f"epoch {entry['epoch']:g}"]
+        for name, key in (("loss", "train_loss"), ("validation", "validation_loss")):
+            if entry[key] is not None:
+                words.append(f"{name} {entry[key]:.4f}")
+        elapsed = time.monotonic() - self._start
+        if self._bar is not None:
+            self._bar.write("  ".join(words), file=sys.stderr)
+            return
+        if self._done > self._resumed_at:
+            speed = (self._done - self._resumed_at) / elapsed
+            words += [f"{speed:,.0f} characters/s", f"{_clock((self._total - self._done) / speed)} left"]
+        print("  ".join(words), file=sys.stderr, flush=True)
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,132 @@
+"""Losses: each called for its value, or with `vjp` for its value and the gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrnn import _check, _engine
+
+
+class SoftmaxCrossEntropy:
+    """Negative log-likelihood of the right class at each step, in nats; the mean over the valid steps.
+
+    A step is not valid if its target is negative or if it lies beyond its row's length. Without a valid step the loss is 0.
+    Use the instance ``fastrnn.losses.softmax_cross_entropy``.
+
+    Examples
+    --------
+    >>> logits = np.zeros((3, 2, 4), "float32")
+    >>> targets = np.array([[0, 1], [2, -1], [3, 3]])
+    >>> round(softmax_cross_entropy(logits, targets), 6)
+    1.386294
+    >>> loss, backward = softmax_cross_entropy.vjp(logits, targets, lengths=[3, 2])
+    >>> backward()[0, 0]
+    array([-0.1875,  0.0625,  0.0625,  0.0625], dtype=float32)
+    """
+
+    def __call__(self, logits, targets, *, lengths=None, reduction: str = "mean"):
+        """The loss, or the NLL of each step.
+
+        Parameters
+        ----------
+        logits : (T, B, V), or (rows, V), float32 or float64
+        targets : ints of shape (T, B), or (rows,), below V; a negative one is ignored
+        lengths : (B,) ints in 0..T, optional: the steps t >= lengths[b] of row b are ignored
+        reduction : "mean" gives a float; "none" gives float64 of the shape of targets, 0 where ignored
+
+        Raises
+        ------
+        TypeError, ValueError  a shape, dtype, length or target does not fit; the message names both sizes.
+        """
+        _check.choice("reduction", reduction, ("mean", "none"))
+        logits, targets, count = self._prepare(logits, targets, lengths)
+        nll = np.empty(targets.size)
+        _engine.softmax_nll(logits.reshape(targets.size, logits.shape[-1]), targets.ravel(), None, nll, None)
+        if reduction == "none":
+            return nll.reshape(targets.shape)
+        return float(nll.sum()) / max(1, count)
+
+    def vjp(self, logits, targets, *, lengths=None, out=None):
+        """The loss and its backward: ``loss, backward = softmax_cross_entropy.vjp(logits, targets)``.
+
+        ``backward(dloss=1.0)`` gives dlogits, of the shape of logits. `out`, an array like logits (or logits itself, which is then
+        overwritten), receives dlogits already now; the backward then returns `out`.
+        """
+        logits, targets, count = self._prepare(logits, targets, lengths)
+        dlogits = np.empty_like(logits) if out is None else _check.writable_like("out", out, logits.shape, logits.dtype)
+        weights = np.full(targets.size, 1 / max(1, count), logits.dtype)
+        nll = np.empty(targets.size)
+        V = logits.shape[-1]
+        _engine.softmax_nll(logits.reshape(targets.size, V), targets.ravel(), weights, nll, dlogits.reshape(targets.size, V))
+        # nll holds weights * NLL; dividing by the weight as it was rounded, and by the count, leaves the exact mean
+        loss = float(nll.sum()) / (float(weights[0]) * count) if count else 0.0
+
+        def backward(dloss: float = 1.0) -> np.ndarray:
+            if out is not None and dloss == 1.0:
+                return out
+            return dlogits * dlogits.dtype.type(dloss)
+
+        return loss, backward
+
+    @staticmethod
+    def _prepare(logits, targets, lengths):
+        """Checked arguments, ignored targets made -1, and the number of valid steps."""
+        logits = _check.real_rows("logits", logits)
+        targets = _check.targets(targets, logits.shape[:-1], logits.shape[-1])
+        mask = _check.valid_steps(lengths, targets.shape, "logits")
+        if mask is not None:
+            targets = np.where(mask, targets, -1)
+        return logits, targets, int(np.count_nonzero(targets >= 0))
+
+
+class MeanSquaredError:
+    """Squared difference, the mean over the numbers of the valid steps (those below their row's length).
+
+    Use the instance ``fastrnn.losses.mean_squared_error``. What stands in y and targets beyond a length does not matter, be it NaN.
+
+    Examples
+    --------
+    >>> y, targets = np.zeros((3, 2, 1)), np.arange(6.0).reshape(3, 2, 1)
+    >>> float(mean_squared_error(y, targets))
+    9.166666666666666
+    >>> loss, backward = mean_squared_error.vjp(y, targets, lengths=[1, 3])
+    >>> loss, backward().ravel()
+    (8.75, array([ 0. , -0.5,  0. , -1.5,  0. , -2.5]))
+    """
+
+    def __call__(self, y, targets, *, lengths=None) -> float:
+        """The loss.
+
+        Parameters
+        ----------
+        y : (T, B, n), or (rows, n), float32 or float64
+        targets : of y's shape and dtype
+        lengths : (B,) ints in 0..T, optional: the steps t >= lengths[b] of row b are ignored
+
+        Raises
+        ------
+        TypeError, ValueError  a shape, dtype or length does not fit; the message names both sizes.
+        """
+        return self.vjp(y, targets, lengths=lengths)[0]
+
+    def vjp(self, y, targets, *, lengths=None):
+        """The loss and its backward: ``loss, backward = mean_squared_error.vjp(y, targets)``; ``backward(dloss=1.0)`` gives dy."""
+        y = _check.real_rows("y", y)
+        targets = _check.like("targets", targets, "y", y)
+        mask = _check.valid_steps(lengths, y.shape[:-1], "y")
+        difference = y - targets
+        count = y.size
+        if mask is not None:
+            difference[~mask] = 0
+            count = int(np.count_nonzero(mask)) * y.shape[-1]
+        count = max(1, count)
+        loss = _engine.sum_of_squares(difference.ravel()) / count
+
+        def backward(dloss: float = 1.0) -> np.ndarray:
+            return difference * difference.dtype.type(2 * dloss / count)
+
+        return loss, backward
+
+
+softmax_cross_entropy = SoftmaxCrossEntropy()
+mean_squared_error = MeanSquaredError()

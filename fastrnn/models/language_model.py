@@ -1,0 +1,359 @@
+"""A character-level language model: embedding, recurrent stack, softmax."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fastrnn import _check, storage
+from fastrnn.layers import Dropout, Embedding, Linear, random_key
+from fastrnn.losses import softmax_cross_entropy
+from fastrnn.optim import Schedule
+from fastrnn.parameters import Storage, initialise
+from fastrnn.rnn import GRU, LSTM, RNN
+from fastrnn.training import Settings, Streams, Training
+from fastrnn.models.text import Sampler, Vocabulary, read_text
+
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+
+
+class LanguageModel:
+    """Learns to write: the probability of the next character, given all before it.
+
+    Parameters
+    ----------
+    cell : "lstm", "gru" or "rnn" (tanh)
+    hidden_size : units of each recurrent layer
+    num_layers : recurrent layers
+    dropout : probability of a zero behind each recurrent layer, in training
+    embedding_size : numbers for each symbol at the input; as hidden_size if None
+    dtype : "float32" or "float64"
+    seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
+
+    Attributes
+    ----------
+    history : list of dicts, one for each look at the validation loss (`epoch`, `update`, `lr`, `train_loss`, `validation_loss`)
+    outcome : how the last `fit` ended: "finished", "stopped early", "interrupted" (by Ctrl-C) or "diverged"; None before
+    message : what there is to say about that, or None
+    speed : characters/s of the last `fit`, forward, backward and update
+
+    Examples
+    --------
+    >>> text = "the quick brown fox jumps over the lazy dog. " * 40
+    >>> model = LanguageModel("gru", hidden_size=32, seed=0)
+    >>> model = model.fit(text, epochs=25, batch_size=8, seq_len=20, lr=0.02, verbose=False)
+    >>> model.generate("the quick ", length=9, temperature=0)
+    'brown fox'
+    >>> model.perplexity(text) < 2
+    True
+    """
+
+    def __init__(
+        self,
+        cell: str = "lstm",
+        hidden_size: int = 128,
+        num_layers: int = 1,
+        *,
+        dropout: float = 0.0,
+        embedding_size: int | None = None,
+        dtype="float32",
+        seed: int | None = None,
+    ):
+        self.cell = _check.choice("cell", cell, tuple(CELLS))
+        self.hidden_size = _check.size("hidden_size", hidden_size)
+        self.num_layers = _check.size("num_layers", num_layers)
+        self.dropout = _check.probability("dropout", dropout)
+        self.embedding_size = None if embedding_size is None else _check.size("embedding_size", embedding_size)
+        self.dtype = _check.dtype(dtype)
+        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.history, self.outcome, self.message, self.speed = [], None, None, None
+        self.vocabulary = None
+        self._logits = {}
+
+    def __repr__(self):
+        options = "".join(f", {name}={value!r}" for name, value in self._configuration().items() if name not in ("cell", "dtype"))
+        state = "not fitted" if self.vocabulary is None else f"{len(self.vocabulary)} symbols, {self.num_parameters} parameters"
+        return f"<LanguageModel({self.cell!r}{options}, dtype='{self.dtype}'): {state}>"
+
+    def _configuration(self):
+        """The arguments that make such a model."""
+        names = ("cell", "hidden_size", "num_layers", "dropout", "embedding_size")
+        return {name: getattr(self, name) for name in names} | {"dtype": str(self.dtype), "seed": self.seed}
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that are learnt."""
+        self._check_fitted()
+        return self.storage.size
+
+    def _build(self, vocabulary, seed):
+        """Make the layers, with first values drawn from `seed`, in one storage."""
+        V, E, H = len(vocabulary), self.embedding_size or self.hidden_size, self.hidden_size
+        seeds = [random_key(seed, layer) for layer in range(3)]
+        between = self.dropout if self.num_layers > 1 else 0.0
+        self.vocabulary = vocabulary
+        self.storage = Storage(self.dtype)
+        make = dict(dtype=self.dtype, storage=self.storage)
+        self.embedding = Embedding(V, E, seed=seeds[0], **make)
+        self.rnn = CELLS[self.cell](E, H, self.num_layers, dropout=between, seed=seeds[1], **make)
+        self.linear = Linear(H, V, seed=seeds[2], **make)
+        self.output_dropout = Dropout(self.dropout) if self.dropout else None
+        if self.cell == "lstm":
+            initialise(self.rnn, "torch", forget_bias=1.0, seed=seeds[1])
+        self._logits = {}
+
+    def fit(
+        self,
+        text: str | os.PathLike,
+        *,
+        epochs: int = 10,
+        batch_size: int = 50,
+        seq_len: int = 50,
+        optimizer: str | Callable = "adam",
+        lr: float = 2e-3,
+        schedule: Schedule | None = None,
+        clip_norm: float | None = 5.0,
+        clip_value: float | None = None,
+        validation: float = 0.1,
+        patience: int | None = None,
+        evaluate_every: int = 1000,
+        checkpoint: str | os.PathLike | None = None,
+        checkpoint_every: float = 30.0,
+        resume: bool = False,
+        verbose: bool = True,
+    ) -> LanguageModel:
+        """Learn from a text, anew.
+
+        The text is cut into `batch_size` streams that are read side by side, `seq_len` characters per update; the state is carried on
+        from one update to the next, the gradient is not (truncated BPTT). Ctrl-C ends the training; what was best so far is kept.
+
+        Parameters
+        ----------
+        text : the text (str), or a UTF-8 file (pathlib.Path)
+        epochs : times through the text
+        batch_size, seq_len : rows and steps of an update
+        optimizer : "adam", "adamw", "rmsprop", "adagrad", "sgd", or a callable ``(storage, lr=...) -> Optimizer``
+        lr, schedule : learning rate, and a ``fastrnn.optim.Schedule`` that multiplies it
+        clip_norm, clip_value : limit of the gradient's norm, of each of its elements; None is no limit
+        validation : this part of the text, at its end, is held out; the best model on it is kept. 0: the last model is kept
+        patience : stop after this many looks at the held-out text without a better loss
+        evaluate_every : look at it after each epoch, and in long ones after every this many updates
+        checkpoint : directory, optional: a checkpoint is written there at every look and after `checkpoint_every` seconds, and the
+            best model (`load` reads it)
+        resume : continue from the checkpoint there, to the same bits as if there had been no break. Everything but epochs, patience,
+            checkpoint_every and verbose must be as it was
+        verbose : show progress on stderr
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError  the text is empty, not UTF-8, too short or the name of a file; an argument is out of its range; the checkpoint is
+            damaged or of another training. Nothing has been changed or written then.
+
+        Warns
+        -----
+        RuntimeWarning  if the loss rose above 3 times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
+        """
+        settings = Settings(
+            epochs, optimizer, lr, schedule, clip_norm, clip_value, patience, evaluate_every, checkpoint, checkpoint_every, resume, verbose
+        )
+        _check.probability("validation", validation)
+        text = read_text(text)
+        vocabulary = Vocabulary.of(text)
+        ids = vocabulary.encode(text)
+        kept = len(ids) - round(len(ids) * validation)
+        batches = Streams(ids[:kept], batch_size, seq_len)
+        held_out = _held_out(ids[kept:], batch_size, seq_len) if validation else None
+        seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        fitted = self.__dict__.copy()
+        try:
+            self._build(vocabulary, seed)
+            identity = self._configuration() | {
+                "text": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12],
+                "batch_size": batch_size,
+                "seq_len": seq_len,
+                "validation": validation,
+            }
+            on_best = None if checkpoint is None else lambda: self.save(checkpoint)
+            run = Training(self, batches, settings, seed=seed, validation=held_out, identity=identity, on_best=on_best)
+            run.start()
+        except BaseException:
+            self.__dict__ = fitted          # a fit that could not begin has changed nothing
+            raise
+        self.history = run.at.history
+        run.run()
+        self.outcome, self.message = run.outcome, run.message
+        self.speed = run.steps / run.seconds if run.seconds else None
+        self._logits = {}
+        if checkpoint is not None:
+            self.save(checkpoint)
+        if run.message is not None:
+            warnings.warn(run.message, RuntimeWarning, stacklevel=2)
+        return self
+
+    def loss_and_gradient(self, batch, state=None, *, into, rng: int):
+        """Mean NLL of a window and the state after it; the gradient is added to `into`, laid out as ``storage.flat``.
+
+        Parameters
+        ----------
+        batch : ids and targets, both (T, B) ints
+        state : of the rnn, from the window before; zeros if None
+        into : 1-D
+        rng : key of the dropout masks
+        """
+        ids, targets = batch
+        (y, state), rnn_backward = self.rnn.vjp(ids, state, embedding=self.embedding, rng=rng)
+        if self.output_dropout is not None:
+            y, dropout_backward = self.output_dropout.vjp(y, rng=random_key(rng, 1), out=y)
+        logits, linear_backward = self.linear.vjp(y, out=self._logits_of(ids.shape))
+        loss, loss_backward = softmax_cross_entropy.vjp(logits, targets, out=logits)
+        dy = linear_backward(loss_backward(), into=into).x
+        if self.output_dropout is not None:
+            dropout_backward(dy, out=dy)
+        rnn_backward(dy, into=into)
+        rnn_backward.release()
+        return loss, state
+
+    def _logits_of(self, shape):
+        """An array for the logits of (T, B) steps, used again at each update."""
+        if shape not in self._logits:
+            self._logits[shape] = np.empty((*shape, len(self.vocabulary)), self.dtype)
+        return self._logits[shape]
+
+    def mean_loss(self, batches) -> float:
+        """Mean NLL over all steps of some Streams, the state carried from window to window."""
+        total, state = 0.0, None
+        for ids, targets in batches:
+            y, state = self.rnn(ids, state, embedding=self.embedding)
+            total += float(softmax_cross_entropy(self.linear(y), targets, reduction="none").sum())
+        return total / batches.steps
+
+    def score(self, text: str | os.PathLike) -> float:
+        """Log-likelihood of a text, in nats per symbol (higher is better, at most 0).
+
+        The first symbol is given; each other one is predicted from all before it.
+
+        Raises
+        ------
+        ValueError  the text has fewer than 2 symbols, or symbols that this model does not know.
+        """
+        self._check_fitted()
+        ids = self.vocabulary.encode(read_text(text))
+        if len(ids) < 2:
+            raise ValueError(f"the text has {len(ids)} symbol, but a score needs at least 2")
+        return -self.mean_loss(Streams(ids, 1, min(1000, len(ids) - 1)))
+
+    def perplexity(self, text: str | os.PathLike) -> float:
+        """exp of the mean NLL: among how many equally likely symbols the model is in doubt."""
+        return math.exp(-self.score(text))
+
+    def generate(
+        self,
+        prompt: str = "",
+        length: int = 300,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> str:
+        """Write `length` characters that go on from the prompt (which is not repeated).
+
+        Parameters
+        ----------
+        prompt : what stands before; "" begins after a line break if the model knows it, else after a symbol drawn at random
+        length : number of characters
+        temperature : below 1 bolder guesses are rarer; 0 always takes the most likely character
+        top_k, top_p : draw from the k most likely characters only; from the fewest that have probability top_p together
+        seed : int, optional: the same seed writes the same text
+
+        Raises
+        ------
+        ValueError  the prompt has characters that this model does not know, or an argument is out of its range.
+        """
+        return "".join(self.generate_iter(prompt, length, temperature, top_k, top_p, seed))
+
+    def generate_iter(
+        self,
+        prompt: str = "",
+        length: int = 300,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """As `generate`, but each character comes as soon as it is written."""
+        self._check_fitted()
+        length = _check.size("length", length, least=0)
+        draw = Sampler(temperature, top_k, top_p, seed)
+        if not prompt:
+            line_break = self.vocabulary.symbols.find("\n")
+            ids = np.array([line_break if line_break >= 0 else draw(np.zeros(len(self.vocabulary)))])
+        else:
+            ids = self.vocabulary.encode(prompt, "the prompt")
+        return self._write(ids, length, draw)
+
+    def _write(self, ids, length, draw):
+        rows = self.embedding.params["weight"]
+        stream = self.rnn.stream()
+        h = stream.run(rows[ids][:, None])[-1]
+        logits = np.empty((1, len(self.vocabulary)), self.dtype)
+        for i in range(length):
+            symbol = draw(self.linear(h, out=logits)[0])
+            yield self.vocabulary.symbols[symbol]
+            if i + 1 < length:
+                h = stream.step(rows[symbol : symbol + 1], out=h)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write the model to a directory, which may hold an older one: config.json and one safetensors file."""
+        self._check_fitted()
+        layers = {"embedding": self.embedding, "rnn": self.rnn, "linear": self.linear}
+        arrays = {f"{name}.{key}": array for name, layer in layers.items() for key, array in layer.params.items()}
+        config = {
+            "model": "LanguageModel",
+            **self._configuration(),
+            "symbols": self.vocabulary.symbols,
+            "history": self.history,
+        }
+        storage.save(directory, arrays, config)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> LanguageModel:
+        """Read a model that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError  there is none.
+        ValueError         it is damaged, of a newer format, or another kind of model.
+        """
+        arrays, config = storage.load(directory)
+        if config.get("model") != "LanguageModel":
+            raise ValueError(f"{directory} holds a {config.get('model')!r}, but this is LanguageModel.load")
+        vocabulary, history = Vocabulary(config["symbols"]), config["history"]
+        names = ("cell", "hidden_size", "num_layers", "dropout", "embedding_size", "dtype", "seed")
+        model = cls(**{name: config[name] for name in names})
+        model._build(vocabulary, 0)
+        for name, layer in (("embedding", model.embedding), ("rnn", model.rnn), ("linear", model.linear)):
+            prefix = f"{name}."
+            layer.load_state_dict({key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)})
+        model.history = history
+        return model
+
+    def _check_fitted(self):
+        if self.vocabulary is None:
+            raise RuntimeError("this LanguageModel has not been fitted: call fit(text) or LanguageModel.load(directory)")
+
+
+def _held_out(ids, batch_size, seq_len):
+    """Batches of the held-out part: as many streams as in training, fewer if it is short."""
+    if len(ids) < 2:
+        raise ValueError(f"the held-out part has {len(ids)} symbols, but it needs at least 2: raise validation, or set it to 0")
+    rows = max(1, min(batch_size, (len(ids) - 1) // seq_len))
+    return Streams(ids, rows, min(seq_len, len(ids) - 1))

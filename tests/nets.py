@@ -1,0 +1,188 @@
+"""Random networks and the data to run them on, for the tests of the engine."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import reference
+
+import fastrnn
+
+CELLS = list(reference.CELLS)
+DTYPES = ["float32", "float64"]
+
+MAKERS = {
+    "rnn_tanh": (fastrnn.RNN, {}),
+    "rnn_relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
+    "rnn_sigmoid": (fastrnn.RNN, {"nonlinearity": "sigmoid"}),
+    "gru": (fastrnn.GRU, {}),
+    "gru_before": (fastrnn.GRU, {"reset_after": False}),
+    "lstm": (fastrnn.LSTM, {}),
+}
+
+
+def make(cell, input_size, hidden_size, num_layers=1, params=None, **options):
+    """A layer of this cell; `params` by torch's names, all of them."""
+    maker, fixed = MAKERS[cell]
+    net = maker(input_size, hidden_size, num_layers, **fixed, **options)
+    if params is not None:
+        net.load_state_dict(params)
+    return net
+
+
+def shapes(cell, I, H, num_layers=1, bidirectional=False, context=0, bias=True):
+    """Names and shapes of the parameters, as torch has them."""
+    rows = reference.CELLS[cell][1] * H
+    D = 2 if bidirectional else 1
+    result = {}
+    for layer in range(num_layers):
+        for suffix in ["", "_reverse"][:D]:
+            end = f"_l{layer}{suffix}"
+            result["weight_ih" + end] = (rows, I if layer == 0 else D * H)
+            result["weight_hh" + end] = (rows, H)
+            if bias:
+                result["bias_ih" + end] = result["bias_hh" + end] = (rows,)
+            if context and layer == 0:
+                result["weight_ch" + end] = (rows, context)
+    return result
+
+
+def random_params(rng, cell, *sizes, dtype="float64", **options):
+    """Large enough that every gate is used, small enough that relu does not explode."""
+    return {
+        name: ((0.8 * rng.standard_normal(shape)) / (np.sqrt(max(1, shape[1])) if len(shape) == 2 else 1)).astype(dtype)
+        for name, shape in shapes(cell, *sizes, **options).items()
+    }
+
+
+def as_state(arrays):
+    """The state as the layers take it: one array, or the LSTM's pair."""
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+def as_tuple(state):
+    """The state as a tuple of arrays, whatever the cell."""
+    return tuple(state) if isinstance(state, tuple) else (state,)
+
+
+@dataclass
+class Case:
+    """One network with everything that can be given to it, and the gradients of its outputs."""
+
+    cell: str
+    dtype: str
+    options: dict
+    params: dict
+    x: np.ndarray
+    state: tuple | None
+    given: dict = field(default_factory=dict)  # lengths, resets, context: what there is
+    dy: np.ndarray | None = None
+    dstate: tuple | None = None
+
+    @property
+    def I(self):
+        return self.x.shape[2]
+
+    @property
+    def H(self):
+        return self.params["weight_hh_l0"].shape[1]
+
+    def net(self, **more):
+        """A new layer: packed weights belong to one instruction set, so none outlives a test."""
+        options = {**self.options, **more}
+        if "context" in self.given:
+            options["context_size"] = self.given["context"].shape[1]
+        return make(self.cell, self.I, self.H, options.pop("num_layers", 1), self.params, dtype=self.dtype, **options)
+
+    def layer_state(self):
+        return None if self.state is None else as_state(self.state)
+
+    def layer_dstate(self):
+        return as_state(self.dstate)
+
+    def reference(self, params=None, x=None, state=None, context=None):
+        """y and state_n in float64, with some of the arrays replaced."""
+        given = dict(self.given)
+        if context is not None:
+            given["context"] = context
+        return reference.run(
+            self.cell,
+            self.params if params is None else params,
+            self.x if x is None else x,
+            self.state if state is None else state,
+            num_layers=self.options.get("num_layers", 1),
+            bidirectional=self.options.get("bidirectional", False),
+            **given,
+        )
+
+
+def random_lengths(rng, T, B):
+    """Any order, with a 0 and a T among them where there is room."""
+    lengths = rng.integers(0, T + 1, B)
+    if B > 1:
+        lengths[rng.integers(B)] = T
+    if B > 2:
+        lengths[np.flatnonzero(lengths < T)[:1]] = 0
+    return lengths
+
+
+def random_case(
+    cell, T, B, I, H, *, dtype="float64", seed=0, state=True, lengths=False, resets=False, context=0, num_layers=1, bidirectional=False, bias=True
+):
+    """The same arguments give the same numbers; float32 numbers are exact in float64 too."""
+    rng = np.random.default_rng([seed, T, B, I, H, CELLS.index(cell)])
+    D = 2 if bidirectional else 1
+    num_states = reference.CELLS[cell][2]
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype("float32").astype(dtype)
+
+    options = {"num_layers": num_layers, "bidirectional": bidirectional}
+    params = random_params(rng, cell, I, H, dtype="float32", context=context, bias=bias, **options)
+    given = {}
+    if lengths:
+        given["lengths"] = random_lengths(rng, T, B)
+    if resets:
+        given["resets"] = rng.random((T, B)) < 0.3
+    if context:
+        given["context"] = draw(B, context)
+    if not bias:
+        options["bias"] = False
+    return Case(
+        cell,
+        dtype,
+        options,
+        {name: p.astype(dtype) for name, p in params.items()},
+        draw(T, B, I),
+        tuple(draw(num_layers * D, B, H) for _ in range(num_states)) if state else None,
+        given,
+        draw(T, B, D * H),
+        tuple(draw(num_layers * D, B, H) for _ in range(num_states)),
+    )
+
+
+def same_bits(got, want, what=""):
+    """Equal dtype, shape and bytes: NaN equals the same NaN, and -0.0 is not 0.0."""
+    assert got.dtype == want.dtype and got.shape == want.shape, f"{what}: {got.dtype} {got.shape} is not {want.dtype} {want.shape}"
+    if got.tobytes() != want.tobytes():
+        unsigned = f"u{got.itemsize}"
+        different = np.ascontiguousarray(got).view(unsigned) != np.ascontiguousarray(want).view(unsigned)
+        first = tuple(np.argwhere(different)[0])
+        raise AssertionError(f"{what}: {different.sum()} of {got.size} elements differ, the first at {first}: {got[first]!r} is not {want[first]!r}")
+
+
+def same_state(got, want, what="state"):
+    for k, (a, b) in enumerate(zip(as_tuple(got), as_tuple(want), strict=True)):
+        same_bits(a, b, f"{what}[{k}]")
+
+
+def same_gradients(got, want, what="gradients"):
+    """Two Gradients, bit for bit."""
+    for name in ("x", "context", "embedding", "flat"):
+        a, b = getattr(got, name), getattr(want, name)
+        assert (a is None) == (b is None), f"{what}.{name}"
+        if a is not None:
+            same_bits(a, b, f"{what}.{name}")
+    same_state(got.state, want.state, f"{what}.state")
+    assert set(got.params) == set(want.params)
+    for name in want.params:
+        same_bits(got.params[name], want.params[name], f"{what}.{name}")

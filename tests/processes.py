@@ -1,0 +1,38 @@
+"""Python code in a process of its own: for what must not happen to the process that runs the tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fastrnn
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PACKAGE = Path(fastrnn.__file__).parent  # the one under test: installed, or built in place
+
+
+def environment(**more):
+    """This environment without anything that configures fastrnn or another thread pool."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FASTRNN_", "OMP_", "OPENBLAS_", "MKL_"))}
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), str(TESTS), kept.get("PYTHONPATH")]))
+    return {**kept, **more}
+
+
+def python(code, *arguments, timeout=120, options=(), **variables):
+    """Run code, wait, and return what it did: .returncode, .stdout, .stderr."""
+    return subprocess.run(
+        [sys.executable, *options, "-c", code, *map(str, arguments)],
+        cwd=TESTS,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def output(code, *arguments, **options):
+    """What code printed; it must end well."""
+    done = python(code, *arguments, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

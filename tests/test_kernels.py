@@ -1,0 +1,572 @@
+"""Every kernel that has a door, on every instruction set: the numbers against NumPy float64, at odd sizes, off alignment, guarded on both sides."""
+
+import numpy as np
+import processes
+import pytest
+from nets import DTYPES, Case, make, random_params, same_bits
+
+import fastrnn
+from fastrnn import _engine
+
+SIZES = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65]
+FILLS = ["normal", "huge", "tiny", "zero", "nan"]
+EPS = {dtype: float(np.finfo(dtype).eps) for dtype in DTYPES}
+
+
+@pytest.fixture(params=DTYPES)
+def dtype(request):
+    return request.param
+
+
+class Guarded:
+    """An array one element off alignment with guard values before and after it; `intact()` says whether they survived."""
+
+    GUARD = 32  # elements, two of the widest vectors
+
+    def __init__(self, values, guard=np.nan):
+        values = np.asarray(values)
+        if values.dtype.kind != "f":
+            guard = 77
+        count, item = values.size, values.itemsize
+        raw = np.empty((count + 2 * self.GUARD + 2) * item + 64, "u1")
+        start = -raw.ctypes.data % 64 + item  # 64-byte aligned, then one element further
+        self.whole = raw[start : start + (count + 2 * self.GUARD) * item].view(values.dtype)
+        self.whole[:] = guard
+        self.array = self.whole[self.GUARD : self.GUARD + count].reshape(values.shape)
+        self.array[...] = values
+        assert self.array.ctypes.data % 64 != 0 or count == 0
+        self.before, self.after = self.whole[: self.GUARD].tobytes(), self.whole[self.GUARD + count :].tobytes()
+
+    def intact(self):
+        count = self.array.size
+        return self.whole[: self.GUARD].tobytes() == self.before and self.whole[self.GUARD + count :].tobytes() == self.after
+
+
+def guarded(*arrays):
+    boxes = [Guarded(a) for a in arrays]
+    return boxes, [box.array for box in boxes]
+
+
+def fill(rng, kind, shape, dtype):
+    a = rng.standard_normal(shape).astype(dtype)
+    if kind == "huge":
+        a *= dtype_limit(dtype) ** 0.4
+    elif kind == "tiny":
+        a *= float(np.finfo(dtype).tiny) ** 0.45
+    elif kind == "zero":
+        a[...] = 0
+    elif kind == "nan" and a.size:
+        a.reshape(-1)[rng.integers(a.size)] = np.nan
+    return a
+
+
+def dtype_limit(dtype):
+    return float(np.finfo(dtype).max)
+
+
+def close(got, want, bound, what=""):
+    """|got - want| <= bound, NaN exactly where NaN is wanted."""
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want), err_msg=f"{what}: where the NaNs are")
+    finite = np.isfinite(want)
+    error = np.abs(got.astype("float64") - want)[finite]
+    bound = np.broadcast_to(bound, want.shape)[finite]
+    assert (error <= bound).all(), f"{what}: error {error.max()} above {bound[np.argmax(error - bound)]}"
+
+
+# --- products -----------------------------------------------------------------
+
+
+def product_bound(x, w, dtype):
+    """One chain of K rounded multiply-adds: |error| <= K eps sum |x w| (Higham 2002, §3.1), and denormals may be flushed."""
+    K = x.shape[1]
+    return (K + 2) * EPS[dtype] * (np.abs(x.astype("float64")) @ np.abs(w.astype("float64")).T) + (K + 1) * float(np.finfo(dtype).tiny)
+
+
+@pytest.mark.parametrize("kind", FILLS)
+@pytest.mark.parametrize("N", SIZES)
+def test_product_agrees_with_float64_and_writes_nothing_else(isa, dtype, N, kind):
+    rng = np.random.default_rng(N)
+    for M, K in [(1, 1), (1, 17), (2, 8), (3, 33), (5, 16), (7, 65), (8, 3), (13, 9), (29, 31)]:
+        x, w, bias = fill(rng, kind, (M, K), dtype), rng.standard_normal((N, K)).astype(dtype), rng.standard_normal(N).astype(dtype)
+        for b in (None, bias):
+            boxes, (gx, gw, gy) = guarded(x, w, np.full((M, N), 7, dtype))
+            gb = None if b is None else Guarded(b)
+            _engine.product(gx, _engine.pack(gw), None if gb is None else gb.array, gy)
+            want = x.astype("float64") @ w.astype("float64").T + (0 if b is None else b.astype("float64"))
+            bound = product_bound(x, w, dtype) + (0 if b is None else 2 * EPS[dtype] * np.abs(b.astype("float64")))
+            close(gy, want, bound, f"M={M} K={K}")
+            assert all(box.intact() for box in boxes) and (gb is None or gb.intact())
+            same_bits(gx, x, "x was written")
+            same_bits(gw, w, "w was written")
+
+
+def test_product_of_no_columns_is_the_bias_and_of_no_rows_is_nothing(isa, dtype):
+    bias = np.arange(5).astype(dtype)
+    y = np.full((3, 5), 9, dtype)
+    packed = _engine.pack(np.empty((5, 0), dtype))
+    _engine.product(np.empty((3, 0), dtype), packed, bias, y)
+    same_bits(y, np.tile(bias, (3, 1)))
+    _engine.product(np.empty((3, 0), dtype), packed, None, y)
+    same_bits(y, np.zeros((3, 5), dtype))
+    _engine.product(np.empty((0, 4), dtype), _engine.pack(np.ones((5, 4), dtype)), bias, np.empty((0, 5), dtype))
+
+
+@pytest.mark.parametrize("N", [1, 16, 33, 65, 130])
+@pytest.mark.parametrize("K", [1, 17, 300])
+def test_a_row_of_a_product_has_the_same_bits_whatever_the_number_of_rows(isa, dtype, N, K):
+    """All tile variants against each other: M from 1 to 20, and any split of the rows."""
+    rng = np.random.default_rng(0)
+    x, packed, bias = rng.standard_normal((20, K)).astype(dtype), _engine.pack(rng.standard_normal((N, K)).astype(dtype)), rng.standard_normal(N).astype(dtype)
+
+    def product(rows):
+        y = np.empty((len(rows), N), dtype)
+        _engine.product(rows, packed, bias, y)
+        return y
+
+    want = product(x)
+    for M in range(1, 21):
+        same_bits(product(x[:M].copy()), want[:M], f"the first {M} rows")
+        same_bits(np.concatenate([product(x[:M].copy()), product(x[M:].copy())]), want, f"split at {M}")
+    order = rng.permutation(20)
+    same_bits(product(x[order]), want[order], "permuted rows")
+
+
+def test_a_row_of_a_product_has_the_same_bits_on_any_number_of_threads(isa, dtype):
+    rng = np.random.default_rng(1)
+    x, packed = rng.standard_normal((500, 130)).astype(dtype), _engine.pack(rng.standard_normal((257, 130)).astype(dtype))
+    results = []
+    for n in (1, 2, 3):
+        y = np.empty((500, 257), dtype)
+        with fastrnn.threads(n):
+            _engine.product(x, packed, None, y)
+        results.append(y)
+    same_bits(results[1], results[0], "2 threads")
+    same_bits(results[2], results[0], "3 threads")
+
+
+def gemm_cases(dtype):
+    """op(a) (M,K), op(b) (K,N), with rows that are longer than what is used of them."""
+    rng = np.random.default_rng(2)
+    for M, N, K in [(1, 1, 1), (3, 5, 2), (17, 9, 33), (64, 48, 100), (130, 65, 7), (300, 70, 129), (5, 0, 3), (0, 4, 3), (4, 4, 0)]:
+        for trans_a in (False, True):
+            for trans_b in (False, True):
+                rows_a, cols_a = (K, M) if trans_a else (M, K)
+                rows_b, cols_b = (N, K) if trans_b else (K, N)
+                a = rng.standard_normal((rows_a, cols_a + 3)).astype(dtype)[:, 1 : cols_a + 1]
+                b = rng.standard_normal((rows_b, cols_b + 2)).astype(dtype)[:, :cols_b]
+                yield trans_a, trans_b, a, b, rng.standard_normal((M, N)).astype(dtype)
+
+
+def check_gemm(dtype):
+    for trans_a, trans_b, a, b, c in gemm_cases(dtype):
+        op_a, op_b = (a.T if trans_a else a).astype("float64"), (b.T if trans_b else b).astype("float64")
+        K = op_a.shape[1]
+        want = c.astype("float64") + op_a @ op_b
+        bound = (K + 2) * EPS[dtype] * (np.abs(op_a) @ np.abs(op_b) + np.abs(c.astype("float64"))) + 1e-300
+        wide = np.full((c.shape[0] + 2, c.shape[1] + 4), 7, dtype)  # c is a window; its frame must survive
+        window = wide[1 : 1 + c.shape[0], 2 : 2 + c.shape[1]]
+        window[...] = c
+        _engine.gemm(trans_a, trans_b, a, b, window)
+        close(window, want, bound, f"M={c.shape[0]} N={c.shape[1]} K={K} {trans_a} {trans_b}")
+        window[...] = 7
+        assert (wide == 7).all(), "something outside c was written"
+
+
+def test_gemm_agrees_with_float64_and_writes_nothing_else(isa, dtype):
+    check_gemm(dtype)
+
+
+@pytest.mark.parametrize("blas", ["builtin", "as built"])
+def test_gemm_agrees_with_float64_with_and_without_blas(blas):
+    """FASTRNN_BLAS is read when BLAS is bound, so each side gets its own process."""
+    code = """
+import fastrnn, test_kernels
+for dtype in ("float32", "float64"):
+    test_kernels.check_gemm(dtype)
+fastrnn.show_config()
+"""
+    shown = processes.output(code, **({"FASTRNN_BLAS": "builtin"} if blas == "builtin" else {}))
+    if blas == "builtin":
+        assert "builtin" in shown, shown
+
+
+def test_gemm_has_the_same_bits_on_any_number_of_threads(isa, dtype):
+    rng = np.random.default_rng(3)
+    for M, N, K in [(512, 130, 1600), (257, 65, 900), (1024, 256, 64)]:
+        a, b = rng.standard_normal((K, M)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
+        results = []
+        for n in (1, 2, 3):
+            c = np.zeros((M, N), dtype)
+            with fastrnn.threads(n):
+                _engine.gemm(True, False, a, b, c)
+            results.append(c)
+        same_bits(results[1], results[0], "2 threads")
+        same_bits(results[2], results[0], "3 threads")
+
+
+# --- sums, gather, scatter ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FILLS)
+@pytest.mark.parametrize("N", SIZES)
+def test_column_sum_adds_rows_in_order_and_writes_nothing_else(isa, dtype, N, kind):
+    rng = np.random.default_rng(N)
+    for M in (0, 1, 2, 7, 33):
+        a, out = fill(rng, kind, (M, N), dtype), rng.standard_normal(N).astype(dtype)
+        boxes, (ga, gout) = guarded(a, out)
+        _engine.column_sum(ga, gout)
+        want = out + a.astype("float64").sum(0)
+        close(gout, want, (M + 1) * EPS[dtype] * (np.abs(out) + np.abs(a.astype("float64")).sum(0)) + (M + 1) * float(np.finfo(dtype).tiny))
+        assert all(box.intact() for box in boxes)
+        same_bits(ga, a, "a was written")
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_gather_and_scatter_add_touch_the_named_rows_only(isa, dtype, n):
+    rng = np.random.default_rng(n)
+    table, ids = rng.standard_normal((9, n)).astype(dtype), np.array([8, 0, 3, 3, 0, 3, 7], "int64")
+    boxes, (gtable, gids, gout) = guarded(table, ids, np.full((7, n), 5, dtype))
+    _engine.gather(gtable, gids, gout)
+    same_bits(gout, table[ids])
+    assert all(box.intact() for box in boxes)
+
+    rows, start = rng.standard_normal((7, n)).astype(dtype), rng.standard_normal((9, n)).astype(dtype)
+    boxes, (grows, gids, gout) = guarded(rows, ids, start)
+    _engine.scatter_add(grows, gids, gout)
+    want = start.copy()
+    for m, k in enumerate(ids):
+        want[k] += rows[m]
+    same_bits(gout, want, "rows added in their order")
+    assert all(box.intact() for box in boxes)
+    _engine.scatter_add(np.empty((0, n), dtype), np.empty(0, "int64"), gout)
+    same_bits(gout, want, "no rows")
+
+
+@pytest.mark.parametrize("kind", FILLS)
+def test_sum_of_squares_is_accumulated_in_float64(isa, dtype, kind):
+    rng = np.random.default_rng(4)
+    for n in [0, *SIZES, 1000, 100_003]:
+        box = Guarded(fill(rng, kind, n, dtype))
+        squares = box.array.astype("float64") ** 2
+        got = _engine.sum_of_squares(box.array)
+        assert isinstance(got, float)
+        if kind == "nan" and n:
+            assert np.isnan(got)
+        else:
+            assert abs(got - squares.sum()) <= 1e-13 * squares.sum()
+
+
+# --- softmax and its loss -----------------------------------------------------
+
+
+def softmax64(logits):
+    with np.errstate(invalid="ignore"):
+        e = np.exp(logits.astype("float64") - logits.max(-1, keepdims=True).astype("float64"))
+        return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", [*FILLS, "far apart"])
+@pytest.mark.parametrize("V", SIZES)
+def test_softmax_and_its_loss_agree_with_float64_and_write_nothing_else(isa, dtype, V, kind):
+    rng = np.random.default_rng(V)
+    M = 6
+    logits = 3 * fill(rng, "normal" if kind == "far apart" else kind, (M, V), dtype)
+    if kind == "far apart":
+        logits *= 300
+    targets = rng.integers(0, V, M)
+    targets[2] = -1
+    weights = rng.random(M).astype(dtype)
+    p = softmax64(logits)
+    onehot = np.zeros((M, V))
+    onehot[np.arange(M), targets] = 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        top = logits.max(1).astype("float64")
+        log_sum = np.log(np.exp(logits.astype("float64") - top[:, None]).sum(1))
+        nll = log_sum + top - logits[np.arange(M), targets].astype("float64")
+
+    boxes, (glogits, gout) = guarded(logits, np.full((M, V), 9, dtype))
+    _engine.softmax(glogits, gout)
+    close(gout, p, 4 * V**0.5 * EPS[dtype], "softmax")
+    assert all(box.intact() for box in boxes)
+    same_bits(glogits, logits, "logits were written")
+    _engine.softmax(glogits, glogits)
+    same_bits(glogits, gout, "softmax in place")
+
+    for w in (None, weights):
+        scale = np.ones(M) if w is None else w.astype("float64")
+        scale[2] = 0
+        boxes, (glogits, gtargets, gnll, gd) = guarded(logits, targets.astype("int64"), np.full(M, 9.0), np.full((M, V), 9, dtype))
+        gw = None if w is None else Guarded(w)
+        _engine.softmax_nll(glogits, gtargets, None if gw is None else gw.array, gnll, gd)
+        want = np.where(targets < 0, 0, scale * nll)
+        close(gnll, want, 8 * EPS[dtype] * (1 + np.abs(want)), "nll")
+        want_d = np.where(targets[:, None] < 0, 0, scale[:, None] * (p - onehot))
+        close(gd, want_d, 4 * V**0.5 * EPS[dtype], "dlogits")
+        assert all(box.intact() for box in boxes) and (gw is None or gw.intact())
+        alone = np.empty(M)
+        _engine.softmax_nll(glogits, gtargets, None if w is None else w, alone, None)
+        same_bits(alone, gnll, "nll without dlogits")
+        _engine.softmax_nll(glogits, gtargets, None if w is None else w, alone, glogits)
+        same_bits(glogits, gd, "dlogits in the place of logits")
+        same_bits(alone, gnll, "nll in place")
+        assert boxes[0].intact()
+
+
+# --- dropout ------------------------------------------------------------------
+
+
+def test_a_dropout_mask_depends_on_key_row_and_unit_alone(isa, dtype):
+    rng = np.random.default_rng(5)
+    for n in SIZES:
+        row_id = (np.arange(7, dtype="uint64") << np.uint64(32)) | np.uint64(3)
+        x = 1 + rng.random((7, n)).astype(dtype)
+        box = Guarded(x)
+        _engine.dropout(box.array, row_id, 12345678901234567890, 0.25)
+        assert box.intact()
+        kept = box.array != 0
+        same_bits(box.array[kept], (x * np.dtype(dtype).type(1 / 0.75))[kept], "what is kept is scaled by 1/(1-p)")
+        order = rng.permutation(7)[:4]
+        part = x[order]
+        _engine.dropout(part, row_id[order], 12345678901234567890, 0.25)
+        same_bits(part, box.array[order], "other rows, another order")
+
+
+def test_dropout_masks_are_the_same_on_every_instruction_set_and_dtype(isa):
+    x = np.ones((64, 33), "float32")
+    _engine.dropout(x, np.arange(64, dtype="uint64"), 99, 0.5)
+    kept = _engine.isa()
+    _engine.set_isa(_engine.available_isas()[-1])
+    other = np.ones((64, 33), "float64")
+    _engine.dropout(other, np.arange(64, dtype="uint64"), 99, 0.5)
+    _engine.set_isa(kept)
+    np.testing.assert_array_equal(x != 0, other != 0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_masks_look_random(p):
+    """Mean, and no correlation between neighbouring units, rows, steps and keys: within 5 standard deviations."""
+    n, rows = 256, 400
+
+    def mask(key, t):
+        x = np.ones((rows, n), "float32")
+        _engine.dropout(x, (np.arange(rows, dtype="uint64") << np.uint64(32)) | np.uint64(t), key, p)
+        return (x != 0) - (1 - p)
+
+    a = mask(1, 0)
+    bound = 5 * p * (1 - p) / np.sqrt(a.size)
+    assert abs(a.mean()) < 5 * np.sqrt(p * (1 - p) / a.size)
+    for name, b in {"unit": a[:, 1:] * a[:, :-1], "row": a[1:] * a[:-1], "step": a * mask(1, 1), "key": a * mask(2, 0)}.items():
+        assert abs(b.mean()) < bound, name
+    assert abs(a.mean(0)).max() < 5.5 * np.sqrt(p * (1 - p) / rows), "one unit"
+    assert abs(a.mean(1)).max() < 5.5 * np.sqrt(p * (1 - p) / n), "one row"
+
+
+def test_dropout_of_nothing_keeps_the_bits(isa, dtype):
+    x = np.random.default_rng(6).standard_normal((5, 9)).astype(dtype)
+    y = x.copy()
+    _engine.dropout(y, np.arange(5, dtype="uint64"), 1, 0.0)
+    same_bits(y, x)
+
+
+# --- optimisers ---------------------------------------------------------------
+
+
+def optimiser_cases():
+    """name: (how many moments, call on arrays of the dtype, the same in float64)"""
+
+    def sgd(momentum, nesterov):
+        def want(p, g, v):
+            g = g + 0.02 * p
+            if v is None:
+                return p - 0.1 * g, None
+            v = momentum * v + g
+            return p - 0.1 * (g + momentum * v if nesterov else v), v
+
+        return want
+
+    def rmsprop(p, g, s):
+        g = g + 0.02 * p
+        s = 0.9 * s + 0.1 * g**2
+        return p - 0.1 * g / (np.sqrt(s) + 1e-6), s
+
+    def adagrad(p, g, s):
+        g = g + 0.02 * p
+        s = s + g**2
+        return p - 0.1 * g / (np.sqrt(s) + 1e-6), s
+
+    def adam(decoupled):
+        def want(p, g, m, v):
+            if decoupled:
+                p = p * (1 - 0.1 * 0.02)
+            else:
+                g = g + 0.02 * p
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+            return p - 0.1 * (m / (1 - 0.9**3)) / (np.sqrt(v / (1 - 0.99**3)) + 1e-6), m, v
+
+        return want
+
+    e = _engine
+    return {
+        "sgd": (0, lambda p, g: e.sgd(p, g, None, 0.1, 0.0, 0.02, False, 0.5), lambda p, g: sgd(0, False)(p, g, None)[:1]),
+        "sgd, momentum": (1, lambda p, g, v: e.sgd(p, g, v, 0.1, 0.9, 0.02, False, 0.5), sgd(0.9, False)),
+        "sgd, nesterov": (1, lambda p, g, v: e.sgd(p, g, v, 0.1, 0.9, 0.02, True, 0.5), sgd(0.9, True)),
+        "rmsprop": (1, lambda p, g, s: e.rmsprop(p, g, s, 0.1, 0.9, 1e-6, 0.02, 0.5), rmsprop),
+        "adagrad": (1, lambda p, g, s: e.adagrad(p, g, s, 0.1, 1e-6, 0.02, 0.5), adagrad),
+        "adam": (2, lambda p, g, m, v: e.adam(p, g, m, v, 0.1, 0.9, 0.99, 1e-6, 0.02, False, 3, 0.5), adam(False)),
+        "adamw": (2, lambda p, g, m, v: e.adam(p, g, m, v, 0.1, 0.9, 0.99, 1e-6, 0.02, True, 3, 0.5), adam(True)),
+    }
+
+
+@pytest.mark.parametrize("name", optimiser_cases())
+def test_optimisers_agree_with_float64_and_write_parameters_and_moments_only(isa, dtype, name):
+    moments, update, truth = optimiser_cases()[name]
+    rng = np.random.default_rng(7)
+    for n in [0, *SIZES, 1001]:
+        p, g = rng.standard_normal(n).astype(dtype), rng.standard_normal(n).astype(dtype)
+        m = [rng.random(n).astype(dtype) + np.dtype(dtype).type(0.1) for _ in range(moments)]
+        boxes, arrays = guarded(p, g, *m)
+        update(*arrays)
+        want = truth(p.astype("float64"), 0.5 * g.astype("float64"), *(a.astype("float64") for a in m))
+        for got, w in zip([arrays[0], *arrays[2:]], want, strict=True):
+            close(got, w, 16 * EPS[dtype] * (1 + np.abs(w)), name)
+        assert all(box.intact() for box in boxes)
+        same_bits(arrays[1], g, "the gradient was written")
+
+
+def test_nan_in_a_gradient_reaches_its_parameter_and_no_other(isa, dtype):
+    for name, (moments, update, _) in optimiser_cases().items():
+        p, g = np.ones(37, dtype), np.ones(37, dtype)
+        g[20] = np.nan
+        update(p, g, *(np.ones(37, dtype) for _ in range(moments)))
+        np.testing.assert_array_equal(np.isnan(p), np.arange(37) == 20, err_msg=name)
+
+
+def test_clip_value_cuts_both_ends_and_lets_nan_through(isa, dtype):
+    rng = np.random.default_rng(8)
+    for n in SIZES:
+        g = fill(rng, "nan", n, dtype) * 3
+        box = Guarded(g)
+        _engine.clip_value(box.array, 1.5)
+        np.testing.assert_array_equal(box.array, np.clip(g, -1.5, 1.5))
+        assert box.intact()
+    g = np.array([np.inf, -np.inf, np.nan, 1.5, -1.5, -0.0], dtype)
+    _engine.clip_value(g, 1.5)
+    np.testing.assert_array_equal(g, [1.5, -1.5, np.nan, 1.5, -1.5, -0.0])
+
+
+# --- tanh and sigmoid, seen through a network that applies nothing else -------
+
+
+def activate(cell, x):
+    """The network with weight 1 on the input and 0 on the state: y = activation(x), one step."""
+    H = 16
+    params = {"weight_ih_l0": np.eye(H), "weight_hh_l0": np.zeros((H, H))}
+    net = make(cell, H, H, params=params, bias=False, dtype=x.dtype)
+    padded = np.resize(x, -(-x.size // H) * H)
+    return net(padded.reshape(1, -1, H))[0].reshape(-1)[: x.size]
+
+
+def interesting(dtype):
+    """Dense around 0, over the range where the function bends, far out, and at every exponent."""
+    rng = np.random.default_rng(9)
+    exponents = np.finfo(dtype).minexp + 1, np.finfo(dtype).maxexp - 1
+    parts = [
+        np.linspace(-12, 12, 300_001),
+        rng.uniform(-1, 1, 100_000),
+        rng.uniform(-100, 100, 100_000),
+        rng.uniform(1, 2, 200_000) * 2.0 ** rng.integers(*exponents, 200_000) * rng.choice([-1, 1], 200_000),
+        np.ldexp(1.0, np.arange(*exponents)),
+        -np.ldexp(1.0, np.arange(*exponents)),
+        [0.0, -0.0],
+    ]
+    return np.concatenate(parts).astype(dtype)
+
+
+def test_tanh_of_float32_is_within_4_ulp(isa):
+    x = interesting("float32")
+    got = activate("rnn_tanh", x)
+    want = np.tanh(x.astype("float64"))
+    ulp = np.spacing(np.abs(want).astype("float32")).astype("float64")
+    errors = np.abs(got - want) / ulp
+    assert errors.max() <= 4, f"{errors.max()} ulp at {x[errors.argmax()]!r}"
+    assert (np.abs(got) <= 1).all()
+
+
+def test_sigmoid_of_float32_is_within_1e_7(isa):
+    x = interesting("float32")
+    got = activate("rnn_sigmoid", x)
+    with np.errstate(over="ignore"):
+        want = 1 / (1 + np.exp(-x.astype("float64")))
+    errors = np.abs(got - want)
+    assert errors.max() <= 1e-7, f"{errors.max()} at {x[errors.argmax()]!r}"
+    assert (got >= 0).all() and (got <= 1).all()
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_sigmoid"])
+def test_tanh_and_sigmoid_of_float64_are_within_1e_15(isa, cell):
+    x = interesting("float64")
+    got = activate(cell, x)
+    wide = x.astype(np.longdouble)
+    with np.errstate(over="ignore"):
+        want = np.tanh(wide) if cell == "rnn_tanh" else 1 / (1 + np.exp(-wide))
+    errors = np.abs(got - want)
+    assert errors.max() <= 1e-15, f"{errors.max()} at {x[errors.argmax()]!r}"
+    if cell == "rnn_tanh":
+        ulp = np.spacing(np.abs(want).astype("float64"))
+        assert (errors / ulp).max() <= 4, f"{(errors / ulp).max()} ulp at {x[(errors / ulp).argmax()]!r}"
+
+
+def test_activations_at_infinity_and_nan(isa, dtype):
+    x = np.array([np.inf, -np.inf, np.nan, 1e30, -1e30, 0.0], dtype)
+    same = np.testing.assert_array_equal
+    # each in a network of its own: 0 * inf from the identity's zeros is NaN
+    same([one(cell="rnn_tanh", value=v) for v in x], [1, -1, np.nan, 1, -1, 0])
+    sigmoid = np.array([one(cell="rnn_sigmoid", value=v) for v in x])
+    same(sigmoid[[0, 2, 3, 5]], [1, np.nan, 1, 0.5])
+    assert 0 <= sigmoid[1] <= 1e-35 and 0 <= sigmoid[4] <= 1e-35
+    same([one(cell="rnn_relu", value=v) for v in x], [np.inf, 0, np.nan, x[3], 0, 0])
+
+
+def one(cell, value):
+    params = {"weight_ih_l0": np.ones((1, 1)), "weight_hh_l0": np.zeros((1, 1))}
+    net = make(cell, 1, 1, params=params, bias=False, dtype=value.dtype)
+    return net(np.full((1, 1, 1), value))[0][0, 0, 0]
+
+
+@pytest.mark.long
+def test_tanh_of_every_sixteenth_float32_is_within_4_ulp(isa):
+    """2**28 of the 2**32 numbers, the offset changing with the block."""
+    for block in range(256):
+        bits = (np.arange(2**20, dtype="uint64") * 16 + block * 2**24 + block % 16).astype("uint32")
+        x = bits.view("float32")
+        x = x[np.isfinite(x) & (np.abs(x) >= np.finfo("float32").tiny)]
+        if not x.size:
+            continue
+        got, want = activate("rnn_tanh", x), np.tanh(x.astype("float64"))
+        errors = np.abs(got - want) / np.spacing(np.abs(want).astype("float32"))
+        assert errors.max() <= 4, f"{errors.max()} ulp at {x[errors.argmax()]!r}"
+
+
+# --- the step kernels, seen through the layers --------------------------------
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "rnn_sigmoid", "gru", "gru_before", "lstm"])
+def test_every_instruction_set_agrees_with_the_plainest_one(cell, dtype):
+    """Not bit for bit (their vectors round sums alike, but only some have fused multiply-add), but to a few eps."""
+    isas = _engine.available_isas()
+    kept = _engine.isa()
+    rng = np.random.default_rng(10)
+    for H in SIZES:
+        results = []
+        x, dy = rng.standard_normal((4, 5, 7)).astype(dtype), rng.standard_normal((4, 5, H)).astype(dtype)
+        params = random_params(rng, cell, 7, H, dtype=dtype)
+        for isa in isas:
+            _engine.set_isa(isa)
+            (y, _), backward = Case(cell, dtype, {}, params, x, None).net().vjp(x)
+            g = backward(dy)
+            results.append((y, g.x, g.flat))
+        _engine.set_isa(kept)
+        for isa, result in zip(isas, results, strict=True):
+            for got, want in zip(result, results[-1], strict=True):
+                scale = np.abs(want).max(initial=1)
+                np.testing.assert_allclose(got, want, rtol=0, atol=200 * EPS[dtype] * scale, err_msg=f"{isa} against {isas[-1]}, H={H}")

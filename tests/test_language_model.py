@@ -1,0 +1,575 @@
+"""The character model and the training loop: gradients, bits, resume, interruption, files, messages."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastrnn
+from fastrnn import optim, storage
+from fastrnn.layers import random_key
+from fastrnn.models import LanguageModel
+from fastrnn.models.text import Sampler, Vocabulary, read_text
+from fastrnn.training import Streams
+
+CELLS = ["lstm", "gru", "rnn"]
+TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))      # 4,640 characters or so
+QUICK = dict(epochs=3, batch_size=5, seq_len=17, lr=0.01, verbose=False)
+
+
+def small(cell="gru", **options):
+    return LanguageModel(cell, **{"hidden_size": 12, "num_layers": 2, "dropout": 0.2, "seed": 3} | options)
+
+
+def parameters(model):
+    return np.array(model.storage.flat)
+
+
+def python(code, *arguments):
+    """A process that runs code with what these tests have at hand."""
+    head = f"import sys; sys.path[:0] = {[str(processes.TESTS)]!r}; from test_language_model import *\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
+        env=processes.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+# ---- the gradient -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradient_of_the_whole_model_matches_central_differences(cell, dropout):
+    """Every parameter, with a carried state and the same dropout masks each time."""
+    model = small(cell, hidden_size=5, embedding_size=4, dropout=dropout, dtype="float64").fit(
+        TEXT[:900], **QUICK | {"epochs": 1}
+    )
+    rng = np.random.default_rng(0)
+    state = tuple(rng.standard_normal((2, 3, 5)) for _ in range(2))
+    batch = rng.integers(0, 5, (4, 3)), rng.integers(0, len(model.vocabulary), (4, 3))
+
+    def loss(into):
+        return model.loss_and_gradient(batch, state if cell == "lstm" else state[0], into=into, rng=7)[0]
+
+    grad, other = np.zeros_like(model.storage.flat), np.zeros_like(model.storage.flat)
+    loss(grad)
+    want = np.empty_like(grad)
+    for k in range(len(grad)):
+        values = []
+        for change in (1e-5, -2e-5):
+            with model.storage.updating() as flat:
+                flat[k] += change
+            values.append(loss(other))
+        with model.storage.updating() as flat:
+            flat[k] += 1e-5
+        want[k] = (values[0] - values[1]) / 2e-5
+    assert_allclose(grad, want, rtol=1e-6, atol=2e-9)
+    assert np.abs(grad[: 4 * 5]).max() > 1e-3       # the embedding's rows that occur
+
+
+# ---- the same bits ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_same_seed_gives_the_same_run_on_any_number_of_threads(cell):
+    runs = []
+    for threads in (1, 2, 3):
+        fastrnn.set_num_threads(threads)
+        model = small(cell, hidden_size=48).fit(TEXT, **QUICK | {"batch_size": 24, "epochs": 1})
+        runs.append((parameters(model), model.history))
+    for flat, history in runs[1:]:
+        assert_array_equal(flat, runs[0][0])
+        assert history == runs[0][1]
+    other = small(cell, hidden_size=48, seed=4).fit(TEXT, **QUICK | {"batch_size": 24, "epochs": 1})
+    assert (parameters(other) != runs[0][0]).any()
+
+
+class Broken(Exception):
+    pass
+
+
+def fit_until(model, updates, **options):
+    """Train, and break off after so many updates as hard as a process can without being killed."""
+    real, count = model.loss_and_gradient, []
+
+    def limited(*arguments, **rest):
+        count.append(1)
+        if len(count) > updates:
+            raise Broken
+        return real(*arguments, **rest)
+
+    model.loss_and_gradient = limited
+    with pytest.raises(Broken):
+        model.fit(TEXT, **options)
+
+
+OPTIMIZERS = {
+    "adam": {"schedule": optim.Cosine(3)},
+    "rmsprop": {"schedule": optim.ReduceOnPlateau(0.5, patience=0), "clip_norm": None, "clip_value": 0.05},
+    "sgd": {"optimizer": lambda storage, lr: optim.SGD(storage, lr=lr, momentum=0.9), "evaluate_every": 20},
+    "without validation": {"validation": 0, "optimizer": "adagrad"},
+}
+
+
+@pytest.mark.parametrize("cell, name", [("lstm", "adam"), ("gru", "rmsprop"), ("rnn", "sgd"), ("gru", "without validation")])
+@pytest.mark.parametrize("updates", [1, 49, 50, 71])
+def test_resume_continues_to_the_same_bits(cell, name, updates, tmp_path):
+    """49 updates are an epoch with a held-out part."""
+    options = QUICK | OPTIMIZERS[name] | {"optimizer": OPTIMIZERS[name].get("optimizer", name)}
+    whole = small(cell).fit(TEXT, **options)
+    fit_until(small(cell), updates, **options, checkpoint=tmp_path / "c", checkpoint_every=0)
+    assert storage.load(tmp_path / "c", kind="checkpoint")[1]["position"]["update"] == updates
+    again = small(cell).fit(TEXT, **options, checkpoint=tmp_path / "c", resume=True)
+    assert_array_equal(parameters(again), parameters(whole))
+    assert again.history == whole.history
+    assert len(whole.history) >= 4
+    assert (again.outcome, again.message) == ("finished", None)
+    assert_array_equal(parameters(LanguageModel.load(tmp_path / "c")), parameters(whole))
+
+
+def test_resume_after_kill_9_in_the_middle_of_an_epoch(tmp_path):
+    whole = small("lstm").fit(TEXT, **QUICK)
+    process = python(
+        """
+        model = small("lstm")
+        real = model.loss_and_gradient
+        def slow(*arguments, **options):
+            time.sleep(0.005)
+            return real(*arguments, **options)
+        model.loss_and_gradient = slow
+        model.fit(TEXT, **QUICK, checkpoint=sys.argv[1], checkpoint_every=0.05)
+        """,
+        tmp_path / "c",
+    )
+    with process:
+        reached = 0
+        while reached < 60:
+            time.sleep(0.01)
+            assert process.poll() is None, process.stderr.read()
+            if storage.exists(tmp_path / "c", kind="checkpoint"):
+                reached = storage.load(tmp_path / "c", kind="checkpoint")[1]["position"]["update"]
+        process.send_signal(signal.SIGKILL)
+    position = storage.load(tmp_path / "c", kind="checkpoint")[1]["position"]
+    assert 0 < position["index"] < 49
+    again = small("lstm").fit(TEXT, **QUICK, checkpoint=tmp_path / "c", resume=True)
+    assert_array_equal(parameters(again), parameters(whole))
+    assert again.history == whole.history
+
+
+def test_a_finished_training_can_be_made_longer(tmp_path):
+    whole = small().fit(TEXT, **QUICK | {"epochs": 4})
+    small().fit(TEXT, **QUICK | {"epochs": 2}, checkpoint=tmp_path)
+    longer = small().fit(TEXT, **QUICK | {"epochs": 4}, checkpoint=tmp_path, resume=True)
+    assert_array_equal(parameters(longer), parameters(whole))
+
+
+def test_resume_in_an_empty_directory_begins(tmp_path):
+    model = small().fit(TEXT, **QUICK | {"epochs": 1}, checkpoint=tmp_path / "new", resume=True)
+    assert_array_equal(parameters(LanguageModel.load(tmp_path / "new")), parameters(model))
+
+
+def test_resume_continues_a_run_of_an_unknown_seed(tmp_path):
+    model = small(seed=None).fit(TEXT, **QUICK | {"epochs": 2}, checkpoint=tmp_path)
+    seeds = [storage.load(tmp_path, kind="checkpoint")[1]["position"]["seed"]]
+    small(seed=None).fit(TEXT, **QUICK | {"epochs": 3}, checkpoint=tmp_path, resume=True)
+    seeds.append(storage.load(tmp_path, kind="checkpoint")[1]["position"]["seed"])
+    assert seeds[0] == seeds[1]
+    assert (parameters(model) != parameters(small(seed=None).fit(TEXT, **QUICK | {"epochs": 2}))).any()
+
+
+# ---- the end of a training ----------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_stops_within_half_a_second_and_keeps_the_best(tmp_path):
+    """Interrupted again and again, and resumed each time, the training comes to the bits of one that was left alone."""
+    code = """
+        started = []
+        real = LanguageModel.loss_and_gradient
+        def announced(self, *arguments, **options):
+            if not started:
+                started.append(print("go", flush=True))
+            time.sleep(0.004)
+            return real(self, *arguments, **options)
+        LanguageModel.loss_and_gradient = announced
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = small("lstm").fit(TEXT, **QUICK, checkpoint=sys.argv[1], resume=True)
+        print(json.dumps([time.monotonic(), model.outcome, model.message, [str(w.message) for w in caught], model.storage.flat.tolist()]))
+    """
+    whole = small("lstm").fit(TEXT, **QUICK)
+    outcome, interruptions = None, 0
+    for delay in (0.03, 0.3, 0.1, 0.25, 30):
+        with python("import warnings\n" + textwrap.dedent(code), tmp_path / "c") as process:
+            assert process.stdout.readline() == "go\n", process.stderr.read()
+            try:
+                process.wait(delay)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+            asked = time.monotonic()
+            output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        finished, outcome, message, caught, flat = json.loads(output)
+        position = storage.load(tmp_path / "c", kind="checkpoint")[1]["position"]
+        if outcome == "finished":
+            break
+        interruptions += 1
+        assert finished - asked < 0.5
+        assert (outcome, message) == ("interrupted", f"training was interrupted after {position['update']} updates")
+        assert caught == [message]
+        kept = storage.load(tmp_path / "c", kind="checkpoint")[0]["best" if position["best_update"] else "parameters"]
+        assert_array_equal(np.array(flat, "float32"), kept)
+        assert_array_equal(LanguageModel.load(tmp_path / "c").storage.flat, kept)
+    assert outcome == "finished"
+    assert interruptions >= 2
+    assert_array_equal(np.array(flat, "float32"), parameters(whole))
+
+
+@pytest.mark.parametrize("sick", [30.0, math.nan, math.inf])
+def test_a_loss_that_explodes_stops_the_training_and_keeps_the_best(sick, tmp_path):
+    model, healthy = small(), small().fit(TEXT, **QUICK | {"epochs": 2})
+    real, count = model.loss_and_gradient, []
+
+    def falls_ill(*arguments, **options):
+        loss, state = real(*arguments, **options)
+        count.append(1)
+        return (sick if len(count) == 110 else loss), state
+
+    model.loss_and_gradient = falls_ill
+    with pytest.warns(RuntimeWarning) as caught:
+        model.fit(TEXT, **QUICK, checkpoint=tmp_path)
+    first = json.loads((tmp_path / "checkpoint.json").read_text())["config"]["position"]["first_loss"]
+    assert model.outcome == "diverged"
+    assert model.message == (
+        f"the loss is {sick:.4g} at update 110, over 3 times its first value {first:.4g}: training stopped; "
+        "the parameters kept are the best, of update 98; a lower lr than 0.01 may help"
+    )
+    assert str(caught[0].message) == model.message
+    assert_array_equal(parameters(model), parameters(healthy))
+    assert_array_equal(parameters(LanguageModel.load(tmp_path)), parameters(healthy))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training():
+    model = small()
+    real = model.loss_and_gradient
+
+    def overflows(*arguments, into, **options):
+        result = real(*arguments, into=into, **options)
+        into[3] = np.inf
+        return result
+
+    model.loss_and_gradient = overflows
+    with pytest.warns(RuntimeWarning, match="the norm of the gradient is inf at update 1: training stopped; the parameters kept are those from before"):
+        model.fit(TEXT, **QUICK)
+    assert np.isfinite(parameters(model)).all()
+
+
+def test_early_stopping_keeps_the_best_of_the_held_out_part():
+    model = small(hidden_size=32, dropout=0).fit(TEXT[:1500], **QUICK | {"epochs": 60, "lr": 0.03}, patience=4)
+    losses = [entry["validation_loss"] for entry in model.history]
+    assert model.outcome == "stopped early"
+    assert len(losses) < 60
+    assert int(np.argmin(losses)) == len(losses) - 1 - 4
+    held_out = Streams(model.vocabulary.encode(TEXT[:1500][-150:]), 5, 17)
+    assert model.mean_loss(held_out) == min(losses)
+
+
+def test_history_and_learning_rates():
+    model = small().fit(TEXT, **QUICK, schedule=optim.StepDecay(0.5, after=2), evaluate_every=20)
+    epochs = [entry["epoch"] for entry in model.history]
+    assert_allclose(epochs, [0, 20 / 49, 40 / 49, 1, 69 / 49, 89 / 49, 2, 118 / 49, 138 / 49, 3], atol=1e-4)
+    assert [entry["lr"] for entry in model.history] == [0.01] * 7 + [0.005] * 3
+    assert model.history[0]["train_loss"] is None
+    assert abs(model.history[0]["validation_loss"] - math.log(len(set(TEXT)))) < 0.3
+    assert model.history[-1]["validation_loss"] < model.history[0]["validation_loss"] - 1
+    assert model.speed > 0
+
+
+def test_training_learns_what_there_is_to_learn():
+    """After "a" comes "b" or "c", each with probability 1/2, then "a" again: ln(2)/2 nats per character and no less."""
+    coins = np.random.default_rng(0).integers(0, 2, 6000)
+    text = "".join("ac" if coin else "ab" for coin in coins)
+    model = LanguageModel("gru", 16, seed=0).fit(text, epochs=6, batch_size=16, seq_len=25, lr=0.01, verbose=False)
+    assert abs(-model.score(text) - math.log(2) / 2) < 0.01
+    assert abs(model.perplexity(text) - math.sqrt(2)) < 0.02
+    written = model.generate("a", length=400, seed=1)
+    assert set(written[1::2]) == {"a"}
+    assert 60 < written.count("b") < 140
+
+
+# ---- streams ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n, B, T", [(11, 2, 3), (100, 7, 5), (101, 10, 10), (6, 1, 5), (300, 4, 20)])
+def test_streams_hold_every_symbol_and_its_successor_once(n, B, T):
+    streams = Streams(np.arange(n), B, T)
+    L = (n - 1) // B
+    x = np.concatenate([x for x, _ in streams])
+    targets = np.concatenate([targets for _, targets in streams])
+    assert_array_equal(x.T.ravel(), np.arange(L * B))
+    assert_array_equal(targets, x + 1)
+    assert streams.steps == L * B == x.size
+    assert all(x.shape == (T, B) for x, _ in list(streams)[:-1])
+    assert x.dtype == np.int64
+
+
+def test_score_is_the_likelihood_of_the_text_step_by_step():
+    model = small("lstm", dtype="float64").fit(TEXT, **QUICK | {"epochs": 1})
+    text = TEXT[100:1300]               # more than one window
+    ids = model.vocabulary.encode(text)
+    stream, nll = model.rnn.stream(), 0.0
+    for now, then in zip(ids, ids[1:]):
+        logits = model.linear(stream.step(model.embedding(np.array([now]))))[0]
+        nll += np.log(np.exp(logits - logits[then]).sum())
+    assert_allclose(model.score(text), -nll / (len(ids) - 1), rtol=1e-12)
+    assert model.perplexity(text) == math.exp(-model.score(text))
+
+
+def test_a_training_gives_its_memory_back():
+    """Tapes return to the pool: what is in use after an update does not grow with the number of updates."""
+    import tracemalloc
+
+    model = small(hidden_size=64)
+    real, sizes = model.loss_and_gradient, []
+
+    def measured(*arguments, **options):
+        sizes.append(tracemalloc.get_traced_memory()[0])
+        return real(*arguments, **options)
+
+    model.loss_and_gradient = measured
+    tracemalloc.start()
+    try:
+        model.fit(TEXT, **QUICK)
+    finally:
+        tracemalloc.stop()
+    assert max(sizes[-40:]) - sizes[20] < 100_000
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return LanguageModel("lstm", 24, 2, seed=0).fit(TEXT, **QUICK | {"epochs": 4})
+
+
+def test_generated_text_comes_from_its_seed_and_as_it_is_written(fitted):
+    text = fitted.generate("12 squared", length=60, seed=5)
+    assert len(text) == 60
+    assert text == fitted.generate("12 squared", length=60, seed=5) != fitted.generate("12 squared", length=60, seed=6)
+    characters = fitted.generate_iter("12 squared", length=60, seed=5)
+    assert [next(characters) for _ in range(20)] == list(text[:20])
+    assert fitted.generate("12", length=0) == ""
+    assert len(fitted.generate(length=7)) == 7
+
+
+def test_greedy_writing_takes_the_most_likely_character(fitted):
+    prompt, want = "3 squared is ", ""
+    for _ in range(20):
+        y, _ = fitted.rnn(fitted.vocabulary.encode(prompt + want)[:, None], embedding=fitted.embedding)
+        want += fitted.vocabulary.symbols[int(fitted.linear(y[-1])[0].argmax())]
+    assert fitted.generate(prompt, length=20, temperature=0) == want
+    assert fitted.generate(prompt, length=20, temperature=5, top_k=1, seed=1) == want
+    assert fitted.generate(prompt, length=20, temperature=1, top_p=1e-9, seed=1) == want
+
+
+def test_the_sampler_draws_with_the_right_frequencies():
+    p = np.array([0.5, 0.05, 0.3, 0.15])
+
+    def frequencies(**options):
+        draw = Sampler(seed=0, **options)
+        return np.bincount([draw(np.log(p)) for _ in range(4000)], minlength=4) / 4000
+
+    assert_allclose(frequencies(), p, atol=0.03)
+    assert_allclose(frequencies(temperature=0.5), p**2 / (p**2).sum(), atol=0.03)
+    assert_allclose(frequencies(top_k=2), [0.5 / 0.8, 0, 0.3 / 0.8, 0], atol=0.03)
+    assert_allclose(frequencies(top_p=0.81), [0.5 / 0.95, 0, 0.3 / 0.95, 0.15 / 0.95], atol=0.03)
+    assert_allclose(frequencies(top_p=0.79), [0.5 / 0.8, 0, 0.3 / 0.8, 0], atol=0.03)
+    assert_allclose(frequencies(top_k=3, top_p=0.4), [1, 0, 0, 0], atol=0)
+    assert_allclose(frequencies(temperature=1e-9), [1, 0, 0, 0], atol=0)
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_saved_model_is_the_same_model(cell, dtype, tmp_path):
+    model = small(cell, dtype=dtype, embedding_size=7).fit(TEXT + "é\U0001f600", **QUICK | {"epochs": 1})
+    model.save(tmp_path / "m")
+    again = LanguageModel.load(tmp_path / "m")
+    assert_array_equal(parameters(again), parameters(model))
+    assert again.score(TEXT) == model.score(TEXT)
+    assert again.generate("1", seed=0) == model.generate("1", seed=0)
+    assert again.history == model.history
+    assert repr(again) == repr(model)
+    model.save(str(tmp_path / "m"))
+    assert len(list((tmp_path / "m").iterdir())) == 2
+
+
+def test_a_fit_that_cannot_begin_changes_nothing(fitted, tmp_path):
+    before = parameters(fitted), fitted.history, fitted.vocabulary
+    for text, options in [("", {}), (TEXT, {"lr": -1}), (TEXT, {"checkpoint": Path(__file__).parent, "resume": True}), (TEXT[:50], {})]:
+        with pytest.raises(ValueError):
+            fitted.fit(text, **QUICK | options)
+    other = small().fit(TEXT, **QUICK | {"epochs": 1}, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="was made with"):
+        fitted.fit(TEXT, **QUICK, checkpoint=tmp_path, resume=True)
+    assert_array_equal(parameters(fitted), before[0])
+    assert fitted.history is before[1]
+    assert fitted.vocabulary is before[2]
+    assert_array_equal(parameters(LanguageModel.load(tmp_path)), parameters(other))
+
+
+def test_text_is_a_str_and_a_file_is_a_path(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes("\ufeffzwölf\r\nBäume\n".encode())
+    assert read_text(path) == "zwölf\nBäume\n"
+    assert read_text("zwölf") == "zwölf"
+    assert_array_equal(Vocabulary.of("ba\U0001f600").encode("\U0001f600ab"), [2, 0, 1])
+    assert Vocabulary("ab").decode([1, 0]) == "ba"
+
+
+# ---- messages -----------------------------------------------------------------------------------------------------
+
+
+def fit(text=TEXT, **options):
+    return lambda folder: small().fit(text(folder) if callable(text) else text, **QUICK | options)
+
+
+def file(content):
+    def make(folder):
+        (folder / "t.txt").write_bytes(content)
+        return folder / "t.txt"
+
+    return make
+
+
+def resumed(**options):
+    """Resume in a directory that has a checkpoint, with something else than before."""
+
+    def call(folder):
+        small().fit(TEXT, **QUICK | {"epochs": 1}, checkpoint=folder)
+        model = small(**options.pop("model", {}))
+        model.fit(options.pop("text", TEXT), **QUICK | options, checkpoint=folder, resume=True)
+
+    return call
+
+
+BAD = [
+    (lambda _: LanguageModel("LSTM"), ValueError, "cell is 'LSTM', but it must be one of 'lstm', 'gru', 'rnn'"),
+    (lambda _: LanguageModel(hidden_size=0), ValueError, "hidden_size is 0, but it must be at least 1"),
+    (lambda _: LanguageModel(dropout=1), ValueError, "dropout is 1, but it must be a number from 0 up to, but not including, 1"),
+    (lambda _: LanguageModel(dtype="int8"), TypeError, "dtype is 'int8', but fastrnn computes in 'float32' or 'float64'"),
+    (lambda _: LanguageModel(seed=-1), ValueError, "seed is -1, but it must be at least 0"),
+    (fit(""), ValueError, "the text is empty"),
+    (fit(file(b"")), ValueError, "the file {folder}/t.txt is empty"),
+    (fit(file(b"caf\xe9 au lait")), ValueError, "the file {folder}/t.txt is not UTF-8: byte 3 is 0xe9"),
+    (
+        fit(lambda folder: str(file(b"x")(folder))),
+        ValueError,
+        "the text is '{folder}/t.txt', the name of an existing file: to read that, give pathlib.Path('{folder}/t.txt')",
+    ),
+    (fit(b"bytes"), TypeError, "the text is 'bytes', but it must be a str (the text itself) or a pathlib.Path (a file)"),
+    (fit("abcdefghij" * 9), ValueError, "81 symbols are too few: batch_size=5 streams of seq_len=17 need at least 86"),
+    (fit("abc" * 50, validation=0.001), ValueError, "the held-out part has 0 symbols, but it needs at least 2: raise validation, or set it to 0"),
+    (fit(epochs=-1), ValueError, "epochs is -1, but it must be at least 0"),
+    (fit(epochs=1.5), TypeError, "epochs is 1.5, but it must be a whole number"),
+    (fit(batch_size=0), ValueError, "batch_size is 0, but it must be at least 1"),
+    (fit(seq_len=0), ValueError, "seq_len is 0, but it must be at least 1"),
+    (fit(optimizer="adan"), ValueError, "optimizer is 'adan', but it must be one of 'sgd', 'rmsprop', 'adagrad', 'adam', 'adamw'"),
+    (fit(lr=math.nan), ValueError, "lr is nan, but it must be >= 0"),
+    (fit(clip_norm=0), ValueError, "clip_norm is 0, but it must be > 0"),
+    (fit(clip_value=-2), ValueError, "clip_value is -2, but it must be > 0"),
+    (fit(validation=1), ValueError, "validation is 1, but it must be a number from 0 up to, but not including, 1"),
+    (fit(patience=0), ValueError, "patience is 0, but it must be at least 1"),
+    (fit(patience=2, validation=0), ValueError, "patience=2 needs a validation part, but there is none"),
+    (fit(schedule="cosine"), TypeError, "schedule is 'cosine', but it must be a fastrnn.optim.Schedule"),
+    (fit(resume=True), ValueError, "resume=True needs the directory of the checkpoint, but checkpoint is None"),
+    (
+        lambda folder: fit(checkpoint=(file(b"x")(folder), folder)[1])(folder),
+        ValueError,
+        "{folder} is not empty: give resume to continue the training there, or another directory",
+    ),
+    (lambda folder: fit(checkpoint=(file(b"x")(folder), folder)[1], resume=True)(folder), ValueError, "{folder} holds no checkpoint to resume from"),
+    (resumed(batch_size=6), ValueError, "the checkpoint in {folder} was made with batch_size=5, but now it is 6: to continue, it must be the same"),
+    (
+        resumed(lr=0.02),
+        ValueError,
+        "the checkpoint in {folder} was made with optimizer='Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)', "
+        "but now it is 'Adam(lr=0.02, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)': to continue, it must be the same",
+    ),
+    (resumed(model={"hidden_size": 13}), ValueError, "the checkpoint in {folder} was made with hidden_size=12, but now it is 13: to continue, it must be the same"),
+    (resumed(model={"seed": 1}), ValueError, "the checkpoint in {folder} was made with seed=3, but now it is 1: to continue, it must be the same"),
+    (lambda _: small().generate(), RuntimeError, "this LanguageModel has not been fitted: call fit(text) or LanguageModel.load(directory)"),
+    (lambda folder: LanguageModel.load(folder), FileNotFoundError, "no model in {folder}: config.json is missing"),
+    (
+        lambda folder: (storage.save(folder, {}, {"model": "Tagger"}), LanguageModel.load(folder)),
+        ValueError,
+        "{folder} holds a 'Tagger', but this is LanguageModel.load",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, error, message", BAD, ids=[f"{k} {message}"[:60] for k, (_, _, message) in enumerate(BAD)])
+def test_a_wrong_argument_is_named_before_any_work(call, error, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "mean_loss", lambda *_: pytest.fail("work has begun") if "resumed" not in str(call) else 1.0)
+    with pytest.raises(error) as caught:
+        call(tmp_path)
+    assert str(caught.value) == message.format(folder=tmp_path)
+
+
+def test_another_text_cannot_be_resumed(tmp_path):
+    with pytest.raises(ValueError, match=r"was made with text='[0-9a-f]{12}', but now it is '[0-9a-f]{12}'"):
+        resumed(text=TEXT + "1")(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path):
+    small().fit(TEXT, **QUICK | {"epochs": 1}, checkpoint=tmp_path)
+    weights = next(tmp_path.glob("checkpoint-*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is damaged: its sha256 is"):
+        small().fit(TEXT, **QUICK, checkpoint=tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_another_build_gives_a_warning(tmp_path):
+    small().fit(TEXT, **QUICK | {"epochs": 1}, checkpoint=tmp_path)
+    arrays, config = storage.load(tmp_path, kind="checkpoint")
+    config["computed_by"]["isa"] = "v0"
+    storage.save(tmp_path, arrays, config, kind="checkpoint")
+    with pytest.warns(RuntimeWarning, match="the checkpoint was computed by isa v0, .*, now it is .*: the bits may differ"):
+        small().fit(TEXT, **QUICK, checkpoint=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: m.score("7"), "the text has 1 symbol, but a score needs at least 2"),
+        (lambda m: m.score("7äöüßñç!"), "the text has 7 symbols that this model has not been trained on: '!', 'ß', 'ä', 'ç', 'ñ', …"),
+        (lambda m: m.generate("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
+        (lambda m: m.generate_iter("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
+        (lambda m: m.generate(temperature=-1), "temperature is -1, but it must be >= 0"),
+        (lambda m: m.generate(top_k=0), "top_k is 0, but it must be at least 1"),
+        (lambda m: m.generate(top_p=1.5), "top_p is 1.5, but it must be <= 1"),
+        (lambda m: m.generate(length=-1), "length is -1, but it must be at least 0"),
+    ],
+)
+def test_a_wrong_question_is_named(fitted, call, message):
+    with pytest.raises(ValueError) as caught:
+        call(fitted)
+    assert str(caught.value) == message
+
+
+def test_keys_of_updates_do_not_repeat():
+    assert len({random_key(3, update) for update in range(10_000)} | {random_key(random_key(3, u), 1) for u in range(10_000)}) == 20_000

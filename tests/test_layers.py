@@ -1,0 +1,371 @@
+"""Embedding, Linear, Dropout and the losses: values, gradients, masks, bits and messages."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastrnn
+from fastrnn import _engine
+from fastrnn.layers import random_key
+from fastrnn.losses import mean_squared_error, softmax_cross_entropy
+from fastrnn.parameters import Storage
+
+DTYPES = ["float32", "float64"]
+RTOL = {"float32": 1e-5, "float64": 1e-13}
+
+
+def normal(*shape, dtype="float64", seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def numeric_gradient(loss, array, eps=1e-6):
+    """Central differences of loss() for every element of a float64 array, which is changed in place and restored."""
+    grad = np.empty_like(array)
+    for k in np.ndindex(array.shape):
+        kept = array[k]
+        array[k] = kept + eps
+        up = loss()
+        array[k] = kept - eps
+        grad[k] = (up - loss()) / (2 * eps)
+        array[k] = kept
+    return grad
+
+
+# ---- Linear -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("M, I, N", [(1, 1, 1), (3, 5, 2), (7, 18, 33), (50, 64, 65)])
+def test_linear_and_its_gradients_agree_with_float64(isa, dtype, M, I, N):
+    linear = fastrnn.Linear(I, N, dtype=dtype, seed=1)
+    x, dy = normal(M, I, dtype=dtype), normal(M, N, dtype=dtype, seed=2)
+    w, b = (linear.params[name].astype("float64") for name in ("weight", "bias"))
+    y, backward = linear.vjp(x)
+    g = backward(dy)
+    scale = np.sqrt(max(M, I, N))
+    assert_allclose(y, x.astype("float64") @ w.T + b, rtol=RTOL[dtype], atol=RTOL[dtype] * scale)
+    assert_allclose(g.x, dy.astype("float64") @ w, rtol=RTOL[dtype], atol=RTOL[dtype] * scale)
+    assert_allclose(g.params["weight"], dy.astype("float64").T @ x, rtol=RTOL[dtype], atol=RTOL[dtype] * scale)
+    assert_allclose(g.params["bias"], dy.astype("float64").sum(0), rtol=RTOL[dtype], atol=RTOL[dtype] * scale)
+    assert_array_equal(g.flat, np.concatenate([g.params["weight"].ravel(), g.params["bias"]]))
+    assert_array_equal(linear(x), y)
+
+
+def test_a_row_of_linear_has_the_same_bits_in_any_batch_and_on_any_number_of_threads(isa):
+    linear = fastrnn.Linear(129, 67, seed=0)
+    x = normal(400, 129, dtype="float32")
+    fastrnn.set_num_threads(1)
+    y = linear(x)
+    for rows in (1, 2, 3, 5, 8, 31):
+        assert_array_equal(linear(x[:rows]), y[:rows])
+    for threads in (2, 3):
+        fastrnn.set_num_threads(threads)
+        assert_array_equal(linear(x), y)
+
+
+def test_gradients_of_linear_do_not_depend_on_the_number_of_threads(isa):
+    x, dy = normal(700, 129, dtype="float32"), normal(700, 67, dtype="float32", seed=1)
+
+    def gradients(threads):
+        fastrnn.set_num_threads(threads)
+        g = fastrnn.Linear(129, 67, seed=0).vjp(x)[1](dy)
+        return np.concatenate([g.flat, g.x.ravel()])
+
+    assert_array_equal(gradients(2), gradients(1))
+    assert_array_equal(gradients(3), gradients(1))
+
+
+def test_linear_sees_new_weights_and_a_new_instruction_set():
+    linear = fastrnn.Linear(20, 3, dtype="float64", seed=0)
+    x = normal(4, 20)
+    linear(x)
+    with linear.updating() as flat:
+        flat[:] = 1
+    assert_allclose(linear(x), np.repeat(x.sum(1)[:, None], 3, 1) + 1, rtol=1e-13)
+    kept = _engine.isa()
+    try:
+        for isa in _engine.available_isas():
+            _engine.set_isa(isa)
+            assert_allclose(linear(x), np.repeat(x.sum(1)[:, None], 3, 1) + 1, rtol=1e-13)
+    finally:
+        _engine.set_isa(kept)
+
+
+def test_linear_takes_any_leading_axes_strides_and_out():
+    linear = fastrnn.Linear(3, 2, seed=0)
+    x = normal(5, 4, 3, dtype="float32")
+    y = linear(x)
+    assert y.shape == (5, 4, 2)
+    assert_array_equal(linear(x.transpose(1, 0, 2)), y.transpose(1, 0, 2))
+    assert_array_equal(linear(x[2, 1]), y[2, 1])
+    out = np.full((5, 4, 2), np.nan, "float32")
+    assert linear(x, out=out) is out
+    assert_array_equal(out, y)
+    assert linear(np.empty((0, 4, 3), "float32")).shape == (0, 4, 2)
+    fixed = x.copy()
+    fixed.flags.writeable = False
+    assert_array_equal(linear(fixed), y)
+
+
+def test_gradients_are_added_to_a_shared_buffer():
+    storage = Storage("float64")
+    embedding = fastrnn.Embedding(4, 3, dtype="float64", seed=0, storage=storage)
+    linear = fastrnn.Linear(3, 2, bias=False, dtype="float64", seed=1, storage=storage)
+    rows, embedding_backward = embedding.vjp(np.array([1, 3]))
+    y, linear_backward = linear.vjp(rows)
+    into = np.ones_like(storage.flat)
+    g = linear_backward(np.ones_like(y), into=into)
+    embedding_backward(g.x, into=into)
+    assert_allclose(into[12:].reshape(2, 3) - 1, np.tile(rows.sum(0), (2, 1)), rtol=1e-13)
+    want = np.zeros((4, 3))
+    want[[1, 3]] = linear.params["weight"].sum(0)
+    assert_allclose(into[:12].reshape(4, 3) - 1, want, rtol=1e-13)
+
+
+def test_a_backward_may_be_called_twice_and_not_after_an_update():
+    linear = fastrnn.Linear(3, 2, seed=0)
+    y, backward = linear.vjp(normal(4, 3, dtype="float32"))
+    assert_array_equal(backward(y).flat, backward(y).flat)
+    assert backward(y, need_x=False).x is None
+    with linear.updating() as flat:
+        flat *= 2
+    with pytest.raises(RuntimeError, match=r"the parameters of this Linear were changed after .*: version 1, then 0"):
+        backward(y)
+
+
+def test_copies_are_independent_and_pickle_works():
+    import pickle
+
+    linear = fastrnn.Linear(3, 2, seed=0)
+    x = normal(4, 3, dtype="float32")
+    y = linear(x)
+    double, again = linear.astype("float64"), pickle.loads(pickle.dumps(linear))
+    with linear.updating() as flat:
+        flat[:] = 0
+    assert_allclose(double(x.astype("float64")), y, rtol=1e-5, atol=1e-6)
+    assert_array_equal(again(x), y)
+    assert repr(double) == "Linear(3, 2, dtype='float64')"
+
+
+# ---- Embedding ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_embedding_gathers_and_scatters(isa, dtype):
+    embedding = fastrnn.Embedding(7, 19, dtype=dtype, seed=3)
+    ids = np.array([[6, 0, 3], [3, 3, 1]])
+    y, backward = embedding.vjp(ids)
+    assert_array_equal(y, embedding.params["weight"][ids])
+    assert_array_equal(embedding(ids.astype("uint8")), y)
+    dy = normal(2, 3, 19, dtype=dtype)
+    want = np.zeros((7, 19), dtype)
+    np.add.at(want, ids, dy)
+    assert_array_equal(backward(dy).params["weight"], want)
+    assert embedding(np.zeros((0, 2), int)).shape == (0, 2, 19)
+
+
+def test_a_backward_of_embedding_keeps_its_own_ids():
+    embedding = fastrnn.Embedding(3, 1, seed=0)
+    ids = np.array([0, 1])
+    y, backward = embedding.vjp(ids)
+    ids[:] = 2
+    assert_array_equal(backward(np.ones_like(y)).params["weight"], [[1], [1], [0]])
+
+
+# ---- Dropout ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.75])
+def test_dropout_keeps_the_right_share_and_scales_it(isa, dtype, p):
+    x = np.ones((40, 30, 50), dtype)
+    y, backward = fastrnn.Dropout(p).vjp(x, rng=11)
+    kept = y != 0
+    assert_allclose(y[kept], 1 / (1 - p), rtol=1e-6)
+    assert abs(kept.mean() - (1 - p)) <= 5 * np.sqrt(p * (1 - p) / x.size)
+    assert_array_equal(backward(x).x, y)
+    for axis in range(3):       # no row, step or unit is special: five standard deviations of a mean of 1200 and more
+        assert np.ptp(kept.mean(axis=tuple({0, 1, 2} - {axis}))) <= 10 * np.sqrt(p * (1 - p) / 1200)
+
+
+def test_a_mask_depends_on_key_row_step_and_unit_only():
+    x = np.ones((6, 5, 33), "float32")
+    dropout = fastrnn.Dropout(0.5)
+    y = dropout.vjp(x, rng=1)[0]
+    assert_array_equal(dropout.vjp(x, rng=1)[0], y)
+    assert_array_equal(dropout.vjp(x[:3, :2], rng=1)[0], y[:3, :2])
+    assert (dropout.vjp(x, rng=2)[0] != y).mean() > 0.4
+    steady = fastrnn.Dropout(0.5, variational=True).vjp(x, rng=1)[0]
+    assert_array_equal(steady, np.broadcast_to(steady[:1], x.shape))
+    assert (steady[0, 0] != steady[0, 1]).any()
+
+
+def test_dropout_without_a_key_draws_a_fresh_mask_at_each_call_from_its_seed():
+    x = np.ones((4, 3, 20))
+    first, second = (fastrnn.Dropout(0.5, seed=9) for _ in range(2))
+    a, b = first.vjp(x)[0], first.vjp(x)[0]
+    assert (a != b).any()
+    assert_array_equal(second.vjp(x)[0], a)
+    assert_array_equal(second.vjp(x)[0], b)
+    assert_array_equal(first(x), x)
+    assert first(x) is not x
+
+
+def test_dropout_in_place():
+    x = normal(4, 3, 20)
+    dropout = fastrnn.Dropout(0.5)
+    want, backward = dropout.vjp(x, rng=3)
+    here = x.copy()
+    assert dropout.vjp(here, rng=3, out=here)[0] is here
+    assert_array_equal(here, want)
+    dy = x.copy()
+    assert backward(dy, out=dy).x is dy
+    assert_array_equal(dy, want)
+
+
+def test_random_keys_differ():
+    assert len({random_key(seed, update) for seed in range(50) for update in range(50)}) == 2500
+    assert random_key(1) == 0x910A2DEC89025CC1      # splitmix64's first number for the seed 1, by the reference program of Vigna
+
+
+# ---- losses -------------------------------------------------------------------------------------------------------
+
+
+def log_softmax(logits):
+    z = logits.astype("float64") - logits.max(axis=-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("V", [1, 2, 15, 16, 17, 65])
+def test_cross_entropy_agrees_with_float64(isa, dtype, V):
+    logits = 3 * normal(6, 4, V, dtype=dtype)
+    targets = np.random.default_rng(1).integers(0, V, (6, 4))
+    targets[2, 1] = -1
+    lengths = [6, 3, 0, 5]
+    valid = (targets >= 0) & (np.arange(6)[:, None] < lengths)
+    nll = -np.take_along_axis(log_softmax(logits), np.maximum(targets, 0)[..., None], -1)[..., 0] * valid
+    tolerance = {"float32": 3e-6, "float64": 1e-13}[dtype]
+    assert_allclose(softmax_cross_entropy(logits, targets, lengths=lengths, reduction="none"), nll, rtol=tolerance, atol=tolerance)
+    loss, backward = softmax_cross_entropy.vjp(logits, targets, lengths=lengths)
+    assert type(loss) is float
+    assert_allclose([loss, softmax_cross_entropy(logits, targets, lengths=lengths)], nll.sum() / valid.sum(), rtol=tolerance, atol=tolerance)
+    want = (np.exp(log_softmax(logits)) - np.eye(V)[targets]) * valid[..., None] / valid.sum()
+    assert_allclose(backward(), want, rtol=tolerance, atol=tolerance)
+    assert_allclose(backward(3.0), 3 * want, rtol=tolerance, atol=3 * tolerance)
+
+
+def test_gradient_of_cross_entropy_matches_central_differences():
+    logits, targets, lengths = normal(4, 3, 5), np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]]), [4, 2, 3]
+    backward = softmax_cross_entropy.vjp(logits, targets, lengths=lengths)[1]
+    want = numeric_gradient(lambda: softmax_cross_entropy(logits, targets, lengths=lengths), logits)
+    assert_allclose(backward(), want, rtol=1e-7, atol=1e-9)
+
+
+def test_cross_entropy_of_huge_logits_is_finite_and_nan_is_not_swallowed():
+    logits = np.array([[1e30, 0.0, -1e30], [0.0, 5e4, 0.0]], "float32")
+    assert_array_equal(softmax_cross_entropy(logits, [0, 0], reduction="none"), [0, 5e4])
+    assert_array_equal(softmax_cross_entropy.vjp(logits, [0, 1])[1](), 0)
+    logits[1, 2] = np.nan
+    assert np.isnan(softmax_cross_entropy(logits, [0, 0]))
+    assert softmax_cross_entropy(logits, [0, -1]) == 0
+    assert_array_equal(softmax_cross_entropy.vjp(logits, [0, -1])[1]()[1], 0)
+
+
+def test_cross_entropy_may_overwrite_its_logits():
+    logits = normal(5, 2, 9, dtype="float32")
+    targets = np.arange(10).reshape(5, 2) % 9
+    loss, backward = softmax_cross_entropy.vjp(logits, targets)
+    here = logits.copy()
+    same_loss, same_backward = softmax_cross_entropy.vjp(here, targets, out=here)
+    assert same_loss == loss
+    assert same_backward() is here
+    assert_array_equal(here, backward())
+    assert backward() is not backward()
+
+
+def test_losses_without_a_valid_step_are_zero():
+    logits = normal(2, 2, 3)
+    loss, backward = softmax_cross_entropy.vjp(logits, np.full((2, 2), -1))
+    assert loss == 0
+    assert_array_equal(backward(), 0)
+    loss, backward = mean_squared_error.vjp(logits, logits + 1, lengths=[0, 0])
+    assert loss == 0
+    assert_array_equal(backward(), 0)
+    assert softmax_cross_entropy(np.empty((0, 2, 3)), np.empty((0, 2), int)) == 0
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 1, 0]])
+def test_mean_squared_error_and_its_gradient(lengths):
+    y, targets = normal(3, 3, 2), normal(3, 3, 2, seed=1)
+    valid = np.ones((3, 3), bool) if lengths is None else np.arange(3)[:, None] < lengths
+    targets[~valid] = np.nan
+    loss, backward = mean_squared_error.vjp(y, targets, lengths=lengths)
+    assert_allclose(loss, np.mean((y[valid] - targets[valid]) ** 2), rtol=1e-14)
+    assert_allclose(backward(), numeric_gradient(lambda: mean_squared_error(y, targets, lengths=lengths), y), rtol=1e-7, atol=1e-9)
+    y[0, 0, 0] = np.nan
+    assert np.isnan(mean_squared_error(y, targets, lengths=lengths))
+
+
+# ---- messages -----------------------------------------------------------------------------------------------------
+
+X = np.zeros((4, 2, 3), "float32")
+LINEAR, EMBEDDING, DROPOUT = fastrnn.Linear(3, 5), fastrnn.Embedding(4, 2), fastrnn.Dropout(0.5)
+BAD = [
+    (lambda: fastrnn.Linear(0, 2), ValueError, "in_features is 0, but it must be at least 1"),
+    (lambda: fastrnn.Linear(2, 1.5), TypeError, "out_features is 1.5, but it must be a whole number"),
+    (lambda: LINEAR(X[..., :2]), ValueError, "x has 2 features, but this Linear was made with in_features=3"),
+    (
+        lambda: LINEAR(X.astype("float64")),
+        TypeError,
+        "x is float64, but this Linear computes in float32: convert with x.astype('float32')",
+    ),
+    (lambda: LINEAR(X, out=X), ValueError, "out is float32 of shape (4, 2, 3), but it must be float32 of shape (4, 2, 5)"),
+    (lambda: LINEAR(X, out=np.zeros((2, 4, 5), "f").swapaxes(0, 1)), ValueError, "out must be C-contiguous and writable"),
+    (lambda: LINEAR.vjp(X)[1](X), ValueError, "dy has shape (4, 2, 3), but the forward pass it belongs to gave (4, 2, 5)"),
+    (lambda: EMBEDDING([0, 4]), ValueError, "ids go from 0 to 4, but this Embedding has rows 0 to 3"),
+    (lambda: EMBEDDING([0, -1]), ValueError, "ids go from -1 to 0, but this Embedding has rows 0 to 3"),
+    (lambda: EMBEDDING([0.0]), TypeError, "ids are float64, but they must be whole numbers"),
+    (lambda: fastrnn.Dropout(1.0), ValueError, "p is 1.0, but it must be a number from 0 up to, but not including, 1"),
+    (lambda: fastrnn.Dropout(-0.1), ValueError, "p is -0.1, but it must be a number from 0 up to, but not including, 1"),
+    (lambda: DROPOUT.vjp(X, rng=1 << 64), ValueError, "rng is 18446744073709551616, but it must be from 0 to 2**64-1"),
+    (lambda: DROPOUT.vjp(X, rng=0.5), TypeError, "rng is 0.5, but it must be an int"),
+    (lambda: DROPOUT.vjp(X[0, 0]), ValueError, "x must be (T, B, n) or (rows, n), got shape (3,)"),
+    (
+        lambda: softmax_cross_entropy(X, np.zeros((4, 3), int)),
+        ValueError,
+        "targets have shape (4, 3), but logits has (4, 2) steps of 3 classes",
+    ),
+    (lambda: softmax_cross_entropy(X, np.full((4, 2), 3)), ValueError, "targets go up to 3, but logits has 3 classes: 0 to 2"),
+    (lambda: softmax_cross_entropy(X, np.zeros((4, 2))), TypeError, "targets are float64, but they must be whole numbers"),
+    (lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), lengths=[5, 1]), ValueError, "lengths must be from 0 to T=4, got 5"),
+    (
+        lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), lengths=[1]),
+        ValueError,
+        "lengths have shape (1,), but logits has B=2 sequences: give (2,)",
+    ),
+    (
+        lambda: softmax_cross_entropy(X[0], np.zeros(2, int), lengths=[1]),
+        ValueError,
+        "lengths are for logits of 3 axes (T, B, n), got 2",
+    ),
+    (
+        lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), reduction="sum"),
+        ValueError,
+        "reduction is 'sum', but it must be one of 'mean', 'none'",
+    ),
+    (lambda: softmax_cross_entropy(X.astype(int), X), TypeError, "logits is int64, but it must be float32 or float64"),
+    (lambda: mean_squared_error(X, X[:2]), ValueError, "targets has shape (2, 2, 3), but y has (4, 2, 3)"),
+    (
+        lambda: mean_squared_error(X, X.astype("float64")),
+        TypeError,
+        "targets is float64, but y is float32: convert with targets.astype('float32')",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, error, message", BAD, ids=[message for _, _, message in BAD])
+def test_a_wrong_argument_is_named_with_both_numbers(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message

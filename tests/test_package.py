@@ -1,0 +1,172 @@
+"""The package as people meet it: import, symbols, docstring and README examples, the choice of instruction set."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import processes
+import pytest
+
+import fastrnn
+from fastrnn import _engine
+
+# What an adapter module needs beyond the runtime dependencies; a module not named here must be importable everywhere.
+OPTIONAL = {"torch": "torch", "onnx": "onnx", "keras": "keras", "sklearn": "sklearn", "distributed": "mpi4py", "plotting": "matplotlib"}
+
+
+def module_names():
+    names = ["fastrnn"]
+    for module in pkgutil.walk_packages(fastrnn.__path__, "fastrnn."):
+        parts = module.name.split(".")
+        needs = OPTIONAL.get(parts[1])
+        if parts[-1] != "__main__" and (needs is None or importlib.util.find_spec(needs)):
+            names.append(module.name)
+    return names
+
+
+def test_import_takes_no_time():
+    """The budget is 0.15 s, of which NumPy takes about 0.07. Best of five, and twice the budget for a busy CI machine."""
+    code = "import time; start = time.perf_counter(); import fastrnn; print(time.perf_counter() - start)"
+    best = min(float(processes.output(code)) for _ in range(5))
+    assert best < 2 * 0.15, f"{best:.3f} s"
+
+
+def test_import_starts_no_thread_and_imports_no_optional_package():
+    code = """
+import os, sys
+import numpy
+before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+import fastrnn
+after = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+assert after == before, f"{after - before} threads were started"
+heavy = ["torch", "onnx", "keras", "sklearn", "mpi4py", "matplotlib", "scipy", "tqdm", "safetensors", "multiprocessing", "concurrent.futures"]
+found = [name for name in heavy if name in sys.modules]
+assert not found, found
+"""
+    processes.output(code)
+
+
+def test_one_thread_is_one_thread():
+    """Training on one thread starts no other, neither ours nor BLAS's."""
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("this system does not list threads in /proc/self/task")
+    code = """
+import os
+import numpy as np, fastrnn
+before = len(os.listdir("/proc/self/task"))
+fastrnn.set_num_threads(1)
+net = fastrnn.LSTM(64, 128)
+(y, _), backward = net.vjp(np.ones((50, 32, 64), "float32"))
+backward(y)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    assert processes.output(code).strip() == "0"
+
+
+def test_what_is_public_is_there():
+    for name in fastrnn.__all__:
+        assert getattr(fastrnn, name) is not None, name
+    assert {"RNN", "GRU", "LSTM", "Embedding", "Linear", "Dropout"} <= set(fastrnn.__all__)
+    assert {"set_num_threads", "get_num_threads", "threads", "show_config"} <= set(fastrnn.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        fastrnn.no_such_name  # noqa: B018
+    assert (processes.PACKAGE / "py.typed").exists()
+
+
+def test_the_extension_exports_its_init_function_and_nothing_else():
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("nm is not installed")
+    listed = subprocess.run([nm, "-D", "--defined-only", _engine.__file__], capture_output=True, text=True, check=True).stdout
+    names = {line.split()[-1] for line in listed.splitlines()}
+    assert names - {"_init", "_fini"} == {"PyInit__engine"}
+
+
+def test_no_executable_stack_and_no_foreign_library():
+    """The extension needs the C library only: neither OpenMP nor a BLAS of the system."""
+    readelf = shutil.which("readelf")
+    if readelf is None:
+        pytest.skip("readelf is not installed")
+    listed = subprocess.run([readelf, "-dlW", _engine.__file__], capture_output=True, text=True, check=True).stdout
+    needed = set(re.findall(r"NEEDED.*\[(.*?)\]", listed))
+    allowed = ("libc.", "libm.", "libpthread.", "libdl.", "ld-linux", "libgcc_s.", "libasan.", "libubsan.")
+    assert all(name.startswith(allowed) for name in needed), needed
+    stack = re.search(r"GNU_STACK.*", listed)
+    assert stack is None or "RWE" not in stack.group()
+
+
+# --- instruction sets ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", _engine.available_isas())
+def test_every_instruction_set_can_be_forced(name):
+    code = "import sys, fastrnn; from fastrnn import _engine; assert _engine.isa() == sys.argv[1], _engine.isa(); fastrnn.show_config()"
+    assert name in processes.output(code, name, FASTRNN_ISA=name)
+
+
+def test_the_best_instruction_set_is_chosen():
+    assert processes.output("from fastrnn import _engine; print(_engine.isa())").strip() == _engine.available_isas()[0]
+
+
+def test_an_unknown_instruction_set_is_a_clear_error():
+    done = processes.python("import fastrnn", FASTRNN_ISA="v9")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(f"FASTRNN_ISA=v9, but this CPU can run: {', '.join(_engine.available_isas())}")
+
+
+def test_an_unknown_blas_is_a_clear_error(tmp_path):
+    code = "import numpy as np, fastrnn\n(y, _), b = fastrnn.RNN(4, 64).vjp(np.ones((50, 32, 4), 'float32'))\nb(y)"
+    done = processes.python(code, FASTRNN_BLAS=str(tmp_path / "none.so"))
+    assert done.returncode == 1 and "none.so" in done.stderr.splitlines()[-1]
+
+
+def test_show_config_names_version_isa_blas_and_threads():
+    shown = processes.output("import fastrnn; fastrnn.show_config()")
+    assert fastrnn.__version__ in shown
+    assert all(isa in shown for isa in _engine.available_isas())
+    for word in ("BLAS", "threads", "compiler"):
+        assert word.lower() in shown.lower(), word
+
+
+# --- examples -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_docstring_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    failed, _ = doctest.testmod(module, extraglobs={"np": np, "fastrnn": fastrnn}, optionflags=flags)
+    assert failed == 0
+
+
+@pytest.mark.parametrize("cls", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM, fastrnn.Embedding, fastrnn.Linear, fastrnn.Dropout])
+def test_the_public_layers_have_an_example(cls):
+    parser = doctest.DocTestFinder(exclude_empty=True)
+    assert any(test.examples for test in parser.find(cls, cls.__name__)), f"{cls.__name__} has no docstring example"
+
+
+def readme_examples():
+    readme = processes.ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_readme_has_python_examples():
+    assert len(readme_examples()) >= 2, "one of the layer API, one of LanguageModel"
+
+
+@pytest.mark.parametrize("k", range(len(readme_examples())))
+def test_readme_examples_run(k, tmp_path):
+    script = tmp_path / "example.py"
+    script.write_text(readme_examples()[k], encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
