@@ -56,6 +56,7 @@ def record():
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(),
         "versions": versions,
+        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,  # above the process's own 1 something else ran too
         "config": shown.getvalue().splitlines(),
         "commit": commit(),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)},

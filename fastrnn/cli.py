@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(message, status):
-    print("fastrnn: error:", " ".join(str(message).split()), file=sys.stderr)
+    prefix = "fastrnn:" if status == 130 else "fastrnn: error:"
+    print(prefix, " ".join(str(message).split()), file=sys.stderr)
     return status
 
 

@@ -348,7 +348,7 @@ class Backward:
         ----------
         dy : y's shape, optional, zeros if None; ignored past a row's length
         dstate_n : like state_n, optional
-        need_x : bool, whether g.x (or g.embedding) is wanted
+        need_x : bool, whether g.x is wanted
         into : 1-D array laid out like the storage's flat buffer, optional; the parameters' gradients are added to it
 
         Returns
@@ -370,7 +370,7 @@ class Backward:
             dy = dy[:, None] if self._unbatched else dy.transpose(1, 0, 2) if layer.batch_first else dy
             dy = batch.packed(np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1]))
         grads, flat = layer._gradients(into)
-        d_embedding = self._embedding_gradient(into) if self._embedding is not None and need_x else None
+        d_embedding = self._embedding_gradient(into) if self._embedding is not None else None
         dx, dstate_0, d_context = backward(
             self._net, self._packed, batch, self._rows, self._context, self._tape, self._dropout, dy, dstate, grads,
             need_x=need_x, d_embedding=d_embedding,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import os
@@ -153,7 +154,7 @@ class Training:
         self.on_best = on_best
         make = optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer)
         self.optimizer = make(model.storage, lr=settings.lr)
-        self.schedule = optim.Constant() if settings.schedule is None else settings.schedule
+        self.schedule = optim.Constant() if settings.schedule is None else copy.deepcopy(settings.schedule)
         self.identity = {
             **(identity or {}),
             "optimizer": repr(self.optimizer),

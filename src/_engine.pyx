@@ -446,7 +446,6 @@ def softmax_nll(
     weights,                           # (M,) or None: 1                                      in
     double[::1] nll,                   # (M,) weight * -log softmax[target]                   out
     dlogits,                           # (M, V) or None; may be logits                        out
-    Py_ssize_t V
 ):
     """Negative log-likelihood per row, and its gradient weight * (softmax - onehot)."""
     cdef Softmax s

@@ -67,43 +67,57 @@ cdef inline Py_ssize_t running(const Py_ssize_t *offset, Py_ssize_t t, Py_ssize_
     cdef Py_ssize_t rows = offset[t + 1] - offset[t]
     return b if b < rows else rows
 
-cdef inline void input_part(const Sweep *s, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t b0, Py_ssize_t b1, char *gates, Py_ssize_t base) noexcept nogil:
-    """gates = x @ w_ih.T for rows [b0, b1) of steps [t0, t1): one product, or a gather of rows computed already."""
-    cdef Py_ssize_t first[CHUNK_STEPS]
-    cdef Py_ssize_t count[CHUNK_STEPS]
-    cdef Py_ssize_t g = 0, t, r, ldg = s.blocks * s.Hp
+cdef inline void input_rows(const Sweep *s, Py_ssize_t groups, const Py_ssize_t *first, const Py_ssize_t *count, Py_ssize_t base) noexcept nogil:
+    """gates = x @ w_ih.T for some groups of rows: a product, or a gather of rows computed already. Row r of x is row r - base of gates."""
+    cdef Py_ssize_t g, r, width = s.x_blocks * s.Hp, ldg = s.blocks * s.Hp
+    cdef char *gates = s.gates - base * ldg * s.item
     cdef rnn_product p
-    if b0 == 0 and b1 == s.B:
-        first[0] = s.offset[t0]
-        count[0] = s.offset[t1] - s.offset[t0]
-        g = 1
+    if s.ids != NULL:
+        for g in range(groups):
+            s.kernels.gather(count[g], width, s.table, width, s.ids + first[g], gates + first[g] * ldg * s.item, ldg)
+    elif s.x == NULL:
+        for g in range(groups):
+            for r in range(first[g], first[g] + count[g]):
+                memset(gates + r * ldg * s.item, 0, width * s.item)
     else:
-        for t in range(t0, t1):
-            first[g] = s.offset[t] + running(s.offset, t, b0)
-            count[g] = s.offset[t] + running(s.offset, t, b1) - first[g]
-            g += 1
-    if s.x == NULL and s.ids == NULL:
-        for t in range(g):
-            for r in range(first[t], first[t] + count[t]):
-                memset(gates + (r - base) * ldg * s.item, 0, s.x_blocks * s.Hp * s.item)
-    elif s.ids != NULL:
-        for t in range(g):
-            s.kernels.gather(count[t], s.x_blocks * s.Hp, s.table, s.x_blocks * s.Hp, s.ids + first[t],
-                             gates + (first[t] - base) * ldg * s.item, ldg)
-    else:
-        p.groups = g
+        p.groups = groups
         p.first = first
         p.count = count
-        p.N = s.x_blocks * s.Hp
+        p.N = width
         p.K = s.I
         p.a = s.x
         p.lda = s.I
         p.w = s.w_ih
         p.bias = NULL
-        p.c = gates - base * ldg * s.item
+        p.c = gates
         p.ldc = ldg
         p.accumulate = False
         s.kernels.product(&p)
+
+cdef inline Py_ssize_t gates_of(const Sweep *s, Py_ssize_t t, Py_ssize_t low) noexcept nogil:
+    """Where the gates of step t begin: on the tape in its own rows; in the scratch of the chunk that begins at `low` at a place that
+    does not depend on other steps, as threads do not wait for each other."""
+    return s.offset[t] if s.keep else (t - low) * s.B
+
+cdef inline void input_part(const Sweep *s, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t b0, Py_ssize_t b1) noexcept nogil:
+    """The input part of rows [b0, b1) of steps [t0, t1), as few products as the layout allows."""
+    cdef Py_ssize_t first[CHUNK_STEPS]
+    cdef Py_ssize_t count[CHUNK_STEPS]
+    cdef Py_ssize_t g = 0, t
+    cdef bint even = s.keep or s.offset[t1] - s.offset[t0] == (t1 - t0) * s.B
+    if even and b0 == 0 and b1 == s.B:
+        first[0] = s.offset[t0]
+        count[0] = s.offset[t1] - s.offset[t0]
+        input_rows(s, 1, first, count, s.offset[t0] - gates_of(s, t0, t0))
+        return
+    for t in range(t0, t1):
+        first[g] = s.offset[t] + running(s.offset, t, b0)
+        count[g] = s.offset[t] + running(s.offset, t, b1) - first[g]
+        if not even:
+            input_rows(s, 1, first + g, count + g, s.offset[t] - gates_of(s, t, t0))
+        g += 1
+    if even:
+        input_rows(s, g, first, count, s.offset[t0] - gates_of(s, t0, t0))
 
 cdef inline void cut_states(const Sweep *s, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, char *h, char *c) noexcept nogil:
     """Rows lo..hi of a state become zeros where resets[t] says so."""
@@ -134,7 +148,7 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
     cdef Sweep *s = <Sweep *>arg
     cdef rnn_step step
     cdef Py_ssize_t b0 = s.cuts[part], b1 = s.cuts[part + 1], row = s.Hp * s.item, ldg = s.blocks * row
-    cdef Py_ssize_t q, t, lo, hi, after, at, to, chunk_end = s.first, low = 0, high = 0, base = 0
+    cdef Py_ssize_t q, t, lo, hi, after, at, to, chunk_end = s.first, low = 0, high = 0
     cdef char *gates
     cdef char *h_to
     cdef char *c_to
@@ -152,8 +166,7 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
             chunk_end = min(q + s.chunk, s.last)
             low = s.T - chunk_end if s.reverse else q
             high = s.T - q if s.reverse else chunk_end
-            base = 0 if s.keep else s.offset[low]
-            input_part(s, low, high, b0, b1, s.gates, base)
+            input_part(s, low, high, b0, b1)
         t = s.T - 1 - q if s.reverse else q
         lo = running(s.offset, t, b0)
         hi = running(s.offset, t, b1)
@@ -166,7 +179,7 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
         h_to = s.h_prev + to * row
         c_to = s.c_prev + to * row if s.c_prev != NULL else NULL
         start_rows(s, q, t, lo, hi, s.h_prev + at * row, s.c_prev + at * row if s.c_prev != NULL else NULL)
-        gates = s.gates + (s.offset[t] - base + lo) * ldg
+        gates = s.gates + (gates_of(s, t, low) + lo) * ldg
         step.rows = hi - lo
         step.go_on = 0 if after < 0 else running(s.offset, after, hi) - lo
         step.bias = s.bias + lo * s.bias_stride * s.item

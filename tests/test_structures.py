@@ -71,11 +71,11 @@ def check_rows(case, rng):
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_a_batch_row_does_not_see_the_other_rows_bit_for_bit(cell, isa, sizes, options, dtype):
     """Neither which they are, nor how many, nor in which order."""
-    check_rows(random_case(cell, *sizes.values(), dtype=dtype, **options), np.random.default_rng(0))
+    check_rows(random_case(cell, **sizes, dtype=dtype, **options), np.random.default_rng(0))
 
 
 def test_a_row_of_a_large_batch_does_not_see_the_other_rows_bit_for_bit(cell, isa):
-    check_rows(random_case(cell, *LARGE.values(), dtype="float32", num_layers=2, lengths=True), np.random.default_rng(0))
+    check_rows(random_case(cell, **LARGE, dtype="float32", num_layers=2, lengths=True), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -90,7 +90,7 @@ def test_every_batch_size_from_1_to_65_gives_a_row_the_same_bits(cell, isa, dtyp
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_padding_is_not_read_bit_for_bit(cell, isa, sizes, options, dtype):
     """What stands past a row's length, and how much of it there is, changes nothing."""
-    case = random_case(cell, *sizes.values(), dtype=dtype, **{**options, "lengths": True})
+    case = random_case(cell, **sizes, dtype=dtype, **{**options, "lengths": True})
     net = case.net()
     y, state_n = call(net, case)
     g = gradients(net, case)
@@ -117,7 +117,7 @@ def test_padding_is_not_read_bit_for_bit(cell, isa, sizes, options, dtype):
 
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_lengths_equal_each_row_alone_bit_for_bit(cell, isa, sizes, options, dtype):
-    case = random_case(cell, *sizes.values(), dtype=dtype, **{**options, "lengths": True})
+    case = random_case(cell, **sizes, dtype=dtype, **{**options, "lengths": True})
     net = case.net()
     y, state_n = call(net, case)
     for b, n in enumerate(case.given["lengths"]):
@@ -143,7 +143,7 @@ def check_threads(case):
 
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_outputs_and_gradients_do_not_depend_on_the_thread_count_bit_for_bit(cell, isa, sizes, options, dtype):
-    check_threads(random_case(cell, *sizes.values(), dtype=dtype, **options))
+    check_threads(random_case(cell, **sizes, dtype=dtype, **options))
 
 
 @pytest.mark.parametrize("B, H", [(1, 150), (9, 66), (64, 130), (33, 257)])
@@ -166,19 +166,19 @@ def check_splits(case, cuts):
 
 @given(sizes=SIZES, options=FORWARD_ONLY, dtype=DTYPE, data=st.data())
 def test_splitting_a_sequence_and_carrying_the_state_changes_nothing(cell, isa, sizes, options, dtype, data):
-    case = random_case(cell, *sizes.values(), dtype=dtype, **{**options, "lengths": False})
+    case = random_case(cell, **sizes, dtype=dtype, **{**options, "lengths": False})
     check_splits(case, sorted(data.draw(st.lists(st.integers(0, sizes["T"]), max_size=4), label="cuts")))
 
 
 def test_splitting_a_long_sequence_and_carrying_the_state_changes_nothing(cell, isa):
-    case = random_case(cell, *LARGE.values(), dtype="float32", num_layers=2)
+    case = random_case(cell, **LARGE, dtype="float32", num_layers=2)
     check_splits(case, [1, 2, 17, 17, 59])
 
 
 @given(sizes=SIZES, context=st.sampled_from([0, 3]), num_layers=st.integers(1, 3), dtype=DTYPE)
 def test_a_stream_gives_the_bits_of_one_call(cell, isa, sizes, context, num_layers, dtype):
     """s.step T times == s.run in chunks == rnn(x)."""
-    case = random_case(cell, *sizes.values(), dtype=dtype, state=False, context=context, num_layers=num_layers)
+    case = random_case(cell, **sizes, dtype=dtype, state=False, context=context, num_layers=num_layers)
     net = case.net()
     y, state_n = call(net, case)
     T, B, _ = case.x.shape
@@ -226,7 +226,7 @@ def test_a_stream_is_reset_row_by_row_and_keeps_its_weights_until_refreshed(cell
 
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_forward_with_and_without_tape_agree_bit_for_bit(cell, isa, sizes, options, dtype):
-    case = random_case(cell, *sizes.values(), dtype=dtype, **options)
+    case = random_case(cell, **sizes, dtype=dtype, **options)
     net = case.net()
     y, state_n = call(net, case)
     (taped_y, taped_state), _ = net.vjp(case.x, case.layer_state(), **case.given)
@@ -235,7 +235,7 @@ def test_forward_with_and_without_tape_agree_bit_for_bit(cell, isa, sizes, optio
 
 
 def test_forward_with_and_without_tape_agree_bit_for_bit_over_several_chunks(cell, isa):
-    case = random_case(cell, *LARGE.values(), dtype="float32", num_layers=2, bidirectional=True)
+    case = random_case(cell, **LARGE, dtype="float32", num_layers=2, bidirectional=True)
     net = case.net()
     (taped_y, taped_state), _ = net.vjp(case.x, case.layer_state())
     y, state_n = call(net, case)
@@ -245,7 +245,7 @@ def test_forward_with_and_without_tape_agree_bit_for_bit_over_several_chunks(cel
 
 @given(sizes=SIZES, context=st.sampled_from([0, 3]), ragged=st.booleans(), dtype=DTYPE)
 def test_reverse_direction_equals_forward_on_flipped_time(cell, isa, sizes, context, ragged, dtype):
-    both = random_case(cell, *sizes.values(), dtype=dtype, bidirectional=True, context=context, lengths=ragged)
+    both = random_case(cell, **sizes, dtype=dtype, bidirectional=True, context=context, lengths=ragged)
     y, state_n = call(both.net(), both)
     lengths = both.given.get("lengths", np.full(sizes["B"], sizes["T"]))
     H = both.H
@@ -265,7 +265,7 @@ def test_reverse_direction_equals_forward_on_flipped_time(cell, isa, sizes, cont
 
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_two_layers_equal_one_layer_after_another(cell, isa, sizes, options, dtype):
-    both = random_case(cell, *sizes.values(), dtype=dtype, **{**options, "num_layers": 2})
+    both = random_case(cell, **sizes, dtype=dtype, **{**options, "num_layers": 2})
     want_y, want_state = call(both.net(), both)
     want_g = gradients(both.net(), both)
     D = 2 if options["bidirectional"] else 1
@@ -322,7 +322,7 @@ def test_resets_equal_split_sequences(cell, isa, sizes, context, num_layers, bid
 
 @given(sizes=SIZES, dtype=DTYPE, seed=st.integers(0, 9))
 def test_resets_of_single_rows_equal_those_rows_split(cell, isa, sizes, dtype, seed):
-    case = random_case(cell, *sizes.values(), dtype=dtype, resets=True, lengths=True, num_layers=2, seed=seed)
+    case = random_case(cell, **sizes, dtype=dtype, resets=True, lengths=True, num_layers=2, seed=seed)
     net = case.net()
     y, state_n = call(net, case)
     for b in range(0, sizes["B"], 3):

@@ -1,0 +1,268 @@
+"""The fastrnn command: what it prints, where it leaves the model, how it ends."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import processes
+import pytest
+from numpy.testing import assert_array_equal
+
+import fastrnn
+from fastrnn import cli, storage
+from fastrnn.models import LanguageModel
+
+TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))
+SMALL = ["--hidden", "12", "--batch", "5", "--seq-len", "17", "--lr", "0.01", "--epochs", "3"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run the command in an empty directory: (status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        status = cli.main([str(a) for a in arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The directory of a small model."""
+    folder = tmp_path_factory.mktemp("model")
+    LanguageModel("gru", 16, seed=1).fit(TEXT, epochs=2, batch_size=5, seq_len=17, lr=0.01, verbose=False).save(folder)
+    return folder
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastrnn", *map(str, arguments)],
+        env=processes.environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def parameters(folder):
+    return np.array(LanguageModel.load(folder).storage.flat)
+
+
+def test_train_says_what_it_has_done(run, data, tmp_path):
+    status, out, err = run("train", "--data", data, *SMALL, "--seed", 4, "--dropout", 0.1, "--embedding", 9)
+    assert status == 0
+    before, after = map(float, re.match(r"held-out NLL: (\S+) before, (\S+) after, in nats per character\n", out).groups())
+    model = LanguageModel.load(tmp_path / "fastrnn-lm")
+    losses = [entry["validation_loss"] for entry in model.history]
+    assert (before, after) == (round(losses[0], 4), round(min(losses), 4))
+    assert after < before - 0.5
+    written = re.search(r"\nspeed: [\d,]+ characters/s\nit writes:\n(.{300})\nmodel: ./fastrnn-lm \((\S+) parameters\)", out, re.DOTALL)
+    assert int(written[2].replace(",", "")) == model.num_parameters
+    assert set(written[1]) <= set(TEXT)
+    assert [line.split("  ")[0] for line in err.splitlines()] == ["epoch 0", "epoch 1", "epoch 2", "epoch 3"]
+    assert re.search(r"^epoch 1  loss \d\.\d{4}  validation \d\.\d{4}  [\d,]+ characters/s  0:0\d left$", err, re.MULTILINE)
+    assert (model.cell, model.hidden_size, model.num_layers, model.embedding_size, model.seed) == ("lstm", 12, 2, 9, 4)
+
+
+def test_train_does_what_fit_does(run, data, tmp_path):
+    assert run("train", "--data", data, *SMALL, "--cell", "rnn", "--layers", 1, "--lr-decay", "none", "--quiet", "--out", "m")[::2] == (0, "")
+    want = LanguageModel("rnn", 12, 1, seed=0).fit(data, epochs=3, batch_size=5, seq_len=17, lr=0.01, verbose=False)
+    assert_array_equal(parameters(tmp_path / "m"), want.storage.flat)
+
+
+def test_without_data_it_reads_the_documentation_of_python():
+    text = cli._text_of_python()
+    assert 300_000 < len(text) < 1_500_000
+    assert text.count("the ") > 3000
+
+
+def test_a_full_directory_is_left_alone(run, data, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    line = "fastrnn: error: thesis is not empty: add --resume to continue the training there, or choose another --out\n"
+    assert run("train", "--data", data, "--out", "thesis") == (1, "", line)
+    line = "fastrnn: error: thesis holds no checkpoint to resume from\n"
+    assert run("train", "--data", data, "--out", "thesis", "--resume") == (1, "", line)
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+
+
+def test_resume_makes_a_training_longer_to_the_same_bits(run, data, tmp_path):
+    options = ["train", "--data", data, *SMALL, "--quiet", "--lr-decay", 0.9]
+    assert run(*options, "--out", "whole")[0] == 0
+    assert run(*options, "--out", "part", "--epochs", 1)[0] == 0
+    assert (parameters(tmp_path / "part") != parameters(tmp_path / "whole")).any()
+    assert run(*options, "--out", "part", "--resume")[0] == 0
+    assert_array_equal(parameters(tmp_path / "part"), parameters(tmp_path / "whole"))
+    status, out, err = run(*options, "--out", "part", "--resume", "--hidden", 13)
+    assert (status, out) == (1, "")
+    assert err == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: to continue, it must be the same\n"
+
+
+def checkpointed_updates(folder):
+    if not storage.exists(folder, kind="checkpoint"):
+        return -1
+    return storage.load(folder, kind="checkpoint")[1]["position"]["update"]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(run, data, tmp_path):
+    options = ["train", "--data", data, *SMALL, "--hidden", 64, "--epochs", 12]
+    assert run(*options, "--quiet", "--out", "whole")[0] == 0
+    with start(*options, "--out", tmp_path / "part") as process:
+        while checkpointed_updates(tmp_path / "part") < 57:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        out, err = process.communicate(timeout=30)
+        assert time.monotonic() - asked < 1.0           # half a second for the training, the rest for Python's end
+    assert process.returncode == 130
+    updates = checkpointed_updates(tmp_path / "part")
+    last = err.splitlines()[-1]
+    assert last == f"fastrnn: training was interrupted after {updates} updates; model and checkpoint are in {tmp_path / 'part'}, --resume continues"
+    assert "Traceback" not in err
+    assert LanguageModel.load(tmp_path / "part").vocabulary.symbols == "".join(sorted(set(TEXT)))
+    with start(*options, "--out", tmp_path / "part", "--resume") as process:
+        while checkpointed_updates(tmp_path / "part") < updates + 60 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert run(*options, "--quiet", "--out", tmp_path / "part", "--resume")[0] == 0
+    assert_array_equal(parameters(tmp_path / "part"), parameters(tmp_path / "whole"))
+
+
+def test_generate_writes_the_prompt_and_what_follows(run, model):
+    status, out, err = run("generate", model, "--prompt", "7 squared", "--length", 40, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--seed", 2)
+    want = LanguageModel.load(model).generate("7 squared", 40, temperature=0.5, top_k=3, top_p=0.9, seed=2)
+    assert (status, out, err) == (0, f"7 squared{want}\n", "")
+
+
+def test_generate_into_a_pipe_that_closes(model):
+    with start("generate", model, "--length", 10**6) as process:
+        assert len(process.stdout.read(2000)) == 2000       # it comes before all is written
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_evaluate(run, model, data):
+    nll = -LanguageModel.load(model).score(TEXT)
+    line = f"NLL: {nll:.4f} nats per character ({nll / np.log(2):.4f} bits), perplexity {np.exp(nll):.4f}\n"
+    assert run("evaluate", model, "--data", data) == (0, line, "")
+
+
+def test_info(run, model, capsys):
+    fastrnn.show_config()
+    shown = capsys.readouterr().out
+    assert run("info") == (0, shown, "")
+    status, out, err = run("info", model)
+    again = LanguageModel.load(model)
+    best = min(again.history, key=lambda entry: entry["validation_loss"])
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "cell: gru",
+        "hidden_size: 16",
+        "num_layers: 1",
+        "dropout: 0.0",
+        "embedding_size: None",
+        "dtype: float32",
+        "seed: 1",
+        f"num_parameters: {again.num_parameters}",
+        f"symbols: {len(set(TEXT))}: {''.join(sorted(set(TEXT)))!r}",
+        f"held-out NLL: {best['validation_loss']:.4f} after epoch {best['epoch']:g}",
+    ]
+
+
+def test_threads_are_set_and_change_nothing(run, data, tmp_path):
+    for threads in (1, 2):
+        assert run("train", "--data", data, *SMALL, "--epochs", 1, "--batch", 24, "--threads", threads, "--quiet", "--out", threads)[0] == 0
+        assert fastrnn.get_num_threads() == threads
+    assert_array_equal(parameters(tmp_path / "1"), parameters(tmp_path / "2"))
+
+
+BAD_USAGE = [
+    ([], "fastrnn: error: the following arguments are required: COMMAND (see fastrnn --help)"),
+    (["trian"], "fastrnn: error: argument COMMAND: invalid choice: 'trian' (choose from"),
+    (["train", "--hiden", "3"], "fastrnn: error: unrecognized arguments: --hiden 3 (see fastrnn --help)"),
+    (["train", "--hidden", "0"], "fastrnn train: error: argument --hidden: '0' is not a whole number of at least 1 (see fastrnn train --help)"),
+    (["train", "--hidden", "1.5"], "fastrnn train: error: argument --hidden: '1.5' is not a whole number of at least 1"),
+    (["train", "--cell", "elman"], "fastrnn train: error: argument --cell: invalid choice: 'elman' (choose from"),
+    (["train", "--dropout", "1"], "fastrnn train: error: argument --dropout: '1' is not a number in 0 <= p < 1"),
+    (["train", "--lr", "nan"], "fastrnn train: error: argument --lr: 'nan' is not a number above 0"),
+    (["train", "--lr-decay", "1.2"], "fastrnn train: error: argument --lr-decay: '1.2' is not 'cosine', 'none' or a factor in 0 < f <= 1"),
+    (["train", "--threads", "0"], "fastrnn train: error: argument --threads: '0' is not a whole number of at least 1"),
+    (["train", "--seed", "-1"], "fastrnn train: error: argument --seed: '-1' is not a whole number of at least 0"),
+    (["generate"], "fastrnn generate: error: the following arguments are required: DIR"),
+    (["generate", "m", "--temperature", "-1"], "fastrnn generate: error: argument --temperature: '-1' is not a number of at least 0"),
+    (["generate", "m", "--top-p", "0"], "fastrnn generate: error: argument --top-p: '0' is not a number in 0 < p <= 1"),
+    (["evaluate", "m"], "fastrnn evaluate: error: the following arguments are required: --data"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", BAD_USAGE, ids=[" ".join(a) for a, _ in BAD_USAGE])
+def test_wrong_usage_is_one_line_and_status_2(run, arguments, message):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+BAD_INPUT = [
+    (["train", "--data", "nowhere.txt"], "nowhere.txt: No such file or directory"),
+    (["train", "--data", "."], ".: Is a directory"),
+    (["train", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9"),
+    (["train", "--data", "empty.txt"], "the file empty.txt is empty"),
+    (["train", "--data", "short.txt"], "9 symbols are too few: batch_size=50 streams of seq_len=50 need at least 2501"),
+    (["train", "--data", "text.txt", "--out", "empty.txt/m"], "empty.txt/m: Not a directory"),
+    (["train", "--data", "text.txt", "--patience", "2", "--validation", "0"], "patience=2 needs a validation part, but there is none"),
+    (["generate", "nowhere"], "no model in nowhere: there is no such directory"),
+    (["generate", "."], "no model in .: config.json is missing"),
+    (["info", "nowhere"], "no model in nowhere: there is no such directory"),
+    (["generate", "MODEL", "--prompt", "§"], "the prompt has 1 symbols that this model has not been trained on: '§'"),
+    (["evaluate", "MODEL", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9"),
+    (["evaluate", "MODEL", "--data", "short.txt"], "the text has 9 symbols that this model has not been trained on: 'f', 'g', 'h', 'j', 'k', …"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", BAD_INPUT, ids=[" ".join(a) for a, _ in BAD_INPUT])
+def test_bad_input_is_one_line_and_status_1_and_nothing_is_written(run, model, data, tmp_path, arguments, message):
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9 au lait")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("fghjklmnop")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert run(*(str(model) if a == "MODEL" else a for a in arguments)) == (1, "", f"fastrnn: error: {message}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_run_that_diverges_says_so_and_keeps_the_best(run, data, tmp_path):
+    status, out, err = run("train", "--data", data, *SMALL, "--optimizer", "sgd", "--lr", 1e4, "--clip", 0, "--lr-decay", "none", "--quiet")
+    assert status == 1
+    assert re.fullmatch(r"fastrnn: error: the loss is \S+ at update \d+, over 3 times its first value \S+: training stopped; the parameters kept are .*\n", err)
+    assert np.isfinite(parameters(tmp_path / "fastrnn-lm")).all()
+
+
+def test_ctrl_c_at_any_other_time_is_one_line_too(run, model, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LanguageModel, "load", interrupted)
+    assert run("generate", model) == (130, "", "fastrnn: interrupted\n")
+
+
+def test_help_and_the_module(run):
+    status, out, _ = run("train", "--help")
+    assert status == 0
+    assert "--seq-len" in out
+    with start("info") as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == run("info")[1].splitlines()
