@@ -15,17 +15,14 @@ def config():
     ['blas', 'compiler', 'cpu']
     """
     import os
-    from importlib.metadata import PackageNotFoundError, version
 
     import numpy
 
-    try:
-        own = version("fastrnn")
-    except PackageNotFoundError:
-        own = "not installed"
+    import fastrnn
+
     prefixes = ("FASTRNN_", "OPENBLAS_", "OMP_", "MKL_", "GOTO_")
     return {
-        "version": own,
+        "version": fastrnn.__version__,
         "isa": _engine.isa(),
         "isas": _engine.available_isas(),
         "blas": _engine.blas_core() or "built-in product",

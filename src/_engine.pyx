@@ -199,6 +199,7 @@ def product(
     job.p.c = address(y, True)
     job.p.ldc = N
     job.p.accumulate = False
+    job.p.flip = False
     if M and N:
         parts = parts_for(M, 2.0 * M * N * K, current_threads())
         with nogil:

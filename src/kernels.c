@@ -122,24 +122,29 @@ static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile
     }
 }
 
+/* Panel after panel; one row alone takes two panels at a time, which keeps the FMA units busy. */
 static void product(const rnn_product *p)
 {
     const ptrdiff_t vectors = (p->N + VL - 1) / VL;
+    const int one_row = p->groups == 1 && p->count[0] == 1 && p->K <= K_BLOCK;
+    const ptrdiff_t pairs = one_row ? vectors / (2 * PANEL) : 0;
+    const ptrdiff_t passes = pairs + (vectors - pairs * 2 * PANEL + PANEL - 1) / PANEL;
     tile_args t = {.row_stride = p->lda, .k_stride = 1, .ldc = p->ldc, .panel_stride = PANEL * VL * p->K};
-    ptrdiff_t v = 0;
-    if (p->groups == 1 && p->count[0] == 1 && p->K <= K_BLOCK)     /* one row: two panels at a time keep the FMA units busy */
-        for (; v + 2 * PANEL <= vectors; v += 2 * PANEL) {
+    for (ptrdiff_t i = 0; i < passes; i++) {
+        const ptrdiff_t pass = p->flip ? passes - 1 - i : i;
+        const ptrdiff_t v = pass < pairs ? pass * 2 * PANEL : (pass + pairs) * PANEL;
+        if (pass < pairs) {
             t.K = p->K;
             t.from_c = p->accumulate;
             t.bias = p->bias ? (const real *)p->bias + v * VL : NULL;
             t.tail = p->N - (v + 2 * PANEL - 1) * VL;
             product_tile(2, 1, PANEL, &t, (const real *)p->a + p->first[0] * p->lda, (const real *)p->w + v * VL * p->K,
                          (real *)p->c + p->first[0] * p->ldc + v * VL);
+        } else {
+            const int cols = vectors - v < PANEL ? (int)(vectors - v) : PANEL;
+            t.tail = p->N - (v + cols - 1) * VL;
+            product_panel(p, v * VL, cols, &t);
         }
-    for (; v < vectors; v += PANEL) {
-        const int cols = vectors - v < PANEL ? (int)(vectors - v) : PANEL;
-        t.tail = p->N - (v + cols - 1) * VL;
-        product_panel(p, v * VL, cols, &t);
     }
 }
 
@@ -183,11 +188,13 @@ static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K
         }
 }
 
-/* dh = dgates @ w.T (+ dh) for all the rows of a step */
-static void step_product(ptrdiff_t rows, ptrdiff_t N, ptrdiff_t K, const real *a, ptrdiff_t lda, const void *w, void *c, int accumulate)
+/* c = dgates (rows, K) @ w.T (+ c), dgates from this block on, for all the rows of a step */
+static void step_product(const rnn_step_backward *s, ptrdiff_t block, ptrdiff_t K, ptrdiff_t blocks, const void *w, void *c, int accumulate)
 {
     const ptrdiff_t first = 0;
-    const rnn_product p = {1, &first, &rows, N, K, a, lda, w, NULL, c, N, accumulate};
+    const rnn_product p = {.groups = 1, .first = &first, .count = &s->rows, .N = s->Hp, .K = K,
+                           .a = (const real *)s->dgates + block * s->Hp, .lda = blocks * s->Hp, .w = w,
+                           .c = c, .ldc = s->Hp, .accumulate = accumulate, .flip = s->flip};
     product(&p);
 }
 
@@ -278,8 +285,12 @@ INLINE void step_blocks(const rnn_step *s, int gates, int panel_units, chain_arg
     args.column = gates ? s->Hp : VL;
     args.x_panel = width;
     args.w_panel = width * (gates ? gates : 1) * args.K;
-    for (ptrdiff_t unit = 0; unit < s->Hp;) {
-        const int pair = s->rows == 1 && unit + 2 * width <= s->Hp;
+    const ptrdiff_t pairs = s->rows == 1 ? s->Hp / (2 * width) : 0;
+    const ptrdiff_t passes = pairs + (s->Hp - pairs * 2 * width + width - 1) / width;
+    for (ptrdiff_t i = 0; i < passes; i++) {
+        const ptrdiff_t pass = s->flip ? passes - 1 - i : i;
+        const int pair = pass < pairs;
+        const ptrdiff_t unit = pair ? pass * 2 * width : (pass + pairs) * width;
         const int cols = gates ? gates : s->Hp - unit < width ? (int)((s->Hp - unit) / VL) : panel_units;
         args.w = w + unit * (gates ? gates : 1) * args.K;
         for (ptrdiff_t row = 0; row < s->rows;) {
@@ -291,7 +302,6 @@ INLINE void step_blocks(const rnn_step *s, int gates, int panel_units, chain_arg
             cell(s, row, rows, unit, 1 + pair, cols, part);
             row += rows;
         }
-        unit += width << pair;
     }
 }
 

@@ -29,6 +29,7 @@ typedef struct {
     void *y;                     /* (rows, H), stride y_stride                                 out */
     ptrdiff_t y_stride;
     int keep;                    /* write the activations for the tape                             */
+    int flip;                    /* last block of units first: what is in cache is used before it is replaced */
 } rnn_step;
 
 /* The same step backwards: dgates of this step, and dh, dc carried on to the step before. */
@@ -42,6 +43,7 @@ typedef struct {
     void *dgates;                /* (rows, X*Hp) of the pre-activations                        out */
     void *dh, *dc;               /* (rows, Hp) in: of the state after the step; out: before it     */
     void *dphase;                /* (rows, Hp) scratch of GRU_BEFORE                           out */
+    int flip;                    /* as in rnn_step                                                 */
 } rnn_step_backward;
 
 /* c = a @ w.T for the rows of some groups; each element is one chain over k in order, from 0 or from c. */
@@ -56,6 +58,7 @@ typedef struct {
     void *c;                     /* (., N)                                                     out */
     ptrdiff_t ldc;
     int accumulate;              /* start from c                                                   */
+    int flip;                    /* last panel first                                               */
 } rnn_product;
 
 typedef struct {

@@ -20,7 +20,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t go_on
         void *y
         Py_ssize_t y_stride
-        int keep
+        int keep, flip
 
     ctypedef struct rnn_step_backward:
         Py_ssize_t rows, H, Hp
@@ -35,6 +35,7 @@ cdef extern from "kernels.h" nogil:
         void *dh
         void *dc
         void *dphase
+        int flip
 
     ctypedef struct rnn_product:
         Py_ssize_t groups
@@ -47,7 +48,7 @@ cdef extern from "kernels.h" nogil:
         const void *bias
         void *c
         Py_ssize_t ldc
-        int accumulate
+        int accumulate, flip
 
     ctypedef struct rnn_kernels:
         const char *isa

@@ -57,7 +57,7 @@ static void gru_backward(const rnn_step_backward *s)
             v_store(dgates + Hp, dn * hn * r * (1 - r));                        /* n = tanh(xn + r*hn)    */
             v_store(dgates + 3 * Hp, dn * r);
         }
-    step_product(s->rows, Hp, 3 * Hp, (const real *)s->dgates + Hp, 4 * Hp, s->w, s->dh, 1);
+    step_product(s, 1, 3 * Hp, 4, s->w, s->dh, 1);
 }
 
 /* ---- reset gate before the product: n needs r * h_prev of all units, so a step has two phases ------------------- */
@@ -106,7 +106,7 @@ static void gru_before_backward(const rnn_step_backward *s)
     for (ptrdiff_t row = 0; row < s->rows; row++)
         for (ptrdiff_t u = 0; u < Hp; u += VL)
             gru_dn(s, row, u);
-    step_product(s->rows, Hp, Hp, s->dgates, 4 * Hp, s->w2, s->dphase, 0);      /* n = tanh(xn + W_hn rh) */
+    step_product(s, 0, Hp, 4, s->w2, s->dphase, 0);      /* n = tanh(xn + W_hn rh) */
     for (ptrdiff_t row = 0; row < s->rows; row++)
         for (ptrdiff_t u = 0; u < Hp; u += VL) {
             const vec r = v_load((const real *)s->gates + row * 4 * Hp + Hp + u);
@@ -115,5 +115,5 @@ static void gru_before_backward(const rnn_step_backward *s)
             v_store((real *)s->dgates + row * 4 * Hp + Hp + u, drh * h_prev * r * (1 - r));   /* rh = r * h_prev */
             v_store(dh, v_fma(drh, r, v_load(dh)));
         }
-    step_product(s->rows, Hp, 2 * Hp, (const real *)s->dgates + Hp, 4 * Hp, s->w, s->dh, 1);
+    step_product(s, 1, 2 * Hp, 4, s->w, s->dh, 1);
 }

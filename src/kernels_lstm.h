@@ -50,5 +50,5 @@ static void lstm_backward(const rnn_step_backward *s)
             v_store(dc_carried + u, dc * f);
         }
     }
-    step_product(s->rows, Hp, 4 * Hp, s->dgates, 4 * Hp, s->w, s->dh, 0);       /* a += W_hh h_prev     */
+    step_product(s, 0, 4 * Hp, 4, s->w, s->dh, 0);       /* a += W_hh h_prev     */
 }

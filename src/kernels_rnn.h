@@ -51,7 +51,7 @@ INLINE void rnn_backward(int cell, const rnn_step_backward *s)
             v_store(dgates + u, rnn_dactivation(cell, v_load(h + u), dh));      /* h = f(a)             */
         }
     }
-    step_product(s->rows, Hp, Hp, s->dgates, Hp, s->w, s->dh, 0);               /* a += W_hh h_prev     */
+    step_product(s, 0, Hp, 1, s->w, s->dh, 0);               /* a += W_hh h_prev     */
 }
 
 static void rnn_tanh_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)

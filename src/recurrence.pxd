@@ -92,6 +92,7 @@ cdef inline void input_rows(const Sweep *s, Py_ssize_t groups, const Py_ssize_t 
         p.c = gates
         p.ldc = ldg
         p.accumulate = False
+        p.flip = False
         s.kernels.product(&p)
 
 cdef inline Py_ssize_t gates_of(const Sweep *s, Py_ssize_t t, Py_ssize_t low) noexcept nogil:
@@ -192,6 +193,7 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
             step.c_next = c_to + lo * row
             step.c_end = s.c_n + lo * row
         step.y = s.y + (s.offset[t] + lo) * s.y_stride * s.item
+        step.flip = q & 1
         s.kernels.forward[s.cell](&step)
         if s.resets != NULL and after >= 0:
             cut_states(s, t if s.reverse else after, lo, min(hi, lo + step.go_on), h_to, c_to)
@@ -226,6 +228,7 @@ cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept no
         step.dh = s.dh + lo * row
         step.dc = s.dc + lo * row if s.dc != NULL else NULL
         step.dphase = s.dphase + lo * row if s.dphase != NULL else NULL
+        step.flip = q & 1
         s.kernels.backward[s.cell](&step)
         if s.resets != NULL:
             cut = t + 1 if s.reverse else t

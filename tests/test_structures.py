@@ -431,3 +431,23 @@ def test_ten_trainings_with_the_same_seed_give_the_same_bits(isa):
     for k in range(10):
         with fastrnn.threads(1 + k % 3):
             same_bits(train(), want, f"training {k}")
+
+
+# --- memory -------------------------------------------------------------------
+
+
+@given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
+def test_memory_used_before_leaves_no_trace(cell, isa, sizes, options, dtype):
+    """Tapes and scratch are used again, and nothing clears them: a run full of NaN on the same network changes no bit of the next."""
+    case = random_case(cell, **sizes, dtype=dtype, **options)
+    net = case.net()
+    want, want_g = call(net, case), gradients(net, case)
+    poisoned = Case(cell, dtype, case.options, case.params, np.full_like(case.x, np.nan), tuple(np.full_like(s, np.nan) for s in case.state))
+    poisoned.given = {**case.given, **({"context": np.full_like(case.given["context"], np.nan)} if "context" in case.given else {})}
+    poisoned.dy, poisoned.dstate = np.full_like(case.dy, np.nan), tuple(np.full_like(d, np.nan) for d in case.dstate)
+    call(net, poisoned), gradients(net, poisoned)
+    got = call(net, case)
+    same_bits(got[0], want[0], "y")
+    same_state(got[1], want[1])
+    call(net, poisoned), gradients(net, poisoned)
+    same_gradients(gradients(net, case), want_g)
