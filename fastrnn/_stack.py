@@ -269,6 +269,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
                 dy, d * H, D * H, gates, h_prev, c_prev,
                 dgates, dh[part], dc[part] if cell.has_c else None, scratch["dphase"] if cell.rh is not None else None,
             )  # fmt: skip
+            _bias_gradients(net, packed, dgates, suffix, grads)
             driven = gates[:, cell.rh * Hp : cell.rh * Hp + H] if cell.rh is not None else None
             _recurrent_gradients(net, packed, dgates, h_prev, driven, suffix, grads)
             _input_gradients(net, packed, dgates, below, suffix, grads, dx, d_embedding)
@@ -281,22 +282,34 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
     return dy, tuple(_state_out(net, batch, s) for s in (dh, dc) if s is not None), d_context
 
 
+def _bias_gradients(net, packed, dgates, suffix, grads):
+    """db_ih and db_hh: sums over all rows of the blocks that each entered."""
+    if "bias_ih" + suffix not in grads:
+        return
+    cell, H = net.cell, net.hidden_size
+    sums = np.zeros((cell.blocks, packed.Hp), dgates.dtype)
+    _engine.column_sum(dgates, sums.reshape(-1))
+    db_ih, db_hh = (grads[name + suffix].reshape(cell.gates, H) for name in ("bias_ih", "bias_hh"))
+    for block, gate in enumerate(cell.x_gates):
+        db_ih[gate] += sums[block, :H]
+    for block, gate in cell.h_gates.items():
+        db_hh[gate] += sums[block, :H]
+
+
 def _recurrent_gradients(net, packed, dgates, h_prev, driven, suffix, grads):
-    """dW_hh += dgates_h.T @ h_prev and db_hh, over all valid rows of all steps; `driven` takes h_prev's place for the n gate."""
+    """dW_hh += dgates_h.T @ h_prev over all valid rows of all steps; `driven` takes h_prev's place for the n gate."""
     cell, H, Hp = net.cell, net.hidden_size, packed.Hp
-    dw, db = grads["weight_hh" + suffix], grads.get("bias_hh" + suffix)
+    dw = grads["weight_hh" + suffix]
     for block, gate, count in runs(cell.h_gates.items(), Hp == H and driven is None):
         columns = dgates[:, block * Hp : block * Hp + count * H]
         state = driven if driven is not None and gate == 2 else h_prev[:, :H]
         _engine.gemm(True, False, columns, state, dw[gate * H : (gate + count) * H])
-        if db is not None:
-            _engine.column_sum(columns, db[gate * H : (gate + count) * H])
 
 
 def _input_gradients(net, packed, dgates, x, suffix, grads, dx, d_embedding):
-    """dW_ih += dgates_x.T @ x, db_ih and dx += dgates_x @ W_ih; for tokens the rows of one id are added up first."""
+    """dW_ih += dgates_x.T @ x and dx += dgates_x @ W_ih; for tokens the rows of one id are added up first."""
     cell, H, Hp = net.cell, net.hidden_size, packed.Hp
-    w, dw, db = packed.params["weight_ih" + suffix], grads["weight_ih" + suffix], grads.get("bias_ih" + suffix)
+    w, dw = packed.params["weight_ih" + suffix], grads["weight_ih" + suffix]
     rows = dgates
     if isinstance(x, Tokens):
         rows = np.zeros((x.table.shape[0], len(cell.x_gates) * Hp), dgates.dtype)
@@ -309,8 +322,6 @@ def _input_gradients(net, packed, dgates, x, suffix, grads, dx, d_embedding):
             _engine.gemm(True, False, columns, inputs, dw[gates])
             if dx is not None:
                 _engine.gemm(False, False, columns, w[gates], dx)
-        if db is not None:
-            _engine.column_sum(columns, db[gates])
     if isinstance(x, Tokens) and x.rows is not None and dx is not None:
         _engine.scatter_add(dx, x.rows, d_embedding)
 

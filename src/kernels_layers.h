@@ -1,25 +1,24 @@
 /* What surrounds the recurrence: gather and scatter for embeddings, reductions, softmax with its loss, dropout masks. */
 
-/* out (N,) += sum over rows: one chain per column, rows in order */
+/* out (N,) += sum over rows: one chain per column, rows in order, a few rows in a pass over `out` */
 static void column_sum(ptrdiff_t M, ptrdiff_t N, const void *va, ptrdiff_t lda, void *vout)
 {
-    const real *a = va;
+    enum { ROWS = 8 };
     real *out = vout;
-    for (ptrdiff_t n = 0; n < N; n += 4 * VL)
-        if (N - n >= 4 * VL) {
-            vec acc[4];
-            for (int j = 0; j < 4; j++)
-                acc[j] = v_load(out + n + j * VL);
-            for (ptrdiff_t m = 0; m < M; m++)
-#pragma GCC unroll 4
-                for (int j = 0; j < 4; j++)
-                    acc[j] += v_load(a + m * lda + n + j * VL);
-            for (int j = 0; j < 4; j++)
-                v_store(out + n + j * VL, acc[j]);
-        } else
-            for (ptrdiff_t m = 0; m < M; m++)
-                for (ptrdiff_t l = n; l < N; l++)
-                    out[l] += a[m * lda + l];
+    for (ptrdiff_t m = 0; m < M; m += ROWS) {
+        const real *a = (const real *)va + m * lda;
+        const int rows = M - m < ROWS ? (int)(M - m) : ROWS;
+        ptrdiff_t n = 0;
+        for (; n + VL <= N; n += VL) {
+            vec sum = v_load(out + n);
+            for (int q = 0; q < rows; q++)
+                sum += v_load(a + q * lda + n);
+            v_store(out + n, sum);
+        }
+        for (; n < N; n++)
+            for (int q = 0; q < rows; q++)
+                out[n] += a[q * lda + n];
+    }
 }
 
 static void gather(ptrdiff_t M, ptrdiff_t n, const void *table, ptrdiff_t ldt, const int64_t *ids, void *out, ptrdiff_t ldo)

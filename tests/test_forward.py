@@ -16,6 +16,8 @@ SHAPES = [  # T, B, I, H: one of everything; odd sizes below, at and above a vec
     (2, 13, 7, 16),
     (4, 7, 17, 33),
     (2, 5, 64, 65),
+    (3, 1, 2, 150),  # one row takes two panels at a time
+    (2, 2, 600, 9),  # the input product is cut in two along k
 ]
 
 OPTIONS = {

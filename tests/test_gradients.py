@@ -87,7 +87,7 @@ def test_every_gradient_matches_central_differences(cell, dtype, isa, name):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("T, B, I, H", [(7, 19, 5, 33), (20, 2, 33, 40), (2, 35, 17, 70)])
+@pytest.mark.parametrize("T, B, I, H", [(7, 19, 5, 33), (20, 2, 33, 40), (2, 35, 17, 70), (4, 1, 3, 150)])
 def test_gradients_of_larger_networks_match_differences_along_random_directions(cell, dtype, isa, T, B, I, H):
     """One number per argument and direction: sum(gradient * v) is the slope of the loss along v."""
     case = random_case(cell, T, B, I, H, dtype=dtype, seed=2, lengths=True, resets=True, context=2)

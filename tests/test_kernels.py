@@ -86,7 +86,7 @@ def product_bound(x, w, dtype):
 @pytest.mark.parametrize("N", SIZES)
 def test_product_agrees_with_float64_and_writes_nothing_else(isa, dtype, N, kind):
     rng = np.random.default_rng(N)
-    for M, K in [(1, 1), (1, 17), (2, 8), (3, 33), (5, 16), (7, 65), (8, 3), (13, 9), (29, 31)]:
+    for M, K in [(1, 1), (1, 17), (2, 8), (3, 33), (5, 16), (7, 65), (8, 3), (13, 9), (29, 31), (1, 600), (4, 1100)]:
         x, w, bias = fill(rng, kind, (M, K), dtype), rng.standard_normal((N, K)).astype(dtype), rng.standard_normal(N).astype(dtype)
         for b in (None, bias):
             boxes, (gx, gw, gy) = guarded(x, w, np.full((M, N), 7, dtype))
@@ -112,7 +112,7 @@ def test_product_of_no_columns_is_the_bias_and_of_no_rows_is_nothing(isa, dtype)
 
 
 @pytest.mark.parametrize("N", [1, 16, 33, 65, 130])
-@pytest.mark.parametrize("K", [1, 17, 300])
+@pytest.mark.parametrize("K", [1, 17, 300, 1100])
 def test_a_row_of_a_product_has_the_same_bits_whatever_the_number_of_rows(isa, dtype, N, K):
     """All tile variants against each other: M from 1 to 20, and any split of the rows."""
     rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def test_a_row_of_a_product_has_the_same_bits_on_any_number_of_threads(isa, dtyp
 def gemm_cases(dtype):
     """op(a) (M,K), op(b) (K,N), with rows that are longer than what is used of them."""
     rng = np.random.default_rng(2)
-    for M, N, K in [(1, 1, 1), (3, 5, 2), (17, 9, 33), (64, 48, 100), (130, 65, 7), (300, 70, 129), (5, 0, 3), (0, 4, 3), (4, 4, 0)]:
+    for M, N, K in [(1, 1, 1), (3, 5, 2), (17, 9, 33), (64, 48, 100), (130, 65, 7), (300, 70, 129), (20, 33, 700), (5, 2000, 1500), (5, 0, 3), (0, 4, 3), (4, 4, 0)]:
         for trans_a in (False, True):
             for trans_b in (False, True):
                 rows_a, cols_a = (K, M) if trans_a else (M, K)

@@ -79,8 +79,9 @@ def test_a_row_of_a_large_batch_does_not_see_the_other_rows_bit_for_bit(cell, is
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_every_batch_size_from_1_to_65_gives_a_row_the_same_bits(cell, isa, dtype):
-    case = random_case(cell, 3, 65, 5, 35, dtype=dtype)
+@pytest.mark.parametrize("H", [35, 150])
+def test_every_batch_size_from_1_to_65_gives_a_row_the_same_bits(cell, isa, dtype, H):
+    case = random_case(cell, 3, 65, 5, H, dtype=dtype)
     net = case.net()
     y, _ = call(net, case)
     for B in range(1, 66):
@@ -146,10 +147,18 @@ def test_outputs_and_gradients_do_not_depend_on_the_thread_count_bit_for_bit(cel
     check_threads(random_case(cell, **sizes, dtype=dtype, **options))
 
 
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("B, H", [(1, 150), (9, 66), (64, 130), (33, 257)])
-def test_large_outputs_and_gradients_do_not_depend_on_the_thread_count_bit_for_bit(cell, isa, B, H):
+def test_large_outputs_and_gradients_do_not_depend_on_the_thread_count_bit_for_bit(cell, isa, B, H, ragged):
     """Large enough that the threads are really used."""
-    check_threads(random_case(cell, 30, B, 40, H, dtype="float32", num_layers=2, bidirectional=True, lengths=True))
+    more = {"lengths": True, "resets": True, "context": 3} if ragged else {}
+    check_threads(random_case(cell, 20, B, 40, H, dtype="float32", num_layers=2, bidirectional=True, **more))
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+def test_calls_that_look_at_signals_in_between_do_not_depend_on_the_thread_count_bit_for_bit(isa, ragged):
+    """Some 4 GFLOP: done in several slices, and in fewer of them on more threads."""
+    check_threads(random_case("lstm", 110, 34, 260, 256, dtype="float32", lengths=ragged, resets=ragged))
 
 
 def check_splits(case, cuts):
