@@ -9,7 +9,7 @@
 #   make sanitize    the tests on a build with the address and undefined-behaviour sanitizers
 #   make clean       remove .venv and everything that was built
 #
-# Another Python: make test PYTHON=python3.12 (makes .venv anew). More arguments for pytest: make test ARGS='-k lstm -x'
+# Another Python: make test PYTHON=python3.12 (makes .venv anew). More arguments for pytest: make test ARGS='-k lstm -x' (paths count from tests/)
 
 PYTHON = python3
 ARGS =
@@ -92,18 +92,27 @@ demo: build
 	@rm -rf build/demo
 	@.venv/bin/fastrnn train --out build/demo
 
+# Run from the folder tests: in the root, `python -c` would find the sources instead of what was installed.
+PYTEST = cd tests && ../.venv/bin/pytest
+
 test: .venv/test-$(TAG)
 	@.venv/bin/python -c 'import importlib.util as u; u.find_spec("torch") or print("torch is not installed here: tests against torch are left out")'
-	@.venv/bin/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-long: .venv/test-$(TAG)
-	@.venv/bin/pytest -m "" $(ARGS)
+	@$(PYTEST) -m "" $(ARGS)
 	@set -e; for isa in $$(.venv/bin/python -c '$(ISA_LIST)'); do \
-	    echo "== FASTRNN_ISA=$$isa"; FASTRNN_ISA=$$isa .venv/bin/pytest $(ARGS); done
+	    echo "== FASTRNN_ISA=$$isa"; (export FASTRNN_ISA=$$isa; $(PYTEST) $(ARGS)); done
+
+# The rivals are torch's modules. The root comes last on the path, for the same reason as above.
+MODULE = .venv/bin/python -c 'import runpy, sys; sys.path[:1] = []; sys.path.append("."); m = sys.argv.pop(1); runpy.run_module(m, run_name="__main__", alter_sys=True)'
 
 bench: .venv/test-$(TAG)
-	@mkdir -p build
-	$(NO_OPENBLAS) .venv/bin/pytest bench --benchmark-json=build/bench.json $(ARGS)
+	@.venv/bin/python -c 'import importlib.util as u, sys; u.find_spec("torch") or sys.exit("the benchmarks compare with torch, which is not installed here: see the extra \"bench\" in pyproject.toml")'
+	@mkdir -p build/bench
+	$(NO_OPENBLAS) .venv/bin/pytest bench --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
+	$(NO_OPENBLAS) $(MODULE) bench.character_model
+	$(NO_OPENBLAS) $(MODULE) bench.memory
 
 lint: .venv/lint-$(TAG)
 	@.venv/bin/ruff check .
@@ -113,8 +122,8 @@ sanitize: .venv/test-$(TAG)
 	@echo "building with sanitizers (the log is build/sanitize.log)"
 	@rm -rf build/debug/lib* build/debug/site
 	$(call install,--no-deps --target build/debug/site .,sanitize)
-	@LD_PRELOAD="$$($(ASAN))" PYTHONPATH=build/debug/site PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
-	    UBSAN_OPTIONS=print_stacktrace=1 .venv/bin/pytest -m "not long and not torch" -p no:cacheprovider $(ARGS)
+	@asan="$$($(ASAN))"; export LD_PRELOAD="$$asan" PYTHONPATH="$(CURDIR)/build/debug/site" PYTHONMALLOC=malloc \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; $(PYTEST) -m "not long and not torch" -p no:cacheprovider $(ARGS)
 
 sanitize: export FASTRNN_DEBUG = 1
 

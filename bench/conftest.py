@@ -9,7 +9,7 @@ import pytest
 # `bench` is found from the root of the sources, which comes last: an installed fastrnn goes before the one beside it.
 sys.path.append(str(Path(__file__).parent.parent))
 
-from bench import machine  # noqa: E402
+from bench import machine
 
 RESULTS = []
 

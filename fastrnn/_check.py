@@ -31,10 +31,10 @@ def choice(name, value, choices):
 
 def dtype(value):
     try:
-        found = np.dtype(value)
+        found = np.dtype(value if value is not None else object)
     except TypeError:
-        found = None
-    if found not in (np.dtype("float32"), np.dtype("float64")):
+        found = np.dtype(object)
+    if found.name not in ("float32", "float64") or not found.isnative:
         raise TypeError(f"dtype is {value!r}, but fastrnn computes in 'float32' or 'float64'")
     return found
 
@@ -66,6 +66,8 @@ def x(layer, value):
 
 def ids(layer, value, embedding):
     """Integer ids for an embedding, time-major (T, B), and whether they came unbatched."""
+    if "weight" not in getattr(embedding, "params", ()):
+        raise TypeError(f"embedding is {type(embedding).__name__}, but it must be a fastrnn.Embedding")
     value = np.asarray(value)
     weight = embedding.params["weight"]
     if value.dtype.kind not in "iu":
@@ -124,7 +126,7 @@ def lengths(value, T, B, unbatched):
     value = np.asarray(value)
     if unbatched and value.ndim == 0:
         value = value[None]
-    if value.dtype.kind not in "iu":
+    if value.dtype.kind not in "iu" and value.size:
         raise TypeError(f"lengths are {value.dtype}, but they must be whole numbers")
     if value.shape != (B,):
         raise ValueError(f"lengths have shape {value.shape}, but x has B={B} sequences: give ({B},)")
@@ -177,10 +179,11 @@ def dy(layer, value, shape):
 
 
 def writable_like(name, value, shape, dtype):
-    """An output array given by the caller."""
-    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
-        got = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise ValueError(f"{name} is {got}, but it must be {dtype} of shape {shape}")
+    """An output array given by the caller, C-contiguous and writable."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is {type(value).__name__}, but it must be a {dtype} array of shape {shape}")
+    if value.shape != shape or value.dtype != dtype:
+        raise ValueError(f"{name} is {value.dtype} of shape {value.shape}, but it must be {dtype} of shape {shape}")
     if not value.flags.c_contiguous or not value.flags.writeable:
         raise ValueError(f"{name} must be C-contiguous and writable")
     return value

@@ -71,9 +71,9 @@ class Block:
 class Tape(Block):
     """What forward keeps so that backward can run; `l` is the layer, `d` the direction, rows the valid steps of all sequences.
 
-    gates{l}{d} : (rows, X*Hp)                 activations
+    gates{l}{d} : (rows, X*Hp)                 activations; the vanilla RNN's are the next h_prev where no row ends or is cut
     h_prev{l}{d}, c_prev{l}{d} : (rows, Hp)    states before each step
-    y{l} : (rows, D*H)                         output of the layers below the top one, after dropout
+    y{l} : (rows, D*H)                         output of the layers below the top one, after dropout, unless it is the next h_prev
     """
 
 

@@ -7,16 +7,17 @@ import time
 
 
 class Progress:
-    """A bar on a terminal (loss, characters/s, time left) with a line for each look at the validation loss; elsewhere only the lines.
+    """A bar on a terminal (loss, steps/s, time left) with a line for each look at the validation loss; elsewhere only the lines.
 
     Parameters
     ----------
     shown : False shows nothing
     total, done : steps of the whole run, and of those the steps that are behind us
+    unit : what a step is
     """
 
-    def __init__(self, shown: bool, total: int, done: int):
-        self._shown = shown
+    def __init__(self, shown: bool, total: int, done: int, unit: str):
+        self._shown, self._unit = shown, unit
         self._total, self._done, self._resumed_at = total, done, done
         self._start = time.monotonic()
         self._loss = None
@@ -27,7 +28,12 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self._total, initial=self._done, unit=" characters", unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+                total=self._total,
+                initial=self._done,
+                unit=f" {self._unit}",
+                unit_scale=True,
+                dynamic_ncols=True,
+                smoothing=0.1,
                 bar_format="{percentage:3.0f}%|{bar}| {rate_fmt}, {remaining} left{postfix}",
             )
         return self
@@ -58,7 +64,7 @@ class Progress:
             return
         if self._done > self._resumed_at:
             speed = (self._done - self._resumed_at) / elapsed
-            words += [f"{speed:,.0f} characters/s", f"{_clock((self._total - self._done) / speed)} left"]
+            words += [f"{speed:,.0f} {self._unit}/s", f"{_clock((self._total - self._done) / speed)} left"]
         print("  ".join(words), file=sys.stderr, flush=True)
 
 

@@ -141,32 +141,39 @@ def _state_out(net, batch, rows):
     return batch.unsorted(np.ascontiguousarray(rows[:, :, : net.hidden_size]))
 
 
-def make_tape(net, batch, Hp, pool):
-    """Memory for everything that backward needs, and nothing else."""
-    cell, rows = net.cell, batch.total
-    # the vanilla RNN's activations are the next step's h_prev: one array is both where no row ends or is cut in between
-    shared = cell.blocks == 1 and batch.where is None and batch.resets is None
+def make_tape(net, batch, packed, dropout, pool):
+    """Memory for everything that backward needs, and nothing twice where rows neither end nor are cut in between:
+    there the output of a step is the next step's h_prev, and so are the vanilla RNN's activations."""
+    cell, rows, Hp = net.cell, batch.total, packed.Hp
+    even = batch.where is None and batch.resets is None
+    shared_gates = even and cell.blocks == 1
+    shared_y = even and net.num_directions == 1 and Hp == net.hidden_size and dropout is None
     parts = []
     for layer, d, _ in net.parts:
-        parts.append((f"h_prev{layer}{d}", (rows + (batch.B if shared else 0), Hp)))
-        if not shared:
+        below = layer < net.num_layers - 1
+        parts.append((f"h_prev{layer}{d}", (rows + (batch.B if shared_gates or (shared_y and below) else 0), Hp)))
+        if not shared_gates:
             parts.append((f"gates{layer}{d}", (rows, cell.blocks * Hp)))
         if cell.has_c:
             parts.append((f"c_prev{layer}{d}", (rows, Hp)))
-    for layer in range(net.num_layers - 1):
-        parts.append((f"y{layer}", (rows, net.num_directions * net.hidden_size)))
+        if below and d == 0 and not shared_y:
+            parts.append((f"y{layer}", (rows, net.num_directions * net.hidden_size)))
     return Tape(pool, net.dtype, parts)
+
+
+def _output_on_tape(tape, batch, layer):
+    """What a layer below the top one gave to the next."""
+    return tape[f"y{layer}"] if f"y{layer}" in tape else tape[f"h_prev{layer}0"][batch.B :]
 
 
 def _on_tape(tape, batch, cell, layer, d):
     """(gates, h_prev, c_prev) of one layer and direction."""
     h_prev = tape[f"h_prev{layer}{d}"]
+    before, after = h_prev[: batch.total], h_prev[len(h_prev) - batch.total :]
     if f"gates{layer}{d}" in tape:
-        gates = tape[f"gates{layer}{d}"]
-    elif d == 0:
-        h_prev, gates = h_prev[: batch.total], h_prev[batch.B :]
+        gates, h_prev = tape[f"gates{layer}{d}"], before
     else:
-        h_prev, gates = h_prev[batch.B :], h_prev[: batch.total]
+        gates, h_prev = (after, before) if d == 0 else (before, after)
     return gates, h_prev, tape[f"c_prev{layer}{d}"] if cell.has_c else None
 
 
@@ -205,7 +212,8 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None)
     y = None
     for layer in range(net.num_layers):
         top = layer == net.num_layers - 1
-        below, y = x if layer == 0 else y, np.empty((total, D * H), net.dtype) if top or tape is None else tape[f"y{layer}"]
+        below = x if layer == 0 else y
+        y = np.empty((total, D * H), net.dtype) if top or tape is None else _output_on_tape(tape, batch, layer)
         for d in range(D):
             suffix = f"_l{layer}" + ("_reverse" if d else "")
             if tape is None:
@@ -256,7 +264,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
     scratch = Scratch(_scratch_pool, net.dtype, [("dgates", (total, cell.blocks * Hp)), ("dphase", (B, Hp))])
     dgates = scratch["dgates"]
     for layer in range(net.num_layers - 1, -1, -1):
-        below = x if layer == 0 else tape[f"y{layer - 1}"]
+        below = x if layer == 0 else _output_on_tape(tape, batch, layer - 1)
         dx = None
         if layer > 0 or (need_x and isinstance(x, np.ndarray)):
             dx = np.zeros((total, below.shape[1]), net.dtype)

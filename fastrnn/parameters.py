@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-DTYPES = (np.dtype("float32"), np.dtype("float64"))
+from fastrnn import _check
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,7 @@ class Storage:
     """
 
     def __init__(self, dtype="float32"):
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in DTYPES:
-            raise TypeError(f"dtype is {self.dtype}, but fastrnn computes in float32 or float64")
+        self.dtype = _check.dtype(dtype)
         self.version = 0
         self.size = 0
         self._parts = []
@@ -169,6 +167,7 @@ class Layer:
         ------
         KeyError    a parameter is missing, or unknown (only if `strict`); nothing is changed then.
         ValueError  a shape differs; nothing is changed then.
+        TypeError   a parameter is not of real numbers; nothing is changed then.
         """
         missing = [name for name in self.slots if name not in mapping]
         unknown = [name for name in mapping if name not in self.slots]
@@ -179,6 +178,8 @@ class Layer:
             )
         new = {name: np.asarray(mapping[name]) for name in self.slots if name in mapping}
         for name, array in new.items():
+            if array.dtype.kind not in "fiub":
+                raise TypeError(f"{name} is {array.dtype}, but it must be an array of real numbers")
             if array.shape != self.slots[name].shape:
                 raise ValueError(f"{name} has shape {array.shape}, but this {type(self).__name__} needs {self.slots[name].shape}")
         with self.storage.updating() as flat:
@@ -192,10 +193,8 @@ class Layer:
                 into = np.zeros(self.storage.size, self.dtype)
             else:
                 into = np.zeros(self.num_parameters, self.dtype)
-        elif into.shape != (self.storage.size,) or into.dtype != self.dtype:
-            raise ValueError(
-                f"into is {into.dtype} of shape {into.shape}, but this layer's storage is {self.dtype} of shape ({self.storage.size},)"
-            )
+        else:
+            _check.writable_like("into", into, (self.storage.size,), self.dtype)
         return {name: slot.view(into) for name, slot in self.slots.items()}, into[self._range]
 
     def copy(self):

@@ -206,7 +206,7 @@ class Recurrent(Layer):
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
         net, packed = self._net(), self._packed()
         dropout = Dropout(self.dropout, self._draw(rng), self.variational) if self.dropout and self.num_layers > 1 else None
-        tape = make_tape(net, batch, packed.Hp, self._tapes)
+        tape = make_tape(net, batch, packed, dropout, self._tapes)
         y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout)
         y = self._shape_y(y, batch, unbatched)
         return (y, self._shape_state(state_n, unbatched)), Backward(
@@ -216,7 +216,7 @@ class Recurrent(Layer):
     def _draw(self, rng):
         """The key of the next dropout masks."""
         if rng is not None:
-            return int(rng) % 2**64
+            return _check.random_key(rng)
         with self._lock:
             self._calls += 1
             return (self._key + self._calls * 0xD1342543DE82EF95) % 2**64

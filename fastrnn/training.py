@@ -145,13 +145,14 @@ class Training:
         goes back to where the training loss was least
     identity : {name: what JSON can hold} that a checkpoint must agree with to be resumed: the model's configuration, the data
     on_best : called after each better validation loss
+    unit : what a step is, for the progress bar
     """
 
-    def __init__(self, model, batches, settings: Settings, *, seed, validation=None, identity=None, on_best=None):
+    def __init__(self, model, batches, settings: Settings, *, seed, validation=None, identity=None, on_best=None, unit="steps"):
         if settings.patience is not None and validation is None:
             raise ValueError(f"patience={settings.patience} needs a validation part, but there is none")
         self.model, self.batches, self.settings, self.validation = model, batches, settings, validation
-        self.on_best = on_best
+        self.on_best, self.unit = on_best, unit
         make = optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer)
         self.optimizer = make(model.storage, lr=settings.lr)
         self.schedule = optim.Constant() if settings.schedule is None else copy.deepcopy(settings.schedule)
@@ -182,7 +183,7 @@ class Training:
         self._saved = time.monotonic()
         total = self.batches.steps * self.settings.epochs
         done = round(self.batches.steps * (self.at.epoch + self.at.index / len(self.batches)))
-        with _Interrupts() as self.interrupts, Progress(self.settings.progress, total, done) as self.progress:
+        with _Interrupts() as self.interrupts, Progress(self.settings.progress, total, done, self.unit) as self.progress:
             try:
                 self.outcome = self._loop()
             except KeyboardInterrupt:

@@ -47,8 +47,10 @@ def model(tmp_path_factory):
 
 
 def start(*arguments):
+    """The command in a process of its own. (Started in the background, a shell makes its children deaf to Ctrl-C.)"""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import runpy; runpy.run_module('fastrnn', run_name='__main__')"
     return subprocess.Popen(
-        [sys.executable, "-m", "fastrnn", *map(str, arguments)],
+        [sys.executable, "-c", code, *map(str, arguments)],
         env=processes.environment(PYTHONUNBUFFERED="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -243,13 +243,13 @@ BACKWARD = [
         "into shape",
         lambda: backward(gru())(into=f32(7)),
         ValueError,
-        "into is float32 of shape (7,), but this layer's storage is float32 of shape (108,)",
+        "into is float32 of shape (7,), but it must be float32 of shape (108,)",
     ),
     (
         "into dtype",
         lambda: backward(gru())(into=np.zeros(108)),
         ValueError,
-        "into is float64 of shape (108,), but this layer's storage is float32 of shape (108,)",
+        "into is float64 of shape (108,), but it must be float32 of shape (108,)",
     ),
 ]
 

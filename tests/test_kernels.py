@@ -147,7 +147,9 @@ def test_a_row_of_a_product_has_the_same_bits_on_any_number_of_threads(isa, dtyp
 def gemm_cases(dtype):
     """op(a) (M,K), op(b) (K,N), with rows that are longer than what is used of them."""
     rng = np.random.default_rng(2)
-    for M, N, K in [(1, 1, 1), (3, 5, 2), (17, 9, 33), (64, 48, 100), (130, 65, 7), (300, 70, 129), (20, 33, 700), (5, 2000, 1500), (5, 0, 3), (0, 4, 3), (4, 4, 0)]:
+    small = [(1, 1, 1), (3, 5, 2), (17, 9, 33), (64, 48, 100), (5, 0, 3), (0, 4, 3), (4, 4, 0)]
+    large = [(130, 65, 7), (300, 70, 129), (20, 33, 700), (5, 2000, 1500)]  # several tiles, blocks of k, and slices between signals
+    for M, N, K in small + large:
         for trans_a in (False, True):
             for trans_b in (False, True):
                 rows_a, cols_a = (K, M) if trans_a else (M, K)

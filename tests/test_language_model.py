@@ -37,7 +37,8 @@ def parameters(model):
 
 def python(code, *arguments):
     """A process that runs code with what these tests have at hand."""
-    head = f"import sys; sys.path[:0] = {[str(processes.TESTS)]!r}; from test_language_model import *\n"
+    # started in the background, a shell makes its children deaf to Ctrl-C
+    head = "from test_language_model import *; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
         env=processes.environment(),
@@ -118,7 +119,7 @@ def fit_until(model, updates, **options):
 
 OPTIMIZERS = {
     "adam": {"schedule": optim.Cosine(3)},
-    "rmsprop": {"schedule": optim.ReduceOnPlateau(0.5, patience=0), "clip_norm": None, "clip_value": 0.05},
+    "rmsprop": {"schedule": optim.ReduceOnPlateau(0.5, patience=0, threshold=0.5), "clip_norm": None, "clip_value": 0.05},
     "sgd": {"optimizer": lambda storage, lr: optim.SGD(storage, lr=lr, momentum=0.9), "evaluate_every": 20},
     "without validation": {"validation": 0, "optimizer": "adagrad"},
 }
@@ -276,14 +277,19 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
     assert np.isfinite(parameters(model)).all()
 
 
-def test_early_stopping_keeps_the_best_of_the_held_out_part():
-    model = small(hidden_size=32, dropout=0).fit(TEXT[:1500], **QUICK | {"epochs": 60, "lr": 0.03}, patience=4)
+def test_early_stopping_keeps_the_best_of_the_held_out_part(tmp_path):
+    options = QUICK | {"epochs": 60, "lr": 0.03, "patience": 4, "checkpoint": tmp_path}
+    model = small(hidden_size=32, dropout=0).fit(TEXT[:1500], **options)
     losses = [entry["validation_loss"] for entry in model.history]
     assert model.outcome == "stopped early"
     assert len(losses) < 60
     assert int(np.argmin(losses)) == len(losses) - 1 - 4
     held_out = Streams(model.vocabulary.encode(TEXT[:1500][-150:]), 5, 17)
     assert model.mean_loss(held_out) == min(losses)
+    again = small(hidden_size=32, dropout=0).fit(TEXT[:1500], **options, resume=True)       # nothing is left to do
+    assert again.outcome == "stopped early"
+    assert again.history == model.history
+    assert_array_equal(parameters(again), parameters(model))
 
 
 def test_history_and_learning_rates():
@@ -573,5 +579,14 @@ def test_a_wrong_question_is_named(fitted, call, message):
     assert str(caught.value) == message
 
 
-def test_keys_of_updates_do_not_repeat():
-    assert len({random_key(3, update) for update in range(10_000)} | {random_key(random_key(3, u), 1) for u in range(10_000)}) == 20_000
+def test_no_dropout_mask_is_drawn_twice():
+    model, keys = small(), []
+    real = model.loss_and_gradient
+
+    def recorded(*arguments, rng, **options):
+        keys.extend([rng, random_key(rng, 1)])
+        return real(*arguments, rng=rng, **options)
+
+    model.loss_and_gradient = recorded
+    model.fit(TEXT, **QUICK)
+    assert len(set(keys)) == len(keys) == 2 * 3 * EPOCH

@@ -350,6 +350,14 @@ def test_resets_of_single_rows_equal_those_rows_split(cell, isa, sizes, dtype, s
         same_state(as_state([s[:, [b]] for s in as_tuple(state_n)]), as_state(state), f"state of row {b}")
 
 
+@pytest.mark.long
+def test_a_sequence_of_100_000_steps_equals_its_windows(cell, isa):
+    """No size is kept in 16 bits, nothing is unrolled (Lightning#19985), and the gradient through all of them is finite."""
+    case = random_case(cell, 100_000, 1, 2, 6, dtype="float32")
+    check_splits(case, list(range(0, 100_000, 700)))
+    assert np.isfinite(gradients(case.net(), case).flat).all()
+
+
 # --- dropout ------------------------------------------------------------------
 
 

@@ -163,32 +163,20 @@ class LanguageModel:
         RuntimeWarning  if the loss rose above 3 times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(
-            epochs, optimizer, lr, schedule, clip_norm, clip_value, patience, evaluate_every, checkpoint, checkpoint_every, resume, verbose
+            epochs=epochs,
+            optimizer=optimizer,
+            lr=lr,
+            schedule=schedule,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            patience=patience,
+            evaluate_every=evaluate_every,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            progress=verbose,
         )
-        _check.probability("validation", validation)
-        text = read_text(text)
-        vocabulary = Vocabulary.of(text)
-        ids = vocabulary.encode(text)
-        kept = len(ids) - round(len(ids) * validation)
-        batches = Streams(ids[:kept], batch_size, seq_len)
-        held_out = _held_out(ids[kept:], batch_size, seq_len) if validation else None
-        seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-        fitted = self.__dict__.copy()
-        try:
-            self._build(vocabulary, seed)
-            identity = self._configuration() | {
-                "text": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12],
-                "batch_size": batch_size,
-                "seq_len": seq_len,
-                "validation": validation,
-            }
-            on_best = None if checkpoint is None else lambda: self.save(checkpoint)
-            run = Training(self, batches, settings, seed=seed, validation=held_out, identity=identity, on_best=on_best)
-            run.start()
-        except BaseException:
-            self.__dict__ = fitted          # a fit that could not begin has changed nothing
-            raise
-        self.history = run.at.history
+        run = self._begin(text, batch_size, seq_len, validation, settings)
         run.run()
         self.outcome, self.message = run.outcome, run.message
         self.speed = run.steps / run.seconds if run.seconds else None
@@ -198,6 +186,36 @@ class LanguageModel:
         if run.message is not None:
             warnings.warn(run.message, RuntimeWarning, stacklevel=2)
         return self
+
+    def _begin(self, text, batch_size, seq_len, validation, settings):
+        """Make the layers and the Training over the text; if that does not go well, nothing has changed."""
+        _check.probability("validation", validation)
+        text = read_text(text)
+        vocabulary = Vocabulary.of(text)
+        ids = vocabulary.encode(text)
+        kept = len(ids) - round(len(ids) * validation)
+        batches = Streams(ids[:kept], batch_size, seq_len)
+        held_out = _held_out(ids[kept:], batch_size, seq_len) if validation else None
+        identity = self._configuration() | {
+            "text": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12],
+            "batch_size": batch_size,
+            "seq_len": seq_len,
+            "validation": validation,
+        }
+        seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
+        before = self.__dict__.copy()
+        try:
+            self._build(vocabulary, seed)
+            run = Training(
+                self, batches, settings, seed=seed, validation=held_out, identity=identity, on_best=on_best, unit="characters"
+            )
+            run.start()
+        except BaseException:
+            self.__dict__ = before
+            raise
+        self.history = run.at.history
+        return run
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
         """Mean NLL of a window and the state after it; the gradient is added to `into`, laid out as ``storage.flat``.

@@ -51,13 +51,13 @@ class Vocabulary:
     --------
     >>> vocabulary = Vocabulary.of("banana")
     >>> vocabulary.symbols, vocabulary.encode("nab"), vocabulary.decode([0, 2])
-    ('abn', array([2, 0, 1]), 'an')
+    ('abn', array([2, 0, 1], dtype=int32), 'an')
     """
 
     def __init__(self, symbols: str):
         self.symbols = symbols
         points = _code_points(symbols)
-        self._id_of_point = np.full(int(points.max()) + 1, -1, np.int64)
+        self._id_of_point = np.full(int(points.max()) + 1, -1, np.int32)
         self._id_of_point[points] = np.arange(len(points))
 
     @classmethod
@@ -69,7 +69,7 @@ class Vocabulary:
         return len(self.symbols)
 
     def encode(self, text: str, name: str = "the text") -> np.ndarray:
-        """Ids, int64. A ValueError names the symbols that are not in the vocabulary."""
+        """Ids, int32. A ValueError names the symbols that are not in the vocabulary."""
         points = _code_points(text)
         ids = self._id_of_point[np.minimum(points, len(self._id_of_point) - 1)]
         ids[points >= len(self._id_of_point)] = -1
