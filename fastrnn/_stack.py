@@ -1,4 +1,4 @@
-"""The functional core: forward through a stack of layers and directions, and backward from its tape.
+"""The functional core, forward: a stack of layers and directions over a batch, with or without a tape. Backward is in _bptt.py.
 
 Plain functions of arrays that were checked already. rnn.py wraps them into layers.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrnn import _engine
 from fastrnn._memory import Pool, Scratch, Tape
-from fastrnn.cells import Cell, runs
+from fastrnn.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class Dropout:
         _engine.dropout(y, row_id, (self.key + layer * 0x9E3779B97F4A7C15) % 2**64, self.p)
 
 
-_scratch_pool = Pool()
+scratch_pool = Pool()
 
 
-def _state_rows(net, batch, Hp, value):
+def state_rows(net, batch, Hp, value):
     """(L*D, B, Hp), sorted and padded; zeros if there is no state."""
     rows = np.zeros((net.num_layers * net.num_directions, batch.B, Hp), net.dtype)
     if value is not None:
@@ -137,7 +137,7 @@ def _state_rows(net, batch, Hp, value):
     return rows
 
 
-def _state_out(net, batch, rows):
+def state_out(net, batch, rows):
     return batch.unsorted(np.ascontiguousarray(rows[:, :, : net.hidden_size]))
 
 
@@ -161,12 +161,12 @@ def make_tape(net, batch, packed, dropout, pool):
     return Tape(pool, net.dtype, parts)
 
 
-def _output_on_tape(tape, batch, layer):
+def output_on_tape(tape, batch, layer):
     """What a layer below the top one gave to the next."""
     return tape[f"y{layer}"] if f"y{layer}" in tape else tape[f"h_prev{layer}0"][batch.B :]
 
 
-def _on_tape(tape, batch, cell, layer, d):
+def on_tape(tape, batch, cell, layer, d):
     """(gates, h_prev, c_prev) of one layer and direction."""
     h_prev = tape[f"h_prev{layer}{d}"]
     before, after = h_prev[: batch.total], h_prev[len(h_prev) - batch.total :]
@@ -201,25 +201,25 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None)
     """
     cell, H, Hp = net.cell, net.hidden_size, packed.Hp
     D, total, B = net.num_directions, batch.total, batch.B
-    h_n = _state_rows(net, batch, Hp, state and state[0])
-    c_n = _state_rows(net, batch, Hp, state and state[1]) if cell.has_c else None
+    h_n = state_rows(net, batch, Hp, state and state[0])
+    c_n = state_rows(net, batch, Hp, state and state[1]) if cell.has_c else None
     row_bytes = cell.blocks * Hp * net.dtype.itemsize
     chunk = _engine.chunk_steps(B, row_bytes)
     scratch = None
     if tape is None:
         states = [("h", (2 * B, Hp)), ("c", (2 * B, Hp))] if cell.has_c else [("h", (2 * B, Hp))]
-        scratch = Scratch(_scratch_pool, net.dtype, [("gates", (chunk * B, cell.blocks * Hp)), *states])
+        scratch = Scratch(scratch_pool, net.dtype, [("gates", (chunk * B, cell.blocks * Hp)), *states])
     y = None
     for layer in range(net.num_layers):
         top = layer == net.num_layers - 1
         below = x if layer == 0 else y
-        y = np.empty((total, D * H), net.dtype) if top or tape is None else _output_on_tape(tape, batch, layer)
+        y = np.empty((total, D * H), net.dtype) if top or tape is None else output_on_tape(tape, batch, layer)
         for d in range(D):
             suffix = f"_l{layer}" + ("_reverse" if d else "")
             if tape is None:
                 memory = scratch["gates"], scratch["h"], scratch["c"] if cell.has_c else None
             else:
-                memory = _on_tape(tape, batch, cell, layer, d)
+                memory = on_tape(tape, batch, cell, layer, d)
             bias, bias_stride = _bias(packed, batch, suffix, context if layer == 0 else None)
             part = layer * D + d
             rows, ids, table = _input_of(packed, below, suffix)
@@ -235,7 +235,7 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None)
             dropout.apply(y, batch, layer)
     if scratch is not None:
         scratch.release()
-    return y, tuple(_state_out(net, batch, s) for s in (h_n, c_n) if s is not None)
+    return y, tuple(state_out(net, batch, s) for s in (h_n, c_n) if s is not None)
 
 
 def _input_of(packed, x, suffix):
@@ -245,103 +245,3 @@ def _input_of(packed, x, suffix):
     table = np.empty((x.table.shape[0], len(packed.cell.x_gates) * packed.Hp), x.table.dtype)
     _engine.product(x.table, packed.input(suffix), None, table)
     return None, x.ids, table
-
-
-def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *, need_x, d_embedding=None):
-    """Gradients of everything from the tape.
-
-    dy : (total, D*H) packed rows, or None
-    dstate : tuple of (L*D, B, H), or None
-    grads : {name: array} to add the parameters' gradients to
-    d_embedding : (V, E) to add the embedding's gradient to, if x are Tokens
-    Returns (dx (total, I) or None, dstate_0 tuple, dcontext (B, C) sorted, or None).
-    """
-    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
-    D, total, B = net.num_directions, batch.total, batch.B
-    dh = _state_rows(net, batch, Hp, dstate and dstate[0])
-    dc = _state_rows(net, batch, Hp, dstate and dstate[1]) if cell.has_c else None
-    d_context = None if context is None else np.zeros_like(context)
-    scratch = Scratch(_scratch_pool, net.dtype, [("dgates", (total, cell.blocks * Hp)), ("dphase", (B, Hp))])
-    dgates = scratch["dgates"]
-    for layer in range(net.num_layers - 1, -1, -1):
-        below = x if layer == 0 else _output_on_tape(tape, batch, layer - 1)
-        dx = None
-        if layer > 0 or (need_x and isinstance(x, np.ndarray)):
-            dx = np.zeros((total, below.shape[1]), net.dtype)
-        for d in range(D):
-            suffix = f"_l{layer}" + ("_reverse" if d else "")
-            part = layer * D + d
-            gates, h_prev, c_prev = _on_tape(tape, batch, cell, layer, d)
-            _engine.sweep_backward(
-                cell.code, d == 1, H, Hp, cell.blocks, batch.offset, batch.lengths, B, batch.resets, *packed.backward(suffix),
-                dy, d * H, D * H, gates, h_prev, c_prev,
-                dgates, dh[part], dc[part] if cell.has_c else None, scratch["dphase"] if cell.rh is not None else None,
-            )  # fmt: skip
-            _bias_gradients(net, packed, dgates, suffix, grads)
-            driven = gates[:, cell.rh * Hp : cell.rh * Hp + H] if cell.rh is not None else None
-            _recurrent_gradients(net, packed, dgates, h_prev, driven, suffix, grads)
-            _input_gradients(net, packed, dgates, below, suffix, grads, dx, d_embedding)
-            if context is not None and layer == 0:
-                _context_gradients(net, packed, batch, dgates, context, suffix, grads, d_context)
-        if dropout is not None and layer > 0:
-            dropout.apply(dx, batch, layer - 1)
-        dy = dx
-    scratch.release()
-    return dy, tuple(_state_out(net, batch, s) for s in (dh, dc) if s is not None), d_context
-
-
-def _bias_gradients(net, packed, dgates, suffix, grads):
-    """db_ih and db_hh: sums over all rows of the blocks that each entered."""
-    if "bias_ih" + suffix not in grads:
-        return
-    cell, H = net.cell, net.hidden_size
-    sums = np.zeros((cell.blocks, packed.Hp), dgates.dtype)
-    _engine.column_sum(dgates, sums.reshape(-1))
-    db_ih, db_hh = (grads[name + suffix].reshape(cell.gates, H) for name in ("bias_ih", "bias_hh"))
-    for block, gate in enumerate(cell.x_gates):
-        db_ih[gate] += sums[block, :H]
-    for block, gate in cell.h_gates.items():
-        db_hh[gate] += sums[block, :H]
-
-
-def _recurrent_gradients(net, packed, dgates, h_prev, driven, suffix, grads):
-    """dW_hh += dgates_h.T @ h_prev over all valid rows of all steps; `driven` takes h_prev's place for the n gate."""
-    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
-    dw = grads["weight_hh" + suffix]
-    for block, gate, count in runs(cell.h_gates.items(), Hp == H and driven is None):
-        columns = dgates[:, block * Hp : block * Hp + count * H]
-        state = driven if driven is not None and gate == 2 else h_prev[:, :H]
-        _engine.gemm(True, False, columns, state, dw[gate * H : (gate + count) * H])
-
-
-def _input_gradients(net, packed, dgates, x, suffix, grads, dx, d_embedding):
-    """dW_ih += dgates_x.T @ x and dx += dgates_x @ W_ih; for tokens the rows of one id are added up first."""
-    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
-    w, dw = packed.params["weight_ih" + suffix], grads["weight_ih" + suffix]
-    rows = dgates
-    if isinstance(x, Tokens):
-        rows = np.zeros((x.table.shape[0], len(cell.x_gates) * Hp), dgates.dtype)
-        _engine.scatter_add(dgates[:, : rows.shape[1]], x.ids, rows)
-        dx = None if d_embedding is None else d_embedding if x.rows is None else np.zeros(x.table.shape, dgates.dtype)
-    inputs = x.table if isinstance(x, Tokens) else x
-    for block, gate, count in runs(enumerate(cell.x_gates), Hp == H):
-        columns, gates = rows[:, block * Hp : block * Hp + count * H], slice(gate * H, (gate + count) * H)
-        if inputs is not None and inputs.shape[1]:
-            _engine.gemm(True, False, columns, inputs, dw[gates])
-            if dx is not None:
-                _engine.gemm(False, False, columns, w[gates], dx)
-    if isinstance(x, Tokens) and x.rows is not None and dx is not None:
-        _engine.scatter_add(dx, x.rows, d_embedding)
-
-
-def _context_gradients(net, packed, batch, dgates, context, suffix, grads, d_context):
-    """The context entered every step: its gradients see the sum over a row's steps."""
-    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
-    sums = np.zeros((batch.B, len(cell.x_gates) * Hp), dgates.dtype)
-    rows = np.concatenate([np.arange(n) for n in np.diff(batch.offset)]) if batch.T else np.empty(0, np.int64)
-    _engine.scatter_add(dgates[:, : sums.shape[1]], rows.astype(np.int64), sums)
-    w, dw = packed.params["weight_ch" + suffix], grads["weight_ch" + suffix]
-    for block, gate, count in runs(enumerate(cell.x_gates), Hp == H):
-        columns, gates = sums[:, block * Hp : block * Hp + count * H], slice(gate * H, (gate + count) * H)
-        _engine.gemm(True, False, columns, context, dw[gates])
-        _engine.gemm(False, False, columns, w[gates], d_context)

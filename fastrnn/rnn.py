@@ -7,8 +7,9 @@ import threading
 import numpy as np
 
 from fastrnn import _check, _engine
+from fastrnn._bptt import backward
 from fastrnn._memory import Pool
-from fastrnn._stack import Batch, Dropout, Net, Tokens, backward, forward, make_tape
+from fastrnn._stack import Batch, Dropout, Net, Tokens, forward, make_tape
 from fastrnn.cells import GRU_BEFORE_CELL, GRU_CELL, LSTM_CELL, RNN_CELLS, Packed
 from fastrnn.parameters import Gradients, Layer, initial_values
 

@@ -338,11 +338,12 @@ def sweep_backward(
     w, w2,                             # recurrent weights packed for dgates @ W_hh          in
     dy, Py_ssize_t dy_column, Py_ssize_t dy_stride,  # (rows, dy_stride) or None             in
     gates, h_prev, c_prev,             # tape                                                in
-    dgates,                            # (rows, X*Hp)                                        out
+    dgates,                            # (rows of these steps, X*Hp)                         out
     dh, dc,                            # (B, Hp)  in: gradient of the final state; out: of the initial state
     dphase,                            # (B, Hp) scratch or None
+    Py_ssize_t first, Py_ssize_t last, # steps, counted in the order of computation
 ):
-    """BPTT of one layer in one direction."""
+    """BPTT of one layer in one direction, through some of its steps."""
     cdef SweepBackward s
     cdef Py_ssize_t cuts[MOST_PARTS + 1]
     cdef Py_ssize_t T = offset.shape[0] - 1, total = offset[T], step
@@ -360,15 +361,16 @@ def sweep_backward(
         s.dy += dy_column * s.item
     s.dy_stride = dy_stride
     s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
-    s.dgates = address(dgates, True)
+    cdef Py_ssize_t low = T - last if reverse else first, high = T - first if reverse else last
+    s.dgates = address(dgates, True) - offset[low] * blocks * Hp * s.item
     s.dh, s.dc, s.dphase = address(dh, True), address(dc, True), address(dphase, True)
-    cdef double flops = 2.0 * total * blocks * H * H
+    cdef double flops = 2.0 * (offset[high] - offset[low] + 1) * blocks * H * H
     cdef int parts = parts_for(B, flops, current_threads())
     cut_rows(cuts, parts, B, <const int64_t *>address(lengths), total)
-    step = max(1, <Py_ssize_t>(parts * SLICE_FLOPS / flops * T))
-    s.last = T
-    while s.last > 0:
-        s.first = max(0, s.last - step)
+    step = max(1, <Py_ssize_t>(parts * SLICE_FLOPS / flops * (last - first)))
+    s.last = last
+    while s.last > first:
+        s.first = max(first, s.last - step)
         with nogil:
             rnn_team_run(sweep_backward_part, &s, parts)
         s.last = s.first
