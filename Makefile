@@ -13,6 +13,7 @@
 
 PYTHON = python3
 ARGS =
+WERROR = 0
 LINT_TOOLS = ruff==0.17.6 cython-lint==0.22.1
 
 # The Python of the existing .venv, unless one was asked for; stamps carry its tag, so a change of Python rebuilds.
@@ -58,10 +59,10 @@ export CHECK
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-# $(call install,what pip is to install,log file): quiet, but a failure shows all that matters
+# $(call install,what pip is to install,log file,VARIABLE=value): quiet, but a failure shows all that matters
 define install
 	@mkdir -p build
-	@.venv/bin/pip install --disable-pip-version-check --no-input $(1) >build/$(2).log 2>&1 || { \
+	@$(3) .venv/bin/pip install --disable-pip-version-check --no-input $(1) >build/$(2).log 2>&1 || { \
 	    if grep -qE 'Could not fetch URL|Failed to establish a new connection|NewConnectionError|Max retries exceeded|ConnectTimeout|Temporary failure in name|from versions: none' build/$(2).log; \
 	    then echo "pip cannot reach its package index: check the network, or set PIP_INDEX_URL (its log: build/$(2).log)" >&2; \
 	    else tail -60 build/$(2).log >&2; echo "the installation failed: all of it is in build/$(2).log" >&2; fi; exit 1; }
@@ -71,13 +72,13 @@ endef
 .venv/built-$(TAG): .venv/$(TAG) $(SOURCES)
 	@echo "building fastrnn (a minute or two; the log is build/build.log)"
 	@rm -rf build/lib*
-	$(call install,.,build)
+	$(call install,.,build,FASTRNN_WERROR=$(WERROR))
 	@touch $@
 
 .venv/test-$(TAG): .venv/$(TAG) $(SOURCES)
 	@echo "building fastrnn and installing what its tests need (a few minutes; the log is build/test.log)"
 	@rm -rf build/lib*
-	$(call install,'.[test]',test)
+	$(call install,'.[test]',test,FASTRNN_WERROR=$(WERROR))
 	@touch .venv/built-$(TAG) $@
 
 .venv/lint-$(TAG): .venv/$(TAG) Makefile
@@ -118,14 +119,14 @@ lint: .venv/lint-$(TAG)
 	@.venv/bin/ruff check .
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src
 
+# --capture=sys: what the sanitizers say before they end the process is to be seen
 sanitize: .venv/test-$(TAG)
 	@echo "building with sanitizers (the log is build/sanitize.log)"
 	@rm -rf build/debug/lib* build/debug/site
-	$(call install,--no-deps --target build/debug/site .,sanitize)
-	@asan="$$($(ASAN))"; export LD_PRELOAD="$$asan" PYTHONPATH="$(CURDIR)/build/debug/site" PYTHONMALLOC=malloc \
-	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; $(PYTEST) -m "not long and not torch" -p no:cacheprovider $(ARGS)
-
-sanitize: export FASTRNN_DEBUG = 1
+	$(call install,--no-deps --target build/debug/site .,sanitize,FASTRNN_DEBUG=1)
+	@export LD_PRELOAD="$$($(ASAN))" PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/build/debug/site" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; \
+	    $(PYTEST) -m "not long and not torch" -p no:cacheprovider --capture=sys $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info fastrnn/_lib fastrnn/_engine*.so .pytest_cache .hypothesis .ruff_cache .benchmarks

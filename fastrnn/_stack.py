@@ -177,15 +177,15 @@ def on_tape(tape, batch, cell, layer, d):
     return gates, h_prev, tape[f"c_prev{layer}{d}"] if cell.has_c else None
 
 
-def _bias(packed, batch, suffix, context):
+def bias_rows(packed, suffix, context):
     """The bias blocks, one row for all or, with a context, one for each sequence; and the stride between rows."""
     bias = packed.bias(suffix)
     if context is None:
         return bias, 0
     width = len(packed.cell.x_gates) * packed.Hp
-    rows = np.empty((batch.B, len(bias)), bias.dtype)
+    rows = np.empty((len(context), len(bias)), bias.dtype)
     rows[:] = bias
-    product = np.empty((batch.B, width), bias.dtype)
+    product = np.empty((len(context), width), bias.dtype)
     _engine.product(context, packed.input(suffix, "weight_ch"), None, product)
     rows[:, :width] += product
     return rows, len(bias)
@@ -220,7 +220,7 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None)
                 memory = scratch["gates"], scratch["h"], scratch["c"] if cell.has_c else None
             else:
                 memory = on_tape(tape, batch, cell, layer, d)
-            bias, bias_stride = _bias(packed, batch, suffix, context if layer == 0 else None)
+            bias, bias_stride = bias_rows(packed, suffix, context if layer == 0 else None)
             part = layer * D + d
             rows, ids, table = _input_of(packed, below, suffix)
             w, w2 = packed.recurrent(suffix)

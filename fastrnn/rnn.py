@@ -9,7 +9,7 @@ import numpy as np
 from fastrnn import _check, _engine
 from fastrnn._bptt import backward
 from fastrnn._memory import Pool
-from fastrnn._stack import Batch, Dropout, Net, Tokens, forward, make_tape
+from fastrnn._stack import Batch, Dropout, Net, Tokens, bias_rows, forward, make_tape
 from fastrnn.cells import GRU_BEFORE_CELL, GRU_CELL, LSTM_CELL, RNN_CELLS, Packed
 from fastrnn.parameters import Gradients, Layer, initial_values
 
@@ -223,7 +223,16 @@ class Recurrent(Layer):
             return (self._key + self._calls * 0xD1342543DE82EF95) % 2**64
 
     def stream(self, batch_size=1, context=None):
-        """Step through sequences that arrive bit by bit; see `Stream`.
+        """Step through sequences that arrive bit by bit: an object with step, run, state, reset, refresh.
+
+        ``s.step(x_t, out=None)`` takes (batch_size, input_size) and gives (batch_size, hidden_size); ``s.run(x)`` takes several steps;
+        ``s.state`` can be read and set; ``s.reset(rows=None)`` zeroes all rows or some; the weights are those of its creation, until
+        ``s.refresh()``.
+
+        Parameters
+        ----------
+        batch_size : int, sequences side by side
+        context : (batch_size, context_size), for a network made with context_size
 
         Raises
         ------
@@ -241,7 +250,22 @@ class Recurrent(Layer):
         """
         if self.bidirectional:
             raise ValueError(f"a stream needs outputs that do not depend on the future, but this {self.kind} is bidirectional")
-        return Stream(self, _check.size("batch_size", batch_size), context)
+        batch_size = _check.size("batch_size", batch_size)
+        return _engine.Stream(self, batch_size, _check.context(self, context, batch_size, False))
+
+    def _stream_layers(self, context):
+        """(cell, Hp, [(w_ih, w, w2, bias, bias_stride) of each layer]) for a stream."""
+        packed = self._packed()
+        layers = []
+        for layer in range(self.num_layers):
+            suffix = f"_l{layer}"
+            w_ih = packed.input(suffix) if layer or self.input_size else None
+            layers.append((w_ih, *packed.recurrent(suffix), *bias_rows(packed, suffix, None if layer else context)))
+        return self.cell, packed.Hp, layers
+
+    def _stream_state(self, value, batch_size):
+        """A state given to a stream, as a tuple of arrays."""
+        return _check.state(self, "state", value, batch_size, False)
 
 
 class RNN(Recurrent):
@@ -398,70 +422,3 @@ class Backward:
     def __del__(self):
         if getattr(self, "_tape", None) is not None:
             self.release()
-
-
-class Stream:
-    """Step through sequences that arrive bit by bit, with the weights as of its creation (or `refresh`).
-
-    state : the state after the last step, as the layer gives it; may be set
-    """
-
-    def __init__(self, layer, batch_size, context):
-        self._layer, self._B = layer, batch_size
-        self._context = _check.context(layer, context, batch_size, False)
-        self._net = layer._net()
-        self.refresh()
-        self.reset()
-
-    def refresh(self):
-        """Take over the layer's parameters as they are now."""
-        params = {name: np.array(view) for name, view in self._layer.params.items()}
-        self._packed = Packed(self._layer.cell, self._layer.hidden_size, self._layer.dtype, params)
-
-    def reset(self, rows=None):
-        """Zero the state: of all rows, or of those whose index or mask is given."""
-        shape = (self._net.num_layers, self._B, self._net.hidden_size)
-        if rows is None:
-            self._state = tuple(np.zeros(shape, self._net.dtype) for _ in range(1 + self._net.cell.has_c))
-        else:
-            self._state = tuple(s.copy() for s in self._state)
-            for s in self._state:
-                s[:, rows] = 0
-
-    @property
-    def state(self):
-        """A copy of the state, as the layer's call takes it."""
-        copies = tuple(s.copy() for s in self._state)
-        return copies if self._net.cell.has_c else copies[0]
-
-    @state.setter
-    def state(self, value):
-        checked = _check.state(self._layer, "state", value, self._B, False)
-        self._state = tuple(np.array(s) for s in checked)
-
-    def step(self, x_t, out=None):
-        """One step: x_t (batch_size, input_size) → y_t (batch_size, hidden_size), into `out` if given."""
-        x_t = _check.array("x", x_t, self._layer)
-        want = (self._B, self._net.input_size)
-        if x_t.shape != want:
-            raise ValueError(f"x_t has shape {x_t.shape}, but a step of this stream takes (batch_size, input_size) = {want}")
-        y = self._run(x_t[None])[0]
-        if out is None:
-            return y
-        _check.writable_like("out", out, y.shape, y.dtype)[...] = y
-        return out
-
-    def run(self, x):
-        """Several steps: x (T, batch_size, input_size) → y (T, batch_size, hidden_size)."""
-        x = _check.array("x", x, self._layer)
-        if x.ndim != 3 or x.shape[1:] != (self._B, self._net.input_size):
-            raise ValueError(
-                f"x has shape {x.shape}, but this stream takes (T, batch_size, input_size) = (T, {self._B}, {self._net.input_size})"
-            )
-        return self._run(x)
-
-    def _run(self, x):
-        batch = Batch(x.shape[0], self._B)
-        rows = np.ascontiguousarray(x).reshape(batch.total, self._net.input_size)
-        y, self._state = forward(self._net, self._packed, batch, rows, self._state, self._context)
-        return batch.spread(y)

@@ -2,14 +2,18 @@
 
 Shapes are in the comments at the arguments; fastrnn._check has seen to them. An array that may be absent is None.
 """
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint64_t
 
 from blas cimport Gemm, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep_backward_part, sweep_part
 
+import math
 import os
 import threading
 
@@ -381,6 +385,186 @@ def chunk_steps(Py_ssize_t B, Py_ssize_t row_bytes):
     """Steps whose input parts are computed at once: they stay in L2, but the product shall have enough rows."""
     cdef Py_ssize_t steps = max(CHUNK_BYTES // max(1, B * row_bytes), (48 + B - 1) // max(1, B), 1)
     return min(steps, CHUNK_STEPS)
+
+
+# ---- streams ------------------------------------------------------------------------------------------------------
+
+cdef class Stream:
+    """Step through sequences that arrive bit by bit, with the weights as of its creation (or of `refresh`).
+
+    Made by ``rnn.stream(batch_size, context)``. Its outputs are those of one call over the whole sequence, bit for bit.
+    """
+    cdef object layer, context, packed, dtype, scratch
+    cdef readonly object h, c                     # (L, B, Hp) states; c is None without cell states
+    cdef readonly Py_ssize_t batch_size
+    cdef Py_ssize_t L, I, H
+    cdef Py_ssize_t offset[CHUNK_STEPS + 1]
+    cdef Sweep *sweeps
+    cdef bint is_double
+    cdef double flops                             # of one step
+
+    def __cinit__(self, layer, Py_ssize_t batch_size, context):
+        cdef Py_ssize_t t
+        self.layer, self.batch_size, self.context = layer, batch_size, context
+        self.dtype = layer.dtype
+        self.is_double = layer.dtype.itemsize == 8
+        self.L, self.I, self.H = layer.num_layers, layer.input_size, layer.hidden_size
+        self.sweeps = <Sweep *>PyMem_Calloc(self.L, sizeof(Sweep))
+        if self.sweeps == NULL:
+            raise MemoryError()
+        for t in range(CHUNK_STEPS + 1):
+            self.offset[t] = t * batch_size
+        self.refresh()
+        self.reset()
+
+    def __dealloc__(self):
+        PyMem_Free(self.sweeps)
+
+    def refresh(self):
+        """Take over the layer's parameters as they are now. The state stays."""
+        cdef Py_ssize_t l, B = self.batch_size, Hp, blocks, steps
+        cdef Sweep *s
+        cell, padded, self.packed = self.layer._stream_layers(self.context)
+        state = None if self.h is None else self.state
+        Hp, blocks = padded, cell.blocks
+        steps = chunk_steps(B, blocks * Hp * self.dtype.itemsize)
+
+        def zeros(*shape):
+            array = aligned_empty(math.prod(shape), self.dtype).reshape(shape)
+            array.fill(0)
+            return array
+
+        self.h = zeros(self.L, B, Hp)
+        self.c = zeros(self.L, B, Hp) if cell.has_c else None
+        gates, h_prev, y = zeros(steps * B, blocks * Hp), zeros(2 * B, Hp), zeros(2, CHUNK_STEPS * B, self.H)
+        c_prev = zeros(2 * B, Hp) if cell.has_c else None
+        self.scratch = gates, h_prev, c_prev, y
+        self.flops = 0
+        for l in range(self.L):
+            s = self.sweeps + l
+            w_ih, w, w2, bias, bias_stride = self.packed[l]
+            s.kernels = table[self.is_double]
+            s.cell, s.reverse, s.keep, s.B, s.I, s.H, s.Hp = cell.code, False, False, B, self.H if l else self.I, self.H, Hp
+            s.item, s.blocks, s.x_blocks, s.chunk = self.dtype.itemsize, blocks, len(cell.x_gates), steps
+            s.offset = self.offset
+            s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
+            s.bias, s.bias_stride = address(bias), bias_stride
+            s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
+            s.h_n, s.c_n = address(self.h[l]), address(self.c[l]) if cell.has_c else NULL
+            s.y, s.y_stride = address(y[l % 2]), self.H
+            self.flops += 2.0 * B * blocks * self.H * (s.H + s.I)
+        if state is not None:
+            self.state = state
+
+    cdef int advance(self, const char *x, char *y, Py_ssize_t T) except -1:
+        """T steps of all layers, in chunks."""
+        cdef Py_ssize_t cuts[MOST_PARTS + 1]
+        cdef Py_ssize_t t = 0, n, l, item = self.sweeps.item, row = self.batch_size * item
+        cdef int parts = parts_for(self.batch_size, self.flops * T, current_threads()) if self.flops * T >= SPLIT_FLOPS else 1
+        cdef Sweep *s
+        cdef uint64_t mode
+        cut_rows(cuts, parts, self.batch_size, NULL, self.batch_size)
+        while t < T:
+            n = min(T - t, CHUNK_STEPS)
+            for l in range(self.L):
+                s = self.sweeps + l
+                s.T, s.first, s.last, s.cuts = n, 0, n, cuts
+                s.x = (x + t * row * self.I if self.I else NULL) if l == 0 else (s - 1).y
+                if l == self.L - 1:
+                    s.y = y + t * row * self.H
+                if self.flops * n < 20000:        # shorter than giving the GIL away
+                    mode = rnn_flush_denormals()
+                    sweep_part(s, 0, 1)
+                    rnn_restore_denormals(mode)
+                else:
+                    with nogil:
+                        rnn_team_run(sweep_part, s, parts)
+            t += n
+            if t < T:
+                PyErr_CheckSignals()
+        return 0
+
+    def step(self, x_t, out=None):
+        """One step.
+
+        Parameters
+        ----------
+        x_t : (batch_size, input_size), of the layer's dtype
+        out : (batch_size, hidden_size), C-contiguous, optional; may not overlap x_t
+
+        Returns
+        -------
+        y_t : (batch_size, hidden_size), `out` if given
+        """
+        if not self.fits(x_t, 2, -1):
+            x_t = self.rows_of("x_t", x_t, (self.batch_size, self.I))
+        if out is None:
+            out = np.empty((self.batch_size, self.H), self.dtype)
+        elif not self.fits(out, 2, self.H):
+            raise ValueError(f"out must be a C-contiguous {self.dtype} array of shape ({self.batch_size}, {self.H}), got {_described(out)}")
+        self.advance(address(x_t), address(out, True), 1)
+        return out
+
+    def run(self, x, out=None):
+        """Several steps: x (T, batch_size, input_size) -> y (T, batch_size, hidden_size)."""
+        if not self.fits(x, 3, -1):
+            x = self.rows_of("x", x, (None, self.batch_size, self.I))
+        cdef Py_ssize_t T = x.shape[0]
+        if out is None:
+            out = np.empty((T, self.batch_size, self.H), self.dtype)
+        elif not self.fits(out, 3, self.H) or out.shape[0] != T:
+            raise ValueError(f"out must be a C-contiguous {self.dtype} array of shape ({T}, {self.batch_size}, {self.H}), got {_described(out)}")
+        self.advance(address(x), address(out, True), T)
+        return out
+
+    cdef bint fits(self, array, int ndim, Py_ssize_t width) except -1:
+        """Whether an array can be used as it is; looks at the buffer only. width -1: input_size."""
+        cdef Py_buffer view
+        if not PyObject_CheckBuffer(array):
+            return False
+        try:
+            PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+        except (BufferError, ValueError):
+            return False
+        cdef bint good = (
+            view.ndim == ndim and view.shape[ndim - 1] == (self.I if width < 0 else width) and view.shape[ndim - 2] == self.batch_size
+            and view.format != NULL and view.format[0] == (c"d" if self.is_double else c"f") and view.format[1] == 0
+        )
+        PyBuffer_Release(&view)
+        return good
+
+    def rows_of(self, name, x, shape):
+        """x as a C-contiguous array of this shape, or an error that says what is wrong."""
+        x = np.asarray(x)
+        if x.dtype != self.dtype:
+            raise TypeError(f"{name} is {x.dtype}, but this {self.layer.kind} computes in {self.dtype}: convert with {name}.astype('{self.dtype}')")
+        if x.ndim != len(shape) or any(want is not None and want != got for want, got in zip(shape, x.shape)):
+            axes = "(batch_size, input_size)" if len(shape) == 2 else "(T, batch_size, input_size)"
+            wanted = ", ".join("T" if n is None else str(n) for n in shape)
+            raise ValueError(f"{name} has shape {x.shape}, but this stream takes {axes} = ({wanted})")
+        return np.ascontiguousarray(x)
+
+    def reset(self, rows=None):
+        """Zero the state: of all rows, or of those whose indices or mask are given."""
+        for state in (self.h, self.c):
+            if state is not None:
+                state[:, slice(None) if rows is None else rows] = 0
+
+    @property
+    def state(self):
+        """A copy of the state, as the layer's call takes it; may be set."""
+        copies = tuple(np.array(s[:, :, : self.H]) for s in (self.h, self.c) if s is not None)
+        return copies if self.c is not None else copies[0]
+
+    @state.setter
+    def state(self, value):
+        value = self.layer._stream_state(value, self.batch_size)
+        for state, new in zip((self.h, self.c), value):
+            state[:, :, : self.H] = new
+
+
+def _described(array):
+    return f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
 
 
 # ---- around the recurrence ----------------------------------------------------------------------------------------

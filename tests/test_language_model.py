@@ -17,9 +17,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 import fastrnn
 from fastrnn import optim, storage
 from fastrnn.layers import random_key
+from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import Sampler, Vocabulary, read_text
-from fastrnn.training import Streams
+from fastrnn.training import Streams, _Interrupts
 
 CELLS = ["lstm", "gru", "rnn"]
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))      # 4,640 characters or so
@@ -79,6 +80,34 @@ def test_gradient_of_the_whole_model_matches_central_differences(cell, dropout):
         want[k] = (values[0] - values[1]) / 2e-5
     assert_allclose(grad, want, rtol=1e-6, atol=2e-9)
     assert np.abs(grad[: 4 * 5]).max() > 1e-3       # the embedding's rows that occur
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_fit_is_this_loop(cell):
+    limits = {"clip_value": 0.02, "clip_norm": 0.1}
+    model = small(cell).fit(TEXT, **QUICK, **limits, schedule=optim.StepDecay(0.5), validation=0)
+    twin = small(cell).fit(TEXT, **QUICK | {"epochs": 0}, validation=0)
+    adam, grad, update, clipped = optim.Adam(twin.storage), np.zeros_like(twin.storage.flat), 0, [0, 0]
+    for epoch in range(3):
+        state = None
+        for ids, targets in Streams(twin.vocabulary.encode(TEXT), 5, 17):
+            key = random_key(3, update)
+            (y, state), rnn_backward = twin.rnn.vjp(ids, state, embedding=twin.embedding, rng=key)
+            dropped, dropout_backward = twin.output_dropout.vjp(y, rng=random_key(key, 1))
+            logits, linear_backward = twin.linear.vjp(dropped)
+            loss, loss_backward = softmax_cross_entropy.vjp(logits, targets)
+            grad.fill(0)
+            rnn_backward(dropout_backward(linear_backward(loss_backward(), into=grad).x).x, into=grad)
+            clipped[0] += np.abs(grad).max() > 0.02
+            optim.clip_by_value(grad, 0.02)
+            norm, scale = optim.clip_by_global_norm(grad, 0.1)
+            clipped[1] += norm > 0.1
+            adam.lr = 0.01 * 0.5**epoch
+            adam.step(grad, scale)
+            update += 1
+    assert_array_equal(parameters(model), twin.storage.flat)
+    assert min(clipped) > 20
+    assert model.history[-1]["update"] == update
 
 
 # ---- the same bits ------------------------------------------------------------------------------------------------
@@ -236,6 +265,26 @@ def test_ctrl_c_stops_within_half_a_second_and_keeps_the_best(tmp_path):
     assert outcome == "finished"
     assert interruptions >= 2
     assert_array_equal(np.array(flat, "float32"), parameters(whole))
+
+
+def test_ctrl_c_waits_until_nothing_is_half_done():
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)          # at a bad time: noted
+            with pytest.raises(KeyboardInterrupt), interrupts.allowed():
+                pytest.fail("it was forgotten")
+        with _Interrupts() as interrupts:
+            with pytest.raises(KeyboardInterrupt), interrupts.allowed():
+                signal.raise_signal(signal.SIGINT)      # at a good time: at once
+                pytest.fail("it came too late")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)    # as a shell does for what runs in the background: left so
+        with _Interrupts():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("sick", [30.0, math.nan, math.inf])
