@@ -20,15 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")        # a terminal that cannot show a character shows a question mark
+            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
-    except SystemExit as exit:                              # --help, or a wrong option
+    except SystemExit as exit:  # --help, or a wrong option
         return exit.code
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:                                 # the reader of a pipe has had enough: | head
+    except BrokenPipeError:  # the reader of a pipe has had enough: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:
@@ -98,9 +98,7 @@ def _parser():
 
 
 def _add_train(commands):
-    train = commands.add_parser(
-        "train", help="train a character model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    train = commands.add_parser("train", help="train a character model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = train.add_argument
     add("--data", metavar="FILE", help="UTF-8 text; without it the documentation that every Python carries (about 0.5 M characters)")
     add("--cell", choices=("lstm", "gru", "rnn"), default="lstm", help="kind of recurrent layer")
@@ -110,7 +108,7 @@ def _add_train(commands):
     add("--dropout", type=_fraction, default=0.0, metavar="P", help="probability of a zero behind each recurrent layer")
     add("--seq-len", type=_count, default=50, metavar="T", help="steps of an update")
     add("--batch", type=_count, default=50, metavar="B", help="streams of text read side by side")
-    add("--epochs", type=_count, default=10, metavar="N", help="times through the text")
+    add("--epochs", type=_count, default=20, metavar="N", help="times through the text")
     add("--optimizer", choices=("adam", "adamw", "rmsprop", "adagrad", "sgd"), default="adam", help="rule of the updates")
     add("--lr", type=_positive, default=2e-3, help="learning rate")
     add("--lr-decay", type=_decay, default="cosine", metavar="HOW", help="cosine: down to 0 at the end; a factor per epoch; or none")
@@ -126,9 +124,7 @@ def _add_train(commands):
 
 
 def _add_generate(commands):
-    generate = commands.add_parser(
-        "generate", help="write text with a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    generate = commands.add_parser("generate", help="write text with a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = generate.add_argument
     add("model", metavar="DIR", help="directory of the model")
     add("--prompt", default="", metavar="TEXT", help="the text begins with it")
@@ -142,7 +138,6 @@ def _add_generate(commands):
 
 def _train(arguments):
     import fastrnn
-
     from fastrnn.models import LanguageModel
     from fastrnn.optim import Cosine, ExponentialDecay
     from fastrnn.storage import holds_anything
@@ -163,7 +158,7 @@ def _train(arguments):
         seed=arguments.seed,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)     # said below, in one line
+        warnings.simplefilter("ignore", RuntimeWarning)  # said below, in one line
         model.fit(
             text,
             epochs=arguments.epochs,

@@ -174,9 +174,7 @@ class Linear(Layer):
     def _product(self, x, out):
         shape = (*x.shape[:-1], self.out_features)
         y = np.empty(shape, self.dtype) if out is None else _check.writable_like("out", out, shape, self.dtype)
-        _engine.product(
-            x.reshape(-1, self.in_features), self._packed_weight(), self.params.get("bias"), y.reshape(-1, self.out_features)
-        )
+        _engine.product(x.reshape(-1, self.in_features), self._packed_weight(), self.params.get("bias"), y.reshape(-1, self.out_features))
         return y
 
     def vjp(self, x, *, out=None):

@@ -178,13 +178,11 @@ class Adam(Optimizer):
 
     def _update(self, flat, grad, scale, m, v):
         beta1, beta2 = self.betas
-        _engine.adam(
-            flat, grad, m, v, self.lr, beta1, beta2, self.eps, self.weight_decay, self._decoupled, self.updates, scale
-        )
+        _engine.adam(flat, grad, m, v, self.lr, beta1, beta2, self.eps, self.weight_decay, self._decoupled, self.updates, scale)
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self.betas = tuple(self.betas)      # a checkpoint gives a list
+        self.betas = tuple(self.betas)  # a checkpoint gives a list
 
 
 class AdamW(Adam):

@@ -55,7 +55,7 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     _replace(directory / CONFIG_FILES[kind], json.dumps({**header, "config": config}, indent=1).encode())
     for old in directory.iterdir():
         if _is_array_file(old.name, kind) and old.name != weights:
-            with contextlib.suppress(OSError):    # in use on Windows: the next save removes it
+            with contextlib.suppress(OSError):  # in use on Windows: the next save removes it
                 old.unlink()
 
 
@@ -76,7 +76,7 @@ def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
             data = path.read_bytes()
         except FileNotFoundError:
             if _read_config(directory, kind) != raw:
-                continue                          # another process saved just now: read the new one
+                continue  # another process saved just now: read the new one
             raise FileNotFoundError(f"{path} is missing, though {CONFIG_FILES[kind]} names it: copy the whole directory") from None
         return _parse_arrays(path, data, header)
 
@@ -108,7 +108,7 @@ def _replace(path, data):
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    if os.name == "posix":                        # a directory cannot be opened on Windows
+    if os.name == "posix":  # a directory cannot be opened on Windows
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -139,9 +139,7 @@ def _parse_config(path, raw, kind):
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version}, but this fastrnn reads up to {FORMAT_VERSION}: it needs a newer fastrnn"
-        )
+        raise ValueError(f"{path} has format version {version}, but this fastrnn reads up to {FORMAT_VERSION}: it needs a newer fastrnn")
     if weights != f"{kind}-{digest[:12]}.safetensors" or not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError(f"{path} is damaged: it names the file {weights!r} and the hash {digest[:12]!r}…, which do not fit")
     return header

@@ -42,9 +42,7 @@ class Streams:
         self.seq_len = _check.size("seq_len", seq_len)
         L = (len(ids) - 1) // B
         if L < self.seq_len:
-            raise ValueError(
-                f"{len(ids)} symbols are too few: batch_size={B} streams of seq_len={seq_len} need at least {B * seq_len + 1}"
-            )
+            raise ValueError(f"{len(ids)} symbols are too few: batch_size={B} streams of seq_len={seq_len} need at least {B * seq_len + 1}")
         ids = np.asarray(ids)
         self._ids = np.empty((L + 1, B), np.min_scalar_type(int(ids.max())))
         self._ids[:L] = ids[: B * L].reshape(B, L).T
@@ -119,11 +117,11 @@ class Position:
 
     seed: int
     epoch: int = 0
-    index: int = 0                      # of the next batch in the epoch
+    index: int = 0  # of the next batch in the epoch
     update: int = 0
-    evaluated: int = -1                 # the update after which the validation loss was looked at last
+    evaluated: int = -1  # the update after which the validation loss was looked at last
     first_loss: float | None = None
-    loss_sum: float = 0.0               # of the updates since then
+    loss_sum: float = 0.0  # of the updates since then
     loss_count: int = 0
     best_loss: float | None = None
     best_update: int = 0
@@ -163,13 +161,13 @@ class Training:
             **{name: getattr(settings, name) for name in ("clip_norm", "clip_value", "evaluate_every")},
         }
         self.at = Position(seed)
-        self.state = None               # carried from batch to batch
+        self.state = None  # carried from batch to batch
         self.best = np.array(model.storage.flat)
         self.gradient = np.zeros_like(model.storage.flat)
-        self.outcome = None             # "finished", "stopped early", "interrupted" or "diverged"
-        self.message = None             # what there is to say about it
-        self.seconds = 0.0              # spent in updates, by this process
-        self.steps = 0                  # done in that time
+        self.outcome = None  # "finished", "stopped early", "interrupted" or "diverged"
+        self.message = None  # what there is to say about it
+        self.seconds = 0.0  # spent in updates, by this process
+        self.steps = 0  # done in that time
 
     def start(self) -> None:
         """Read the checkpoint, or write the first one: what is wrong with either is noticed before any work."""
@@ -213,9 +211,7 @@ class Training:
         batch = self.batches[at.index]
         self.gradient.fill(0)
         with self.interrupts.allowed():
-            loss, state = self.model.loss_and_gradient(
-                batch, self.state, into=self.gradient, rng=random_key(at.seed, at.update)
-            )
+            loss, state = self.model.loss_and_gradient(batch, self.state, into=self.gradient, rng=random_key(at.seed, at.update))
         if at.first_loss is None:
             at.first_loss = loss
         if not loss <= 3 * at.first_loss:
@@ -326,9 +322,7 @@ class Training:
                 )
         if config["computed_by"] != _computed_by():
             before, now = (", ".join(f"{k} {v}" for k, v in by.items()) for by in (config["computed_by"], _computed_by()))
-            warnings.warn(
-                f"the checkpoint was computed by {before}, now it is {now}: the bits may differ", RuntimeWarning, stacklevel=4
-            )
+            warnings.warn(f"the checkpoint was computed by {before}, now it is {now}: the bits may differ", RuntimeWarning, stacklevel=4)
         with self.model.storage.updating() as flat:
             flat[:] = arrays["parameters"]
         self.best[:] = arrays["best"]
@@ -354,8 +348,7 @@ class _Interrupts:
     def __enter__(self):
         self._open = self._pending = False
         self._installed = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         )
         if self._installed:
             signal.signal(signal.SIGINT, self._handle)

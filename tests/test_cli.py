@@ -79,7 +79,10 @@ def test_train_says_what_it_has_done(run, data, tmp_path):
 
 
 def test_train_does_what_fit_does(run, data, tmp_path):
-    assert run("train", "--data", data, *SMALL, "--cell", "rnn", "--layers", 1, "--lr-decay", "none", "--quiet", "--out", "m")[::2] == (0, "")
+    assert run("train", "--data", data, *SMALL, "--cell", "rnn", "--layers", 1, "--lr-decay", "none", "--quiet", "--out", "m")[::2] == (
+        0,
+        "",
+    )
     want = LanguageModel("rnn", 12, 1, seed=0).fit(data, epochs=3, batch_size=5, seq_len=17, lr=0.01, verbose=False)
     assert_array_equal(parameters(tmp_path / "m"), want.storage.flat)
 
@@ -109,7 +112,9 @@ def test_resume_makes_a_training_longer_to_the_same_bits(run, data, tmp_path):
     assert_array_equal(parameters(tmp_path / "part"), parameters(tmp_path / "whole"))
     status, out, err = run(*options, "--out", "part", "--resume", "--hidden", 13)
     assert (status, out) == (1, "")
-    assert err == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: to continue, it must be the same\n"
+    assert (
+        err == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: to continue, it must be the same\n"
+    )
 
 
 def checkpointed_updates(folder):
@@ -127,11 +132,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(ru
         process.send_signal(signal.SIGINT)
         asked = time.monotonic()
         out, err = process.communicate(timeout=30)
-        assert time.monotonic() - asked < 1.0           # half a second for the training, the rest for Python's end
+        assert time.monotonic() - asked < 1.0  # half a second for the training, the rest for Python's end
     assert process.returncode == 130
     updates = checkpointed_updates(tmp_path / "part")
     last = err.splitlines()[-1]
-    assert last == f"fastrnn: training was interrupted after {updates} updates; model and checkpoint are in {tmp_path / 'part'}, --resume continues"
+    assert (
+        last
+        == f"fastrnn: training was interrupted after {updates} updates; model and checkpoint are in {tmp_path / 'part'}, --resume continues"
+    )
     assert "Traceback" not in err
     assert LanguageModel.load(tmp_path / "part").vocabulary.symbols == "".join(sorted(set(TEXT)))
     with start(*options, "--out", tmp_path / "part", "--resume") as process:
@@ -143,14 +151,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(ru
 
 
 def test_generate_writes_the_prompt_and_what_follows(run, model):
-    status, out, err = run("generate", model, "--prompt", "7 squared", "--length", 40, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--seed", 2)
+    status, out, err = run(
+        "generate", model, "--prompt", "7 squared", "--length", 40, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--seed", 2
+    )
     want = LanguageModel.load(model).generate("7 squared", 40, temperature=0.5, top_k=3, top_p=0.9, seed=2)
     assert (status, out, err) == (0, f"7 squared{want}\n", "")
 
 
 def test_generate_into_a_pipe_that_closes(model):
     with start("generate", model, "--length", 10**6) as process:
-        assert len(process.stdout.read(2000)) == 2000       # it comes before all is written
+        assert len(process.stdout.read(2000)) == 2000  # it comes before all is written
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
@@ -195,7 +205,10 @@ BAD_USAGE = [
     ([], "fastrnn: error: the following arguments are required: COMMAND (see fastrnn --help)"),
     (["trian"], "fastrnn: error: argument COMMAND: invalid choice: 'trian' (choose from"),
     (["train", "--hiden", "3"], "fastrnn: error: unrecognized arguments: --hiden 3 (see fastrnn --help)"),
-    (["train", "--hidden", "0"], "fastrnn train: error: argument --hidden: '0' is not a whole number of at least 1 (see fastrnn train --help)"),
+    (
+        ["train", "--hidden", "0"],
+        "fastrnn train: error: argument --hidden: '0' is not a whole number of at least 1 (see fastrnn train --help)",
+    ),
     (["train", "--hidden", "1.5"], "fastrnn train: error: argument --hidden: '1.5' is not a whole number of at least 1"),
     (["train", "--cell", "elman"], "fastrnn train: error: argument --cell: invalid choice: 'elman' (choose from"),
     (["train", "--dropout", "1"], "fastrnn train: error: argument --dropout: '1' is not a number in 0 <= p < 1"),
@@ -231,7 +244,10 @@ BAD_INPUT = [
     (["info", "nowhere"], "no model in nowhere: there is no such directory"),
     (["generate", "MODEL", "--prompt", "§"], "the prompt has 1 symbols that this model has not been trained on: '§'"),
     (["evaluate", "MODEL", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9"),
-    (["evaluate", "MODEL", "--data", "short.txt"], "the text has 9 symbols that this model has not been trained on: 'f', 'g', 'h', 'j', 'k', …"),
+    (
+        ["evaluate", "MODEL", "--data", "short.txt"],
+        "the text has 9 symbols that this model has not been trained on: 'f', 'g', 'h', 'j', 'k', …",
+    ),
 ]
 
 
@@ -248,7 +264,10 @@ def test_bad_input_is_one_line_and_status_1_and_nothing_is_written(run, model, d
 def test_a_run_that_diverges_says_so_and_keeps_the_best(run, data, tmp_path):
     status, out, err = run("train", "--data", data, *SMALL, "--optimizer", "sgd", "--lr", 1e4, "--clip", 0, "--lr-decay", "none", "--quiet")
     assert status == 1
-    assert re.fullmatch(r"fastrnn: error: the loss is \S+ at update \d+, over 3 times its first value \S+: training stopped; the parameters kept are .*\n", err)
+    assert re.fullmatch(
+        r"fastrnn: error: the loss is \S+ at update \d+, over 3 times its first value \S+: training stopped; the parameters kept are .*\n",
+        err,
+    )
     assert np.isfinite(parameters(tmp_path / "fastrnn-lm")).all()
 
 

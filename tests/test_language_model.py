@@ -23,9 +23,9 @@ from fastrnn.models.text import Sampler, Vocabulary, read_text
 from fastrnn.training import Streams, _Interrupts
 
 CELLS = ["lstm", "gru", "rnn"]
-TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))      # 4,640 characters or so
+TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))  # 4,640 characters or so
 QUICK = dict(epochs=3, batch_size=5, seq_len=17, lr=0.01, verbose=False)
-EPOCH = 57                  # updates of an epoch on TEXT with QUICK
+EPOCH = 57  # updates of an epoch on TEXT with QUICK
 
 
 def small(cell="gru", **options):
@@ -56,9 +56,7 @@ def python(code, *arguments):
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradient_of_the_whole_model_matches_central_differences(cell, dropout):
     """Every parameter, with a carried state and the same dropout masks each time."""
-    model = small(cell, hidden_size=5, embedding_size=4, dropout=dropout, dtype="float64").fit(
-        TEXT[:900], **QUICK | {"epochs": 1}
-    )
+    model = small(cell, hidden_size=5, embedding_size=4, dropout=dropout, dtype="float64").fit(TEXT[:900], **QUICK | {"epochs": 1})
     rng = np.random.default_rng(0)
     state = tuple(rng.standard_normal((2, 3, 5)) for _ in range(2))
     batch = rng.integers(0, 5, (4, 3)), rng.integers(0, len(model.vocabulary), (4, 3))
@@ -79,7 +77,7 @@ def test_gradient_of_the_whole_model_matches_central_differences(cell, dropout):
             flat[k] += 1e-5
         want[k] = (values[0] - values[1]) / 2e-5
     assert_allclose(grad, want, rtol=1e-6, atol=2e-9)
-    assert np.abs(grad[: 4 * 5]).max() > 1e-3       # the embedding's rows that occur
+    assert np.abs(grad[: 4 * 5]).max() > 1e-3  # the embedding's rows that occur
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -272,15 +270,14 @@ def test_ctrl_c_waits_until_nothing_is_half_done():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with _Interrupts() as interrupts:
-            signal.raise_signal(signal.SIGINT)          # at a bad time: noted
+            signal.raise_signal(signal.SIGINT)  # at a bad time: noted
             with pytest.raises(KeyboardInterrupt), interrupts.allowed():
                 pytest.fail("it was forgotten")
-        with _Interrupts() as interrupts:
-            with pytest.raises(KeyboardInterrupt), interrupts.allowed():
-                signal.raise_signal(signal.SIGINT)      # at a good time: at once
-                pytest.fail("it came too late")
+        with _Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.allowed():
+            signal.raise_signal(signal.SIGINT)  # at a good time: at once
+            pytest.fail("it came too late")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        signal.signal(signal.SIGINT, signal.SIG_IGN)    # as a shell does for what runs in the background: left so
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background: left so
         with _Interrupts():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -321,7 +318,9 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
         return result
 
     model.loss_and_gradient = overflows
-    with pytest.warns(RuntimeWarning, match="the norm of the gradient is inf at update 1: training stopped; the parameters kept are those from before"):
+    with pytest.warns(
+        RuntimeWarning, match="the norm of the gradient is inf at update 1: training stopped; the parameters kept are those from before"
+    ):
         model.fit(TEXT, **QUICK)
     assert np.isfinite(parameters(model)).all()
 
@@ -335,7 +334,7 @@ def test_early_stopping_keeps_the_best_of_the_held_out_part(tmp_path):
     assert int(np.argmin(losses)) == len(losses) - 1 - 4
     held_out = Streams(model.vocabulary.encode(TEXT[:1500][-150:]), 5, 17)
     assert model.mean_loss(held_out) == min(losses)
-    again = small(hidden_size=32, dropout=0).fit(TEXT[:1500], **options, resume=True)       # nothing is left to do
+    again = small(hidden_size=32, dropout=0).fit(TEXT[:1500], **options, resume=True)  # nothing is left to do
     assert again.outcome == "stopped early"
     assert again.history == model.history
     assert_array_equal(parameters(again), parameters(model))
@@ -383,7 +382,7 @@ def test_streams_hold_every_symbol_and_its_successor_once(n, B, T):
 
 def test_score_is_the_likelihood_of_the_text_step_by_step():
     model = small("lstm", dtype="float64").fit(TEXT, **QUICK | {"epochs": 1})
-    text = TEXT[100:1300]               # more than one window
+    text = TEXT[100:1300]  # more than one window
     ids = model.vocabulary.encode(text)
     stream, nll = model.rnn.stream(), 0.0
     for now, then in zip(ids, ids[1:]):
@@ -540,7 +539,11 @@ BAD = [
     ),
     (fit(b"bytes"), TypeError, "the text is 'bytes', but it must be a str (the text itself) or a pathlib.Path (a file)"),
     (fit("abcdefghij" * 9), ValueError, "81 symbols are too few: batch_size=5 streams of seq_len=17 need at least 86"),
-    (fit("abc" * 50, validation=0.001), ValueError, "the held-out part has 0 symbols, but it needs at least 2: raise validation, or set it to 0"),
+    (
+        fit("abc" * 50, validation=0.001),
+        ValueError,
+        "the held-out part has 0 symbols, but it needs at least 2: raise validation, or set it to 0",
+    ),
     (fit(epochs=-1), ValueError, "epochs is -1, but it must be at least 0"),
     (fit(epochs=1.5), TypeError, "epochs is 1.5, but it must be a whole number"),
     (fit(batch_size=0), ValueError, "batch_size is 0, but it must be at least 1"),
@@ -559,16 +562,32 @@ BAD = [
         ValueError,
         "{folder} is not empty: give resume to continue the training there, or another directory",
     ),
-    (lambda folder: fit(checkpoint=(file(b"x")(folder), folder)[1], resume=True)(folder), ValueError, "{folder} holds no checkpoint to resume from"),
-    (resumed(batch_size=6), ValueError, "the checkpoint in {folder} was made with batch_size=5, but now it is 6: to continue, it must be the same"),
+    (
+        lambda folder: fit(checkpoint=(file(b"x")(folder), folder)[1], resume=True)(folder),
+        ValueError,
+        "{folder} holds no checkpoint to resume from",
+    ),
+    (
+        resumed(batch_size=6),
+        ValueError,
+        "the checkpoint in {folder} was made with batch_size=5, but now it is 6: to continue, it must be the same",
+    ),
     (
         resumed(lr=0.02),
         ValueError,
         "the checkpoint in {folder} was made with optimizer='Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)', "
         "but now it is 'Adam(lr=0.02, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)': to continue, it must be the same",
     ),
-    (resumed(model={"hidden_size": 13}), ValueError, "the checkpoint in {folder} was made with hidden_size=12, but now it is 13: to continue, it must be the same"),
-    (resumed(model={"seed": 1}), ValueError, "the checkpoint in {folder} was made with seed=3, but now it is 1: to continue, it must be the same"),
+    (
+        resumed(model={"hidden_size": 13}),
+        ValueError,
+        "the checkpoint in {folder} was made with hidden_size=12, but now it is 13: to continue, it must be the same",
+    ),
+    (
+        resumed(model={"seed": 1}),
+        ValueError,
+        "the checkpoint in {folder} was made with seed=3, but now it is 1: to continue, it must be the same",
+    ),
     (lambda _: small().generate(), RuntimeError, "this LanguageModel has not been fitted: call fit(text) or LanguageModel.load(directory)"),
     (lambda folder: LanguageModel.load(folder), FileNotFoundError, "no model in {folder}: config.json is missing"),
     (

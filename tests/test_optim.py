@@ -73,7 +73,7 @@ def test_first_steps_by_hand():
     storage = storage_of(np.array([1.0, -1.0]))
     optimizer = optim.Adam(storage, lr=0.1)
     optimizer.step(np.array([0.5, -3.0]))
-    assert_allclose(storage.flat, [0.9, -0.9], rtol=1e-7)       # the first step of Adam is lr * sign(g)
+    assert_allclose(storage.flat, [0.9, -0.9], rtol=1e-7)  # the first step of Adam is lr * sign(g)
     assert storage.version == 1
     storage = storage_of(np.array([1.0, 1.0]))
     optim.SGD(storage, lr=0.5).step(np.array([1.0, 2.0]), scale=0.5)
@@ -128,7 +128,7 @@ def test_clipping():
     assert np.isnan(scale)
     optim.clip_by_value(g, 3.5)
     assert_array_equal(g, [3, -3.5, np.nan])
-    big = np.full(10, 1e30, "float32")          # its square is not a float32
+    big = np.full(10, 1e30, "float32")  # its square is not a float32
     assert_allclose(optim.clip_by_global_norm(big, 1.0)[0], np.sqrt(10) * np.float32(1e30), rtol=1e-7)
 
 
@@ -212,7 +212,11 @@ BAD = [
         ValueError,
         "m has shape (4,), but the parameters of this Adam have (3,)",
     ),
-    (lambda: optim.Adam(STORAGE).load_state_dict({"optimizer": "Adam", "lr": 1}), KeyError, "'the state of this Adam lacks betas, eps, weight_decay, updates, m, v'"),
+    (
+        lambda: optim.Adam(STORAGE).load_state_dict({"optimizer": "Adam", "lr": 1}),
+        KeyError,
+        "'the state of this Adam lacks betas, eps, weight_decay, updates, m, v'",
+    ),
 ]
 
 

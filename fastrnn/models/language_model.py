@@ -13,11 +13,11 @@ import numpy as np
 from fastrnn import _check, storage
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
+from fastrnn.models.text import Sampler, Vocabulary, read_text
 from fastrnn.optim import Schedule
 from fastrnn.parameters import Storage, initialise
 from fastrnn.rnn import GRU, LSTM, RNN
 from fastrnn.training import Settings, Streams, Training
-from fastrnn.models.text import Sampler, Vocabulary, read_text
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 
@@ -111,7 +111,7 @@ class LanguageModel:
         self,
         text: str | os.PathLike,
         *,
-        epochs: int = 10,
+        epochs: int = 20,
         batch_size: int = 50,
         seq_len: int = 50,
         optimizer: str | Callable = "adam",
@@ -207,9 +207,7 @@ class LanguageModel:
         before = self.__dict__.copy()
         try:
             self._build(vocabulary, seed)
-            run = Training(
-                self, batches, settings, seed=seed, validation=held_out, identity=identity, on_best=on_best, unit="characters"
-            )
+            run = Training(self, batches, settings, seed=seed, validation=held_out, identity=identity, on_best=on_best, unit="characters")
             run.start()
         except BaseException:
             self.__dict__ = before
