@@ -157,8 +157,14 @@ def _train(arguments):
         embedding_size=arguments.embedding,
         seed=arguments.seed,
     )
+
+    def show(message, *_, **__):
+        if str(message) != model.message:  # that is said below
+            print("fastrnn: warning:", message, file=sys.stderr)
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # said below, in one line
+        warnings.simplefilter("always")
+        warnings.showwarning = show
         model.fit(
             text,
             epochs=arguments.epochs,

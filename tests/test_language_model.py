@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def python(code, *arguments):
     head = "from test_language_model import *; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
-        env=processes.environment(),
+        env=processes.environment(**{name: value for name, value in os.environ.items() if name.startswith("FASTRNN_")}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
