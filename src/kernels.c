@@ -8,18 +8,18 @@
 /* Vector registers decide how many rows a tile has: accumulators = rows * columns, and room for the operands. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define MANY_REGISTERS 1
-enum { ROWS_OF_4 = 6, ROWS_OF_3 = 8 };
+enum { ROWS = 6 };
 #else
 #define MANY_REGISTERS 0
-enum { ROWS_OF_4 = 3, ROWS_OF_3 = 4 };
+enum { ROWS = 3 };
 #endif
 
 enum { PANEL = 4, K_BLOCK = 512 };
 
-/* Rows of the next tile, so that the tiles of `left` rows are as equal as can be and at most `most`. */
-INLINE int next_rows(ptrdiff_t left, int most)
+/* Rows of the next tile, so that the tiles of `left` rows are as equal as can be and none has more than ROWS. */
+INLINE int next_rows(ptrdiff_t left)
 {
-    const ptrdiff_t tiles = (left + most - 1) / most;
+    const ptrdiff_t tiles = (left + ROWS - 1) / ROWS;
     return (int)((left + tiles - 1) / tiles);
 }
 
@@ -29,7 +29,7 @@ INLINE void tile(vec *acc, int panels, int rows, int cols, ptrdiff_t K,
                  const real *a, ptrdiff_t row_stride, ptrdiff_t k_stride, const real *w, ptrdiff_t panel_stride)
 {
     for (ptrdiff_t k = 0; k < K; k++, w += cols * VL) {
-        vec b[8];
+        vec b[ROWS];
 #pragma GCC unroll 8
         for (int m = 0; m < rows; m++)
             b[m] = v_set(a[m * row_stride + k * k_stride]);
@@ -55,7 +55,7 @@ typedef struct {
 
 INLINE void product_tile(int panels, int rows, int cols, const tile_args *t, const real *a, const real *w, real *c)
 {
-    vec acc[16 * PANEL];
+    vec acc[ROWS * PANEL];
     const int last = panels * cols - 1;
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++)
@@ -114,7 +114,7 @@ static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile
         for (ptrdiff_t g = 0; g < p->groups; g++) {
             const ptrdiff_t end = p->first[g] + p->count[g];
             for (ptrdiff_t r = p->first[g]; r < end;) {
-                const int rows = next_rows(end - r, ROWS_OF_4);
+                const int rows = next_rows(end - r);
                 product_rows(rows, cols, t, a + r * p->lda + k, w + k * cols * VL, c + r * p->ldc);
                 r += rows;
             }
@@ -181,7 +181,7 @@ static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K
                 for (ptrdiff_t l = 0; l < cols * VL; l++)
                     packed[q * cols * VL + l] = l < width ? b[(k + q) * b_k + (n + l) * b_n] : 0;
             for (ptrdiff_t m = 0; m < M;) {
-                const int rows = next_rows(M - m, ROWS_OF_4);
+                const int rows = next_rows(M - m);
                 product_rows(rows, cols, &t, a + m * a_m + k * a_k, packed, c + m * ldc + n);
                 m += rows;
             }
@@ -200,7 +200,7 @@ static void step_product(const rnn_step_backward *s, ptrdiff_t block, ptrdiff_t 
 
 /* ---- the recurrent part of a step ----------------------------------------------------------------------------- */
 
-enum { ROWS_MOST = 8, PARTS = 32 };      /* a tile has at most 32 vectors of results */
+enum { PARTS = ROWS * PANEL > 2 * PANEL ? ROWS * PANEL : 2 * PANEL };      /* vectors of results that a tile has at most */
 
 typedef struct {
     ptrdiff_t K;
@@ -229,7 +229,7 @@ INLINE void chain_tile(int panels, int rows, int cols, const chain_args *s, real
                 acc[(p * rows + m) * cols + j] = j < s->x_cols ? v_load(s->x + m * s->ldx + at) + b : b;
             }
     tile(acc, panels, rows, cols, s->K, s->a, s->lda, 1, s->w, s->w_panel);
-#pragma GCC unroll 32
+#pragma GCC unroll 24
     for (int q = 0; q < panels * rows * cols; q++)
         v_store(out + q * VL, acc[q]);
 }
@@ -258,10 +258,6 @@ static void chain(int panels, int rows, int cols, const chain_args *s, real *out
         chain_tile(2, 1, 2, s, out);
     else if (cols == 4)
         chain_rows(rows, 4, s, out);
-    else if (cols == 3 && rows == ROWS_OF_3)
-        chain_tile(1, ROWS_OF_3, 3, s, out);
-    else if (cols == 3 && rows == ROWS_OF_3 - 1)
-        chain_tile(1, ROWS_OF_3 - 1, 3, s, out);
     else if (cols == 3)
         chain_rows(rows, 3, s, out);
     else if (cols == 2)
@@ -278,7 +274,6 @@ INLINE void step_blocks(const rnn_step *s, int gates, int panel_units, chain_arg
 {
     real part[PARTS * VL];
     const real *x = args.x, *a = args.a, *bias = args.bias, *w = args.w;
-    const int most = gates == 3 ? ROWS_OF_3 : ROWS_OF_4;
     const ptrdiff_t width = panel_units * VL;
     args.ldx = tape;
     args.ldb = s->bias_stride;
@@ -294,7 +289,7 @@ INLINE void step_blocks(const rnn_step *s, int gates, int panel_units, chain_arg
         const int cols = gates ? gates : s->Hp - unit < width ? (int)((s->Hp - unit) / VL) : panel_units;
         args.w = w + unit * (gates ? gates : 1) * args.K;
         for (ptrdiff_t row = 0; row < s->rows;) {
-            const int rows = next_rows(s->rows - row, most);
+            const int rows = next_rows(s->rows - row);
             args.x = x + row * tape + unit;
             args.bias = bias + row * s->bias_stride + unit;
             args.a = a + row * args.lda;
