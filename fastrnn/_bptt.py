@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from fastrnn import _engine
-from fastrnn._memory import Scratch
+from fastrnn._memory import Layout, Scratch
 from fastrnn._stack import Tokens, on_tape, output_on_tape, scratch_pool, state_out, state_rows
 from fastrnn.cells import runs
 
@@ -27,7 +29,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
     d_context = None if context is None else np.zeros_like(context)
     chunks = _chunks(batch)
     most = max((int(batch.offset[high] - batch.offset[low]) for low, high in chunks), default=0)
-    scratch = Scratch(scratch_pool, net.dtype, [("dgates", (most, cell.blocks * Hp)), ("dphase", (B, Hp))])
+    scratch = Scratch(scratch_pool, _scratch_layout(net, most, B, Hp))
     for layer in range(net.num_layers - 1, -1, -1):
         below = x if layer == 0 else output_on_tape(tape, batch, layer - 1)
         dx = None
@@ -45,6 +47,11 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
         dy = dx
     scratch.release()
     return dy, tuple(state_out(net, batch, s) for s in (dh, dc) if s is not None), d_context
+
+
+@lru_cache(maxsize=256)
+def _scratch_layout(net, rows, B, Hp):
+    return Layout(net.dtype, [("dgates", (rows, net.cell.blocks * Hp)), ("dphase", (B, Hp))])
 
 
 def _chunks(batch):
@@ -88,7 +95,7 @@ class _Sweep:
         dgates = dgates[: rows.stop - rows.start]
         _engine.column_sum(dgates, self.bias_sums.reshape(-1))
         dw = self.grads["weight_hh" + self.suffix]
-        for block, gate, count in runs(net.cell.h_gates.items(), Hp == H and net.cell.rh is None):
+        for block, gate, count in runs(net.cell.h_gates, Hp == H and net.cell.rh is None):
             start = net.cell.rh * Hp if net.cell.rh is not None and gate == 2 else None
             state = self.h_prev[rows, :H] if start is None else self.gates[rows, start : start + H]
             _engine.gemm(True, False, dgates[:, block * Hp : block * Hp + count * H], state, dw[gate * H : (gate + count) * H])
@@ -106,9 +113,9 @@ class _Sweep:
         cell, H = self.net.cell, self.net.hidden_size
         if "bias_ih" + self.suffix in self.grads:
             db_ih, db_hh = (self.grads[name + self.suffix].reshape(cell.gates, H) for name in ("bias_ih", "bias_hh"))
-            for block, gate in enumerate(cell.x_gates):
+            for block, gate in cell.x_gates:
                 db_ih[gate] += self.bias_sums[block, :H]
-            for block, gate in cell.h_gates.items():
+            for block, gate in cell.h_gates:
                 db_hh[gate] += self.bias_sums[block, :H]
         if self.token_sums is not None:
             tokens = self.x
@@ -124,7 +131,7 @@ class _Sweep:
         """dW += dgates_x.T @ x and dx += dgates_x @ W, run by run of gates that lie together."""
         H, Hp = self.net.hidden_size, self.packed.Hp
         w, dw = self.packed.params[name + self.suffix], self.grads[name + self.suffix]
-        for block, gate, count in runs(enumerate(self.net.cell.x_gates), Hp == H):
+        for block, gate, count in runs(self.net.cell.x_gates, Hp == H):
             columns, gates = dgates[:, block * Hp : block * Hp + count * H], slice(gate * H, (gate + count) * H)
             _engine.gemm(True, False, columns, x, dw[gates])
             if dx is not None:

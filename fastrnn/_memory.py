@@ -33,33 +33,41 @@ class Pool:
                 self._free.pop(0)
 
 
-class Block:
-    """One array from a pool, handed out as named parts in order.
+class Layout:
+    """Where named parts lie in one array: made once for a shape, used by every call with it.
 
     >>> import numpy as np
-    >>> block = Block(Pool(), np.dtype("float32"), [("h", (2, 3)), ("c", (4,))])
+    >>> layout = Layout(np.dtype("float32"), [("h", (2, 3)), ("c", (4,))])
+    >>> block = Block(Pool(), layout)
     >>> block["h"].shape, block["c"].shape
     ((2, 3), (4,))
     """
 
-    def __init__(self, pool, dtype, parts):
+    def __init__(self, dtype, parts):
         lanes = 64 // dtype.itemsize
-        offsets = {}
-        size = 0
+        self.dtype, self.size, self.parts = dtype, 0, {}
         for name, shape in parts:
-            offsets[name] = (size, shape)
-            size += -(-math.prod(shape) // lanes) * lanes
-        self._pool = pool
-        self._array = pool.take(size, dtype)
-        self._offsets = offsets
-        self.nbytes = size * dtype.itemsize
+            self.parts[name] = (slice(self.size, self.size + math.prod(shape)), shape)
+            self.size += -(-math.prod(shape) // lanes) * lanes
+
+
+class Block:
+    """One array from a pool, handed out as the named parts of a layout."""
+
+    def __init__(self, pool, layout):
+        self._pool, self._layout = pool, layout
+        self._array = pool.take(layout.size, layout.dtype)
+
+    @property
+    def nbytes(self):
+        return self._layout.size * self._layout.dtype.itemsize
 
     def __getitem__(self, name):
-        offset, shape = self._offsets[name]
-        return self._array[offset : offset + math.prod(shape)].reshape(shape)
+        part, shape = self._layout.parts[name]
+        return self._array[part].reshape(shape)
 
     def __contains__(self, name):
-        return name in self._offsets
+        return name in self._layout.parts
 
     def release(self):
         """Give the memory back to the pool; the parts must not be used any more."""

@@ -6,11 +6,12 @@ Plain functions of arrays that were checked already. rnn.py wraps them into laye
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from fastrnn import _engine
-from fastrnn._memory import Pool, Scratch, Tape
+from fastrnn._memory import Layout, Pool, Scratch, Tape
 from fastrnn.cells import Cell
 
 
@@ -32,6 +33,12 @@ class Net:
         return [
             (layer, d, f"_l{layer}" + ("_reverse" if d else "")) for layer in range(self.num_layers) for d in range(self.num_directions)
         ]
+
+
+@lru_cache(maxsize=64)
+def even_batch(T, B):
+    """The Batch of rows of equal length, without resets."""
+    return Batch(T, B)
 
 
 class Batch:
@@ -142,23 +149,36 @@ def state_out(net, batch, rows):
 
 
 def make_tape(net, batch, packed, dropout, pool):
-    """Memory for everything that backward needs, and nothing twice where rows neither end nor are cut in between:
-    there the output of a step is the next step's h_prev, and so are the vanilla RNN's activations."""
-    cell, rows, Hp = net.cell, batch.total, packed.Hp
+    """Memory for everything that backward needs."""
     even = batch.where is None and batch.resets is None
+    return Tape(pool, _tape_layout(net, batch.total, batch.B, packed.Hp, even, dropout is None))
+
+
+@lru_cache(maxsize=256)
+def _tape_layout(net, rows, B, Hp, even, plain):
+    """Nothing is there twice where rows neither end nor are cut in between: there the output of a step is the next step's h_prev,
+    and so are the vanilla RNN's activations."""
+    cell = net.cell
     shared_gates = even and cell.blocks == 1
-    shared_y = even and net.num_directions == 1 and Hp == net.hidden_size and dropout is None
+    shared_y = even and plain and net.num_directions == 1 and Hp == net.hidden_size
     parts = []
     for layer, d, _ in net.parts:
         below = layer < net.num_layers - 1
-        parts.append((f"h_prev{layer}{d}", (rows + (batch.B if shared_gates or (shared_y and below) else 0), Hp)))
+        parts.append((f"h_prev{layer}{d}", (rows + (B if shared_gates or (shared_y and below) else 0), Hp)))
         if not shared_gates:
             parts.append((f"gates{layer}{d}", (rows, cell.blocks * Hp)))
         if cell.has_c:
             parts.append((f"c_prev{layer}{d}", (rows, Hp)))
         if below and d == 0 and not shared_y:
             parts.append((f"y{layer}", (rows, net.num_directions * net.hidden_size)))
-    return Tape(pool, net.dtype, parts)
+    return Layout(net.dtype, parts)
+
+
+@lru_cache(maxsize=256)
+def _scratch_layout(net, rows, B, Hp):
+    """Gates of one chunk, and two states that take turns."""
+    states = [("h", (2 * B, Hp)), ("c", (2 * B, Hp))] if net.cell.has_c else [("h", (2 * B, Hp))]
+    return Layout(net.dtype, [("gates", (rows, net.cell.blocks * Hp)), *states])
 
 
 def output_on_tape(tape, batch, layer):
@@ -207,8 +227,7 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None)
     chunk = _engine.chunk_steps(B, row_bytes)
     scratch = None
     if tape is None:
-        states = [("h", (2 * B, Hp)), ("c", (2 * B, Hp))] if cell.has_c else [("h", (2 * B, Hp))]
-        scratch = Scratch(scratch_pool, net.dtype, [("gates", (chunk * B, cell.blocks * Hp)), *states])
+        scratch = Scratch(scratch_pool, _scratch_layout(net, chunk * B, B, Hp))
     y = None
     for layer in range(net.num_layers):
         top = layer == net.num_layers - 1

@@ -21,8 +21,8 @@ class Cell:
     code : its number in src/kernels.h
     gates : G, in torch's order
     blocks : X, blocks of a row on the tape and of dgates
-    x_gates : the gate of each block that has an input part, from block 0 on
-    h_gates : {block of dgates: gate of W_hh that made it}
+    x_gates : (block, gate) of each block that has an input part: from block 0 on
+    h_gates : (block, gate): the block of dgates that belongs to the gate of W_hh
     w_gates : gates of the first phase's weights, interleaved by units; empty if they are a plain panel of units
     back : (first block, gates) of dgates whose product with W_hh is dh; a second pair for a second phase
     rh : the block that drives the n gate in place of h_prev, or None
@@ -33,22 +33,20 @@ class Cell:
     gates: int
     blocks: int
     x_gates: tuple
-    h_gates: dict
+    h_gates: tuple
     w_gates: tuple
     back: tuple
     rh: int | None = None
     has_c: bool = False
 
-    def __hash__(self):
-        return self.code
-
 
 RNN_CELLS = {
-    name: Cell(f"RNN({name})", code, 1, 1, (0,), {0: 0}, (), ((0, (0,)),)) for code, name in enumerate(["tanh", "relu", "sigmoid"])
+    name: Cell(f"RNN({name})", code, 1, 1, ((0, 0),), ((0, 0),), (), ((0, (0,)),)) for code, name in enumerate(["tanh", "relu", "sigmoid"])
 }
-GRU_CELL = Cell("GRU", 3, 3, 4, (2, 0, 1), {1: 0, 2: 1, 3: 2}, (0, 1, 2), ((1, (0, 1, 2)),))
-GRU_BEFORE_CELL = Cell("GRU(reset_after=False)", 4, 3, 4, (2, 0, 1), {1: 0, 2: 1, 0: 2}, (0, 1), ((1, (0, 1)), (0, (2,))), rh=3)
-LSTM_CELL = Cell("LSTM", 5, 4, 4, (0, 1, 2, 3), {0: 0, 1: 1, 2: 2, 3: 3}, (0, 1, 2, 3), ((0, (0, 1, 2, 3)),), has_c=True)
+GRU_CELL = Cell("GRU", 3, 3, 4, ((0, 2), (1, 0), (2, 1)), ((1, 0), (2, 1), (3, 2)), (0, 1, 2), ((1, (0, 1, 2)),))
+GRU_BEFORE_CELL = Cell("GRU(reset_after=False)", 4, 3, 4, ((0, 2), (1, 0), (2, 1)), ((1, 0), (2, 1), (0, 2)), (0, 1), ((1, (0, 1)), (0, (2,))), rh=3)
+_FOUR = tuple((i, i) for i in range(4))
+LSTM_CELL = Cell("LSTM", 5, 4, 4, _FOUR, _FOUR, (0, 1, 2, 3), ((0, (0, 1, 2, 3)),), has_c=True)
 
 
 def padded(hidden_size, dtype):
@@ -110,7 +108,7 @@ class Packed:
         return self._once((name, suffix), lambda: self._input(self.params[name + suffix]))
 
     def _input(self, w):
-        columns = _index("blocks", self.cell.x_gates, self.H, self.Hp, self.lanes)
+        columns = _index("blocks", tuple(gate for _, gate in self.cell.x_gates), self.H, self.Hp, self.lanes)
         return _packed(w, columns, np.arange(w.shape[1]), w.shape[1], 1, self.PANEL)
 
     def recurrent(self, suffix):
@@ -149,26 +147,25 @@ class Packed:
         if "bias_ih" + suffix in self.params:
             b_ih = self.params["bias_ih" + suffix].reshape(cell.gates, H)
             b_hh = self.params["bias_hh" + suffix].reshape(cell.gates, H)
-            for block, gate in enumerate(cell.x_gates):
+            for block, gate in cell.x_gates:
                 blocks[block, :H] = b_ih[gate]
-            for block, gate in cell.h_gates.items():
+            for block, gate in cell.h_gates:
                 blocks[block, :H] += b_hh[gate]
         return blocks.reshape(-1)
 
 
+@lru_cache
 def runs(pairs, together):
     """Merge (block, gate) pairs that follow each other on both sides into (block, gate, count); each by itself unless `together`.
 
-    >>> list(runs({1: 0, 2: 1, 3: 2}.items(), True)), list(runs({0: 2, 1: 0}.items(), True))
-    ([(1, 0, 3)], [(0, 2, 1), (1, 0, 1)])
+    >>> runs(((1, 0), (2, 1), (3, 2)), True), runs(((0, 2), (1, 0)), True)
+    (((1, 0, 3),), ((0, 2, 1), (1, 0, 1)))
     """
-    run = None
+    merged = []
     for block, gate in pairs:
-        if run and together and block == run[0] + run[2] and gate == run[1] + run[2]:
-            run = (run[0], run[1], run[2] + 1)
+        last = merged[-1] if merged else None
+        if last and together and block == last[0] + last[2] and gate == last[1] + last[2]:
+            merged[-1] = (last[0], last[1], last[2] + 1)
         else:
-            if run:
-                yield run
-            run = (block, gate, 1)
-    if run:
-        yield run
+            merged.append((block, gate, 1))
+    return tuple(merged)

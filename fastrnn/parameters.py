@@ -110,7 +110,10 @@ class Gradients:
 
 
 class Layer:
-    """Base of everything that owns parameters."""
+    """Base of everything that owns parameters.
+
+    num_parameters : how many numbers it owns; tied parameters belong to another layer
+    """
 
     def _own(self, storage, dtype, arrays):
         """Register `arrays` {name: first value}; a Slot in place of an array ties the parameter to another one's."""
@@ -119,15 +122,11 @@ class Layer:
         if self.storage.dtype != self.dtype:
             raise TypeError(f"the layer computes in {self.dtype}, but its storage holds {self.storage.dtype}")
         self.slots = {n: a if isinstance(a, Slot) else self.storage.add(a) for n, a in arrays.items()}
-        self._own_slots = [self.slots[n] for n, a in arrays.items() if not isinstance(a, Slot)]
+        own = [self.slots[n] for n, a in arrays.items() if not isinstance(a, Slot)]
+        self.num_parameters = sum(slot.size for slot in own)
+        self._range = slice(own[0].offset, own[-1].offset + own[-1].size) if own else slice(0, 0)
+        self._places = [(name, slot.slice, slot.shape) for name, slot in self.slots.items()]
         self._viewed = None
-
-    @property
-    def _range(self):
-        """The layer's part of the storage. Its own slots follow each other; tied ones lie elsewhere."""
-        if not self._own_slots:
-            return slice(0, 0)
-        return slice(self._own_slots[0].offset, self._own_slots[-1].offset + self._own_slots[-1].size)
 
     @property
     def params(self):
@@ -145,10 +144,6 @@ class Layer:
     @property
     def version(self):
         return self.storage.version
-
-    @property
-    def num_parameters(self):
-        return sum(slot.size for slot in self._own_slots)
 
     @contextlib.contextmanager
     def updating(self):
@@ -189,13 +184,10 @@ class Layer:
     def _gradients(self, into):
         """Writable views {name: array} to add gradients to, and the flat array that belongs to the layer."""
         if into is None:
-            if len(self._own_slots) != len(self.slots) or self.storage.size != self.num_parameters:
-                into = np.zeros(self.storage.size, self.dtype)
-            else:
-                into = np.zeros(self.num_parameters, self.dtype)
+            into = np.zeros(self.storage.size, self.dtype)
         else:
             _check.writable_like("into", into, (self.storage.size,), self.dtype)
-        return {name: slot.view(into) for name, slot in self.slots.items()}, into[self._range]
+        return {name: into[part].reshape(shape) for name, part, shape in self._places}, into[self._range]
 
     def copy(self):
         """An independent layer with the same parameters."""
@@ -205,8 +197,8 @@ class Layer:
         """An independent layer with the same parameters, computing in another dtype."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._reset_caches()
         other._own(None, dtype, dict(self.params))
+        other._reset_caches()
         return other
 
     def _reset_caches(self):

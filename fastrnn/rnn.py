@@ -9,7 +9,7 @@ import numpy as np
 from fastrnn import _check, _engine
 from fastrnn._bptt import backward
 from fastrnn._memory import Pool
-from fastrnn._stack import Batch, Dropout, Net, Tokens, bias_rows, forward, make_tape
+from fastrnn._stack import Batch, Dropout, Net, Tokens, bias_rows, even_batch, forward, make_tape
 from fastrnn.cells import GRU_BEFORE_CELL, GRU_CELL, LSTM_CELL, RNN_CELLS, Packed
 from fastrnn.parameters import Gradients, Layer, initial_values
 
@@ -61,6 +61,9 @@ class Recurrent(Layer):
 
     def _reset_caches(self):
         super()._reset_caches()
+        self._net = Net(
+            self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.context_size, self.dtype
+        )  # fmt: skip
         self._packed_for = None
         self._tapes = Pool()
         self._lock = threading.Lock()
@@ -94,11 +97,6 @@ class Recurrent(Layer):
     def _repr_extra(self):
         return []
 
-    def _net(self):
-        return Net(
-            self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.context_size, self.dtype
-        )  # fmt: skip
-
     def _packed(self):
         """The packed copies for the parameters as they are now."""
         key = self.version, _engine.isa()
@@ -119,7 +117,7 @@ class Recurrent(Layer):
         lengths = _check.lengths(lengths, T, B, unbatched)
         resets = _check.resets(self, resets, T, B, unbatched)
         context = _check.context(self, context, B, unbatched)
-        batch = Batch(T, B, lengths, resets)
+        batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
         if embedding is None:
             rows = batch.packed(np.ascontiguousarray(x).reshape(T * B, x.shape[2]))
         else:
@@ -179,7 +177,7 @@ class Recurrent(Layer):
         ((5, 2, 4), (1, 2, 4))
         """
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
-        y, state_n = forward(self._net(), self._packed(), batch, rows, state, context)
+        y, state_n = forward(self._net, self._packed(), batch, rows, state, context)
         return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
 
     def vjp(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, rng=None):
@@ -205,7 +203,7 @@ class Recurrent(Layer):
         ((5, 2, 3), (1, 2, 4), (12, 4))
         """
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
-        net, packed = self._net(), self._packed()
+        net, packed = self._net, self._packed()
         dropout = Dropout(self.dropout, self._draw(rng), self.variational) if self.dropout and self.num_layers > 1 else None
         tape = make_tape(net, batch, packed, dropout, self._tapes)
         y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout)

@@ -200,7 +200,7 @@ static void step_product(const rnn_step_backward *s, ptrdiff_t block, ptrdiff_t 
 
 /* ---- the recurrent part of a step ----------------------------------------------------------------------------- */
 
-enum { PARTS = ROWS * PANEL > 2 * PANEL ? ROWS * PANEL : 2 * PANEL };      /* vectors of results that a tile has at most */
+enum { PARTS = ROWS * PANEL };      /* vectors of results that a tile has at most */
 
 typedef struct {
     ptrdiff_t K;
