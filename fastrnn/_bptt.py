@@ -11,7 +11,8 @@ from fastrnn._memory import Layout, Scratch
 from fastrnn._stack import Tokens, on_tape, output_on_tape, scratch_pool, state_out, state_rows
 from fastrnn.cells import runs
 
-_CHUNK_ROWS = 512  # dgates of about this many rows exist at a time: they stay in cache, and a step's scratch is small
+_CHUNK_ROWS = 512  # dgates of at most about this many rows exist at a time: they stay in L2, and a step's scratch is small
+_CHUNK_BYTES = 512 * 1024
 
 
 def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *, need_x, d_embedding=None):
@@ -27,14 +28,14 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
     dh = state_rows(net, batch, Hp, dstate and dstate[0])
     dc = state_rows(net, batch, Hp, dstate and dstate[1]) if cell.has_c else None
     d_context = None if context is None else np.zeros_like(context)
-    chunks = _chunks(batch)
+    chunks = _chunks(batch.T, B, cell.blocks * Hp * net.dtype.itemsize)
     most = max((int(batch.offset[high] - batch.offset[low]) for low, high in chunks), default=0)
     scratch = Scratch(scratch_pool, _scratch_layout(net, most, B, Hp))
     for layer in range(net.num_layers - 1, -1, -1):
         below = x if layer == 0 else output_on_tape(tape, batch, layer - 1)
         dx = None
         if layer > 0 or (need_x and isinstance(x, np.ndarray)):
-            dx = np.zeros((batch.total, below.shape[1]), net.dtype)
+            dx = np.empty((batch.total, below.shape[1]), net.dtype)
         for d in range(net.num_directions):
             part = layer * net.num_directions + d
             sweep = _Sweep(net, packed, batch, tape, layer, d, below, context if layer == 0 else None, grads)
@@ -54,11 +55,12 @@ def _scratch_layout(net, rows, B, Hp):
     return Layout(net.dtype, [("dgates", (rows, net.cell.blocks * Hp)), ("dphase", (B, Hp))])
 
 
-def _chunks(batch):
-    """Ranges of steps with about _CHUNK_ROWS rows each. They depend on T and B only, and so do the bits of the gradients."""
-    steps = max(1, _CHUNK_ROWS // max(1, batch.B))
-    count = -(-batch.T // steps)
-    return [(batch.T * i // count, batch.T * (i + 1) // count) for i in range(count)]
+@lru_cache(maxsize=256)
+def _chunks(T, B, row_bytes):
+    """Ranges of steps that are treated together. They depend on shapes only, and so do the bits of the gradients."""
+    rows = min(_CHUNK_ROWS, max(128, _CHUNK_BYTES // max(1, row_bytes)))
+    count = -(-T // max(1, rows // max(1, B)))
+    return tuple((T * i // count, T * (i + 1) // count) for i in range(count))
 
 
 class _Sweep:
@@ -103,7 +105,7 @@ class _Sweep:
         if self.token_sums is not None:
             _engine.scatter_add(dgates[:, :width], self.x.ids[rows], self.token_sums)
         elif self.x is not None and self.x.shape[1]:
-            self._products(dgates, "weight_ih", self.x[rows], None if dx is None else dx[rows])
+            self._products(dgates[:, :width], "weight_ih", self.x[rows], None if dx is None else dx[rows], self.d > 0)
         if self.context_sums is not None:
             counts = np.diff(self.batch.offset[low : high + 1])
             _engine.scatter_add(dgates[:, :width], np.concatenate([np.arange(n) for n in counts]), self.context_sums)
@@ -120,19 +122,18 @@ class _Sweep:
         if self.token_sums is not None:
             tokens = self.x
             whole = d_embedding is None or tokens.rows is None
-            d_table = d_embedding if whole else np.zeros(tokens.table.shape, self.net.dtype)
-            self._products(self.token_sums, "weight_ih", tokens.table, d_table)
+            d_table = d_embedding if whole else np.empty(tokens.table.shape, self.net.dtype)
+            self._products(self.token_sums, "weight_ih", tokens.table, d_table, whole)
             if not whole:
                 _engine.scatter_add(d_table, tokens.rows, d_embedding)
         if self.context_sums is not None:
-            self._products(self.context_sums, "weight_ch", self.context, d_context)
+            self._products(self.context_sums, "weight_ch", self.context, d_context, True)
 
-    def _products(self, dgates, name, x, dx):
-        """dW += dgates_x.T @ x and dx += dgates_x @ W, run by run of gates that lie together."""
+    def _products(self, dgates, name, x, dx, accumulate):
+        """dW += dgates_x.T @ x, run by run of gates that lie together, and dx (+)= dgates_x @ W."""
         H, Hp = self.net.hidden_size, self.packed.Hp
-        w, dw = self.packed.params[name + self.suffix], self.grads[name + self.suffix]
+        dw = self.grads[name + self.suffix]
         for block, gate, count in runs(self.net.cell.x_gates, Hp == H):
-            columns, gates = dgates[:, block * Hp : block * Hp + count * H], slice(gate * H, (gate + count) * H)
-            _engine.gemm(True, False, columns, x, dw[gates])
-            if dx is not None:
-                _engine.gemm(False, False, columns, w[gates], dx)
+            _engine.gemm(True, False, dgates[:, block * Hp : block * Hp + count * H], x, dw[gate * H : (gate + count) * H])
+        if dx is not None:
+            _engine.product(dgates, self.packed.input_backward(self.suffix, name), None, dx, accumulate)

@@ -111,6 +111,16 @@ class Packed:
         columns = _index("blocks", tuple(gate for _, gate in self.cell.x_gates), self.H, self.Hp, self.lanes)
         return _packed(w, columns, np.arange(w.shape[1]), w.shape[1], 1, self.PANEL)
 
+    def input_backward(self, suffix, name="weight_ih"):
+        """W_ih (or W_ch) for dx = dgates_x @ W."""
+        return self._once(("back", name, suffix), lambda: self._input_backward(self.params[name + suffix]))
+
+    def _input_backward(self, w):
+        features = np.full(-(-w.shape[1] // self.lanes) * self.lanes, -1, np.int64)
+        features[: w.shape[1]] = np.arange(w.shape[1])
+        rows = _index("blocks", tuple(gate for _, gate in self.cell.x_gates), self.H, self.Hp, self.lanes)
+        return _packed(w, features, rows, 1, w.shape[1], self.PANEL)
+
     def recurrent(self, suffix):
         """(w, w2) for the forward step."""
         return self._once(("w", suffix), lambda: self._recurrent(self.params["weight_hh" + suffix]))

@@ -174,7 +174,7 @@ class Linear(Layer):
     def _product(self, x, out):
         shape = (*x.shape[:-1], self.out_features)
         y = np.empty(shape, self.dtype) if out is None else _check.writable_like("out", out, shape, self.dtype)
-        _engine.product(x.reshape(-1, self.in_features), self._packed_weight(), self.params.get("bias"), y.reshape(-1, self.out_features))
+        _engine.product(x.reshape(-1, self.in_features), self._packed_weight()[0], self.params.get("bias"), y.reshape(-1, self.out_features))
         return y
 
     def vjp(self, x, *, out=None):
@@ -205,18 +205,19 @@ class Linear(Layer):
                 _engine.column_sum(dy_rows, grads["bias"])
             dx = None
             if need_x:
-                dx = np.zeros(x.shape, self.dtype)
-                _engine.gemm(False, False, dy_rows, self.params["weight"], dx.reshape(-1, self.in_features))
+                dx = np.empty(x.shape, self.dtype)
+                _engine.product(dy_rows, self._packed_weight()[1], None, dx.reshape(-1, self.in_features))
             return Gradients(x=dx, params=grads, flat=flat)
 
         return y, backward
 
     def _packed_weight(self):
-        """The weight as the engine's product wants it, made once for each version."""
+        """The weight as the engine's products want it, for y and for dx, made once for each version."""
         key = (self.version, _engine.isa(), self.dtype)
         packed = self._packed
         if packed is None or packed[0] != key:
-            packed = self._packed = (key, _engine.pack(self.params["weight"]))
+            weight = self.params["weight"]
+            packed = self._packed = (key, (_engine.pack(weight), _engine.pack(np.ascontiguousarray(weight.T))))
         return packed[1]
 
     def _reset_caches(self):

@@ -182,32 +182,34 @@ cdef void product_part(void *arg, int part, int parts) noexcept nogil:
 
 
 def product(
-    x,                                 # (M, K)                        in
+    x,                                 # (M, K), rows may be apart     in
     packed,                            # (N, K), packed in panels      in
     bias,                              # (N,) or None                  in
     y,                                 # (M, N)                        out
+    bint accumulate=False,             # start from y
 ):
     """y = x @ w.T + bias. Each element is one chain over k: a row's bits depend on nothing else."""
     cdef Product job
-    cdef Py_ssize_t M = y.shape[0], N = y.shape[1], K = x.shape[1]
+    cdef Py_ssize_t M = y.shape[0], N = y.shape[1], K = x.shape[1], item = y.itemsize
     cdef int parts
+    if M == 0 or N == 0:
+        return
     job.kernels = kernels_for(y)
     job.M = M
     job.p.groups = 1
     job.p.N = N
     job.p.K = K
-    job.p.a = address(x)
-    job.p.lda = K
+    job.p.a = address_2d(x, item, False) if K else NULL
+    job.p.lda = x.strides[0] // item
     job.p.w = address(packed)
     job.p.bias = address(bias)
     job.p.c = address(y, True)
     job.p.ldc = N
-    job.p.accumulate = False
+    job.p.accumulate = accumulate
     job.p.flip = False
-    if M and N:
-        parts = parts_for(M, 2.0 * M * N * K, current_threads())
-        with nogil:
-            rnn_team_run(product_part, &job, parts)
+    parts = parts_for(M, 2.0 * M * N * K, current_threads())
+    with nogil:
+        rnn_team_run(product_part, &job, parts)
 
 
 def gemm(bint trans_a, bint trans_b, a, b, c):

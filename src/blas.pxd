@@ -1,9 +1,8 @@
-"""Products of weight and input gradients, on a grid of tiles that depends on the shape only: the same bits for any number of threads."""
+"""Products of weight gradients, on a grid of tiles that depends on the shape only: the same bits for any number of threads."""
 from kernels cimport rnn_blas_gemm, rnn_kernels, rnn_team_run
 
 cdef enum:
     GRID = 256            # rows of a tile of c; its columns are not split, nor is k
-    BUILTIN_K = 64        # at and below this many terms the built-in product is faster than BLAS
 
 ctypedef struct Gemm:
     const rnn_kernels *kernels
@@ -33,7 +32,7 @@ cdef inline void gemm_part(void *arg, int part, int parts) noexcept nogil:
         rows = g.M * (tile + 1) // tiles - m
         a = g.a + m * item * (1 if g.trans_a else g.lda)
         c = g.c + m * item * g.ldc
-        if g.K <= BUILTIN_K or not rnn_blas_gemm(
+        if g.K <= g.kernels.gemm_terms or not rnn_blas_gemm(
                 g.kernels.is_double, g.trans_a, g.trans_b, rows, g.N, g.K, a, g.lda, g.b, g.ldb, c, g.ldc):
             g.kernels.gemm(g.trans_a, g.trans_b, rows, g.N, g.K, a, g.lda, g.b, g.ldb, c, g.ldc)
         tile += parts

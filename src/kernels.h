@@ -66,6 +66,7 @@ typedef struct {
     int is_double;
     int lanes;                   /* VL, elements of a vector             */
     int panel;                   /* vectors in a panel of a packed product */
+    ptrdiff_t gemm_terms;        /* up to this many terms `gemm` is faster than BLAS (measured: docs/design.md, BLAS) */
     void (*forward[RNN_CELLS])(const rnn_step *);
     void (*backward[RNN_CELLS])(const rnn_step_backward *);
     void (*product)(const rnn_product *);
@@ -75,7 +76,7 @@ typedef struct {
     void (*pack)(ptrdiff_t vectors, int panel, const int64_t *column, ptrdiff_t K, const int64_t *row,
                  const void *src, ptrdiff_t stride_n, ptrdiff_t stride_k, void *dst);
 
-    /* c (M,N) += op(a) @ op(b): the product of weight and input gradients where there is no BLAS. One chain per element. */
+    /* c (M,N) += op(a) @ op(b): the product of weight gradients, for up to gemm_terms terms or where there is no BLAS. One chain per element. */
     void (*gemm)(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
                  const void *a, ptrdiff_t lda, const void *b, ptrdiff_t ldb, void *c, ptrdiff_t ldc);
 

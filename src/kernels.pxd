@@ -53,6 +53,7 @@ cdef extern from "kernels.h" nogil:
     ctypedef struct rnn_kernels:
         const char *isa
         int is_double, lanes, panel
+        Py_ssize_t gemm_terms
         void (**forward)(const rnn_step *) noexcept nogil
         void (**backward)(const rnn_step_backward *) noexcept nogil
         void (*product)(const rnn_product *) noexcept nogil
