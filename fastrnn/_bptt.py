@@ -39,9 +39,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
         for d in range(net.num_directions):
             part = layer * net.num_directions + d
             sweep = _Sweep(net, packed, batch, tape, layer, d, below, context if layer == 0 else None, grads)
-            for low, high in chunks if d else reversed(chunks):
-                sweep.run(low, high, scratch, dy, dh[part], dc[part] if cell.has_c else None)
-                sweep.collect(low, high, scratch["dgates"], dx)
+            sweep.run(chunks, scratch, dy, dh[part], dc[part] if cell.has_c else None, dx)
             sweep.finish(d_embedding, d_context)
         if dropout is not None and layer > 0:
             dropout.apply(dx, batch, layer - 1)
@@ -64,51 +62,50 @@ def _chunks(T, B, row_bytes):
 
 
 class _Sweep:
-    """BPTT of one layer in one direction, chunk after chunk: dgates of the chunk's steps, then the products they enter.
+    """BPTT of one layer in one direction.
 
-    What is summed over all rows before it meets a weight (biases, tokens, context) waits in `sums` until the last chunk is done.
+    What is summed over all rows before it meets a weight (biases, tokens, context) waits in `…_sums` until the last step is done.
     """
 
     def __init__(self, net, packed, batch, tape, layer, d, x, context, grads):
         self.net, self.packed, self.batch, self.grads = net, packed, batch, grads
         self.suffix = f"_l{layer}" + ("_reverse" if d else "")
         self.d, self.x, self.context = d, x, context
-        self.gates, self.h_prev, self.c_prev = on_tape(tape, batch, net.cell, layer, d)
+        self.tape = on_tape(tape, batch, net.cell, layer, d)
         width = len(net.cell.x_gates) * packed.Hp
         self.bias_sums = np.zeros((net.cell.blocks, packed.Hp), net.dtype)
         self.token_sums = np.zeros((len(x.table), width), net.dtype) if isinstance(x, Tokens) else None
         self.context_sums = np.zeros((batch.B, width), net.dtype) if context is not None else None
 
-    def run(self, low, high, scratch, dy, dh, dc):
-        """dgates of steps low..high, and dh, dc before them (after them, in reverse)."""
-        net, batch, H = self.net, self.batch, self.net.hidden_size
-        first, last = (batch.T - high, batch.T - low) if self.d else (low, high)
-        _engine.sweep_backward(
-            net.cell.code, self.d == 1, H, self.packed.Hp, net.cell.blocks,
-            batch.offset, batch.lengths, batch.B, batch.resets, *self.packed.backward(self.suffix),
-            dy, self.d * H, net.num_directions * H, self.gates, self.h_prev, self.c_prev,
-            scratch["dgates"], dh, dc, scratch["dphase"] if net.cell.rh is not None else None, first, last,
+    def run(self, chunks, scratch, dy, dh, dc, dx):
+        """Through all steps: dh, dc become those of the initial state; dW_hh, dW_ih and dx are products over all valid rows."""
+        net, batch, packed, H, Hp = self.net, self.batch, self.packed, self.net.hidden_size, self.packed.Hp
+        cell, (gates, h_prev, c_prev) = net.cell, self.tape
+        if batch.total == 0:
+            return
+        bptt = _engine.Bptt(
+            cell.code, self.d == 1, H, Hp, cell.blocks, len(cell.x_gates),
+            batch.offset, batch.lengths, batch.B, batch.resets, *packed.backward(self.suffix),
+            dy, self.d * H, net.num_directions * H, gates, h_prev, c_prev,
+            scratch["dgates"], dh, dc, scratch["dphase"] if cell.rh is not None else None, self.bias_sums.reshape(-1),
         )  # fmt: skip
-
-    def collect(self, low, high, dgates, dx):
-        """The chunk's part of every gradient; the products run over all its valid rows."""
-        net, H, Hp = self.net, self.net.hidden_size, self.packed.Hp
-        rows = slice(self.batch.offset[low], self.batch.offset[high])
-        dgates = dgates[: rows.stop - rows.start]
-        _engine.column_sum(dgates, self.bias_sums.reshape(-1))
         dw = self.grads["weight_hh" + self.suffix]
-        for block, gate, count in runs(net.cell.h_gates, Hp == H and net.cell.rh is None):
-            start = net.cell.rh * Hp if net.cell.rh is not None and gate == 2 else None
-            state = self.h_prev[rows, :H] if start is None else self.gates[rows, start : start + H]
-            _engine.gemm(True, False, dgates[:, block * Hp : block * Hp + count * H], state, dw[gate * H : (gate + count) * H])
-        width = len(net.cell.x_gates) * Hp
+        for block, gate, count in runs(cell.h_gates, Hp == H and cell.rh is None):
+            driven = cell.rh is not None and gate == 2
+            state = gates[:, cell.rh * Hp : cell.rh * Hp + H] if driven else h_prev[:, :H]
+            bptt.add_gemm(block * Hp, state, dw[gate * H : (gate + count) * H])
         if self.token_sums is not None:
-            _engine.scatter_add(dgates[:, :width], self.x.ids[rows], self.token_sums)
+            bptt.add_sums(self.x.ids, self.token_sums)
         elif self.x is not None and self.x.shape[1]:
-            self._products(dgates[:, :width], "weight_ih", self.x[rows], None if dx is None else dx[rows], self.d > 0)
+            dw = self.grads["weight_ih" + self.suffix]
+            for block, gate, count in runs(cell.x_gates, Hp == H):
+                bptt.add_gemm(block * Hp, self.x, dw[gate * H : (gate + count) * H])
+            if dx is not None:
+                bptt.set_dx(packed.input_backward(self.suffix), dx, self.d > 0)
         if self.context_sums is not None:
-            counts = np.diff(self.batch.offset[low : high + 1])
-            _engine.scatter_add(dgates[:, :width], np.concatenate([np.arange(n) for n in counts]), self.context_sums)
+            row = np.concatenate([np.arange(n) for n in np.diff(batch.offset)]) if batch.T else np.empty(0, np.int64)
+            bptt.add_sums(row, self.context_sums)
+        bptt.run(chunks)
 
     def finish(self, d_embedding, d_context):
         """Gradients of what was summed up first."""

@@ -261,6 +261,10 @@ class Recurrent(Layer):
             layers.append((w_ih, *packed.recurrent(suffix), *bias_rows(packed, suffix, None if layer else context)))
         return self.cell, packed.Hp, layers
 
+    def _stream_out(self, out, shape):
+        """Say what is wrong with an array that a stream cannot write to."""
+        _check.writable_like("out", out, shape, self.dtype)
+
     def _stream_state(self, value, batch_size):
         """A state given to a stream, as a tuple of arrays."""
         return _check.state(self, "state", value, batch_size, False)

@@ -215,37 +215,39 @@ def product(
 def gemm(bint trans_a, bint trans_b, a, b, c):
     """c += op(a) @ op(b): 2-D arrays with contiguous rows; the grid of tiles depends on the shape only."""
     cdef Gemm g
-    cdef Py_ssize_t item = c.itemsize, tiles, step, k, block, K
-    if not blas_asked:
-        open_blas()
+    cdef Py_ssize_t item = c.itemsize, K = a.shape[0] if trans_a else a.shape[1]
     g.kernels = kernels_for(c)
-    g.trans_a = trans_a
-    g.trans_b = trans_b
+    g.trans_a, g.trans_b = trans_a, trans_b
     g.M, g.N = c.shape
-    K = a.shape[0] if trans_a else a.shape[1]
-    g.lda = a.strides[0] // item
-    g.ldb = b.strides[0] // item
-    g.ldc = c.strides[0] // item
     if g.M == 0 or g.N == 0 or K == 0:
         return
-    cdef const char *a0 = address_2d(a, item, False)
-    cdef const char *b0 = address_2d(b, item, False)
+    g.lda, g.ldb, g.ldc = a.strides[0] // item, b.strides[0] // item, c.strides[0] // item
     g.c = address_2d(c, item, True)
-    tiles = gemm_tiles(g.M)
-    block = max(1024, <Py_ssize_t>(SLICE_FLOPS / (512.0 * g.N)))          # terms of one slice
-    cdef int parts = min(current_threads(), tiles, MOST_PARTS) if 2.0 * g.M * g.N * K >= SPLIT_FLOPS else 1
+    multiply(&g, address_2d(a, item, False), address_2d(b, item, False), K)
+
+
+cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K) except -1:
+    """g.c += op(a) @ op(b) over K terms, in slices after which signals are looked at."""
+    cdef Py_ssize_t item = 8 if g.kernels.is_double else 4, tiles = gemm_tiles(g.M), step, k
+    cdef Py_ssize_t block = max(1024, <Py_ssize_t>(SLICE_FLOPS / (512.0 * g.N)))          # terms of one slice
+    cdef int parts = 1
+    if not blas_asked:
+        open_blas()
+    if 2.0 * g.M * g.N * K >= SPLIT_FLOPS:
+        parts = min(current_threads(), tiles, MOST_PARTS)
     for k in range(0, K, block):
         g.K = min(block, K - k)
-        g.a = a0 + k * item * (g.lda if trans_a else 1)
-        g.b = b0 + k * item * (1 if trans_b else g.ldb)
+        g.a = a + k * item * (g.lda if g.trans_a else 1)
+        g.b = b + k * item * (1 if g.trans_b else g.ldb)
         step = max(parts, <Py_ssize_t>(SLICE_FLOPS / (512.0 * g.N * g.K)) * parts)
         g.first = 0
         while g.first < tiles:
             g.last = min(tiles, g.first + step)
             with nogil:
-                rnn_team_run(gemm_part, &g, parts)
+                rnn_team_run(gemm_part, g, parts)
             g.first = g.last
             PyErr_CheckSignals()
+    return 0
 
 
 cdef char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
@@ -336,51 +338,143 @@ def sweep_forward(
         PyErr_CheckSignals()
 
 
-def sweep_backward(
-    int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t blocks,
-    const Py_ssize_t[::1] offset,      # (T+1,)                                              in
-    lengths, Py_ssize_t B,
-    resets,                            # (rows,) bool or None                                in
-    w, w2,                             # recurrent weights packed for dgates @ W_hh          in
-    dy, Py_ssize_t dy_column, Py_ssize_t dy_stride,  # (rows, dy_stride) or None             in
-    gates, h_prev, c_prev,             # tape                                                in
-    dgates,                            # (rows of these steps, X*Hp)                         out
-    dh, dc,                            # (B, Hp)  in: gradient of the final state; out: of the initial state
-    dphase,                            # (B, Hp) scratch or None
-    Py_ssize_t first, Py_ssize_t last, # steps, counted in the order of computation
-):
-    """BPTT of one layer in one direction, through some of its steps."""
+cdef class Bptt:
+    """BPTT of one layer in one direction, chunk after chunk of steps: dgates of the chunk, then the products they enter.
+
+    dgates exist for one chunk at a time, (rows of the chunk, X*Hp). Arguments were checked by fastrnn._check.
+    """
     cdef SweepBackward s
-    cdef Py_ssize_t cuts[MOST_PARTS + 1]
-    cdef Py_ssize_t T = offset.shape[0] - 1, total = offset[T], step
-    if total == 0 or H == 0:
-        return
-    s.kernels = kernels_for(dgates)
-    s.cell, s.reverse, s.T, s.B, s.H, s.Hp, s.blocks = cell, reverse, T, B, H, Hp, blocks
-    s.item = dgates.itemsize
-    s.offset = &offset[0]
-    s.cuts = cuts
-    s.resets = <const unsigned char *>address(resets)
-    s.w, s.w2 = address(w), address(w2)
-    s.dy = address(dy)
-    if s.dy != NULL:
-        s.dy += dy_column * s.item
-    s.dy_stride = dy_stride
-    s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
-    cdef Py_ssize_t low = T - last if reverse else first, high = T - first if reverse else last
-    s.dgates = address(dgates, True) - offset[low] * blocks * Hp * s.item
-    s.dh, s.dc, s.dphase = address(dh, True), address(dc, True), address(dphase, True)
-    cdef double flops = 2.0 * (offset[high] - offset[low] + 1) * blocks * H * H
-    cdef int parts = parts_for(B, flops, current_threads())
-    cut_rows(cuts, parts, B, <const int64_t *>address(lengths), total)
-    step = max(1, <Py_ssize_t>(parts * SLICE_FLOPS / flops * (last - first)))
-    s.last = last
-    while s.last > first:
-        s.first = max(first, s.last - step)
+    cdef Gemm gemms[8]
+    cdef const char *left[8]
+    cdef const char *right[8]
+    cdef Product dx
+    cdef const int64_t *ids[2]
+    cdef char *sums[2]
+    cdef int gemm_count, sum_count
+    cdef Py_ssize_t width, ld                     # columns of dgates that have an input part; all columns
+    cdef char *dgates
+    cdef char *bias_sums
+    cdef const int64_t *lengths
+    cdef const Py_ssize_t[::1] offset
+    cdef list held
+
+    def __init__(
+        self, int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t blocks, Py_ssize_t x_blocks,
+        const Py_ssize_t[::1] offset,      # (T+1,)                                              in
+        lengths, Py_ssize_t B,
+        resets,                            # (rows,) bool or None                                in
+        w, w2,                             # recurrent weights packed for dgates @ W_hh          in
+        dy, Py_ssize_t dy_column, Py_ssize_t dy_stride,  # (rows, dy_stride) or None             in
+        gates, h_prev, c_prev,             # tape                                                in
+        dgates,                            # (rows of the largest chunk, X*Hp) scratch
+        dh, dc,                            # (B, Hp)  in: gradient of the final state; out: of the initial state
+        dphase,                            # (B, Hp) scratch or None
+        bias_sums,                         # (X*Hp,) += sums over all rows                       out
+    ):
+        cdef SweepBackward *s = &self.s
+        self.held = [lengths, resets, w, w2, dy, gates, h_prev, c_prev, dgates, dh, dc, dphase, bias_sums]
+        self.offset = offset
+        s.kernels = kernels_for(dgates)
+        s.cell, s.reverse, s.T, s.B, s.H, s.Hp, s.blocks = cell, reverse, offset.shape[0] - 1, B, H, Hp, blocks
+        s.item = dgates.itemsize
+        s.offset = &offset[0]
+        s.resets = <const unsigned char *>address(resets)
+        s.w, s.w2 = address(w), address(w2)
+        s.dy = address(dy)
+        if s.dy != NULL:
+            s.dy += dy_column * s.item
+        s.dy_stride = dy_stride
+        s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
+        s.dh, s.dc, s.dphase = address(dh, True), address(dc, True), address(dphase, True)
+        self.dgates, self.bias_sums = address(dgates, True), address(bias_sums, True)
+        self.lengths = <const int64_t *>address(lengths)
+        self.ld, self.width = blocks * Hp, x_blocks * Hp
+        self.dx.kernels = s.kernels
+
+    def add_gemm(self, Py_ssize_t column, right, c):
+        """c (M, N) += dgates[:, column:column+M].T @ right (rows, N), rows of which may be apart."""
+        cdef Gemm *g = &self.gemms[self.gemm_count]
+        assert self.gemm_count < 8
+        g.kernels, g.trans_a, g.trans_b = self.s.kernels, True, False
+        g.M, g.N = c.shape
+        g.lda, g.ldb, g.ldc = self.ld, right.strides[0] // self.s.item, c.strides[0] // self.s.item
+        self.left[self.gemm_count] = self.dgates + column * self.s.item
+        g.c = address_2d(c, self.s.item, True)
+        self.right[self.gemm_count] = address_2d(right, self.s.item, False)
+        self.gemm_count += 1
+        self.held += [right, c]
+
+    def add_sums(self, ids, sums):
+        """sums (n, x_blocks*Hp)[ids[row]] += the input part of dgates, row by row; ids (rows,) int64."""
+        assert self.sum_count < 2
+        self.ids[self.sum_count], self.sums[self.sum_count] = <const int64_t *>address(ids), address(sums, True)
+        self.sum_count += 1
+        self.held += [ids, sums]
+
+    def set_dx(self, packed, dx, bint accumulate):
+        """dx (rows, I) = the input part of dgates @ W_ih, or += if accumulate."""
+        cdef rnn_product *p = &self.dx.p
+        p.groups, p.N, p.K, p.lda, p.ldc = 1, dx.shape[1], self.width, self.ld, dx.shape[1]
+        p.a, p.w, p.bias, p.c = self.dgates, address(packed), NULL, address(dx, True)
+        p.accumulate, p.flip = accumulate, False
+        self.held += [packed, dx]
+
+    def run(self, chunks):
+        """All steps, in the order that undoes the computation; chunks: (low, high) steps each, ascending."""
+        cdef Py_ssize_t low, high
+        cdef Py_ssize_t cuts[MOST_PARTS + 1]
+        cdef SweepBackward *s = &self.s
+        cdef Py_ssize_t total = self.offset[s.T]
+        cdef double row_flops = 2.0 * s.blocks * s.H * s.H
+        cdef int parts = parts_for(s.B, row_flops * total, current_threads())
+        if total == 0:
+            return
+        cut_rows(cuts, parts, s.B, self.lengths, total)
+        s.cuts = cuts
+        for low, high in (chunks if s.reverse else reversed(chunks)):
+            self.chunk_dgates(low, high, row_flops, parts)
+            self.chunk_products(self.offset[low], self.offset[high] - self.offset[low])
+
+    cdef int chunk_dgates(self, Py_ssize_t low, Py_ssize_t high, double row_flops, int parts) except -1:
+        """dgates of steps low..high, in slices after which signals are looked at."""
+        cdef SweepBackward *s = &self.s
+        cdef Py_ssize_t first = s.T - high if s.reverse else low, last = s.T - low if s.reverse else high
+        cdef double flops = row_flops * (self.offset[high] - self.offset[low] + 1)
+        cdef Py_ssize_t step = max(1, <Py_ssize_t>(parts * SLICE_FLOPS / flops * (last - first)))
+        s.dgates = self.dgates - self.offset[low] * self.ld * s.item
+        s.last = last
+        while s.last > first:
+            s.first = max(first, s.last - step)
+            with nogil:
+                rnn_team_run(sweep_backward_part, s, parts)
+            s.last = s.first
+            PyErr_CheckSignals()
+        return 0
+
+    cdef int chunk_products(self, Py_ssize_t row, Py_ssize_t rows) except -1:
+        """What the chunk's dgates enter: the sums, then the products over all its rows."""
+        cdef const rnn_kernels *k = self.s.kernels
+        cdef Py_ssize_t item = self.s.item
+        cdef Product job
+        cdef int i, parts
+        if rows == 0:
+            return 0
         with nogil:
-            rnn_team_run(sweep_backward_part, &s, parts)
-        s.last = s.first
-        PyErr_CheckSignals()
+            mode = rnn_flush_denormals()
+            k.column_sum(rows, self.ld, self.dgates, self.ld, self.bias_sums)
+            for i in range(self.sum_count):
+                k.scatter_add(rows, self.width, self.dgates, self.ld, self.ids[i] + row, self.sums[i], self.width)
+            rnn_restore_denormals(mode)
+        for i in range(self.gemm_count):
+            multiply(&self.gemms[i], self.left[i], self.right[i] + row * self.gemms[i].ldb * item, rows)
+        if self.dx.p.c != NULL:
+            job = self.dx
+            job.M = rows
+            job.p.c = <char *>job.p.c + row * job.p.ldc * item
+            parts = parts_for(rows, 2.0 * rows * job.p.N * job.p.K, current_threads())
+            with nogil:
+                rnn_team_run(product_part, &job, parts)
+        return 0
 
 
 def chunk_steps(Py_ssize_t B, Py_ssize_t row_bytes):
@@ -503,7 +597,7 @@ cdef class Stream:
         if out is None:
             out = np.empty((self.batch_size, self.H), self.dtype)
         elif not self.fits(out, 2, self.H):
-            raise ValueError(f"out must be a C-contiguous {self.dtype} array of shape ({self.batch_size}, {self.H}), got {_described(out)}")
+            self.layer._stream_out(out, (self.batch_size, self.H))
         self.advance(address(x_t), address(out, True), 1)
         return out
 
@@ -515,7 +609,7 @@ cdef class Stream:
         if out is None:
             out = np.empty((T, self.batch_size, self.H), self.dtype)
         elif not self.fits(out, 3, self.H) or out.shape[0] != T:
-            raise ValueError(f"out must be a C-contiguous {self.dtype} array of shape ({T}, {self.batch_size}, {self.H}), got {_described(out)}")
+            self.layer._stream_out(out, (T, self.batch_size, self.H))
         self.advance(address(x), address(out, True), T)
         return out
 
@@ -541,9 +635,9 @@ cdef class Stream:
         if x.dtype != self.dtype:
             raise TypeError(f"{name} is {x.dtype}, but this {self.layer.kind} computes in {self.dtype}: convert with {name}.astype('{self.dtype}')")
         if x.ndim != len(shape) or any(want is not None and want != got for want, got in zip(shape, x.shape)):
-            axes = "(batch_size, input_size)" if len(shape) == 2 else "(T, batch_size, input_size)"
+            takes = "a step of this stream takes (batch_size" if len(shape) == 2 else "this stream takes (T, batch_size"
             wanted = ", ".join("T" if n is None else str(n) for n in shape)
-            raise ValueError(f"{name} has shape {x.shape}, but this stream takes {axes} = ({wanted})")
+            raise ValueError(f"{name} has shape {x.shape}, but {takes}, input_size) = ({wanted})")
         return np.ascontiguousarray(x)
 
     def reset(self, rows=None):
@@ -563,10 +657,6 @@ cdef class Stream:
         value = self.layer._stream_state(value, self.batch_size)
         for state, new in zip((self.h, self.c), value):
             state[:, :, : self.H] = new
-
-
-def _described(array):
-    return f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
 
 
 # ---- around the recurrence ----------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ STREAM = [
         "x_t dtype",
         lambda: lstm().stream().step(np.zeros((1, 3))),
         TypeError,
-        "x is float64, but this LSTM computes in float32: convert with x.astype('float32')",
+        "x_t is float64, but this LSTM computes in float32: convert with x_t.astype('float32')",
     ),
     (
         "x shape",
