@@ -155,17 +155,31 @@ static void product(const rnn_product *p)
     }
 }
 
+/* One vector of a packed row: columns that lie side by side are one load, padding is 0. */
+INLINE vec pack_vector(const int64_t *column, int together, const real *from, ptrdiff_t stride_n)
+{
+    if (together)
+        return v_load(from + column[0]);
+    vec x = {0};
+    for (int l = 0; l < VL; l++)
+        if (column[l] >= 0)
+            x[l] = from[column[l] * stride_n];
+    return x;
+}
+
 static void pack(ptrdiff_t vectors, int panel, const int64_t *column, ptrdiff_t K, const int64_t *row,
                  const void *src, ptrdiff_t stride_n, ptrdiff_t stride_k, void *dst)
 {
-    const real *from = src;
     real *to = dst;
     for (ptrdiff_t v = 0; v < vectors; v += panel) {
-        const ptrdiff_t lanes = (vectors - v < panel ? vectors - v : panel) * VL;
+        const int count = vectors - v < panel ? (int)(vectors - v) : panel;
         const int64_t *n = column + v * VL;
-        for (ptrdiff_t k = 0; k < K; k++, to += lanes)
-            for (ptrdiff_t l = 0; l < lanes; l++)
-                to[l] = n[l] < 0 || row[k] < 0 ? 0 : from[n[l] * stride_n + row[k] * stride_k];
+        int together[8];
+        for (int j = 0; j < count; j++)
+            together[j] = stride_n == 1 && n[j * VL] >= 0 && n[j * VL + VL - 1] == n[j * VL] + VL - 1;
+        for (ptrdiff_t k = 0; k < K; k++)
+            for (int j = 0; j < count; j++, to += VL)
+                v_store(to, row[k] < 0 ? (vec){0} : pack_vector(n + j * VL, together[j], (const real *)src + row[k] * stride_k, stride_n));
     }
 }
 
