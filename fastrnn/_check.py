@@ -40,11 +40,11 @@ def dtype(value):
 
 
 def array(name, value, of):
-    """An array of the network's dtype; `of` is the layer that asks."""
+    """An array of the network's dtype, copied only if it is not aligned; `of` is the layer that asks."""
     value = np.asarray(value)
     if value.dtype != of.dtype:
         raise TypeError(f"{name} is {value.dtype}, but this {of.kind} computes in {of.dtype}: convert with {name}.astype('{of.dtype}')")
-    return value
+    return value if value.flags.aligned else value.copy()
 
 
 def x(layer, value):

@@ -9,7 +9,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint64_t
 
-from blas cimport Gemm, gemm_part, gemm_tiles
+from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep_backward_part, sweep_part
 
@@ -233,8 +233,9 @@ cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K) except -1
     cdef int parts = 1
     if not blas_asked:
         open_blas()
+    g.K = min(block, K)
     if 2.0 * g.M * g.N * K >= SPLIT_FLOPS:
-        parts = min(current_threads(), tiles, MOST_PARTS)
+        parts = max(1, min(current_threads(), g.M // 32 if gemm_is_ours(g) else tiles, MOST_PARTS))
     for k in range(0, K, block):
         g.K = min(block, K - k)
         g.a = a + k * item * (g.lda if g.trans_a else 1)

@@ -1,5 +1,5 @@
 """Products of weight gradients, on a grid of tiles that depends on the shape only: the same bits for any number of threads."""
-from kernels cimport rnn_blas_gemm, rnn_kernels, rnn_team_run
+from kernels cimport rnn_blas_core, rnn_blas_gemm, rnn_kernels
 
 cdef enum:
     GRID = 256            # rows of a tile of c; its columns are not split, nor is k
@@ -19,20 +19,30 @@ ctypedef struct Gemm:
 cdef inline Py_ssize_t gemm_tiles(Py_ssize_t M) noexcept nogil:
     return (M + GRID - 1) // GRID
 
-cdef inline void gemm_part(void *arg, int part, int parts) noexcept nogil:
-    """Every parts-th tile: c (M,N) += op(a) (M,K) @ op(b) (K,N)."""
-    cdef Gemm *g = <Gemm *>arg
+cdef inline bint gemm_is_ours(const Gemm *g) noexcept nogil:
+    """Whether the built-in product computes it: then each element is one chain, and rows may be split anywhere."""
+    return g.K <= g.kernels.gemm_terms or rnn_blas_core() == NULL
+
+cdef inline void gemm_rows(const Gemm *g, Py_ssize_t m, Py_ssize_t end) noexcept nogil:
+    """Rows m..end of c (M,N) += op(a) (M,K) @ op(b) (K,N)."""
     cdef Py_ssize_t item = 8 if g.kernels.is_double else 4
-    cdef Py_ssize_t tiles = gemm_tiles(g.M), tile, m, rows
-    cdef const char *a
-    cdef char *c
-    tile = g.first + part
+    cdef const char *a = g.a + m * item * (1 if g.trans_a else g.lda)
+    cdef char *c = g.c + m * item * g.ldc
+    if m == end:
+        return
+    if gemm_is_ours(g):
+        g.kernels.gemm(g.trans_a, g.trans_b, end - m, g.N, g.K, a, g.lda, g.b, g.ldb, c, g.ldc)
+    else:
+        rnn_blas_gemm(g.kernels.is_double, g.trans_a, g.trans_b, end - m, g.N, g.K, a, g.lda, g.b, g.ldb, c, g.ldc)
+
+cdef inline void gemm_part(void *arg, int part, int parts) noexcept nogil:
+    """This thread's share: equal rows of ours, every parts-th tile of BLAS."""
+    cdef Gemm *g = <Gemm *>arg
+    cdef Py_ssize_t tiles = gemm_tiles(g.M), low = g.M * g.first // tiles, high = g.M * g.last // tiles
+    cdef Py_ssize_t tile = g.first + part
+    if gemm_is_ours(g):
+        gemm_rows(g, low + (high - low) * part // parts, low + (high - low) * (part + 1) // parts)
+        return
     while tile < g.last:
-        m = g.M * tile // tiles
-        rows = g.M * (tile + 1) // tiles - m
-        a = g.a + m * item * (1 if g.trans_a else g.lda)
-        c = g.c + m * item * g.ldc
-        if g.K <= g.kernels.gemm_terms or not rnn_blas_gemm(
-                g.kernels.is_double, g.trans_a, g.trans_b, rows, g.N, g.K, a, g.lda, g.b, g.ldb, c, g.ldc):
-            g.kernels.gemm(g.trans_a, g.trans_b, rows, g.N, g.K, a, g.lda, g.b, g.ldb, c, g.ldc)
+        gemm_rows(g, g.M * tile // tiles, g.M * (tile + 1) // tiles)
         tile += parts
