@@ -1,6 +1,14 @@
 """fastrnn: recurrent neural networks on the CPU, fast, on NumPy alone."""
 
 import importlib
+import importlib.util
+from pathlib import Path
+
+if importlib.util.find_spec("fastrnn._engine") is None:
+    raise ImportError(
+        f"the compiled part of fastrnn is not in {Path(__file__).parent}: these are the sources. "
+        "Start Python in another folder to use an installed fastrnn, or build it here with `pip install -e .`"
+    )
 
 from fastrnn.config import show_config
 from fastrnn.layers import Dropout, Embedding, Linear
