@@ -131,9 +131,10 @@ def test_many_python_threads_calling_one_object_get_the_same_bits(cell):
 
 
 INTERRUPT = """
-import sys, time
+import signal, sys, time
 import numpy as np
 import fastrnn
+signal.signal(signal.SIGINT, signal.default_int_handler)    # a shell lets what runs in the background ignore it
 
 what, threads = sys.argv[1], int(sys.argv[2])
 fastrnn.set_num_threads(threads)
