@@ -12,6 +12,7 @@ from libc.stdint cimport int64_t, uint64_t
 from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep_backward_part, sweep_part
+from threads cimport BUSY_SECONDS, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, STEP_GFLOPS, cut_rows, parts_for, unit_parts
 
 import math
 import os
@@ -20,11 +21,6 @@ import threading
 import numpy as np
 
 cdef double SLICE_FLOPS = 1e9           # about 10 ms of a core; signals are looked at in between
-
-cdef enum:
-    MOST_PARTS = 64
-    SPLIT_ROWS = 4                     # a thread gets at least this many rows ...
-    SPLIT_FLOPS = 4000000              # ... and the call is worth at least this much work
 
 cdef int isa_index = 0
 cdef const rnn_kernels *table[2]
@@ -50,6 +46,11 @@ cdef char *address(array, bint write=False) except? NULL:
 
 
 # ---- configuration of the process ---------------------------------------------------------------------------------
+
+def meeting_seconds():
+    """What a meeting of two threads costs on this machine; 1 if there is no second core."""
+    return rnn_team_meeting()
+
 
 def available_isas():
     """Names of the instruction sets this CPU can run, best first."""
@@ -207,9 +208,10 @@ def product(
     job.p.ldc = N
     job.p.accumulate = accumulate
     job.p.flip = False
+    job.p.v0 = job.p.v1 = 0
     parts = parts_for(M, 2.0 * M * N * K, current_threads())
     with nogil:
-        rnn_team_run(product_part, &job, parts)
+            rnn_team_run(product_part, &job, parts, False)
 
 
 def gemm(bint trans_a, bint trans_b, a, b, c):
@@ -245,7 +247,7 @@ cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K) except -1
         while g.first < tiles:
             g.last = min(tiles, g.first + step)
             with nogil:
-                rnn_team_run(gemm_part, g, parts)
+                rnn_team_run(gemm_part, g, parts, False)
             g.first = g.last
             PyErr_CheckSignals()
     return 0
@@ -262,27 +264,57 @@ cdef char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
     return start
 
 
-cdef int parts_for(Py_ssize_t rows, double flops, int threads) noexcept nogil:
-    """Into how many parts the rows of a call are split: never so small that a thread costs more than it saves."""
-    if threads <= 1 or flops < SPLIT_FLOPS:
-        return 1
-    return <int>max(1, min(min(threads, MOST_PARTS), rows // SPLIT_ROWS))
-
-
 # ---- recurrence ---------------------------------------------------------------------------------------------------
 
-cdef void cut_rows(Py_ssize_t *cuts, int parts, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total) noexcept nogil:
-    """Rows of each thread, so that all have about the same number of valid steps."""
-    cdef Py_ssize_t b, done = 0
-    cdef int p = 1
-    cuts[0] = 0
-    for b in range(B):
-        done += lengths[b] if lengths != NULL else total // B
-        while p < parts and done * parts >= total * p:
-            cuts[p] = b + 1
-            p += 1
-    for p in range(p, parts + 1):
-        cuts[p] = B
+ctypedef struct Split:
+    int parts
+    bint units
+    Py_ssize_t cuts[MOST_PARTS + 1]
+
+
+cdef double units_again = 0            # until then the units are not split: the other cores were found busy
+cdef int forced_split = -1             # 0: rows, 1: units, for tests and measurements
+
+
+def force_split(name):
+    """Split the calls to come by "rows" or "units" whatever their size, for tests; None: as the cost model says."""
+    global forced_split
+    forced_split = -1 if name is None else ["rows", "units"].index(name)
+
+
+cdef int split_sweep(
+    Split *split, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total, Py_ssize_t T, Py_ssize_t vectors, double row_flops,
+    Py_ssize_t weight_bytes, int meetings,
+) except -1:
+    """How a sweep over total rows is divided: by rows, unless there are few for the size of the weights."""
+    cdef int threads = current_threads(), units = 1
+    cdef double flops = row_flops * total
+    split.parts = parts_for(B, flops, threads)
+    split.units = False
+    if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and rnn_seconds() > units_again:
+        units = unit_parts(vectors, flops / T, flops, meetings, threads)
+        if units > split.parts or (units == split.parts and split.parts > 1):
+            split.parts, split.units = units, True
+    if forced_split >= 0 and threads > 1:
+        split.units = forced_split == 1
+        split.parts = min(threads, vectors if split.units else B, MOST_PARTS)
+    cut_rows(split.cuts, split.parts, B, lengths, total)
+    return 0
+
+
+cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *sweep, const Split *split, double flops) noexcept nogil:
+    """Run a sweep. Threads that had to wait for each other too long, as somebody else's work is on their cores, go alone for a while."""
+    global units_again
+    cdef double start = rnn_seconds()
+    rnn_team_run(part, sweep, split.parts, split.units)
+    cdef double end = rnn_seconds()
+    if split.units and end - start > 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5:
+        units_again = end + BUSY_SECONDS
+
+
+cdef inline int phases(int cell) noexcept nogil:
+    """How often parts that split the units meet in a step."""
+    return 2 if cell == RNN_GRU_BEFORE else 1
 
 
 def sweep_forward(
@@ -303,7 +335,7 @@ def sweep_forward(
 ):
     """One layer in one direction. Arguments were checked by fastrnn._check."""
     cdef Sweep s
-    cdef Py_ssize_t cuts[MOST_PARTS + 1]
+    cdef Split split
     cdef Py_ssize_t T = offset.shape[0] - 1, total = offset[T], step
     if total == 0 or H == 0:
         return
@@ -311,7 +343,6 @@ def sweep_forward(
     s.cell, s.reverse, s.T, s.B, s.I, s.H, s.Hp, s.blocks, s.x_blocks = cell, reverse, T, B, I, H, Hp, blocks, x_blocks
     s.item = y.itemsize
     s.offset = &offset[0]
-    s.cuts = cuts
     s.resets = <const unsigned char *>address(resets)
     s.x = address(x)
     s.ids = <const int64_t *>address(ids)
@@ -326,15 +357,16 @@ def sweep_forward(
     s.y_stride = y_stride
     s.keep = keep
     s.chunk = chunk
-    cdef double flops = 2.0 * total * blocks * H * (H + (I if s.x != NULL else 0))
-    cdef int parts = parts_for(B, flops, current_threads())
-    cut_rows(cuts, parts, B, <const int64_t *>address(lengths), total)
-    step = max(chunk, <Py_ssize_t>(parts * SLICE_FLOPS / flops * T) // chunk * chunk)
+    cdef double row_flops = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
+    split_sweep(&split, B, <const int64_t *>address(lengths), total, T, Hp // s.kernels.lanes, row_flops,
+                blocks * H * H * s.item, phases(cell))
+    s.units, s.cuts = split.units, split.cuts
+    step = max(chunk, <Py_ssize_t>(split.parts * SLICE_FLOPS / (row_flops * total) * T) // chunk * chunk)
     s.first = 0
     while s.first < T:
         s.last = min(T, s.first + step)
         with nogil:
-            rnn_team_run(sweep_part, &s, parts)
+            run_split(sweep_part, &s, &split, row_flops * total * (s.last - s.first) / T)
         s.first = s.last
         PyErr_CheckSignals()
 
@@ -423,31 +455,30 @@ cdef class Bptt:
     def run(self, chunks):
         """All steps, in the order that undoes the computation; chunks: (low, high) steps each, ascending."""
         cdef Py_ssize_t low, high
-        cdef Py_ssize_t cuts[MOST_PARTS + 1]
+        cdef Split split
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t total = self.offset[s.T]
         cdef double row_flops = 2.0 * s.blocks * s.H * s.H
-        cdef int parts = parts_for(s.B, row_flops * total, current_threads())
         if total == 0:
             return
-        cut_rows(cuts, parts, s.B, self.lengths, total)
-        s.cuts = cuts
+        split_sweep(&split, s.B, self.lengths, total, s.T, s.Hp // s.kernels.lanes, row_flops, s.blocks * s.H * s.H * s.item, phases(s.cell))
+        s.units, s.cuts = split.units, split.cuts
         for low, high in (chunks if s.reverse else reversed(chunks)):
-            self.chunk_dgates(low, high, row_flops, parts)
+            self.chunk_dgates(low, high, row_flops, &split)
             self.chunk_products(self.offset[low], self.offset[high] - self.offset[low])
 
-    cdef int chunk_dgates(self, Py_ssize_t low, Py_ssize_t high, double row_flops, int parts) except -1:
+    cdef int chunk_dgates(self, Py_ssize_t low, Py_ssize_t high, double row_flops, const Split *split) except -1:
         """dgates of steps low..high, in slices after which signals are looked at."""
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t first = s.T - high if s.reverse else low, last = s.T - low if s.reverse else high
         cdef double flops = row_flops * (self.offset[high] - self.offset[low] + 1)
-        cdef Py_ssize_t step = max(1, <Py_ssize_t>(parts * SLICE_FLOPS / flops * (last - first)))
+        cdef Py_ssize_t step = max(1, <Py_ssize_t>(split.parts * SLICE_FLOPS / flops * (last - first)))
         s.dgates = self.dgates - self.offset[low] * self.ld * s.item
         s.last = last
         while s.last > first:
             s.first = max(first, s.last - step)
             with nogil:
-                rnn_team_run(sweep_backward_part, s, parts)
+                run_split(sweep_backward_part, s, split, flops * (s.last - s.first) / (last - first))
             s.last = s.first
             PyErr_CheckSignals()
         return 0
@@ -474,7 +505,7 @@ cdef class Bptt:
             job.p.c = <char *>job.p.c + row * job.p.ldc * item
             parts = parts_for(rows, 2.0 * rows * job.p.N * job.p.K, current_threads())
             with nogil:
-                rnn_team_run(product_part, &job, parts)
+                rnn_team_run(product_part, &job, parts, False)
         return 0
 
 
@@ -555,17 +586,20 @@ cdef class Stream:
 
     cdef int advance(self, const char *x, char *y, Py_ssize_t T) except -1:
         """T steps of all layers, in chunks."""
-        cdef Py_ssize_t cuts[MOST_PARTS + 1]
+        cdef Split split
         cdef Py_ssize_t t = 0, n, l, item = self.sweeps.item, row = self.batch_size * item
-        cdef int parts = parts_for(self.batch_size, self.flops * T, current_threads()) if self.flops * T >= SPLIT_FLOPS else 1
-        cdef Sweep *s
+        cdef Sweep *s = self.sweeps
         cdef uint64_t mode
-        cut_rows(cuts, parts, self.batch_size, NULL, self.batch_size)
+        split.parts, split.units = 1, False
+        split.cuts[0], split.cuts[1] = 0, self.batch_size
+        if self.flops * T >= SPLIT_FLOPS or forced_split >= 0:
+            split_sweep(&split, self.batch_size, NULL, self.batch_size * T, T, s.Hp // s.kernels.lanes, self.flops / self.batch_size,
+                        s.blocks * s.H * s.H * item, phases(s.cell))
         while t < T:
             n = min(T - t, CHUNK_STEPS)
             for l in range(self.L):
                 s = self.sweeps + l
-                s.T, s.first, s.last, s.cuts = n, 0, n, cuts
+                s.T, s.first, s.last, s.units, s.cuts = n, 0, n, split.units, split.cuts
                 s.x = (x + t * row * self.I if self.I else NULL) if l == 0 else (s - 1).y
                 if l == self.L - 1:
                     s.y = y + t * row * self.H
@@ -575,7 +609,7 @@ cdef class Stream:
                     rnn_restore_denormals(mode)
                 else:
                     with nogil:
-                        rnn_team_run(sweep_part, s, parts)
+                        run_split(sweep_part, s, &split, self.flops * n)
             t += n
             if t < T:
                 PyErr_CheckSignals()
@@ -737,7 +771,7 @@ def softmax_nll(
         s.targets, s.nll = &targets[0], &nll[0]
         parts = parts_for(s.M, 50.0 * s.M * s.V, current_threads())
         with nogil:
-            rnn_team_run(softmax_nll_part, &s, parts)
+            rnn_team_run(softmax_nll_part, &s, parts, False)
 
 
 def softmax(logits, out):

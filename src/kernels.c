@@ -30,12 +30,51 @@ INLINE int next_rows(ptrdiff_t left)
     return (int)((left + tiles - 1) / tiles);
 }
 
+/* The passes over vectors v0 .. v1 of packed panels: at most one panel at a time, two whole ones if `pair`. */
+typedef struct {
+    ptrdiff_t v0, v1, aligned, pairs, count;
+    int panel;
+} passes;
+
+typedef struct {
+    ptrdiff_t v;                 /* first vector */
+    int panels, cols;            /* 1 or 2 panels, of which this many vectors each */
+} pass;
+
+INLINE passes passes_over(ptrdiff_t v0, ptrdiff_t v1, int panel, int pair)
+{
+    passes s = {.v0 = v0, .v1 = v1, .aligned = (v0 + panel - 1) / panel * panel, .panel = panel};
+    if (s.aligned > v1)
+        s.aligned = v1;
+    s.pairs = pair ? (v1 - s.aligned) / (2 * panel) : 0;
+    s.count = (s.aligned > v0) + s.pairs + (v1 - s.aligned - s.pairs * 2 * panel + panel - 1) / panel;
+    return s;
+}
+
+INLINE pass pass_at(const passes *s, ptrdiff_t i)
+{
+    if (s->aligned > s->v0 && i-- == 0)
+        return (pass){s->v0, 1, (int)(s->aligned - s->v0)};
+    if (i < s->pairs)
+        return (pass){s->aligned + i * 2 * s->panel, 2, s->panel};
+    const ptrdiff_t v = s->aligned + (i + s->pairs) * s->panel;
+    return (pass){v, 1, s->v1 - v < s->panel ? (int)(s->v1 - v) : s->panel};
+}
+
+/* Where vector v of packed panels begins, and the distance from one k to the next; the last panel is narrower. */
+INLINE ptrdiff_t panel_offset(ptrdiff_t v, int panel, ptrdiff_t vectors, ptrdiff_t K, ptrdiff_t *w_step)
+{
+    const ptrdiff_t first = v / panel * panel;
+    *w_step = (vectors - first < panel ? vectors - first : panel) * VL;
+    return first * VL * K + (v - first) * VL;
+}
+
 /* acc[p][m][j] += sum_k a[m][k] * w[p][k][j], k in order, one chain per element: a row's bits do not depend on `rows` or `panels`.
  * rows, panels and cols are constants at each call, so that acc stays in registers. */
 INLINE void tile(vec *acc, int panels, int rows, int cols, ptrdiff_t K,
-                 const real *a, ptrdiff_t row_stride, ptrdiff_t k_stride, const real *w, ptrdiff_t panel_stride)
+                 const real *a, ptrdiff_t row_stride, ptrdiff_t k_stride, const real *w, ptrdiff_t w_step, ptrdiff_t panel_stride)
 {
-    for (ptrdiff_t k = 0; k < K; k++, w += cols * VL) {
+    for (ptrdiff_t k = 0; k < K; k++, w += w_step) {
         vec b[ROWS];
 #pragma GCC unroll 8
         for (int m = 0; m < rows; m++)
@@ -55,7 +94,7 @@ INLINE void tile(vec *acc, int panels, int rows, int cols, ptrdiff_t K,
 /* ---- products ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
-    ptrdiff_t K, row_stride, k_stride, panel_stride, ldc, tail;   /* tail: columns in the last vector of the last panel */
+    ptrdiff_t K, row_stride, k_stride, w_step, panel_stride, ldc, tail;   /* tail: columns in the last vector of the last panel */
     int from_c;                                                   /* accumulate on c, else start from 0 */
     const real *bias;
 } tile_args;
@@ -70,7 +109,7 @@ INLINE void product_tile(int panels, int rows, int cols, const tile_args *t, con
         for (int q = 0; q <= last; q++)
             acc[(q / cols * rows + m) * cols + q % cols] = !t->from_c ? (vec){0}
                 : q < last ? v_load(c + m * t->ldc + q * VL) : v_load_n(c + m * t->ldc + q * VL, t->tail);
-    tile(acc, panels, rows, cols, t->K, a, t->row_stride, t->k_stride, w, t->panel_stride);
+    tile(acc, panels, rows, cols, t->K, a, t->row_stride, t->k_stride, w, t->w_step, t->panel_stride);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++)
 #pragma GCC unroll 8
@@ -110,9 +149,9 @@ static void product_rows(int rows, int cols, const tile_args *t, const real *a, 
     }
 }
 
-static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile_args *t)
+static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile_args *t, const real *w)
 {
-    const real *a = p->a, *w = (const real *)p->w + column * p->K;
+    const real *a = p->a;
     real *c = (real *)p->c + column;
     for (ptrdiff_t k = 0; k == 0 || k < p->K; k += K_BLOCK) {
         t->K = p->K - k < K_BLOCK ? p->K - k : K_BLOCK;
@@ -122,7 +161,7 @@ static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile
             const ptrdiff_t end = p->first[g] + p->count[g];
             for (ptrdiff_t r = p->first[g]; r < end;) {
                 const int rows = next_rows(end - r);
-                product_rows(rows, cols, t, a + r * p->lda + k, w + k * cols * VL, c + r * p->ldc);
+                product_rows(rows, cols, t, a + r * p->lda + k, w + k * t->w_step, c + r * p->ldc);
                 r += rows;
             }
         }
@@ -134,23 +173,19 @@ static void product(const rnn_product *p)
 {
     const ptrdiff_t vectors = (p->N + VL - 1) / VL;
     const int one_row = p->groups == 1 && p->count[0] == 1 && p->K <= K_BLOCK;
-    const ptrdiff_t pairs = one_row ? vectors / (2 * PANEL) : 0;
-    const ptrdiff_t passes = pairs + (vectors - pairs * 2 * PANEL + PANEL - 1) / PANEL;
+    const passes over = passes_over(p->v0, p->v1 ? p->v1 : vectors, PANEL, one_row);
     tile_args t = {.row_stride = p->lda, .k_stride = 1, .ldc = p->ldc, .panel_stride = PANEL * VL * p->K};
-    for (ptrdiff_t i = 0; i < passes; i++) {
-        const ptrdiff_t pass = p->flip ? passes - 1 - i : i;
-        const ptrdiff_t v = pass < pairs ? pass * 2 * PANEL : (pass + pairs) * PANEL;
-        if (pass < pairs) {
+    for (ptrdiff_t i = 0; i < over.count; i++) {
+        const pass now = pass_at(&over, p->flip ? over.count - 1 - i : i);
+        const real *w = (const real *)p->w + panel_offset(now.v, PANEL, vectors, p->K, &t.w_step);
+        t.tail = p->N - (now.v + now.panels * now.cols - 1) * VL;
+        if (now.panels == 2) {
             t.K = p->K;
             t.from_c = p->accumulate;
-            t.bias = p->bias ? (const real *)p->bias + v * VL : NULL;
-            t.tail = p->N - (v + 2 * PANEL - 1) * VL;
-            product_tile(2, 1, PANEL, &t, (const real *)p->a + p->first[0] * p->lda, (const real *)p->w + v * VL * p->K,
-                         (real *)p->c + p->first[0] * p->ldc + v * VL);
+            t.bias = p->bias ? (const real *)p->bias + now.v * VL : NULL;
+            product_tile(2, 1, PANEL, &t, (const real *)p->a + p->first[0] * p->lda, w, (real *)p->c + p->first[0] * p->ldc + now.v * VL);
         } else {
-            const int cols = vectors - v < PANEL ? (int)(vectors - v) : PANEL;
-            t.tail = p->N - (v + cols - 1) * VL;
-            product_panel(p, v * VL, cols, &t);
+            product_panel(p, now.v * VL, now.cols, &t, w);
         }
     }
 }
@@ -209,7 +244,7 @@ static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K
             const ptrdiff_t width = N - n < PANEL * VL ? N - n : PANEL * VL;
             const int cols = (int)((width + VL - 1) / VL);
             const tile_args t = {.K = K - k < BLOCK ? K - k : BLOCK, .row_stride = a_m, .k_stride = a_k,
-                                 .ldc = ldc, .tail = width - (cols - 1) * VL, .from_c = 1};
+                                 .w_step = cols * VL, .ldc = ldc, .tail = width - (cols - 1) * VL, .from_c = 1};
             pack_block(t.K, cols, width, b + k * b_k + n * b_n, b_k, b_n, packed);
             for (ptrdiff_t m = 0; m < M;) {
                 const int rows = next_rows(M - m);
@@ -219,13 +254,16 @@ static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K
         }
 }
 
-/* c = dgates (rows, K) @ w.T (+ c), dgates from this block on, for all the rows of a step */
+/* c = dgates (rows, K) @ w.T (+ c), dgates from this block on, for all the rows of a step and this part's units. It needs the dgates of
+ * all units, so it is where the parts meet. */
 static void step_product(const rnn_step_backward *s, ptrdiff_t block, ptrdiff_t K, ptrdiff_t blocks, const void *w, void *c, int accumulate)
 {
     const ptrdiff_t first = 0;
     const rnn_product p = {.groups = 1, .first = &first, .count = &s->rows, .N = s->Hp, .K = K,
                            .a = (const real *)s->dgates + block * s->Hp, .lda = blocks * s->Hp, .w = w,
-                           .c = c, .ldc = s->Hp, .accumulate = accumulate, .flip = s->flip};
+                           .c = c, .ldc = s->Hp, .accumulate = accumulate, .flip = s->flip, .v0 = s->u0 / VL, .v1 = s->u1 / VL};
+    if (s->parts > 1)
+        rnn_team_meet(s->part, s->parts);
     product(&p);
 }
 
@@ -237,8 +275,8 @@ typedef struct {
     ptrdiff_t K;
     const real *a;               /* (rows, K) state, stride lda                                         */
     ptrdiff_t lda;
-    const real *w;               /* panel (K, cols, VL); a second panel w_panel further                 */
-    ptrdiff_t w_panel;
+    const real *w;               /* (K, cols, VL), w_step from one k to the next; a second panel w_panel further */
+    ptrdiff_t w_step, w_panel;
     const real *x, *bias;        /* input part (rows, ldx) and bias (rows or 1, ldb) of the first vector */
     ptrdiff_t ldx, ldb, column, x_panel;   /* from one column to the next, from one panel to the next    */
     int x_cols;                  /* columns that have an input part; the others start from the bias      */
@@ -259,7 +297,7 @@ INLINE void chain_tile(int panels, int rows, int cols, const chain_args *s, real
                 const vec b = v_load(s->bias + m * s->ldb + at);
                 acc[(p * rows + m) * cols + j] = j < s->x_cols ? v_load(s->x + m * s->ldx + at) + b : b;
             }
-    tile(acc, panels, rows, cols, s->K, s->a, s->lda, 1, s->w, s->w_panel);
+    tile(acc, panels, rows, cols, s->K, s->a, s->lda, 1, s->w, s->w_step, s->w_panel);
 #pragma GCC unroll 24
     for (int q = 0; q < panels * rows * cols; q++)
         v_store(out + q * VL, acc[q]);
@@ -301,31 +339,34 @@ static void chain(int panels, int rows, int cols, const chain_args *s, real *out
  * which keeps the FMA units busy. `cell` finishes (panels, rows, cols) pre-activations. */
 typedef void cell_fn(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part);
 
-INLINE void step_blocks(const rnn_step *s, int gates, int panel_units, chain_args args, ptrdiff_t tape, cell_fn *cell)
+INLINE void step_blocks(const rnn_step *s, int gates, chain_args args, ptrdiff_t tape, cell_fn *cell)
 {
     real part[PARTS * VL];
     const real *x = args.x, *a = args.a, *bias = args.bias, *w = args.w;
-    const ptrdiff_t width = panel_units * VL;
+    const int panel = gates ? 1 : PANEL;                  /* gates: a panel is all gates of one vector of units */
+    const passes over = passes_over(s->u0 / VL, s->u1 / VL, panel, s->rows == 1);
     args.ldx = tape;
     args.ldb = s->bias_stride;
     args.column = gates ? s->Hp : VL;
-    args.x_panel = width;
-    args.w_panel = width * (gates ? gates : 1) * args.K;
-    const ptrdiff_t pairs = s->rows == 1 ? s->Hp / (2 * width) : 0;
-    const ptrdiff_t passes = pairs + (s->Hp - pairs * 2 * width + width - 1) / width;
-    for (ptrdiff_t i = 0; i < passes; i++) {
-        const ptrdiff_t pass = s->flip ? passes - 1 - i : i;
-        const int pair = pass < pairs;
-        const ptrdiff_t unit = pair ? pass * 2 * width : (pass + pairs) * width;
-        const int cols = gates ? gates : s->Hp - unit < width ? (int)((s->Hp - unit) / VL) : panel_units;
-        args.w = w + unit * (gates ? gates : 1) * args.K;
+    args.x_panel = panel * VL;
+    args.w_panel = panel * VL * (gates ? gates : 1) * args.K;
+    for (ptrdiff_t i = 0; i < over.count; i++) {
+        const pass now = pass_at(&over, s->flip ? over.count - 1 - i : i);
+        const ptrdiff_t unit = now.v * VL;
+        const int cols = gates ? gates : now.cols;
+        if (gates) {
+            args.w = w + unit * gates * args.K;
+            args.w_step = gates * VL;
+        } else {
+            args.w = w + panel_offset(now.v, PANEL, s->Hp / VL, args.K, &args.w_step);
+        }
         for (ptrdiff_t row = 0; row < s->rows;) {
             const int rows = next_rows(s->rows - row);
             args.x = x + row * tape + unit;
             args.bias = bias + row * s->bias_stride + unit;
             args.a = a + row * args.lda;
-            chain(1 + pair, rows, cols, &args, part);
-            cell(s, row, rows, unit, 1 + pair, cols, part);
+            chain(now.panels, rows, cols, &args, part);
+            cell(s, row, rows, unit, now.panels, cols, part);
             row += rows;
         }
     }

@@ -14,7 +14,7 @@
 
 enum { RNN_TANH, RNN_RELU, RNN_SIGMOID, RNN_GRU, RNN_GRU_BEFORE, RNN_LSTM, RNN_CELLS };
 
-/* One recurrent step of some rows. X is the number of tape blocks (`blocks` in cells.py): 1 for the vanilla RNN, 4 for GRU and LSTM.
+/* One recurrent step of some rows, and of the units of this thread. X is the number of tape blocks (`blocks` in cells.py): 1 for the vanilla RNN, 4 for GRU and LSTM.
  * LSTM blocks: i, f, g, o. GRU blocks: n, r, z, hn = W_hn h + b_hn; with the reset gate before the product the last is rh = r * h_prev. */
 typedef struct {
     ptrdiff_t rows, H, Hp;
@@ -30,6 +30,8 @@ typedef struct {
     ptrdiff_t y_stride;
     int keep;                    /* write the activations for the tape                             */
     int flip;                    /* last block of units first: what is in cache is used before it is replaced */
+    ptrdiff_t u0, u1;            /* units to compute, whole vectors: 0, Hp if one thread has them all */
+    int part, parts;             /* the others are computed at the same time by parts that meet between phases */
 } rnn_step;
 
 /* The same step backwards: dgates of this step, and dh, dc carried on to the step before. */
@@ -44,6 +46,8 @@ typedef struct {
     void *dh, *dc;               /* (rows, Hp) in: of the state after the step; out: before it     */
     void *dphase;                /* (rows, Hp) scratch of GRU_BEFORE                           out */
     int flip;                    /* as in rnn_step                                                 */
+    ptrdiff_t u0, u1;
+    int part, parts;
 } rnn_step_backward;
 
 /* c = a @ w.T for the rows of some groups; each element is one chain over k in order, from 0 or from c. */
@@ -59,6 +63,7 @@ typedef struct {
     ptrdiff_t ldc;
     int accumulate;              /* start from c                                                   */
     int flip;                    /* last panel first                                               */
+    ptrdiff_t v0, v1;            /* vectors of c to compute; 0, 0: all                             */
 } rnn_product;
 
 typedef struct {
@@ -105,8 +110,13 @@ int rnn_isa_count(void);                                  /* how many tables thi
 const char *rnn_isa_name(int index);
 const rnn_kernels *rnn_kernels_of(int index, int is_double);
 
-/* team.c: calls part(arg, 0 .. parts-1), each on its own thread if one is free, with denormals flushed to zero; returns when all are done */
-void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts);
+/* team.c: calls part(arg, 0 .. parts-1), each on its own thread if one is free, with denormals flushed to zero; returns when all are done.
+ * together: the parts wait for each other, so they run at the same time, or else one part alone does it all: part(arg, 0, 1). */
+void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together);
+void rnn_team_meet(int part, int parts);                  /* returns when all parts have come here as often as this one */
+double rnn_team_meeting(void);                            /* seconds that a meeting of two costs here, measured once    */
+int rnn_cpus(void);                                       /* that this thread may run on now                            */
+double rnn_seconds(void);                                 /* of a clock that only goes forward                          */
 
 uint64_t rnn_flush_denormals(void);                       /* from now on in this thread; returns the mode before */
 void rnn_restore_denormals(uint64_t mode);

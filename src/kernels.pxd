@@ -21,6 +21,8 @@ cdef extern from "kernels.h" nogil:
         void *y
         Py_ssize_t y_stride
         int keep, flip
+        Py_ssize_t u0, u1
+        int part, parts
 
     ctypedef struct rnn_step_backward:
         Py_ssize_t rows, H, Hp
@@ -36,6 +38,8 @@ cdef extern from "kernels.h" nogil:
         void *dc
         void *dphase
         int flip
+        Py_ssize_t u0, u1
+        int part, parts
 
     ctypedef struct rnn_product:
         Py_ssize_t groups
@@ -49,6 +53,7 @@ cdef extern from "kernels.h" nogil:
         void *c
         Py_ssize_t ldc
         int accumulate, flip
+        Py_ssize_t v0, v1
 
     ctypedef struct rnn_kernels:
         const char *isa
@@ -76,7 +81,11 @@ cdef extern from "kernels.h" nogil:
     int rnn_isa_count() noexcept
     const char *rnn_isa_name(int index) noexcept
     const rnn_kernels *rnn_kernels_of(int index, int is_double) noexcept
-    void rnn_team_run(void (*part)(void *, int, int) noexcept nogil, void *arg, int parts) noexcept
+    void rnn_team_run(void (*part)(void *, int, int) noexcept nogil, void *arg, int parts, int together) noexcept
+    void rnn_team_meet(int part, int parts) noexcept
+    double rnn_team_meeting() noexcept
+    int rnn_cpus() noexcept
+    double rnn_seconds() noexcept
     uint64_t rnn_flush_denormals() noexcept
     void rnn_restore_denormals(uint64_t mode) noexcept
     int rnn_blas_open(const char *path, char *error, size_t size) noexcept

@@ -26,7 +26,7 @@ static void gru_forward(const rnn_step *s)
 {
     const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
                              .x = (const real *)s->gates + s->Hp, .bias = (const real *)s->bias + s->Hp, .x_cols = 2};
-    step_blocks(s, 3, 1, args, 4 * s->Hp, gru_cell);
+    step_blocks(s, 3, args, 4 * s->Hp, gru_cell);
 }
 
 /* what both kinds share: dz, the part of dn's chain before the product, and h's direct way back */
@@ -50,7 +50,7 @@ static void gru_backward(const rnn_step_backward *s)
 {
     const ptrdiff_t Hp = s->Hp;
     for (ptrdiff_t row = 0; row < s->rows; row++)
-        for (ptrdiff_t u = 0; u < Hp; u += VL) {
+        for (ptrdiff_t u = s->u0; u < s->u1; u += VL) {
             const real *gates = (const real *)s->gates + row * 4 * Hp + u;
             real *dgates = (real *)s->dgates + row * 4 * Hp + u;
             const vec dn = gru_dn(s, row, u), r = v_load(gates + Hp), hn = v_load(gates + 3 * Hp);
@@ -96,19 +96,21 @@ static void gru_before_forward(const rnn_step *s)
     const real *gates = s->gates, *bias = s->bias;
     const chain_args r_and_z = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w, .x = gates + s->Hp, .bias = bias + s->Hp, .x_cols = 2};
     const chain_args n = {.K = s->H, .a = gates + 3 * s->Hp, .lda = 4 * s->Hp, .w = s->w2, .x = gates, .bias = bias, .x_cols = PANEL};
-    step_blocks(s, 2, 1, r_and_z, 4 * s->Hp, gru_before_gates);
-    step_blocks(s, 0, PANEL, n, 4 * s->Hp, gru_before_cell);
+    step_blocks(s, 2, r_and_z, 4 * s->Hp, gru_before_gates);
+    if (s->parts > 1)
+        rnn_team_meet(s->part, s->parts);
+    step_blocks(s, 0, n, 4 * s->Hp, gru_before_cell);
 }
 
 static void gru_before_backward(const rnn_step_backward *s)
 {
     const ptrdiff_t Hp = s->Hp;
     for (ptrdiff_t row = 0; row < s->rows; row++)
-        for (ptrdiff_t u = 0; u < Hp; u += VL)
+        for (ptrdiff_t u = s->u0; u < s->u1; u += VL)
             gru_dn(s, row, u);
     step_product(s, 0, Hp, 4, s->w2, s->dphase, 0);      /* n = tanh(xn + W_hn rh) */
     for (ptrdiff_t row = 0; row < s->rows; row++)
-        for (ptrdiff_t u = 0; u < Hp; u += VL) {
+        for (ptrdiff_t u = s->u0; u < s->u1; u += VL) {
             const vec r = v_load((const real *)s->gates + row * 4 * Hp + Hp + u);
             const vec h_prev = v_load((const real *)s->h_prev + row * Hp + u), drh = v_load((const real *)s->dphase + row * Hp + u);
             real *dh = (real *)s->dh + row * Hp + u;

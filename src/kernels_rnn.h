@@ -34,7 +34,7 @@ INLINE void rnn_cell(int cell, const rnn_step *s, ptrdiff_t row, int rows, ptrdi
 INLINE void rnn_forward(const rnn_step *s, cell_fn *cell)
 {
     const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w, .x = s->gates, .bias = s->bias, .x_cols = PANEL};
-    step_blocks(s, 0, PANEL, args, s->Hp, cell);
+    step_blocks(s, 0, args, s->Hp, cell);
 }
 
 INLINE void rnn_backward(int cell, const rnn_step_backward *s)
@@ -44,7 +44,7 @@ INLINE void rnn_backward(int cell, const rnn_step_backward *s)
         const real *h = (const real *)s->gates + row * Hp;
         const real *dy = s->dy ? (const real *)s->dy + row * s->dy_stride : NULL;
         real *dgates = (real *)s->dgates + row * Hp, *dh_carried = (real *)s->dh + row * Hp;
-        for (ptrdiff_t u = 0; u < Hp; u += VL) {
+        for (ptrdiff_t u = s->u0; u < s->u1; u += VL) {
             vec dh = v_load(dh_carried + u);
             if (dy)
                 dh += v_load_n(dy + u, s->H - u);

@@ -1,11 +1,11 @@
 """The time loop and the BPTT loop: once for all cells, dtypes, directions, ragged batches, with and without a tape.
 
 Rows are sorted by length, longest first. Step t owns rows offset[t] .. offset[t+1] of every step array: its B_t running sequences.
-A thread computes rows [b0, b1) of all steps; no thread waits for another.
+A thread computes rows [b0, b1) of all steps and waits for nobody; or (units) units [u0, u1) of all rows, and meets the others in each step.
 """
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int64_t
-from kernels cimport rnn_kernels, rnn_product, rnn_step, rnn_step_backward
+from kernels cimport rnn_kernels, rnn_product, rnn_step, rnn_step_backward, rnn_team_meet
 
 cdef enum:
     CHUNK_STEPS = 64              # most steps whose input parts are computed at once
@@ -20,6 +20,7 @@ ctypedef struct Sweep:
     Py_ssize_t blocks             # X: blocks of a row on the tape
     Py_ssize_t x_blocks           # blocks of a row that have an input part, the first ones
     const Py_ssize_t *offset      # (T+1,)
+    bint units                    # threads split the units, not the rows
     const Py_ssize_t *cuts        # (parts+1,)                rows of each thread
     const unsigned char *resets   # (total,) or NULL
     const char *x                 # (total, I), or NULL
@@ -47,6 +48,7 @@ ctypedef struct SweepBackward:
     bint reverse
     Py_ssize_t T, B, H, Hp, item, blocks
     const Py_ssize_t *offset
+    bint units
     const Py_ssize_t *cuts
     const unsigned char *resets
     const char *w
@@ -67,18 +69,31 @@ cdef inline Py_ssize_t running(const Py_ssize_t *offset, Py_ssize_t t, Py_ssize_
     cdef Py_ssize_t rows = offset[t + 1] - offset[t]
     return b if b < rows else rows
 
-cdef inline void input_rows(const Sweep *s, Py_ssize_t groups, const Py_ssize_t *first, const Py_ssize_t *count, Py_ssize_t base) noexcept nogil:
-    """gates = x @ w_ih.T for some groups of rows: a product, or a gather of rows computed already. Row r of x is row r - base of gates."""
+cdef inline Py_ssize_t share(const rnn_kernels *kernels, Py_ssize_t columns, int part, int parts) noexcept nogil:
+    """Where a part's columns begin, in whole vectors."""
+    return columns // kernels.lanes * part // parts * kernels.lanes
+
+cdef inline void input_rows(
+    const Sweep *s, Py_ssize_t groups, const Py_ssize_t *first, const Py_ssize_t *count, Py_ssize_t base, int part, int parts,
+) noexcept nogil:
+    """gates = x @ w_ih.T for some groups of rows and this part's columns: a product, or a gather of rows computed already.
+
+    Row r of x is row r - base of gates.
+    """
     cdef Py_ssize_t g, r, width = s.x_blocks * s.Hp, ldg = s.blocks * s.Hp
+    cdef Py_ssize_t low = share(s.kernels, width, part, parts), high = share(s.kernels, width, part + 1, parts)
     cdef char *gates = s.gates - base * ldg * s.item
     cdef rnn_product p
+    if low == high:
+        return
     if s.ids != NULL:
         for g in range(groups):
-            s.kernels.gather(count[g], width, s.table, width, s.ids + first[g], gates + first[g] * ldg * s.item, ldg)
+            s.kernels.gather(count[g], high - low, s.table + low * s.item, width, s.ids + first[g],
+                             gates + (first[g] * ldg + low) * s.item, ldg)
     elif s.x == NULL:
         for g in range(groups):
             for r in range(first[g], first[g] + count[g]):
-                memset(gates + r * ldg * s.item, 0, width * s.item)
+                memset(gates + (r * ldg + low) * s.item, 0, (high - low) * s.item)
     else:
         p.groups = groups
         p.first = first
@@ -93,6 +108,8 @@ cdef inline void input_rows(const Sweep *s, Py_ssize_t groups, const Py_ssize_t 
         p.ldc = ldg
         p.accumulate = False
         p.flip = False
+        p.v0 = low // s.kernels.lanes
+        p.v1 = high // s.kernels.lanes
         s.kernels.product(&p)
 
 cdef inline Py_ssize_t gates_of(const Sweep *s, Py_ssize_t t, Py_ssize_t low) noexcept nogil:
@@ -100,8 +117,10 @@ cdef inline Py_ssize_t gates_of(const Sweep *s, Py_ssize_t t, Py_ssize_t low) no
     does not depend on other steps, as threads do not wait for each other."""
     return s.offset[t] if s.keep else (t - low) * s.B
 
-cdef inline void input_part(const Sweep *s, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t b0, Py_ssize_t b1) noexcept nogil:
-    """The input part of rows [b0, b1) of steps [t0, t1), as few products as the layout allows."""
+cdef inline void input_part(
+    const Sweep *s, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t b0, Py_ssize_t b1, int part, int parts,
+) noexcept nogil:
+    """The input part of rows [b0, b1) of steps [t0, t1), this part's columns of it, as few products as the layout allows."""
     cdef Py_ssize_t first[CHUNK_STEPS]
     cdef Py_ssize_t count[CHUNK_STEPS]
     cdef Py_ssize_t g = 0, t
@@ -109,48 +128,64 @@ cdef inline void input_part(const Sweep *s, Py_ssize_t t0, Py_ssize_t t1, Py_ssi
     if even and b0 == 0 and b1 == s.B:
         first[0] = s.offset[t0]
         count[0] = s.offset[t1] - s.offset[t0]
-        input_rows(s, 1, first, count, s.offset[t0] - gates_of(s, t0, t0))
+        input_rows(s, 1, first, count, s.offset[t0] - gates_of(s, t0, t0), part, parts)
         return
     for t in range(t0, t1):
         first[g] = s.offset[t] + running(s.offset, t, b0)
         count[g] = s.offset[t] + running(s.offset, t, b1) - first[g]
         if not even:
-            input_rows(s, 1, first + g, count + g, s.offset[t] - gates_of(s, t, t0))
+            input_rows(s, 1, first + g, count + g, s.offset[t] - gates_of(s, t, t0), part, parts)
         g += 1
     if even:
-        input_rows(s, g, first, count, s.offset[t0] - gates_of(s, t0, t0))
+        input_rows(s, g, first, count, s.offset[t0] - gates_of(s, t0, t0), part, parts)
 
-cdef inline void cut_states(const Sweep *s, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, char *h, char *c) noexcept nogil:
+cdef inline Py_ssize_t state_of(const Sweep *s, Py_ssize_t q, Py_ssize_t t) noexcept nogil:
+    """Where the states before step t begin: on the tape each step has its own rows, without a tape two take turns."""
+    return s.offset[t] if s.keep else (q & 1) * s.B
+
+cdef inline void cut_states(
+    const Sweep *s, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t u0, Py_ssize_t u1, char *h, char *c,
+) noexcept nogil:
     """Rows lo..hi of a state become zeros where resets[t] says so."""
-    cdef Py_ssize_t b
+    cdef Py_ssize_t b, at
     for b in range(lo, hi):
         if s.resets[s.offset[t] + b]:
-            memset(h + b * s.Hp * s.item, 0, s.Hp * s.item)
+            at = (b * s.Hp + u0) * s.item
+            memset(h + at, 0, (u1 - u0) * s.item)
             if c != NULL:
-                memset(c + b * s.Hp * s.item, 0, s.Hp * s.item)
+                memset(c + at, 0, (u1 - u0) * s.item)
 
-cdef inline void start_rows(const Sweep *s, Py_ssize_t q, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, char *h, char *c) noexcept nogil:
-    """Rows whose first step of computation this is take the initial state."""
-    cdef Py_ssize_t new = lo, row = s.Hp * s.item
+cdef inline void start_rows(const Sweep *s, Py_ssize_t q, Py_ssize_t b0, Py_ssize_t b1, Py_ssize_t u0, Py_ssize_t u1) noexcept nogil:
+    """Rows whose first step of computation is q take the initial state."""
+    cdef Py_ssize_t t = s.T - 1 - q if s.reverse else q, lo = running(s.offset, t, b0), hi = running(s.offset, t, b1)
+    cdef Py_ssize_t b, at, new = lo, row = s.Hp * s.item, size = (u1 - u0) * s.item
+    cdef char *h = s.h_prev + state_of(s, q, t) * row
+    cdef char *c = s.c_prev + state_of(s, q, t) * row if s.c_prev != NULL else NULL
     if q > 0:
         if not s.reverse:
             return
         new = max(lo, running(s.offset, t + 1, hi))
-    if new == hi:
-        return
-    memcpy(h + new * row, s.h_n + new * row, (hi - new) * row)
-    if c != NULL:
-        memcpy(c + new * row, s.c_n + new * row, (hi - new) * row)
+    for b in range(new, hi):
+        at = b * row + u0 * s.item
+        memcpy(h + at, s.h_n + at, size)
+        if c != NULL:
+            memcpy(c + at, s.c_n + at, size)
     if s.resets != NULL and not s.reverse:
-        cut_states(s, t, new, hi, h, c)
+        cut_states(s, t, new, hi, u0, u1, h, c)
 
 cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
-    """Steps first..last of one layer in one direction, for this thread's rows."""
+    """Steps first..last of one layer in one direction, this thread's rows or units of it."""
     cdef Sweep *s = <Sweep *>arg
+    if s.units:
+        sweep(s, 0, s.B, part, parts)
+    else:
+        sweep(s, s.cuts[part], s.cuts[part + 1], 0, 1)
+
+cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
     cdef rnn_step step
-    cdef Py_ssize_t b0 = s.cuts[part], b1 = s.cuts[part + 1], row = s.Hp * s.item, ldg = s.blocks * row
+    cdef Py_ssize_t row = s.Hp * s.item, ldg = s.blocks * row
+    cdef Py_ssize_t u0 = share(s.kernels, s.Hp, part, parts), u1 = share(s.kernels, s.Hp, part + 1, parts)
     cdef Py_ssize_t q, t, lo, hi, after, at, to, chunk_end = s.first, low = 0, high = 0
-    cdef char *gates
     cdef char *h_to
     cdef char *c_to
     if b0 == b1:
@@ -162,56 +197,74 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
     step.bias_stride = s.bias_stride
     step.y_stride = s.y_stride
     step.keep = s.keep
+    step.u0 = u0
+    step.u1 = u1
+    step.part = part
+    step.parts = parts
+    start_rows(s, s.first, b0, b1, u0, u1)
     for q in range(s.first, s.last):
         if q == chunk_end:
             chunk_end = min(q + s.chunk, s.last)
             low = s.T - chunk_end if s.reverse else q
             high = s.T - q if s.reverse else chunk_end
-            input_part(s, low, high, b0, b1)
+            input_part(s, low, high, b0, b1, part, parts)
+            if parts > 1:
+                rnn_team_meet(part, parts)
         t = s.T - 1 - q if s.reverse else q
         lo = running(s.offset, t, b0)
         hi = running(s.offset, t, b1)
-        if lo == hi:
-            continue
-        # states: on the tape each step has its own rows, without a tape two take turns
-        at = s.offset[t] if s.keep else (q & 1) * s.B
+        at = state_of(s, q, t)
         after = (t - 1 if t > 0 else -1) if s.reverse else (t + 1 if t + 1 < s.T else -1)
-        to = 0 if after < 0 else s.offset[after] if s.keep else ((q + 1) & 1) * s.B
+        to = 0 if after < 0 else state_of(s, q + 1, after)
         h_to = s.h_prev + to * row
         c_to = s.c_prev + to * row if s.c_prev != NULL else NULL
-        start_rows(s, q, t, lo, hi, s.h_prev + at * row, s.c_prev + at * row if s.c_prev != NULL else NULL)
-        gates = s.gates + (gates_of(s, t, low) + lo) * ldg
-        step.rows = hi - lo
-        step.go_on = 0 if after < 0 else running(s.offset, after, hi) - lo
-        step.bias = s.bias + lo * s.bias_stride * s.item
-        step.gates = gates
-        step.h_prev = s.h_prev + (at + lo) * row
-        step.h_next = h_to + lo * row
-        step.h_end = s.h_n + lo * row
-        if s.c_prev != NULL:
-            step.c_prev = s.c_prev + (at + lo) * row
-            step.c_next = c_to + lo * row
-            step.c_end = s.c_n + lo * row
-        step.y = s.y + (s.offset[t] + lo) * s.y_stride * s.item
-        step.flip = q & 1
-        s.kernels.forward[s.cell](&step)
-        if s.resets != NULL and after >= 0:
-            cut_states(s, t if s.reverse else after, lo, min(hi, lo + step.go_on), h_to, c_to)
+        if lo < hi:
+            step.rows = hi - lo
+            step.go_on = 0 if after < 0 else running(s.offset, after, hi) - lo
+            step.bias = s.bias + lo * s.bias_stride * s.item
+            step.gates = s.gates + (gates_of(s, t, low) + lo) * ldg
+            step.h_prev = s.h_prev + (at + lo) * row
+            step.h_next = h_to + lo * row
+            step.h_end = s.h_n + lo * row
+            if s.c_prev != NULL:
+                step.c_prev = s.c_prev + (at + lo) * row
+                step.c_next = c_to + lo * row
+                step.c_end = s.c_n + lo * row
+            step.y = s.y + (s.offset[t] + lo) * s.y_stride * s.item
+            step.flip = q & 1
+            s.kernels.forward[s.cell](&step)
+            if s.resets != NULL and after >= 0:
+                cut_states(s, t if s.reverse else after, lo, min(hi, lo + step.go_on), u0, u1, h_to, c_to)
+        if q + 1 < s.last:
+            start_rows(s, q + 1, b0, b1, u0, u1)
+            if parts > 1 and lo < hi:
+                rnn_team_meet(part, parts)
 
 cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept nogil:
-    """BPTT through steps first..last of the order of computation, last one first, for this thread's rows.
+    """BPTT through steps first..last of the order of computation, last one first, this thread's rows or units of it.
 
     After it, weight and input gradients are products of dgates with what the tape holds.
     """
     cdef SweepBackward *s = <SweepBackward *>arg
+    if s.units:
+        sweep_backward(s, 0, s.B, part, parts)
+    else:
+        sweep_backward(s, s.cuts[part], s.cuts[part + 1], 0, 1)
+
+cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
     cdef rnn_step_backward step
-    cdef Py_ssize_t b0 = s.cuts[part], b1 = s.cuts[part + 1], row = s.Hp * s.item
+    cdef Py_ssize_t row = s.Hp * s.item
+    cdef Py_ssize_t u0 = share(s.kernels, s.Hp, part, parts), u1 = share(s.kernels, s.Hp, part + 1, parts)
     cdef Py_ssize_t q, t, lo, hi, b, at, cut
     step.H = s.H
     step.Hp = s.Hp
     step.w = s.w
     step.w2 = s.w2
     step.dy_stride = s.dy_stride
+    step.u0 = u0
+    step.u1 = u1
+    step.part = part
+    step.parts = parts
     for q in range(s.last - 1, s.first - 1, -1):
         t = s.T - 1 - q if s.reverse else q
         lo = running(s.offset, t, b0)
@@ -234,6 +287,6 @@ cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept no
             cut = t + 1 if s.reverse else t
             for b in range(lo, 0 if cut == s.T else running(s.offset, cut, hi)):
                 if s.resets[s.offset[cut] + b]:
-                    memset(s.dh + b * row, 0, row)
+                    memset(s.dh + b * row + u0 * s.item, 0, (u1 - u0) * s.item)
                     if s.dc != NULL:
-                        memset(s.dc + b * row, 0, row)
+                        memset(s.dc + b * row + u0 * s.item, 0, (u1 - u0) * s.item)

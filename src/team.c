@@ -1,6 +1,9 @@
 /* The thread team: the only place that knows threads. Workers are made when first needed, spin for a moment after a task and then park.
+ * The parts of a task are independent, or (together) wait for each other at meetings: a counter of each part, on a cache line of its own.
  * A second caller at the same time, or one after fork, finds the team taken or gone and is served serially or by a new team: same bits. */
+#define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
@@ -11,7 +14,9 @@
 #include <xmmintrin.h>
 #endif
 
-enum { MOST = 64, SPIN_NS = 50000 };
+enum { MOST = 64, SPIN_NS = 50000, SPINS = 4000 };     /* so many pauses are about as long */
+enum { PAUSE_NS = 100000000 };                         /* after a bad experience parts don't wait for each other so long */
+#define DEAR_MEETING 1e-6                              /* seconds; between two free cores it is a tenth of that */
 
 typedef struct {
     _Alignas(128) _Atomic uint64_t posted;   /* number of the newest task for this worker */
@@ -19,6 +24,7 @@ typedef struct {
     _Atomic int parked;
     pthread_mutex_t lock;
     pthread_cond_t wake;
+    _Alignas(128) _Atomic uint64_t met;      /* meetings this part came to in this task   */
 } worker;
 
 static struct {
@@ -27,7 +33,7 @@ static struct {
     void (*part)(void *, int, int);
     void *arg;
     int parts;
-    worker workers[MOST];
+    worker workers[MOST];                    /* the caller is part 0 */
 } team;
 
 static inline void pause_cpu(void)
@@ -156,7 +162,28 @@ static void post(worker *w)
     }
 }
 
-void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts)
+/* until *counter >= value */
+static void await(const _Atomic uint64_t *counter, uint64_t value)
+{
+    for (unsigned spins = 0; atomic_load_explicit(counter, memory_order_acquire) < value; spins++)
+        if (spins < SPINS) {
+            pause_cpu();
+        } else {                             /* the other core is taken by somebody: let it have this one too */
+            struct timespec moment = {0, 20000};
+            nanosleep(&moment, NULL);
+        }
+}
+
+void rnn_team_meet(int part, int parts)
+{
+    const uint64_t mine = atomic_load_explicit(&team.workers[part].met, memory_order_relaxed) + 1;
+    atomic_store_explicit(&team.workers[part].met, mine, memory_order_release);
+    for (int p = 0; p < parts; p++)
+        if (p != part)
+            await(&team.workers[p].met, mine);
+}
+
+void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together)
 {
     int helpers = 0, expected = 0;
     const int mine = parts > 1 && atomic_compare_exchange_strong(&team.taken, &expected, 1);
@@ -164,9 +191,15 @@ void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int p
         helpers = start_workers(parts - 1);
         if (helpers > parts - 1)
             helpers = parts - 1;
+    }
+    if (together && helpers < parts - 1)
+        helpers = 0, parts = 1;
+    if (helpers) {
         team.part = part;
         team.arg = arg;
         team.parts = parts;
+        for (int p = 0; p <= helpers; p++)
+            atomic_store_explicit(&team.workers[p].met, 0, memory_order_relaxed);
         for (int p = 1; p <= helpers; p++)
             post(&team.workers[p]);
     }
@@ -174,15 +207,50 @@ void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int p
     for (int p = helpers + 1; p < parts; p++)
         run_part(part, arg, p, parts);
     for (int p = 1; p <= helpers; p++)
-        for (unsigned spins = 0; atomic_load_explicit(&team.workers[p].done, memory_order_acquire) !=
-                                 atomic_load_explicit(&team.workers[p].posted, memory_order_relaxed);
-             spins++) {
-            pause_cpu();
-            if (spins > 100000) {            /* the other core is taken by somebody: let it have this one too */
-                struct timespec moment = {0, 20000};
-                nanosleep(&moment, NULL);
-            }
-        }
+        await(&team.workers[p].done, atomic_load_explicit(&team.workers[p].posted, memory_order_relaxed));
     if (mine)
         atomic_store(&team.taken, 0);
 }
+
+/* ---- what a meeting costs on this machine --------------------------------------------------------------------- */
+
+static void meet_often(void *arg, int part, int parts)
+{
+    double *least = arg;
+    enum { BATCHES = 8, MEETINGS = 100 };
+    for (int batch = 0; parts > 1 && batch < BATCHES; batch++) {
+        const int64_t start = now_ns();
+        for (int i = 0; i < MEETINGS; i++)
+            rnn_team_meet(part, parts);
+        const double seconds = (double)(now_ns() - start) * 1e-9 / MEETINGS;
+        if (part == 0 && seconds < *least)
+            *least = seconds;
+    }
+}
+
+/* A second core that is busy with something else makes meetings dear: then they are measured again a while later. */
+double rnn_team_meeting(void)
+{
+    static _Atomic double measured = 1;
+    static _Atomic int64_t next;
+    const int64_t now = now_ns();
+    if (atomic_load(&measured) < DEAR_MEETING || now < atomic_load(&next))
+        return atomic_load(&measured);
+    double seconds = 1;                      /* stays if there is no second core, or the team is taken */
+    rnn_team_run(meet_often, &seconds, 2, 1);
+    atomic_store(&measured, seconds);
+    atomic_store(&next, now + PAUSE_NS);
+    return seconds;
+}
+
+int rnn_cpus(void)
+{
+#if defined(__linux__)
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+#else
+    return MOST;
+#endif
+}
+
+double rnn_seconds(void) { return (double)now_ns() * 1e-9; }

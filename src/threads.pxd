@@ -1,0 +1,44 @@
+"""How the work of a call is divided among the threads it may use. No bit of a result depends on it.
+
+Rows of the batch go to threads that never wait for each other. Few rows with large weights are split by units instead: each core keeps
+its part of the weights in its own caches, and the threads meet in each step.
+"""
+from libc.stdint cimport int64_t
+from kernels cimport rnn_cpus, rnn_team_meeting
+
+cdef enum:
+    MOST_PARTS = 64
+    SPLIT_ROWS = 4                    # a thread gets at least this many rows ...
+    SPLIT_FLOPS = 4000000             # ... and the call is worth at least this much work
+    OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
+    BUSY_SECONDS = 1                  # parts do not wait for each other so long after the other core was found busy
+    STEP_GFLOPS = 50                  # of one core in a step of a few rows: enough to know its time within a factor of two
+
+cdef inline int parts_for(Py_ssize_t rows, double flops, int threads) noexcept nogil:
+    """Into how many parts the rows of a call are split: never so small that a thread costs more than it saves."""
+    if threads <= 1 or flops < SPLIT_FLOPS:
+        return 1
+    return <int>max(1, min(min(threads, MOST_PARTS), rows // SPLIT_ROWS))
+
+cdef inline int unit_parts(
+    Py_ssize_t vectors, double step_flops, double flops, int meetings, int threads,
+) noexcept nogil:
+    """Into how many parts the units are split, given the work of a step and how often the parts meet in it; 1: it does not pay."""
+    cdef int parts = <int>min(min(threads, MOST_PARTS), vectors)
+    if parts < 2 or flops < SPLIT_FLOPS or parts > rnn_cpus():
+        return 1
+    cdef double step = step_flops / (STEP_GFLOPS * 1e9), largest = <double>((vectors + parts - 1) // parts) / vectors
+    return parts if step * (1 - largest) > (parts - 1) * meetings * rnn_team_meeting() + 0.1 * step else 1
+
+cdef inline void cut_rows(Py_ssize_t *cuts, int parts, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total) noexcept nogil:
+    """Rows of each part, so that all have about the same number of valid steps."""
+    cdef Py_ssize_t b, done = 0
+    cdef int p = 1
+    cuts[0] = 0
+    for b in range(B):
+        done += lengths[b] if lengths != NULL else total // B
+        while p < parts and done * parts >= total * p:
+            cuts[p] = b + 1
+            p += 1
+    for p in range(p, parts + 1):
+        cuts[p] = B
