@@ -28,37 +28,49 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
     dh = state_rows(net, batch, Hp, dstate and dstate[0])
     dc = state_rows(net, batch, Hp, dstate and dstate[1]) if cell.has_c else None
     d_context = None if context is None else np.zeros_like(context)
-    chunks = _chunks(batch.T, B, cell.blocks * Hp * net.dtype.itemsize)
-    most = max((int(batch.offset[high] - batch.offset[low]) for low, high in chunks), default=0)
-    scratch = Scratch(scratch_pool, _scratch_layout(net, most, B, Hp))
+    D, chunks = net.num_directions, _chunks(batch.T, B, cell.blocks * Hp * net.dtype.itemsize)
+    scratch = Scratch(scratch_pool, _scratch_layout(net, _most_rows(batch, chunks), B, Hp))
     for layer in range(net.num_layers - 1, -1, -1):
         below = x if layer == 0 else output_on_tape(tape, batch, layer - 1)
-        dx = None
+        dx = [None] * D
         if layer > 0 or (need_x and isinstance(x, np.ndarray)):
-            dx = np.empty((batch.total, below.shape[1]), net.dtype)
-        for d in range(net.num_directions):
-            part = layer * net.num_directions + d
-            sweep = _Sweep(net, packed, batch, tape, layer, d, below, context if layer == 0 else None, grads)
-            sweep.run(chunks, scratch, dy, dh[part], dc[part] if cell.has_c else None, dx)
+            dx = [np.empty((batch.total, below.shape[1]), net.dtype) for _ in range(D)]
+        sweeps, bptt = [], []
+        for d in range(D):
+            part = layer * D + d
+            sweeps.append(_Sweep(net, packed, batch, tape, layer, d, below, context if layer == 0 else None, grads))
+            if batch.total:
+                bptt.append(sweeps[d].prepare(scratch, dy, dh[part], dc[part] if cell.has_c else None, dx[d]))
+        if batch.total:
+            _engine.backward_sides(*bptt, chunks) if D == 2 else _engine.backward_layer(*bptt, chunks)
+        for sweep in sweeps:
             sweep.finish(d_embedding, d_context)
+        dy = dx[0] if D == 1 or dx[0] is None else np.add(*dx, out=dx[0])
         if dropout is not None and layer > 0:
-            dropout.apply(dx, batch, layer - 1)
-        dy = dx
+            dropout.apply(dy, batch, layer - 1)
     scratch.release()
     return dy, tuple(state_out(net, batch, s) for s in (dh, dc) if s is not None), d_context
 
 
 @lru_cache(maxsize=256)
 def _scratch_layout(net, rows, B, Hp):
-    return Layout(net.dtype, [("dgates", (rows, net.cell.blocks * Hp)), ("dphase", (B, Hp))])
+    width = net.cell.blocks * Hp
+    return Layout(net.dtype, [part for d in range(net.num_directions) for part in ((f"dgates{d}", (rows, width)), (f"dphase{d}", (B, Hp)))])
 
 
 @lru_cache(maxsize=256)
 def _chunks(T, B, row_bytes):
-    """Ranges of steps that are treated together. They depend on shapes only, and so do the bits of the gradients."""
+    """Into how many chunks the steps are divided. It depends on shapes only, and so do the bits of the gradients."""
     rows = min(_CHUNK_ROWS, max(128, _CHUNK_BYTES // max(1, row_bytes)))
-    count = -(-T // max(1, rows // max(1, B)))
-    return tuple((T * i // count, T * (i + 1) // count) for i in range(count))
+    return -(-T // max(1, rows // max(1, B)))
+
+
+def _most_rows(batch, chunks):
+    """Rows of the largest chunk; chunk i is steps T*i//chunks .. T*(i+1)//chunks."""
+    if batch.lengths is None:
+        return -(-batch.T // max(1, chunks)) * batch.B
+    bounds = batch.offset[np.arange(chunks + 1) * batch.T // max(1, chunks)]
+    return int(np.diff(bounds).max(initial=0))
 
 
 class _Sweep:
@@ -77,17 +89,15 @@ class _Sweep:
         self.token_sums = np.zeros((len(x.table), width), net.dtype) if isinstance(x, Tokens) else None
         self.context_sums = np.zeros((batch.B, width), net.dtype) if context is not None else None
 
-    def run(self, chunks, scratch, dy, dh, dc, dx):
-        """Through all steps: dh, dc become those of the initial state; dW_hh, dW_ih and dx are products over all valid rows."""
+    def prepare(self, scratch, dy, dh, dc, dx):
+        """The engine's part: dh, dc become those of the initial state; dW_hh, dW_ih and dx are products over all valid rows."""
         net, batch, packed, H, Hp = self.net, self.batch, self.packed, self.net.hidden_size, self.packed.Hp
         cell, (gates, h_prev, c_prev) = net.cell, self.tape
-        if batch.total == 0:
-            return
         bptt = _engine.Bptt(
             cell.code, self.d == 1, H, Hp, cell.blocks, len(cell.x_gates),
             batch.offset, batch.lengths, batch.B, batch.resets, *packed.backward(self.suffix),
             dy, self.d * H, net.num_directions * H, gates, h_prev, c_prev,
-            scratch["dgates"], dh, dc, scratch["dphase"] if cell.rh is not None else None, self.bias_sums.reshape(-1),
+            scratch[f"dgates{self.d}"], dh, dc, scratch[f"dphase{self.d}"] if cell.rh is not None else None, self.bias_sums.reshape(-1),
         )  # fmt: skip
         dw = self.grads["weight_hh" + self.suffix]
         for block, gate, count in runs(cell.h_gates, Hp == H and cell.rh is None):
@@ -101,11 +111,11 @@ class _Sweep:
             for block, gate, count in runs(cell.x_gates, Hp == H):
                 bptt.add_gemm(block * Hp, self.x, dw[gate * H : (gate + count) * H])
             if dx is not None:
-                bptt.set_dx(packed.input_backward(self.suffix), dx, self.d > 0)
+                bptt.set_dx(packed.input_backward(self.suffix), dx)
         if self.context_sums is not None:
             row = np.concatenate([np.arange(n) for n in np.diff(batch.offset)]) if batch.T else np.empty(0, np.int64)
             bptt.add_sums(row, self.context_sums)
-        bptt.run(chunks)
+        return bptt
 
     def finish(self, d_embedding, d_context):
         """Gradients of what was summed up first."""

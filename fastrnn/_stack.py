@@ -175,10 +175,14 @@ def _tape_layout(net, rows, B, Hp, even, plain):
 
 
 @lru_cache(maxsize=256)
-def _scratch_layout(net, rows, B, Hp):
-    """Gates of one chunk, and two states that take turns."""
-    states = [("h", (2 * B, Hp)), ("c", (2 * B, Hp))] if net.cell.has_c else [("h", (2 * B, Hp))]
-    return Layout(net.dtype, [("gates", (rows, net.cell.blocks * Hp)), *states])
+def _scratch_layout(net, rows, B, Hp, sweeps):
+    """Gates of one chunk, and two states that take turns, for each of the sweeps that run at the same time."""
+    parts = []
+    for place in range(sweeps):
+        parts += [(f"gates{place}", (rows, net.cell.blocks * Hp)), (f"h{place}", (2 * B, Hp))]
+        if net.cell.has_c:
+            parts.append((f"c{place}", (2 * B, Hp)))
+    return Layout(net.dtype, parts)
 
 
 def output_on_tape(tape, batch, layer):
@@ -223,35 +227,40 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None)
     D, total, B = net.num_directions, batch.total, batch.B
     h_n = state_rows(net, batch, Hp, state and state[0])
     c_n = state_rows(net, batch, Hp, state and state[1]) if cell.has_c else None
-    row_bytes = cell.blocks * Hp * net.dtype.itemsize
-    chunk = _engine.chunk_steps(B, row_bytes)
+    chunk = _engine.chunk_steps(B, cell.blocks * Hp * net.dtype.itemsize)
+    wave = D == 1 and dropout is None and _engine.waves_pay(net.num_layers, B, batch.T, 2.0 * B * cell.blocks * H * (H + H))
     scratch = None
     if tape is None:
-        scratch = Scratch(scratch_pool, _scratch_layout(net, chunk * B, B, Hp))
-    y = None
+        scratch = Scratch(scratch_pool, _scratch_layout(net, chunk * B, B, Hp, len(net.parts) if wave else D))
+    y, sweeps = x, []
     for layer in range(net.num_layers):
         top = layer == net.num_layers - 1
-        below = x if layer == 0 else y
-        y = np.empty((total, D * H), net.dtype) if top or tape is None else output_on_tape(tape, batch, layer)
+        below, y = y, np.empty((total, D * H), net.dtype) if top or tape is None else output_on_tape(tape, batch, layer)
         for d in range(D):
             suffix = f"_l{layer}" + ("_reverse" if d else "")
+            part = layer * D + d
             if tape is None:
-                memory = scratch["gates"], scratch["h"], scratch["c"] if cell.has_c else None
+                place = len(sweeps)
+                memory = scratch[f"gates{place}"], scratch[f"h{place}"], scratch[f"c{place}"] if cell.has_c else None
             else:
                 memory = on_tape(tape, batch, cell, layer, d)
             bias, bias_stride = bias_rows(packed, suffix, context if layer == 0 else None)
-            part = layer * D + d
             rows, ids, table = _input_of(packed, below, suffix)
             w, w2 = packed.recurrent(suffix)
-            _engine.sweep_forward(
+            sweeps.append(_engine.Forward(
                 cell.code, d == 1, H, Hp, 0 if rows is None else rows.shape[1], cell.blocks, len(cell.x_gates),
                 batch.offset, batch.lengths, B, batch.resets,
                 rows, ids, table, None if rows is None else packed.input(suffix), w, w2, bias, bias_stride,
                 *memory, h_n[part], c_n[part] if cell.has_c else None,
                 y, d * H, D * H, tape is not None, chunk,
-            )  # fmt: skip
+            ))  # fmt: skip
+        if not wave:
+            _engine.forward_sides(*sweeps) if D == 2 else _engine.forward_layers(sweeps)
+            sweeps = []
         if dropout is not None and not top:
             dropout.apply(y, batch, layer)
+    if wave:
+        _engine.forward_wave(sweeps)
     if scratch is not None:
         scratch.release()
     return y, tuple(state_out(net, batch, s) for s in (h_n, c_n) if s is not None)

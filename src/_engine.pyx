@@ -11,8 +11,10 @@ from libc.stdint cimport int64_t, uint64_t
 
 from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
-from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep_backward_part, sweep_part
-from threads cimport BUSY_SECONDS, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, STEP_GFLOPS, cut_rows, parts_for, unit_parts
+from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
+from threads cimport (
+    AWAKE, BUSY_SECONDS, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, unit_parts,
+)
 
 import math
 import os
@@ -225,23 +227,20 @@ def gemm(bint trans_a, bint trans_b, a, b, c):
         return
     g.lda, g.ldb, g.ldc = a.strides[0] // item, b.strides[0] // item, c.strides[0] // item
     g.c = address_2d(c, item, True)
-    multiply(&g, address_2d(a, item, False), address_2d(b, item, False), K)
+    multiply(&g, address_2d(a, item, False), address_2d(b, item, False), K, False)
 
 
-cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K) except -1:
-    """g.c += op(a) @ op(b) over K terms, in slices after which signals are looked at."""
-    cdef Py_ssize_t item = 8 if g.kernels.is_double else 4, tiles = gemm_tiles(g.M), step, k
-    cdef Py_ssize_t block = max(1024, <Py_ssize_t>(SLICE_FLOPS / (512.0 * g.N)))          # terms of one slice
+cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awake) except -1:
+    """g.c += op(a) @ op(b) over K terms, in slices after which signals are looked at. awake: the other threads are at hand."""
+    cdef Py_ssize_t tiles = gemm_tiles(g.M), block = gemm_block(g.N), step, k
     cdef int parts = 1
     if not blas_asked:
         open_blas()
     g.K = min(block, K)
-    if 2.0 * g.M * g.N * K >= SPLIT_FLOPS:
+    if 2.0 * g.M * g.N * K * (AWAKE if awake else 1) >= SPLIT_FLOPS:
         parts = max(1, min(current_threads(), g.M // 32 if gemm_is_ours(g) else tiles, MOST_PARTS))
     for k in range(0, K, block):
-        g.K = min(block, K - k)
-        g.a = a + k * item * (g.lda if g.trans_a else 1)
-        g.b = b + k * item * (1 if g.trans_b else g.ldb)
+        gemm_terms(g, a, b, k, min(block, K - k))
         step = max(parts, <Py_ssize_t>(SLICE_FLOPS / (512.0 * g.N * g.K)) * parts)
         g.first = 0
         while g.first < tiles:
@@ -251,6 +250,29 @@ cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K) except -1
             g.first = g.last
             PyErr_CheckSignals()
     return 0
+
+
+cdef void multiply_alone(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil:
+    """The same on this thread alone."""
+    cdef Py_ssize_t block = gemm_block(g.N), k = 0
+    g.first, g.last = 0, gemm_tiles(g.M)
+    while k < K:
+        gemm_terms(g, a, b, k, min(block, K - k))
+        gemm_part(g, 0, 1)
+        k += block
+
+
+cdef inline Py_ssize_t gemm_block(Py_ssize_t N) noexcept nogil:
+    """Terms of one slice: it depends on the shape only."""
+    return max(1024, <Py_ssize_t>(SLICE_FLOPS / (512.0 * N)))
+
+
+cdef inline void gemm_terms(Gemm *g, const char *a, const char *b, Py_ssize_t k, Py_ssize_t K) noexcept nogil:
+    """Go to terms k .. k+K."""
+    cdef Py_ssize_t item = 8 if g.kernels.is_double else 4
+    g.K = K
+    g.a = a + k * item * (g.lda if g.trans_a else 1)
+    g.b = b + k * item * (1 if g.trans_b else g.ldb)
 
 
 cdef char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
@@ -302,14 +324,19 @@ cdef int split_sweep(
     return 0
 
 
-cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *sweep, const Split *split, double flops) noexcept nogil:
-    """Run a sweep. Threads that had to wait for each other too long, as somebody else's work is on their cores, go alone for a while."""
+cdef inline void note_wait(double start, double flops) noexcept nogil:
+    """Threads that had to wait for each other too long, as somebody else's work is on their cores, go alone for a while."""
     global units_again
+    cdef double end = rnn_seconds()
+    if end - start > 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5:
+        units_again = end + BUSY_SECONDS
+
+
+cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *sweep, const Split *split, double flops) noexcept nogil:
     cdef double start = rnn_seconds()
     rnn_team_run(part, sweep, split.parts, split.units)
-    cdef double end = rnn_seconds()
-    if split.units and end - start > 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5:
-        units_again = end + BUSY_SECONDS
+    if split.units:
+        note_wait(start, flops)
 
 
 cdef inline int phases(int cell) noexcept nogil:
@@ -317,58 +344,153 @@ cdef inline int phases(int cell) noexcept nogil:
     return 2 if cell == RNN_GRU_BEFORE else 1
 
 
-def sweep_forward(
-    int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t I, Py_ssize_t blocks, Py_ssize_t x_blocks,
-    const Py_ssize_t[::1] offset,      # (T+1,) step t owns rows offset[t]:offset[t+1]       in
-    lengths,                           # (B,) int64, longest first, or None: all T           in
-    Py_ssize_t B,
-    resets,                            # (rows,) bool or None                                in
-    x,                                 # (rows, I) or None                                   in
-    ids, token_parts,                  # (rows,) int64 and (V, x_blocks*Hp), or None         in
-    w_ih, w, w2,                       # packed weights                                      in
-    bias, Py_ssize_t bias_stride,      # (B or 1, X*Hp)                                      in
-    gates,                             # (rows, X*Hp) tape, or scratch for `chunk` steps     out
-    h_prev, c_prev,                    # (rows, Hp) tape, or (2, B, Hp) scratch              out
-    h_n, c_n,                          # (B, Hp)       in: initial state; out: final state
-    y, Py_ssize_t y_column, Py_ssize_t y_stride,    # (rows, y_stride), from this column on   out
-    bint keep, Py_ssize_t chunk,
-):
-    """One layer in one direction. Arguments were checked by fastrnn._check."""
+cdef class Forward:
+    """One layer in one direction, made ready. Arguments were checked by fastrnn._check."""
     cdef Sweep s
     cdef Split split
-    cdef Py_ssize_t T = offset.shape[0] - 1, total = offset[T], step
-    if total == 0 or H == 0:
+    cdef Py_ssize_t total
+    cdef double row_flops
+    cdef const int64_t *lengths
+    cdef const Py_ssize_t[::1] offset
+    cdef tuple held
+
+    def __init__(
+        self, int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t I, Py_ssize_t blocks, Py_ssize_t x_blocks,
+        const Py_ssize_t[::1] offset,      # (T+1,) step t owns rows offset[t]:offset[t+1]       in
+        lengths,                           # (B,) int64, longest first, or None: all T           in
+        Py_ssize_t B,
+        resets,                            # (rows,) bool or None                                in
+        x,                                 # (rows, I) or None                                   in
+        ids, token_parts,                  # (rows,) int64 and (V, x_blocks*Hp), or None         in
+        w_ih, w, w2,                       # packed weights                                      in
+        bias, Py_ssize_t bias_stride,      # (B or 1, X*Hp)                                      in
+        gates,                             # (rows, X*Hp) tape, or scratch for `chunk` steps     out
+        h_prev, c_prev,                    # (rows, Hp) tape, or (2, B, Hp) scratch              out
+        h_n, c_n,                          # (B, Hp)       in: initial state; out: final state
+        y, Py_ssize_t y_column, Py_ssize_t y_stride,    # (rows, y_stride), from this column on   out
+        bint keep, Py_ssize_t chunk,
+    ):
+        cdef Sweep *s = &self.s
+        self.held = (lengths, resets, x, ids, token_parts, w_ih, w, w2, bias, gates, h_prev, c_prev, h_n, c_n, y)
+        self.offset, self.lengths = offset, <const int64_t *>address(lengths)
+        s.kernels = kernels_for(y)
+        s.cell, s.reverse, s.T, s.B, s.I, s.H, s.Hp = cell, reverse, offset.shape[0] - 1, B, I, H, Hp
+        s.blocks, s.x_blocks, s.item = blocks, x_blocks, y.itemsize
+        s.offset = &offset[0]
+        s.resets = <const unsigned char *>address(resets)
+        s.x = address(x)
+        s.ids = <const int64_t *>address(ids)
+        s.table = address(token_parts)
+        s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
+        s.bias = address(bias)
+        s.bias_stride = bias_stride
+        s.gates = address(gates, True)
+        s.h_prev, s.c_prev = address(h_prev, True), address(c_prev, True)
+        s.h_n, s.c_n = address(h_n, True), address(c_n, True)
+        s.y = address(y, True) + y_column * s.item
+        s.y_stride = y_stride
+        s.keep = keep
+        s.chunk = chunk
+        self.total = offset[s.T]
+        self.row_flops = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
+
+    cdef int run(self) except -1:
+        """All steps with all threads."""
+        cdef Sweep *s = &self.s
+        cdef Split *split = &self.split
+        cdef double flops = self.row_flops * self.total
+        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops,
+                    s.blocks * s.H * s.H * s.item, phases(s.cell))
+        s.units, s.cuts = split.units, split.cuts
+        cdef Py_ssize_t step = slice_steps(s.chunk, s.T, flops / split.parts)
+        s.first = 0
+        while s.first < s.T:
+            s.last = min(s.T, s.first + step)
+            with nogil:
+                run_split(sweep_part, s, split, flops * (s.last - s.first) / s.T)
+            s.first = s.last
+            PyErr_CheckSignals()
+        return 0
+
+
+cdef inline Py_ssize_t slice_steps(Py_ssize_t chunk, Py_ssize_t T, double flops) noexcept nogil:
+    """Steps of a sweep, in whole chunks, after which signals are looked at."""
+    return max(chunk, <Py_ssize_t>(SLICE_FLOPS / flops * T) // chunk * chunk)
+
+
+def forward_sides(Forward one, Forward other):
+    """Two directions of a layer: on a thread each, or one after the other with all threads."""
+    cdef Sweep *sweeps[3]
+    if not sides_pay(one.s.B, 2 * one.row_flops * one.total):
+        forward_layers([one, other])
         return
-    s.kernels = kernels_for(y)
-    s.cell, s.reverse, s.T, s.B, s.I, s.H, s.Hp, s.blocks, s.x_blocks = cell, reverse, T, B, I, H, Hp, blocks, x_blocks
-    s.item = y.itemsize
-    s.offset = &offset[0]
-    s.resets = <const unsigned char *>address(resets)
-    s.x = address(x)
-    s.ids = <const int64_t *>address(ids)
-    s.table = address(token_parts)
-    s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
-    s.bias = address(bias)
-    s.bias_stride = bias_stride
-    s.gates = address(gates, True)
-    s.h_prev, s.c_prev = address(h_prev, True), address(c_prev, True)
-    s.h_n, s.c_n = address(h_n, True), address(c_n, True)
-    s.y = address(y, True) + y_column * s.item
-    s.y_stride = y_stride
-    s.keep = keep
-    s.chunk = chunk
-    cdef double row_flops = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
-    split_sweep(&split, B, <const int64_t *>address(lengths), total, T, Hp // s.kernels.lanes, row_flops,
-                blocks * H * H * s.item, phases(cell))
-    s.units, s.cuts = split.units, split.cuts
-    step = max(chunk, <Py_ssize_t>(split.parts * SLICE_FLOPS / (row_flops * total) * T) // chunk * chunk)
-    s.first = 0
-    while s.first < T:
-        s.last = min(T, s.first + step)
+    sweeps[0], sweeps[1], sweeps[2] = &one.s, &other.s, NULL
+    run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, one.row_flops * one.total), 2 * one.row_flops * one.total)
+
+
+def forward_layers(list layers):
+    """Layers from the bottom up, each with all threads."""
+    cdef Forward layer
+    for layer in layers:
+        if layer.total:
+            layer.run()
+
+
+def forward_wave(list layers):
+    """Layers from the bottom up at the same time, every parts-th on one thread, a chunk behind the one below it."""
+    cdef Forward layer
+    cdef Sweep *sweeps[MOST_LAYERS + 1]
+    cdef int i = 0, parts = min(current_threads(), <int>len(layers))
+    cdef double flops = 0
+    for layer in layers:
+        layer.s.chunk = min(layer.s.chunk, WAVE_STEPS)
+        layer.s.below, layer.s.done = sweeps[i - 1] if i else NULL, 0
+        sweeps[i] = &layer.s
+        flops += layer.row_flops * layer.total
+        i += 1
+    sweeps[i] = NULL
+    run_sweeps(sweeps, parts, True, slice_steps(WAVE_STEPS, layer.s.T, flops / i), flops)
+
+
+cdef int run_sweeps(Sweep **sweeps, int parts, bint together, Py_ssize_t step, double flops) except -1:
+    """Sweeps over the same steps, every parts-th on one thread, `step` steps at a time. The last pointer is NULL."""
+    cdef Py_ssize_t T = sweeps[0].T, first = 0, i
+    cdef double start
+    while first < T:
+        i = 0
+        while sweeps[i] != NULL:
+            sweeps[i].first, sweeps[i].last, sweeps[i].units = first, min(T, first + step), False
+            i += 1
+        start = rnn_seconds()
         with nogil:
-            run_split(sweep_part, &s, &split, row_flops * total * (s.last - s.first) / T)
-        s.first = s.last
+            rnn_team_run(sweeps_part, sweeps, parts, together)
+        if together:
+            note_wait(start, flops * (sweeps[0].last - first) / T)
+        first = sweeps[0].last
         PyErr_CheckSignals()
+    return 0
+
+
+cdef void sweeps_part(void *arg, int part, int parts) noexcept nogil:
+    """Every parts-th sweep, all rows and units of it."""
+    cdef Sweep **sweeps = <Sweep **>arg
+    cdef Py_ssize_t i = 0
+    while sweeps[i] != NULL:
+        if i % parts == part:
+            sweep(sweeps[i], 0, sweeps[i].B, 0, 1)
+        i += 1
+
+
+cdef bint sides_pay(Py_ssize_t B, double flops) except -1:
+    """Whether two directions go to a thread each: not if there are more threads and rows for them."""
+    cdef int threads = current_threads()
+    return threads > 1 and flops >= SPLIT_FLOPS and forced_split < 0 and parts_for(B, flops, threads) <= 2
+
+
+def waves_pay(Py_ssize_t layers, Py_ssize_t B, Py_ssize_t T, double step_flops):
+    """Whether layers that follow each other a few steps apart, on a thread each, beat a split of the rows or units of each layer."""
+    return (1 < layers <= MOST_LAYERS and current_threads() > 1 and forced_split < 0 and B < 2 * SPLIT_ROWS and T >= 4 * WAVE_STEPS
+            and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and rnn_team_meeting() < 1e-6 and rnn_seconds() > units_again)
 
 
 cdef class Bptt:
@@ -377,6 +499,7 @@ cdef class Bptt:
     dgates exist for one chunk at a time, (rows of the chunk, X*Hp). Arguments were checked by fastrnn._check.
     """
     cdef SweepBackward s
+    cdef Split split
     cdef Gemm gemms[8]
     cdef const char *left[8]
     cdef const char *right[8]
@@ -389,6 +512,7 @@ cdef class Bptt:
     cdef char *bias_sums
     cdef const int64_t *lengths
     cdef const Py_ssize_t[::1] offset
+    cdef Py_ssize_t total, row, rows              # rows of all steps; first row and rows of the chunk
     cdef list held
 
     def __init__(
@@ -422,6 +546,7 @@ cdef class Bptt:
         self.dgates, self.bias_sums = address(dgates, True), address(bias_sums, True)
         self.lengths = <const int64_t *>address(lengths)
         self.ld, self.width = blocks * Hp, x_blocks * Hp
+        self.total = offset[s.T]
         self.dx.kernels = s.kernels
 
     def add_gemm(self, Py_ssize_t column, right, c):
@@ -444,69 +569,145 @@ cdef class Bptt:
         self.sum_count += 1
         self.held += [ids, sums]
 
-    def set_dx(self, packed, dx, bint accumulate):
-        """dx (rows, I) = the input part of dgates @ W_ih, or += if accumulate."""
+    def set_dx(self, packed, dx):
+        """dx (rows, I) = the input part of dgates @ W_ih."""
         cdef rnn_product *p = &self.dx.p
         p.groups, p.N, p.K, p.lda, p.ldc = 1, dx.shape[1], self.width, self.ld, dx.shape[1]
         p.a, p.w, p.bias, p.c = self.dgates, address(packed), NULL, address(dx, True)
-        p.accumulate, p.flip = accumulate, False
+        p.accumulate, p.flip = False, False
         self.held += [packed, dx]
 
-    def run(self, chunks):
-        """All steps, in the order that undoes the computation; chunks: (low, high) steps each, ascending."""
-        cdef Py_ssize_t low, high
-        cdef Split split
-        cdef SweepBackward *s = &self.s
-        cdef Py_ssize_t total = self.offset[s.T]
-        cdef double row_flops = 2.0 * s.blocks * s.H * s.H
-        if total == 0:
-            return
-        split_sweep(&split, s.B, self.lengths, total, s.T, s.Hp // s.kernels.lanes, row_flops, s.blocks * s.H * s.H * s.item, phases(s.cell))
-        s.units, s.cuts = split.units, split.cuts
-        for low, high in (chunks if s.reverse else reversed(chunks)):
-            self.chunk_dgates(low, high, row_flops, &split)
-            self.chunk_products(self.offset[low], self.offset[high] - self.offset[low])
+    cdef double row_flops(self):
+        return 2.0 * self.s.blocks * self.s.H * self.s.H
 
-    cdef int chunk_dgates(self, Py_ssize_t low, Py_ssize_t high, double row_flops, const Split *split) except -1:
-        """dgates of steps low..high, in slices after which signals are looked at."""
+    cdef int run(self, Py_ssize_t count) except -1:
+        """All steps with all threads, chunk after chunk in the order that undoes the computation."""
+        cdef Split *split = &self.split
         cdef SweepBackward *s = &self.s
-        cdef Py_ssize_t first = s.T - high if s.reverse else low, last = s.T - low if s.reverse else high
-        cdef double flops = row_flops * (self.offset[high] - self.offset[low] + 1)
-        cdef Py_ssize_t step = max(1, <Py_ssize_t>(split.parts * SLICE_FLOPS / flops * (last - first)))
-        s.dgates = self.dgates - self.offset[low] * self.ld * s.item
-        s.last = last
+        cdef Py_ssize_t i
+        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops(),
+                    s.blocks * s.H * s.H * s.item, phases(s.cell))
+        s.units, s.cuts = split.units, split.cuts
+        for i in range(count):
+            self.chunk(i, count)
+            self.chunk_dgates()
+            self.chunk_products(split.parts > 1)
+        return 0
+
+    cdef inline void chunk(self, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
+        """Go to chunk i of count, in the order of the backward pass."""
+        cdef SweepBackward *s = &self.s
+        cdef Py_ssize_t chunk = i if s.reverse else count - 1 - i, low = s.T * chunk // count, high = s.T * (chunk + 1) // count
+        s.first, s.last = (s.T - high, s.T - low) if s.reverse else (low, high)
+        self.row, self.rows = s.offset[low], s.offset[high] - s.offset[low]
+        s.dgates = self.dgates - self.row * self.ld * s.item
+
+    cdef int chunk_dgates(self) except -1:
+        """dgates of the chunk, in slices after which signals are looked at."""
+        cdef SweepBackward *s = &self.s
+        cdef Py_ssize_t first = s.first, last = s.last
+        cdef double flops = self.row_flops() * (self.rows + 1)
+        cdef Py_ssize_t step = slice_steps(1, last - first, flops / self.split.parts)
         while s.last > first:
             s.first = max(first, s.last - step)
             with nogil:
-                run_split(sweep_backward_part, s, split, flops * (s.last - s.first) / (last - first))
+                run_split(sweep_backward_part, s, &self.split, flops * (s.last - s.first) / (last - first))
             s.last = s.first
             PyErr_CheckSignals()
         return 0
 
-    cdef int chunk_products(self, Py_ssize_t row, Py_ssize_t rows) except -1:
-        """What the chunk's dgates enter: the sums, then the products over all its rows."""
-        cdef const rnn_kernels *k = self.s.kernels
-        cdef Py_ssize_t item = self.s.item
+    cdef int chunk_products(self, bint awake) except -1:
+        """What the chunk's dgates enter: the sums, then the products over all its rows. awake: the other threads are at hand."""
         cdef Product job
         cdef int i, parts
-        if rows == 0:
+        if self.rows == 0:
             return 0
         with nogil:
             mode = rnn_flush_denormals()
-            k.column_sum(rows, self.ld, self.dgates, self.ld, self.bias_sums)
-            for i in range(self.sum_count):
-                k.scatter_add(rows, self.width, self.dgates, self.ld, self.ids[i] + row, self.sums[i], self.width)
+            self.chunk_sums()
             rnn_restore_denormals(mode)
         for i in range(self.gemm_count):
-            multiply(&self.gemms[i], self.left[i], self.right[i] + row * self.gemms[i].ldb * item, rows)
+            multiply(&self.gemms[i], self.left[i], self.right_rows(i), self.rows, awake)
         if self.dx.p.c != NULL:
-            job = self.dx
-            job.M = rows
-            job.p.c = <char *>job.p.c + row * job.p.ldc * item
-            parts = parts_for(rows, 2.0 * rows * job.p.N * job.p.K, current_threads())
+            job = self.chunk_dx()
+            parts = parts_for(self.rows, 2.0 * self.rows * job.p.N * job.p.K * (AWAKE if awake else 1), current_threads())
             with nogil:
                 rnn_team_run(product_part, &job, parts, False)
         return 0
+
+    cdef inline void chunk_sums(self) noexcept nogil:
+        cdef const rnn_kernels *k = self.s.kernels
+        cdef int i
+        k.column_sum(self.rows, self.ld, self.dgates, self.ld, self.bias_sums)
+        for i in range(self.sum_count):
+            k.scatter_add(self.rows, self.width, self.dgates, self.ld, self.ids[i] + self.row, self.sums[i], self.width)
+
+    cdef inline const char *right_rows(self, int i) noexcept nogil:
+        return self.right[i] + self.row * self.gemms[i].ldb * self.s.item
+
+    cdef inline Product chunk_dx(self) noexcept nogil:
+        cdef Product job = self.dx
+        job.M = self.rows
+        job.p.c = <char *>job.p.c + self.row * job.p.ldc * self.s.item
+        return job
+
+    cdef void chunk_alone(self) noexcept nogil:
+        """Everything of the chunk, on this thread."""
+        cdef Product job
+        cdef int i
+        sweep_backward(&self.s, 0, self.s.B, 0, 1)
+        if self.rows == 0:
+            return
+        self.chunk_sums()
+        for i in range(self.gemm_count):
+            multiply_alone(&self.gemms[i], self.left[i], self.right_rows(i), self.rows)
+        if self.dx.p.c != NULL:
+            job = self.chunk_dx()
+            product_part(&job, 0, 1)
+
+
+def backward_layer(Bptt layer, Py_ssize_t chunks):
+    """BPTT through one layer and direction with all threads; the steps are treated in so many chunks, which decides the gradients' last bits."""
+    layer.run(chunks)
+
+
+ctypedef struct Sides:
+    void *one
+    void *other
+    Py_ssize_t first, last, count      # chunks
+
+
+def backward_sides(Bptt one, Bptt other, Py_ssize_t chunks):
+    """BPTT through both directions of a layer: on a thread each, or one after the other with all threads."""
+    cdef Sides sides
+    cdef double flops = 6 * one.row_flops() * one.total
+    cdef Py_ssize_t step
+    if not sides_pay(one.s.B, flops):
+        one.run(chunks)
+        other.run(chunks)
+        return
+    if not blas_asked:
+        open_blas()
+    sides.one, sides.other, sides.count, sides.first = <void *>one, <void *>other, chunks, 0
+    step = slice_steps(1, chunks, flops / 2)
+    while sides.first < chunks:
+        sides.last = min(chunks, sides.first + step)
+        with nogil:
+            rnn_team_run(sides_part, &sides, 2, False)
+        sides.first = sides.last
+        PyErr_CheckSignals()
+
+
+cdef void sides_part(void *arg, int part, int parts) noexcept nogil:
+    cdef Sides *sides = <Sides *>arg
+    cdef Py_ssize_t i
+    for i in range(sides.first, sides.last):
+        chunk_of(sides.other if part else sides.one, i, sides.count)
+
+
+cdef void chunk_of(void *bptt, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
+    (<Bptt>bptt).chunk(i, count)
+    (<Bptt>bptt).chunk_alone()
 
 
 def chunk_steps(Py_ssize_t B, Py_ssize_t row_bytes):

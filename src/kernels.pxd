@@ -86,6 +86,8 @@ cdef extern from "kernels.h" nogil:
     double rnn_team_meeting() noexcept
     int rnn_cpus() noexcept
     double rnn_seconds() noexcept
+    void rnn_announce(int64_t *counter, int64_t value) noexcept
+    void rnn_await(const int64_t *counter, int64_t value) noexcept
     uint64_t rnn_flush_denormals() noexcept
     void rnn_restore_denormals(uint64_t mode) noexcept
     int rnn_blas_open(const char *path, char *error, size_t size) noexcept

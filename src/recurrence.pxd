@@ -5,11 +5,13 @@ A thread computes rows [b0, b1) of all steps and waits for nobody; or (units) un
 """
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int64_t
-from kernels cimport rnn_kernels, rnn_product, rnn_step, rnn_step_backward, rnn_team_meet
+from kernels cimport rnn_kernels, rnn_product, rnn_step, rnn_announce, rnn_await, rnn_step_backward, rnn_team_meet
 
 cdef enum:
     CHUNK_STEPS = 64              # most steps whose input parts are computed at once
     CHUNK_BYTES = 262144          # ... as far as they stay in L2
+
+ctypedef struct Sweep
 
 ctypedef struct Sweep:
     const rnn_kernels *kernels
@@ -41,6 +43,8 @@ ctypedef struct Sweep:
     bint keep                     # there is a tape
     Py_ssize_t chunk              # steps of a chunk
     Py_ssize_t first, last        # steps of this slice, counted in the order of computation
+    Sweep *below                  # the layer below, if it runs at the same time, or NULL
+    int64_t done                  # steps whose output the layer above may use
 
 ctypedef struct SweepBackward:
     const rnn_kernels *kernels
@@ -207,6 +211,8 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
             chunk_end = min(q + s.chunk, s.last)
             low = s.T - chunk_end if s.reverse else q
             high = s.T - q if s.reverse else chunk_end
+            if s.below != NULL:
+                rnn_await(&s.below.done, chunk_end)
             input_part(s, low, high, b0, b1, part, parts)
             if parts > 1:
                 rnn_team_meet(part, parts)
@@ -239,6 +245,8 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
             start_rows(s, q + 1, b0, b1, u0, u1)
             if parts > 1 and lo < hi:
                 rnn_team_meet(part, parts)
+        if q + 1 == chunk_end:
+            rnn_announce(&s.done, chunk_end)
 
 cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept nogil:
     """BPTT through steps first..last of the order of computation, last one first, this thread's rows or units of it.

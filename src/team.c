@@ -19,12 +19,12 @@ enum { PAUSE_NS = 100000000 };                         /* after a bad experience
 #define DEAR_MEETING 1e-6                              /* seconds; between two free cores it is a tenth of that */
 
 typedef struct {
-    _Alignas(128) _Atomic uint64_t posted;   /* number of the newest task for this worker */
-    _Atomic uint64_t done;                   /* number of the last one it finished        */
+    _Alignas(128) int64_t posted;            /* number of the newest task for this worker */
+    int64_t done;                            /* number of the last one it finished        */
     _Atomic int parked;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    _Alignas(128) _Atomic uint64_t met;      /* meetings this part came to in this task   */
+    _Alignas(128) int64_t met;               /* meetings this part came to in this task; others read it by rnn_await */
 } worker;
 
 static struct {
@@ -50,6 +50,19 @@ static int64_t now_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+void rnn_announce(int64_t *counter, int64_t value) { __atomic_store_n(counter, value, __ATOMIC_RELEASE); }
+
+void rnn_await(const int64_t *counter, int64_t value)
+{
+    for (unsigned spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < value; spins++)
+        if (spins < SPINS) {
+            pause_cpu();
+        } else {                             /* the other core is taken by somebody: let it have this one too */
+            struct timespec moment = {0, 20000};
+            nanosleep(&moment, NULL);
+        }
 }
 
 /* Denormals count as zero inside a call (decaying states reach them, and they are 18-27x slower); the caller's mode comes back after it. */
@@ -87,32 +100,32 @@ static void run_part(void (*part)(void *, int, int), void *arg, int p, int parts
     rnn_restore_denormals(mode);
 }
 
-static uint64_t await_task(worker *w, uint64_t seen)
+static int64_t await_task(worker *w, int64_t seen)
 {
     for (int64_t end = now_ns() + SPIN_NS; now_ns() < end;)
         for (int i = 0; i < 64; i++) {
-            const uint64_t posted = atomic_load_explicit(&w->posted, memory_order_acquire);
+            const int64_t posted = __atomic_load_n(&w->posted, __ATOMIC_ACQUIRE);
             if (posted != seen)
                 return posted;
             pause_cpu();
         }
     pthread_mutex_lock(&w->lock);
     atomic_store(&w->parked, 1);
-    while (atomic_load(&w->posted) == seen)
+    while (__atomic_load_n(&w->posted, __ATOMIC_SEQ_CST) == seen)
         pthread_cond_wait(&w->wake, &w->lock);
     atomic_store(&w->parked, 0);
     pthread_mutex_unlock(&w->lock);
-    return atomic_load(&w->posted);
+    return __atomic_load_n(&w->posted, __ATOMIC_SEQ_CST);
 }
 
 static void *work(void *arg)
 {
     const int p = (int)(intptr_t)arg;
     worker *w = &team.workers[p];
-    for (uint64_t seen = 0;;) {
+    for (int64_t seen = 0;;) {
         seen = await_task(w, seen);
         run_part(team.part, team.arg, p, team.parts);
-        atomic_store_explicit(&w->done, seen, memory_order_release);
+        rnn_announce(&w->done, seen);
     }
     return NULL;
 }
@@ -136,8 +149,7 @@ static int start_workers(int wanted)
         worker *w = &team.workers[team.started + 1];
         pthread_attr_t attributes;
         pthread_t thread;
-        atomic_store(&w->posted, 0);
-        atomic_store(&w->done, 0);
+        w->posted = w->done = 0;
         atomic_store(&w->parked, 0);
         pthread_mutex_init(&w->lock, NULL);
         pthread_cond_init(&w->wake, NULL);
@@ -154,7 +166,7 @@ static int start_workers(int wanted)
 
 static void post(worker *w)
 {
-    atomic_fetch_add(&w->posted, 1);
+    __atomic_fetch_add(&w->posted, 1, __ATOMIC_SEQ_CST);
     if (atomic_load(&w->parked)) {
         pthread_mutex_lock(&w->lock);
         pthread_cond_signal(&w->wake);
@@ -162,25 +174,13 @@ static void post(worker *w)
     }
 }
 
-/* until *counter >= value */
-static void await(const _Atomic uint64_t *counter, uint64_t value)
-{
-    for (unsigned spins = 0; atomic_load_explicit(counter, memory_order_acquire) < value; spins++)
-        if (spins < SPINS) {
-            pause_cpu();
-        } else {                             /* the other core is taken by somebody: let it have this one too */
-            struct timespec moment = {0, 20000};
-            nanosleep(&moment, NULL);
-        }
-}
-
 void rnn_team_meet(int part, int parts)
 {
-    const uint64_t mine = atomic_load_explicit(&team.workers[part].met, memory_order_relaxed) + 1;
-    atomic_store_explicit(&team.workers[part].met, mine, memory_order_release);
+    const int64_t mine = team.workers[part].met + 1;
+    rnn_announce(&team.workers[part].met, mine);
     for (int p = 0; p < parts; p++)
         if (p != part)
-            await(&team.workers[p].met, mine);
+            rnn_await(&team.workers[p].met, mine);
 }
 
 void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together)
@@ -199,7 +199,7 @@ void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int p
         team.arg = arg;
         team.parts = parts;
         for (int p = 0; p <= helpers; p++)
-            atomic_store_explicit(&team.workers[p].met, 0, memory_order_relaxed);
+            team.workers[p].met = 0;
         for (int p = 1; p <= helpers; p++)
             post(&team.workers[p]);
     }
@@ -207,7 +207,7 @@ void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int p
     for (int p = helpers + 1; p < parts; p++)
         run_part(part, arg, p, parts);
     for (int p = 1; p <= helpers; p++)
-        await(&team.workers[p].done, atomic_load_explicit(&team.workers[p].posted, memory_order_relaxed));
+        rnn_await(&team.workers[p].done, team.workers[p].posted);
     if (mine)
         atomic_store(&team.taken, 0);
 }

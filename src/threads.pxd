@@ -10,8 +10,12 @@ cdef enum:
     MOST_PARTS = 64
     SPLIT_ROWS = 4                    # a thread gets at least this many rows ...
     SPLIT_FLOPS = 4000000             # ... and the call is worth at least this much work
+    AWAKE = 8                         # ... where threads have to be called; where they are at hand, an eighth of it is enough
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
     BUSY_SECONDS = 1                  # parts do not wait for each other so long after the other core was found busy
+    MOST_LAYERS = 32                  # layers that follow each other on different cores ...
+    WAVE_STEPS = 16                   # ... this many steps apart ...
+    WAVE_FLOPS = 200000               # ... if a step is less work than this: else its units are split
     STEP_GFLOPS = 50                  # of one core in a step of a few rows: enough to know its time within a factor of two
 
 cdef inline int parts_for(Py_ssize_t rows, double flops, int threads) noexcept nogil:
