@@ -1,36 +1,38 @@
-"""Training a character model: characters per second of fastrnn and torch, in turns in one process, on one thread.
+"""A character model, whose whole update is timed: forward, loss, backward, clipping, Adam.
 
-    python -m bench.character_model [--seconds 5] [--threads 1]
-
-Embedding (65 symbols), 2 layers of H = 128, linear and softmax; B = 50 rows, T = 50 steps, carried state, Adam, gradient clipped to
-norm 5. Both start from the same weights, and their losses over the first 20 updates are compared before anything is timed.
+Embedding (65 symbols), 2 layers of H = 128, linear and softmax; B = 50 rows, T = 50 steps, carried state, gradient clipped to norm 5.
+Both libraries start from the same weights; the losses of their first updates are compared before anything is timed.
 """
 
-import argparse
+from __future__ import annotations
+
 import collections
 import pydoc_data.topics
-from time import perf_counter
 
 import numpy as np
-import torch
 
 import fastrnn
-from bench import machine
+from fastrnn.losses import softmax_cross_entropy
+from fastrnn.optim import Adam, clip_by_global_norm
 
-V, H, LAYERS, B, T, LR, NORM = 65, 128, 2, 50, 50, 2e-3, 5.0
-CELLS = {"lstm": (fastrnn.LSTM, torch.nn.LSTM), "gru": (fastrnn.GRU, torch.nn.GRU), "rnn": (fastrnn.RNN, torch.nn.RNN)}
+from .grid import CHARACTERS, SYMBOLS
+
+T, B, _, H = CHARACTERS
+LAYERS, LR, NORM, UPDATES_COMPARED = 2, 2e-3, 5.0, 20
+CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}  # names of the layers, in both libraries
 
 
 def text_ids():
     """The text every Python carries; all but its 64 commonest characters become one symbol."""
     text = "".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    common = [c for c, _ in collections.Counter(text).most_common(V - 1)]
+    common = [c for c, _ in collections.Counter(text).most_common(SYMBOLS - 1)]
     code = {c: k for k, c in enumerate(common)}
-    return np.array([code.get(c, V - 1) for c in text])
+    return np.array([code.get(c, SYMBOLS - 1) for c in text])
 
 
-def windows(ids):
+def windows():
     """Endless windows (T, B) of ids and targets; row b reads its own part of the text."""
+    ids = text_ids()
     length = (len(ids) - 1) // B
     x, targets = (part[: length * B].reshape(B, length).T for part in (ids[:-1], ids[1:]))
     while True:
@@ -38,89 +40,59 @@ def windows(ids):
             yield np.ascontiguousarray(x[start : start + T]), np.ascontiguousarray(targets[start : start + T])
 
 
+def losses(model):
+    """(UPDATES_COMPARED,) losses of the model's first updates."""
+    model.batches = windows()
+    return np.array([model.update() for _ in range(UPDATES_COMPARED)])
+
+
 class FastrnnModel:
-    def __init__(self, cell):
-        storage = fastrnn.parameters.Storage("float32")
-        self.embedding = fastrnn.Embedding(V, H, seed=0, storage=storage)
-        self.rnn = CELLS[cell][0](H, H, LAYERS, seed=1, storage=storage)
-        self.linear = fastrnn.Linear(H, V, seed=2, storage=storage)
+    def __init__(self, cell, dtype="float32"):
+        """`losses` or the caller sets `batches`. The float64 model starts from the float32 weights."""
+        storage = fastrnn.Storage(dtype)
+        self.embedding = fastrnn.Embedding(SYMBOLS, H, seed=0, storage=storage, dtype=dtype)
+        self.rnn = getattr(fastrnn, CELLS[cell])(H, H, LAYERS, seed=1, storage=storage, dtype=dtype)
+        self.linear = fastrnn.Linear(H, SYMBOLS, seed=2, storage=storage, dtype=dtype)
+        storage.flat[:] = storage.flat.astype("float32")
         self.gradient = np.zeros_like(storage.flat)
-        self.optimizer = fastrnn.optim.Adam(storage, lr=LR)
+        self.optimizer = Adam(storage, lr=LR)
         self.state = None
 
-    def update(self, ids, targets):
+    def update(self):
+        ids, targets = next(self.batches)
         self.gradient.fill(0)
         (y, self.state), rnn_backward = self.rnn.vjp(ids, self.state, embedding=self.embedding)
         logits, linear_backward = self.linear.vjp(y)
-        loss, loss_backward = fastrnn.losses.softmax_cross_entropy.vjp(logits, targets)
+        loss, loss_backward = softmax_cross_entropy.vjp(logits, targets)
         dy = linear_backward(loss_backward(), into=self.gradient).x
         rnn_backward(dy, need_x=False, into=self.gradient)
-        _, scale = fastrnn.optim.clip_by_global_norm(self.gradient, NORM)
+        _, scale = clip_by_global_norm(self.gradient, NORM)
         self.optimizer.step(self.gradient, scale=scale)
         return loss
 
 
-class TorchModel(torch.nn.Module):
-    def __init__(self, cell, weights):
-        super().__init__()
-        self.embedding = torch.nn.Embedding(V, H)
-        self.rnn = CELLS[cell][1](H, H, LAYERS)
-        self.linear = torch.nn.Linear(H, V)
+class TorchModel:
+    def __init__(self, cell, torch):
+        """`torch`: the module. The weights are those of a FastrnnModel."""
+        self.torch, self.state = torch, None
+        start = FastrnnModel(cell)
+        self.embedding = torch.nn.Embedding(SYMBOLS, H)
+        self.rnn = getattr(torch.nn, CELLS[cell])(H, H, LAYERS)
+        self.linear = torch.nn.Linear(H, SYMBOLS)
+        self.parameters = []
         for name in ("embedding", "rnn", "linear"):
-            state_dict = getattr(weights, name).state_dict()
+            state_dict = getattr(start, name).state_dict()
             getattr(self, name).load_state_dict({key: torch.from_numpy(value) for key, value in state_dict.items()})
-        self.optimizer = torch.optim.Adam(self.parameters(), lr=LR)
-        self.state = None
+            self.parameters += getattr(self, name).parameters()
+        self.optimizer = torch.optim.Adam(self.parameters, lr=LR)
 
-    def update(self, ids, targets):
+    def update(self):
+        ids, targets = map(self.torch.from_numpy, next(self.batches))
         self.optimizer.zero_grad(set_to_none=True)
-        y, state = self.rnn(self.embedding(torch.from_numpy(ids)), self.state)
+        y, state = self.rnn(self.embedding(ids), self.state)
         self.state = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
-        loss = torch.nn.functional.cross_entropy(self.linear(y).view(-1, V), torch.from_numpy(targets).view(-1))
+        loss = self.torch.nn.functional.cross_entropy(self.linear(y).view(-1, SYMBOLS), targets.view(-1))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters(), NORM)
+        self.torch.nn.utils.clip_grad_norm_(self.parameters, NORM)
         self.optimizer.step()
         return loss.item()
-
-
-def compare(cell, ids, seconds):
-    """Characters per second of both, measured in turns of half a second."""
-    ours = FastrnnModel(cell)
-    models = {"fastrnn": ours, "torch": TorchModel(cell, ours)}
-    batches = {name: windows(ids) for name in models}
-    losses = {name: [model.update(*next(batches[name])) for _ in range(20)] for name, model in models.items()}
-    np.testing.assert_allclose(losses["fastrnn"], losses["torch"], rtol=1e-3, err_msg=cell)
-    times = {name: [] for name in models}
-    end = perf_counter() + seconds * len(models)
-    while perf_counter() < end:
-        for name, model in models.items():
-            start, updates = perf_counter(), 0
-            while perf_counter() - start < 0.5:
-                model.update(*next(batches[name]))
-                updates += 1
-            times[name].append((perf_counter() - start) / (updates * B * T))
-    result = {name: machine.spread(t) for name, t in times.items()}
-    return {"cell": cell, **result, "ratio": result["torch"]["median"] / result["fastrnn"]["median"], "losses": losses}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each is measured for each cell")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    fastrnn.set_num_threads(arguments.threads)
-    torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)
-    ids = text_ids()
-    results = [compare(cell, ids, arguments.seconds) for cell in CELLS]
-    rows = [
-        [r["cell"], f"{1 / r['fastrnn']['median']:,.0f}", f"{1 / r['torch']['median']:,.0f}", f"{r['ratio']:.2f}"] for r in results
-    ]
-    print(machine.markdown(["cell", "fastrnn characters/s", "torch characters/s", "fastrnn / torch"], rows))
-    sizes = {"V": V, "H": H, "layers": LAYERS, "B": B, "T": T}
-    path = machine.write("character_model", results, unit="seconds per character", threads=arguments.threads, dtype="float32", sizes=sizes)
-    print(f"\nwritten to {path}")
-
-
-if __name__ == "__main__":
-    main()

@@ -84,7 +84,8 @@ def main():
                 with_y = max(first, later) / (total + 4 * T * B * H)  # y is the caller's, and not on the list
                 rows.append([cell, H, *(f"{n / 2**20:.2f}" for n in (total, first, later)), f"{ratio:.2f}", f"{with_y:.2f}"])
     print(machine.markdown(["cell", "H", "listed MiB", "first step MiB", "later steps MiB", "ratio", "with y listed"], rows))
-    print(f"\nwritten to {machine.write('memory', results, unit='bytes', dtype='float32')}")
+    machine.write("build/bench/memory.json", {"machine": machine.record(), "unit": "bytes", "dtype": "float32", "results": results})
+    print("\nwritten to build/bench/memory.json")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,9 @@ def adam(
     weight_decay: float, decoupled: bool, step: int, scale: float,
 ) -> None: ...
 
+def fma_loop(n: int) -> float: ...
+def read_loop(a: NDArray[np.float32], times: int) -> float: ...
+
 class Stream:
     batch_size: int
     state: Any

@@ -1074,4 +1074,23 @@ def adam(p, g, m, v, double lr, double beta1, double beta2, double eps, double w
         rnn_restore_denormals(mode)
 
 
+# ---- limits of the core, for benchmarks: float32 ------------------------------------------------------------------
+
+def fma_loop(Py_ssize_t n):
+    """24 n * vector_lanes(False) floating-point operations that wait for nothing."""
+    cdef double total
+    with nogil:
+        total = table[0].fma_loop(n)
+    return total
+
+
+def read_loop(const float[::1] a, Py_ssize_t times):
+    """Read a (n,) `times` times over; n a multiple of 12 vectors."""
+    cdef double total
+    cdef Py_ssize_t n = a.shape[0]
+    with nogil:
+        total = table[0].read_loop(times, n, &a[0])
+    return total
+
+
 set_isa(os.environ.get("FASTRNN_ISA") or available_isas()[0])

@@ -384,6 +384,7 @@ INLINE void store_state(const rnn_step *s, ptrdiff_t row, ptrdiff_t unit, vec h)
 #include "kernels_lstm.h"
 #include "kernels_layers.h"
 #include "kernels_optim.h"
+#include "kernels_limits.h"
 
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
@@ -417,4 +418,6 @@ const rnn_kernels PASTE(PASTE(rnn_kernels_, ISA), PASTE(_, REAL)) = {
     .rmsprop = rmsprop,
     .adagrad = adagrad,
     .adam = adam,
+    .fma_loop = fma_loop,
+    .read_loop = read_loop,
 };

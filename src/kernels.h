@@ -102,6 +102,10 @@ typedef struct {
     void (*adagrad)(ptrdiff_t n, void *p, const void *g, void *s, double lr, double eps, double decay, double scale);
     void (*adam)(ptrdiff_t n, void *p, const void *g, void *m, void *v, double lr, double beta1, double beta2, double eps,
                  double decay, int decoupled, int64_t step, double scale);
+
+    /* for benchmarks: 12 n multiply-adds of a vector; a (n,) read `times` times */
+    double (*fma_loop)(ptrdiff_t n);
+    double (*read_loop)(ptrdiff_t times, ptrdiff_t n, const void *a);
 } rnn_kernels;
 
 /* dispatch.c */

@@ -76,6 +76,8 @@ cdef extern from "kernels.h" nogil:
         void (*rmsprop)(Py_ssize_t, void *, const void *, void *, double, double, double, double, double) noexcept nogil
         void (*adagrad)(Py_ssize_t, void *, const void *, void *, double, double, double, double) noexcept nogil
         void (*adam)(Py_ssize_t, void *, const void *, void *, void *, double, double, double, double, double, int, int64_t, double) noexcept nogil
+        double (*fma_loop)(Py_ssize_t) noexcept nogil
+        double (*read_loop)(Py_ssize_t, Py_ssize_t, const void *) noexcept nogil
 
     const char *rnn_compiler() noexcept
     int rnn_isa_count() noexcept

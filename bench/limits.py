@@ -1,0 +1,95 @@
+"""What the core could do at most: its peak of multiply-adds and its read bandwidths, measured here; and a case's time at these limits.
+
+Compute: all multiply-adds at the peak. Weights: the recurrent weights are read once in each step, and once more in each backward step,
+from the smallest level of cache that holds them. The recurrence takes the longer of the two; what does not depend on the step before
+(input side, gradients of weights and x) comes on top at the peak. The elementwise functions count as nothing, so no program gets there.
+n threads have n times the peak, and a share 1/n of the weights each.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from fastrnn import _engine
+
+CHAINS = 12  # vectors of fma_loop and read_loop
+ROOM = {"L1": 0.8, "L2": 0.9, "L3": 1.0}  # the part of a cache that weights can have
+FALLBACK = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
+
+
+def caches():
+    """Bytes of the data caches that CPU 0 sees: {"L1", "L2", "L3"}."""
+    sizes = dict(FALLBACK)
+    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            if (folder / "type").read_text().strip() != "Instruction":
+                sizes["L" + (folder / "level").read_text().strip()] = int((folder / "size").read_text().strip().rstrip("K")) << 10
+        except (OSError, ValueError):  # a virtual machine may hide it
+            continue
+    return {level: sizes[level] for level in FALLBACK}
+
+
+def fma_seconds(n, repeats):
+    """The shortest of `repeats` times of the loop."""
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        _engine.fma_loop(n)
+        times.append(perf_counter() - start)
+    return min(times)
+
+
+def frequency_proxy():
+    """Seconds of a fixed piece of work, about 2 ms, that nothing but the clock changes."""
+    return fma_seconds(400_000, 5)
+
+
+def read_gbps(size, seconds=0.05):
+    """GB/s of reading a buffer of about `size` bytes again and again: the best of several goes."""
+    group = CHAINS * _engine.vector_lanes(False)
+    a = _engine.aligned_empty(max(1, size // 4 // group) * group, "float32")
+    a.fill(1)
+    times = max(1, (4 << 20) // a.nbytes)
+    best, end = float("inf"), perf_counter() + seconds
+    while perf_counter() < end or best == float("inf"):
+        start = perf_counter()
+        _engine.read_loop(a, times)
+        best = min(best, perf_counter() - start)
+    return a.nbytes * times / best / 1e9
+
+
+def measure():
+    """Of one core: {"fma_gflops", "read_gbps": {"L1", "L2", "L3", "DRAM"}, "caches": bytes, "isa"}, float32."""
+    fma_seconds(1_000_000, 20)  # up to speed
+    n = 1_000_000
+    peak = 2 * CHAINS * _engine.vector_lanes(False) * n / fma_seconds(n, 10) / 1e9
+    size = caches()
+    between = min(size["L3"] // 2, max(4 * size["L2"], 8 << 20))
+    dram = min(max(3 * size["L3"], 64 << 20), 256 << 20)
+    buffers = {"L1": size["L1"] // 2, "L2": size["L2"] // 2, "L3": between, "DRAM": dram}
+    gbps = {level: read_gbps(b, 0.4 if level == "DRAM" else 0.1) for level, b in buffers.items()}
+    return {"fma_gflops": peak, "read_gbps": gbps, "caches": size, "isa": _engine.isa(), "cpus": os.cpu_count()}
+
+
+def level(size, sizes):
+    """The smallest level that holds `size` bytes of weights."""
+    return next((name for name, room in ROOM.items() if size <= room * sizes[name]), "DRAM")
+
+
+def bound(case, limits, threads):
+    """(seconds, what bounds them: "compute", "L1", "L2", "L3" or "DRAM") of the case at the limits."""
+    peak = limits["fma_gflops"] * 1e9 * threads
+    recurrent, other = case.products
+    passes, alone = (2, recurrent) if case.trains else (1, 0)  # the gradient of the weights waits for no step
+    if case.kind == "step":
+        recurrent, other = recurrent + other, 0
+    weights = case.G * case.H * (case.H + (case.I if case.kind == "step" else 0)) * 4 / threads
+    where = level(weights, limits["caches"])
+    reading = case.T * case.layers * passes * weights / (limits["read_gbps"][where] * 1e9)
+    computing = 2 * case.valid * recurrent * passes / peak
+    rest = 2 * case.valid * (other * (3 if case.trains else 1) + alone) / peak
+    return max(reading, computing) + rest, where if reading > computing else "compute"

@@ -1,0 +1,128 @@
+"""One case: every peer set up and compared with the truth, then timed in turns, so that what else happens on the machine hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from . import data, limits
+from .peers import PEERS
+from .workers import WorkerError
+
+ROUNDS, FEWEST = 15, 5  # blocks of each peer: so many if the time allows it, and never fewer
+SECONDS, LONGEST = 2.5, 6.0  # of the rounds of a case: at least, unless they take longer; then until the fewest rounds are done
+SLOW = 6.0  # who is so many times slower than the best is not asked again after the fewest rounds
+REST = 0.002  # seconds between turns: the threads of the one before have stopped spinning and sleep (`burning` in run.py tests it)
+MOVED = 0.03  # part by which the clock may move, or that other guests of the machine may take, before a case is called noisy
+FIXED_PEER = {"ragged": "torch packed", "characters": "torch"}  # whom the ratio of a kind is against, else the fastest
+
+
+class WrongAnswer(RuntimeError):
+    """fastrnn itself computed something wrong."""
+
+
+def spread(times):
+    q1, median, q3 = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    return {"median": median, "q1": q1, "q3": q3, "min": min(times), "blocks": len(times)}
+
+
+def ratio(theirs, ours, seed=0):
+    """Median of their time over ours, round by round, and the bootstrap 95 % interval of that median: {"median", "low", "high"}."""
+    ratios = np.array([t / o for t, o in zip(theirs, ours)])  # who stopped early is compared in the rounds both had
+    drawn = np.random.default_rng(seed).integers(0, len(ratios), (1000, len(ratios)))
+    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
+    return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
+
+
+def steal():
+    """(ticks taken by other guests, ticks) of all CPUs so far; zeros where the system does not say."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0, 0
+    ticks = [int(word) for word in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
+def set_up(case, workers):
+    """Ask all workers to prepare the case: ({name: (worker, label)} of those to time, {name: facts} of all)."""
+    want = data.truth(case)
+    entries, facts = {}, {}
+    for worker in workers:
+        if case.kind not in PEERS[worker.name][3]:
+            continue
+        try:
+            prepared = worker.ask("setup", case)
+        except WorkerError as failure:
+            facts[worker.name] = {"failed": str(failure).strip().splitlines()[-1]}
+            if worker.name == "fastrnn":
+                raise
+            if not failure.alive:
+                worker.restart()
+            continue
+        for label, shown in prepared.items():
+            name = f"{worker.name} {label}".strip()
+            error = data.error(shown["outputs"], want)
+            facts[name] = {"variant": shown["variant"], "error": error, "trials": shown["trials"]}
+            if error <= data.TOLERANCE:
+                worker.ask("warm", label)
+                entries[name] = (worker, label)
+            elif worker.name == "fastrnn":
+                raise WrongAnswer(f"{case.id}: {name} differs from the truth by {error:.2g} of the largest number")
+            else:
+                facts[name]["failed"] = f"wrong by {error:.2g} of the largest number"
+    return entries, facts
+
+
+def turns(entries):
+    """{name: seconds per call in each round}: each in turn has a block, and the first one moves on by one from round to round."""
+    times = {name: [] for name in entries}
+    active, start, rounds = list(entries), perf_counter(), 0
+    while True:
+        for name in active[rounds % len(active) :] + active[: rounds % len(active)]:
+            worker, label = entries[name]
+            times[name].append(worker.ask("block", label))
+            time.sleep(REST)
+        rounds += 1
+        elapsed = perf_counter() - start
+        if rounds >= FEWEST and (elapsed >= LONGEST or (rounds >= ROUNDS and elapsed >= SECONDS)):
+            return times
+        if rounds == FEWEST:
+            best = min(statistics.median(t) for t in times.values())
+            active = [name for name in active if name == "fastrnn" or statistics.median(times[name][:2]) <= SLOW * best]
+
+
+def watched_turns(entries, fastrnn):
+    """`turns`, and how far the clock moved and what part of the CPUs others took meanwhile."""
+    stolen, ticks = steal()
+    before = fastrnn.ask("proxy")
+    times = turns(entries)
+    after = fastrnn.ask("proxy")
+    stolen_after, ticks_after = steal()
+    moved = abs(after / before - 1)
+    taken = (stolen_after - stolen) / max(1, ticks_after - ticks)
+    return times, {"proxy_seconds": [before, after], "steal": taken, "noisy": moved > MOVED or taken > MOVED}
+
+
+def measure(case, workers, measured_limits, threads):
+    """The result of one case, as the JSON has it."""
+    fastrnn = next(worker for worker in workers if worker.name == "fastrnn")
+    entries, facts = set_up(case, workers)
+    times, watched = watched_turns(entries, fastrnn)
+    if watched["noisy"]:
+        times, watched = watched_turns(entries, fastrnn)
+    seconds, what = limits.bound(case, measured_limits, threads)
+    result = {"id": case.id, "kind": case.kind, "cell": case.cell, "T": case.T, "B": case.B, "I": case.I, "H": case.H}
+    result |= {"flops": case.flops, "valid": case.valid, "limit_seconds": seconds, "limit_bound": what}
+    result["times"] = {name: {**spread(times[name]), **facts[name]} for name in times}
+    result["failed"] = {name: fact["failed"] for name, fact in facts.items() if "failed" in fact}
+    result["ratios"] = {name: ratio(t, times["fastrnn"]) for name, t in times.items() if name != "fastrnn"}
+    peers = [name for name in times if not name.startswith("fastrnn")]
+    best = FIXED_PEER.get(case.kind) or min(peers, key=lambda name: result["times"][name]["median"], default=None)
+    best = best if best in peers else None
+    against = result["ratios"].get(best, dict.fromkeys(("median", "low", "high")))
+    result |= {"best_peer": best, "ratio": against["median"], "ratio_low": against["low"], "ratio_high": against["high"]}
+    return {**result, **watched}

@@ -1,0 +1,137 @@
+"""The command: measure the cases, one JSON for each number of threads, rewritten after every case; then the page and the tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from . import grid, machine, measure
+from .peers import PEERS
+from .workers import Missing, Worker, WorkerError
+
+FULL, LIGHT = 11.0, 6.0  # seconds that a case takes, roughly, with all peers and without those that compile
+
+
+def parser():
+    p = argparse.ArgumentParser(
+        prog="fastrnn bench",
+        description="Compare fastrnn with torch, onnxruntime, OpenVINO, JAX and NumPy: outputs first, then times, in turns.",
+        epilog="Missing peers are named in the results; pip install 'fastrnn[bench]' brings them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("--threads", type=int, default=1, metavar="N", help="threads and CPUs of every peer; 0: all")
+    p.add_argument("--quick", action="store_true", help="about five minutes of the grid")
+    p.add_argument("--only", default="", metavar="WORD[,WORD]", help="cases whose id holds all these words: train,lstm,B32")
+    p.add_argument("--peers", default=",".join(list(PEERS)[1:]), metavar="NAME[,NAME]", help="whom to compare with")
+    p.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="where results and report go")
+    p.add_argument("--resume", action="store_true", help="keep the cases that DIR already has, of the same commit and threads")
+    p.add_argument("--report-only", action="store_true", help="only make page and tables anew, from the results in DIR")
+    return p
+
+
+def chosen_cases(arguments):
+    cases = grid.only(grid.quick() if arguments.quick else grid.official(), arguments.only.replace(",", " ").split())
+    if not cases:
+        raise ValueError(f"no case has all the words of --only {arguments.only}; an id reads like: {grid.official()[0].id}")
+    return cases
+
+
+def start_workers(names, threads, folder):
+    """([Worker], {name: why a peer is missing}); fastrnn first, and it must be there."""
+    workers, missing = [], {}
+    for name in names:
+        log = folder / f"{name}-{threads}-threads.log"
+        log.unlink(missing_ok=True)
+        try:
+            workers.append(Worker(name, threads, log))
+        except (Missing, WorkerError) as error:
+            if name == "fastrnn":
+                raise
+            missing[name] = str(error).strip().splitlines()[-1]
+    return workers, missing
+
+
+def burning(workers, seconds=0.3):
+    """{name: CPU seconds per second} of workers that should be idle now: a thread pool that spins on would slow the others down."""
+    before = {worker.name: worker.cpu_seconds() for worker in workers}
+    time.sleep(seconds)
+    return {worker.name: (worker.cpu_seconds() - before[worker.name]) / seconds for worker in workers if before[worker.name] is not None}
+
+
+def load(path, content):
+    """The results of an earlier run in `path`, which must have been made by the same commit."""
+    if not path.exists():
+        return []
+    old = json.loads(path.read_text())
+    for key in ("commit", "cpu"):
+        if old["machine"][key] != content["machine"][key]:
+            raise ValueError(f"--resume: {path} has {key} {old['machine'][key]}, this is {content['machine'][key]}: leave out --resume, or choose another --out")
+    return old["results"]
+
+
+def run(cases, names, threads, out, resume=False, say=print):
+    """Measure the cases; returns the path of the JSON. `say` hears one line for each case."""
+    path = out / f"bench-{threads}-threads.json"
+    workers, missing = start_workers(["fastrnn", *names], threads, out / "logs")
+    try:
+        fastrnn = workers[0]
+        limits = fastrnn.ask("limits")
+        versions = {worker.name: worker.version for worker in workers}
+        record = fastrnn.ask("record")
+        record = {**record, "caches": limits["caches"], "versions": {**record["versions"], **versions}}
+        removed = {name: value for name, value in os.environ.items() if name.startswith(machine.POOLS)}
+        content = {"machine": {**record, "removed_environment": removed}, "limits": limits, "threads": threads, "missing": missing}
+        content["results"] = load(path, content) if resume else []
+        if path.exists() and not resume:
+            os.replace(path, path.with_suffix(".old.json"))
+        there = {result["id"] for result in content["results"]}
+        for case in cases:
+            if case.id in there:
+                say(f"{case.id}: already there")
+                continue
+            result = measure.measure(case, workers, limits, threads)
+            content["results"].append(result)
+            content.setdefault("idle_cpu", burning(workers))
+            machine.write(path, content)
+            say(line(result))
+    finally:
+        for worker in workers:
+            worker.close()
+    return path
+
+
+def line(result):
+    """One case in a line."""
+    ours = result["times"]["fastrnn"]["median"]
+    words = f"{result['id']:34} {1e6 * ours:11.1f} us"
+    if result["best_peer"] is not None:
+        words += f"  {result['ratio']:6.2f} [{result['ratio_low']:.2f}, {result['ratio_high']:.2f}] x {result['best_peer']}"
+    failed = "".join(f"  {name}: {why}" for name, why in result["failed"].items())
+    return words + f"  {result['limit_seconds'] / ours:4.0%} of the {result['limit_bound']} limit" + "  (noisy)" * result["noisy"] + failed
+
+
+def main(argv=None):
+    """Run the command; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    unknown = set(names := [name for name in arguments.peers.split(",") if name]) - set(PEERS)
+    if unknown or arguments.threads < 0:
+        raise ValueError(f"--peers {','.join(unknown)}: they are {', '.join(PEERS)}" if unknown else "--threads must be at least 0")
+    if not arguments.report_only:
+        from tqdm import tqdm
+
+        threads = arguments.threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        cases = chosen_cases(arguments)
+        per_case = FULL if "jax" in names else LIGHT
+        print(f"{len(cases)} cases on {threads} thread{'s' * (threads > 1)}, about {len(cases) * per_case / 60:.0f} minutes", file=sys.stderr)
+        with tqdm(total=len(cases), unit="case", disable=None, dynamic_ncols=True) as bar:
+
+            def say(words):
+                bar.write(words, file=sys.stderr)
+                bar.update()
+
+            print("results:", run(cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say))
+    return 0

@@ -1,0 +1,43 @@
+/* Two loops that meet nothing but a limit of the core: its multiply-adds, its reads. bench/limits.py times them; the sums mean nothing. */
+
+enum { CHAINS = 12 };       /* more than latency times units of any CPU here, and few enough for 16 registers */
+
+INLINE double sum_of_chains(const vec *acc)
+{
+    double total = 0;
+    for (int j = 0; j < CHAINS; j++)
+        for (int l = 0; l < VL; l++)
+            total += acc[j][l];
+    return total;
+}
+
+/* n times CHAINS independent multiply-adds of a vector: 2 * VL * CHAINS * n operations */
+static double fma_loop(ptrdiff_t n)
+{
+    vec acc[CHAINS];
+    const vec a = v_set((real)0.5), b = v_set(1);
+#pragma GCC unroll 16
+    for (int j = 0; j < CHAINS; j++)
+        acc[j] = v_set((real)j);
+    for (ptrdiff_t i = 0; i < n; i++) {
+#pragma GCC unroll 16
+        for (int j = 0; j < CHAINS; j++)
+            acc[j] = v_fma(acc[j], a, b);
+    }
+    return sum_of_chains(acc);
+}
+
+/* Reads a (n,) `times` times over; what is left after whole groups of CHAINS vectors is not read. */
+static double read_loop(ptrdiff_t times, ptrdiff_t n, const void *a)
+{
+    vec acc[CHAINS] = {{0}};
+    for (ptrdiff_t i = 0; i < times; i++) {
+        const real *p = a;
+        for (ptrdiff_t left = n; left >= CHAINS * VL; left -= CHAINS * VL, p += CHAINS * VL) {
+#pragma GCC unroll 16
+            for (int j = 0; j < CHAINS; j++)
+                acc[j] += v_load(p + j * VL);
+        }
+    }
+    return sum_of_chains(acc);
+}
