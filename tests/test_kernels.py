@@ -1,5 +1,9 @@
 """Every kernel that has a door, on every instruction set: the numbers against NumPy float64, at odd sizes, off alignment, guarded on both sides."""
 
+import re
+from pathlib import Path
+
+import fit_activations
 import numpy as np
 import processes
 import pytest
@@ -495,6 +499,7 @@ def test_tanh_of_float32_is_within_4_ulp(isa):
 
 
 def test_sigmoid_of_float32_is_within_1e_7(isa):
+    """Absolute: far below 0 a gate is 0, whatever its exponent."""
     x = interesting("float32")
     got = activate("rnn_sigmoid", x)
     with np.errstate(over="ignore"):
@@ -527,6 +532,41 @@ def test_activations_at_infinity_and_nan(isa, dtype):
     same(sigmoid[[0, 2, 3, 5]], [1, np.nan, 1, 0.5])
     assert 0 <= sigmoid[1] <= 1e-35 and 0 <= sigmoid[4] <= 1e-35
     same([one(cell="rnn_relu", value=v) for v in x], [np.inf, 0, np.nan, x[3], 0, 0])
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_sigmoid"])
+def test_float32_activations_of_each_exponent(isa, cell):
+    """4096 mantissas of every exponent, the sign changed by the other half: limits, range and symmetry of both."""
+    exponents, mantissas = np.arange(1, 255, dtype="uint32") << 23, np.arange(4096, dtype="uint32") * 2048 + 1031
+    x = (exponents[:, None] | mantissas).view("float32").ravel()
+    up, down, wide = activate(cell, x), activate(cell, -x), x.astype("float64")
+    if cell == "rnn_tanh":
+        assert (np.abs(up - np.tanh(wide)) / np.spacing(np.tanh(wide).astype("float32"))).max() <= 4
+        np.testing.assert_array_equal(up.view("uint32") ^ np.uint32(2**31), down.view("uint32"))
+        assert (up[wide > 9.1] == 1).all()
+    else:
+        small = np.exp(-wide) / (1 + np.exp(-wide))
+        assert np.abs(up - (1 - small)).max() <= 1e-7 and np.abs(down - small).max() <= 1e-7
+        np.testing.assert_array_equal(up, 1 - down)
+        assert (down[wide > 17] == 0).all()
+    assert 0 <= min(up.min(), np.abs(down).min()) and max(up.max(), np.abs(down).max()) <= 1
+
+
+def test_tanh_of_tiny_x_is_x(isa):
+    """To 4 ulp down to the least normal number, though denormals on the way are flushed to 0."""
+    tiny = (np.arange(2**23, 2**23 + 4096, dtype="uint32")[:, None] + (np.arange(0, 100, 10, dtype="uint32") << 23)).view("float32").ravel()
+    assert (np.abs(activate("rnn_tanh", tiny) - tiny) <= 4 * np.spacing(tiny)).all()
+
+
+def test_the_table_of_tanh_is_what_its_program_fits():
+    source = Path(__file__).parents[1] / "src" / "vec.h"
+    if not source.exists():
+        pytest.skip("the sources are not here")
+    text = source.read_text()
+    table = [np.array(re.search(rf"{name}\[\] = {{(.*?)}}", text)[1].replace("f", "").split(","), "float32") for name in ("TANH_A", "TANH_B")]
+    for got, want in zip(table, fit_activations.fit(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4)  # another LAPACK may round a step of the fit otherwise
+    assert np.float32(re.search(r"TANH_LIMIT (\S+)f", text)[1]) == np.float32(fit_activations.LIMIT**2)
+    assert fit_activations.relative_error(*(t.astype("float64") for t in table)).max() <= 0.15
 
 
 def one(cell, value):
