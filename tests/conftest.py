@@ -8,8 +8,9 @@ import pytest
 import fastrnn
 from fastrnn import _engine
 
-HAS_TORCH = importlib.util.find_spec("torch") is not None
-NO_TORCH = "torch is not installed: parity with torch is NOT tested"
+# What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
+NEEDS = {"torch": "parity with torch", "joblib": "work in joblib's workers", "threadpoolctl": "obedience to its limits"}
+MISSING = {name: f"{name} is not installed: {what} is NOT tested" for name, what in NEEDS.items() if importlib.util.find_spec(name) is None}
 
 hypothesis.settings.register_profile(
     "fastrnn",
@@ -23,20 +24,19 @@ hypothesis.settings.load_profile("fastrnn")
 
 def pytest_report_header(config):
     lines = [f"fastrnn: instruction sets tested: {', '.join(_engine.available_isas())}; in use: {_engine.isa()}"]
-    if not HAS_TORCH:
-        lines.append(f"fastrnn: {NO_TORCH}")
-    return lines
+    return lines + [f"fastrnn: {why}" for why in MISSING.values()]
 
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if item.get_closest_marker("torch") and not HAS_TORCH:
-            item.add_marker(pytest.mark.skip(reason=NO_TORCH))
+        for name, why in MISSING.items():
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=why))
 
 
 def pytest_terminal_summary(terminalreporter):
-    if not HAS_TORCH:
-        terminalreporter.write_line(f"WARNING: {NO_TORCH}", yellow=True)
+    for why in MISSING.values():
+        terminalreporter.write_line(f"WARNING: {why}", yellow=True)
 
 
 @pytest.fixture(params=_engine.available_isas())

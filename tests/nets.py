@@ -186,3 +186,31 @@ def same_gradients(got, want, what="gradients"):
     assert set(got.params) == set(want.params)
     for name in want.params:
         same_bits(got.params[name], want.params[name], f"{what}.{name}")
+
+
+def call(net, case):
+    return net(case.x, case.layer_state(), **case.given)
+
+
+def gradients(net, case):
+    _, backward = net.vjp(case.x, case.layer_state(), **case.given)
+    return backward(case.dy, case.layer_dstate())
+
+
+def check_threads(case, counts=(2, 3, 5)):
+    """Outputs, outputs of vjp and all gradients on so many threads are those on one, bit for bit."""
+    net = case.net()
+
+    def everything():
+        outputs, backward = net.vjp(case.x, case.layer_state(), **case.given)
+        return call(net, case), outputs, backward(case.dy, case.layer_dstate())
+
+    with fastrnn.threads(1):
+        want, _, g = everything()
+    for n in counts:
+        with fastrnn.threads(n):
+            called, trained, other_g = everything()
+        for (y, state), how in ((called, "the call"), (trained, "vjp")):
+            same_bits(y, want[0], f"y of {how} on {n} threads")
+            same_state(state, want[1], f"state of {how} on {n} threads")
+        same_gradients(other_g, g, f"gradients on {n} threads")

@@ -17,7 +17,7 @@ import fastrnn
 from fastrnn import _engine
 
 # What an adapter module needs beyond the runtime dependencies; a module not named here must be importable everywhere.
-OPTIONAL = {"torch": "torch", "onnx": "onnx", "keras": "keras", "sklearn": "sklearn", "distributed": "mpi4py", "plotting": "matplotlib"}
+OPTIONAL = {name: name for name in ("torch", "onnx", "keras", "sklearn", "threadpoolctl")} | {"distributed": "mpi4py", "plotting": "matplotlib"}
 
 
 def module_names():
@@ -45,7 +45,7 @@ before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") 
 import fastrnn
 after = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
 assert after == before, f"{after - before} threads were started"
-heavy = ["torch", "onnx", "keras", "sklearn", "mpi4py", "matplotlib", "scipy", "tqdm", "safetensors", "multiprocessing", "concurrent.futures"]
+heavy = ["torch", "onnx", "keras", "sklearn", "mpi4py", "matplotlib", "scipy", "threadpoolctl", "tqdm", "safetensors", "multiprocessing", "concurrent.futures"]
 found = [name for name in heavy if name in sys.modules]
 assert not found, found
 """

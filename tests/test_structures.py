@@ -1,10 +1,10 @@
-"""The laws of docs/design.md §2, bit for bit: per cell, per instruction set, on one to three threads."""
+"""The laws of docs/design.md §2, bit for bit: per cell, per instruction set, on one to five threads."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import CELLS, Case, as_state, as_tuple, random_case, same_bits, same_gradients, same_state
+from nets import CELLS, Case, as_state, as_tuple, call, check_threads, gradients, random_case, same_bits, same_gradients, same_state
 
 import fastrnn
 
@@ -47,15 +47,6 @@ def steps_of(case, steps, state):
     """The same network, only these steps, from another state. Lengths cannot be cut."""
     given = {k: v[steps] if k == "resets" else v for k, v in case.given.items()}
     return Case(case.cell, case.dtype, case.options, case.params, case.x[steps], state, given, case.dy[steps], case.dstate)
-
-
-def call(net, case):
-    return net(case.x, case.layer_state(), **case.given)
-
-
-def gradients(net, case):
-    _, backward = net.vjp(case.x, case.layer_state(), **case.given)
-    return backward(case.dy, case.layer_dstate())
 
 
 def check_rows(case, rng):
@@ -127,19 +118,6 @@ def test_lengths_equal_each_row_alone_bit_for_bit(cell, isa, sizes, options, dty
         alone_y, alone_state = call(net, steps_of(row, slice(0, n), row.state))
         same_bits(y[:n, [b]], alone_y, f"y of row {b}")
         same_state(as_state([s[:, [b]] for s in as_tuple(state_n)]), alone_state, f"state of row {b}")
-
-
-def check_threads(case):
-    net = case.net()
-    results = []
-    for n in (1, 2, 3):
-        with fastrnn.threads(n):
-            results.append((call(net, case), gradients(net, case)))
-    (y, state_n), g = results[0]
-    for n, ((other_y, other_state), other_g) in zip((2, 3), results[1:], strict=True):
-        same_bits(other_y, y, f"y on {n} threads")
-        same_state(other_state, state_n, f"state on {n} threads")
-        same_gradients(other_g, g, f"gradients on {n} threads")
 
 
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)

@@ -1,5 +1,6 @@
 """Threads: how many, fork, many callers, Ctrl-C, and the floating-point mode of the caller."""
 
+import math
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import processes
 import pytest
-from nets import CELLS, random_case, same_bits, same_gradients, same_state
+from nets import CELLS, DTYPES, call, check_threads, random_case, same_bits, same_gradients, same_state
 
 import fastrnn
 
@@ -61,41 +62,95 @@ def test_a_process_bound_to_one_cpu_uses_one_thread():
 
 
 FORK = """
-import os, signal, sys
-import multiprocessing
+import multiprocessing, os, signal, sys, threading
 import numpy as np
 import fastrnn
 
 fastrnn.set_num_threads(2)
-x = np.random.default_rng(0).standard_normal((20, 33, 24)).astype("float32")
 
 def work(H):
-    net = fastrnn.GRU(24, H, seed=0)
-    (y, _), backward = net.vjp(x)
-    return y.tobytes() + backward(np.ones_like(y)).flat.tobytes()
+    result = b""
+    for B in (1, 33):
+        x = np.random.default_rng(0).standard_normal((20, B, 24)).astype("float32")
+        (y, _), backward = fastrnn.GRU(24, H, seed=0).vjp(x)
+        result += y.tobytes() + backward(np.ones_like(y)).flat.tobytes()
+    return result
+
+def check_child(H, want):
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os._exit(0 if work(H) == want else 1)
+    assert os.waitpid(child, 0)[1] == 0, H
 
 if __name__ == "__main__":
     sizes = [6, 90, 128, 512]
     want = {H: work(H) for H in sizes}             # the team runs before the fork
-    for H in sizes:
-        child = os.fork()
-        if not child:
-            signal.alarm(30)
-            os._exit(0 if work(H) == want[H] else 1)
-        assert os.waitpid(child, 0)[1] == 0, H
-        assert work(H) == want[H], "the parent after a fork"
-    with multiprocessing.get_context("fork").Pool(5) as pool:
-        assert pool.map(work, sizes * 3) == [want[H] for H in sizes * 3]
+    if sys.argv[1] == "os.fork":
+        for H in sizes:
+            check_child(H, want[H])
+            assert work(H) == want[H], "the parent after a fork"
+    elif sys.argv[1] == "os.fork in a call":       # of another thread, which holds the team
+        calls, over = [], threading.Event()
+        def keep_calling():
+            while not over.is_set():
+                calls.append(work(512) == want[512])
+        other = threading.Thread(target=keep_calling)
+        other.start()
+        try:
+            for H in sizes * 5:
+                check_child(H, want[H])
+        finally:
+            over.set()
+            other.join()
+        assert all(calls)
+    else:
+        with multiprocessing.get_context(sys.argv[1]).Pool(3) as pool:
+            assert pool.map_async(work, sizes * 3).get(timeout=90) == [want[H] for H in sizes * 3]
     print("finished")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_fork_after_use_finishes_with_the_same_bits(tmp_path):
-    script = tmp_path / "fork.py"
-    script.write_text(FORK)
-    done = subprocess.run([sys.executable, script], env=processes.environment(), capture_output=True, text=True, timeout=120)
+def check_script(tmp_path, text, argument):
+    """Run it from a file, as multiprocessing wants it."""
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    done = subprocess.run([sys.executable, script, argument], env=processes.environment(), capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "finished", done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("how", ["os.fork", "os.fork in a call", "fork", "spawn"])
+def test_processes_started_after_use_finish_with_the_same_bits(how, tmp_path):
+    check_script(tmp_path, FORK, how)
+
+
+JOBLIB = """
+import sys
+from joblib import Parallel, delayed
+
+def work(H):
+    import numpy as np, fastrnn                    # a loky worker has no globals of this file
+    fastrnn.set_num_threads(2)
+    result = b""
+    for B in (1, 33):
+        x = np.random.default_rng(0).standard_normal((20, B, 24)).astype("float32")
+        (y, _), backward = fastrnn.LSTM(24, H, seed=0).vjp(x)
+        result += y.tobytes() + backward(np.ones_like(y)).flat.tobytes()
+    return result
+
+if __name__ == "__main__":
+    sizes = [6, 90, 128, 512] * 3
+    want = [work(H) for H in sizes]
+    assert Parallel(n_jobs=3, backend=sys.argv[1], timeout=90)(delayed(work)(H) for H in sizes) == want
+    print("finished")
+"""
+
+
+@pytest.mark.joblib
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_joblib_finishes_with_the_same_bits(backend, tmp_path):
+    check_script(tmp_path, JOBLIB, backend)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -128,6 +183,103 @@ def test_many_python_threads_calling_one_object_get_the_same_bits(cell):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(24)))
+
+
+CALLERS = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, fastrnn
+fastrnn.set_num_threads(2)
+def case(make, B, H):
+    net, x = make(24, H, seed=0), np.random.default_rng(0).standard_normal((20, B, 24)).astype("float32")
+    def run():
+        (y, _), backward = net.vjp(x)
+        return net(x)[0].tobytes() + y.tobytes() + backward(y).flat.tobytes() + net.stream(B).run(x).tobytes()
+    return run
+cases = [case(make, B, H) for make in (fastrnn.LSTM, fastrnn.GRU) for B, H in ((1, 256), (1, 16), (3, 130), (33, 90))]
+with fastrnn.threads(1):
+    want = [run() for run in cases]
+def work(n):
+    with fastrnn.threads(n):
+        for k in range(40):
+            assert cases[k % 8]() == want[k % 8], (n, k % 8)
+with ThreadPoolExecutor(4) as pool:
+    for group in ([2, 2], [2, 2, 1, 3]):
+        list(pool.map(work, group))
+print("finished")
+"""
+
+
+def test_callers_at_the_same_time_with_two_threads_each_get_the_same_bits():
+    assert processes.output(CALLERS).strip() == "finished"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or not os.path.isdir("/proc/self/task"), reason="this system has no CPU affinity")
+@pytest.mark.parametrize("started", [False, True], ids=["before the first call", "after it"])
+@pytest.mark.parametrize("B, calls", [(1, 200), (32, 40)])
+def test_on_a_single_cpu_two_threads_are_not_much_slower_than_one(B, calls, started):
+    """A thread that waits must let the one it waits for have the CPU: to spin through a time slice at every step would be 100 times slower."""
+    code = """
+import os, sys, time
+import numpy as np, fastrnn
+B, calls, started = map(int, sys.argv[1:])
+net = fastrnn.LSTM(256, 256, seed=0)
+x = np.random.default_rng(0).standard_normal((20, B, 256)).astype("float32")
+if started:
+    with fastrnn.threads(2):
+        net(np.ones((20, 1, 256), "float32"))
+        net(np.ones((20, 32, 256), "float32"))
+for thread in os.listdir("/proc/self/task"):
+    os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
+def run(n):
+    with fastrnn.threads(n):
+        result = net(x)[0].tobytes()
+        start = time.perf_counter()
+        for _ in range(calls):
+            net(x)
+        return time.perf_counter() - start, result
+one, two = zip(*((run(1), run(2)) for _ in range(3)))
+assert len({bits for _, bits in one + two}) == 1
+print(min(one)[0], min(two)[0])
+"""
+    one, two = map(float, processes.output(code, B, calls, int(started)).split())
+    assert two < 3 * one, f"{calls} calls: {1e3 * one:.0f} ms on one thread, {1e3 * two:.0f} ms on two"
+
+
+def small_batch(cell, B, H, dtype, *, T=None, ragged=False):
+    """Too few rows to be split among threads, and enough steps, where T does not say how many, that the work is worth it."""
+    more = {"lengths": B > 1, "resets": True, "context": 3, "num_layers": 2, "bidirectional": True} if ragged else {}
+    gates = {"lstm": 4, "rnn_tanh": 1}.get(cell, 3)
+    T = T or math.ceil(WORTH_SPLITTING * (1.5 if ragged else 1) / (2 * B * gates * H * (H + 24)))
+    case = random_case(cell, T, B, 24, H, dtype=dtype, **more)
+    if ragged:
+        case.given["lengths"] = np.array([T, *range(T - 1, 0, -max(1, T // 5))][:B])
+    return case
+
+
+WORTH_SPLITTING = 4.5e6  # floating-point operations; the engine splits from 4e6
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("B, H", [(1, 48), (1, 90), (1, 128), (1, 256), (3, 72)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "gru_before", "lstm"])
+def test_a_small_batch_does_not_depend_on_the_thread_count_bit_for_bit(cell, dtype, B, H, ragged, isa):
+    check_threads(small_batch(cell, B, H, dtype, ragged=ragged))
+    check_threads(small_batch(cell, B, H, dtype, T=5, ragged=ragged))
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "gru_before", "lstm"])
+def test_a_stream_does_not_depend_on_the_thread_count_bit_for_bit(cell, isa):
+    case = small_batch(cell, 1, 200, "float32")
+    with fastrnn.threads(1):
+        want = call(case.net(), case)[0]
+    for n in (1, 2, 3, 5):
+        with fastrnn.threads(n):
+            stream = case.net().stream()
+            stream.state = case.layer_state()
+            half = len(want) // 2
+            y = [stream.run(case.x[:half])] + [stream.step(x)[None] for x in case.x[half:]]
+        same_bits(np.concatenate(y), want, f"{n} threads")
 
 
 INTERRUPT = """
@@ -241,6 +393,74 @@ def test_denormal_numbers_cost_nothing(cell):
             backward(x[:, :, :1] * y)
             times[name].append(time.perf_counter() - start)
     assert min(times["tiny"]) < 2 * min(times["normal"])
+
+
+MEMORY = """
+import mmap
+def memory():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * mmap.PAGESIZE / 2**20
+"""
+statm = pytest.mark.skipif(
+    not os.path.exists("/proc/self/statm") or "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="this system does not say how much memory is resident, or the address sanitizer keeps what was freed",
+)
+
+
+@statm
+def test_32_python_threads_of_small_calls_get_the_same_bits_and_memory_stays_flat():
+    """In each 10,000 calls of a layer that all share, and 10,000 steps of a stream of its own."""
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, fastrnn
+{MEMORY}
+fastrnn.set_num_threads(2)
+net = fastrnn.LSTM(16, 16, seed=0)
+x = np.random.default_rng(0).standard_normal((4, 1, 16)).astype("float32")
+want = net(x)[0].tobytes()
+def work(n):
+    stream, steps = net.stream(), bytearray()
+    for k in range(n):
+        assert net(x)[0].tobytes() == want, "a call"
+        steps += stream.step(x[k % 4]).tobytes()
+        if k % 4 == 3:
+            assert steps == want, "steps of a stream"
+            steps.clear()
+            stream.reset()
+with ThreadPoolExecutor(32) as pool:
+    list(pool.map(work, [400] * 32))
+    first = memory()
+    list(pool.map(work, [10_000] * 32))
+    print(first, memory())
+"""
+    first, last = map(float, processes.output(code, timeout=300).split())
+    assert last < first + 8, f"{first} MB grew to {last} MB"
+
+
+@statm
+@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.long)])
+def test_memory_stays_flat_over_random_shapes(count):
+    code = f"""
+import numpy as np, fastrnn
+{MEMORY}
+fastrnn.set_num_threads(2)
+rng = np.random.default_rng(0)
+net = fastrnn.LSTM(8, 24, 2, seed=0)
+def work(T, B):
+    x = np.zeros((T, B, 8), "float32")
+    net(x, lengths=rng.integers(0, T + 1, B))
+    (y, _), backward = net.vjp(x)
+    backward(y)
+    net.stream(B).run(x)
+for T, B in [*rng.integers(1, 61, (200, 2)), *[(60, 60)] * 6]:
+    work(T, B)
+first = memory()
+for T, B in rng.integers(1, 61, ({count}, 2)):
+    work(T, B)
+print(first, memory())
+"""
+    first, last = map(float, processes.output(code, timeout=300).split())
+    assert last < first + 8, f"{first} MB grew to {last} MB"
 
 
 @pytest.mark.long
