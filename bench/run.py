@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import grid, machine, measure
 from .peers import PEERS
-from .workers import Missing, Worker, WorkerError
+from .workers import Missing, Worker, WorkerError, cpus
 
 FULL, LIGHT = 11.0, 6.0  # seconds that a case takes, roughly, with all peers and without those that compile
 
@@ -69,7 +69,8 @@ def load(path, content):
     old = json.loads(path.read_text())
     for key in ("commit", "cpu"):
         if old["machine"][key] != content["machine"][key]:
-            raise ValueError(f"--resume: {path} has {key} {old['machine'][key]}, this is {content['machine'][key]}: leave out --resume, or choose another --out")
+            then, now = old["machine"][key], content["machine"][key]
+            raise ValueError(f"--resume: {path} has {key} {then}, this is {now}: leave out --resume, or choose another --out")
     return old["results"]
 
 
@@ -82,6 +83,7 @@ def run(cases, names, threads, out, resume=False, say=print):
         limits = fastrnn.ask("limits")
         versions = {worker.name: worker.version for worker in workers}
         record = fastrnn.ask("record")
+        record |= {"cpus": os.cpu_count(), "pinned_to": cpus(threads)}
         record = {**record, "caches": limits["caches"], "versions": {**record["versions"], **versions}}
         removed = {name: value for name, value in os.environ.items() if name.startswith(machine.POOLS)}
         content = {"machine": {**record, "removed_environment": removed}, "limits": limits, "threads": threads, "missing": missing}

@@ -14,7 +14,7 @@ import pickle
 import signal
 import sys
 import traceback
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from .data import Problem
 from .peers import PEERS
@@ -62,13 +62,15 @@ class Worker:
     @staticmethod
     def seconds(run, least, calls=2):
         """The shortest time of a call, among at least `calls` that take `least` seconds together."""
-        times = []
+        shortest, done = float("inf"), 0
         with run.context():
-            while len(times) < calls or sum(times) < least:
+            now = first = perf_counter()
+            while done < calls or now - first < least:
                 start = perf_counter()
                 run.call()
-                times.append(perf_counter() - start)
-        return min(times)
+                now = perf_counter()
+                shortest, done = min(shortest, now - start), done + 1
+        return shortest
 
     def warm(self, label):
         """Packing, caches, pools; and how many calls a block has. Three calls at least, with that of the comparison."""
@@ -78,16 +80,20 @@ class Worker:
         gc.freeze()
 
     def block(self, label):
-        """Mean seconds of a call, over a block of calls. No collection: it would be charged to whoever happens to cause it."""
+        """(mean seconds of a call, part of the time in which this thread did not run), over a block of calls.
+
+        No collection: it would be charged to whoever happens to cause it.
+        """
         run, calls = self.chosen[label]
         call = run.call
         gc.disable()
         try:
             with run.context():
-                start = perf_counter()
+                ran, start = thread_time(), perf_counter()
                 for _ in itertools.repeat(None, calls):
                     call()
-                return (perf_counter() - start) / calls
+                took = perf_counter() - start
+                return took / calls, 1 - (thread_time() - ran) / took
         finally:
             gc.enable()
 

@@ -67,7 +67,11 @@ class Worker:
                 stderr=log,
                 env=environment(self.threads, FLAGS.get(self.name, {})),
             )
-        self.version = self.answer()
+        try:
+            self.version = self.answer()
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, command, *arguments):
         try:
