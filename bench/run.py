@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import grid, machine, measure
+from . import grid, machine, measure, report
 from .peers import PEERS
 from .workers import Missing, Worker, WorkerError, cpus
 
@@ -135,5 +135,8 @@ def main(argv=None):
                 bar.write(words, file=sys.stderr)
                 bar.update()
 
-            print("results:", run(cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say))
+            path = run(cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say)
+        print("results:", path)
+    page = report.write(arguments.out)
+    print("report:", page, page.with_name("table.md"))
     return 0
