@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-import zlib
 
-CELLS = ("lstm", "gru", "rnn")
+from .grid import CELLS, shape
+
 COLOURS = {
     "fastrnn": "#c2185b",
     "torch": "#e8710a",
@@ -15,6 +16,7 @@ COLOURS = {
     "jax": "#188038",
     "numpy": "#8d6e63",
 }
+numbers = itertools.count(1)
 
 
 def figure(rows, columns, width, height):
@@ -37,7 +39,7 @@ def svg(drawn):
     pyplot.close(drawn)
     text = out.getvalue()
     text = text[text.index("<svg") :]
-    prefix = f"c{zlib.crc32(text.encode())}-"
+    prefix = f"c{next(numbers)}-"
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r'(xlink:href="|href="|url\()#', rf"\1#{prefix}", text)
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%"', text, count=1)
@@ -49,6 +51,7 @@ def time_per_step(results, kind):
     if not chosen:
         return None
     drawn, axes = figure(2, 3, 11.5, 6.6)
+    drawn.get_layout_engine().set(h_pad=0.1)
     for row, B in zip(axes, (1, 32)):
         for ax, cell in zip(row, CELLS):
             cases = sorted((r for r in chosen if r["B"] == B and r["cell"] == cell), key=lambda r: r["H"])
@@ -60,19 +63,13 @@ def time_per_step(results, kind):
             limit = [(r["H"], 1e6 * r["limit_seconds"] / r["T"]) for r in cases]
             if limit:
                 ax.plot(*zip(*limit), ls=":", color="#555555", label="limit")
-                ticks = [r["H"] for r in cases]
-            else:
-                ticks = []
-            ax.set(xscale="log", yscale="log", title=f"{cell.upper()}, B = {B}", xlabel="I = H", ylabel="µs per step" if cell == "lstm" else "")
-            ax.set_xticks(ticks, [str(h) for h in ticks])
+            ax.set(xscale="log", yscale="log", title=f"{cell.upper()}, B = {B}")
+            ax.set(xlabel="H = I" if B == 32 else "", ylabel="µs per step" if cell == "lstm" else "")
+            ax.set_xticks([r["H"] for r in cases], [str(r["H"]) for r in cases])
             ax.minorticks_off()
     handles = {text: handle for ax in axes.flat for handle, text in zip(*ax.get_legend_handles_labels())}
     drawn.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
     return svg(drawn)
-
-
-def shape(r):
-    return f"T{r['T']} B{r['B']} " + (f"{r['H']}" if r["I"] == r["H"] else f"{r['I']}→{r['H']}")
 
 
 def share_of_limit(results, kind):
@@ -92,7 +89,7 @@ def share_of_limit(results, kind):
                 best = 100 * r["limit_seconds"] / r["times"][r["best_peer"]]["median"]
                 ax.plot([best], [place], "o", ms=5, color="#222222", label="best peer" if place == 0 else None)
         ax.set_yticks(places, [shape(r) for r in cases], fontsize=8)
-        ax.set(title=cell.upper(), xlim=(0, 100), xlabel="% of the limit")
+        ax.set(title=cell.upper(), xlim=(0, max(100, *ax.get_xlim())), xlabel="% of the limit")
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
     handles, names = axes[0][0].get_legend_handles_labels()

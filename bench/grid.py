@@ -89,6 +89,11 @@ class Case:
         return 2 * self.valid * sum(self.products) * (3 if self.trains else 1)
 
 
+def shape(r):
+    """The shape of a result, as page and charts name it."""
+    return f"T{r['T']} B{r['B']} " + (f"H{r['H']}" if r["I"] == r["H"] else f"I{r['I']} H{r['H']}")
+
+
 def official():
     """All cases, the cheap kinds of a shape beside each other."""
     cases = [Case(kind, cell, *shape) for shape in SHAPES for cell in CELLS for kind in ("forward", "train")]

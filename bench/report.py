@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from . import goals, grid
+from .grid import shape
 from .machine import markdown
 from .peers import PEERS
 
@@ -112,11 +113,6 @@ def heat(ratio):
     strength = max(-1.0, min(1.0, math.log(ratio) / math.log(4 if ratio > 1 else 2)))
     hue = 140 if strength > 0 else 5
     return f"hsl({hue} {65 if strength > 0 else 85}% {97 - 42 * abs(strength):.0f}%)"
-
-
-def shape(r):
-    """T, B, and I → H, or H where they are the same."""
-    return f"T{r['T']} B{r['B']} " + (f"H{r['H']}" if r["I"] == r["H"] else f"I{r['I']} H{r['H']}")
 
 
 def by_shape(results, kind):

@@ -2,17 +2,19 @@
 
 import importlib.util
 import json
+import re
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 if importlib.util.find_spec("fastrnn.bench"):
-    from fastrnn.bench import data, grid, handwritten, limits, measure, run
+    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, report, run
 else:  # the sources, built in place
     sys.path.append(str(Path(__file__).parent.parent))
-    from bench import data, grid, handwritten, limits, measure, run
+    from bench import data, goals, grid, handwritten, limits, measure, report, run
 
 from reference import run as reference
 
@@ -80,7 +82,7 @@ def test_weights_that_outgrow_a_cache_are_bound_by_the_next():
 
 @pytest.fixture
 def in_a_hurry(monkeypatch):
-    """Few rounds; the workers warm up for 0.3 s all the same."""
+    """Few rounds, though the workers warm up all the same; and a busy machine is no reason to measure again."""
     monkeypatch.setattr(measure, "SECONDS", 0.1)
     monkeypatch.setattr(measure, "LONGEST", 0.3)
     monkeypatch.setattr(measure, "MOVED", np.inf)
@@ -114,3 +116,65 @@ def test_a_word_that_no_case_has_is_an_error():
         run.main(["--only", "lstm,B2"])
     with pytest.raises(ValueError, match="--peers keras"):
         run.main(["--peers", "keras"])
+
+
+def result(case, ours, ratio, peer="torch", **more):
+    """A made-up result whose best peer takes `ratio` times as long as we."""
+    found = {"median": ratio, "low": 0.98 * ratio, "high": 1.02 * ratio}
+    times = {name: {"median": t, "q1": t, "q3": t, "variant": "", "error": 0.0} for name, t in (("fastrnn", ours), (peer, ratio * ours))}
+    sizes = {name: getattr(case, name) for name in ("id", "kind", "cell", "T", "B", "I", "H", "flops")}
+    ratios = {"ratios": {peer: found}, "best_peer": peer, "ratio": ratio, "ratio_low": found["low"], "ratio_high": found["high"]}
+    return {**sizes, **ratios, "times": times, "limit_seconds": ours / 2, "limit_bound": "L2", "failed": {}, "noisy": False, **more}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder with the JSONs of one and two threads: three cases, of which one is lost on one thread; and a peer that is missing."""
+    cases = [grid.Case("forward", "lstm", 100, 1, 64, 64), grid.Case("train", "gru", 50, 32, 64, 64), grid.Case("step", "rnn", 1, 1, 16, 16)]
+    machine = {"cpu": "<Nice> CPU", "cpus": 2, "date": "today", "commit": "0123456789abcdef", "versions": {"fastrnn": "1"}, "caches": {"L2": 1 << 20}}
+    measured = {"fma_gflops": 100.0, "read_gbps": {"L1": 200.0}, "isa": "v4", "caches": machine["caches"]}
+    missing = {"jax": "No module named 'jax'; pip install jax==0.10.2"}
+    for threads, ratios in ((1, (0.8, 2.5, 7.0)), (2, (1.4, 1.9, 7.0))):
+        made = [result(case, 1e-3 / threads, ratio, "onnxruntime" if case.kind == "step" else "torch") for case, ratio in zip(cases, ratios)]
+        content = {"machine": machine, "limits": measured, "threads": threads, "missing": missing, "results": made}
+        (tmp_path / f"bench-{threads}-threads.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_the_page_shows_a_losing_cell_first_and_names_a_missing_peer(results, monkeypatch):
+    monkeypatch.setattr(report, "charts", lambda content: "")
+    assert run.main(["--report-only", "--out", str(results)]) == 0
+    page = (results / "index.html").read_text()
+    assert "1 of 6 compared cells are lost" in page
+    assert page.index("<h2>Losing cells") < page.index("forward lstm T100 B1 I64 H64") < page.index("<h2>Goals")
+    assert "0.80 [0.78, 0.82]" in page and "&lt;Nice&gt; CPU" in page and "pip install jax==0.10.2" in page
+    assert "http" not in page  # nothing is loaded from elsewhere
+
+
+def test_the_tables_are_markdown(results):
+    lines = report.markdown_tables(report.load(results)).splitlines()
+    assert "| Inference | LSTM | 1 | 0.80× | 0.80× (T100 B1 H64, torch) |" in lines
+    assert "| T50 B32 H64 |  |  |  |  | 2.50 |  |" in lines
+    assert all(line.count("|") == lines[2].count("|") for line in lines[2:7])
+
+
+def test_goals_are_judged_by_mean_and_by_lost_cells(results):
+    rows = {row["name"]: row for row in goals.judgements(report.load(results))}
+    assert not rows["inference"]["met"] and [name for name, _ in rows["inference"]["lost"]] == ["forward lstm T100 B1 I64 H64"]
+    assert rows["training"]["met"] and rows["training"]["geomean"] == pytest.approx(2.5)
+    assert rows["streaming step, against onnxruntime"]["met"]
+    assert rows["two threads against one of ours, B >= 16"]["geomean"] == pytest.approx(2)
+    assert "character model LSTM, against torch" not in rows
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="the charts need matplotlib")
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+def test_the_charts_are_drawings_inside_the_page(results):
+    [forward, *_] = report.load(results)[1]["results"]
+    page = report.charts({"results": [forward]})
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) == 2 and "<image" not in page
+    ids = [name for drawing in drawings for name in set(re.findall(r'id="([^"]+)"', drawing))]
+    assert len(ids) == len(set(ids))
+    for drawing in drawings:
+        xml.etree.ElementTree.fromstring(drawing)
