@@ -16,7 +16,7 @@ from .workers import WorkerError
 ROUNDS, FEWEST = 15, 5  # blocks of each peer: so many if the time allows it, and never fewer
 SECONDS, LONGEST = 2.5, 6.0  # of the rounds of a case: at least, unless they take longer; then until the fewest rounds are done
 SLOW = 6.0  # who is so many times slower than the best is not asked again after the fewest rounds
-REST = 0.002  # seconds between turns: the threads of the one before have stopped spinning and sleep (`burning` in run.py tests it)
+REST = 0.002  # seconds between turns; a worker whose threads may spin on is stopped meanwhile (workers.py), `idle_cpu` of the JSON shows it
 MOVED = 0.03  # part by which the clock may move, or that others may take of the CPUs, before a case is called noisy
 FIXED_PEER = {"ragged": "torch packed", "characters": "torch"}  # whom the ratio of a kind is against, else the fastest
 
@@ -117,10 +117,12 @@ def watched_turns(entries, fastrnn):
 def measure(case, workers, measured_limits, threads):
     """The result of one case, as the JSON has it."""
     fastrnn = next(worker for worker in workers if worker.name == "fastrnn")
+    start = perf_counter()
     entries, facts = set_up(case, workers)
     times, watched = watched_turns(entries, fastrnn)
     if watched["noisy"]:
         times, watched = watched_turns(entries, fastrnn)
+    took = perf_counter() - start
     seconds, what = limits.bound(case, measured_limits, threads)
     result = {"id": case.id, "kind": case.kind, "cell": case.cell, "T": case.T, "B": case.B, "I": case.I, "H": case.H}
     result |= {"flops": case.flops, "valid": case.valid, "limit_seconds": seconds, "limit_bound": what}
@@ -132,4 +134,4 @@ def measure(case, workers, measured_limits, threads):
     best = best if best in peers else None
     against = result["ratios"].get(best, dict.fromkeys(("median", "low", "high")))
     result |= {"best_peer": best, "ratio": against["median"], "ratio_low": against["low"], "ratio_high": against["high"]}
-    return {**result, **watched}
+    return {**result, **watched, "seconds": took}

@@ -91,15 +91,15 @@ def run(cases, names, threads, out, resume=False, say=print):
         if path.exists() and not resume:
             os.replace(path, path.with_suffix(".old.json"))
         there = {result["id"] for result in content["results"]}
-        for case in cases:
+        for k, case in enumerate(cases, 1):
             if case.id in there:
-                say(f"{case.id}: already there")
+                say(f"{k}/{len(cases)} {case.id}: already there")
                 continue
             result = measure.measure(case, workers, limits, threads)
             content["results"].append(result)
             content.setdefault("idle_cpu", burning(workers))
             machine.write(path, content)
-            say(line(result))
+            say(f"{k}/{len(cases)} {line(result)}")
     finally:
         for worker in workers:
             worker.close()

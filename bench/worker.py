@@ -6,6 +6,7 @@ stdout: ("ok", value), ("missing", why) or ("error", traceback). It ends when st
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import itertools
@@ -20,6 +21,7 @@ from .data import Problem
 from .peers import PEERS
 
 BLOCK, WARM, TRIAL = 0.02, 0.3, 0.1  # seconds of a block of calls, of warming up, of trying a variant
+PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -77,7 +79,6 @@ class Worker:
         run = self.chosen[label][0]
         self.chosen[label][1] = max(1, round(BLOCK / self.seconds(run, WARM)))
         gc.collect()
-        gc.freeze()
 
     def block(self, label):
         """(mean seconds of a call, part of the time in which this thread did not run), over a block of calls.
@@ -89,6 +90,8 @@ class Worker:
         gc.disable()
         try:
             with run.context():
+                if calls > 1:
+                    call()  # brings back what the others took out of the caches
                 ran, start = thread_time(), perf_counter()
                 for _ in itertools.repeat(None, calls):
                     call()
@@ -115,6 +118,8 @@ class Worker:
 
 def main(name, threads, cpus):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and closes stdin
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a stopped process would not see that stdin has ended
     answers, questions = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
     os.dup2(2, 1)  # what a library prints goes to the log
 

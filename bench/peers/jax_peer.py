@@ -64,7 +64,7 @@ class Jax:
     def runs(self, case, problem):
         if case.kind == "step":
             return {"": {"": lambda: self.step(case, problem)}}
-        unrolls = [n for n in ((1, 4, 16) if case.B == 1 else (1, 4, 8)) if n <= case.T]
+        unrolls = [n for n in ((1, 4, 8, 16) if case.B == 1 else (1, 4, 8)) if n <= case.T]
         return {"": {f"unroll {n}": functools.partial(getattr(self, case.kind), case, problem, n) for n in unrolls}}
 
     def inputs(self, problem):

@@ -122,6 +122,7 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": "f32",
+            "CPU_DENORMALS_OPTIMIZATION": True,
         }
         return core.compile_model(core.read_model(made), "CPU", options), states
 
