@@ -78,6 +78,8 @@ def run(cases, names, threads, out, resume=False, say=print):
     """Measure the cases; returns the path of the JSON. `say` hears one line for each case."""
     path = out / f"bench-{threads}-threads.json"
     workers, missing = start_workers(["fastrnn", *names], threads, out / "logs")
+    for name, why in missing.items():
+        print(f"{name} is missing: {why}", file=sys.stderr)
     try:
         fastrnn = workers[0]
         limits = fastrnn.ask("limits")
