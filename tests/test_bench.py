@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastrnn import _engine
+
 if importlib.util.find_spec("fastrnn.bench"):
     from fastrnn.bench import data, goals, grid, handwritten, limits, measure, report, run
 else:  # the sources, built in place
@@ -78,6 +80,12 @@ def test_weights_that_outgrow_a_cache_are_bound_by_the_next():
     assert bounds == ["L1", "L2", "L3", "DRAM"]
     seconds, what = limits.bound(grid.Case("train", "lstm", 50, 64, 64, 64), measured, 2)
     assert what == "compute" and seconds == pytest.approx(3 * 2 * 50 * 64 * 4 * 64 * 128 / 200e9)
+
+
+def test_the_loops_at_the_limit_compute_what_they_say(isa):
+    lanes = _engine.vector_lanes(False)
+    assert _engine.fma_loop(100) == 2 * 12 * lanes  # each lane goes to the fixed point of x / 2 + 1
+    assert _engine.read_loop(np.ones(3 * 12 * lanes, "float32"), 2) == 2 * 3 * 12 * lanes
 
 
 @pytest.fixture
