@@ -5,7 +5,7 @@
 #   make test        build, and run the tests (under 10 minutes)
 #   make test-long   the long tests too, and the whole suite once per instruction set of this CPU
 #   make lint        ruff and cython-lint
-#   make bench       the benchmarks
+#   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (about an hour; make bench ARGS=--quick: ten minutes)
 #   make sanitize    the tests on a build with the address and undefined-behaviour sanitizers
 #   make clean       remove .venv and everything that was built
 #
@@ -21,11 +21,9 @@ BASE := $(if $(filter file,$(origin PYTHON)),$(or $(wildcard .venv/bin/python),$
 TAG := $(or $(shell $(BASE) -c 'import sys; print("cpython-%d%d" % sys.version_info[:2])' 2>/dev/null),none)
 ISA_LIST = import fastrnn._engine as e; print(*e.available_isas())
 SOURCES := setup.py pyproject.toml $(wildcard src/*.c src/*.h src/*.pyx src/*.pxd) \
-           $(wildcard fastrnn/*.py fastrnn/*.pyi fastrnn/*/*.py)
+           $(wildcard fastrnn/*.py fastrnn/*.pyi fastrnn/*/*.py bench/*.py bench/*/*.py)
 # The sanitizer's runtime must come first, before Python itself.
 ASAN = .venv/bin/python -c 'import subprocess, sysconfig; print(subprocess.check_output(sysconfig.get_config_var("CC").split()[:1] + ["-print-file-name=libasan.so"], text=True).strip())'
-# A machine may hold OpenBLAS to old kernels or to one thread by environment: not in a benchmark.
-NO_OPENBLAS = env $(patsubst %,-u %,$(filter OPENBLAS_%,$(.VARIABLES)))
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -81,6 +79,12 @@ endef
 	$(call install,'.[test]',test,FASTRNN_WERROR=$(WERROR))
 	@touch .venv/built-$(TAG) $@
 
+.venv/bench-$(TAG): .venv/$(TAG) $(SOURCES)
+	@echo "building fastrnn and installing its peers (several minutes; the log is build/bench.log)"
+	@rm -rf build/lib*
+	$(call install,'.[bench]',bench,FASTRNN_WERROR=$(WERROR))
+	@touch .venv/built-$(TAG) $@
+
 .venv/lint-$(TAG): .venv/$(TAG) Makefile
 	$(call install,$(LINT_TOOLS),lint)
 	@touch $@
@@ -105,15 +109,10 @@ test-long: .venv/test-$(TAG)
 	@set -e; for isa in $$(.venv/bin/python -c '$(ISA_LIST)'); do \
 	    echo "== FASTRNN_ISA=$$isa"; (export FASTRNN_ISA=$$isa; $(PYTEST) $(ARGS)); done
 
-# The rivals are torch's modules. The root comes last on the path, for the same reason as above.
-MODULE = .venv/bin/python -c 'import runpy, sys; sys.path[:1] = []; sys.path.append("."); m = sys.argv.pop(1); runpy.run_module(m, run_name="__main__", alter_sys=True)'
-
-bench: .venv/test-$(TAG)
-	@.venv/bin/python -c 'import importlib.util as u, sys; u.find_spec("torch") or sys.exit("the benchmarks compare with torch, which is not installed here: see the extra \"bench\" in pyproject.toml")'
-	@mkdir -p build/bench
-	$(NO_OPENBLAS) .venv/bin/pytest bench --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
-	$(NO_OPENBLAS) $(MODULE) bench.character_model
-	$(NO_OPENBLAS) $(MODULE) bench.memory
+# On one thread, then on all cores. Results and page: build/bench. make bench ARGS=--quick
+bench: .venv/bench-$(TAG)
+	.venv/bin/fastrnn bench --threads 1 $(ARGS)
+	.venv/bin/fastrnn bench --threads 0 $(ARGS)
 
 lint: .venv/lint-$(TAG)
 	@.venv/bin/ruff check .

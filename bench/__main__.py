@@ -2,4 +2,9 @@ import sys
 
 from .run import main
 
-sys.exit(main())
+try:
+    sys.exit(main())
+except (ValueError, RuntimeError) as error:
+    sys.exit(f"bench: error: {error}")
+except KeyboardInterrupt:
+    sys.exit(130)

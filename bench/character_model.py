@@ -53,7 +53,8 @@ class FastrnnModel:
         self.embedding = fastrnn.Embedding(SYMBOLS, H, seed=0, storage=storage, dtype=dtype)
         self.rnn = getattr(fastrnn, CELLS[cell])(H, H, LAYERS, seed=1, storage=storage, dtype=dtype)
         self.linear = fastrnn.Linear(H, SYMBOLS, seed=2, storage=storage, dtype=dtype)
-        storage.flat[:] = storage.flat.astype("float32")
+        for layer in (self.embedding, self.rnn, self.linear):
+            layer.load_state_dict({name: a.astype("float32").astype(dtype) for name, a in layer.state_dict().items()})
         self.gradient = np.zeros_like(storage.flat)
         self.optimizer = Adam(storage, lr=LR)
         self.state = None

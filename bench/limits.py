@@ -12,8 +12,6 @@ import os
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
-
 from fastrnn import _engine
 
 CHAINS = 12  # vectors of fma_loop and read_loop

@@ -16,8 +16,8 @@ from .workers import WorkerError
 ROUNDS, FEWEST = 15, 5  # blocks of each peer: so many if the time allows it, and never fewer
 SECONDS, LONGEST = 2.5, 6.0  # of the rounds of a case: at least, unless they take longer; then until the fewest rounds are done
 SLOW = 6.0  # who is so many times slower than the best is not asked again after the fewest rounds
-REST = 0.002  # seconds between turns: the threads of the one before have stopped spinning and sleep (`burning` in run.py tests it)
-MOVED = 0.03  # part by which the clock may move, or that other guests of the machine may take, before a case is called noisy
+REST = 0.002  # seconds between turns; a worker whose threads may spin on is stopped meanwhile (workers.py), `idle_cpu` of the JSON shows it
+MOVED = 0.03  # part by which the clock may move, or that others may take of the CPUs, before a case is called noisy
 FIXED_PEER = {"ragged": "torch packed", "characters": "torch"}  # whom the ratio of a kind is against, else the fastest
 
 
@@ -78,42 +78,51 @@ def set_up(case, workers):
 
 
 def turns(entries):
-    """{name: seconds per call in each round}: each in turn has a block, and the first one moves on by one from round to round."""
-    times = {name: [] for name in entries}
+    """({name: seconds per call in each round}, part of its time for which fastrnn was kept from running).
+
+    Each in turn has a block, and the first one moves on by one from round to round.
+    """
+    times, kept = {name: [] for name in entries}, []
     active, start, rounds = list(entries), perf_counter(), 0
     while True:
         for name in active[rounds % len(active) :] + active[: rounds % len(active)]:
             worker, label = entries[name]
-            times[name].append(worker.ask("block", label))
+            seconds, idle = worker.ask("block", label)
+            times[name].append(seconds)
+            if name == "fastrnn":  # its calling thread always works; others leave theirs asleep
+                kept.append(idle)
             time.sleep(REST)
         rounds += 1
         elapsed = perf_counter() - start
         if rounds >= FEWEST and (elapsed >= LONGEST or (rounds >= ROUNDS and elapsed >= SECONDS)):
-            return times
+            return times, statistics.fmean(kept)
         if rounds == FEWEST:
             best = min(statistics.median(t) for t in times.values())
             active = [name for name in active if name == "fastrnn" or statistics.median(times[name][:2]) <= SLOW * best]
 
 
 def watched_turns(entries, fastrnn):
-    """`turns`, and how far the clock moved and what part of the CPUs others took meanwhile."""
+    """`turns`, and how quiet the machine was: noisy if the clock moved, or other guests or other programs took too much of the CPUs."""
     stolen, ticks = steal()
     before = fastrnn.ask("proxy")
-    times = turns(entries)
+    times, kept = turns(entries)
     after = fastrnn.ask("proxy")
     stolen_after, ticks_after = steal()
     moved = abs(after / before - 1)
     taken = (stolen_after - stolen) / max(1, ticks_after - ticks)
-    return times, {"proxy_seconds": [before, after], "steal": taken, "noisy": moved > MOVED or taken > MOVED}
+    noisy = max(moved, taken, kept) > MOVED
+    return times, {"proxy_seconds": [before, after], "steal": taken, "preempted": kept, "noisy": noisy}
 
 
 def measure(case, workers, measured_limits, threads):
     """The result of one case, as the JSON has it."""
     fastrnn = next(worker for worker in workers if worker.name == "fastrnn")
+    start = perf_counter()
     entries, facts = set_up(case, workers)
     times, watched = watched_turns(entries, fastrnn)
     if watched["noisy"]:
         times, watched = watched_turns(entries, fastrnn)
+    took = perf_counter() - start
     seconds, what = limits.bound(case, measured_limits, threads)
     result = {"id": case.id, "kind": case.kind, "cell": case.cell, "T": case.T, "B": case.B, "I": case.I, "H": case.H}
     result |= {"flops": case.flops, "valid": case.valid, "limit_seconds": seconds, "limit_bound": what}
@@ -125,4 +134,4 @@ def measure(case, workers, measured_limits, threads):
     best = best if best in peers else None
     against = result["ratios"].get(best, dict.fromkeys(("median", "low", "high")))
     result |= {"best_peer": best, "ratio": against["median"], "ratio_low": against["low"], "ratio_high": against["high"]}
-    return {**result, **watched}
+    return {**result, **watched, "seconds": took}

@@ -17,7 +17,8 @@ import tracemalloc
 import numpy as np
 
 import fastrnn
-from bench import machine
+
+from . import machine
 
 T, B = 50, 32
 CELLS = {  # layer, tape and dgates in arrays of (T, B, H), gates, states

@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from . import grid, machine, measure
+from . import grid, machine, measure, report
 from .peers import PEERS
-from .workers import Missing, Worker, WorkerError
+from .workers import Missing, Worker, WorkerError, cpus
 
-FULL, LIGHT = 11.0, 6.0  # seconds that a case takes, roughly, with all peers and without those that compile
+FULL, LIGHT = 9.5, 6.0  # seconds that a case takes, roughly, with all peers and without those that compile
 
 
 def parser():
@@ -69,7 +69,8 @@ def load(path, content):
     old = json.loads(path.read_text())
     for key in ("commit", "cpu"):
         if old["machine"][key] != content["machine"][key]:
-            raise ValueError(f"--resume: {path} has {key} {old['machine'][key]}, this is {content['machine'][key]}: leave out --resume, or choose another --out")
+            then, now = old["machine"][key], content["machine"][key]
+            raise ValueError(f"--resume: {path} has {key} {then}, this is {now}: leave out --resume, or choose another --out")
     return old["results"]
 
 
@@ -77,11 +78,14 @@ def run(cases, names, threads, out, resume=False, say=print):
     """Measure the cases; returns the path of the JSON. `say` hears one line for each case."""
     path = out / f"bench-{threads}-threads.json"
     workers, missing = start_workers(["fastrnn", *names], threads, out / "logs")
+    for name, why in missing.items():
+        print(f"{name} is missing: {why}", file=sys.stderr)
     try:
         fastrnn = workers[0]
         limits = fastrnn.ask("limits")
         versions = {worker.name: worker.version for worker in workers}
         record = fastrnn.ask("record")
+        record |= {"cpus": os.cpu_count(), "pinned_to": cpus(threads)}
         record = {**record, "caches": limits["caches"], "versions": {**record["versions"], **versions}}
         removed = {name: value for name, value in os.environ.items() if name.startswith(machine.POOLS)}
         content = {"machine": {**record, "removed_environment": removed}, "limits": limits, "threads": threads, "missing": missing}
@@ -89,15 +93,15 @@ def run(cases, names, threads, out, resume=False, say=print):
         if path.exists() and not resume:
             os.replace(path, path.with_suffix(".old.json"))
         there = {result["id"] for result in content["results"]}
-        for case in cases:
+        for k, case in enumerate(cases, 1):
             if case.id in there:
-                say(f"{case.id}: already there")
+                say(f"{k}/{len(cases)} {case.id}: already there")
                 continue
             result = measure.measure(case, workers, limits, threads)
             content["results"].append(result)
             content.setdefault("idle_cpu", burning(workers))
             machine.write(path, content)
-            say(line(result))
+            say(f"{k}/{len(cases)} {line(result)}")
     finally:
         for worker in workers:
             worker.close()
@@ -133,5 +137,8 @@ def main(argv=None):
                 bar.write(words, file=sys.stderr)
                 bar.update()
 
-            print("results:", run(cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say))
+            path = run(cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say)
+        print("results:", path)
+    page = report.write(arguments.out)
+    print("report:", page, page.with_name("table.md"))
     return 0

@@ -6,6 +6,7 @@ stdout: ("ok", value), ("missing", why) or ("error", traceback). It ends when st
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import itertools
@@ -14,12 +15,13 @@ import pickle
 import signal
 import sys
 import traceback
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from .data import Problem
 from .peers import PEERS
 
 BLOCK, WARM, TRIAL = 0.02, 0.3, 0.1  # seconds of a block of calls, of warming up, of trying a variant
+PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -62,32 +64,39 @@ class Worker:
     @staticmethod
     def seconds(run, least, calls=2):
         """The shortest time of a call, among at least `calls` that take `least` seconds together."""
-        times = []
+        shortest, done = float("inf"), 0
         with run.context():
-            while len(times) < calls or sum(times) < least:
+            now = first = perf_counter()
+            while done < calls or now - first < least:
                 start = perf_counter()
                 run.call()
-                times.append(perf_counter() - start)
-        return min(times)
+                now = perf_counter()
+                shortest, done = min(shortest, now - start), done + 1
+        return shortest
 
     def warm(self, label):
         """Packing, caches, pools; and how many calls a block has. Three calls at least, with that of the comparison."""
         run = self.chosen[label][0]
         self.chosen[label][1] = max(1, round(BLOCK / self.seconds(run, WARM)))
         gc.collect()
-        gc.freeze()
 
     def block(self, label):
-        """Mean seconds of a call, over a block of calls. No collection: it would be charged to whoever happens to cause it."""
+        """(mean seconds of a call, part of the time in which this thread did not run), over a block of calls.
+
+        No collection: it would be charged to whoever happens to cause it.
+        """
         run, calls = self.chosen[label]
         call = run.call
         gc.disable()
         try:
             with run.context():
-                start = perf_counter()
+                if calls > 1:
+                    call()  # brings back what the others took out of the caches
+                ran, start = thread_time(), perf_counter()
                 for _ in itertools.repeat(None, calls):
                     call()
-                return (perf_counter() - start) / calls
+                took = perf_counter() - start
+                return took / calls, 1 - (thread_time() - ran) / took
         finally:
             gc.enable()
 
@@ -109,6 +118,8 @@ class Worker:
 
 def main(name, threads, cpus):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and closes stdin
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a stopped process would not see that stdin has ended
     answers, questions = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
     os.dup2(2, 1)  # what a library prints goes to the log
 

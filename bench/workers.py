@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,11 @@ def environment(threads, flags):
 
 
 class Worker:
-    """The process of the peer `name`, on `threads` threads; its stderr and what it prints go to `log`."""
+    """The process of the peer `name`, on `threads` threads; its stderr and what it prints go to `log`.
+
+    With several threads it is stopped (SIGSTOP) whenever it is not asked: thread pools of onnxruntime and OpenBLAS spin for more than 30 ms
+    after a call, torch's for some, and would take a CPU from whoever's turn is next. On one thread no pool spins.
+    """
 
     def __init__(self, name, threads, log):
         self.name, self.threads, self.log = name, threads, log
@@ -67,15 +72,28 @@ class Worker:
                 stderr=log,
                 env=environment(self.threads, FLAGS.get(self.name, {})),
             )
-        self.version = self.answer()
+        try:
+            self.version = self.answer()
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, command, *arguments):
+        self.signal("SIGCONT")
         try:
             pickle.dump((command, *arguments), self.process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self.process.stdin.flush()
         except OSError:
             raise WorkerError(f"{self.name} died; see {self.log}", alive=False) from None
-        return self.answer()
+        try:
+            return self.answer()
+        finally:
+            self.signal("SIGSTOP")
+
+    def signal(self, name):
+        """Stop the process or let it go on, where that is possible and pools could spin."""
+        if self.threads > 1 and hasattr(signal, name) and self.process.poll() is None:
+            self.process.send_signal(getattr(signal, name))
 
     def answer(self):
         if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
@@ -104,6 +122,7 @@ class Worker:
         self.start()
 
     def close(self):
+        self.signal("SIGCONT")
         self.process.stdin.close()
         try:
             self.process.wait(timeout=2)

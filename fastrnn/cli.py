@@ -1,4 +1,4 @@
-"""The ``fastrnn`` command: train a character model, write with it, measure it, show what it and this build are."""
+"""The ``fastrnn`` command: train a character model, write with it, measure it, show what it and this build are, benchmark it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def main(argv: list[str] | None = None) -> int:
     The exit status: 0; 1 for bad input, 2 for bad usage, each with one line on stderr; 130 after Ctrl-C.
     """
     try:
-        arguments = _parser().parse_args(argv)
+        arguments, rest = _parser().parse_known_args(argv)
+        if arguments.command == "bench":
+            arguments.rest = rest
+        elif rest:
+            _parser().error(f"unrecognized arguments: {' '.join(rest)}")
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
         status = arguments.run(arguments)
@@ -94,6 +98,8 @@ def _parser():
     info = commands.add_parser("info", help="show the configuration of this build, or of a model")
     info.add_argument("model", metavar="DIR", nargs="?", help="directory of a model")
     info.set_defaults(run=_info)
+    bench = commands.add_parser("bench", help="compare the speed with torch, onnxruntime, OpenVINO, JAX and NumPy", add_help=False)
+    bench.set_defaults(run=_bench)  # its options are its own: fastrnn bench --help
     return parser
 
 
@@ -224,6 +230,12 @@ def _evaluate(arguments):
     nll = -model.score(Path(arguments.data))
     print(f"NLL: {nll:.4f} nats per character ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}")
     return 0
+
+
+def _bench(arguments):
+    from fastrnn.bench.run import main
+
+    return main(arguments.rest)
 
 
 def _info(arguments):

@@ -25,7 +25,7 @@ def module_names():
     for module in pkgutil.walk_packages(fastrnn.__path__, "fastrnn."):
         parts = module.name.split(".")
         needs = OPTIONAL.get(parts[1])
-        if parts[-1] != "__main__" and (needs is None or importlib.util.find_spec(needs)):
+        if parts[-1] != "__main__" and parts[1] != "bench" and (needs is None or importlib.util.find_spec(needs)):
             names.append(module.name)
     return names
 

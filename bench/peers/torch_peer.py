@@ -10,6 +10,17 @@ from ..character_model import CELLS, TorchModel, losses
 from . import Run, stream
 
 
+class OnlyOutput(torch.nn.Module):
+    """A layer that gives y and not the state, which torch.jit can freeze."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor):
+        return self.layer(x)[0]
+
+
 class Torch:
     def __init__(self, threads):
         torch.set_num_threads(threads)
@@ -34,14 +45,14 @@ class Torch:
         return layer
 
     def forward(self, case, problem, jit=False):
-        layer, x = self.layer(case, problem).eval(), torch.from_numpy(problem.x)
+        net, x = OnlyOutput(self.layer(case, problem)).eval(), torch.from_numpy(problem.x)
         if jit:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch.jit is about to be replaced
-                layer = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(layer)))
+                net = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(net)))
 
         def call():
-            return layer(x)[0]
+            return net(x)
 
         return Run(call, lambda: problem.outputs(call()), torch.inference_mode)
 

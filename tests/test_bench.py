@@ -1,0 +1,188 @@
+"""The benchmark: the grid is the official one, a wrong answer is never timed, a run can be resumed, and the report hides no loss."""
+
+import importlib.util
+import json
+import re
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastrnn import _engine
+
+if importlib.util.find_spec("fastrnn.bench"):
+    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, report, run
+else:  # the sources, built in place
+    sys.path.append(str(Path(__file__).parent.parent))
+    from bench import data, goals, grid, handwritten, limits, measure, report, run
+
+from reference import run as reference
+
+
+def test_the_grid_is_the_official_one():
+    cases = grid.official()
+    assert len(cases) == len({case.id for case in cases}) == 2 * 3 * 21 + 15 + 9 + 3
+    assert {case.kind for case in cases} == set(grid.KINDS)
+    assert sum(case.I != case.H for case in cases) == 2 * 3 * 8
+    assert grid.official()[0].id == "forward lstm T100 B1 I16 H16"
+    assert set(grid.quick()) < set(cases)
+
+
+def test_flops_are_those_of_the_two_products():
+    case = grid.Case("forward", "gru", 50, 32, 40, 64)
+    assert case.flops == 2 * 50 * 32 * 3 * 64 * (40 + 64)
+    assert grid.Case("train", "gru", 50, 32, 40, 64).flops == 3 * case.flops
+
+
+def test_only_takes_whole_words():
+    chosen = grid.only(grid.official(), ["train", "lstm", "B1", "H64"])
+    assert [case.id for case in chosen] == ["train lstm T100 B1 I64 H64"]
+
+
+@pytest.mark.parametrize("cell", grid.CELLS)
+def test_the_truth_agrees_with_the_reference_and_its_gradients_with_numbers(cell):
+    problem = data.Problem(grid.Case("train", cell, 4, 3, 5, 2))
+    values = {"x": problem.x.astype("float64"), **{name: a.astype("float64") for name, a in problem.params.items()}}
+    dy = problem.dy.astype("float64")
+
+    def layer_and_y(values):
+        layer = handwritten.Layer(cell, values)
+        return layer, layer.forward(values["x"], keep=True)
+
+    layer, y = layer_and_y(values)
+    want, _ = reference({"rnn": "rnn_tanh"}.get(cell, cell), problem.params, problem.x)
+    np.testing.assert_allclose(y, want, atol=1e-12)
+    dx, gradients = layer.backward(dy)
+    rng = np.random.default_rng(0)
+    for name, gradient in {"x": dx, **gradients}.items():
+        direction, eps = rng.standard_normal(gradient.shape), 1e-6
+        moved = [(layer_and_y({**values, name: values[name] + sign * eps * direction})[1] * dy).sum() for sign in (1, -1)]
+        np.testing.assert_allclose((gradient * direction).sum(), (moved[0] - moved[1]) / (2 * eps), rtol=1e-6, err_msg=name)
+
+
+def test_an_error_counts_whatever_is_missing_or_nan():
+    want = {"y": np.array([1.0, -4.0])}
+    assert data.error({"y": np.array([1.0, -3.0])}, want) == 0.25
+    assert data.error({}, want) == data.error({"y": np.array([1.0, np.nan])}, want) == data.error({"y": np.ones(3)}, want) == np.inf
+
+
+def test_the_ratio_is_paired_by_round():
+    ours = np.linspace(1, 9, 15)  # a machine that slows down all the while
+    found = measure.ratio(2 * ours, ours)
+    assert found == pytest.approx({"median": 2, "low": 2, "high": 2})
+
+
+def test_weights_that_outgrow_a_cache_are_bound_by_the_next():
+    measured = {"fma_gflops": 100, "read_gbps": {"L1": 150, "L2": 100, "L3": 50, "DRAM": 10}, "caches": {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}}
+    bounds = [limits.bound(grid.Case("forward", "lstm", 100, 1, H, H), measured, 1)[1] for H in (32, 128, 512, 2048)]
+    assert bounds == ["L1", "L2", "L3", "DRAM"]
+    seconds, what = limits.bound(grid.Case("train", "lstm", 50, 64, 64, 64), measured, 2)
+    assert what == "compute" and seconds == pytest.approx(3 * 2 * 50 * 64 * 4 * 64 * 128 / 200e9)
+
+
+def test_the_loops_at_the_limit_compute_what_they_say(isa):
+    lanes = _engine.vector_lanes(False)
+    assert _engine.fma_loop(100) == 2 * 12 * lanes  # each lane goes to the fixed point of x / 2 + 1
+    assert _engine.read_loop(np.ones(3 * 12 * lanes, "float32"), 2) == 2 * 3 * 12 * lanes
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+    """Few rounds, though the workers warm up all the same; and a busy machine is no reason to measure again."""
+    monkeypatch.setattr(measure, "SECONDS", 0.1)
+    monkeypatch.setattr(measure, "LONGEST", 0.3)
+    monkeypatch.setattr(measure, "MOVED", np.inf)
+
+
+def test_a_run_end_to_end_and_its_resumption(tmp_path, in_a_hurry):
+    cases = [grid.Case("train", "gru", 6, 2, 3, 5), grid.Case("forward", "lstm", 6, 2, 3, 5)]
+    said = []
+    path = run.run(cases[:1], ["numpy"], 1, tmp_path, say=said.append)
+    [result] = json.loads(path.read_text())["results"]
+    assert result["id"] == cases[0].id and result["best_peer"] == "numpy"
+    assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
+    assert all(entry["error"] < 1e-5 for entry in result["times"].values())
+    path = run.run(cases, ["numpy"], 1, tmp_path, resume=True, say=said.append)
+    results = json.loads(path.read_text())["results"]
+    assert results[0] == result and [r["id"] for r in results] == [case.id for case in cases]
+    assert "already there" in said[1]
+
+
+def test_a_peer_that_is_not_installed_is_named_with_what_installs_it(tmp_path, in_a_hurry, monkeypatch):
+    (tmp_path / "onnx.py").write_text("raise ImportError('No module named onnx')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = run.run([grid.Case("step", "rnn", 1, 1, 4, 4)], ["onnxruntime"], 1, tmp_path)
+    content = json.loads(path.read_text())
+    assert content["missing"] == {"onnxruntime": "No module named onnx; pip install onnxruntime==1.32.0 onnx"}
+    assert content["results"][0]["ratio"] is None
+
+
+def test_a_word_that_no_case_has_is_an_error():
+    with pytest.raises(ValueError, match="no case has all the words of --only lstm,B2"):
+        run.main(["--only", "lstm,B2"])
+    with pytest.raises(ValueError, match="--peers keras"):
+        run.main(["--peers", "keras"])
+
+
+def result(case, ours, ratio, peer="torch", **more):
+    """A made-up result whose best peer takes `ratio` times as long as we."""
+    found = {"median": ratio, "low": 0.98 * ratio, "high": 1.02 * ratio}
+    times = {name: {"median": t, "q1": t, "q3": t, "variant": "", "error": 0.0} for name, t in (("fastrnn", ours), (peer, ratio * ours))}
+    sizes = {name: getattr(case, name) for name in ("id", "kind", "cell", "T", "B", "I", "H", "flops")}
+    ratios = {"ratios": {peer: found}, "best_peer": peer, "ratio": ratio, "ratio_low": found["low"], "ratio_high": found["high"]}
+    return {**sizes, **ratios, "times": times, "limit_seconds": ours / 2, "limit_bound": "L2", "failed": {}, "noisy": False, **more}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder with the JSONs of one and two threads: three cases, of which one is lost on one thread; and a peer that is missing."""
+    cases = [grid.Case("forward", "lstm", 100, 1, 64, 64), grid.Case("train", "gru", 50, 32, 64, 64), grid.Case("step", "rnn", 1, 1, 16, 16)]
+    machine = {"cpu": "<Nice> CPU", "cpus": 2, "date": "today", "commit": "0123456789abcdef", "versions": {"fastrnn": "1"}, "caches": {"L2": 1 << 20}}
+    measured = {"fma_gflops": 100.0, "read_gbps": {"L1": 200.0}, "isa": "v4", "caches": machine["caches"]}
+    missing = {"jax": "No module named 'jax'; pip install jax==0.10.2"}
+    for threads, ratios in ((1, (0.8, 2.5, 7.0)), (2, (1.4, 1.9, 7.0))):
+        made = [result(case, 1e-3 / threads, ratio, "onnxruntime" if case.kind == "step" else "torch") for case, ratio in zip(cases, ratios)]
+        content = {"machine": machine, "limits": measured, "threads": threads, "missing": missing, "results": made}
+        (tmp_path / f"bench-{threads}-threads.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_the_page_shows_a_losing_cell_first_and_names_a_missing_peer(results, monkeypatch):
+    monkeypatch.setattr(report, "charts", lambda content: "")
+    assert run.main(["--report-only", "--out", str(results)]) == 0
+    page = (results / "index.html").read_text()
+    assert "1 of 6 compared cells are lost" in page
+    assert page.index("<h2>Losing cells") < page.index("forward lstm T100 B1 I64 H64") < page.index("<h2>Goals")
+    assert "0.80 [0.78, 0.82]" in page and "&lt;Nice&gt; CPU" in page and "pip install jax==0.10.2" in page
+    assert "http" not in page  # nothing is loaded from elsewhere
+
+
+def test_the_tables_are_markdown(results):
+    lines = report.markdown_tables(report.load(results)).splitlines()
+    assert "| Inference | LSTM | 1 | 0.80× | 0.80× (T100 B1 H64, torch) |" in lines
+    assert "| T50 B32 H64 |  |  |  |  | 2.50 |  |" in lines
+    assert all(line.count("|") == lines[2].count("|") for line in lines[2:7])
+
+
+def test_goals_are_judged_by_mean_and_by_lost_cells(results):
+    rows = {row["name"]: row for row in goals.judgements(report.load(results))}
+    assert not rows["inference"]["met"] and [name for name, _ in rows["inference"]["lost"]] == ["forward lstm T100 B1 I64 H64"]
+    assert rows["training"]["met"] and rows["training"]["geomean"] == pytest.approx(2.5)
+    assert rows["streaming step, against onnxruntime"]["met"]
+    assert rows["two threads against one of ours, B >= 16"]["geomean"] == pytest.approx(2)
+    assert "character model LSTM, against torch" not in rows
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="the charts need matplotlib")
+@pytest.mark.filterwarnings("default")  # matplotlib's own
+def test_the_charts_are_drawings_inside_the_page(results):
+    [forward, *_] = report.load(results)[1]["results"]
+    page = report.charts({"results": [forward]})
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) == 2 and "<image" not in page
+    ids = [name for drawing in drawings for name in set(re.findall(r'id="([^"]+)"', drawing))]
+    assert len(ids) == len(set(ids))
+    for drawing in drawings:
+        xml.etree.ElementTree.fromstring(drawing)
