@@ -131,7 +131,8 @@ class BuildEngine(build_ext):
         wanted = [p for p in library.glob("libscipy_openblas*") if p.suffix in (".so", ".dylib")]
         licences = [Path(f.locate()) for f in files("scipy-openblas32") or [] if "LICENSE" in f.name.upper()]
         folder.mkdir(parents=True, exist_ok=True)
-        for source, name in [(p, p.name) for p in wanted] + [(p, f"OPENBLAS-{p.name}") for p in licences]:
+        # a name of our own: threadpoolctl knows OpenBLAS by its file's name and would give this copy threads, beside those of our team
+        for source, name in [(p, f"fastrnn_blas{p.suffix}") for p in wanted] + [(p, f"OPENBLAS-{p.name}") for p in licences]:
             if self.force or not (folder / name).exists() or (folder / name).stat().st_size != source.stat().st_size:
                 shutil.copyfile(source, folder / name)
 

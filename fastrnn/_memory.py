@@ -11,7 +11,11 @@ _KEPT = 4  # arrays a pool keeps for the next call
 
 
 class Pool:
-    """Arrays that were used and may be used again; safe to use from many threads."""
+    """Arrays that were used and may be used again; safe to use from many threads.
+
+    Nobody waits for it: who finds it taken makes an array of his own, or lets his go. So the child of a fork, in which a thread that is
+    not there any more may hold it, goes on.
+    """
 
     def __init__(self):
         self._free = []
@@ -19,18 +23,24 @@ class Pool:
 
     def take(self, size, dtype):
         """A 1-D array of at least this size (and not much more), aligned, with any contents."""
-        with self._lock:
-            for i, array in enumerate(self._free):
-                if array.dtype == dtype and size <= array.size <= 2 * size + 4096:
-                    return self._free.pop(i)
+        if self._lock.acquire(blocking=False):
+            try:
+                for i, array in enumerate(self._free):
+                    if array.dtype == dtype and size <= array.size <= 2 * size + 4096:
+                        return self._free.pop(i)
+            finally:
+                self._lock.release()
         return aligned_empty(size, dtype)
 
     def give(self, array):
         """Take an array back; the oldest is let go when there are more than a few."""
-        with self._lock:
-            self._free.append(array)
-            if len(self._free) > _KEPT:
-                self._free.pop(0)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free.append(array)
+                if len(self._free) > _KEPT:
+                    self._free.pop(0)
+            finally:
+                self._lock.release()
 
 
 class Layout:

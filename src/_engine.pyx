@@ -13,7 +13,7 @@ from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
 from threads cimport (
-    AWAKE, BUSY_SECONDS, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, unit_parts,
+    ALONE_MS, AWAKE, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, unit_parts,
 )
 
 import math
@@ -96,7 +96,7 @@ def open_blas(str path=None):
         return
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_lib")
     found = [asked] if asked else [
-        os.path.join(folder, name) for name in (os.listdir(folder) if os.path.isdir(folder) else []) if name.startswith("libscipy_openblas")
+        os.path.join(folder, name) for name in (os.listdir(folder) if os.path.isdir(folder) else []) if name.startswith("fastrnn_blas")
     ]
     if found and rnn_blas_open(os.fsencode(found[0]), message, sizeof(message)):
         raise RuntimeError(f"FASTRNN_BLAS={found[0]} can't be used: {message.decode(errors='replace')}; FASTRNN_BLAS=builtin does without")
@@ -295,6 +295,7 @@ ctypedef struct Split:
 
 
 cdef double units_again = 0            # until then the units are not split: the other cores were found busy
+cdef double alone = ALONE_MS * 1e-3    # seconds of that, next time
 cdef int forced_split = -1             # 0: rows, 1: units, for tests and measurements
 
 
@@ -306,7 +307,7 @@ def force_split(name):
 
 cdef int split_sweep(
     Split *split, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total, Py_ssize_t T, Py_ssize_t vectors, double row_flops,
-    Py_ssize_t weight_bytes, int meetings,
+    Py_ssize_t weight_bytes, int meetings, int least,
 ) except -1:
     """How a sweep over total rows is divided: by rows, unless there are few for the size of the weights."""
     cdef int threads = current_threads(), units = 1
@@ -314,7 +315,7 @@ cdef int split_sweep(
     split.parts = parts_for(B, flops, threads)
     split.units = False
     if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and rnn_seconds() > units_again:
-        units = unit_parts(vectors, flops / T, flops, meetings, threads)
+        units = unit_parts(vectors, least, flops / T, flops, meetings, threads)
         if units > split.parts or (units == split.parts and split.parts > 1):
             split.parts, split.units = units, True
     if forced_split >= 0 and threads > 1:
@@ -325,11 +326,15 @@ cdef int split_sweep(
 
 
 cdef inline void note_wait(double start, double flops) noexcept nogil:
-    """Threads that had to wait for each other too long, as somebody else's work is on their cores, go alone for a while."""
-    global units_again
+    """Threads that had to wait for each other too long, as somebody else's work is on their cores, go alone for a while: for twice as
+    long each time it happens in a row."""
+    global units_again, alone
     cdef double end = rnn_seconds()
     if end - start > 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5:
-        units_again = end + BUSY_SECONDS
+        units_again = end + alone
+        alone = min(2 * alone, 1.0)
+    else:
+        alone = ALONE_MS * 1e-3
 
 
 cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *sweep, const Split *split, double flops) noexcept nogil:
@@ -337,6 +342,11 @@ cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *sweep, 
     rnn_team_run(part, sweep, split.parts, split.units)
     if split.units:
         note_wait(start, flops)
+
+
+cdef inline int least_vectors(const rnn_kernels *kernels, int cell) noexcept nogil:
+    """Vectors of units that keep a core busy in a forward step: all gates of one, or, where a unit is one chain, a panel."""
+    return 1 if cell == RNN_LSTM or cell == RNN_GRU else kernels.panel
 
 
 cdef inline int phases(int cell) noexcept nogil:
@@ -400,7 +410,7 @@ cdef class Forward:
         cdef Split *split = &self.split
         cdef double flops = self.row_flops * self.total
         split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops,
-                    s.blocks * s.H * s.H * s.item, phases(s.cell))
+                    s.blocks * s.H * s.H * s.item, phases(s.cell), least_vectors(s.kernels, s.cell))
         s.units, s.cuts = split.units, split.cuts
         cdef Py_ssize_t step = slice_steps(s.chunk, s.T, flops / split.parts)
         s.first = 0
@@ -586,7 +596,7 @@ cdef class Bptt:
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t i
         split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops(),
-                    s.blocks * s.H * s.H * s.item, phases(s.cell))
+                    s.blocks * s.H * s.H * s.item, phases(s.cell), s.kernels.panel)
         s.units, s.cuts = split.units, split.cuts
         for i in range(count):
             self.chunk(i, count)
@@ -795,7 +805,7 @@ cdef class Stream:
         split.cuts[0], split.cuts[1] = 0, self.batch_size
         if self.flops * T >= SPLIT_FLOPS or forced_split >= 0:
             split_sweep(&split, self.batch_size, NULL, self.batch_size * T, T, s.Hp // s.kernels.lanes, self.flops / self.batch_size,
-                        s.blocks * s.H * s.H * item, phases(s.cell))
+                        s.blocks * s.H * s.H * item, phases(s.cell), least_vectors(s.kernels, s.cell))
         while t < T:
             n = min(T - t, CHUNK_STEPS)
             for l in range(self.L):

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
@@ -140,11 +141,16 @@ static void forget_team(void)
 /* workers 1 .. wanted, as far as the system gives them; returns how many there are */
 static int start_workers(int wanted)
 {
+    if (team.started >= wanted)
+        return team.started;
     static int registered;
-    if (!registered) {
-        pthread_atfork(NULL, NULL, forget_team);
-        registered = 1;
-    }
+    sigset_t all, before;
+    if (!registered)
+        registered = pthread_atfork(NULL, NULL, forget_team) == 0;
+    if (!registered)
+        return 0;                            /* a child of a fork would wait for workers that it has not got */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);      /* workers inherit it: signals are for the program's own threads */
     while (team.started < wanted && team.started + 1 < MOST) {
         worker *w = &team.workers[team.started + 1];
         pthread_attr_t attributes;
@@ -161,6 +167,7 @@ static int start_workers(int wanted)
             break;
         team.started++;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return team.started;
 }
 

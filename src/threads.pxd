@@ -12,7 +12,7 @@ cdef enum:
     SPLIT_FLOPS = 4000000             # ... and the call is worth at least this much work
     AWAKE = 8                         # ... where threads have to be called; where they are at hand, an eighth of it is enough
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
-    BUSY_SECONDS = 1                  # parts do not wait for each other so long after the other core was found busy
+    ALONE_MS = 2                      # parts do not wait for each other so long after the other core was found busy, at first
     MOST_LAYERS = 32                  # layers that follow each other on different cores ...
     WAVE_STEPS = 16                   # ... this many steps apart ...
     WAVE_FLOPS = 200000               # ... if a step is less work than this: else its units are split
@@ -25,10 +25,11 @@ cdef inline int parts_for(Py_ssize_t rows, double flops, int threads) noexcept n
     return <int>max(1, min(min(threads, MOST_PARTS), rows // SPLIT_ROWS))
 
 cdef inline int unit_parts(
-    Py_ssize_t vectors, double step_flops, double flops, int meetings, int threads,
+    Py_ssize_t vectors, int least, double step_flops, double flops, int meetings, int threads,
 ) noexcept nogil:
-    """Into how many parts the units are split, given the work of a step and how often the parts meet in it; 1: it does not pay."""
-    cdef int parts = <int>min(min(threads, MOST_PARTS), vectors)
+    """Into how many parts of at least `least` vectors the units are split, given the work of a step and how often the parts meet in it;
+    1: it does not pay."""
+    cdef int parts = <int>min(min(threads, MOST_PARTS), vectors // least)
     if parts < 2 or flops < SPLIT_FLOPS or parts > rnn_cpus():
         return 1
     cdef double step = step_flops / (STEP_GFLOPS * 1e9), largest = <double>((vectors + parts - 1) // parts) / vectors
