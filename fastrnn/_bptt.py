@@ -122,10 +122,9 @@ class _Sweep:
         cell, H = self.net.cell, self.net.hidden_size
         if "bias_ih" + self.suffix in self.grads:
             db_ih, db_hh = (self.grads[name + self.suffix].reshape(cell.gates, H) for name in ("bias_ih", "bias_hh"))
-            for block, gate in cell.x_gates:
-                db_ih[gate] += self.bias_sums[block, :H]
-            for block, gate in cell.h_gates:
-                db_hh[gate] += self.bias_sums[block, :H]
+            for gates, db in ((cell.x_gates, db_ih), (cell.h_gates, db_hh)):
+                for block, gate, count in runs(gates, True):
+                    db[gate : gate + count] += self.bias_sums[block : block + count, :H]
         if self.token_sums is not None:
             tokens = self.x
             whole = d_embedding is None or tokens.rows is None

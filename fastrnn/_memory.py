@@ -11,7 +11,7 @@ _KEPT = 4  # arrays a pool keeps for the next call
 
 
 class Pool:
-    """Arrays that were used and may be used again; safe to use from many threads.
+    """Arrays that were used and may be used again, with the views made of them; safe to use from many threads.
 
     Nobody waits for it: who finds it taken makes an array of his own, or lets his go. So the child of a fork, in which a thread that is
     not there any more may hold it, goes on.
@@ -21,24 +21,25 @@ class Pool:
         self._free = []
         self._lock = threading.Lock()
 
-    def take(self, size, dtype):
-        """A 1-D array of at least this size (and not much more), aligned, with any contents."""
+    def take(self, layout):
+        """(array, {name: view}): an aligned 1-D array of at least the layout's size (and not much more), with any contents."""
         if self._lock.acquire(blocking=False):
             try:
-                for i, array in enumerate(self._free):
-                    if array.dtype == dtype and size <= array.size <= 2 * size + 4096:
-                        return self._free.pop(i)
+                for i, (array, made_for, views) in enumerate(self._free):
+                    if made_for is layout or (array.dtype == layout.dtype and layout.size <= array.size <= 2 * layout.size + 4096):
+                        del self._free[i]
+                        return array, views if made_for is layout else {}
             finally:
                 self._lock.release()
-        return aligned_empty(size, dtype)
+        return aligned_empty(layout.size, layout.dtype), {}
 
-    def give(self, array):
+    def give(self, array, layout, views):
         """Take an array back; the oldest is let go when there are more than a few."""
         if self._lock.acquire(blocking=False):
             try:
-                self._free.append(array)
+                self._free.append((array, layout, views))
                 if len(self._free) > _KEPT:
-                    self._free.pop(0)
+                    del self._free[0]
             finally:
                 self._lock.release()
 
@@ -66,15 +67,18 @@ class Block:
 
     def __init__(self, pool, layout):
         self._pool, self._layout = pool, layout
-        self._array = pool.take(layout.size, layout.dtype)
+        self._array, self._views = pool.take(layout)
 
     @property
     def nbytes(self):
         return self._layout.size * self._layout.dtype.itemsize
 
     def __getitem__(self, name):
-        part, shape = self._layout.parts[name]
-        return self._array[part].reshape(shape)
+        view = self._views.get(name)
+        if view is None:
+            part, shape = self._layout.parts[name]
+            view = self._views[name] = self._array[part].reshape(shape)
+        return view
 
     def __contains__(self, name):
         return name in self._layout.parts
@@ -83,7 +87,7 @@ class Block:
         """Give the memory back to the pool; the parts must not be used any more."""
         array, self._array = self._array, None
         if array is not None:
-            self._pool.give(array)
+            self._pool.give(array, self._layout, self._views)
 
 
 class Tape(Block):

@@ -15,9 +15,9 @@ from fastrnn._memory import Layout, Pool, Scratch, Tape
 from fastrnn.cells import Cell
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Net:
-    """The sizes of a stack."""
+    """The sizes of a stack. One object for a layer, and compared as such: layouts are looked up by it in every call."""
 
     cell: Cell
     input_size: int

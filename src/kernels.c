@@ -22,6 +22,7 @@ enum { ROWS = 3 };
 #endif
 
 enum { PANEL = 4, K_BLOCK = 512 };
+enum { PAIR_BYTES = 16384 };        /* two panels at a time, if they are not so large that the next step finds nothing of them in L1 */
 
 /* Rows of the next tile, so that the tiles of `left` rows are as equal as can be and none has more than ROWS. */
 INLINE int next_rows(ptrdiff_t left)
@@ -344,7 +345,9 @@ INLINE void step_blocks(const rnn_step *s, int gates, chain_args args, ptrdiff_t
     real part[PARTS * VL];
     const real *x = args.x, *a = args.a, *bias = args.bias, *w = args.w;
     const int panel = gates ? 1 : PANEL;                  /* gates: a panel is all gates of one vector of units */
-    const passes over = passes_over(s->u0 / VL, s->u1 / VL, panel, s->rows == 1);
+    const int cols_of = gates ? gates : PANEL;
+    const int pair = s->rows == 1 && 2 * cols_of * (ptrdiff_t)sizeof(vec) * args.K <= PAIR_BYTES;
+    const passes over = passes_over(s->u0 / VL, s->u1 / VL, panel, pair);
     args.ldx = tape;
     args.ldb = s->bias_stride;
     args.column = gates ? s->Hp : VL;

@@ -48,8 +48,14 @@ INLINE vec v_load_n(const real *p, ptrdiff_t n)
     if (n >= VL)
         return v_load(p);
     vec x = {0};
-    for (ptrdiff_t l = 0; l < n; l++)
-        x[l] = p[l];
+    real *to = (real *)&x;
+#pragma GCC unroll 4
+    for (int l = VL / 2; l > 0; l /= 2)
+        if (n & l) {
+            __builtin_memcpy(to, p, l * sizeof(real));
+            p += l;
+            to += l;
+        }
     return x;
 }
 
@@ -59,8 +65,14 @@ INLINE void v_store_n(real *p, vec x, ptrdiff_t n)
         v_store(p, x);
         return;
     }
-    for (ptrdiff_t l = 0; l < n; l++)
-        p[l] = x[l];
+    const real *from = (const real *)&x;
+#pragma GCC unroll 4
+    for (int l = VL / 2; l > 0; l /= 2)
+        if (n & l) {
+            __builtin_memcpy(p, from, l * sizeof(real));
+            p += l;
+            from += l;
+        }
 }
 
 /* a*b + c, fused where the ISA can: written, never left to -ffp-contract, so that all variants of a tile give the same bits. */
