@@ -213,7 +213,7 @@ def product(
     job.p.v0 = job.p.v1 = 0
     parts = parts_for(M, 2.0 * M * N * K, current_threads())
     with nogil:
-            rnn_team_run(product_part, &job, parts, False)
+        rnn_team_run(product_part, &job, parts, False)
 
 
 def gemm(bint trans_a, bint trans_b, a, b, c):
@@ -337,9 +337,9 @@ cdef inline void note_wait(double start, double flops) noexcept nogil:
         alone = ALONE_MS * 1e-3
 
 
-cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *sweep, const Split *split, double flops) noexcept nogil:
+cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *arg, const Split *split, double flops) noexcept nogil:
     cdef double start = rnn_seconds()
-    rnn_team_run(part, sweep, split.parts, split.units)
+    rnn_team_run(part, arg, split.parts, split.units)
     if split.units:
         note_wait(start, flops)
 

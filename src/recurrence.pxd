@@ -243,7 +243,7 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
                 cut_states(s, t if s.reverse else after, lo, min(hi, lo + step.go_on), u0, u1, h_to, c_to)
         if q + 1 < s.last:
             start_rows(s, q + 1, b0, b1, u0, u1)
-            if parts > 1 and lo < hi:
+            if parts > 1:
                 rnn_team_meet(part, parts)
         if q + 1 == chunk_end:
             rnn_announce(&s.done, chunk_end)

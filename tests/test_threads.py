@@ -14,6 +14,7 @@ import pytest
 from nets import CELLS, DTYPES, call, check_threads, random_case, same_bits, same_gradients, same_state
 
 import fastrnn
+from fastrnn import _engine
 
 
 def test_the_number_of_threads_is_what_was_set():
@@ -280,6 +281,58 @@ def test_a_stream_does_not_depend_on_the_thread_count_bit_for_bit(cell, isa):
             half = len(want) // 2
             y = [stream.run(case.x[:half])] + [stream.step(x)[None] for x in case.x[half:]]
         same_bits(np.concatenate(y), want, f"{n} threads")
+
+
+@pytest.fixture(params=["rows", "units"])
+def split(request):
+    """Small batches are split too, by rows or by units of the hidden state."""
+    _engine.force_split(request.param)
+    yield request.param
+    _engine.force_split(None)
+
+
+@pytest.mark.parametrize("B, H", [(1, 5), (3, 40), (7, 100)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", ["rnn_relu", "gru", "gru_before", "lstm"])
+def test_rows_or_units_may_be_split_without_changing_a_bit(cell, dtype, B, H, split, isa):
+    for bidirectional, more in ((False, {}), (True, {"lengths": True, "resets": True, "context": 3})):
+        check_threads(random_case(cell, 9, B, 7, H, dtype=dtype, num_layers=2, bidirectional=bidirectional, **more), counts=(2, 3))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_stream_may_be_split_without_changing_a_bit(cell, split):
+    case = random_case(cell, 9, 3, 7, 40, dtype="float32", num_layers=2)
+    with fastrnn.threads(1):
+        want = call(case.net(), case)[0]
+    with fastrnn.threads(2):
+        stream = case.net().stream(3)
+        stream.state = case.layer_state()
+        same_bits(np.concatenate([stream.run(case.x[:5]), *(stream.step(x)[None] for x in case.x[5:])]), want, split)
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("B", [1, 5, 12])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "gru_before", "lstm"])
+def test_directions_and_layers_side_by_side_change_no_bit(cell, B, lengths):
+    for num_layers, bidirectional in ((3, False), (1, True), (2, True)):
+        check_threads(random_case(cell, 220, B, 20, 90, dtype="float32", num_layers=num_layers, bidirectional=bidirectional, lengths=lengths))
+
+
+SIGNALS = """
+import os, signal
+import numpy as np
+import fastrnn
+
+fastrnn.set_num_threads(2)
+fastrnn.LSTM(64, 128)(np.zeros((50, 32, 64), "float32"))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+os.kill(os.getpid(), signal.SIGUSR1)
+print(signal.sigwait({signal.SIGUSR1}) == signal.SIGUSR1)
+"""
+
+
+def test_workers_leave_signals_to_the_programs_own_threads():
+    assert processes.output(SIGNALS, OPENBLAS_NUM_THREADS="1").strip() == "True"  # NumPy's own threads take signals
 
 
 INTERRUPT = """
