@@ -9,7 +9,6 @@ import numpy as np
 from fastrnn import _engine
 from fastrnn._memory import Layout, Scratch
 from fastrnn._stack import Tokens, on_tape, output_on_tape, scratch_pool, state_out, state_rows
-from fastrnn.cells import runs
 
 _CHUNK_ROWS = 512  # dgates of at most about this many rows exist at a time: they stay in L2, and a step's scratch is small
 _CHUNK_BYTES = 512 * 1024
@@ -100,7 +99,7 @@ class _Sweep:
             scratch[f"dgates{self.d}"], dh, dc, scratch[f"dphase{self.d}"] if cell.rh is not None else None, self.bias_sums.reshape(-1),
         )  # fmt: skip
         dw = self.grads["weight_hh" + self.suffix]
-        for block, gate, count in runs(cell.h_gates, Hp == H and cell.rh is None):
+        for block, gate, count in packed.dw_hh_runs:
             driven = cell.rh is not None and gate == 2
             state = gates[:, cell.rh * Hp : cell.rh * Hp + H] if driven else h_prev[:, :H]
             bptt.add_gemm(block * Hp, state, dw[gate * H : (gate + count) * H])
@@ -108,7 +107,7 @@ class _Sweep:
             bptt.add_sums(self.x.ids, self.token_sums)
         elif self.x is not None and self.x.shape[1]:
             dw = self.grads["weight_ih" + self.suffix]
-            for block, gate, count in runs(cell.x_gates, Hp == H):
+            for block, gate, count in packed.dw_ih_runs:
                 bptt.add_gemm(block * Hp, self.x, dw[gate * H : (gate + count) * H])
             if dx is not None:
                 bptt.set_dx(packed.input_backward(self.suffix), dx)
@@ -122,8 +121,8 @@ class _Sweep:
         cell, H = self.net.cell, self.net.hidden_size
         if "bias_ih" + self.suffix in self.grads:
             db_ih, db_hh = (self.grads[name + self.suffix].reshape(cell.gates, H) for name in ("bias_ih", "bias_hh"))
-            for gates, db in ((cell.x_gates, db_ih), (cell.h_gates, db_hh)):
-                for block, gate, count in runs(gates, True):
+            for gates, db in ((self.packed.x_runs, db_ih), (self.packed.h_runs, db_hh)):
+                for block, gate, count in gates:
                     db[gate : gate + count] += self.bias_sums[block : block + count, :H]
         if self.token_sums is not None:
             tokens = self.x
@@ -139,7 +138,7 @@ class _Sweep:
         """dW += dgates_x.T @ x, run by run of gates that lie together, and dx (+)= dgates_x @ W."""
         H, Hp = self.net.hidden_size, self.packed.Hp
         dw = self.grads[name + self.suffix]
-        for block, gate, count in runs(self.net.cell.x_gates, Hp == H):
+        for block, gate, count in self.packed.dw_ih_runs:
             _engine.gemm(True, False, dgates[:, block * Hp : block * Hp + count * H], x, dw[gate * H : (gate + count) * H])
         if dx is not None:
             _engine.product(dgates, self.packed.input_backward(self.suffix, name), None, dx, accumulate)

@@ -231,7 +231,7 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None)
     wave = D == 1 and dropout is None and _engine.waves_pay(net.num_layers, B, batch.T, 2.0 * B * cell.blocks * H * (H + H))
     scratch = None
     if tape is None:
-        scratch = Scratch(scratch_pool, _scratch_layout(net, chunk * B, B, Hp, len(net.parts) if wave else D))
+        scratch = Scratch(scratch_pool, _scratch_layout(net, chunk * B, B, Hp, net.num_layers if wave else D))
     y, sweeps = x, []
     for layer in range(net.num_layers):
         top = layer == net.num_layers - 1

@@ -95,6 +95,9 @@ class Packed:
         self.cell, self.H, self.dtype, self.params = cell, H, dtype, params
         self.Hp = padded(H, dtype)
         self.lanes = _engine.vector_lanes(dtype.itemsize == 8)
+        # gates whose blocks lie together on both sides: in the bias, in dW_ih, in dW_hh
+        self.x_runs, self.h_runs = runs(cell.x_gates, True), runs(cell.h_gates, True)
+        self.dw_ih_runs, self.dw_hh_runs = runs(cell.x_gates, self.Hp == H), runs(cell.h_gates, self.Hp == H and cell.rh is None)
         self._made = {}
 
     def _once(self, key, make):

@@ -275,15 +275,26 @@ cdef inline void gemm_terms(Gemm *g, const char *a, const char *b, Py_ssize_t k,
     g.b = b + k * item * (1 if g.trans_b else g.ldb)
 
 
-cdef char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
-    """Where a 2-D array with contiguous rows begins. Its rows may be apart."""
-    if array.strides[1] != item or array.strides[0] % item:
-        raise ValueError(f"rows must be contiguous, got strides {array.strides} for elements of {item} bytes")
+cdef char *matrix(array, Py_ssize_t item, bint write, Py_ssize_t *rows, Py_ssize_t *columns, Py_ssize_t *stride) except? NULL:
+    """Where a 2-D array with contiguous rows begins, its sizes, and the elements from one row to the next: rows may be apart."""
     cdef Py_buffer view
     PyObject_GetBuffer(array, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if write else 0))
     cdef char *start = <char *>view.buf
+    cdef bint fits = view.ndim == 2 and view.strides[1] == item and view.strides[0] % item == 0
+    if fits:
+        stride[0] = view.strides[0] // item
+        if rows != NULL:
+            rows[0], columns[0] = view.shape[0], view.shape[1]
     PyBuffer_Release(&view)
+    if not fits:
+        raise ValueError(f"rows must be contiguous, got strides {array.strides} for elements of {item} bytes")
     return start
+
+
+cdef char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
+    """Where a 2-D array with contiguous rows begins. Its rows may be apart."""
+    cdef Py_ssize_t stride
+    return matrix(array, item, write, NULL, NULL, &stride)
 
 
 # ---- recurrence ---------------------------------------------------------------------------------------------------
@@ -564,11 +575,9 @@ cdef class Bptt:
         cdef Gemm *g = &self.gemms[self.gemm_count]
         assert self.gemm_count < 8
         g.kernels, g.trans_a, g.trans_b = self.s.kernels, True, False
-        g.M, g.N = c.shape
-        g.lda, g.ldb, g.ldc = self.ld, right.strides[0] // self.s.item, c.strides[0] // self.s.item
+        g.lda, g.c = self.ld, matrix(c, self.s.item, True, &g.M, &g.N, &g.ldc)
         self.left[self.gemm_count] = self.dgates + column * self.s.item
-        g.c = address_2d(c, self.s.item, True)
-        self.right[self.gemm_count] = address_2d(right, self.s.item, False)
+        self.right[self.gemm_count] = matrix(right, self.s.item, False, NULL, NULL, &g.ldb)
         self.gemm_count += 1
         self.held += [right, c]
 
