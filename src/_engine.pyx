@@ -355,9 +355,12 @@ cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *arg, co
         note_wait(start, flops)
 
 
-cdef inline int least_vectors(const rnn_kernels *kernels, int cell) noexcept nogil:
-    """Vectors of units that keep a core busy in a forward step: all gates of one, or, where a unit is one chain, a panel."""
-    return 1 if cell == RNN_LSTM or cell == RNN_GRU else kernels.panel
+cdef inline int least_vectors(const Sweep *s) noexcept nogil:
+    """Vectors of units that keep a core busy in a forward step: all gates of one, or, where a unit is one chain, a panel.
+
+    A panel too where a tape is kept: a backward pass that is not split would read half of it from the other core's cache.
+    """
+    return 1 if not s.keep and (s.cell == RNN_LSTM or s.cell == RNN_GRU) else s.kernels.panel
 
 
 cdef inline int phases(int cell) noexcept nogil:
@@ -421,7 +424,7 @@ cdef class Forward:
         cdef Split *split = &self.split
         cdef double flops = self.row_flops * self.total
         split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops,
-                    s.blocks * s.H * s.H * s.item, phases(s.cell), least_vectors(s.kernels, s.cell))
+                    s.blocks * s.H * s.H * s.item, phases(s.cell), least_vectors(s))
         s.units, s.cuts = split.units, split.cuts
         cdef Py_ssize_t step = slice_steps(s.chunk, s.T, flops / split.parts)
         s.first = 0
@@ -814,7 +817,7 @@ cdef class Stream:
         split.cuts[0], split.cuts[1] = 0, self.batch_size
         if self.flops * T >= SPLIT_FLOPS or forced_split >= 0:
             split_sweep(&split, self.batch_size, NULL, self.batch_size * T, T, s.Hp // s.kernels.lanes, self.flops / self.batch_size,
-                        s.blocks * s.H * s.H * item, phases(s.cell), least_vectors(s.kernels, s.cell))
+                        s.blocks * s.H * s.H * item, phases(s.cell), least_vectors(s))
         while t < T:
             n = min(T - t, CHUNK_STEPS)
             for l in range(self.L):
