@@ -464,7 +464,7 @@ def forward_wave(list layers):
     """Layers from the bottom up at the same time, every parts-th on one thread, a chunk behind the one below it."""
     cdef Forward layer
     cdef Sweep *sweeps[MOST_LAYERS + 1]
-    cdef int i = 0, parts = min(current_threads(), <int>len(layers))
+    cdef int i = 0, parts = min(current_threads(), <int>len(layers), rnn_cpus())
     cdef double flops = 0
     for layer in layers:
         layer.s.chunk = min(layer.s.chunk, WAVE_STEPS)
