@@ -18,6 +18,7 @@ SECONDS, LONGEST = 2.5, 6.0  # of the rounds of a case: at least, unless they ta
 SLOW = 6.0  # who is so many times slower than the best is not asked again after the fewest rounds
 REST = 0.002  # seconds between turns; a worker whose threads may spin on is stopped meanwhile (workers.py), `idle_cpu` of the JSON shows it
 MOVED = 0.03  # part by which the clock may move, or that others may take of the CPUs, before a case is called noisy
+DISTURBED = 0.25  # part of the blocks that others may slow down before it is (quiet.py)
 FIXED_PEER = {"ragged": "torch packed", "characters": "torch"}  # whom the ratio of a kind is against, else the fastest
 
 
@@ -78,24 +79,25 @@ def set_up(case, workers):
 
 
 def turns(entries):
-    """({name: seconds per call in each round}, part of its time for which fastrnn was kept from running).
+    """({name: seconds per call in each round}, part of its time for which fastrnn was kept from running, part of the blocks that were not quiet).
 
     Each in turn has a block, and the first one moves on by one from round to round.
     """
-    times, kept = {name: [] for name in entries}, []
+    times, kept, loud = {name: [] for name in entries}, [], []
     active, start, rounds = list(entries), perf_counter(), 0
     while True:
         for name in active[rounds % len(active) :] + active[: rounds % len(active)]:
             worker, label = entries[name]
-            seconds, idle = worker.ask("block", label)
+            seconds, idle, quiet = worker.ask("block", label)
             times[name].append(seconds)
+            loud.append(not quiet)
             if name == "fastrnn":  # its calling thread always works; others leave theirs asleep
                 kept.append(idle)
             time.sleep(REST)
         rounds += 1
         elapsed = perf_counter() - start
         if rounds >= FEWEST and (elapsed >= LONGEST or (rounds >= ROUNDS and elapsed >= SECONDS)):
-            return times, statistics.fmean(kept)
+            return times, statistics.fmean(kept), statistics.fmean(loud)
         if rounds == FEWEST:
             best = min(statistics.median(t) for t in times.values())
             active = [name for name in active if name == "fastrnn" or statistics.median(times[name][:2]) <= SLOW * best]
@@ -105,13 +107,13 @@ def watched_turns(entries, fastrnn):
     """`turns`, and how quiet the machine was: noisy if the clock moved, or other guests or other programs took too much of the CPUs."""
     stolen, ticks = steal()
     before = fastrnn.ask("proxy")
-    times, kept = turns(entries)
+    times, kept, loud = turns(entries)
     after = fastrnn.ask("proxy")
     stolen_after, ticks_after = steal()
     moved = abs(after / before - 1)
     taken = (stolen_after - stolen) / max(1, ticks_after - ticks)
-    noisy = max(moved, taken, kept) > MOVED
-    return times, {"proxy_seconds": [before, after], "steal": taken, "preempted": kept, "noisy": noisy}
+    noisy = max(moved, taken, kept) > MOVED or loud > DISTURBED
+    return times, {"proxy_seconds": [before, after], "steal": taken, "preempted": kept, "disturbed": loud, "noisy": noisy}
 
 
 def measure(case, workers, measured_limits, threads):

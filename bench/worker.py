@@ -19,8 +19,10 @@ from time import perf_counter, thread_time
 
 from .data import Problem
 from .peers import PEERS
+from .quiet import Watch
 
 BLOCK, WARM, TRIAL = 0.02, 0.3, 0.1  # seconds of a block of calls, of warming up, of trying a variant
+TRIES, PATIENCE = 6, 0.1  # times a block is timed until nobody disturbed it; seconds to wait for that each time
 PR_SET_PDEATHSIG = 1
 
 
@@ -31,6 +33,7 @@ class Worker:
         module, kind, _, _ = PEERS[name]
         self.peer = getattr(importlib.import_module(f".peers.{module}", __package__), kind)(threads)
         self.chosen = {}  # label: [Run, calls in a block]
+        self.watch = Watch()
 
     def version(self):
         return self.peer.version
@@ -81,7 +84,7 @@ class Worker:
         gc.collect()
 
     def block(self, label):
-        """(mean seconds of a call, part of the time in which this thread did not run), over a block of calls.
+        """(mean seconds of a call, part of the time in which this thread did not run, whether the CPUs were quiet), over a block of calls.
 
         No collection: it would be charged to whoever happens to cause it.
         """
@@ -90,13 +93,19 @@ class Worker:
         gc.disable()
         try:
             with run.context():
-                if calls > 1:
-                    call()  # brings back what the others took out of the caches
-                ran, start = thread_time(), perf_counter()
-                for _ in itertools.repeat(None, calls):
-                    call()
-                took = perf_counter() - start
-                return took / calls, 1 - (thread_time() - ran) / took
+                for _ in range(TRIES):
+                    self.watch.wait(PATIENCE)
+                    if calls > 1:
+                        call()  # brings back what the others took out of the caches
+                    ran, start = thread_time(), perf_counter()
+                    for _ in itertools.repeat(None, calls):
+                        call()
+                    took = perf_counter() - start
+                    ran = thread_time() - ran
+                    quiet = self.watch.everywhere()
+                    if quiet:
+                        break
+                return took / calls, 1 - ran / took, quiet
         finally:
             gc.enable()
 

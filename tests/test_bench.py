@@ -1,7 +1,9 @@
 """The benchmark: the grid is the official one, a wrong answer is never timed, a run can be resumed, and the report hides no loss."""
 
 import importlib.util
+import itertools
 import json
+import os
 import re
 import sys
 import xml.etree.ElementTree
@@ -13,10 +15,10 @@ import pytest
 from fastrnn import _engine
 
 if importlib.util.find_spec("fastrnn.bench"):
-    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, report, run
+    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, quiet, report, run
 else:  # the sources, built in place
     sys.path.append(str(Path(__file__).parent.parent))
-    from bench import data, goals, grid, handwritten, limits, measure, report, run
+    from bench import data, goals, grid, handwritten, limits, measure, quiet, report, run
 
 from reference import run as reference
 
@@ -88,12 +90,27 @@ def test_the_loops_at_the_limit_compute_what_they_say(isa):
     assert _engine.read_loop(np.ones(3 * 12 * lanes, "float32"), 2) == 2 * 3 * 12 * lanes
 
 
+def test_a_slower_loop_is_noticed_on_any_cpu_and_the_affinity_is_kept(monkeypatch):
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    times = itertools.chain([1e-4] * 4, [1.2e-4] * 100, [1.3e-4] * 100)
+    monkeypatch.setattr(quiet, "loop", lambda: next(times))
+    monkeypatch.setattr(quiet, "CALIBRATION", 0)
+    watch = quiet.Watch()
+    assert watch.everywhere()
+    for _ in range(150):
+        next(times)
+    assert not watch.everywhere()
+    if cpus:
+        assert os.sched_getaffinity(0) == cpus
+
+
 @pytest.fixture
 def in_a_hurry(monkeypatch):
     """Few rounds, though the workers warm up all the same; and a busy machine is no reason to measure again."""
     monkeypatch.setattr(measure, "SECONDS", 0.1)
     monkeypatch.setattr(measure, "LONGEST", 0.3)
     monkeypatch.setattr(measure, "MOVED", np.inf)
+    monkeypatch.setattr(measure, "DISTURBED", 1)
 
 
 def test_a_run_end_to_end_and_its_resumption(tmp_path, in_a_hurry):
