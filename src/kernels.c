@@ -231,15 +231,24 @@ static void pack_block(ptrdiff_t K, int cols, ptrdiff_t width, const real *b, pt
                 to[l] = l < width ? b[l * stride_n] : 0;
 }
 
+/* Ask for a tile of c, as far as there are rows: the tiles of a large one come from far away, and not in the order of a stream. */
+INLINE void prefetch_tile(const real *c, ptrdiff_t rows, int cols, ptrdiff_t ldc)
+{
+    for (ptrdiff_t m = 0; m < rows && m < ROWS; m++)
+        for (int j = 0; j < cols * VL; j += 64 / (int)sizeof(real))
+            __builtin_prefetch(c + m * ldc + j, 1);
+}
+
 /* For each panel of columns and block of k: b's part is copied in panel order, then every row tile of c passes over it. */
 static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
                  const void *va, ptrdiff_t lda, const void *vb, ptrdiff_t ldb, void *vc, ptrdiff_t ldc)
 {
-    enum { BLOCK = 256 };
+    enum { BLOCK = 256, FAR_BYTES = 262144 };
     const real *a = va, *b = vb;
     real *c = vc, packed[BLOCK * PANEL * VL];
     const ptrdiff_t a_m = trans_a ? 1 : lda, a_k = trans_a ? lda : 1;
     const ptrdiff_t b_k = trans_b ? 1 : ldb, b_n = trans_b ? ldb : 1;
+    const int far = M * N * (ptrdiff_t)sizeof(real) > FAR_BYTES;
     for (ptrdiff_t n = 0; n < N; n += PANEL * VL)
         for (ptrdiff_t k = 0; k < K; k += BLOCK) {
             const ptrdiff_t width = N - n < PANEL * VL ? N - n : PANEL * VL;
@@ -249,6 +258,8 @@ static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K
             pack_block(t.K, cols, width, b + k * b_k + n * b_n, b_k, b_n, packed);
             for (ptrdiff_t m = 0; m < M;) {
                 const int rows = next_rows(M - m);
+                if (far)
+                    prefetch_tile(c + (m + rows) * ldc + n, M - m - rows, cols, ldc);
                 product_rows(rows, cols, &t, a + m * a_m + k * a_k, packed, c + m * ldc + n);
                 m += rows;
             }
