@@ -10,8 +10,7 @@ from fastrnn import _engine
 from fastrnn._memory import Layout, Scratch
 from fastrnn._stack import Tokens, on_tape, output_on_tape, scratch_pool, state_out, state_rows
 
-_CHUNK_ROWS = 512  # dgates of at most about this many rows exist at a time: they stay in L2, and a step's scratch is small
-_CHUNK_BYTES = 512 * 1024
+_CHUNK_ROWS = 512  # dgates of so many rows exist at a time: few enough for the cache, many enough that gradients are rarely passed over
 
 
 def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *, need_x, d_embedding=None):
@@ -27,7 +26,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
     dh = state_rows(net, batch, Hp, dstate and dstate[0])
     dc = state_rows(net, batch, Hp, dstate and dstate[1]) if cell.has_c else None
     d_context = None if context is None else np.zeros_like(context)
-    D, chunks = net.num_directions, _chunks(batch.T, B, cell.blocks * Hp * net.dtype.itemsize)
+    D, chunks = net.num_directions, _chunks(batch.T, B)
     scratch = Scratch(scratch_pool, _scratch_layout(net, _most_rows(batch, chunks), B, Hp))
     for layer in range(net.num_layers - 1, -1, -1):
         below = x if layer == 0 else output_on_tape(tape, batch, layer - 1)
@@ -58,10 +57,9 @@ def _scratch_layout(net, rows, B, Hp):
 
 
 @lru_cache(maxsize=256)
-def _chunks(T, B, row_bytes):
+def _chunks(T, B):
     """Into how many chunks the steps are divided. It depends on shapes only, and so do the bits of the gradients."""
-    rows = min(_CHUNK_ROWS, max(128, _CHUNK_BYTES // max(1, row_bytes)))
-    return -(-T // max(1, rows // max(1, B)))
+    return -(-T // max(1, _CHUNK_ROWS // max(1, B)))
 
 
 def _most_rows(batch, chunks):
