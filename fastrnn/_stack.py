@@ -58,29 +58,33 @@ class Batch:
             self.total = T * B
             self.offset = np.arange(T + 1, dtype=np.intp) * B
         else:
-            self.order = np.argsort(-lengths, kind="stable")
+            self.order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
             self.lengths = lengths[self.order]
-            valid = np.arange(T)[:, None] < self.lengths
-            self.offset = np.zeros(T + 1, np.intp)
-            np.cumsum(valid.sum(1), out=self.offset[1:])
-            self.total = int(self.offset[-1])
-            t, b = valid.nonzero()
-            self.where = t * B + self.order[b]
+            self.total = int(lengths.sum())
+            self.offset, self.where = np.empty(T + 1, np.intp), np.empty(self.total, np.int64)
+            self._padding = np.empty(T * B - self.total, np.int64)
+            _engine.ragged_places(self.order, self.lengths, self.offset, self.where, self._padding)
         self.resets = None
         if resets is not None and resets.any():
             self.resets = self.packed(np.ascontiguousarray(resets).reshape(T * B))
 
     def packed(self, rows):
         """The valid ones of the caller's (T*B, …) rows, in packed order; no copy if all are valid."""
-        return rows if self.where is None else rows[self.where]
+        if self.where is None:
+            return rows
+        if rows.ndim == 1:
+            return rows[self.where]
+        out = np.empty((self.total, rows.shape[1]), rows.dtype)
+        _engine.gather(rows, self.where, out)
+        return out
 
     def spread(self, rows):
-        """Packed rows back at the caller's places, (T, B, …); zeros elsewhere."""
-        if self.where is None:
-            return rows.reshape(self.T, self.B, *rows.shape[1:])
-        out = np.zeros((self.T * self.B, *rows.shape[1:]), rows.dtype)
-        out[self.where] = rows
-        return out.reshape(self.T, self.B, *rows.shape[1:])
+        """Packed rows (total, n) back at the caller's places, (T, B, n); zeros elsewhere."""
+        if self.where is not None:
+            out = np.empty((self.T * self.B, rows.shape[1]), rows.dtype)
+            _engine.spread(rows, self.where, self._padding, out)
+            rows = out
+        return rows.reshape(self.T, self.B, rows.shape[1])
 
     def sorted(self, rows):
         return rows if self.order is None else rows[self.order]

@@ -8,6 +8,7 @@ from cpython.buffer cimport (
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memset
 
 from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
@@ -942,6 +943,43 @@ def gather(array, const int64_t[::1] ids, out):
     if M and n:
         with nogil:
             k.gather(M, n, rows, n, &ids[0], to, n)
+
+
+def ragged_places(
+    const int64_t[::1] order,          # (B,) the caller's row of each sorted row                  in
+    const int64_t[::1] lengths,        # (B,) 0..T, longest first                                  in
+    Py_ssize_t[::1] offset,            # (T+1,) first packed row of each step                      out
+    int64_t[::1] where,                # (lengths.sum(),) the caller's t*B + b of each packed row  out
+    int64_t[::1] padding,              # (T*B - lengths.sum(),) those of no packed row             out
+):
+    """Where the steps of sorted rows are, in the packed order and in the caller's array."""
+    cdef Py_ssize_t T = offset.shape[0] - 1, B = order.shape[0], running = B, n = 0, p = 0, t, b
+    with nogil:
+        for t in range(T):
+            offset[t] = n
+            while running > 0 and lengths[running - 1] <= t:
+                running -= 1
+            for b in range(running):
+                where[n] = t * B + order[b]
+                n += 1
+            for b in range(running, B):
+                padding[p] = t * B + order[b]
+                p += 1
+        offset[T] = n
+
+
+def spread(a, const int64_t[::1] where, const int64_t[::1] padding, out):
+    """out[where] = a, out[padding] = 0, rows of 2-D arrays."""
+    cdef Py_ssize_t size = out.shape[1] * out.itemsize, i
+    cdef const char *rows = address(a)
+    cdef char *to = address(out, True)
+    if size == 0:
+        return
+    with nogil:
+        for i in range(where.shape[0]):
+            memcpy(to + where[i] * size, rows + i * size, size)
+        for i in range(padding.shape[0]):
+            memset(to + padding[i] * size, 0, size)
 
 
 def scatter_add(a, const int64_t[::1] ids, out):

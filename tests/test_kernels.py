@@ -248,6 +248,30 @@ def test_gather_and_scatter_add_touch_the_named_rows_only(isa, dtype, n):
     same_bits(gout, want, "no rows")
 
 
+@pytest.mark.parametrize("T, lengths", [(0, [0, 0]), (3, [0]), (5, [5, 3, 3, 1, 0]), (4, []), (6, [2, 2])])
+def test_ragged_rows_find_their_places_and_come_back(T, lengths):
+    rng = np.random.default_rng(T)
+    lengths, B = np.array(lengths, "int64"), len(lengths)
+    order = rng.permutation(B)
+    t, b = (np.arange(T)[:, None] < lengths).nonzero()  # step by step, sorted rows in each
+    want = t * B + order[b]
+    arrays = order, lengths, np.full(T + 1, -1, np.intp), np.full(len(want), -1, "int64"), np.full(T * B - len(want), -1, "int64")
+    boxes, (order, lengths, offset, where, padding) = guarded(*arrays)
+    _engine.ragged_places(order, lengths, offset, where, padding)
+    np.testing.assert_array_equal(where, want)
+    np.testing.assert_array_equal(np.sort(np.concatenate([where, padding])), np.arange(T * B))
+    np.testing.assert_array_equal(np.diff(offset), [(lengths > t).sum() for t in range(T)])
+    assert offset[0] == 0 and all(box.intact() for box in boxes)
+
+    rows = rng.standard_normal((len(where), 3))
+    boxes, (rows, where, padding, out) = guarded(rows, where, padding, np.full((T * B, 3), 5.0))
+    _engine.spread(rows, where, padding, out)
+    want = np.zeros((T * B, 3))
+    want[where] = rows
+    same_bits(out, want)
+    assert all(box.intact() for box in boxes)
+
+
 @pytest.mark.parametrize("kind", FILLS)
 def test_sum_of_squares_is_accumulated_in_float64(isa, dtype, kind):
     rng = np.random.default_rng(4)
