@@ -2,12 +2,18 @@
 
 Embedding (65 symbols), 2 layers of H = 128, linear and softmax; B = 50 rows, T = 50 steps, carried state, gradient clipped to norm 5.
 Both libraries start from the same weights; the losses of their first updates are compared before anything is timed.
+
+    python -m fastrnn.bench.character_model lstm 10                     ten seconds of updates, on one thread; for a profile:
+    perf record -D 2000 python -m fastrnn.bench.character_model lstm 10
 """
 
 from __future__ import annotations
 
 import collections
 import pydoc_data.topics
+import statistics
+import sys
+from time import perf_counter
 
 import numpy as np
 
@@ -97,3 +103,19 @@ class TorchModel:
         self.torch.nn.utils.clip_grad_norm_(self.parameters, NORM)
         self.optimizer.step()
         return loss.item()
+
+
+def main(cell="lstm", seconds="10"):
+    """Updates for so many seconds, and what one takes."""
+    fastrnn.set_num_threads(1)
+    model, times, start = FastrnnModel(cell), [], perf_counter()
+    model.batches = windows()
+    while perf_counter() - start < float(seconds):
+        before = perf_counter()
+        model.update()
+        times.append(perf_counter() - before)
+    print(f"{cell}: {len(times)} updates, median {1e3 * statistics.median(times):.2f} ms, shortest {1e3 * min(times):.2f} ms")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
