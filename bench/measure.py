@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -18,7 +19,6 @@ SECONDS, LONGEST = 2.5, 6.0  # of the rounds of a case: at least, unless they ta
 SLOW = 6.0  # who is so many times slower than the best is not asked again after the fewest rounds
 REST = 0.002  # seconds between turns; a worker whose threads may spin on is stopped meanwhile (workers.py), `idle_cpu` of the JSON shows it
 MOVED = 0.03  # part by which the clock may move, or that others may take of the CPUs, before a case is called noisy
-DISTURBED = 0.25  # part of the blocks that others may slow down before it is (quiet.py)
 FIXED_PEER = {"ragged": "torch packed", "characters": "torch"}  # whom the ratio of a kind is against, else the fastest
 
 
@@ -26,17 +26,32 @@ class WrongAnswer(RuntimeError):
     """fastrnn itself computed something wrong."""
 
 
-def spread(times):
+def chosen(*quiet):
+    """Indices of the rounds to count, given for each of some peers whether its blocks were quiet: all of those in which all were, if these
+    are enough, else all that all of them had."""
+    rounds = list(zip(*quiet))
+    good = [i for i, flags in enumerate(rounds) if all(flags)]
+    return good if len(good) >= FEWEST else list(range(len(rounds)))
+
+
+def spread(times, quiet):
+    times = [times[i] for i in chosen(quiet)]
     q1, median, q3 = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
     return {"median": median, "q1": q1, "q3": q3, "min": min(times), "blocks": len(times)}
 
 
 def ratio(theirs, ours, seed=0):
     """Median of their time over ours, round by round, and the bootstrap 95 % interval of that median: {"median", "low", "high"}."""
-    ratios = np.array([t / o for t, o in zip(theirs, ours)])  # who stopped early is compared in the rounds both had
+    ratios = np.array(theirs) / ours
     drawn = np.random.default_rng(seed).integers(0, len(ratios), (1000, len(ratios)))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
     return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
+
+
+def paired(times, quiet, name):
+    """The ratio of a peer's time to ours; who stopped early is compared in the rounds both had."""
+    rounds = chosen(quiet[name], quiet["fastrnn"])
+    return ratio([times[name][i] for i in rounds], [times["fastrnn"][i] for i in rounds])
 
 
 def steal():
@@ -79,25 +94,25 @@ def set_up(case, workers):
 
 
 def turns(entries):
-    """({name: seconds per call in each round}, part of its time for which fastrnn was kept from running, part of the blocks that were not quiet).
+    """({name: seconds per call in each round}, {name: whether each was quiet}, part of its time for which fastrnn was kept from running).
 
     Each in turn has a block, and the first one moves on by one from round to round.
     """
-    times, kept, loud = {name: [] for name in entries}, [], []
+    times, quiet, kept = {name: [] for name in entries}, {name: [] for name in entries}, []
     active, start, rounds = list(entries), perf_counter(), 0
     while True:
         for name in active[rounds % len(active) :] + active[: rounds % len(active)]:
             worker, label = entries[name]
-            seconds, idle, quiet = worker.ask("block", label)
+            seconds, idle, undisturbed = worker.ask("block", label)
             times[name].append(seconds)
-            loud.append(not quiet)
+            quiet[name].append(undisturbed)
             if name == "fastrnn":  # its calling thread always works; others leave theirs asleep
                 kept.append(idle)
             time.sleep(REST)
         rounds += 1
         elapsed = perf_counter() - start
         if rounds >= FEWEST and (elapsed >= LONGEST or (rounds >= ROUNDS and elapsed >= SECONDS)):
-            return times, statistics.fmean(kept), statistics.fmean(loud)
+            return times, quiet, statistics.fmean(kept)
         if rounds == FEWEST:
             best = min(statistics.median(t) for t in times.values())
             active = [name for name in active if name == "fastrnn" or statistics.median(times[name][:2]) <= SLOW * best]
@@ -107,13 +122,14 @@ def watched_turns(entries, fastrnn):
     """`turns`, and how quiet the machine was: noisy if the clock moved, or other guests or other programs took too much of the CPUs."""
     stolen, ticks = steal()
     before = fastrnn.ask("proxy")
-    times, kept, loud = turns(entries)
+    times, quiet, kept = turns(entries)
     after = fastrnn.ask("proxy")
     stolen_after, ticks_after = steal()
     moved = abs(after / before - 1)
     taken = (stolen_after - stolen) / max(1, ticks_after - ticks)
-    noisy = max(moved, taken, kept) > MOVED or loud > DISTURBED
-    return times, {"proxy_seconds": [before, after], "steal": taken, "preempted": kept, "disturbed": loud, "noisy": noisy}
+    noisy = max(moved, taken, kept) > MOVED
+    disturbed = 1 - statistics.fmean(itertools.chain(*quiet.values()))
+    return times, quiet, {"proxy_seconds": [before, after], "steal": taken, "preempted": kept, "disturbed": disturbed, "noisy": noisy}
 
 
 def measure(case, workers, measured_limits, threads):
@@ -121,16 +137,16 @@ def measure(case, workers, measured_limits, threads):
     fastrnn = next(worker for worker in workers if worker.name == "fastrnn")
     start = perf_counter()
     entries, facts = set_up(case, workers)
-    times, watched = watched_turns(entries, fastrnn)
+    times, quiet, watched = watched_turns(entries, fastrnn)
     if watched["noisy"]:
-        times, watched = watched_turns(entries, fastrnn)
+        times, quiet, watched = watched_turns(entries, fastrnn)
     took = perf_counter() - start
     seconds, what = limits.bound(case, measured_limits, threads)
     result = {"id": case.id, "kind": case.kind, "cell": case.cell, "T": case.T, "B": case.B, "I": case.I, "H": case.H}
     result |= {"flops": case.flops, "valid": case.valid, "limit_seconds": seconds, "limit_bound": what}
-    result["times"] = {name: {**spread(times[name]), **facts[name]} for name in times}
+    result["times"] = {name: {**spread(times[name], quiet[name]), **facts[name]} for name in times}
     result["failed"] = {name: fact["failed"] for name, fact in facts.items() if "failed" in fact}
-    result["ratios"] = {name: ratio(t, times["fastrnn"]) for name, t in times.items() if name != "fastrnn"}
+    result["ratios"] = {name: paired(times, quiet, name) for name in times if name != "fastrnn"}
     peers = [name for name in times if not name.startswith("fastrnn")]
     best = FIXED_PEER.get(case.kind) or min(peers, key=lambda name: result["times"][name]["median"], default=None)
     best = best if best in peers else None

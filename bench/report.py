@@ -24,13 +24,13 @@ settings; where it has several variants, each is tried for a moment and the fast
 same seeded numbers everywhere. Before anything is timed, outputs and, in training, the gradients of x and of all weights are compared with
 a float64 reference: an error above 1e-3 of the largest number excludes a peer and stops the run if it is fastrnn's. Then all take turns: a
 block of calls of at least 20 ms each, the order moving on by one from round to round, 15 rounds or more (5 where calls are long), 2 ms of
-rest between turns, caches warm; a block waits until a short plain loop runs at its full speed on every CPU, and is timed again, up to five
-times, if it does not afterwards (the other half of a virtual CPU's core may work for somebody else). A peer more than 6 times slower than
-the best stops after 5 rounds. A ratio is the median over rounds of the peer's time by fastrnn's in the same round, with the bootstrap 95 %
-interval of that median. A case is repeated once, and then marked noisy, if the clock moved by more than 3 %, others took more than 3 % of
-the CPUs, or a quarter of the blocks stayed disturbed. float32 throughout; training is forward and backward to x and all weights. The limit
-is what this core could do at most: all multiply-adds at the measured peak, the recurrent weights read once per step (and per backward step)
-at the measured bandwidth of the cache that holds them."""
+rest between turns, caches warm; a block waits until a short plain loop runs at its full speed on every CPU, and is timed again, up to
+twice, if it does not afterwards: the other half of a virtual CPU's core may work for somebody else. Rounds that stayed disturbed count only
+where fewer than 5 others are left. A peer more than 6 times slower than the best stops after 5 rounds. A ratio is the median over rounds of
+the peer's time by fastrnn's in the same round, with the bootstrap 95 % interval of that median. A case is repeated once, and then marked
+noisy, if the clock moved by more than 3 % or others took more than 3 % of the CPUs. float32 throughout; training is forward and backward to
+x and all weights. The limit is what this core could do at most: all multiply-adds at the measured peak, the recurrent weights read once per
+step (and per backward step) at the measured bandwidth of the cache that holds them."""
 
 CSS = """
 :root { color-scheme: light dark; --text: #202124; --soft: #5f6368; --line: #dadce0; --page: #ffffff; --card: #ffffff; --bad: #c5221f; --good: #137333 }

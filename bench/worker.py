@@ -22,7 +22,7 @@ from .peers import PEERS
 from .quiet import Watch
 
 BLOCK, WARM, TRIAL = 0.02, 0.3, 0.1  # seconds of a block of calls, of warming up, of trying a variant
-TRIES, PATIENCE = 6, 0.1  # times a block is timed until nobody disturbed it; seconds to wait for that each time
+TRIES, PATIENCE = 3, 0.02  # times a block is timed until nobody disturbed it; seconds to wait for that each time
 PR_SET_PDEATHSIG = 1
 
 

@@ -76,6 +76,16 @@ def test_the_ratio_is_paired_by_round():
     assert found == pytest.approx({"median": 2, "low": 2, "high": 2})
 
 
+def test_disturbed_rounds_do_not_count_if_enough_are_left():
+    times = {"fastrnn": [1.0] * 8 + [9.0], "torch": [2.0] * 7 + [9.0]}
+    quiet = {"fastrnn": [True] * 8 + [False], "torch": [True] * 7 + [False]}
+    assert measure.paired(times, quiet, "torch") == {"median": 2, "low": 2, "high": 2}
+    assert measure.spread(times["fastrnn"], quiet["fastrnn"]) == {"median": 1, "q1": 1, "q3": 1, "min": 1, "blocks": 8}
+    quiet["torch"] = [True] * 4 + [False] * 4
+    assert measure.chosen(quiet["torch"], quiet["fastrnn"]) == list(range(8))
+    assert measure.spread(times["torch"], quiet["torch"])["blocks"] == 8
+
+
 def test_weights_that_outgrow_a_cache_are_bound_by_the_next():
     measured = {"fma_gflops": 100, "read_gbps": {"L1": 150, "L2": 100, "L3": 50, "DRAM": 10}, "caches": {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}}
     bounds = [limits.bound(grid.Case("forward", "lstm", 100, 1, H, H), measured, 1)[1] for H in (32, 128, 512, 2048)]
@@ -110,7 +120,6 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 0.1)
     monkeypatch.setattr(measure, "LONGEST", 0.3)
     monkeypatch.setattr(measure, "MOVED", np.inf)
-    monkeypatch.setattr(measure, "DISTURBED", 1)
 
 
 def test_a_run_end_to_end_and_its_resumption(tmp_path, in_a_hurry):
