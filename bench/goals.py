@@ -67,11 +67,23 @@ def geomean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
+def notch(times):
+    """Half the width of the 95 % interval of a median, relative to it (McGill, Tukey & Larsen 1978)."""
+    return 1.57 * (times["q3"] - times["q1"]) / math.sqrt(times["blocks"]) / times["median"]
+
+
 def ratio(r, against, one_thread):
-    """{"median", "low", "high"} of a result against whom a goal says, or None. Against our own run on one thread: of medians alone."""
+    """{"median", "low", "high"} of a result against whom a goal says, or None.
+
+    Our own run on one thread was another run, so there the interval comes from the quartiles of both.
+    """
     if against == "own":
         own = one_thread.get(r["id"])
-        return own and dict.fromkeys(("median", "low", "high"), own["times"]["fastrnn"]["median"] / r["times"]["fastrnn"]["median"])
+        if not own:
+            return None
+        one, several = own["times"]["fastrnn"], r["times"]["fastrnn"]
+        median, width = one["median"] / several["median"], math.hypot(notch(one), notch(several))
+        return {"median": median, "low": median * (1 - width), "high": median * (1 + width)}
     return r["ratios"].get(r["best_peer"] if against == "best" else against)
 
 

@@ -14,7 +14,8 @@ from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
 from threads cimport (
-    ALONE_MS, AWAKE, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, unit_parts,
+    ALONE_MS, AT_HAND_US, AWAKE, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS,
+    cut_rows, parts_for, unit_parts,
 )
 
 import math
@@ -308,6 +309,7 @@ ctypedef struct Split:
 
 cdef double units_again = 0            # until then the units are not split: the other cores were found busy
 cdef double alone = ALONE_MS * 1e-3    # seconds of that, next time
+cdef int waits = 0                     # in a row that were too long
 cdef int forced_split = -1             # 0: rows, 1: units, for tests and measurements
 
 
@@ -319,15 +321,15 @@ def force_split(name):
 
 cdef int split_sweep(
     Split *split, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total, Py_ssize_t T, Py_ssize_t vectors, double row_flops,
-    Py_ssize_t weight_bytes, int meetings, int least,
+    Py_ssize_t weight_bytes, int meetings, int least, bint awake,
 ) except -1:
-    """How a sweep over total rows is divided: by rows, unless there are few for the size of the weights."""
+    """How a sweep over total rows is divided: by rows, unless there are few for the size of the weights. awake: the other threads are at hand."""
     cdef int threads = current_threads(), units = 1
-    cdef double flops = row_flops * total
-    split.parts = parts_for(B, flops, threads)
+    cdef double flops = row_flops * total, worth = flops * AWAKE if awake else flops
+    split.parts = parts_for(B, worth, threads)
     split.units = False
     if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and rnn_seconds() > units_again:
-        units = unit_parts(vectors, least, flops / T, flops, meetings, threads)
+        units = unit_parts(vectors, least, flops / T, worth, meetings, threads)
         if units > split.parts or (units == split.parts and split.parts > 1):
             split.parts, split.units = units, True
     if forced_split >= 0 and threads > 1:
@@ -338,15 +340,17 @@ cdef int split_sweep(
 
 
 cdef inline void note_wait(double start, double flops) noexcept nogil:
-    """Threads that had to wait for each other too long, as somebody else's work is on their cores, go alone for a while: for twice as
-    long each time it happens in a row."""
-    global units_again, alone
+    """Threads that had to wait for each other too long twice in a row, as somebody else's work is on their cores, go alone for a while: for
+    twice as long each time it happens again. Once may be a thread that had to be woken."""
+    global units_again, alone, waits
     cdef double end = rnn_seconds()
-    if end - start > 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5:
-        units_again = end + alone
+    if end - start <= 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5:
+        alone, waits = ALONE_MS * 1e-3, 0
+        return
+    waits += 1
+    if waits == 2:
+        units_again, waits = end + alone, 0
         alone = min(2 * alone, 1.0)
-    else:
-        alone = ALONE_MS * 1e-3
 
 
 cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *arg, const Split *split, double flops) noexcept nogil:
@@ -425,7 +429,7 @@ cdef class Forward:
         cdef Split *split = &self.split
         cdef double flops = self.row_flops * self.total
         split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops,
-                    s.blocks * s.H * s.H * s.item, phases(s.cell), least_vectors(s))
+                    s.blocks * s.H * s.H * s.item, phases(s.cell), least_vectors(s), False)
         s.units, s.cuts = split.units, split.cuts
         cdef Py_ssize_t step = slice_steps(s.chunk, s.T, flops / split.parts)
         s.first = 0
@@ -609,7 +613,7 @@ cdef class Bptt:
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t i
         split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops(),
-                    s.blocks * s.H * s.H * s.item, phases(s.cell), s.kernels.panel)
+                    s.blocks * s.H * s.H * s.item, phases(s.cell), s.kernels.panel, False)
         s.units, s.cuts = split.units, split.cuts
         for i in range(count):
             self.chunk(i, count)
@@ -754,6 +758,7 @@ cdef class Stream:
     cdef Sweep *sweeps
     cdef bint is_double
     cdef double flops                             # of one step
+    cdef double ended                             # when the last call did, if it was worth looking at the clock
 
     def __cinit__(self, layer, Py_ssize_t batch_size, context):
         cdef Py_ssize_t t
@@ -816,9 +821,9 @@ cdef class Stream:
         cdef uint64_t mode
         split.parts, split.units = 1, False
         split.cuts[0], split.cuts[1] = 0, self.batch_size
-        if self.flops * T >= SPLIT_FLOPS or forced_split >= 0:
+        if self.flops * T * AWAKE >= SPLIT_FLOPS or forced_split >= 0:
             split_sweep(&split, self.batch_size, NULL, self.batch_size * T, T, s.Hp // s.kernels.lanes, self.flops / self.batch_size,
-                        s.blocks * s.H * s.H * item, phases(s.cell), least_vectors(s))
+                        s.blocks * s.H * s.H * item, phases(s.cell), least_vectors(s), rnn_seconds() - self.ended < AT_HAND_US * 1e-6)
         while t < T:
             n = min(T - t, CHUNK_STEPS)
             for l in range(self.L):
@@ -837,6 +842,8 @@ cdef class Stream:
             t += n
             if t < T:
                 PyErr_CheckSignals()
+        if self.flops * T * AWAKE >= SPLIT_FLOPS:
+            self.ended = rnn_seconds()
         return 0
 
     def step(self, x_t, out=None):

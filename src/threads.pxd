@@ -11,6 +11,7 @@ cdef enum:
     SPLIT_ROWS = 4                    # a thread gets at least this many rows ...
     SPLIT_FLOPS = 4000000             # ... and the call is worth at least this much work
     AWAKE = 8                         # ... where threads have to be called; where they are at hand, an eighth of it is enough
+    AT_HAND_US = 40                   # after a step of a stream another one is expected for so long, and threads do not park yet (team.c)
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
     ALONE_MS = 2                      # parts do not wait for each other so long after the other core was found busy, at first
     MOST_LAYERS = 32                  # layers that follow each other on different cores ...
