@@ -14,7 +14,7 @@ from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
 from threads cimport (
-    ALONE_MS, AT_HAND_US, AWAKE, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS,
+    ALONE_MS, AT_HAND_US, AWAKE, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SHARED_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS,
     cut_rows, parts_for, unit_parts,
 )
 
@@ -304,6 +304,7 @@ cdef char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
 ctypedef struct Split:
     int parts
     bint units
+    bint far                           # the weights may come from memory in each step
     Py_ssize_t cuts[MOST_PARTS + 1]
 
 
@@ -327,7 +328,7 @@ cdef int split_sweep(
     cdef int threads = current_threads(), units = 1
     cdef double flops = row_flops * total, worth = flops * AWAKE if awake else flops
     split.parts = parts_for(B, worth, threads)
-    split.units = False
+    split.units, split.far = False, weight_bytes > SHARED_CACHE
     if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and rnn_seconds() > units_again:
         units = unit_parts(vectors, least, flops / T, worth, meetings, threads)
         if units > split.parts or (units == split.parts and split.parts > 1):
@@ -357,7 +358,7 @@ cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *arg, co
     cdef double start = rnn_seconds()
     rnn_team_run(part, arg, split.parts, split.units)
     if split.units:
-        note_wait(start, flops)
+        note_wait(start, 4 * flops if split.far else flops)
 
 
 cdef inline int least_vectors(const Sweep *s) noexcept nogil:

@@ -14,10 +14,11 @@ cdef enum:
     AT_HAND_US = 40                   # after a step of a stream another one is expected for so long, and threads do not park yet (team.c)
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
     ALONE_MS = 2                      # parts do not wait for each other so long after the other core was found busy, at first
+    SHARED_CACHE = 8000000            # and of those that stay in the one all share
     MOST_LAYERS = 32                  # layers that follow each other on different cores ...
     WAVE_STEPS = 16                   # ... this many steps apart ...
     WAVE_FLOPS = 200000               # ... if a step is less work than this: else its units are split
-    STEP_GFLOPS = 50                  # of one core in a step of a few rows: enough to know its time within a factor of two
+    STEP_GFLOPS = 50                  # of one core in a step of a few rows: enough to know its time within a factor of two; a quarter of it from memory
 
 cdef inline int parts_for(Py_ssize_t rows, double flops, int threads) noexcept nogil:
     """Into how many parts the rows of a call are split: never so small that a thread costs more than it saves."""
