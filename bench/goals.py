@@ -10,6 +10,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from .grid import CELLS
+
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
@@ -28,7 +30,7 @@ class Goal:
 
 def weights(r):
     """Bytes of the weights of a layer, float32."""
-    return 4 * {"lstm": 4, "gru": 3, "rnn": 1}[r["cell"]] * r["H"] * (r["I"] + r["H"])
+    return 4 * CELLS[r["cell"]] * r["H"] * (r["I"] + r["H"])
 
 
 def at_least(figure, beyond_l2=None):
@@ -37,7 +39,7 @@ def at_least(figure, beyond_l2=None):
 
 
 def kind(name, *cells, B=None):
-    return lambda r: r["kind"] == name and r["cell"] in (cells or ("lstm", "gru", "rnn")) and B in (None, r["B"])
+    return lambda r: r["kind"] == name and r["cell"] in (cells or CELLS) and B in (None, r["B"])
 
 
 def single(least, most):

@@ -13,7 +13,7 @@ from . import grid, machine, measure, report
 from .peers import PEERS
 from .workers import Missing, Worker, WorkerError, cpus
 
-FULL, LIGHT = 9.5, 6.0  # seconds that a case takes, roughly, with all peers and without those that compile
+FULL, LIGHT = 12.0, 6.0  # seconds that a case takes, roughly, with all peers and without those that compile
 
 
 def parser():
