@@ -5,7 +5,7 @@
 #   make test        build, and run the tests (under 10 minutes)
 #   make test-long   the long tests too, and the whole suite once per instruction set of this CPU
 #   make lint        ruff and cython-lint
-#   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (about an hour; make bench ARGS=--quick: ten minutes)
+#   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (about an hour; make bench ARGS=--quick: twelve minutes)
 #   make sanitize    the tests on a build with the address and undefined-behaviour sanitizers
 #   make clean       remove .venv and everything that was built
 #

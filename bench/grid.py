@@ -101,7 +101,7 @@ def official():
 
 
 def quick():
-    """About five minutes of them."""
+    """About six minutes of them."""
 
     def chosen(case):
         if case.kind in ("forward", "train"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from time import perf_counter, thread_time
 
 LOOPS, CALIBRATION = 10_000, 0.1  # about 0.1 ms; seconds
@@ -37,20 +38,21 @@ class Watch:
         return took <= DISTURBED * self.shortest
 
     def everywhere(self):
-        """Whether all CPUs this thread may use are."""
-        if not hasattr(os, "sched_getaffinity"):
+        """Whether all CPUs this thread may use are. Another thread goes there: this one, moved, might come back to the CPU of its helpers."""
+        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+        if len(cpus) < 2:
             return self.here()
-        cpus = os.sched_getaffinity(0)
-        if len(cpus) == 1:
-            return self.here()
-        try:
+        found = []
+
+        def visit():
             for cpu in cpus:
                 os.sched_setaffinity(0, {cpu})
-                if not self.here():
-                    return False
-            return True
-        finally:
-            os.sched_setaffinity(0, cpus)
+                found.append(self.here())
+
+        visitor = threading.Thread(target=visit)
+        visitor.start()
+        visitor.join()
+        return len(found) == len(cpus) and all(found)
 
     def wait(self, seconds):
         """Until all are quiet, but no longer; working all the while: a CPU that rests may come back beside somebody else."""

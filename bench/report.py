@@ -105,8 +105,8 @@ def goal_table(contents):
         lost = f"{len(row['lost'])} of {row['cells']}"
         means = [f"{row['geomean']:.2f}", "" if goal is None else f"{goal:.2f}"]
         rows.append([row["name"], *means, interval(worst), f"{worst['goal']:.2f}", worst["id"], lost, met])
-    head = ["goal", "geomean", "wanted", "worst cell against its figure", "wanted", "which", "cells lost", ""]
-    note = "Two threads against one are two runs: there the interval comes from the quartiles of both."
+    head = ["goal", "geomean", "wanted", "worst cell against its figure", "wanted", "which", "cells below", ""]
+    note = "A cell is below its figure when its whole interval is. Two threads against one are two runs: there the interval comes from the quartiles of both."
     return f'<h2>Goals</h2>{table(head, rows)}<p class="soft">{note}</p>'
 
 

@@ -24,7 +24,7 @@ def parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument("--threads", type=int, default=1, metavar="N", help="threads and CPUs of every peer; 0: all")
-    p.add_argument("--quick", action="store_true", help="about five minutes of the grid")
+    p.add_argument("--quick", action="store_true", help="about six minutes of the grid for each number of threads")
     p.add_argument("--only", default="", metavar="WORD[,WORD]", help="cases whose id holds all these words: train,lstm,B32")
     p.add_argument("--peers", default=",".join(list(PEERS)[1:]), metavar="NAME[,NAME]", help="whom to compare with")
     p.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="where results and report go")
@@ -122,12 +122,15 @@ def main(argv=None):
     """Run the command; returns the exit status."""
     arguments = parser().parse_args(argv)
     unknown = set(names := [name for name in arguments.peers.split(",") if name]) - set(PEERS)
-    if unknown or arguments.threads < 0:
-        raise ValueError(f"--peers {','.join(unknown)}: they are {', '.join(PEERS)}" if unknown else "--threads must be at least 0")
+    if unknown:
+        raise ValueError(f"--peers {','.join(unknown)}: they are {', '.join(PEERS)}")
     if not arguments.report_only:
         from tqdm import tqdm
 
-        threads = arguments.threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if not 0 <= arguments.threads <= most:
+            raise ValueError(f"--threads {arguments.threads}: from 1 to {most}, the CPUs here, or 0 for all of them")
+        threads = arguments.threads or most
         cases = chosen_cases(arguments)
         per_case = FULL if "jax" in names else LIGHT
         print(f"{len(cases)} cases on {threads} thread{'s' * (threads > 1)}, about {len(cases) * per_case / 60:.0f} minutes", file=sys.stderr)

@@ -150,6 +150,9 @@ def test_a_word_that_no_case_has_is_an_error():
         run.main(["--only", "lstm,B2"])
     with pytest.raises(ValueError, match="--peers keras"):
         run.main(["--peers", "keras"])
+    for wrong in ("-1", "9999"):
+        with pytest.raises(ValueError, match=f"--threads {wrong}: from 1 to"):
+            run.main(["--threads", wrong])
 
 
 def result(case, ours, ratio, peer="torch", **more):
