@@ -307,6 +307,70 @@ def targets(value, steps_shape, num_classes):
     return value
 
 
+def weights(value, shape):
+    """Numbers >= 0, float64."""
+    value = np.asarray(value, np.float64)
+    if value.shape != shape:
+        raise ValueError(f"weights have shape {value.shape}, but there are targets of shape {shape}")
+    if not (value >= 0).all() or not np.isfinite(value).all():
+        raise ValueError(f"weights must be finite and not negative, got {value[~(value >= 0) | ~np.isfinite(value)][0]}")
+    return value
+
+
+def sequences(value, width, dtype):
+    """N sequences as arrays (T, features) of a model's dtype; `width`: how many features it knows, None if it is new."""
+    if isinstance(value, np.ndarray) and value.dtype != object and value.ndim != 3:
+        raise ValueError(f"X must be an array (N, T, features) or a list of N arrays (T, features), got shape {value.shape}")
+    known = "this model was fitted with"
+    checked = []
+    for n, sequence in enumerate(value):
+        a = np.asarray(sequence)
+        if a.dtype.kind not in "fiub":
+            raise TypeError(f"sequence {n} is {a.dtype}, but it must hold real numbers")
+        if a.ndim != 2:
+            hint = ": for one feature give x[:, None]" if a.ndim == 1 else ""
+            raise ValueError(f"sequence {n} has shape {a.shape}, but it must be (T, features){hint}")
+        if not len(a):
+            raise ValueError(f"sequence {n} has no steps: leave it out")
+        if width is None:
+            width, known = a.shape[1], "sequence 0 has"
+        if a.shape[1] != width:
+            raise ValueError(f"sequence {n} has {a.shape[1]} features, but {known} {width}")
+        if not np.isfinite(a).all():
+            t, feature = np.argwhere(~np.isfinite(a))[0]
+            raise ValueError(f"sequence {n} has {a[t, feature]} at step {t}, feature {feature}: replace such values, or leave the sequence out")
+        checked.append(a.astype(dtype))
+    if not checked:
+        raise ValueError("there are no sequences")
+    return checked
+
+
+def tagged(X, y):
+    """N sentences as lists of words, and as many lists of tags, or None."""
+    sentences = [list(sentence) for sentence in X]
+    for n, (sentence, given) in enumerate(zip(sentences, X)):
+        if isinstance(given, str):
+            raise TypeError(f"sentence {n} is the str {given[:40]!r}, but it must be a list of words")
+        if not sentence:
+            raise ValueError(f"sentence {n} has no words: leave it out")
+        for k, word in enumerate(sentence):
+            if not isinstance(word, str) or not word:
+                raise ValueError(f"word {k} of sentence {n} is {word!r}, but it must be a str of at least one character")
+    if not sentences:
+        raise ValueError("there are no sentences")
+    if y is None:
+        return sentences, None
+    tags = [list(row) for row in y]
+    if len(tags) != len(sentences):
+        raise ValueError(f"y has {len(tags)} lists of tags, but there are {len(sentences)} sentences")
+    for n, (sentence, row) in enumerate(zip(sentences, tags)):
+        if len(row) != len(sentence):
+            raise ValueError(f"sentence {n} has {len(sentence)} words, but {len(row)} tags")
+        if not all(isinstance(tag, str) for tag in row):
+            raise TypeError(f"the tags of sentence {n} must be str, got {next(tag for tag in row if not isinstance(tag, str))!r}")
+    return sentences, tags
+
+
 def flat_gradient(grad, flat, owner):
     """A gradient laid out like the parameters of an optimiser."""
     if not isinstance(grad, np.ndarray) or grad.dtype != flat.dtype or grad.shape != flat.shape or not grad.flags.c_contiguous:

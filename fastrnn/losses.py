@@ -24,7 +24,7 @@ class SoftmaxCrossEntropy:
     array([-0.1875,  0.0625,  0.0625,  0.0625], dtype=float32)
     """
 
-    def __call__(self, logits, targets, *, lengths=None, reduction: str = "mean"):
+    def __call__(self, logits, targets, *, lengths=None, weights=None, reduction: str = "mean"):
         """The loss, or the NLL of each step.
 
         Parameters
@@ -32,6 +32,7 @@ class SoftmaxCrossEntropy:
         logits : (T, B, V), or (rows, V), float32 or float64
         targets : ints of shape (T, B), or (rows,), below V; a negative one is ignored
         lengths : (B,) ints in 0..T, optional: the steps t >= lengths[b] of row b are ignored
+        weights : numbers >= 0 of the shape of targets, optional: the mean is weighted by them
         reduction : "mean" gives a float; "none" gives float64 of the shape of targets, 0 where ignored
 
         Raises
@@ -42,24 +43,33 @@ class SoftmaxCrossEntropy:
         logits, targets, count = self._prepare(logits, targets, lengths)
         nll = np.empty(targets.size)
         _engine.softmax_nll(logits.reshape(targets.size, logits.shape[-1]), targets.ravel(), None, nll, None)
+        if weights is not None:
+            weights, total = _weights(weights, targets)
+            nll *= weights
+            count = total
         if reduction == "none":
             return nll.reshape(targets.shape)
-        return float(nll.sum()) / max(1, count)
+        return float(nll.sum()) / count if count else 0.0
 
-    def vjp(self, logits, targets, *, lengths=None, out=None):
+    def vjp(self, logits, targets, *, lengths=None, weights=None, out=None):
         """The loss and its backward: ``loss, backward = softmax_cross_entropy.vjp(logits, targets)``.
 
         ``backward(dloss=1.0)`` gives dlogits, of the shape of logits. `out`, an array like logits (or logits itself, which is then
-        overwritten), receives dlogits already now; the backward then returns `out`.
+        overwritten), receives dlogits already now; the backward then returns `out`. The others as in a call.
         """
         logits, targets, count = self._prepare(logits, targets, lengths)
         dlogits = np.empty_like(logits) if out is None else _check.writable_like("out", out, logits.shape, logits.dtype)
-        weights = np.full(targets.size, 1 / max(1, count), logits.dtype)
         nll = np.empty(targets.size)
+        if weights is None:
+            # nll will hold weight * NLL; dividing by the weight as it was rounded, and by the count, leaves the exact mean
+            weights = np.full(targets.size, 1 / max(1, count), logits.dtype)
+            divisor = float(weights[0]) * count if count else 1.0
+        else:
+            weights, total = _weights(weights, targets)
+            weights, divisor = (weights / (total or 1.0)).astype(logits.dtype), 1.0
         V = logits.shape[-1]
         _engine.softmax_nll(logits.reshape(targets.size, V), targets.ravel(), weights, nll, dlogits.reshape(targets.size, V))
-        # nll holds weights * NLL; dividing by the weight as it was rounded, and by the count, leaves the exact mean
-        loss = float(nll.sum()) / (float(weights[0]) * count) if count else 0.0
+        loss = float(nll.sum()) / divisor
 
         def backward(dloss: float = 1.0) -> np.ndarray:
             if out is not None and dloss == 1.0:
@@ -77,6 +87,12 @@ class SoftmaxCrossEntropy:
         if mask is not None:
             targets = np.where(mask, targets, -1)
         return logits, targets, int(np.count_nonzero(targets >= 0))
+
+
+def _weights(weights, targets):
+    """(steps,) float64, and the sum of those of the valid steps."""
+    weights = _check.weights(weights, targets.shape).ravel()
+    return weights, float(weights[targets.ravel() >= 0].sum())
 
 
 class MeanSquaredError:

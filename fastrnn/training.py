@@ -1,4 +1,4 @@
-"""The training loop: truncated BPTT over batches, early stopping, checkpoints, and a resume that continues to the same bits."""
+"""The training loop: batches or truncated BPTT, early stopping, checkpoints, and a resume that continues to the same bits."""
 
 from __future__ import annotations
 
@@ -18,46 +18,6 @@ import numpy as np
 from fastrnn import _check, _engine, optim, storage
 from fastrnn._progress import Progress
 from fastrnn.layers import random_key
-
-
-class Streams:
-    """One long sequence of ids as parallel streams, cut into windows: the batches of truncated BPTT.
-
-    The sequence is cut into `batch_size` pieces of equal length, one for each row. Window i holds the next `seq_len` steps of every
-    row, so the state after window i is the state before window i + 1. The last window may be shorter; of the sequence only the last
-    ``(len(ids) - 1) % batch_size`` symbols are left out.
-
-    Examples
-    --------
-    >>> streams = Streams(np.arange(11), batch_size=2, seq_len=3)
-    >>> len(streams), streams.steps
-    (2, 10)
-    >>> x, targets = streams[1]
-    >>> x.T.tolist(), targets.T.tolist()
-    ([[3, 4], [8, 9]], [[4, 5], [9, 10]])
-    """
-
-    def __init__(self, ids, batch_size: int, seq_len: int):
-        B = _check.size("batch_size", batch_size)
-        self.seq_len = _check.size("seq_len", seq_len)
-        L = (len(ids) - 1) // B
-        if L < self.seq_len:
-            raise ValueError(f"{len(ids)} symbols are too few: batch_size={B} streams of seq_len={seq_len} need at least {B * seq_len + 1}")
-        ids = np.asarray(ids)
-        self._ids = np.empty((L + 1, B), np.min_scalar_type(int(ids.max())))
-        self._ids[:L] = ids[: B * L].reshape(B, L).T
-        self._ids[L] = ids[L : B * L + 1 : L]
-        self.steps = L * B
-
-    def __len__(self):
-        return -(-(len(self._ids) - 1) // self.seq_len)
-
-    def __getitem__(self, i):
-        """x and targets, both (T, B) int64."""
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        window = self._ids[i * self.seq_len : (i + 1) * self.seq_len + 1].astype(np.int64)
-        return window[:-1], window[1:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +95,8 @@ class Training:
     Parameters
     ----------
     model : has `storage`, ``loss_and_gradient(batch, state, into=flat, rng=key) -> (loss, state)``, which adds the gradient to
-        `into`, and ``mean_loss(batches) -> float``; neither may change the parameters
-    batches : ``len()`` of them make an epoch, and `steps` steps; the state is carried from one to the next and starts anew each epoch
+        `into`, and ``evaluate(batches) -> {"loss": mean, name of another figure: value}``; neither may change the parameters
+    batches : as in fastrnn.batches; the state is carried from one to the next and starts anew each epoch
     settings : Settings
     seed : the dropout keys come from it
     validation : batches to look at for early stopping and the best model, or None: then the last model is kept, and a diverging run
@@ -179,6 +139,7 @@ class Training:
     def run(self) -> None:
         """Train, after `start`. Then the model holds the best parameters; `outcome` and `message` say how the run ended."""
         self._saved = time.monotonic()
+        self.batches.begin(self.at.epoch)
         total = self.batches.steps * self.settings.epochs
         done = round(self.batches.steps * (self.at.epoch + self.at.index / len(self.batches)))
         with _Interrupts() as self.interrupts, Progress(self.settings.progress, total, done, self.unit) as self.progress:
@@ -230,7 +191,7 @@ class Training:
         at.update += 1
         at.loss_sum += loss
         at.loss_count += 1
-        steps = batch[1].size
+        steps = self.batches.steps_of(batch)
         self.seconds += time.perf_counter() - start
         self.steps += steps
         self.progress.update(steps, loss)
@@ -244,26 +205,27 @@ class Training:
     def _look(self):
         """Evaluate, note the best, begin the next epoch if this one is over, write a checkpoint."""
         at = self.at
-        validation_loss = None
+        figures = {"loss": None}
         if self.validation is not None:
             with self.interrupts.allowed():
-                validation_loss = self.model.mean_loss(self.validation)
+                figures = self.model.evaluate(self.validation)
         train_loss = at.loss_sum / at.loss_count if at.loss_count else None
         entry = {
             "epoch": round(at.epoch + at.index / len(self.batches), 4),
             "update": at.update,
             "lr": self.optimizer.lr,
             "train_loss": train_loss,
-            "validation_loss": validation_loss,
+            **{f"validation_{name}": value for name, value in figures.items()},
         }
         at.history.append(entry)
         self.progress.note(entry)
         at.evaluated, at.loss_sum, at.loss_count = at.update, 0.0, 0
-        loss = train_loss if validation_loss is None else validation_loss
+        loss = train_loss if figures["loss"] is None else figures["loss"]
         if loss is not None:
             self._compare(loss)
         if at.index == len(self.batches):
             at.epoch, at.index, self.state = at.epoch + 1, 0, None
+            self.batches.begin(at.epoch)
         if at.update and self.settings.checkpoint is not None:
             self._save()
 

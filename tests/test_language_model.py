@@ -21,7 +21,8 @@ from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import Sampler, Vocabulary, read_text
-from fastrnn.training import Streams, _Interrupts
+from fastrnn.batches import Streams
+from fastrnn.training import _Interrupts
 
 CELLS = ["lstm", "gru", "rnn"]
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))  # 4,640 characters or so
@@ -334,7 +335,7 @@ def test_early_stopping_keeps_the_best_of_the_held_out_part(tmp_path):
     assert len(losses) < 60
     assert int(np.argmin(losses)) == len(losses) - 1 - 4
     held_out = Streams(model.vocabulary.encode(TEXT[:1500][-150:]), 5, 17)
-    assert model.mean_loss(held_out) == min(losses)
+    assert model.evaluate(held_out)["loss"] == min(losses)
     again = small(hidden_size=32, dropout=0).fit(TEXT[:1500], **options, resume=True)  # nothing is left to do
     assert again.outcome == "stopped early"
     assert again.history == model.history
@@ -601,7 +602,7 @@ BAD = [
 
 @pytest.mark.parametrize("call, error, message", BAD, ids=[f"{k} {message}"[:60] for k, (_, _, message) in enumerate(BAD)])
 def test_a_wrong_argument_is_named_before_any_work(call, error, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(LanguageModel, "mean_loss", lambda *_: pytest.fail("work has begun") if "resumed" not in str(call) else 1.0)
+    monkeypatch.setattr(LanguageModel, "evaluate", lambda *_: pytest.fail("work has begun") if "resumed" not in str(call) else {"loss": 1.0})
     with pytest.raises(error) as caught:
         call(tmp_path)
     assert str(caught.value) == message.format(folder=tmp_path)

@@ -257,6 +257,25 @@ def test_cross_entropy_agrees_with_float64(isa, dtype, V):
     assert_allclose(backward(3.0), 3 * want, rtol=tolerance, atol=3 * tolerance)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_is_weighted_by_step(isa, dtype):
+    logits, targets, lengths = normal(4, 3, 5, dtype=dtype), np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]]), [4, 2, 3]
+    weights = np.random.default_rng(0).uniform(0, 2, (4, 3))
+    valid = weights * ((targets >= 0) & (np.arange(4)[:, None] < lengths))
+    nll = softmax_cross_entropy(logits, targets, lengths=lengths, reduction="none")
+    want = (nll * valid).sum() / valid.sum()
+    tolerance = {"float32": 3e-6, "float64": 1e-13}[dtype]
+    options = dict(lengths=lengths, weights=weights)
+    assert_allclose(softmax_cross_entropy(logits, targets, **options), want, rtol=1e-12)
+    assert_allclose(softmax_cross_entropy(logits, targets, reduction="none", **options), nll * valid, rtol=1e-12)
+    loss, backward = softmax_cross_entropy.vjp(logits, targets, **options)
+    assert_allclose(loss, want, rtol=tolerance)
+    gradient = (np.exp(log_softmax(logits)) - np.eye(5)[targets]) * valid[..., None] / valid.sum()
+    assert_allclose(backward(), gradient, rtol=tolerance, atol=tolerance)
+    assert softmax_cross_entropy.vjp(logits, targets, weights=np.zeros((4, 3)))[0] == 0
+    assert_array_equal(softmax_cross_entropy.vjp(logits, targets, weights=np.zeros((4, 3)))[1](), 0)
+
+
 def test_gradient_of_cross_entropy_matches_central_differences():
     logits, targets, lengths = normal(4, 3, 5), np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]]), [4, 2, 3]
     backward = softmax_cross_entropy.vjp(logits, targets, lengths=lengths)[1]

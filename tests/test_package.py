@@ -170,3 +170,18 @@ def test_readme_examples_run(k, tmp_path):
         [sys.executable, "-W", "error", script], cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (processes.ROOT / "examples").glob("*.py")))
+def test_the_scripts_in_examples_run_without_arguments(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", processes.ROOT / "examples" / script, "--epochs", "1"],
+        cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (processes.ROOT / "examples").glob("*.py")))
+def test_the_scripts_in_examples_are_short(script):
+    assert len((processes.ROOT / "examples" / script).read_text().splitlines()) <= 70

@@ -5,24 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fastrnn import _check, storage
+from fastrnn import _check
+from fastrnn.batches import Streams
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
+from fastrnn.models.model import CELLS, Model
 from fastrnn.models.text import Sampler, Vocabulary, read_text
 from fastrnn.optim import Schedule
 from fastrnn.parameters import Storage, initialise
-from fastrnn.rnn import GRU, LSTM, RNN
-from fastrnn.training import Settings, Streams, Training
-
-CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+from fastrnn.training import Settings
 
 
-class LanguageModel:
+class LanguageModel(Model):
     """Learns to write: the probability of the next character, given all before it.
 
     Parameters
@@ -53,6 +51,10 @@ class LanguageModel:
     True
     """
 
+    LAYERS = ("embedding", "rnn", "linear")
+    ARGUMENTS = ("cell", "hidden_size", "num_layers", "dropout", "embedding_size")
+    vocabulary = None
+
     def __init__(
         self,
         cell: str = "lstm",
@@ -71,25 +73,13 @@ class LanguageModel:
         self.embedding_size = None if embedding_size is None else _check.size("embedding_size", embedding_size)
         self.dtype = _check.dtype(dtype)
         self.seed = None if seed is None else _check.size("seed", seed, least=0)
-        self.history, self.outcome, self.message, self.speed = [], None, None, None
-        self.vocabulary = None
+        self.history = []
         self._logits = {}
 
     def __repr__(self):
         options = "".join(f", {name}={value!r}" for name, value in self._configuration().items() if name not in ("cell", "dtype"))
         state = "not fitted" if self.vocabulary is None else f"{len(self.vocabulary)} symbols, {self.num_parameters} parameters"
         return f"<LanguageModel({self.cell!r}{options}, dtype='{self.dtype}'): {state}>"
-
-    def _configuration(self):
-        """The arguments that make such a model."""
-        names = ("cell", "hidden_size", "num_layers", "dropout", "embedding_size")
-        return {name: getattr(self, name) for name in names} | {"dtype": str(self.dtype), "seed": self.seed}
-
-    @property
-    def num_parameters(self) -> int:
-        """Numbers that are learnt."""
-        self._check_fitted()
-        return self.storage.size
 
     def _build(self, vocabulary, seed):
         """Make the layers, with first values drawn from `seed`, in one storage."""
@@ -176,19 +166,12 @@ class LanguageModel:
             resume=resume,
             progress=verbose,
         )
-        run = self._begin(text, batch_size, seq_len, validation, settings)
-        run.run()
-        self.outcome, self.message = run.outcome, run.message
-        self.speed = run.steps / run.seconds if run.seconds else None
+        self._run(self._begin(text, batch_size, seq_len, validation, settings))
         self._logits = {}
-        if checkpoint is not None:
-            self.save(checkpoint)
-        if run.message is not None:
-            warnings.warn(run.message, RuntimeWarning, stacklevel=2)
         return self
 
     def _begin(self, text, batch_size, seq_len, validation, settings):
-        """Make the layers and the Training over the text; if that does not go well, nothing has changed."""
+        """Make the layers and the Training over the text."""
         _check.probability("validation", validation)
         text = read_text(text)
         vocabulary = Vocabulary.of(text)
@@ -202,18 +185,10 @@ class LanguageModel:
             "seq_len": seq_len,
             "validation": validation,
         }
-        seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-        on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
-        before = self.__dict__.copy()
-        try:
-            self._build(vocabulary, seed)
-            run = Training(self, batches, settings, seed=seed, validation=held_out, identity=identity, on_best=on_best, unit="characters")
-            run.start()
-        except BaseException:
-            self.__dict__ = before
-            raise
-        self.history = run.at.history
-        return run
+        seed = self._drawn_seed()
+        return self._start(
+            lambda: self._build(vocabulary, seed), batches, settings, seed=seed, validation=held_out, identity=identity, unit="characters"
+        )
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
         """Mean NLL of a window and the state after it; the gradient is added to `into`, laid out as ``storage.flat``.
@@ -244,13 +219,13 @@ class LanguageModel:
             self._logits[shape] = np.empty((*shape, len(self.vocabulary)), self.dtype)
         return self._logits[shape]
 
-    def mean_loss(self, batches) -> float:
-        """Mean NLL over all steps of some Streams, the state carried from window to window."""
+    def evaluate(self, batches) -> dict:
+        """{"loss": mean NLL over all steps} of some Streams, the state carried from window to window."""
         total, state = 0.0, None
         for ids, targets in batches:
             y, state = self.rnn(ids, state, embedding=self.embedding)
             total += float(softmax_cross_entropy(self.linear(y), targets, reduction="none").sum())
-        return total / batches.steps
+        return {"loss": total / batches.steps}
 
     def score(self, text: str | os.PathLike) -> float:
         """Log-likelihood of a text, in nats per symbol (higher is better, at most 0).
@@ -265,7 +240,7 @@ class LanguageModel:
         ids = self.vocabulary.encode(read_text(text))
         if len(ids) < 2:
             raise ValueError(f"the text has {len(ids)} symbol, but a score needs at least 2")
-        return -self.mean_loss(Streams(ids, 1, min(1000, len(ids) - 1)))
+        return -self.evaluate(Streams(ids, 1, min(1000, len(ids) - 1)))["loss"]
 
     def perplexity(self, text: str | os.PathLike) -> float:
         """exp of the mean NLL: among how many equally likely symbols the model is in doubt."""
@@ -327,44 +302,11 @@ class LanguageModel:
             if i + 1 < length:
                 h = stream.step(rows[symbol : symbol + 1], out=h)
 
-    def save(self, directory: str | os.PathLike) -> None:
-        """Write the model to a directory, which may hold an older one: config.json and one safetensors file."""
-        self._check_fitted()
-        layers = {"embedding": self.embedding, "rnn": self.rnn, "linear": self.linear}
-        arrays = {f"{name}.{key}": array for name, layer in layers.items() for key, array in layer.params.items()}
-        config = {
-            "model": "LanguageModel",
-            **self._configuration(),
-            "symbols": self.vocabulary.symbols,
-            "history": self.history,
-        }
-        storage.save(directory, arrays, config)
+    def _fitted_config(self):
+        return {"symbols": self.vocabulary.symbols}
 
-    @classmethod
-    def load(cls, directory: str | os.PathLike) -> LanguageModel:
-        """Read a model that `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError  there is none.
-        ValueError         it is damaged, of a newer format, or another kind of model.
-        """
-        arrays, config = storage.load(directory)
-        if config.get("model") != "LanguageModel":
-            raise ValueError(f"{directory} holds a {config.get('model')!r}, but this is LanguageModel.load")
-        vocabulary, history = Vocabulary(config["symbols"]), config["history"]
-        names = ("cell", "hidden_size", "num_layers", "dropout", "embedding_size", "dtype", "seed")
-        model = cls(**{name: config[name] for name in names})
-        model._build(vocabulary, 0)
-        for name, layer in (("embedding", model.embedding), ("rnn", model.rnn), ("linear", model.linear)):
-            prefix = f"{name}."
-            layer.load_state_dict({key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)})
-        model.history = history
-        return model
-
-    def _check_fitted(self):
-        if self.vocabulary is None:
-            raise RuntimeError("this LanguageModel has not been fitted: call fit(text) or LanguageModel.load(directory)")
+    def _rebuild(self, config, arrays):
+        self._build(Vocabulary(config["symbols"]), 0)
 
 
 def _held_out(ids, batch_size, seq_len):

@@ -1,0 +1,58 @@
+"""Tag words: SequenceTagger, words and their characters, bidirectional.
+
+    python examples/tag_words.py                                the kinds of tokens in lines of Python's own library
+    python examples/tag_words.py train.conllu dev.conllu test.conllu      parts of speech (UPOS) of Universal Dependencies
+
+The model that is best on the dev part is kept; the test part is looked at once for each seed.
+"""
+
+import argparse
+import io
+import keyword
+import tokenize
+from pathlib import Path
+
+from fastrnn.models import SequenceTagger
+
+
+def read_conllu(path):
+    """Words and UPOS tags of each sentence: columns 2 and 4; ranges (1-2) and empty nodes (1.1) are left out."""
+    sentences, tags = [[]], [[]]
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        if not line and sentences[-1]:
+            sentences.append([])
+            tags.append([])
+        elif line and line[0] != "#" and line.split("\t")[0].isdigit():
+            sentences[-1].append(line.split("\t")[1])
+            tags[-1].append(line.split("\t")[3])
+    return (sentences, tags) if sentences[-1] else (sentences[:-1], tags[:-1])
+
+
+def python_lines(module):
+    """The tokens of each line of a module, and their kinds."""
+    lines = {}
+    for token in tokenize.generate_tokens(io.StringIO(Path(module.__file__).read_text(encoding="utf-8")).readline):
+        if token.string.strip():
+            kind = "KEYWORD" if keyword.iskeyword(token.string) else tokenize.tok_name[token.type]
+            lines.setdefault(token.start[0], []).append((token.string, kind))
+    return [[word for word, _ in line] for line in lines.values()], [[kind for _, kind in line] for line in lines.values()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", metavar="FILE.conllu", help="train, dev and test part")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=15)
+    arguments = parser.parse_args()
+    if len(arguments.files) not in (0, 3):
+        parser.error("give three files, or none")
+    train, dev, test = map(read_conllu, arguments.files) if arguments.files else map(python_lines, (argparse, io, tokenize))
+    for seed in range(arguments.seeds):
+        model = SequenceTagger("lstm", 128, seed=seed)
+        model.fit(*train, validation=dev, epochs=arguments.epochs, lr=3e-3, batch_size=32, patience=4)
+        best = max(entry["validation_accuracy"] for entry in model.history)
+        print(f"seed {seed}: accuracy {model.score(*test):.4f} (dev {best:.4f}; {model.speed:,.0f} words/s)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What all models have in common: layers in one storage, a training run, a place on disk."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+
+from fastrnn import _check, storage
+from fastrnn.rnn import GRU, LSTM, RNN
+from fastrnn.training import Settings, Training
+
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+DEFAULTS = dict(optimizer="adam", lr=2e-3, clip_norm=5.0)  # of training
+
+
+class Model:
+    """Base of the models. A subclass has
+
+    LAYERS : names of its layers, which are attributes once it is fitted
+    ARGUMENTS : names of the arguments, and attributes, that make such a model
+    _fitted_config() : what `fit` found out beside the parameters, for JSON
+    _rebuild(config, arrays) : makes the layers for what `_fitted_config` and `_fitted_arrays` gave
+    """
+
+    LAYERS = ARGUMENTS = ()
+    history, outcome, message, speed, storage = [], None, None, None, None
+
+    def _configuration(self):
+        """The arguments that make such a model, as JSON has them."""
+        return {name: getattr(self, name) for name in self.ARGUMENTS} | {"dtype": str(self.dtype), "seed": self.seed}
+
+    def _fitted_arrays(self):
+        """{name: array} of what `fit` found out beside the parameters."""
+        return {}
+
+    def __repr__(self):
+        options = ", ".join(f"{name}={value!r}" for name, value in self._configuration().items())
+        state = "not fitted" if self.storage is None else f"{self.num_parameters} parameters"
+        return f"<{type(self).__name__}({options}): {state}>"
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that are learnt."""
+        self._check_fitted()
+        return self.storage.size
+
+    def _check_fitted(self):
+        if self.storage is None:
+            name = type(self).__name__
+            raise RuntimeError(f"this {name} has not been fitted: call fit(…) or {name}.load(directory)")
+
+    def _drawn_seed(self):
+        """The model's seed, or a fresh one."""
+        return self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+
+    def _start(self, build, batches, settings: Settings, **options) -> Training:
+        """Call `build`, which makes the layers, and start a Training; if that does not go well, nothing has changed."""
+        on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
+        before = self.__dict__.copy()
+        try:
+            build()
+            run = Training(self, batches, settings, on_best=on_best, **options)
+            run.start()
+        except BaseException:
+            self.__dict__ = before
+            raise
+        self.history = run.at.history
+        return run
+
+    def _run(self, run: Training) -> None:
+        """Train to the end, and say how it ended."""
+        run.run()
+        self.outcome, self.message = run.outcome, run.message
+        self.speed = run.steps / run.seconds if run.seconds else None
+        if run.settings.checkpoint is not None:
+            self.save(run.settings.checkpoint)
+        if run.message is not None:
+            warnings.warn(run.message, RuntimeWarning, stacklevel=3)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write the model to a directory, which may hold an older one: config.json and one safetensors file."""
+        self._check_fitted()
+        arrays = {f"{name}.{key}": array for name in self.LAYERS for key, array in getattr(self, name).params.items()}
+        config = {"model": type(self).__name__, **self._configuration(), **self._fitted_config(), "history": self.history}
+        storage.save(directory, arrays | self._fitted_arrays(), config)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike):
+        """Read a model that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError  there is none.
+        ValueError         it is damaged, of a newer format, or another kind of model.
+        """
+        arrays, config = storage.load(directory)
+        if config.get("model") != cls.__name__:
+            raise ValueError(f"{directory} holds a {config.get('model')!r}, but this is {cls.__name__}.load")
+        model = cls(**{name: config[name] for name in (*cls.ARGUMENTS, "dtype", "seed")})
+        model._rebuild(config, arrays)
+        for name in cls.LAYERS:
+            prefix = f"{name}."
+            getattr(model, name).load_state_dict({key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)})
+        model.history = config["history"]
+        return model
+
+
+def held_out_rows(N, part, key):
+    """(rows held out, rows kept) of N: a part drawn with the key, none if it is 0."""
+    held = round(N * _check.probability("validation", part))
+    order = np.random.default_rng(key).permutation(N) if held else np.arange(N)
+    return order[:held], order[held:]
