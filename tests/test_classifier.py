@@ -46,7 +46,7 @@ def test_gradients_through_the_whole_model(cell, layers, bidirectional, pooling)
 
 def test_it_learns_and_says_how_well():
     X, y = data(400)
-    model = SequenceClassifier("gru", 16, seed=0).fit(X[:200], y[:200], epochs=25, lr=0.02, validation=(X[200:300], y[200:300]), verbose=False)
+    model = SequenceClassifier("gru", 16, seed=0).fit(X[:200], y[:200], epochs=40, lr=0.02, validation=(X[200:300], y[200:300]), verbose=False)
     assert model.score(X[300:], y[300:]) > 0.9
     best = min(model.history, key=lambda entry: entry["validation_loss"])
     assert_allclose(best["validation_accuracy"], model.score(X[200:300], y[200:300]))

@@ -590,7 +590,7 @@ BAD = [
         ValueError,
         "the checkpoint in {folder} was made with seed=3, but now it is 1: to continue, it must be the same",
     ),
-    (lambda _: small().generate(), RuntimeError, "this LanguageModel has not been fitted: call fit(text) or LanguageModel.load(directory)"),
+    (lambda _: small().generate(), RuntimeError, "this LanguageModel has not been fitted: call fit(…) or LanguageModel.load(directory)"),
     (lambda folder: LanguageModel.load(folder), FileNotFoundError, "no model in {folder}: config.json is missing"),
     (
         lambda folder: (storage.save(folder, {}, {"model": "Tagger"}), LanguageModel.load(folder)),

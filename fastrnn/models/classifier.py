@@ -227,7 +227,8 @@ class SequenceClassifier(Model):
 
     def predict(self, X) -> np.ndarray:
         """(N,) the most likely label of each sequence. X as in `fit`."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def score(self, X, y) -> float:
         """Accuracy: the part of the sequences whose label is predicted. X and y as in `fit`."""
