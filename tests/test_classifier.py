@@ -45,14 +45,14 @@ def test_gradients_through_the_whole_model(cell, layers, bidirectional, pooling)
 
 
 def test_it_learns_and_says_how_well():
-    X, y = data(400)
-    model = SequenceClassifier("gru", 16, seed=0).fit(X[:200], y[:200], epochs=40, lr=0.02, validation=(X[200:300], y[200:300]), verbose=False)
-    assert model.score(X[300:], y[300:]) > 0.9
+    X, y = data(700)
+    model = SequenceClassifier("gru", 16, seed=0).fit(X[:500], y[:500], epochs=25, lr=0.02, validation=(X[500:600], y[500:600]), verbose=False)
+    assert model.score(X[600:], y[600:]) > 0.9
     best = min(model.history, key=lambda entry: entry["validation_loss"])
-    assert_allclose(best["validation_accuracy"], model.score(X[200:300], y[200:300]))
-    p = model.predict_proba(X[300:])
+    assert_allclose(best["validation_accuracy"], model.score(X[500:600], y[500:600]))
+    p = model.predict_proba(X[600:])
     assert_allclose(p.sum(1), 1, rtol=1e-5)
-    assert_array_equal(model.predict(X[300:]), model.classes_[p.argmax(1)])
+    assert_array_equal(model.predict(X[600:]), model.classes_[p.argmax(1)])
 
 
 def test_a_prediction_depends_on_its_own_sequence_only():

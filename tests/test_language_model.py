@@ -17,11 +17,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastrnn
 from fastrnn import optim, storage
+from fastrnn.batches import Streams
 from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import Sampler, Vocabulary, read_text
-from fastrnn.batches import Streams
 from fastrnn.training import _Interrupts
 
 CELLS = ["lstm", "gru", "rnn"]
