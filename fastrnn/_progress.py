@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 
 
 class Progress:
-    """A bar on a terminal (loss, steps/s, time left) with a line for each look at the validation loss; elsewhere only the lines.
+    """A bar in a terminal or notebook (loss, steps/s, time left) and a line for each look at the validation; elsewhere only the lines.
 
     Parameters
     ----------
@@ -24,10 +25,8 @@ class Progress:
         self._bar = None
 
     def __enter__(self):
-        if self._shown and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
+        if self._shown and (sys.stderr.isatty() or _in_notebook()):
+            self._bar = _tqdm()(
                 total=self._total,
                 initial=self._done,
                 unit=f" {self._unit}",
@@ -55,9 +54,10 @@ class Progress:
         if not self._shown:
             return
         words = [f"epoch {entry['epoch']:g}"]
-        for name, key in (("loss", "train_loss"), ("validation", "validation_loss")):
-            if entry[key] is not None:
-                words.append(f"{name} {entry[key]:.4f}")
+        for key, value in entry.items():
+            if value is not None and key not in ("epoch", "update", "lr"):
+                name = {"train_loss": "loss", "validation_loss": "validation"}.get(key, key.removeprefix("validation_"))
+                words.append(f"{name} {value:.4f}")
         elapsed = time.monotonic() - self._start
         if self._bar is not None:
             self._bar.write("  ".join(words), file=sys.stderr)
@@ -66,6 +66,21 @@ class Progress:
             speed = (self._done - self._resumed_at) / elapsed
             words += [f"{speed:,.0f} {self._unit}/s", f"{_clock((self._total - self._done) / speed)} left"]
         print("  ".join(words), file=sys.stderr, flush=True)
+
+
+def _in_notebook():
+    """Whether this runs in a Jupyter kernel."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _tqdm():
+    """The bar's class: a widget in a notebook that has ipywidgets, else text."""
+    if _in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
+    return tqdm
 
 
 def _clock(seconds):

@@ -1,12 +1,15 @@
 """The batches of training: one long sequence as parallel streams, or many sequences, those of similar length together.
 
 The loop asks for `begin(epoch)`, then for each of the ``len(batches)`` batches by its number: what an epoch holds depends on the seed
-and the epoch only, so a resumed run goes on with the same batches.
+and the epoch only, so a resumed run goes on with the same batches. ``share(rank, ranks)`` gives the part of each batch that one of
+several processes computes; a batch that has nothing for it is None.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,52 +19,98 @@ from fastrnn.layers import random_key
 _POOL = 32  # batches among whose sequences those of similar length are put together
 
 
+class Window(NamedTuple):
+    """Steps of every stream. The first `skip` are only run forward; a target of -1 was learnt in the window before."""
+
+    x: np.ndarray  # (T, B)
+    targets: np.ndarray  # (T - skip, B)
+    skip: int  # steps before those that the gradient goes back through
+    carry: int  # the next window begins with the state after this many steps
+
+
 class Streams:
     """One long sequence of ids as parallel streams, cut into windows: the batches of truncated BPTT.
 
-    The sequence is cut into `batch_size` pieces of equal length, one for each row. Window i holds the next `seq_len` steps of every
-    row, so the state after window i is the state before window i + 1. The last window may be shorter; of the sequence only the last
-    ``(len(ids) - 1) % batch_size`` symbols are left out.
+    The sequence is cut into `batch_size` pieces of equal length, one for each row. Each window has the next `seq_len` steps of every
+    row. The last window may be shorter; of the sequence only the last ``(len(ids) - 1) % batch_size`` symbols are left out.
+
+    Parameters
+    ----------
+    ids : 1-D ints; nothing is copied, so a memory-mapped array is read as training goes
+    batch_size : rows
+    seq_len : steps between two updates (k1 of Sutskever 2013)
+    bptt : steps that the gradient goes back through (k2), by default `seq_len`. If more, a window begins that much earlier, and what
+        was learnt before only passes the gradient on; if less, the first steps of a window are run without a gradient and not learnt.
 
     Examples
     --------
     >>> streams = Streams(np.arange(11), batch_size=2, seq_len=3)
     >>> len(streams), streams.steps
     (2, 10)
-    >>> x, targets = streams[1]
+    >>> x, targets, *_ = streams[1]
     >>> x.T.tolist(), targets.T.tolist()
     ([[3, 4], [8, 9]], [[4, 5], [9, 10]])
+    >>> [w.x[:, 0].tolist() for w in Streams(np.arange(11), 2, seq_len=2, bptt=3)]
+    [[0, 1], [1, 2, 3], [3, 4]]
     """
 
-    def __init__(self, ids, batch_size: int, seq_len: int):
+    def __init__(self, ids, batch_size: int, seq_len: int, bptt: int | None = None):
         B = _check.size("batch_size", batch_size)
         self.seq_len = _check.size("seq_len", seq_len)
+        self.bptt = self.seq_len if bptt is None else _check.size("bptt", bptt)
         L = (len(ids) - 1) // B
         if L < self.seq_len:
             raise ValueError(f"{len(ids)} symbols are too few: batch_size={B} streams of seq_len={seq_len} need at least {B * seq_len + 1}")
         ids = np.asarray(ids)
-        self._ids = np.empty((L + 1, B), np.min_scalar_type(int(ids.max())))
-        self._ids[:L] = ids[: B * L].reshape(B, L).T
-        self._ids[L] = ids[L : B * L + 1 : L]
+        self._x, self._targets = ids[: B * L].reshape(B, L), ids[1 : B * L + 1].reshape(B, L)
         self.steps = L * B
 
     def begin(self, epoch: int) -> None:
         """Every epoch is the same."""
 
-    def __len__(self):
-        return -(-(len(self._ids) - 1) // self.seq_len)
+    def share(self, rank: int, ranks: int) -> Streams:
+        """The rows of one of several processes."""
+        rows = row_share(len(self._x), rank, ranks)
+        mine = copy.copy(self)
+        mine._x, mine._targets = self._x[rows], self._targets[rows]
+        return mine
 
-    def __getitem__(self, i):
-        """x and targets, both (T, B) int64."""
+    def __len__(self):
+        return -(-self._x.shape[1] // self.seq_len)
+
+    def __getitem__(self, i) -> Window:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        window = self._ids[i * self.seq_len : (i + 1) * self.seq_len + 1].astype(np.int64)
-        return window[:-1], window[1:]
+        k1, k2, L = self.seq_len, self.bptt, self._x.shape[1]
+        new, end = i * k1, min((i + 1) * k1, L)
+        start = max(0, min(new, (i + 1) * k1 - k2))
+        carry = max(0, min(new + k1, (i + 2) * k1 - k2)) - start
+        skip = max(0, end - new - k2)
+        x = self._x[:, start:end].T.astype(np.int64, order="C")
+        targets = self._targets[:, start + skip : end].T.astype(np.int64, order="C")
+        targets[: new - start] = -1
+        return Window(x, targets, skip, carry)
 
     @staticmethod
-    def steps_of(batch) -> int:
-        """Valid steps of a batch."""
-        return batch[1].size
+    def weight_of(batch) -> int:
+        """How much a batch's mean loss counts in a mean over several: the steps that are learnt."""
+        return int(np.count_nonzero(batch.targets >= 0))
+
+    @classmethod
+    def steps_of(cls, batch) -> int:
+        """New steps of a batch."""
+        return batch.skip * batch.x.shape[1] + cls.weight_of(batch)
+
+
+def row_share(rows: int, rank: int, ranks: int) -> slice:
+    """The rows of one of several processes, as equal in number as can be.
+
+    >>> [row_share(5, rank, 2) for rank in range(2)]
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
+    if rows < ranks:
+        raise ValueError(f"a batch of {rows} rows cannot be split between {ranks} processes: raise batch_size, or start fewer")
+    return slice(rows * rank // ranks, rows * (rank + 1) // ranks)
 
 
 @dataclasses.dataclass
@@ -74,7 +123,7 @@ class Ragged:
 
 
 class Sequences:
-    """Many sequences as batches in which lengths are similar.
+    """Many sequences as batches in which lengths are similar. A subclass may make something else of the rows than a Ragged.
 
     Parameters
     ----------
@@ -89,6 +138,8 @@ class Sequences:
     >>> [(b.rows.tolist(), b.lengths.tolist(), b.x.shape) for b in batches]
     [([1, 3], [5, 4], (5, 2, 2)), ([2, 0], [2, 1], (2, 2, 2))]
     """
+
+    _share = slice(None)
 
     def __init__(self, x, batch_size: int, *, max_steps: int | None = None, seed: int | None = None):
         self._x, self._seed = x, seed
@@ -123,11 +174,24 @@ class Sequences:
             first += size
         return plan
 
+    def share(self, rank: int, ranks: int):
+        """The rows of one of several processes: every so many, so that all have about as many steps."""
+        mine = copy.copy(self)
+        mine._share = slice(rank, None, ranks)
+        return mine
+
     def __len__(self):
         return len(self._plan)
 
-    def __getitem__(self, i) -> Ragged:
-        rows = self._plan[i]
+    def __getitem__(self, i):
+        rows = self._plan[i][self._share]
+        return self._batch(rows) if len(rows) else None
+
+    def _batch(self, rows):
+        """What is trained on, of some sequences."""
+        return self._ragged(rows)
+
+    def _ragged(self, rows) -> Ragged:
         first, lengths = self._x[rows[0]], self._lengths[rows]
         x = np.zeros((lengths.max(), len(rows), *first.shape[1:]), first.dtype)
         for b, row in enumerate(rows):
@@ -138,3 +202,7 @@ class Sequences:
     def steps_of(batch) -> int:
         """Valid steps of a batch."""
         return int(batch.lengths.sum())
+
+    def weight_of(self, batch) -> float:
+        """How much a batch's mean loss counts in a mean over several."""
+        return self.steps_of(batch)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import os
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from fastrnn import _check, _engine, optim, storage
+from fastrnn._interrupts import Interrupts
 from fastrnn._progress import Progress
+from fastrnn.distributed import Ranks
+from fastrnn.groups import Grouped, frozen_to_zero
 from fastrnn.layers import random_key
 
 
@@ -27,11 +29,19 @@ class Settings:
     epochs : times through the data
     optimizer : a name in ``optim.OPTIMIZERS``, or a callable ``(storage, lr=...) -> Optimizer``
     lr : learning rate; `schedule` multiplies it, see ``optim.Schedule``; None is constant
+    weight_decay : of the optimiser; None is its own default
+    groups : {pattern: options of the optimiser} for some parameters, see ``groups.Grouped``: {"*bias*": {"weight_decay": 0}}
+    freeze : patterns of parameters that stay as they are
     clip_norm, clip_value : limit of the gradient's global norm, of each of its elements; None is no limit
-    patience : stop after this many looks at the validation loss without a better one; None never does
+    accumulate : batches of an update; their gradients are averaged as if they had been one batch
+    loss_limit : stop when the loss of an update is above this many times the first one, or is NaN; None: only if it is NaN
+    monitor : what is compared to find the best model: "loss", or another figure of the validation, of which more is better
+    patience : stop after this many looks at the validation part without a better one; None never does
     evaluate_every : look at the validation loss at each epoch's end, and in long epochs after every this many updates
     checkpoint : directory for checkpoints, or None; written at every look, and after `checkpoint_every` seconds (0: every update)
     resume : continue from the checkpoint there; if the directory is empty, from the start
+    callbacks : callables that take each entry of the history, see ``fastrnn.callbacks``; training stops if one returns True
+    distributed : True, or a communicator of mpi4py: this is one of several processes that train together, see ``fastrnn.distributed``
     progress : show what happens on stderr
     """
 
@@ -39,23 +49,39 @@ class Settings:
     optimizer: str | Callable
     lr: float
     schedule: optim.Schedule | None = None
+    weight_decay: float | None = None
+    groups: Mapping = dataclasses.field(default_factory=dict)
+    freeze: Iterable[str] = ()
     clip_norm: float | None = None
     clip_value: float | None = None
+    accumulate: int = 1
+    loss_limit: float | None = 3.0
+    monitor: str = "loss"
     patience: int | None = None
     evaluate_every: int = 1000
     checkpoint: str | os.PathLike | None = None
     checkpoint_every: float = 30.0
     resume: bool = False
+    callbacks: Iterable[Callable] = ()
+    distributed: object = False
     progress: bool = True
 
     def __post_init__(self):
         _check.size("epochs", self.epochs, least=0)
-        _check.number("lr", self.lr, least=0)
-        _check.number("checkpoint_every", self.checkpoint_every, least=0)
-        _check.size("evaluate_every", self.evaluate_every)
-        for name in ("clip_norm", "clip_value"):
+        for name in ("lr", "checkpoint_every"):
+            _check.number(name, getattr(self, name), least=0)
+        for name in ("evaluate_every", "accumulate"):
+            _check.size(name, getattr(self, name))
+        for name in ("clip_norm", "clip_value", "loss_limit"):
             if getattr(self, name) is not None:
                 _check.number(name, getattr(self, name), above=0)
+        if self.weight_decay is not None:
+            _check.number("weight_decay", self.weight_decay, least=0)
+        if isinstance(self.freeze, str):
+            raise TypeError(f"freeze is {self.freeze!r}, but it must be a list of patterns: [{self.freeze!r}]")
+        for callback in self.callbacks:
+            if not callable(callback):
+                raise TypeError(f"callbacks has {callback!r}, but each must be callable with an entry of the history")
         if self.patience is not None:
             _check.size("patience", self.patience)
         if not callable(self.optimizer):
@@ -64,11 +90,24 @@ class Settings:
             raise TypeError(f"schedule is {self.schedule!r}, but it must be a fastrnn.optim.Schedule")
         if self.resume and self.checkpoint is None:
             raise ValueError("resume=True needs the directory of the checkpoint, but checkpoint is None")
-        if self.checkpoint is not None and storage.holds_anything(self.checkpoint):
+        if self.checkpoint is not None and not self.follows and storage.holds_anything(self.checkpoint):
             if not self.resume:
                 raise ValueError(f"{self.checkpoint} is not empty: give resume to continue the training there, or another directory")
             if not storage.exists(self.checkpoint, kind="checkpoint"):
                 raise ValueError(f"{self.checkpoint} holds no checkpoint to resume from")
+
+    @functools.cached_property
+    def ranks(self) -> Ranks | None:
+        """The processes that train together, None if it is this one alone."""
+        if self.distributed is False:
+            return None
+        ranks = Ranks(None if self.distributed is True else self.distributed)
+        return ranks if ranks.size > 1 else None
+
+    @property
+    def follows(self) -> bool:
+        """Whether another process evaluates, shows progress and writes."""
+        return self.ranks is not None and self.ranks.rank > 0
 
 
 @dataclasses.dataclass
@@ -94,8 +133,9 @@ class Training:
 
     Parameters
     ----------
-    model : has `storage`, ``loss_and_gradient(batch, state, into=flat, rng=key) -> (loss, state)``, which adds the gradient to
-        `into`, and ``evaluate(batches) -> {"loss": mean, name of another figure: value}``; neither may change the parameters
+    model : has `storage`; `slots`, {name: Slot} of its parameters; ``loss_and_gradient(batch, state, into=flat, rng=key) -> (loss,
+        state)``, which adds the gradient to `into`; and ``evaluate(batches) -> {figure: value}`` with the names in `FIGURES`, the first
+        of them "loss". Neither may change the parameters
     batches : as in fastrnn.batches; the state is carried from one to the next and starts anew each epoch
     settings : Settings
     seed : the dropout keys come from it
@@ -107,23 +147,29 @@ class Training:
     """
 
     def __init__(self, model, batches, settings: Settings, *, seed, validation=None, identity=None, on_best=None, unit="steps"):
-        if settings.patience is not None and validation is None:
-            raise ValueError(f"patience={settings.patience} needs a validation part, but there is none")
-        self.model, self.batches, self.settings, self.validation = model, batches, settings, validation
-        self.on_best, self.unit = on_best, unit
-        make = optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer)
-        self.optimizer = make(model.storage, lr=settings.lr)
+        for name in ("patience", "monitor"):
+            if getattr(settings, name) not in (None, "loss") and validation is None:
+                raise ValueError(f"{name}={getattr(settings, name)!r} needs a validation part, but there is none")
+        if settings.monitor not in model.FIGURES:
+            raise ValueError(f"monitor is {settings.monitor!r}, but the validation of this model has {', '.join(model.FIGURES)}")
+        self.model, self.settings, self.validation = model, settings, validation
+        self.ranks = settings.ranks
+        self.batches = batches if self.ranks is None else batches.share(self.ranks.rank, self.ranks.size)
+        self.on_best, self.unit = None if settings.follows else on_best, unit
+        self.optimizer = _optimizer(model, settings)
         self.schedule = optim.Constant() if settings.schedule is None else copy.deepcopy(settings.schedule)
         self.identity = {
             **(identity or {}),
             "optimizer": repr(self.optimizer),
             "schedule": repr(self.schedule),
-            **{name: getattr(settings, name) for name in ("clip_norm", "clip_value", "evaluate_every")},
+            **{name: getattr(settings, name) for name in ("clip_norm", "clip_value", "accumulate", "monitor", "evaluate_every")},
         }
         self.at = Position(seed)
         self.state = None  # carried from batch to batch
         self.best = np.array(model.storage.flat)
         self.gradient = np.zeros_like(model.storage.flat)
+        self._part = None  # gradient of one of several batches or processes
+        self._save_soon = self._asked_to_stop = False
         self.outcome = None  # "finished", "stopped early", "interrupted" or "diverged"
         self.message = None  # what there is to say about it
         self.seconds = 0.0  # spent in updates, by this process
@@ -131,18 +177,33 @@ class Training:
 
     def start(self) -> None:
         """Read the checkpoint, or write the first one: what is wrong with either is noticed before any work."""
-        if self.settings.resume and storage.exists(self.settings.checkpoint, kind="checkpoint"):
+        ranks, folder = self.ranks, self.settings.checkpoint
+        if ranks is not None:
+            ranks.share_threads()
+        resumes = not self.settings.follows and self.settings.resume and storage.exists(folder, kind="checkpoint")
+        if ranks is not None:
+            resumes = ranks.agree(resumes)
+        if resumes:
             self._restore()
-        elif self.settings.checkpoint is not None:
+            return
+        if ranks is not None:
+            first = ranks.broadcast({"parameters": self.model.storage.flat})["parameters"]
+            with self.model.storage.updating() as flat:
+                flat[:] = self.best[:] = first
+        if folder is not None:
             self._save()
 
     def run(self) -> None:
         """Train, after `start`. Then the model holds the best parameters; `outcome` and `message` say how the run ended."""
         self._saved = time.monotonic()
+        for callback in self._callbacks:
+            if hasattr(callback, "begin"):
+                callback.begin(self.at.history)
         self.batches.begin(self.at.epoch)
         total = self.batches.steps * self.settings.epochs
         done = round(self.batches.steps * (self.at.epoch + self.at.index / len(self.batches)))
-        with _Interrupts() as self.interrupts, Progress(self.settings.progress, total, done, self.unit) as self.progress:
+        shown = self.settings.progress and not self.settings.follows
+        with Interrupts() as self.interrupts, Progress(shown, total, done, self.unit) as self.progress:
             try:
                 self.outcome = self._loop()
             except KeyboardInterrupt:
@@ -153,30 +214,39 @@ class Training:
                 self.message = f"{error}: training stopped"
             self._finish()
 
+    @property
+    def _callbacks(self):
+        return () if self.settings.follows else self.settings.callbacks
+
     def _loop(self):
+        patience = self.settings.patience
         while True:
             if self._look_is_due():
                 self._look()
             if self.at.epoch >= self.settings.epochs:
                 return "finished"
-            if self.settings.patience is not None and self.at.looks_since_best >= self.settings.patience:
+            if self._asked_to_stop or (patience is not None and self.at.looks_since_best >= patience):
                 return "stopped early"
             self._update()
-            if time.monotonic() - self._saved >= self.settings.checkpoint_every:
+            if self._save_soon if self.ranks is not None else self._save_is_due():
                 self._save()
 
+    def _save_is_due(self):
+        return time.monotonic() - self._saved >= self.settings.checkpoint_every
+
     def _update(self):
-        """One batch: gradient, clipping, step."""
+        """Gradient of one batch or several, clipping, step."""
         at, settings = self.at, self.settings
         start = time.perf_counter()
-        batch = self.batches[at.index]
-        self.gradient.fill(0)
-        with self.interrupts.allowed():
-            loss, state = self.model.loss_and_gradient(batch, self.state, into=self.gradient, rng=random_key(at.seed, at.update))
+        count = min(settings.accumulate, len(self.batches) - at.index)
+        loss, steps, state = self._gradient(count)
         if at.first_loss is None:
             at.first_loss = loss
-        if not loss <= 3 * at.first_loss:
-            raise _DivergedError(f"the loss is {loss:.4g} at update {at.update + 1}, over 3 times its first value {at.first_loss:.4g}")
+        limit = math.inf if settings.loss_limit is None else settings.loss_limit * at.first_loss
+        if not loss <= limit:
+            over = "" if math.isnan(loss) else f", over {settings.loss_limit:g} times its first value {at.first_loss:.4g}"
+            raise _DivergedError(f"the loss is {loss:.4g} at update {at.update + 1}{over}")
+        frozen_to_zero(self.gradient, self.optimizer)
         scale = 1.0
         if settings.clip_value is not None:
             optim.clip_by_value(self.gradient, settings.clip_value)
@@ -187,28 +257,67 @@ class Training:
         self.optimizer.lr = settings.lr * self.schedule(at.epoch + at.index / len(self.batches))
         self.optimizer.step(self.gradient, scale)
         self.state = state
-        at.index += 1
+        at.index += count
         at.update += 1
         at.loss_sum += loss
         at.loss_count += 1
-        steps = self.batches.steps_of(batch)
         self.seconds += time.perf_counter() - start
         self.steps += steps
         self.progress.update(steps, loss)
 
+    def _gradient(self, count):
+        """Mean loss, steps and the state after the next `count` batches, of all processes together; `gradient` holds the mean."""
+        at, ranks, state = self.at, self.ranks, self.state
+        rank = 0 if ranks is None else ranks.rank
+        alone = count == 1 and ranks is None
+        loss_sum = weight = steps = 0
+        self.gradient.fill(0)
+        # several processes must stop at the same update: they see Ctrl-C in what they add up
+        with self.interrupts.allowed() if ranks is None else contextlib.nullcontext():
+            for k in range(count):
+                batch = self.batches[at.index + k]
+                if batch is None:
+                    continue
+                key = random_key(at.seed, at.update, k, rank) if k or rank else random_key(at.seed, at.update)
+                loss, state = self.model.loss_and_gradient(batch, state, into=self._room(alone), rng=key)
+                steps += self.batches.steps_of(batch)
+                if alone:
+                    return loss, steps, state
+                w = self.batches.weight_of(batch)
+                loss_sum, weight = loss_sum + w * loss, weight + w
+                self.gradient += np.multiply(self._part, w, out=self._part)
+        if ranks is not None:
+            told = [loss_sum, weight, steps, self.interrupts.pending, rank == 0 and self._save_is_due()]
+            loss_sum, weight, steps, interrupted, self._save_soon = ranks.sum(self.gradient, told)
+            if interrupted:
+                raise KeyboardInterrupt
+        self.gradient *= 1 / (weight or 1)
+        return loss_sum / (weight or 1), int(steps), state
+
+    def _room(self, alone):
+        """Where the gradient of a batch goes: zeros."""
+        if alone:
+            return self.gradient
+        if self._part is None:
+            self._part = np.empty_like(self.gradient)
+        self._part.fill(0)
+        return self._part
+
     def _look_is_due(self):
-        at = self.at
+        at, every = self.at, self.settings.evaluate_every * self.settings.accumulate
         if at.evaluated == at.update:
             return False
-        return at.index == len(self.batches) or at.index % self.settings.evaluate_every == 0
+        return at.index == len(self.batches) or at.index % every == 0
 
     def _look(self):
         """Evaluate, note the best, begin the next epoch if this one is over, write a checkpoint."""
         at = self.at
         figures = {"loss": None}
         if self.validation is not None:
-            with self.interrupts.allowed():
-                figures = self.model.evaluate(self.validation)
+            with self.interrupts.allowed() if self.ranks is None else contextlib.nullcontext():
+                figures = None if self.settings.follows else self.model.evaluate(self.validation)
+        if self.ranks is not None:
+            figures = self.ranks.agree(figures)
         train_loss = at.loss_sum / at.loss_count if at.loss_count else None
         entry = {
             "epoch": round(at.epoch + at.index / len(self.batches), 4),
@@ -219,19 +328,22 @@ class Training:
         }
         at.history.append(entry)
         self.progress.note(entry)
+        stops = any([callback(entry) is True for callback in self._callbacks])
+        self._asked_to_stop = stops if self.ranks is None else self.ranks.agree(stops)
         at.evaluated, at.loss_sum, at.loss_count = at.update, 0.0, 0
-        loss = train_loss if figures["loss"] is None else figures["loss"]
-        if loss is not None:
-            self._compare(loss)
+        self._compare(train_loss, figures)
         if at.index == len(self.batches):
             at.epoch, at.index, self.state = at.epoch + 1, 0, None
             self.batches.begin(at.epoch)
         if at.update and self.settings.checkpoint is not None:
             self._save()
 
-    def _compare(self, loss):
+    def _compare(self, train_loss, figures):
         """Keep the parameters if they are the best so far."""
-        at = self.at
+        at, monitor = self.at, self.settings.monitor
+        loss = train_loss if figures["loss"] is None else figures["loss"] if monitor == "loss" else -figures[monitor]
+        if loss is None:
+            return
         if at.update:
             self.schedule.observe(loss)
         at.looks_since_best += 1
@@ -255,9 +367,14 @@ class Training:
             self.message += f"; the parameters kept are {kept}; a lower lr than {self.settings.lr} may help"
 
     def _save(self):
-        """Write a checkpoint: all that the future of the run depends on."""
+        """Write a checkpoint: all that the future of the run depends on. The states of all processes are in it."""
+        self._saved = time.monotonic()
+        state = _leaves(self.state)
+        if self.ranks is not None:
+            state = self.ranks.gather_rows(state)
+        if self.settings.follows or self.settings.checkpoint is None:
+            return
         optimizer = self.optimizer.state_dict()
-        state = self.state if isinstance(self.state, tuple) else () if self.state is None else (self.state,)
         arrays = {"parameters": self.model.storage.flat, "best": self.best}
         arrays |= {f"state.{i}": array for i, array in enumerate(state)}
         arrays |= {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, np.ndarray)}
@@ -266,16 +383,17 @@ class Training:
             "position": dataclasses.asdict(self.at),
             "optimizer": {name: value for name, value in optimizer.items() if not isinstance(value, np.ndarray)},
             "schedule": self.schedule.state_dict(),
-            "state": "tuple" if isinstance(self.state, tuple) else len(state),
+            "state": _structure(self.state),
             "computed_by": _computed_by(),
         }
         storage.save(self.settings.checkpoint, arrays, config, kind="checkpoint")
-        self._saved = time.monotonic()
 
     def _restore(self):
         """Continue from the checkpoint."""
         folder = self.settings.checkpoint
-        arrays, config = storage.load(folder, kind="checkpoint")
+        arrays, config = ({}, None) if self.settings.follows else storage.load(folder, kind="checkpoint")
+        if self.ranks is not None:
+            arrays, config = self.ranks.broadcast(arrays), self.ranks.agree(config)
         for name, mine in self.identity.items():
             theirs = config["identity"].get(name)
             if theirs != mine:
@@ -292,48 +410,39 @@ class Training:
         self.optimizer.load_state_dict(config["optimizer"] | moments)
         self.schedule.load_state_dict(config["schedule"])
         self.at = Position(**config["position"])
-        carried = tuple(arrays[f"state.{i}"] for i in range(sum(name.startswith("state.") for name in arrays)))
-        self.state = carried if config["state"] == "tuple" else (carried[0] if carried else None)
+        rows = (lambda array: array) if self.ranks is None else self.ranks.rows_of
+        self.state = _rebuilt(config["state"], iter([rows(arrays[f"state.{i}"]) for i in range(_count(config["state"]))]))
 
 
 class _DivergedError(Exception):
     """The loss or the gradient has left all bounds."""
 
 
-class _Interrupts:
-    """Ctrl-C at a time when nothing is half done.
+def _optimizer(model, settings):
+    make = optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer) if isinstance(settings.optimizer, str) else settings.optimizer
+    options = {"lr": settings.lr}
+    if settings.weight_decay is not None:
+        options["weight_decay"] = settings.weight_decay
+    if settings.groups or settings.freeze:
+        return Grouped(make, model.storage, model.slots, settings.groups, settings.freeze, **options)
+    return make(model.storage, **options)
 
-    It interrupts at once while only results are being computed (`allowed`), else at the next such moment. In other threads than the
-    main one, or where Ctrl-C was given another meaning, nothing is touched.
-    """
 
-    def __enter__(self):
-        self._open = self._pending = False
-        self._installed = (
-            threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
-        if self._installed:
-            signal.signal(signal.SIGINT, self._handle)
-        return self
+def _structure(state):
+    """How a state is put together, for JSON: None, "array", or a list of such."""
+    return None if state is None else "array" if isinstance(state, np.ndarray) else [_structure(part) for part in state]
 
-    def __exit__(self, *exception):
-        if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _handle(self, signum, frame):
-        self._pending = True
-        if self._open:
-            raise KeyboardInterrupt
+def _leaves(state):
+    return [] if state is None else [state] if isinstance(state, np.ndarray) else [leaf for part in state for leaf in _leaves(part)]
 
-    @contextlib.contextmanager
-    def allowed(self):
-        self._open = True
-        try:
-            if self._pending:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._open = False
+
+def _count(structure):
+    return 0 if structure is None else 1 if structure == "array" else sum(map(_count, structure))
+
+
+def _rebuilt(structure, leaves):
+    return None if structure is None else next(leaves) if structure == "array" else tuple(_rebuilt(part, leaves) for part in structure)
 
 
 def _computed_by():

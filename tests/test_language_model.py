@@ -22,7 +22,7 @@ from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import Sampler, Vocabulary, read_text
-from fastrnn.training import _Interrupts
+from fastrnn._interrupts import Interrupts
 
 CELLS = ["lstm", "gru", "rnn"]
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))  # 4,640 characters or so
@@ -90,7 +90,7 @@ def test_fit_is_this_loop(cell):
     adam, grad, update, clipped = optim.Adam(twin.storage), np.zeros_like(twin.storage.flat), 0, [0, 0]
     for epoch in range(3):
         state = None
-        for ids, targets in Streams(twin.vocabulary.encode(TEXT), 5, 17):
+        for ids, targets, *_ in Streams(twin.vocabulary.encode(TEXT), 5, 17):
             key = random_key(3, update)
             (y, state), rnn_backward = twin.rnn.vjp(ids, state, embedding=twin.embedding, rng=key)
             dropped, dropout_backward = twin.output_dropout.vjp(y, rng=random_key(key, 1))
@@ -271,16 +271,16 @@ def test_ctrl_c_waits_until_nothing_is_half_done():
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with _Interrupts() as interrupts:
+        with Interrupts() as interrupts:
             signal.raise_signal(signal.SIGINT)  # at a bad time: noted
             with pytest.raises(KeyboardInterrupt), interrupts.allowed():
                 pytest.fail("it was forgotten")
-        with _Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.allowed():
+        with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.allowed():
             signal.raise_signal(signal.SIGINT)  # at a good time: at once
             pytest.fail("it came too late")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background: left so
-        with _Interrupts():
+        with Interrupts():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
@@ -301,8 +301,9 @@ def test_a_loss_that_explodes_stops_the_training_and_keeps_the_best(sick, tmp_pa
         model.fit(TEXT, **QUICK, checkpoint=tmp_path)
     first = json.loads((tmp_path / "checkpoint.json").read_text())["config"]["position"]["first_loss"]
     assert model.outcome == "diverged"
+    over = "" if math.isnan(sick) else f", over 3 times its first value {first:.4g}"
     assert model.message == (
-        f"the loss is {sick:.4g} at update {2 * EPOCH + 12}, over 3 times its first value {first:.4g}: training stopped; "
+        f"the loss is {sick:.4g} at update {2 * EPOCH + 12}{over}: training stopped; "
         f"the parameters kept are the best, of update {2 * EPOCH}; a lower lr than 0.01 may help"
     )
     assert str(caught[0].message) == model.message
@@ -373,12 +374,12 @@ def test_training_learns_what_there_is_to_learn():
 def test_streams_hold_every_symbol_and_its_successor_once(n, B, T):
     streams = Streams(np.arange(n), B, T)
     L = (n - 1) // B
-    x = np.concatenate([x for x, _ in streams])
-    targets = np.concatenate([targets for _, targets in streams])
+    x = np.concatenate([x for x, *_ in streams])
+    targets = np.concatenate([targets for _, targets, *_ in streams])
     assert_array_equal(x.T.ravel(), np.arange(L * B))
     assert_array_equal(targets, x + 1)
     assert streams.steps == L * B == x.size
-    assert all(x.shape == (T, B) for x, _ in list(streams)[:-1])
+    assert all(x.shape == (T, B) for x, *_ in list(streams)[:-1])
     assert x.dtype == np.int64
 
 

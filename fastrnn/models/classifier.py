@@ -86,6 +86,7 @@ class SequenceClassifier(Model):
     """
 
     LAYERS = ("rnn", "linear")
+    FIGURES = ("loss", "accuracy")
     ARGUMENTS = ("cell", "hidden_size", "num_layers", "bidirectional", "pooling", "dropout", "standardize")
 
     def __init__(
@@ -145,7 +146,7 @@ class SequenceClassifier(Model):
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
         X, classes, targets = _data(X, y, None, self.dtype)
-        seed = self._drawn_seed()
+        seed = self._drawn_seed(settings)
         weights = _weights(classes, targets, class_weight, sample_weight)
         X, targets, weights, held_out = self._split(X, targets, weights, classes, validation, seed)
         scaler = _scaler(X) if self.standardize else None
@@ -293,28 +294,26 @@ def _scaled(X, scaler):
     return X if scaler is None else [((x - scaler[0]) * scaler[1]).astype(x.dtype) for x in X]
 
 
-class _Labelled:
+class _Labelled(Sequences):
     """Batches (sequences, classes, weights)."""
 
     def __init__(self, X, targets, weights, batch_size, max_steps, seed):
-        self._sequences = Sequences(X, batch_size, max_steps=max_steps, seed=seed)
-        self._X, self._targets, self._weights = X, targets, weights
-        self.steps, self.begin = self._sequences.steps, self._sequences.begin
+        super().__init__(X, batch_size, max_steps=max_steps, seed=seed)
+        self._targets, self._weights = targets, weights
 
-    def __len__(self):
-        return len(self._sequences)
-
-    def __getitem__(self, i):
-        ragged = self._sequences[i]
-        return ragged, self._targets[ragged.rows], None if self._weights is None else self._weights[ragged.rows]
+    def _batch(self, rows):
+        return self._ragged(rows), self._targets[rows], None if self._weights is None else self._weights[rows]
 
     @staticmethod
     def steps_of(batch):
         return int(batch[0].lengths.sum())
 
+    def weight_of(self, batch):
+        return float(batch[2].sum())
+
     def digest(self):
         """What a checkpoint knows the data by."""
         found = hashlib.sha256(self._targets.tobytes() + self._weights.tobytes())
-        for x in self._X:
+        for x in self._x:
             found.update(x.tobytes())
         return found.hexdigest()[:12]

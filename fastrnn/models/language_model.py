@@ -116,6 +116,7 @@ class LanguageModel(Model):
         checkpoint_every: float = 30.0,
         resume: bool = False,
         verbose: bool = True,
+        **others,
     ) -> LanguageModel:
         """Learn from a text, anew.
 
@@ -138,6 +139,7 @@ class LanguageModel(Model):
         resume : continue from the checkpoint there, to the same bits as if there had been no break. Everything but epochs, patience,
             checkpoint_every and verbose must be as it was
         verbose : show progress on stderr
+        The others: weight_decay, groups, freeze, accumulate, loss_limit, callbacks, distributed of ``fastrnn.training.Settings``
 
         Returns
         -------
@@ -165,6 +167,7 @@ class LanguageModel(Model):
             checkpoint_every=checkpoint_every,
             resume=resume,
             progress=verbose,
+            **others,
         )
         self._run(self._begin(text, batch_size, seq_len, validation, settings))
         self._logits = {}
@@ -185,7 +188,7 @@ class LanguageModel(Model):
             "seq_len": seq_len,
             "validation": validation,
         }
-        seed = self._drawn_seed()
+        seed = self._drawn_seed(settings)
         return self._start(
             lambda: self._build(vocabulary, seed), batches, settings, seed=seed, validation=held_out, identity=identity, unit="characters"
         )
@@ -200,7 +203,7 @@ class LanguageModel(Model):
         into : 1-D
         rng : key of the dropout masks
         """
-        ids, targets = batch
+        ids, targets, *_ = batch
         (y, state), rnn_backward = self.rnn.vjp(ids, state, embedding=self.embedding, rng=rng)
         if self.output_dropout is not None:
             y, dropout_backward = self.output_dropout.vjp(y, rng=random_key(rng, 1), out=y)
@@ -222,7 +225,7 @@ class LanguageModel(Model):
     def evaluate(self, batches) -> dict:
         """{"loss": mean NLL over all steps} of some Streams, the state carried from window to window."""
         total, state = 0.0, None
-        for ids, targets in batches:
+        for ids, targets, *_ in batches:
             y, state = self.rnn(ids, state, embedding=self.embedding)
             total += float(softmax_cross_entropy(self.linear(y), targets, reduction="none").sum())
         return {"loss": total / batches.steps}

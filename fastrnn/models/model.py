@@ -20,11 +20,13 @@ class Model:
 
     LAYERS : names of its layers, which are attributes once it is fitted
     ARGUMENTS : names of the arguments, and attributes, that make such a model
+    FIGURES : what `evaluate` gives
     _fitted_config() : what `fit` found out beside the parameters, for JSON
     _rebuild(config, arrays) : makes the layers for what `_fitted_config` and `_fitted_arrays` gave
     """
 
     LAYERS = ARGUMENTS = ()
+    FIGURES = ("loss",)
     history, outcome, message, speed, storage = [], None, None, None, None
 
     def _configuration(self):
@@ -51,9 +53,15 @@ class Model:
             name = type(self).__name__
             raise RuntimeError(f"this {name} has not been fitted: call fit(…) or {name}.load(directory)")
 
-    def _drawn_seed(self):
-        """The model's seed, or a fresh one."""
-        return self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+    @property
+    def slots(self) -> dict:
+        """{layer.parameter: Slot} of all parameters."""
+        return {f"{name}.{key}": slot for name in self.LAYERS for key, slot in getattr(self, name).slots.items()}
+
+    def _drawn_seed(self, settings: Settings):
+        """The model's seed, or a fresh one, the same for all processes that train together."""
+        seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        return seed if settings.ranks is None else settings.ranks.agree(seed)
 
     def _start(self, build, batches, settings: Settings, **options) -> Training:
         """Call `build`, which makes the layers, and start a Training; if that does not go well, nothing has changed."""
@@ -74,7 +82,7 @@ class Model:
         run.run()
         self.outcome, self.message = run.outcome, run.message
         self.speed = run.steps / run.seconds if run.seconds else None
-        if run.settings.checkpoint is not None:
+        if run.settings.checkpoint is not None and not run.settings.follows:
             self.save(run.settings.checkpoint)
         if run.message is not None:
             warnings.warn(run.message, RuntimeWarning, stacklevel=3)

@@ -54,6 +54,7 @@ class SequenceTagger(Model):
     """
 
     LAYERS = ("words", "characters", "char_rnn", "rnn", "linear")
+    FIGURES = ("loss", "accuracy")
     ARGUMENTS = ("cell", "hidden_size", "num_layers", "word_size", "char_size", "char_hidden_size", "min_count", "dropout", "word_dropout")
 
     def __init__(
@@ -110,7 +111,7 @@ class SequenceTagger(Model):
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
         sentences, tags = _check.tagged(X, y)
-        seed = self._drawn_seed()
+        seed = self._drawn_seed(settings)
         if isinstance(validation, (tuple, list)):
             held = _check.tagged(*validation)
         else:
@@ -245,34 +246,28 @@ class SequenceTagger(Model):
         self._build(config["words"], config["characters"], config["tags"], 0)
 
 
-class _Tagged:
+class _Tagged(Sequences):
     """Batches (sequences of form ids, forms of the batch, (T, B) which of them, (T, B) word ids, (T, B) targets)."""
 
     def __init__(self, model, sentences, tags, batch_size, max_steps, seed):
         self._forms = sorted({word for sentence in sentences for word in sentence})
         form_id = {form: i for i, form in enumerate(self._forms)}
         self._word_ids = np.array([model._word_id.get(form, UNKNOWN) for form in self._forms])
-        ids = [np.array([form_id[word] for word in sentence]) for sentence in sentences]
-        self._ids = ids
+        super().__init__([np.array([form_id[w] for w in sentence]) for sentence in sentences], batch_size, max_steps=max_steps, seed=seed)
         self._targets = None
         if tags is not None:
             unknown = {tag for row in tags for tag in row} - set(model.tags_)
             if unknown:
                 raise ValueError(f"the held-out part has tags that the training part has not: {', '.join(sorted(unknown)[:5])}")
             self._targets = [np.array([model._tag_id[tag] for tag in row]) for row in tags]
-        self._sequences = Sequences(ids, batch_size, max_steps=max_steps, seed=seed)
-        self.steps, self.begin = self._sequences.steps, self._sequences.begin
 
-    def __len__(self):
-        return len(self._sequences)
-
-    def __getitem__(self, i):
-        ragged = self._sequences[i]
+    def _batch(self, rows):
+        ragged = self._ragged(rows)
         some, which = np.unique(ragged.x, return_inverse=True)
         targets = None
         if self._targets is not None:
             targets = np.zeros(ragged.x.shape, np.int64)
-            for b, row in enumerate(ragged.rows):
+            for b, row in enumerate(rows):
                 targets[: ragged.lengths[b], b] = self._targets[row]
         return ragged, [self._forms[k] for k in some], which.reshape(ragged.x.shape), self._word_ids[ragged.x], targets
 
@@ -283,6 +278,6 @@ class _Tagged:
     def digest(self):
         """What a checkpoint knows the data by."""
         found = hashlib.sha256("\0".join(self._forms).encode("utf-8", "surrogatepass"))
-        for row in (*self._ids, *self._targets):
+        for row in (*self._x, *self._targets):
             found.update(row.tobytes())
         return found.hexdigest()[:12]

@@ -1,0 +1,80 @@
+"""What is told of a training run while it goes on: logs as CSV, JSON lines or for TensorBoard.
+
+A callback is any callable that takes an entry of the history (a dict: `epoch`, `update`, `lr`, `train_loss`, `validation_loss`, …);
+training stops if it returns True. If it has a method `begin(history)`, that is called first, with what a resumed run has behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+
+class _File:
+    """A text file with an entry in each line."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def begin(self, history: list) -> None:
+        """Write what is known already, in place of what the file held."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("", encoding="utf-8")
+        for entry in history:
+            self(entry)
+
+
+class JSONLog(_File):
+    """Writes each entry as a line of JSON.
+
+    Examples
+    --------
+    >>> log = JSONLog("log.jsonl")
+    >>> log.begin([])
+    >>> log({"epoch": 1, "train_loss": 0.5})
+    >>> open("log.jsonl").read()
+    '{"epoch": 1, "train_loss": 0.5}\\n'
+    """
+
+    def __call__(self, entry: dict) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+class CSVLog(_File):
+    """Writes each entry as a line of a table; its columns are those of the first entry, and None is an empty field."""
+
+    def __call__(self, entry: dict) -> None:
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(entry), lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(entry)
+
+
+class TensorBoard:
+    """Writes each number of an entry as a scalar over the updates, through tensorboardX (``pip install tensorboardX``).
+
+    Parameters
+    ----------
+    folder : of the event files
+
+    Raises
+    ------
+    ImportError  tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError("fastrnn.callbacks.TensorBoard needs tensorboardX: pip install tensorboardX") from None
+        self._writer = SummaryWriter(os.fspath(folder))
+
+    def __call__(self, entry: dict) -> None:
+        for name, value in entry.items():
+            if name not in ("epoch", "update") and value is not None:
+                self._writer.add_scalar(name, value, entry["update"])
+        self._writer.flush()

@@ -1,0 +1,117 @@
+"""Parameter groups: other settings of the optimiser for some of a model's parameters, or none at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+
+import numpy as np
+
+
+class Range:
+    """Some consecutive parameters of a storage, as what an optimiser updates."""
+
+    def __init__(self, storage, part: slice):
+        self._storage, self._part = storage, part
+
+    @property
+    def flat(self):
+        return self._storage.flat[self._part]
+
+    @contextlib.contextmanager
+    def updating(self):
+        with self._storage.updating() as flat:
+            yield flat[self._part]
+
+
+class Grouped:
+    """An optimiser for each run of parameters with the same settings; otherwise used like one optimiser.
+
+    Parameters
+    ----------
+    make : callable ``(target, lr=..., **options) -> Optimizer``
+    storage, slots : the model's storage, and {name: Slot} of its parameters
+    groups : {pattern: options}; a pattern is a name (``linear.bias``), the name of a layer (``embedding``), or has wildcards
+        (``*bias*``). The options are those of the optimiser, `lr` among them. The last pattern that fits a name counts.
+    freeze : patterns of parameters that are not changed at all
+    lr, options : of all other parameters
+
+    Raises
+    ------
+    ValueError  a pattern fits no parameter; the message names those that there are.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> linear = fastrnn.Linear(2, 3, seed=0)
+    >>> optimizer = Grouped(fastrnn.optim.SGD, linear.storage, linear.slots, {"bias": {"lr": 0.5}}, ["weight"], lr=0.1)
+    >>> optimizer
+    Grouped(6:9 SGD(lr=0.5, momentum=0.0, weight_decay=0.0, nesterov=False))
+    >>> optimizer.lr = 0.01  # of all, in the same proportion
+    >>> optimizer
+    Grouped(6:9 SGD(lr=0.05, momentum=0.0, weight_decay=0.0, nesterov=False))
+    """
+
+    def __init__(self, make, storage, slots, groups=None, freeze=(), *, lr: float, **options):
+        self._base = self._lr = lr
+        settings = {slot.offset: (slot, dict(options)) for slot in slots.values()}
+        for pattern, others in (groups or {}).items():
+            for slot in _matching(pattern, slots):
+                settings[slot.offset][1].update(others)
+        for pattern in freeze:
+            for slot in _matching(pattern, slots):
+                settings[slot.offset] = slot, None
+        self.frozen, runs = [], []
+        for slot, wanted in (settings[offset] for offset in sorted(settings)):
+            if wanted is None:
+                self.frozen.append(slot.slice)
+            elif runs and runs[-1][1] == wanted and runs[-1][0].stop == slot.offset:
+                runs[-1] = slice(runs[-1][0].start, slot.slice.stop), wanted
+            else:
+                runs.append((slot.slice, wanted))
+        self._runs = [(part, make(Range(storage, part), **{"lr": lr, **wanted})) for part, wanted in runs]
+        self._lrs = [optimizer.lr for _, optimizer in self._runs]
+
+    def __repr__(self):
+        return f"Grouped({', '.join(f'{part.start}:{part.stop} {optimizer!r}' for part, optimizer in self._runs)})"
+
+    @property
+    def lr(self):
+        return self._lr
+
+    @lr.setter
+    def lr(self, value):
+        self._lr = value
+        for own, (_, optimizer) in zip(self._lrs, self._runs):
+            optimizer.lr = own * value / self._base if self._base else own
+
+    def step(self, grad, scale: float = 1.0) -> None:
+        """Update the parameters; `grad` is of all of them."""
+        for part, optimizer in self._runs:
+            optimizer.step(grad[part], scale)
+
+    def state_dict(self) -> dict:
+        """What a checkpoint needs."""
+        states = (optimizer.state_dict() for _, optimizer in self._runs)
+        return {"lr": self._lr} | {f"{i}.{name}": value for i, state in enumerate(states) for name, value in state.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue where `state_dict` was taken."""
+        self._lr = state["lr"]
+        for i, (_, optimizer) in enumerate(self._runs):
+            prefix = f"{i}."
+            optimizer.load_state_dict({name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})
+
+
+def _matching(pattern, slots):
+    """The slots whose name, or whose layer's name, fits a pattern."""
+    found = [slot for name, slot in slots.items() if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")]
+    if not found:
+        raise ValueError(f"{pattern!r} fits no parameter of this model; it has {', '.join(slots)}")
+    return found
+
+
+def frozen_to_zero(gradient: np.ndarray, optimizer) -> None:
+    """Frozen parameters do not count in the gradient's norm."""
+    for part in getattr(optimizer, "frozen", ()):
+        gradient[part] = 0
