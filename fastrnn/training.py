@@ -328,7 +328,8 @@ class Training:
         }
         at.history.append(entry)
         self.progress.note(entry)
-        stops = any([callback(entry) is True for callback in self._callbacks])
+        answers = [callback(entry) for callback in self._callbacks]
+        stops = any(answer is True for answer in answers)
         self._asked_to_stop = stops if self.ranks is None else self.ranks.agree(stops)
         at.evaluated, at.loss_sum, at.loss_count = at.update, 0.0, 0
         self._compare(train_loss, figures)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-
 from processes import environment
 
 pytestmark = pytest.mark.mpi4py

@@ -9,12 +9,12 @@ import types
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from processes import environment
 
 from fastrnn import optim, storage
 from fastrnn.batches import Sequences, Streams
 from fastrnn.callbacks import CSVLog, JSONLog, TensorBoard
 from fastrnn.models import LanguageModel, SequenceClassifier
-from processes import environment
 
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(60))
 QUICK = dict(epochs=2, batch_size=4, seq_len=13, lr=0.01, verbose=False)
