@@ -129,7 +129,7 @@ class SequenceClassifier(Model):
         sample_weight : (N,) numbers >= 0, optional
         verbose : show progress on stderr
         The others: optimizer, lr, schedule, clip_norm, clip_value, patience, evaluate_every, checkpoint, checkpoint_every and resume
-        of ``fastrnn.training.Settings``; as default optimizer="adam", lr=2e-3, clip_norm=5.
+        of ``fastrnn.training.Settings``; as default optimizer="adam", lr=2e-3, clip_norm=5., loss_limit=30.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class SequenceClassifier(Model):
 
         Warns
         -----
-        RuntimeWarning  if the loss rose above 3 times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
+        RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
         X, classes, targets = _data(X, y, None, self.dtype)

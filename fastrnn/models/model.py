@@ -12,7 +12,7 @@ from fastrnn.rnn import GRU, LSTM, RNN
 from fastrnn.training import Settings, Training
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
-DEFAULTS = dict(optimizer="adam", lr=2e-3, clip_norm=5.0)  # of training
+DEFAULTS = dict(optimizer="adam", lr=2e-3, clip_norm=5.0, loss_limit=30.0)  # of training; the loss of a few sequences varies much
 
 
 class Model:

@@ -107,7 +107,7 @@ class SequenceTagger(Model):
 
         Warns
         -----
-        RuntimeWarning  if the loss rose above 3 times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
+        RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
         sentences, tags = _check.tagged(X, y)
