@@ -10,6 +10,7 @@ import argparse
 
 import numpy as np
 
+from fastrnn.data import read_ts
 from fastrnn.models import SequenceClassifier
 
 
@@ -22,18 +23,6 @@ def waves(n, rng):
         wave = {"sine": np.sin(phase), "square": np.sign(np.sin(phase)), "sawtooth": phase / np.pi % 2 - 1}[kind]
         X.append((wave + 0.3 * rng.standard_normal(T))[:, None])
         y.append(kind)
-    return X, y
-
-
-def read_ts(path):
-    """Sequences (T, channels) and labels of a .ts file: a line has the channels and, last, the label, separated by colons."""
-    X, y = [], []
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip() and line[0] not in "#@":
-                *channels, label = line.strip().split(":")
-                X.append(np.array([channel.split(",") for channel in channels], float).T)
-                y.append(label)
     return X, y
 
 

@@ -5,30 +5,14 @@
 """
 
 import argparse
-import wave
 from pathlib import Path
 
 import numpy as np
 
+from fastrnn.data import log_mel, read_wav
 from fastrnn.models import SequenceClassifier
 
-RATE, WINDOW, HOP, BANDS = 8000, 256, 80, 40
-
-
-def mel_filters():
-    """(BANDS, WINDOW//2+1): triangles, equally wide in mel = 2595 log10(1 + Hz/700)."""
-    mel = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), BANDS + 2)
-    edges = 700 * (10 ** (mel / 2595) - 1)
-    hertz = np.arange(WINDOW // 2 + 1) * RATE / WINDOW
-    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    return np.clip(np.minimum((hertz - low) / (middle - low), (high - hertz) / (high - middle)), 0, None)
-
-
-def log_mel(samples):
-    """(frames, BANDS), a frame each 10 ms."""
-    samples = np.pad(samples, (0, max(0, WINDOW - len(samples))))
-    frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP] * np.hanning(WINDOW)
-    return np.log(np.abs(np.fft.rfft(frames)) ** 2 @ mel_filters().T + 1e-6)
+RATE = 8000
 
 
 def tones(n, rng):
@@ -36,7 +20,7 @@ def tones(n, rng):
     y = rng.integers(0, 10, n)
     hertz = [np.repeat(np.random.default_rng(digit).uniform(200, 2000, 3), rng.integers(600, 1400, 3)) for digit in y]
     sounds = [rng.uniform(0.1, 1) * np.sin(2 * np.pi * np.cumsum(h) / RATE) + 0.1 * rng.standard_normal(len(h)) for h in hertz]
-    return [log_mel(sound) for sound in sounds], y
+    return [log_mel(sound, RATE) for sound in sounds], y
 
 
 def recordings(folder, test):
@@ -45,8 +29,7 @@ def recordings(folder, test):
     for path in sorted(Path(folder).glob("*.wav")):
         digit, _, index = path.stem.split("_")
         if (int(index) < 5) == test:
-            with wave.open(str(path)) as sound:
-                X.append(log_mel(np.frombuffer(sound.readframes(sound.getnframes()), "<i2") / 32768))
+            X.append(log_mel(*read_wav(path)))
             y.append(int(digit))
     return X, y
 

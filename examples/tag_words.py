@@ -12,20 +12,8 @@ import keyword
 import tokenize
 from pathlib import Path
 
+from fastrnn.data import read_conllu
 from fastrnn.models import SequenceTagger
-
-
-def read_conllu(path):
-    """Words and UPOS tags of each sentence: columns 2 and 4; ranges (1-2) and empty nodes (1.1) are left out."""
-    sentences, tags = [[]], [[]]
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        if not line and sentences[-1]:
-            sentences.append([])
-            tags.append([])
-        elif line and line[0] != "#" and line.split("\t")[0].isdigit():
-            sentences[-1].append(line.split("\t")[1])
-            tags[-1].append(line.split("\t")[3])
-    return (sentences, tags) if sentences[-1] else (sentences[:-1], tags[:-1])
 
 
 def python_lines(module):

@@ -1,0 +1,77 @@
+"""The readers, on real shapes of files and on damaged ones."""
+
+import wave
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from fastrnn import data
+
+BAD = [
+    (data.read_ts, "@data\n1,2,3\n", "line 2: there is no label, which must stand last behind a colon"),
+    (data.read_ts, "@data\n1,2:a\n1,?:b\n", "line 3: '.' is not a number"),
+    (data.read_ts, "1,2:3:a\n", r"line 1: its channels have different lengths, \[1, 2\]"),
+    (data.read_ts, "1:a\n1:2:b\n", "line 2: it has 2 channels, but the lines before have 1"),
+    (data.read_ts, "@data\n", "has no series"),
+    (data.read_conllu, "1\tdogs\tdog\n", "line 1: it has 3 columns, but the tag is in column 4"),
+    (data.read_conllu, "\n\n", "has no sentences"),
+    (data.read_csv, "Date,Name\n2020,a\n", None),
+    (data.read_csv, "Name\na\n", "has no column of numbers under a header"),
+    (data.read_csv, "", "has no column of numbers under a header"),
+    (data.read_csv, "a,b\n1,2\n3,x\n", "line 3: 'x' is not a number"),
+    (data.read_csv, "a,b\n1,2\n3\n", "line 3: it has 1 fields, but the header has 2"),
+    (lambda path: data.read_rolls(path, "train"), "[1", "is not JSON: line 1"),
+    (lambda path: data.read_rolls(path, "train"), '{"test": []}', "has no part 'train'; it has test"),
+    (lambda path: data.read_rolls(path, "train"), '{"train": [[[60], [109]]]}', r"train 0, frame 1: \[109\] is not a list of pitches from 21 to 108"),
+    (data.read_wav, "RIFF", "is not a WAV file"),
+]
+
+
+@pytest.mark.parametrize("read, text, message", BAD, ids=range(len(BAD)))
+def test_what_is_wrong_in_a_file_is_named(read, text, message, tmp_path):
+    path = tmp_path / "file"
+    path.write_text(text, encoding="utf-8")
+    if message is None:
+        assert read(path)[0] == ["Date"]
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [data.read_ts, data.read_conllu, data.read_csv])
+def test_a_file_that_is_not_text_is_named(read, tmp_path):
+    (tmp_path / "file").write_bytes(b"a\xff")
+    with pytest.raises(ValueError, match="is not UTF-8: byte 1 is 0xff"):
+        read(tmp_path / "file")
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "none")
+
+
+def test_ranges_empty_nodes_and_comments_are_no_words(tmp_path):
+    lines = ["# c", "1-2\tit's\t_\t_", "1\tit\tit\tPRON", "2\t's\tbe\tAUX", "2.1\tx\tx\tX", "", "", "1\tyes\tyes\tINTJ"]
+    (tmp_path / "f").write_text("\n".join(lines))
+    assert data.read_conllu(tmp_path / "f") == ([["it", "'s"], ["yes"]], [["PRON", "AUX"], ["INTJ"]])
+    assert data.read_conllu(tmp_path / "f", column=3)[1] == [["it", "be"], ["yes"]]
+
+
+def test_a_column_that_counts_the_rows_and_dates_are_no_series(tmp_path):
+    (tmp_path / "f").write_text(",Quarter,Income,Savings\r\n0,1970 Q1,1.5,-2\r\n1,1970 Q2,2.5,3e1\r\n")
+    names, series = data.read_csv(tmp_path / "f")
+    assert names == ["Income", "Savings"]
+    assert_array_equal(series, [[1.5, -2], [2.5, 30]])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_sound_comes_back(channels, tmp_path):
+    samples = (np.sin(np.arange(1000)) * 20000).astype("<i2")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
+        sound.setnchannels(channels)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(np.repeat(samples, channels).tobytes())
+    found, rate = data.read_wav(tmp_path / "a.wav")
+    assert rate == 8000
+    assert_allclose(found, samples / 32768)
+    assert data.log_mel(found[:10], rate).shape == (1, 40)
