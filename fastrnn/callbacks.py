@@ -34,7 +34,7 @@ class JSONLog(_File):
     >>> log = JSONLog("log.jsonl")
     >>> log.begin([])
     >>> log({"epoch": 1, "train_loss": 0.5})
-    >>> open("log.jsonl").read()
+    >>> log.path.read_text()
     '{"epoch": 1, "train_loss": 0.5}\\n'
     """
 

@@ -47,9 +47,9 @@ class Grouped:
     >>> optimizer = Grouped(fastrnn.optim.SGD, linear.storage, linear.slots, {"bias": {"lr": 0.5}}, ["weight"], lr=0.1)
     >>> optimizer
     Grouped(6:9 SGD(lr=0.5, momentum=0.0, weight_decay=0.0, nesterov=False))
-    >>> optimizer.lr = 0.01  # of all, in the same proportion
+    >>> optimizer.lr = 0.05  # of all, in the same proportion
     >>> optimizer
-    Grouped(6:9 SGD(lr=0.05, momentum=0.0, weight_decay=0.0, nesterov=False))
+    Grouped(6:9 SGD(lr=0.25, momentum=0.0, weight_decay=0.0, nesterov=False))
     """
 
     def __init__(self, make, storage, slots, groups=None, freeze=(), *, lr: float, **options):
@@ -83,7 +83,7 @@ class Grouped:
     def lr(self, value):
         self._lr = value
         for own, (_, optimizer) in zip(self._lrs, self._runs):
-            optimizer.lr = own * value / self._base if self._base else own
+            optimizer.lr = own * (value / self._base) if self._base else own
 
     def step(self, grad, scale: float = 1.0) -> None:
         """Update the parameters; `grad` is of all of them."""
