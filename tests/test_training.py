@@ -119,8 +119,18 @@ def test_a_resumed_training_with_groups_accumulation_and_monitor_has_the_same_bi
 
 def test_the_model_kept_is_the_best_by_the_figure_that_is_monitored():
     X, y = sequences(60)
-    model = SequenceClassifier("gru", 5, seed=4).fit(X, y, epochs=12, lr=0.03, batch_size=8, validation=(X[:20], y[:20]), monitor="accuracy", verbose=False)
-    assert model.score(X[:20], y[:20]) == max(entry["validation_accuracy"] for entry in model.history)
+    fit = dict(epochs=15, lr=0.1, batch_size=8, validation=(X[:20], y[:20]), verbose=False)
+    model = SequenceClassifier("gru", 5, seed=4).fit(X[20:], y[20:], **fit, monitor="accuracy")
+    figures = [entry["validation_accuracy"] for entry in model.history]
+    assert model.score(X[:20], y[:20]) == max(figures) > max(figures[0], figures[-1]), figures
+    by_loss = SequenceClassifier("gru", 5, seed=4).fit(X[20:], y[20:], **fit)
+    assert by_loss.history == model.history
+
+
+def test_a_look_is_due_after_so_many_updates_not_batches():
+    X, y = sequences()
+    model = SequenceClassifier("rnn", 4, seed=0).fit(X, y, epochs=1, batch_size=2, accumulate=2, evaluate_every=2, verbose=False)
+    assert [entry["update"] for entry in model.history] == [0, 2, 4, 6]
 
 
 # --- truncated BPTT -----------------------------------------------------------
