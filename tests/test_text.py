@@ -195,9 +195,11 @@ def test_the_unknown_word_is_never_written():
 
 def test_written_symbols_come_one_by_one(fitted):
     pieces = list(fitted.generate_iter("The old", length=25, seed=4))
-    assert "".join(pieces) == fitted.generate("The old", length=25, seed=4) == fitted.generate(b"The old" if fitted.level == "byte" else "The old", 25, seed=4)
+    assert "".join(pieces) == fitted.generate("The old", length=25, seed=4)
     if fitted.level == "word":
         assert len(pieces) == 25
+    else:
+        assert "".join(pieces) == fitted.generate(b"The old", length=25, seed=4)
     assert fitted.generate("The", length=0) == ""
 
 

@@ -69,7 +69,8 @@ def _in_file(path, wanted, size):
                 continue
             word, *numbers = line.rsplit(None, size) or [b""]
             if len(numbers) != size or (b" " in word and _is_number(word.rsplit(None, 1)[-1])):
-                raise ValueError(f"line {n} of {name} must be a word and {size} numbers, but it has {len(line.split())} fields: {line[:40]!r}")
+                fields = len(line.split())
+                raise ValueError(f"line {n} of {name} must be a word and {size} numbers, but it has {fields} fields: {line[:40]!r}")
             try:
                 word = word.decode("utf-8")
             except UnicodeDecodeError:
