@@ -226,16 +226,16 @@ def test_info(run, model, capsys):
 @pytest.mark.parametrize("level", ["word", "byte"])
 def test_a_model_of_words_or_bytes(run, data, tmp_path, level):
     (tmp_path / "vectors.txt").write_text("squared " + "1 " * 12 + "\ncubed " + "2 " * 12 + "\n")
-    options = {"word": ["--min-count", 3, "--max-vocabulary", 7, "--pretrained", "vectors.txt"], "byte": []}[level]
+    options = {"word": ["--min-count", 1, "--max-vocabulary", 50, "--pretrained", "vectors.txt"], "byte": []}[level]
     status, out, err = run("train", "--data", data, *SMALL, "--level", level, "--tied", *options, "--epochs", 1)
     assert status == 0
     assert re.search(rf"^held-out NLL: \S+ before, \S+ after, in nats per {level}$", out, re.MULTILINE)
     assert re.search(rf"^speed: [\d,]+ {level}s/s$", out, re.MULTILINE)
     assert re.search(rf"^epoch 1 .* [\d,]+ {level}s/s ", err, re.MULTILINE)
-    assert out.startswith("pretrained vectors: for 2 of 7 words\n" if level == "word" else "held-out")
+    assert out.startswith("pretrained vectors: for 2 of 50 words\n" if level == "word" else "held-out")
     model = LanguageModel.load("fastrnn-lm")
     fitting = dict(pretrained="vectors.txt") if level == "word" else {}
-    want = LanguageModel("lstm", 12, 2, level=level, tied=True, seed=0, **({"min_count": 3, "max_vocabulary": 7} if fitting else {}))
+    want = LanguageModel("lstm", 12, 2, level=level, tied=True, seed=0, **({"min_count": 1, "max_vocabulary": 50} if fitting else {}))
     want.fit(data, epochs=1, batch_size=5, seq_len=17, lr=0.01, schedule=Cosine(1), verbose=False, **fitting)
     assert_array_equal(model.storage.flat, want.storage.flat)
     assert run("generate", "fastrnn-lm", "--prompt", "7", "--length", 20, "--seed", 1)[1] == f"7{model.generate('7', 20, 0.8, seed=1)}\n"
@@ -245,7 +245,7 @@ def test_a_model_of_words_or_bytes(run, data, tmp_path, level):
     shown = run("info", "fastrnn-lm")[1]
     assert f"level: {level}\n" in shown
     assert "tied: True\n" in shown
-    assert ("\nsymbols: 7 words: '<unk>', " if level == "word" else "\nsymbols: 256 bytes\n") in shown
+    assert ("\nsymbols: 50 words: '<unk>', " if level == "word" else "\nsymbols: 256 bytes\n") in shown
     assert re.search(rf"held-out NLL: \S+ nats per {level} after epoch [01]\n", shown)
 
 
