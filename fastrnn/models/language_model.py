@@ -65,6 +65,10 @@ class LanguageModel(Model):
     'brown fox'
     >>> model.perplexity(text) < 2
     True
+    >>> words = LanguageModel("gru", 32, level="word", tied=True, seed=0)
+    >>> words = words.fit(text, epochs=25, batch_size=8, seq_len=10, lr=0.02, verbose=False)
+    >>> words.generate("the quick", length=3, temperature=0)
+    ' brown fox jumps'
     """
 
     LAYERS = ("embedding", "rnn", "linear")
