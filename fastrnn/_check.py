@@ -234,6 +234,17 @@ def symbols(layer, ids):
     return ids
 
 
+def slot(name, value, shape, storage):
+    """The Slot of another layer's parameter, of a given shape, in the storage that both layers share."""
+    if not hasattr(value, "offset"):
+        raise TypeError(f"{name} is {type(value).__name__}, but it must be the Slot of another layer's parameter: emb.slots['weight']")
+    if storage is None:
+        raise ValueError(f"{name} is tied to another layer's parameter: give the Storage that both lie in, storage=")
+    if value.shape != shape:
+        raise ValueError(f"{name} is tied to a parameter of shape {value.shape}, but this layer needs {shape}")
+    return value
+
+
 def features(layer, x):
     """(..., in_features), C-contiguous (copied only if it was not)."""
     x = array("x", x, layer)

@@ -1,4 +1,4 @@
-"""The ``fastrnn`` command: train a character model, write with it, measure it, show what it and this build are, benchmark it."""
+"""The ``fastrnn`` command: train a language model, write with it, measure it, show what it and this build are, benchmark it."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def _number(kind, description, holds):
 
 
 _count = _number(int, "a whole number of at least 1", lambda v: v >= 1)
+_vocabulary = _number(int, "a whole number of at least 2", lambda v: v >= 2)
 _natural = _number(int, "a whole number of at least 0", lambda v: v >= 0)
 _positive = _number(float, "a number above 0", lambda v: v > 0)
 _not_negative = _number(float, "a number of at least 0", lambda v: v >= 0)
@@ -87,13 +88,13 @@ def _probability_or_word(text):
 
 
 def _parser():
-    parser = _Parser(prog="fastrnn", description="Recurrent networks on the CPU: train a character model and write with it.")
+    parser = _Parser(prog="fastrnn", description="Recurrent networks on the CPU: train a language model and write with it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_train(commands)
     _add_generate(commands)
     evaluate = commands.add_parser("evaluate", help="measure a model on a text")
     evaluate.add_argument("model", metavar="DIR", help="directory of the model")
-    evaluate.add_argument("--data", metavar="FILE", required=True, help="UTF-8 text")
+    evaluate.add_argument("--data", metavar="FILE", required=True, help="UTF-8 text; any file for a model of bytes")
     evaluate.set_defaults(run=_evaluate)
     info = commands.add_parser("info", help="show the configuration of this build, or of a model")
     info.add_argument("model", metavar="DIR", nargs="?", help="directory of a model")
@@ -104,9 +105,14 @@ def _parser():
 
 
 def _add_train(commands):
-    train = commands.add_parser("train", help="train a character model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    train = commands.add_parser("train", help="train a language model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = train.add_argument
     add("--data", metavar="FILE", help="UTF-8 text; without it the documentation that every Python carries (about 0.5 M characters)")
+    add("--level", choices=("character", "word", "byte"), default="character", help="what the model reads and writes one by one")
+    add("--min-count", type=_count, metavar="N", help="words rarer than N become <unk>; 2 if not given; with --level word")
+    add("--max-vocabulary", type=_vocabulary, metavar="V", help="keep the V most frequent words only, <unk> among them; with --level word")
+    add("--pretrained", metavar="FILE", help="word vectors to start from, in GloVe's or word2vec's text format; with --level word")
+    add("--tied", action="store_true", help="one weight for embedding and softmax")
     add("--cell", choices=("lstm", "gru", "rnn"), default="lstm", help="kind of recurrent layer")
     add("--hidden", type=_count, default=128, metavar="H", help="units of a layer")
     add("--layers", type=_count, default=2, metavar="N", help="recurrent layers")
@@ -134,10 +140,10 @@ def _add_generate(commands):
     add = generate.add_argument
     add("model", metavar="DIR", help="directory of the model")
     add("--prompt", default="", metavar="TEXT", help="the text begins with it")
-    add("--length", type=_natural, default=1000, metavar="N", help="characters to write")
+    add("--length", type=_natural, default=1000, metavar="N", help="characters, words or bytes to write")
     add("--temperature", type=_not_negative, default=0.8, help="lower is safer, higher is bolder; 0: always the most likely")
-    add("--top-k", type=_count, metavar="K", help="draw from the K most likely characters only")
-    add("--top-p", type=_probability, metavar="P", help="draw from the fewest characters that have probability P together")
+    add("--top-k", type=_count, metavar="K", help="draw from the K most likely symbols only")
+    add("--top-p", type=_probability, metavar="P", help="draw from the fewest symbols that have probability P together")
     add("--seed", type=_natural, help="the same seed writes the same text")
     generate.set_defaults(run=_generate)
 
@@ -161,6 +167,10 @@ def _train(arguments):
         arguments.layers,
         dropout=arguments.dropout,
         embedding_size=arguments.embedding,
+        level=arguments.level,
+        min_count=arguments.min_count,
+        max_vocabulary=arguments.max_vocabulary,
+        tied=arguments.tied,
         seed=arguments.seed,
     )
 
@@ -181,6 +191,7 @@ def _train(arguments):
             schedule=schedule,
             clip_norm=arguments.clip or None,
             validation=arguments.validation,
+            pretrained=arguments.pretrained,
             patience=arguments.patience,
             checkpoint=arguments.out,
             resume=arguments.resume,
@@ -195,10 +206,12 @@ def _train(arguments):
 def _report(model, out):
     """What training has come to."""
     losses = [entry["validation_loss"] for entry in model.history if entry["validation_loss"] is not None]
+    if model.pretrained_words is not None:
+        print(f"pretrained vectors: for {model.pretrained_words:,} of {len(model.vocabulary):,} words")
     if losses:
-        print(f"held-out NLL: {losses[0]:.4f} before, {min(losses):.4f} after, in nats per character")
+        print(f"held-out NLL: {losses[0]:.4f} before, {min(losses):.4f} after, in nats per {model.level}")
     if model.speed is not None:
-        print(f"speed: {model.speed:,.0f} characters/s")
+        print(f"speed: {model.speed:,.0f} {model.level}s/s")
     print("it writes:", "".join(model.generate_iter(length=300, temperature=0.7, seed=0)), sep="\n")
     print(f"model: {out} ({model.num_parameters:,} parameters); more text: fastrnn generate {out}")
 
@@ -212,12 +225,12 @@ def _text_of_python():
 def _generate(arguments):
     from fastrnn.models import LanguageModel
 
-    characters = LanguageModel.load(arguments.model).generate_iter(
+    pieces = LanguageModel.load(arguments.model).generate_iter(
         arguments.prompt, arguments.length, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
     )
     sys.stdout.write(arguments.prompt)
-    for character in characters:
-        sys.stdout.write(character)
+    for piece in pieces:
+        sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
@@ -228,7 +241,7 @@ def _evaluate(arguments):
 
     model = LanguageModel.load(arguments.model)
     nll = -model.score(Path(arguments.data))
-    print(f"NLL: {nll:.4f} nats per character ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}")
+    print(f"NLL: {nll:.4f} nats per {model.level} ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}")
     return 0
 
 
@@ -247,10 +260,20 @@ def _info(arguments):
     from fastrnn.models import LanguageModel
 
     model = LanguageModel.load(arguments.model)
-    for name in ("cell", "hidden_size", "num_layers", "dropout", "embedding_size", "dtype", "seed", "num_parameters"):
+    for name in ("level", "cell", "hidden_size", "num_layers", "dropout", "embedding_size", "tied", "dtype", "seed", "num_parameters"):
         print(f"{name}: {getattr(model, name)}")
-    print(f"symbols: {len(model.vocabulary)}: {model.vocabulary.symbols!r}")
+    print(_symbols(model))
     losses = [(entry["validation_loss"], entry["epoch"]) for entry in model.history if entry["validation_loss"] is not None]
     if losses:
-        print(f"held-out NLL: {min(losses)[0]:.4f} after epoch {min(losses)[1]:g}")
+        print(f"held-out NLL: {min(losses)[0]:.4f} nats per {model.level} after epoch {min(losses)[1]:g}")
     return 0
+
+
+def _symbols(model):
+    """How many symbols there are, and which."""
+    symbols = model.vocabulary.symbols
+    if model.level == "byte":
+        return f"symbols: {len(symbols)} bytes"
+    if model.level == "word":
+        return f"symbols: {len(symbols)} words: {', '.join(map(repr, symbols[:20]))}{', …' if len(symbols) > 20 else ''}"
+    return f"symbols: {len(symbols)}: {symbols!r}"

@@ -120,6 +120,8 @@ class Linear(Layer):
     ----------
     in_features, out_features : sizes of a row of x and of y
     bias : whether to add a bias
+    weight : Slot of a parameter (out_features, in_features) in the same storage, optional: it is this layer's weight too ("tied"). It
+        belongs to the other layer; in a shared gradient buffer, ``into=``, the gradients of both uses add up.
     dtype : "float32" or "float64"
     seed : int or numpy Generator, optional. Both parameters start as U(-1/sqrt(in_features), 1/sqrt(in_features)), as torch's.
     storage : the Storage of the model this layer belongs to, optional
@@ -133,16 +135,23 @@ class Linear(Layer):
     >>> linear = Linear(3, 4, seed=0)
     >>> linear(np.zeros((5, 2, 3), "float32")).shape
     (5, 2, 4)
+    >>> import fastrnn
+    >>> storage = fastrnn.Storage("float32")
+    >>> emb = Embedding(9, 3, storage=storage)
+    >>> tied = Linear(3, 9, weight=emb.slots["weight"], storage=storage)
+    >>> bool((tied.params["weight"] == emb.params["weight"]).all()), tied.num_parameters
+    (True, 9)
     """
 
     kind = "Linear"
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype="float32", seed=None, storage=None):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, weight=None, dtype="float32", seed=None, storage=None):
         self.in_features = _check.size("in_features", in_features)
         self.out_features = _check.size("out_features", out_features)
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.in_features)
-        arrays = {"weight": rng.uniform(-bound, bound, (self.out_features, self.in_features))}
+        shape = (self.out_features, self.in_features)
+        arrays = {"weight": rng.uniform(-bound, bound, shape) if weight is None else _check.slot("weight", weight, shape, storage)}
         if bias:
             arrays["bias"] = rng.uniform(-bound, bound, self.out_features)
         self._packed = None

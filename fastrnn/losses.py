@@ -11,6 +11,7 @@ class SoftmaxCrossEntropy:
     """Negative log-likelihood of the right class at each step, in nats; the mean over the valid steps.
 
     A step is not valid if its target is negative or if it lies beyond its row's length. Without a valid step the loss is 0.
+    With ``label_smoothing=eps`` it is the cross-entropy to ``(1-eps) * onehot(target) + eps/V`` (Szegedy et al. 2016), as torch's.
     Use the instance ``fastrnn.losses.softmax_cross_entropy``.
 
     Examples
@@ -24,7 +25,7 @@ class SoftmaxCrossEntropy:
     array([-0.1875,  0.0625,  0.0625,  0.0625], dtype=float32)
     """
 
-    def __call__(self, logits, targets, *, lengths=None, weights=None, reduction: str = "mean"):
+    def __call__(self, logits, targets, *, lengths=None, weights=None, label_smoothing: float = 0.0, reduction: str = "mean"):
         """The loss, or the NLL of each step.
 
         Parameters
@@ -33,6 +34,7 @@ class SoftmaxCrossEntropy:
         targets : ints of shape (T, B), or (rows,), below V; a negative one is ignored
         lengths : (B,) ints in 0..T, optional: the steps t >= lengths[b] of row b are ignored
         weights : numbers >= 0 of the shape of targets, optional: the mean is weighted by them
+        label_smoothing : 0..1, the part of a target's probability that is spread evenly over all V classes
         reduction : "mean" gives a float; "none" gives float64 of the shape of targets, 0 where ignored
 
         Raises
@@ -40,9 +42,12 @@ class SoftmaxCrossEntropy:
         TypeError, ValueError  a shape, dtype, length or target does not fit; the message names both sizes.
         """
         _check.choice("reduction", reduction, ("mean", "none"))
+        eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
         logits, targets, count = self._prepare(logits, targets, lengths)
-        nll = np.empty(targets.size)
-        _engine.softmax_nll(logits.reshape(targets.size, logits.shape[-1]), targets.ravel(), None, nll, None)
+        nll, rows = np.empty(targets.size), logits.reshape(targets.size, logits.shape[-1])
+        _engine.softmax_nll(rows, targets.ravel(), None, nll, None)
+        if eps:
+            nll += eps * _above_the_mean(rows, targets.ravel())
         if weights is not None:
             weights, total = _weights(weights, targets)
             nll *= weights
@@ -51,12 +56,13 @@ class SoftmaxCrossEntropy:
             return nll.reshape(targets.shape)
         return float(nll.sum()) / count if count else 0.0
 
-    def vjp(self, logits, targets, *, lengths=None, weights=None, out=None):
+    def vjp(self, logits, targets, *, lengths=None, weights=None, label_smoothing: float = 0.0, out=None):
         """The loss and its backward: ``loss, backward = softmax_cross_entropy.vjp(logits, targets)``.
 
         ``backward(dloss=1.0)`` gives dlogits, of the shape of logits. `out`, an array like logits (or logits itself, which is then
         overwritten), receives dlogits already now; the backward then returns `out`. The others as in a call.
         """
+        eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
         logits, targets, count = self._prepare(logits, targets, lengths)
         dlogits = np.empty_like(logits) if out is None else _check.writable_like("out", out, logits.shape, logits.dtype)
         nll = np.empty(targets.size)
@@ -67,8 +73,13 @@ class SoftmaxCrossEntropy:
         else:
             weights, total = _weights(weights, targets)
             weights, divisor = (weights / (total or 1.0)).astype(logits.dtype), 1.0
-        V = logits.shape[-1]
-        _engine.softmax_nll(logits.reshape(targets.size, V), targets.ravel(), weights, nll, dlogits.reshape(targets.size, V))
+        targets, V = targets.ravel(), logits.shape[-1]
+        rows, drows = logits.reshape(len(targets), V), dlogits.reshape(len(targets), V)
+        above = _above_the_mean(rows, targets) if eps else None  # of the logits, before dlogits takes their place
+        _engine.softmax_nll(rows, targets, weights, nll, drows)
+        if eps:
+            nll += eps * weights * above
+            _smooth(drows, targets, eps * weights)
         loss = float(nll.sum()) / divisor
 
         def backward(dloss: float = 1.0) -> np.ndarray:
@@ -87,6 +98,19 @@ class SoftmaxCrossEntropy:
         if mask is not None:
             targets = np.where(mask, targets, -1)
         return logits, targets, int(np.count_nonzero(targets >= 0))
+
+
+def _above_the_mean(rows, targets):
+    """(steps,) float64: the target's logit less the mean of all V, which is how far the mean of -log p lies above the NLL; 0 if ignored."""
+    steps = np.arange(len(targets))
+    return np.where(targets >= 0, rows[steps, targets] - rows.mean(1, dtype=np.float64), 0.0)
+
+
+def _smooth(dlogits, targets, mass):
+    """dlogits (steps, V) += mass * (onehot - 1/V), in place, for the steps that are not ignored."""
+    mass = np.where(targets >= 0, mass, 0).astype(dlogits.dtype)
+    dlogits -= (mass / dlogits.shape[1])[:, None]
+    dlogits[np.arange(len(targets)), targets] += mass
 
 
 def _weights(weights, targets):

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import runpy
 import sys
 import xml.etree.ElementTree
 from pathlib import Path
@@ -15,10 +16,10 @@ import pytest
 from fastrnn import _engine
 
 if importlib.util.find_spec("fastrnn.bench"):
-    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, quiet, report, run
+    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, quiet, report, run
 else:  # the sources, built in place
     sys.path.append(str(Path(__file__).parent.parent))
-    from bench import data, goals, grid, handwritten, limits, measure, quiet, report, run
+    from bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, quiet, report, run
 
 from reference import run as reference
 
@@ -216,3 +217,17 @@ def test_the_charts_are_drawings_inside_the_page(results):
     assert len(ids) == len(set(ids))
     for drawing in drawings:
         xml.etree.ElementTree.fromstring(drawing)
+
+
+def test_the_example_min_char_rnn_is_the_original_iteration_for_iteration():
+    """In float64, with the same first weights. Its updates magnify every difference tenfold each, so only the first few are compared."""
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "min_char_rnn.py"))
+    rng = np.random.default_rng(0)
+    V, first = 30, [0.01 * rng.standard_normal(shape) for shape in ((100, 30), (100, 100), (30, 100))]
+    ids, state, h = rng.integers(0, V, 6 * 25 + 1), None, None
+    mine, original = example["iteration"](V, *first, dtype="float64"), min_char_rnn.numpy_iteration(V, *first)
+    for start in range(0, 6 * 25, 25):
+        loss, state = mine(ids[start : start + 26], state)
+        want, h = original(ids[start : start + 26], h)
+        np.testing.assert_allclose(loss, want, rtol=1e-8)
+        np.testing.assert_allclose(state[0, 0], h[:, 0], rtol=1e-6, atol=1e-9)

@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 import fastrnn
 from fastrnn import cli, storage
 from fastrnn.models import LanguageModel
-from fastrnn.optim import ExponentialDecay
+from fastrnn.optim import Cosine, ExponentialDecay
 
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))
 SMALL = ["--hidden", "12", "--batch", "5", "--seq-len", "17", "--lr", "0.01", "--epochs", "3"]
@@ -208,17 +208,51 @@ def test_info(run, model, capsys):
     best = min(again.history, key=lambda entry: entry["validation_loss"])
     assert (status, err) == (0, "")
     assert out.splitlines() == [
+        "level: character",
         "cell: gru",
         "hidden_size: 16",
         "num_layers: 1",
         "dropout: 0.0",
         "embedding_size: None",
+        "tied: False",
         "dtype: float32",
         "seed: 1",
         f"num_parameters: {again.num_parameters}",
         f"symbols: {len(set(TEXT))}: {''.join(sorted(set(TEXT)))!r}",
-        f"held-out NLL: {best['validation_loss']:.4f} after epoch {best['epoch']:g}",
+        f"held-out NLL: {best['validation_loss']:.4f} nats per character after epoch {best['epoch']:g}",
     ]
+
+
+@pytest.mark.parametrize("level", ["word", "byte"])
+def test_a_model_of_words_or_bytes(run, data, tmp_path, level):
+    (tmp_path / "vectors.txt").write_text("squared " + "1 " * 12 + "\ncubed " + "2 " * 12 + "\n")
+    options = {"word": ["--min-count", 1, "--max-vocabulary", 50, "--pretrained", "vectors.txt"], "byte": []}[level]
+    status, out, err = run("train", "--data", data, *SMALL, "--level", level, "--tied", *options, "--epochs", 1)
+    assert status == 0
+    assert re.search(rf"^held-out NLL: \S+ before, \S+ after, in nats per {level}$", out, re.MULTILINE)
+    assert re.search(rf"^speed: [\d,]+ {level}s/s$", out, re.MULTILINE)
+    assert re.search(rf"^epoch 1 .* [\d,]+ {level}s/s ", err, re.MULTILINE)
+    assert out.startswith("pretrained vectors: for 2 of 50 words\n" if level == "word" else "held-out")
+    model = LanguageModel.load("fastrnn-lm")
+    fitting = dict(pretrained="vectors.txt") if level == "word" else {}
+    want = LanguageModel("lstm", 12, 2, level=level, tied=True, seed=0, **({"min_count": 1, "max_vocabulary": 50} if fitting else {}))
+    want.fit(data, epochs=1, batch_size=5, seq_len=17, lr=0.01, schedule=Cosine(1), verbose=False, **fitting)
+    assert_array_equal(model.storage.flat, want.storage.flat)
+    assert run("generate", "fastrnn-lm", "--prompt", "7", "--length", 20, "--seed", 1)[1] == f"7{model.generate('7', 20, 0.8, seed=1)}\n"
+    nll = -model.score(data)
+    line = f"NLL: {nll:.4f} nats per {level} ({nll / np.log(2):.4f} bits), perplexity {np.exp(nll):.4f}\n"
+    assert run("evaluate", "fastrnn-lm", "--data", data) == (0, line, "")
+    shown = run("info", "fastrnn-lm")[1]
+    assert f"level: {level}\n" in shown
+    assert "tied: True\n" in shown
+    assert ("\nsymbols: 50 words: '<unk>', " if level == "word" else "\nsymbols: 256 bytes\n") in shown
+    assert re.search(rf"held-out NLL: \S+ nats per {level} after epoch [01]\n", shown)
+
+
+def test_a_file_that_is_no_text_is_evaluated_by_a_model_of_bytes(run, tmp_path):
+    (tmp_path / "data").write_bytes(bytes(range(256)) * 9)
+    assert run("train", "--data", "data", *SMALL, "--level", "byte", "--epochs", 1, "--quiet")[0] == 0
+    assert run("evaluate", "fastrnn-lm", "--data", "data")[0] == 0
 
 
 def test_threads_are_set_and_change_nothing(run, data, tmp_path):
@@ -239,6 +273,8 @@ BAD_USAGE = [
     (["train", "--hidden", "1.5"], "fastrnn train: error: argument --hidden: '1.5' is not a whole number of at least 1"),
     (["train", "--cell", "elman"], "fastrnn train: error: argument --cell: invalid choice: 'elman' (choose from"),
     (["train", "--dropout", "1"], "fastrnn train: error: argument --dropout: '1' is not a number in 0 <= p < 1"),
+    (["train", "--level", "letter"], "fastrnn train: error: argument --level: invalid choice: 'letter' (choose from"),
+    (["train", "--max-vocabulary", "1"], "fastrnn train: error: argument --max-vocabulary: '1' is not a whole number of at least 2"),
     (["train", "--lr", "nan"], "fastrnn train: error: argument --lr: 'nan' is not a number above 0"),
     (["train", "--lr-decay", "1.2"], "fastrnn train: error: argument --lr-decay: '1.2' is not 'cosine', 'none' or a factor in 0 < f <= 1"),
     (["train", "--threads", "0"], "fastrnn train: error: argument --threads: '0' is not a whole number of at least 1"),
@@ -266,6 +302,13 @@ BAD_INPUT = [
     (["train", "--data", "short.txt"], "9 symbols are too few: batch_size=50 streams of seq_len=50 need at least 2501"),
     (["train", "--data", "text.txt", "--out", "empty.txt/m"], "empty.txt/m: Not a directory"),
     (["train", "--data", "text.txt", "--patience", "2", "--validation", "0"], "patience=2 needs a validation part, but there is none"),
+    (["train", "--data", "text.txt", "--min-count", "3"], "min_count=3 is for words, but level is 'character'"),
+    (["train", "--data", "text.txt", "--pretrained", "v"], "pretrained vectors are for words, but level is 'character'"),
+    (["train", "--data", "text.txt", "--level", "word", "--batch", "5", "--pretrained", "nowhere"], "nowhere: No such file or directory"),
+    (
+        ["train", "--data", "text.txt", "--tied", "--embedding", "9"],
+        "tied=True needs embedding_size and hidden_size to be the same, but they are 9 and 128",
+    ),
     (["generate", "nowhere"], "no model in nowhere: there is no such directory"),
     (["generate", "."], "no model in .: config.json is missing"),
     (["info", "nowhere"], "no model in nowhere: there is no such directory"),

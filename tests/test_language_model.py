@@ -55,10 +55,13 @@ def python(code, *arguments):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_gradient_of_the_whole_model_matches_central_differences(cell, dropout):
+@pytest.mark.parametrize(
+    "options", [{}, {"dropout": 0.3}, {"tied": True, "embedding_size": 5, "dropout": 0.3, "label_smoothing": 0.2}], ids=["plain", "dropout", "tied"]
+)
+def test_gradient_of_the_whole_model_matches_central_differences(cell, options):
     """Every parameter, with a carried state and the same dropout masks each time."""
-    model = small(cell, hidden_size=5, embedding_size=4, dropout=dropout, dtype="float64").fit(TEXT[:900], **QUICK | {"epochs": 1})
+    options = {"hidden_size": 5, "embedding_size": 4, "dropout": 0.0, "dtype": "float64"} | options
+    model = small(cell, **options).fit(TEXT[:900], **QUICK | {"epochs": 1})
     rng = np.random.default_rng(0)
     state = tuple(rng.standard_normal((2, 3, 5)) for _ in range(2))
     batch = rng.integers(0, 5, (4, 3)), rng.integers(0, len(model.vocabulary), (4, 3))
@@ -531,6 +534,17 @@ BAD = [
     (lambda _: LanguageModel(hidden_size=0), ValueError, "hidden_size is 0, but it must be at least 1"),
     (lambda _: LanguageModel(dropout=1), ValueError, "dropout is 1, but it must be a number from 0 up to, but not including, 1"),
     (lambda _: LanguageModel(dtype="int8"), TypeError, "dtype is 'int8', but fastrnn computes in 'float32' or 'float64'"),
+    (lambda _: LanguageModel(level="letter"), ValueError, "level is 'letter', but it must be one of 'character', 'word', 'byte'"),
+    (lambda _: LanguageModel(min_count=3), ValueError, "min_count=3 is for words, but level is 'character'"),
+    (lambda _: LanguageModel(level="byte", max_vocabulary=9), ValueError, "max_vocabulary=9 is for words, but level is 'byte'"),
+    (lambda _: LanguageModel(level="word", max_vocabulary=1), ValueError, "max_vocabulary is 1, but it must be at least 2"),
+    (
+        lambda _: LanguageModel(hidden_size=128, embedding_size=64, tied=True),
+        ValueError,
+        "tied=True needs embedding_size and hidden_size to be the same, but they are 64 and 128",
+    ),
+    (lambda _: LanguageModel(label_smoothing=2), ValueError, "label_smoothing is 2, but it must be <= 1"),
+    (fit(pretrained={"a": [1]}), ValueError, "pretrained vectors are for words, but level is 'character'"),
     (lambda _: LanguageModel(seed=-1), ValueError, "seed is -1, but it must be at least 0"),
     (fit(""), ValueError, "the text is empty"),
     (fit(file(b"")), ValueError, "the file {folder}/t.txt is empty"),
@@ -585,6 +599,11 @@ BAD = [
         resumed(model={"hidden_size": 13}),
         ValueError,
         "the checkpoint in {folder} was made with hidden_size=12, but now it is 13: to continue, it must be the same",
+    ),
+    (
+        resumed(model={"tied": True}),
+        ValueError,
+        "the checkpoint in {folder} was made with tied=False, but now it is True: to continue, it must be the same",
     ),
     (
         resumed(model={"seed": 1}),

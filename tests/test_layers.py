@@ -173,6 +173,49 @@ def test_a_backward_of_embedding_keeps_its_own_ids():
     assert_array_equal(backward(np.ones_like(y)).params["weight"], [[1], [1], [0]])
 
 
+# ---- one weight for two layers ------------------------------------------------------------------------------------
+
+
+def test_a_tied_linear_and_an_embedding_add_their_gradients_in_one_slot():
+    storage = Storage("float64")
+    embedding = fastrnn.Embedding(7, 4, dtype="float64", seed=0, storage=storage)
+    linear = fastrnn.Linear(4, 7, weight=embedding.slots["weight"], dtype="float64", seed=1, storage=storage)
+    assert storage.size == 7 * 4 + 7
+    assert linear.num_parameters == 7
+    ids, dlogits = np.array([1, 6, 1]), normal(3, 7)
+
+    def loss():
+        return float((linear(embedding(ids)) * dlogits).sum())
+
+    into = np.ones(storage.size)  # it has something in it already
+    y, embedding_backward = embedding.vjp(ids)
+    embedding_backward(linear.vjp(y)[1](dlogits, into=into).x, into=into)
+    want = np.empty_like(into)
+    for k in range(len(into)):
+        values = []
+        for change in (1e-6, -2e-6):
+            with storage.updating() as flat:
+                flat[k] += change
+            values.append(loss())
+        with storage.updating() as flat:
+            flat[k] += 1e-6
+        want[k] = (values[0] - values[1]) / 2e-6
+    assert_allclose(into - 1, want, rtol=1e-6, atol=1e-8)
+    assert_array_equal(linear.params["weight"], embedding.params["weight"])
+
+
+def test_a_copy_of_a_tied_linear_has_a_weight_of_its_own():
+    storage = Storage("float32")
+    embedding = fastrnn.Embedding(7, 4, seed=0, storage=storage)
+    linear = fastrnn.Linear(4, 7, weight=embedding.slots["weight"], seed=1, storage=storage)
+    copy, x = linear.copy(), normal(3, 4, dtype="float32")
+    assert_array_equal(copy(x), linear(x))
+    with storage.updating() as flat:
+        flat[:] = 0
+    assert copy.num_parameters == 7 * 4 + 7
+    assert np.abs(copy(x)).min() > 0
+
+
 # ---- Dropout ------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +326,59 @@ def test_gradient_of_cross_entropy_matches_central_differences():
     assert_allclose(backward(), want, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eps", [0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_label_smoothing_is_the_cross_entropy_to_a_smoothed_target(isa, dtype, eps, weighted):
+    logits, targets, lengths = normal(4, 3, 5, dtype=dtype), np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]]), [4, 2, 3]
+    weights = np.random.default_rng(0).uniform(0, 2, (4, 3)) if weighted else np.ones((4, 3))
+    valid = weights * ((targets >= 0) & (np.arange(4)[:, None] < lengths))
+    wanted = (1 - eps) * np.eye(5)[targets] + eps / 5
+    nll = -(wanted * log_softmax(logits)).sum(-1) * valid
+    tolerance = {"float32": 3e-6, "float64": 1e-13}[dtype]
+    options = dict(lengths=lengths, weights=weights if weighted else None, label_smoothing=eps)
+    assert_allclose(softmax_cross_entropy(logits, targets, reduction="none", **options), nll, rtol=tolerance, atol=tolerance)
+    assert_allclose(softmax_cross_entropy(logits, targets, **options), nll.sum() / valid.sum(), rtol=tolerance)
+    here = logits.copy()
+    for loss, backward in (
+        softmax_cross_entropy.vjp(logits, targets, **options),
+        softmax_cross_entropy.vjp(here, targets, out=here, **options),
+    ):
+        assert_allclose(loss, nll.sum() / valid.sum(), rtol=tolerance)
+        want = (np.exp(log_softmax(logits)) - wanted) * valid[..., None] / valid.sum()
+        assert_allclose(backward(), want, rtol=tolerance, atol=tolerance)
+
+
+def test_gradient_of_smoothed_cross_entropy_matches_central_differences():
+    logits, targets = normal(4, 3, 5), np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]])
+    options = dict(lengths=[4, 2, 3], weights=np.random.default_rng(0).uniform(0, 2, (4, 3)), label_smoothing=0.2)
+    backward = softmax_cross_entropy.vjp(logits, targets, **options)[1]
+    want = numeric_gradient(lambda: softmax_cross_entropy(logits, targets, **options), logits)
+    assert_allclose(backward(), want, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("eps", [0.0, 0.1, 0.5])
+def test_label_smoothing_agrees_with_torch(eps):
+    import torch
+
+    logits, targets = normal(12, 7), np.array([0, 1, 6, 2, -1, 3, 0, 0, -1, 4, 4, 5])
+    x = torch.tensor(logits, requires_grad=True)
+    want = torch.nn.CrossEntropyLoss(label_smoothing=eps, ignore_index=-1)(x, torch.from_numpy(targets))
+    want.backward()
+    loss, backward = softmax_cross_entropy.vjp(logits, targets, label_smoothing=eps)
+    assert_allclose(loss, want.item(), rtol=1e-14)
+    assert_allclose(backward(), x.grad.numpy(), rtol=1e-13, atol=1e-16)
+
+
+def test_without_smoothing_the_bits_are_those_of_the_plain_loss():
+    logits, targets = normal(5, 2, 9, dtype="float32"), np.arange(10).reshape(5, 2) % 9
+    loss, backward = softmax_cross_entropy.vjp(logits, targets)
+    same, same_backward = softmax_cross_entropy.vjp(logits, targets, label_smoothing=0.0)
+    assert same == loss
+    assert_array_equal(same_backward(), backward())
+
+
 def test_cross_entropy_of_huge_logits_is_finite_and_nan_is_not_swallowed():
     logits = np.array([[1e30, 0.0, -1e30], [0.0, 5e4, 0.0]], "float32")
     assert_array_equal(softmax_cross_entropy(logits, [0, 0], reduction="none"), [0, 5e4])
@@ -314,6 +410,10 @@ def test_losses_without_a_valid_step_are_zero():
     assert loss == 0
     assert_array_equal(backward(), 0)
     assert softmax_cross_entropy(np.empty((0, 2, 3)), np.empty((0, 2), int)) == 0
+    for some in (np.full((2, 2), -1), np.empty((0, 2), int)):
+        loss, backward = softmax_cross_entropy.vjp(logits[: len(some)], some, label_smoothing=0.1)
+        assert loss == 0
+        assert_array_equal(backward(), 0)
 
 
 @pytest.mark.parametrize("lengths", [None, [3, 1, 0]])
@@ -331,10 +431,27 @@ def test_mean_squared_error_and_its_gradient(lengths):
 # ---- messages -----------------------------------------------------------------------------------------------------
 
 X = np.zeros((4, 2, 3), "float32")
+STORAGE = Storage("float32")
+TABLE = fastrnn.Embedding(5, 2, storage=STORAGE)
 LINEAR, EMBEDDING, DROPOUT = fastrnn.Linear(3, 5), fastrnn.Embedding(4, 2), fastrnn.Dropout(0.5)
 BAD = [
     (lambda: fastrnn.Linear(0, 2), ValueError, "in_features is 0, but it must be at least 1"),
     (lambda: fastrnn.Linear(2, 1.5), TypeError, "out_features is 1.5, but it must be a whole number"),
+    (
+        lambda: fastrnn.Linear(3, 5, weight=np.zeros((5, 3)), storage=STORAGE),
+        TypeError,
+        "weight is ndarray, but it must be the Slot of another layer's parameter: emb.slots['weight']",
+    ),
+    (
+        lambda: fastrnn.Linear(3, 5, weight=TABLE.slots["weight"]),
+        ValueError,
+        "weight is tied to another layer's parameter: give the Storage that both lie in, storage=",
+    ),
+    (
+        lambda: fastrnn.Linear(3, 5, weight=TABLE.slots["weight"], storage=STORAGE),
+        ValueError,
+        "weight is tied to a parameter of shape (5, 2), but this layer needs (5, 3)",
+    ),
     (lambda: LINEAR(X[..., :2]), ValueError, "x has 2 features, but this Linear was made with in_features=3"),
     (
         lambda: LINEAR(X.astype("float64")),
@@ -375,6 +492,8 @@ BAD = [
         ValueError,
         "reduction is 'sum', but it must be one of 'mean', 'none'",
     ),
+    (lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), label_smoothing=1.5), ValueError, "label_smoothing is 1.5, but it must be <= 1"),
+    (lambda: softmax_cross_entropy.vjp(X, np.zeros((4, 2), int), label_smoothing=-1), ValueError, "label_smoothing is -1, but it must be >= 0"),
     (lambda: softmax_cross_entropy(X.astype(int), X), TypeError, "logits is int64, but it must be float32 or float64"),
     (lambda: mean_squared_error(X, X[:2]), ValueError, "targets has shape (2, 2, 3), but y has (4, 2, 3)"),
     (

@@ -1,11 +1,11 @@
-"""A character-level language model: embedding, recurrent stack, softmax."""
+"""A language model of characters, words or bytes: embedding, recurrent stack, softmax."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -14,14 +14,23 @@ from fastrnn.batches import Streams
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models.model import CELLS, Model
-from fastrnn.models.text import Sampler, Vocabulary, read_text
+from fastrnn.models.text import LEVELS, Bytes, Sampler, Vocabulary, Words, split_words
+from fastrnn.models.vectors import read_vectors
 from fastrnn.optim import Schedule
 from fastrnn.parameters import Storage, initialise
 from fastrnn.training import Settings
 
+# Arguments that models saved by fastrnn before them do not have, with the values that those models had.
+_LATER = {"level": "character", "min_count": None, "max_vocabulary": None, "tied": False, "label_smoothing": 0.0}
+
 
 class LanguageModel(Model):
-    """Learns to write: the probability of the next character, given all before it.
+    """Learns to write: the probability of the next character (or word, or byte), given all before it.
+
+    At the word level a text is cut by ``fastrnn.models.text.split_words``: a word carries the blank before it, and punctuation marks
+    and line breaks are words too. Words rarer than `min_count` in the training part are learnt as the one word ``<unk>``; in a text that
+    is scored, and in a prompt, all words the model has no other name for are ``<unk>``. It is never written. At the byte level every
+    text is known; it is taken as UTF-8.
 
     Parameters
     ----------
@@ -30,6 +39,12 @@ class LanguageModel(Model):
     num_layers : recurrent layers
     dropout : probability of a zero behind each recurrent layer, in training
     embedding_size : numbers for each symbol at the input; as hidden_size if None
+    level : "character", "word" or "byte": what a symbol is
+    min_count : words that are rarer in the training part become ``<unk>``; 2 if None
+    max_vocabulary : at most so many words, the most frequent, ``<unk>`` among them; optional
+    tied : the softmax has the embedding's weight (Press & Wolf 2017, Inan et al. 2017); embedding_size and hidden_size must be the same
+    label_smoothing : 0..1, part of the target's probability that is spread over all symbols, in training only (`train_loss` has it,
+        held-out losses and scores do not)
     dtype : "float32" or "float64"
     seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
 
@@ -38,7 +53,8 @@ class LanguageModel(Model):
     history : list of dicts, one for each look at the validation loss (`epoch`, `update`, `lr`, `train_loss`, `validation_loss`)
     outcome : how the last `fit` ended: "finished", "stopped early", "interrupted" (by Ctrl-C) or "diverged"; None before
     message : what there is to say about that, or None
-    speed : characters/s of the last `fit`, forward, backward and update
+    speed : symbols/s of the last `fit`, forward, backward and update
+    pretrained_words : how many words of the vocabulary got their vector from ``fit(pretrained=…)`` last time; None before
 
     Examples
     --------
@@ -49,11 +65,15 @@ class LanguageModel(Model):
     'brown fox'
     >>> model.perplexity(text) < 2
     True
+    >>> words = LanguageModel("gru", 32, level="word", tied=True, seed=0)
+    >>> words = words.fit(text, epochs=25, batch_size=8, seq_len=10, lr=0.02, verbose=False)
+    >>> words.generate("the quick", length=3, temperature=0)
+    ' brown fox jumps'
     """
 
     LAYERS = ("embedding", "rnn", "linear")
     ARGUMENTS = ("cell", "hidden_size", "num_layers", "dropout", "embedding_size")
-    vocabulary = None
+    vocabulary = pretrained_words = None
 
     def __init__(
         self,
@@ -63,6 +83,11 @@ class LanguageModel(Model):
         *,
         dropout: float = 0.0,
         embedding_size: int | None = None,
+        level: str = "character",
+        min_count: int | None = None,
+        max_vocabulary: int | None = None,
+        tied: bool = False,
+        label_smoothing: float = 0.0,
         dtype="float32",
         seed: int | None = None,
     ):
@@ -71,13 +96,29 @@ class LanguageModel(Model):
         self.num_layers = _check.size("num_layers", num_layers)
         self.dropout = _check.probability("dropout", dropout)
         self.embedding_size = None if embedding_size is None else _check.size("embedding_size", embedding_size)
+        self.level = _check.choice("level", level, tuple(LEVELS))
+        self.min_count = None if min_count is None else _check.size("min_count", min_count)
+        self.max_vocabulary = None if max_vocabulary is None else _check.size("max_vocabulary", max_vocabulary, least=2)
+        for name in ("min_count", "max_vocabulary"):
+            if level != "word" and getattr(self, name) is not None:
+                raise ValueError(f"{name}={getattr(self, name)} is for words, but level is {level!r}")
+        self.tied = bool(tied)
+        if self.tied and self.embedding_size not in (None, self.hidden_size):
+            raise ValueError(
+                f"tied=True needs embedding_size and hidden_size to be the same, but they are {embedding_size} and {hidden_size}"
+            )
+        self.label_smoothing = _check.number("label_smoothing", label_smoothing, least=0, most=1)
         self.dtype = _check.dtype(dtype)
         self.seed = None if seed is None else _check.size("seed", seed, least=0)
         self.history = []
         self._logits = {}
 
+    def _configuration(self):
+        return super()._configuration() | {name: getattr(self, name) for name in _LATER}
+
     def __repr__(self):
-        options = "".join(f", {name}={value!r}" for name, value in self._configuration().items() if name not in ("cell", "dtype"))
+        shown = {name: v for name, v in self._configuration().items() if name not in ("cell", "dtype") and _LATER.get(name, ...) != v}
+        options = "".join(f", {name}={value!r}" for name, value in shown.items())
         state = "not fitted" if self.vocabulary is None else f"{len(self.vocabulary)} symbols, {self.num_parameters} parameters"
         return f"<LanguageModel({self.cell!r}{options}, dtype='{self.dtype}'): {state}>"
 
@@ -91,15 +132,18 @@ class LanguageModel(Model):
         make = dict(dtype=self.dtype, storage=self.storage)
         self.embedding = Embedding(V, E, seed=seeds[0], **make)
         self.rnn = CELLS[self.cell](E, H, self.num_layers, dropout=between, seed=seeds[1], **make)
-        self.linear = Linear(H, V, seed=seeds[2], **make)
+        self.linear = Linear(H, V, weight=self.embedding.slots["weight"] if self.tied else None, seed=seeds[2], **make)
         self.output_dropout = Dropout(self.dropout) if self.dropout else None
         if self.cell == "lstm":
             initialise(self.rnn, "torch", forget_bias=1.0, seed=seeds[1])
+        if self.tied:  # as small as a softmax wants it
+            with self.storage.updating() as flat:
+                self.embedding.slots["weight"].view(flat)[...] /= math.sqrt(E)
         self._logits = {}
 
     def fit(
         self,
-        text: str | os.PathLike,
+        text: str | bytes | os.PathLike,
         *,
         epochs: int = 20,
         batch_size: int = 50,
@@ -110,6 +154,7 @@ class LanguageModel(Model):
         clip_norm: float | None = 5.0,
         clip_value: float | None = None,
         validation: float = 0.1,
+        pretrained: Mapping | str | os.PathLike | None = None,
         patience: int | None = None,
         evaluate_every: int = 1000,
         checkpoint: str | os.PathLike | None = None,
@@ -120,18 +165,20 @@ class LanguageModel(Model):
     ) -> LanguageModel:
         """Learn from a text, anew.
 
-        The text is cut into `batch_size` streams that are read side by side, `seq_len` characters per update; the state is carried on
+        The text is cut into `batch_size` streams that are read side by side, `seq_len` symbols per update; the state is carried on
         from one update to the next, the gradient is not (truncated BPTT). Ctrl-C ends the training; what was best so far is kept.
 
         Parameters
         ----------
-        text : the text (str), or a UTF-8 file (pathlib.Path)
+        text : the text (str), or a UTF-8 file (pathlib.Path); at the byte level also bytes, and any file
         epochs : times through the text
         batch_size, seq_len : rows and steps of an update
         optimizer : "adam", "adamw", "rmsprop", "adagrad", "sgd", or a callable ``(storage, lr=...) -> Optimizer``
         lr, schedule : learning rate, and a ``fastrnn.optim.Schedule`` that multiplies it
         clip_norm, clip_value : limit of the gradient's norm, of each of its elements; None is no limit
         validation : this part of the text, at its end, is held out; the best model on it is kept. 0: the last model is kept
+        pretrained : word vectors to start from, ``{word: vector}`` or a text file of GloVe or word2vec, of embedding_size numbers; for
+            words, see ``fastrnn.models.vectors``. Words without one are drawn as always; all are trained on. See `pretrained_words`
         patience : stop after this many looks at the held-out text without a better loss
         evaluate_every : look at it after each epoch, and in long ones after every this many updates
         checkpoint : directory, optional: a checkpoint is written there at every look and after `checkpoint_every` seconds, and the
@@ -169,29 +216,47 @@ class LanguageModel(Model):
             progress=verbose,
             **others,
         )
-        self._run(self._begin(text, batch_size, seq_len, validation, settings))
+        self._run(self._begin(text, batch_size, seq_len, validation, pretrained, settings))
         self._logits = {}
         return self
 
-    def _begin(self, text, batch_size, seq_len, validation, settings):
+    def _begin(self, text, batch_size, seq_len, validation, pretrained, settings):
         """Make the layers and the Training over the text."""
         _check.probability("validation", validation)
-        text = read_text(text)
-        vocabulary = Vocabulary.of(text)
-        ids = vocabulary.encode(text)
-        kept = len(ids) - round(len(ids) * validation)
+        if pretrained is not None and self.level != "word":
+            raise ValueError(f"pretrained vectors are for words, but level is {self.level!r}")
+        text = LEVELS[self.level].read(text)
+        symbols = split_words(text) if self.level == "word" else text
+        kept = len(symbols) - round(len(symbols) * validation)
+        vocabulary = self._vocabulary_of(symbols, kept)
+        ids = vocabulary.encode(symbols)
         batches = Streams(ids[:kept], batch_size, seq_len)
         held_out = _held_out(ids[kept:], batch_size, seq_len) if validation else None
+        vectors = read_vectors(pretrained, vocabulary.symbols, self.embedding_size or self.hidden_size) if pretrained is not None else {}
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         identity = self._configuration() | {
-            "text": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12],
+            "text": hashlib.sha256(data).hexdigest()[:12],
             "batch_size": batch_size,
             "seq_len": seq_len,
             "validation": validation,
+            "pretrained": hashlib.sha256(b"".join(map(bytes, vectors.values()))).hexdigest()[:12] if vectors else None,
         }
         seed = self._drawn_seed(settings)
-        return self._start(
-            lambda: self._build(vocabulary, seed), batches, settings, seed=seed, validation=held_out, identity=identity, unit="characters"
-        )
+
+        def build():
+            self._build(vocabulary, seed)
+            self.pretrained_words = len(vectors) if vectors else None
+            with self.storage.updating() as flat:
+                for place, vector in vectors.items():
+                    self.embedding.slots["weight"].view(flat)[place] = vector
+
+        return self._start(build, batches, settings, seed=seed, validation=held_out, identity=identity, unit=f"{self.level}s")
+
+    def _vocabulary_of(self, symbols, kept):
+        """The vocabulary: of characters all that occur, of words those of the first `kept`, which are the training part."""
+        if self.level == "byte":
+            return Bytes()
+        return Vocabulary.of(symbols) if self.level == "character" else Words.of(symbols[:kept], self.min_count or 2, self.max_vocabulary)
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
         """Mean NLL of a window and the state after it; the gradient is added to `into`, laid out as ``storage.flat``.
@@ -208,7 +273,7 @@ class LanguageModel(Model):
         if self.output_dropout is not None:
             y, dropout_backward = self.output_dropout.vjp(y, rng=random_key(rng, 1), out=y)
         logits, linear_backward = self.linear.vjp(y, out=self._logits_of(ids.shape))
-        loss, loss_backward = softmax_cross_entropy.vjp(logits, targets, out=logits)
+        loss, loss_backward = softmax_cross_entropy.vjp(logits, targets, label_smoothing=self.label_smoothing, out=logits)
         dy = linear_backward(loss_backward(), into=into).x
         if self.output_dropout is not None:
             dropout_backward(dy, out=dy)
@@ -230,42 +295,44 @@ class LanguageModel(Model):
             total += float(softmax_cross_entropy(self.linear(y), targets, reduction="none").sum())
         return {"loss": total / batches.steps}
 
-    def score(self, text: str | os.PathLike) -> float:
+    def score(self, text: str | bytes | os.PathLike) -> float:
         """Log-likelihood of a text, in nats per symbol (higher is better, at most 0).
 
-        The first symbol is given; each other one is predicted from all before it.
+        The first symbol is given; each other one is predicted from all before it. A word that the model does not know counts as
+        ``<unk>``: its log-likelihood is that of meeting some unknown word.
 
         Raises
         ------
-        ValueError  the text has fewer than 2 symbols, or symbols that this model does not know.
+        ValueError  the text has fewer than 2 symbols, or characters that this model does not know.
         """
         self._check_fitted()
-        ids = self.vocabulary.encode(read_text(text))
+        ids = self.vocabulary.encode(self.vocabulary.read(text))
         if len(ids) < 2:
             raise ValueError(f"the text has {len(ids)} symbol, but a score needs at least 2")
         return -self.evaluate(Streams(ids, 1, min(1000, len(ids) - 1)))["loss"]
 
-    def perplexity(self, text: str | os.PathLike) -> float:
+    def perplexity(self, text: str | bytes | os.PathLike) -> float:
         """exp of the mean NLL: among how many equally likely symbols the model is in doubt."""
         return math.exp(-self.score(text))
 
     def generate(
         self,
-        prompt: str = "",
+        prompt: str | bytes = "",
         length: int = 300,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
     ) -> str:
-        """Write `length` characters that go on from the prompt (which is not repeated).
+        """Write `length` symbols (characters, words or bytes) that go on from the prompt (which is not repeated).
 
         Parameters
         ----------
-        prompt : what stands before; "" begins after a line break if the model knows it, else after a symbol drawn at random
-        length : number of characters
-        temperature : below 1 bolder guesses are rarer; 0 always takes the most likely character
-        top_k, top_p : draw from the k most likely characters only; from the fewest that have probability top_p together
+        prompt : what stands before; "" begins after a line break if the model knows it, else after a symbol drawn at random. At the word
+            level it should not end in a blank, which belongs to the next word; at the byte level it may be bytes
+        length : number of symbols
+        temperature : below 1 bolder guesses are rarer; 0 always takes the most likely symbol
+        top_k, top_p : draw from the k most likely symbols only; from the fewest that have probability top_p together
         seed : int, optional: the same seed writes the same text
 
         Raises
@@ -276,40 +343,49 @@ class LanguageModel(Model):
 
     def generate_iter(
         self,
-        prompt: str = "",
+        prompt: str | bytes = "",
         length: int = 300,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """As `generate`, but each character comes as soon as it is written."""
+        """As `generate`, but each symbol comes as soon as it is written: a character when its last byte is."""
         self._check_fitted()
         length = _check.size("length", length, least=0)
         draw = Sampler(temperature, top_k, top_p, seed)
         if not prompt:
-            line_break = self.vocabulary.symbols.find("\n")
-            ids = np.array([line_break if line_break >= 0 else draw(np.zeros(len(self.vocabulary)))])
+            line_break = self.vocabulary.find("\n")
+            ids = np.array([line_break if line_break is not None else draw(self._allowed(np.zeros(len(self.vocabulary))))])
         else:
             ids = self.vocabulary.encode(prompt, "the prompt")
-        return self._write(ids, length, draw)
+        return self.vocabulary.pieces(self._write(ids, length, draw), before=ids)
 
     def _write(self, ids, length, draw):
+        """The ids that follow, as they are drawn."""
         rows = self.embedding.params["weight"]
         stream = self.rnn.stream()
         h = stream.run(rows[ids][:, None])[-1]
         logits = np.empty((1, len(self.vocabulary)), self.dtype)
         for i in range(length):
-            symbol = draw(self.linear(h, out=logits)[0])
-            yield self.vocabulary.symbols[symbol]
+            symbol = draw(self._allowed(self.linear(h, out=logits)[0]))
+            yield symbol
             if i + 1 < length:
                 h = stream.step(rows[symbol : symbol + 1], out=h)
+
+    def _allowed(self, logits):
+        """Logits (V,), of which the unknown word's becomes minus infinity."""
+        if self.vocabulary.unknown is not None:
+            logits[self.vocabulary.unknown] = -np.inf
+        return logits
 
     def _fitted_config(self):
         return {"symbols": self.vocabulary.symbols}
 
     def _rebuild(self, config, arrays):
-        self._build(Vocabulary(config["symbols"]), 0)
+        for name, before in _LATER.items():
+            setattr(self, name, config.get(name, before))
+        self._build(Bytes() if self.level == "byte" else LEVELS[self.level](config["symbols"]), 0)
 
 
 def _held_out(ids, batch_size, seq_len):

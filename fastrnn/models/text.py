@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import collections
 import os
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +48,29 @@ def read_text(source: str | os.PathLike) -> str:
     return text
 
 
+def read_bytes(source: str | bytes | os.PathLike) -> bytes:
+    r"""As `read_text`, for bytes: those given, a text as UTF-8, or a file as it is.
+
+    Examples
+    --------
+    >>> read_bytes("né"), read_bytes(b"n\xe9")
+    (b'n\xc3\xa9', b'n\xe9')
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data, name = bytes(source), "the text"
+    elif isinstance(source, os.PathLike):
+        data, name = Path(source).read_bytes(), f"the file {os.fspath(source)}"
+    else:
+        return read_text(source).encode("utf-8", "surrogatepass")
+    if not data:
+        raise ValueError(f"{name} is empty")
+    return data
+
+
 class Vocabulary:
     """The symbols of a model, in the order of their code points; a symbol's id is its place.
+
+    unknown : id of the symbol that stands for all others and is never written; None if there is none
 
     Examples
     --------
@@ -53,6 +78,9 @@ class Vocabulary:
     >>> vocabulary.symbols, vocabulary.encode("nab"), vocabulary.decode([0, 2])
     ('abn', array([2, 0, 1], dtype=int32), 'an')
     """
+
+    unknown = None
+    read = staticmethod(read_text)
 
     def __init__(self, symbols: str):
         self.symbols = symbols
@@ -81,7 +109,109 @@ class Vocabulary:
 
     def decode(self, ids) -> str:
         """The text of some ids."""
-        return "".join(self.symbols[i] for i in ids)
+        return "".join(self.pieces(ids))
+
+    def pieces(self, ids: Iterable[int], before=()) -> Iterator[str]:
+        """The text of some ids, piece by piece, as they come; `before` are the ids of what stands before them."""
+        return (self.symbols[i] for i in ids)
+
+    def find(self, symbol: str) -> int | None:
+        """The id of a symbol; None if it is not in the vocabulary."""
+        return self.symbols.index(symbol) if symbol in self.symbols else None
+
+
+UNKNOWN = "<unk>"
+_WORD = re.compile(rf" ?{UNKNOWN}| ?\w+(?:['’]\w+)*| ?[^\w\s]| +(?= )|\s")
+
+
+def split_words(text: str) -> list[str]:
+    r"""The words of a text, so that ``"".join(words) == text``.
+
+    A word is a run of letters and digits, with apostrophes inside (don't), or one other sign; the blank before it belongs to it. What is
+    left are line breaks, tabs and the further blanks of a run of blanks.
+
+    Examples
+    --------
+    >>> split_words("Well, don't!\n  It's 7.")
+    ['Well', ',', " don't", '!', '\n', ' ', " It's", ' 7', '.']
+    """
+    return _WORD.findall(text)
+
+
+class Words(Vocabulary):
+    """A vocabulary of words, as `split_words` makes them; any other word is ``<unk>``, and so is the word ``<unk>`` in a text.
+
+    Examples
+    --------
+    >>> vocabulary = Words.of(split_words("to be or not to be"))
+    >>> vocabulary.symbols
+    ['<unk>', ' be']
+    >>> vocabulary.encode("to be, to be")
+    array([0, 1, 0, 0, 1], dtype=int32)
+    """
+
+    unknown = 0
+
+    def __init__(self, symbols: list[str]):
+        self.symbols = symbols
+        self._id_of = {symbol: i for i, symbol in enumerate(symbols)}
+
+    @classmethod
+    def of(cls, words: list[str], min_count: int = 2, max_vocabulary: int | None = None) -> Words:
+        """The words that occur at least `min_count` times, the most frequent first, at most `max_vocabulary` with ``<unk>``."""
+        count = collections.Counter(words)
+        known = [word for word, n in count.items() if n >= min_count and word.lstrip(" ") != UNKNOWN]
+        if not known:
+            raise ValueError(f"the text has no word that occurs min_count={min_count} times: lower min_count, or give more text")
+        known.sort(key=lambda word: (-count[word], word))
+        return cls([UNKNOWN, *known][:max_vocabulary])
+
+    def encode(self, text: str | list[str], name: str = "the text") -> np.ndarray:
+        """Ids, int32, of a text or of its words."""
+        words = split_words(text) if isinstance(text, str) else text
+        return np.fromiter((self._id_of.get(word, self.unknown) for word in words), np.int32, len(words))
+
+    def find(self, symbol):
+        return self._id_of.get(symbol)
+
+
+class Bytes(Vocabulary):
+    r"""The 256 bytes; a text is its UTF-8.
+
+    symbols : each byte as the character of its number
+
+    Examples
+    --------
+    >>> Bytes().encode("né")
+    array([110, 195, 169], dtype=int32)
+    >>> list(Bytes().pieces([110, 195, 169, 195]))
+    ['n', 'é', '�']
+    """
+
+    read = staticmethod(read_bytes)
+
+    def __init__(self):
+        self.symbols = "".join(map(chr, range(256)))
+
+    def encode(self, text: str | bytes, name: str = "the text") -> np.ndarray:
+        """Ids, int32."""
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        return np.frombuffer(data, np.uint8).astype(np.int32)
+
+    def pieces(self, ids, before=()):
+        """Characters as soon as their last byte has come; what is no UTF-8 comes as U+FFFD."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder.decode(bytes(bytearray(before)))
+        for i in ids:
+            piece = decoder.decode(bytes([i]))
+            if piece:
+                yield piece
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+
+LEVELS = {"character": Vocabulary, "word": Words, "byte": Bytes}
 
 
 def _code_points(text):
