@@ -3,7 +3,7 @@
     python examples/classify_series.py                                     waves, made here
     python examples/classify_series.py GunPoint_TRAIN.ts GunPoint_TEST.ts  files of the UCR/UEA archive
 
-Prints the accuracy on the test part for each seed. Settings were chosen on the training part; the test part is looked at once, here.
+Prints the accuracy on the test part for each seed. Settings were chosen by cross-validation on training parts.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import numpy as np
 
 from fastrnn.data import read_ts
 from fastrnn.models import SequenceClassifier
+from fastrnn.optim import Cosine
 
 
 def waves(n, rng):
@@ -30,7 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", metavar="FILE.ts", help="training and test part")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
     if len(arguments.files) not in (0, 2):
         parser.error("give two files, or none")
@@ -38,8 +39,8 @@ def main():
     train, test = map(read_ts, arguments.files) if arguments.files else (waves(300, rng), waves(300, rng))
     scores = []
     for seed in range(arguments.seeds):
-        model = SequenceClassifier("gru", 64, bidirectional=True, pooling="mean", dropout=0.2, seed=seed)
-        model.fit(*train, epochs=arguments.epochs, batch_size=16, lr=5e-3, verbose=False)
+        model = SequenceClassifier("gru", 64, num_layers=2, bidirectional=True, pooling="mean", dropout=0.2, seed=seed)
+        model.fit(*train, epochs=arguments.epochs, batch_size=8, lr=5e-3, schedule=Cosine(arguments.epochs), verbose=False)
         scores.append(model.score(*test))
         print(f"seed {seed}: accuracy {scores[-1]:.4f} ({model.num_parameters} parameters, {model.speed:,.0f} steps/s)")
     print(f"mean {np.mean(scores):.4f}, least {min(scores):.4f}")
