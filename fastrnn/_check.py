@@ -350,10 +350,21 @@ def sequences(value, width, dtype):
         if not np.isfinite(a).all():
             t, feature = np.argwhere(~np.isfinite(a))[0]
             raise ValueError(f"sequence {n} has {a[t, feature]} at step {t}, feature {feature}: replace such values, or leave the sequence out")
-        checked.append(a.astype(dtype))
+        checked.append(a.astype(dtype, copy=False))  # what has the dtype stays where it is, also in a file
     if not checked:
         raise ValueError("there are no sequences")
     return checked
+
+
+def real_numbers(name, value, dtype):
+    """An array of finite real numbers, of a model's dtype."""
+    value = np.asarray(value)
+    if value.dtype.kind not in "fiub":
+        raise TypeError(f"{name} is {value.dtype}, but it must hold real numbers")
+    if not np.isfinite(value).all():
+        where = np.argwhere(~np.isfinite(value))[0]
+        raise ValueError(f"{name} has {value[tuple(where)]} at {tuple(where.tolist())}: replace such values, or leave them out")
+    return value.astype(dtype, copy=False)
 
 
 def tagged(X, y):

@@ -119,22 +119,12 @@ def _weights(weights, targets):
     return weights, float(weights[targets.ravel() >= 0].sum())
 
 
-class MeanSquaredError:
-    """Squared difference, the mean over the numbers of the valid steps (those below their row's length).
+class _OfRows:
+    """Losses over numbers: a subclass has ``_of(y, targets) -> per number, its derivative``, and `_sums` the numbers of a step or not."""
 
-    Use the instance ``fastrnn.losses.mean_squared_error``. What stands in y and targets beyond a length does not matter, be it NaN.
+    _sums = False
 
-    Examples
-    --------
-    >>> y, targets = np.zeros((3, 2, 1)), np.arange(6.0).reshape(3, 2, 1)
-    >>> float(mean_squared_error(y, targets))
-    9.166666666666666
-    >>> loss, backward = mean_squared_error.vjp(y, targets, lengths=[1, 3])
-    >>> loss, backward().ravel()
-    (8.75, array([ 0. , -0.5,  0. , -1.5,  0. , -2.5]))
-    """
-
-    def __call__(self, y, targets, *, lengths=None) -> float:
+    def __call__(self, y, targets, *, lengths=None, weights=None) -> float:
         """The loss.
 
         Parameters
@@ -142,31 +132,118 @@ class MeanSquaredError:
         y : (T, B, n), or (rows, n), float32 or float64
         targets : of y's shape and dtype
         lengths : (B,) ints in 0..T, optional: the steps t >= lengths[b] of row b are ignored
+        weights : numbers >= 0 of the shape of y without its last axis, optional: the mean is weighted by them
 
         Raises
         ------
         TypeError, ValueError  a shape, dtype or length does not fit; the message names both sizes.
         """
-        return self.vjp(y, targets, lengths=lengths)[0]
+        return self.vjp(y, targets, lengths=lengths, weights=weights)[0]
 
-    def vjp(self, y, targets, *, lengths=None):
-        """The loss and its backward: ``loss, backward = mean_squared_error.vjp(y, targets)``; ``backward(dloss=1.0)`` gives dy."""
-        y = _check.real_rows("y", y)
-        targets = _check.like("targets", targets, "y", y)
-        mask = _check.valid_steps(lengths, y.shape[:-1], "y")
-        difference = y - targets
-        count = y.size
+    def vjp(self, y, targets, *, lengths=None, weights=None):
+        """The loss and its backward: ``loss, backward = loss_function.vjp(y, targets)``; ``backward(dloss=1.0)`` gives dy."""
+        y = _check.real_rows(self._name, y)
+        targets = self._targets(y, targets)
+        mask = _check.valid_steps(lengths, y.shape[:-1], self._name)
+        value, derivative = self._of(y, targets)
         if mask is not None:
-            difference[~mask] = 0
-            count = int(np.count_nonzero(mask)) * y.shape[-1]
-        count = max(1, count)
-        loss = _engine.sum_of_squares(difference.ravel()) / count
+            value[~mask] = derivative[~mask] = 0
+        total = float(y[..., 0].size if mask is None else np.count_nonzero(mask)) if y.shape[-1] else 0.0
+        if weights is not None:
+            weights = _check.weights(weights, y.shape[:-1])
+            total = float(weights.sum() if mask is None else weights[mask].sum())
+            weights = weights.astype(y.dtype)[..., None]
+            value, derivative = value * weights, derivative * weights
+        share = 1 / (total * (1 if self._sums else y.shape[-1])) if total else 0.0
+        loss = float(value.sum(dtype=np.float64)) * share
 
         def backward(dloss: float = 1.0) -> np.ndarray:
-            return difference * difference.dtype.type(2 * dloss / count)
+            return derivative * derivative.dtype.type(dloss * share)
 
         return loss, backward
+
+    _name = "y"
+
+    def _targets(self, y, targets):
+        return _check.like("targets", targets, "y", y)
+
+
+class MeanSquaredError(_OfRows):
+    """Squared difference, the mean over the numbers of the valid steps (those below their row's length).
+
+    Use the instance ``fastrnn.losses.mean_squared_error``. What stands in y and targets beyond a length does not matter, be it NaN.
+
+    Examples
+    --------
+    >>> y, targets = np.zeros((3, 2, 1)), np.arange(6.0).reshape(3, 2, 1)
+    >>> round(mean_squared_error(y, targets), 6)
+    9.166667
+    >>> loss, backward = mean_squared_error.vjp(y, targets, lengths=[1, 3])
+    >>> loss, backward().ravel()
+    (8.75, array([ 0. , -0.5,  0. , -1.5,  0. , -2.5]))
+    """
+
+    @staticmethod
+    def _of(y, targets):
+        difference = y - targets
+        return difference * difference, 2 * difference
+
+
+class BinaryCrossEntropy(_OfRows):
+    """Negative log-likelihood of labels that are each there or not, in nats: the sum over the labels of a step, the mean over the steps.
+
+    Use the instance ``fastrnn.losses.binary_cross_entropy``. `y` are logits, `targets` probabilities, mostly 0 or 1. It is n times torch's
+    BCEWithLogitsLoss, which takes the mean over the n labels too. What stands beyond a length does not matter, be it NaN.
+
+    Examples
+    --------
+    >>> round(binary_cross_entropy(np.zeros((4, 3)), np.eye(4, 3)), 4)  # 3 ln 2
+    2.0794
+    >>> loss, backward = binary_cross_entropy.vjp(np.array([[1.0, -800.0]]), np.array([[1.0, 0.0]]))
+    >>> round(loss, 4), backward().round(4)
+    (0.3133, array([[-0.2689,  0.    ]]))
+    """
+
+    _sums, _name = True, "logits"
+
+    @staticmethod
+    def _of(z, targets):
+        e = np.exp(-np.abs(z))
+        p = np.where(z >= 0, 1, e) / (1 + e)
+        return np.maximum(z, 0) - z * targets + np.log1p(e), p - targets
+
+
+class QuantileLoss(_OfRows):
+    """Pinball loss (Koenker & Bassett 1978): least where y is the quantile of the targets; the mean over quantiles and valid steps.
+
+    Parameters
+    ----------
+    quantiles : Q numbers in 0..1; y has a multiple of Q numbers at each step: K targets by Q quantiles, targets have the K
+
+    Examples
+    --------
+    >>> loss = QuantileLoss((0.1, 0.9))
+    >>> loss(np.zeros((1, 2)), np.array([[10.0]]))  # (0.1 * 10 + 0.9 * 10) / 2
+    5.0
+    """
+
+    def __init__(self, quantiles):
+        self.quantiles = np.array([_check.number("a quantile", q, above=0, below=1) for q in quantiles])
+
+    def _targets(self, y, targets):
+        targets = np.asarray(targets)
+        Q = len(self.quantiles)
+        if targets.ndim != y.ndim or (*targets.shape[:-1], targets.shape[-1] * Q) != y.shape:
+            raise ValueError(f"targets have shape {targets.shape}, but y has {y.shape}, which must be {Q} quantiles of each")
+        return np.repeat(targets, Q, axis=-1)
+
+    def _of(self, y, targets):
+        q = np.tile(self.quantiles, y.shape[-1] // len(self.quantiles)).astype(y.dtype)
+        over = targets < y
+        slope = np.where(over, 1 - q, -q).astype(y.dtype)
+        return slope * (y - targets), slope
 
 
 softmax_cross_entropy = SoftmaxCrossEntropy()
 mean_squared_error = MeanSquaredError()
+binary_cross_entropy = BinaryCrossEntropy()

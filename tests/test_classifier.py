@@ -8,6 +8,7 @@ import fastrnn
 from fastrnn.batches import Sequences
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel, SequenceClassifier
+from fastrnn.models.pooled import Batch
 
 QUICK = dict(epochs=4, batch_size=8, lr=0.01, verbose=False)
 
@@ -28,12 +29,12 @@ def test_gradients_through_the_whole_model(cell, layers, bidirectional, pooling)
     [ragged] = Sequences([x * 1.5 for x in X], 6)
     targets, weights = np.unique(y, return_inverse=True)[1][ragged.rows], np.arange(1.0, 7.0)
     gradient = np.zeros_like(model.storage.flat)
-    loss, _ = model.loss_and_gradient((ragged, targets, weights), into=gradient, rng=0)
+    loss, _ = model.loss_and_gradient(Batch(ragged, targets, weights), into=gradient, rng=0)
 
     def loss_at(flat):
         with model.storage.updating() as parameters:
             parameters[:] = flat
-        nll = softmax_cross_entropy(model._logits(ragged), targets, reduction="none")
+        nll = softmax_cross_entropy(model._outputs(ragged), targets, reduction="none")
         return (nll * weights).sum() / weights.sum()
 
     flat, rng = model.storage.flat.copy(), np.random.default_rng(2)

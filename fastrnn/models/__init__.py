@@ -1,7 +1,10 @@
 """Whole models: data in, training, use, saved to disk."""
 
 from fastrnn.models.classifier import SequenceClassifier
+from fastrnn.models.events import EventModel
+from fastrnn.models.forecaster import Forecaster
 from fastrnn.models.language_model import LanguageModel
+from fastrnn.models.regressor import SequenceRegressor
 from fastrnn.models.tagger import SequenceTagger
 
-__all__ = ["LanguageModel", "SequenceClassifier", "SequenceTagger"]
+__all__ = ["EventModel", "Forecaster", "LanguageModel", "SequenceClassifier", "SequenceRegressor", "SequenceTagger"]

@@ -1,0 +1,325 @@
+"""The next steps of time series: the network reads a window, then goes on without values, and says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from fastrnn import _check
+from fastrnn.batches import Sequences
+from fastrnn.layers import Dropout, Linear, random_key
+from fastrnn.losses import QuantileLoss, mean_squared_error
+from fastrnn.models.model import CELLS, DEFAULTS, Model
+from fastrnn.models.scaling import Scaler, from_arrays, to_arrays
+from fastrnn.parameters import Storage, initialise
+from fastrnn.training import Settings
+
+
+class Forecaster(Model):
+    """Forecasts several steps of one or several variables at once.
+
+    The network reads `window` steps; then it goes on for the steps to forecast, with zeros in place of the values and a flag that says so,
+    and its output at each of them is the forecast. So it can forecast more steps than it was trained on. Other variables that are known
+    for the future too (holidays, prices) are read at all steps.
+
+    Parameters
+    ----------
+    window, horizon : steps that are read, and that are forecast, in training
+    cell : "lstm", "gru" or "rnn" (tanh)
+    hidden_size, num_layers : of the recurrent stack
+    season : steps of a season, optional: the differences to the season before are learnt
+    difference : the differences to the step before are learnt (after those of the season)
+    log : the logarithms are learnt; values must be above 0
+    quantiles : of the forecast, optional, such as (0.1, 0.5, 0.9): pinball loss instead of squared error
+    dropout : probability of a zero behind each recurrent layer, in training
+    dtype : "float32" or "float64"
+    seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
+
+    Examples
+    --------
+    >>> series = 10 + 3 * np.sin(np.arange(200) * np.pi / 6)
+    >>> model = Forecaster(24, 12, hidden_size=16, seed=0).fit(series[:-12], epochs=60, lr=0.01, verbose=False)
+    >>> model.predict().shape, bool(np.abs(model.predict() - series[-12:]).max() < 0.5)
+    ((12,), True)
+    """
+
+    LAYERS = ("rnn", "linear")
+    ARGUMENTS = ("window", "horizon", "cell", "hidden_size", "num_layers", "season", "difference", "log", "quantiles", "dropout")
+
+    def __init__(
+        self,
+        window: int,
+        horizon: int,
+        *,
+        cell: str = "gru",
+        hidden_size: int = 32,
+        num_layers: int = 1,
+        season: int | None = None,
+        difference: bool = False,
+        log: bool = False,
+        quantiles=None,
+        dropout: float = 0.0,
+        dtype="float32",
+        seed: int | None = None,
+    ):
+        for name in ("window", "horizon", "hidden_size", "num_layers"):
+            setattr(self, name, _check.size(name, locals()[name]))
+        self.cell = _check.choice("cell", cell, tuple(CELLS))
+        self.season = None if season is None else _check.size("season", season)
+        self.difference, self.log = bool(difference), bool(log)
+        self.quantiles = None if quantiles is None else sorted(QuantileLoss(quantiles).quantiles.tolist())
+        if self.quantiles is not None and 0.5 not in self.quantiles:
+            raise ValueError(f"quantiles are {tuple(self.quantiles)}, but 0.5 must be among them: it is what predict gives")
+        self.dropout = _check.probability("dropout", dropout)
+        self.dtype = _check.dtype(dtype)
+        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.history = []
+
+    def fit(self, series, exog=None, *, epochs: int = 100, batch_size: int = 32, validation: int = 0, verbose: bool = True, **settings):
+        """Learn from one series or several, anew. Ctrl-C ends the training; what was best so far is kept.
+
+        Parameters
+        ----------
+        series : (T,) or (T, K), or a list of such with any T; in order of time, without gaps
+        exog : (T, E), or a list of such: other variables, known for the future too; optional
+        epochs : times through all windows of the series
+        batch_size : windows of an update
+        validation : so many last steps of each series are held out, at least `horizon`; the model that is best on them is kept. 0: the
+            last model is kept
+        verbose : show progress on stderr
+        The others as in ``SequenceClassifier.fit``
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError  a series is too short for one window, has a NaN, or a value that has no logarithm; an argument is out of its
+            range. Nothing has been changed or written then.
+
+        Warns
+        -----
+        RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
+        """
+        settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
+        _check.size("validation", validation, least=0)
+        if 0 < validation < self.horizon:
+            raise ValueError(f"validation={validation} steps are fewer than horizon={self.horizon}: hold out more, or none")
+        given, exogs, flat = self._given(series, exog)
+        changed = [self._changed(one) for one in given]
+        lost, needed = len(given[0]) - len(changed[0]), self.window + self.horizon
+        for i, one in enumerate(changed):
+            if len(one) - validation < needed:
+                raise ValueError(
+                    f"series {i} has {len(given[i])} steps, but {needed + lost + validation} are needed: window={self.window}, "
+                    f"horizon={self.horizon}, differences {lost}, validation={validation}"
+                )
+        scaler = Scaler.of([one[: len(one) - validation] for one in changed])
+        E = 0 if exogs is None else exogs[0].shape[1]
+        exog_scaler = Scaler.of([one[: len(one) - validation] for one in exogs]) if E else None
+        inputs = [self._inputs(one, scaler, None if exogs is None else exogs[i][lost:], exog_scaler) for i, one in enumerate(changed)]
+        seed, K = self._drawn_seed(settings), given[0].shape[1]
+        data = _Windows([one[: len(one) - validation] for one in inputs], self, K, batch_size, random_key(seed, 1))
+        held = _Windows([one[len(one) - validation - self.window :] for one in inputs], self, K, batch_size, None) if validation else None
+        digest = hashlib.sha256(b"".join(one.tobytes() for one in inputs)).hexdigest()[:12]
+        identity = self._configuration() | {"data": digest, "batch_size": batch_size, "validation": validation}
+
+        def build():
+            self._scaler, self._exog_scaler, self._flat, self._end = scaler, exog_scaler, flat, given[-1]
+            self._exog_end = None if exogs is None else exogs[-1]
+            self._naive_error = self._naive(given)
+            self._build(K, E, seed)
+
+        self._run(self._start(build, data, settings, seed=seed, validation=held, identity=identity, unit="steps"))
+        return self
+
+    def _given(self, series, exog, K=None, E=None):
+        """Lists of checked arrays (T, K) and (T, E) or None, and whether a series was (T,)."""
+        many = isinstance(series, (list, tuple)) and len(series) > 0 and np.ndim(series[0]) > 0
+        given = [_check.real_numbers("series", one, self.dtype) for one in (series if many else [series])]
+        flat = given[0].ndim == 1
+        given = [one[:, None] if one.ndim == 1 else one for one in given]
+        K = given[0].shape[-1] if K is None else K
+        for one in given:
+            if one.ndim != 2 or one.shape[1] != K or not K:
+                raise ValueError(f"a series has shape {one.shape}, but (T,) or (T, {K}) is needed")
+            if self.log and (one <= 0).any():
+                raise ValueError(f"log=True needs values above 0, but a series has {one.min():g}")
+        if exog is None:
+            return given, None, flat
+        exogs = [_check.real_numbers("exog", one, self.dtype) for one in (exog if many else [exog])]
+        E = exogs[0].shape[-1] if E is None else E
+        if len(exogs) != len(given) or any(e.shape != (len(g), E) for e, g in zip(exogs, given)):
+            raise ValueError(f"exog has shapes {[e.shape for e in exogs]}, but the series have {[len(g) for g in given]} steps and E={E}")
+        return given, exogs, flat
+
+    def _changed(self, series):
+        """(T - lost, K): logarithms and differences, as configured."""
+        series = np.log(series) if self.log else series
+        for lag in self._lags:
+            series = series[lag:] - series[:-lag]
+        return series
+
+    @property
+    def _lags(self):
+        return [lag for lag in (self.season, 1 if self.difference else None) if lag]
+
+    def _restored(self, changes, before):
+        """What `_changed` undoes: (horizon, …) values that follow `before`, (steps, K); changes (horizon, …, K)."""
+        history = np.log(before) if self.log else before
+        stages = [history]
+        for lag in self._lags:
+            stages.append(stages[-1][lag:] - stages[-1][:-lag])
+        for lag, stage in reversed(list(zip(self._lags, stages))):
+            past = np.broadcast_to(stage.reshape(len(stage), *[1] * (changes.ndim - 2), stage.shape[1]), (len(stage), *changes.shape[1:]))
+            values = np.concatenate([past, changes])
+            for t in range(len(past), len(values)):
+                values[t] += values[t - lag]
+            changes = values[len(past) :]
+        return np.exp(changes) if self.log else changes
+
+    def _inputs(self, changed, scaler, exog, exog_scaler):
+        """(T, K + E + 1): scaled values, other variables, and the flag of a forecast step."""
+        parts = [scaler(changed), np.zeros((len(changed), 1), self.dtype)]
+        if exog is not None:
+            parts.insert(1, exog_scaler(exog))
+        return np.concatenate(parts, 1)
+
+    def _naive(self, series):
+        """Mean absolute error of the seasonal naive forecast within the series (Hyndman & Koehler 2006)."""
+        lag = self.season or 1
+        return float(np.concatenate([np.abs(one[lag:] - one[:-lag]).ravel() for one in series]).mean())
+
+    def _build(self, K, E, seed):
+        """Make the layers, with first values drawn from `seed`, in one storage."""
+        self._K, self._E, Q = K, E, len(self.quantiles or [0])
+        self.storage = Storage(self.dtype)
+        make = dict(dtype=self.dtype, storage=self.storage)
+        between = self.dropout if self.num_layers > 1 else 0.0
+        self.rnn = CELLS[self.cell](K + E + 1, self.hidden_size, self.num_layers, dropout=between, seed=random_key(seed, 3), **make)
+        self.linear = Linear(self.hidden_size, K * Q, seed=random_key(seed, 4), **make)
+        self._dropout = Dropout(self.dropout) if self.dropout else None
+        self._loss = mean_squared_error if self.quantiles is None else QuantileLoss(self.quantiles)
+        if self.cell == "lstm":
+            initialise(self.rnn, "torch", forget_bias=1.0, seed=random_key(seed, 3))
+
+    def loss_and_gradient(self, batch, state=None, *, into, rng: int):
+        """Mean loss of some windows, and None; the gradient is added to `into`, laid out as ``storage.flat``."""
+        x, targets = batch
+        (y, _), rnn_backward = self.rnn.vjp(x, rng=rng)
+        y_out = np.ascontiguousarray(y[self.window :])
+        if self._dropout is not None:
+            y_out, dropout_backward = self._dropout.vjp(y_out, rng=random_key(rng, 1))
+        output, linear_backward = self.linear.vjp(y_out)
+        loss, loss_backward = self._loss.vjp(output, targets)
+        dy_out = linear_backward(loss_backward(), into=into).x
+        if self._dropout is not None:
+            dy_out = dropout_backward(dy_out).x
+        dy = np.zeros_like(y)
+        dy[self.window :] = dy_out
+        rnn_backward(dy, need_x=False, into=into)
+        rnn_backward.release()
+        return loss, None
+
+    def evaluate(self, batches) -> dict:
+        """{"loss": mean loss of the scaled values} of some windows."""
+        total = count = 0
+        for x, targets in batches:
+            output = self.linear(np.ascontiguousarray(self.rnn(x)[0][self.window :]))
+            total += self._loss(output, targets) * x.shape[1]
+            count += x.shape[1]
+        return {"loss": total / count}
+
+    def predict(self, horizon: int | None = None, *, series=None, exog=None, future_exog=None) -> np.ndarray:
+        """The steps that follow, (horizon,) or (horizon, K); the median where there are quantiles.
+
+        Parameters
+        ----------
+        horizon : as in training if None
+        series, exog : what is gone on from; by default the (last) series of `fit`
+        future_exog : (horizon, E), if the model was fitted with exog
+        """
+        found = self.predict_quantiles(horizon, series=series, exog=exog, future_exog=future_exog)
+        found = found[self.quantiles.index(0.5) if self.quantiles else 0]
+        return found[:, 0] if self._flat else found
+
+    def predict_quantiles(self, horizon: int | None = None, *, series=None, exog=None, future_exog=None) -> np.ndarray:
+        """(Q, horizon, K) in the order of `quantiles`, which do not cross; where differences are learnt, each follows its own path."""
+        self._check_fitted()
+        horizon = self.horizon if horizon is None else _check.size("horizon", horizon)
+        before, exog_before = self._end, self._exog_end
+        if series is not None:
+            given, exogs, _ = self._given(series, exog, self._K, self._E)
+            before, exog_before = given[0], None if exogs is None else exogs[0]
+        changed = self._changed(before)
+        if len(changed) < self.window:
+            raise ValueError(f"the series has {len(before)} steps, but {self.window + len(before) - len(changed)} are needed to go on from")
+        exog = None
+        if self._E:
+            if future_exog is None or exog_before is None:
+                raise ValueError("this model was fitted with exog: give future_exog, and exog with series")
+            future_exog = _check.real_numbers("future_exog", future_exog, self.dtype)
+            if future_exog.shape != (horizon, self._E):
+                raise ValueError(f"future_exog has shape {future_exog.shape}, but ({horizon}, {self._E}) is needed")
+            exog = np.concatenate([exog_before[-self.window :], future_exog])
+        nothing = np.zeros((horizon, self._K), self.dtype)
+        x = self._inputs(np.concatenate([changed[-self.window :], nothing]), self._scaler, exog, self._exog_scaler)
+        x = _without_values(x[:, None], self.window, self._K)
+        output = self.linear(np.ascontiguousarray(self.rnn(x)[0][self.window :, 0])).reshape(horizon, self._K, -1)
+        changes = np.sort(self._scaler.undo(output.transpose(0, 2, 1)), axis=1)
+        return np.ascontiguousarray(self._restored(changes.astype(float), before.astype(float)).transpose(1, 0, 2)).astype(self.dtype)
+
+    def mase(self, series, *, future_exog=None) -> float:
+        """Mean absolute scaled error of the forecast of the steps `series` that follow those of `fit`.
+
+        The scale is the error of the seasonal naive forecast within the series of `fit`; a figure below 1 is better than that
+        (Hyndman & Koehler 2006).
+        """
+        [wanted], _, _ = self._given(series, None, self._K)
+        found = self.predict(len(wanted), future_exog=future_exog).reshape(wanted.shape)
+        return float(np.abs(found - wanted).mean()) / self._naive_error
+
+    def score(self, series, *, future_exog=None) -> float:
+        """Minus `mase`: higher is better, at most 0."""
+        return -self.mase(series, future_exog=future_exog)
+
+    def _fitted_config(self):
+        return {"K": self._K, "E": self._E, "flat": self._flat, "naive_error": self._naive_error}
+
+    def _fitted_arrays(self):
+        end = {"end": self._end} | ({"exog_end": self._exog_end} if self._E else {})
+        return {**to_arrays("scaler", self._scaler), **(to_arrays("exog_scaler", self._exog_scaler) if self._E else {}), **end}
+
+    def _rebuild(self, config, arrays):
+        self._scaler = from_arrays("scaler", arrays)
+        self._exog_scaler = from_arrays("exog_scaler", arrays) if config["E"] else None
+        self._flat, self._naive_error = config["flat"], config["naive_error"]
+        self._end, self._exog_end = arrays["end"], arrays.get("exog_end")
+        self._build(config["K"], config["E"], 0)
+
+
+def _without_values(x, window, K):
+    """x (T, B, K + E + 1), the steps from `window` on without their K values and with the flag."""
+    x[window:, :, :K], x[window:, :, -1] = 0, 1
+    return x
+
+
+class _Windows(Sequences):
+    """Batches (x, targets) of all windows of some series."""
+
+    def __init__(self, inputs, model, K, batch_size, seed):
+        self._window, self._K = model.window, K
+        T = model.window + model.horizon
+        views = [one[first : first + T] for one in inputs for first in range(len(one) - T + 1)]
+        super().__init__(views, batch_size, seed=seed)
+
+    def _batch(self, rows):
+        x = self._ragged(rows).x
+        targets = x[self._window :, :, : self._K].copy()
+        return _without_values(x, self._window, self._K), targets
+
+    @staticmethod
+    def steps_of(batch):
+        return batch[0].shape[0] * batch[0].shape[1]

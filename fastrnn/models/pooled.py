@@ -1,0 +1,205 @@
+"""A recurrent stack over sequences of feature vectors, pooled to one vector each, and a linear layer: classifier and regressor."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from fastrnn import _check
+from fastrnn.batches import Sequences
+from fastrnn.layers import Dropout, Linear, random_key
+from fastrnn.models.model import CELLS, Model, held_out_rows
+from fastrnn.models.scaling import Scaler, Unscaled, from_arrays, to_arrays
+from fastrnn.parameters import Storage, initialise
+
+
+def last(net, y, state, lengths):
+    """The final states of the top layer, side by side; for the reverse direction that is the one at the first step."""
+    h, D = state[0] if net.cell.has_c else state, net.num_directions
+    B, H = h.shape[1:]
+
+    def backward(dpooled):
+        dh = np.zeros_like(h)
+        dh[-D:] = dpooled.reshape(B, D, H).transpose(1, 0, 2)
+        return {"dstate_n": (dh, np.zeros_like(h)) if net.cell.has_c else dh}
+
+    return np.ascontiguousarray(h[-D:].transpose(1, 0, 2)).reshape(B, D * H), backward
+
+
+def mean(net, y, state, lengths):
+    """The mean of the outputs over the sequence's own steps."""
+    share = (1 / lengths).astype(y.dtype)[:, None]
+
+    def backward(dpooled):
+        return {"dy": np.broadcast_to(dpooled * share, y.shape)}
+
+    return y.sum(0) * share, backward
+
+
+def greatest(net, y, state, lengths):
+    """The greatest output of each unit over the sequence's own steps."""
+    valid = np.where((np.arange(len(y))[:, None] < lengths)[..., None], y, -np.inf)
+    where = valid.argmax(0)[None]
+
+    def backward(dpooled):
+        dy = np.zeros_like(y)
+        np.put_along_axis(dy, where, dpooled[None], 0)
+        return {"dy": dy}
+
+    return np.take_along_axis(y, where, 0)[0], backward
+
+
+def each(net, y, state, lengths):
+    """Not pooled: the outputs of every step."""
+    return y, lambda dy: {"dy": dy}
+
+
+POOLINGS = {"last": last, "mean": mean, "max": greatest}
+
+
+class Pooled(Model):
+    """Base: a subclass has `_loss(output, batch) -> loss, backward` and gives `_build` the number of outputs."""
+
+    LAYERS = ("rnn", "linear")
+    ARGUMENTS = ("cell", "hidden_size", "num_layers", "bidirectional", "pooling", "dropout", "standardize")
+
+    def __init__(
+        self,
+        cell: str = "lstm",
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        pooling: str = "last",
+        dropout: float = 0.0,
+        standardize: bool = True,
+        dtype="float32",
+        seed: int | None = None,
+    ):
+        self.cell = _check.choice("cell", cell, tuple(CELLS))
+        self.hidden_size = _check.size("hidden_size", hidden_size)
+        self.num_layers = _check.size("num_layers", num_layers)
+        self.bidirectional, self.standardize = bool(bidirectional), bool(standardize)
+        self.pooling = _check.choice("pooling", pooling, tuple(POOLINGS))
+        self.dropout = _check.probability("dropout", dropout)
+        self.dtype = _check.dtype(dtype)
+        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.history = []
+
+    @property
+    def _pool(self):
+        return POOLINGS[self.pooling]
+
+    def _scaler_of(self, X):
+        return Scaler.of(X) if self.standardize else Unscaled()
+
+    def _build(self, input_size, outputs, scaler, seed):
+        """Make the layers, with first values drawn from `seed`, in one storage."""
+        self._scaler = scaler
+        self.storage = Storage(self.dtype)
+        make = dict(dtype=self.dtype, storage=self.storage)
+        between = self.dropout if self.num_layers > 1 else 0.0
+        self.rnn = CELLS[self.cell](
+            input_size, self.hidden_size, self.num_layers,
+            dropout=between, bidirectional=self.bidirectional, seed=random_key(seed, 3), **make,
+        )  # fmt: skip
+        self.linear = Linear(self.rnn.num_directions * self.hidden_size, outputs, seed=random_key(seed, 4), **make)
+        self._dropout = Dropout(self.dropout) if self.dropout else None
+        if self.cell == "lstm":
+            initialise(self.rnn, "torch", forget_bias=1.0, seed=random_key(seed, 3))
+
+    def loss_and_gradient(self, batch, state=None, *, into, rng: int):
+        """Mean loss of a batch of sequences, and None; the gradient is added to `into`, laid out as ``storage.flat``."""
+        ragged = batch.sequences
+        (y, state), rnn_backward = self.rnn.vjp(ragged.x, lengths=ragged.lengths, rng=rng)
+        pooled, pool_backward = self._pool(self.rnn, y, state, ragged.lengths)
+        if self._dropout is not None:
+            pooled, dropout_backward = self._dropout.vjp(pooled, rng=random_key(rng, 1))
+        output, linear_backward = self.linear.vjp(pooled)
+        loss, loss_backward = self._loss(output, batch)
+        dpooled = linear_backward(loss_backward(), into=into).x
+        if self._dropout is not None:
+            dpooled = dropout_backward(dpooled).x
+        rnn_backward(**pool_backward(dpooled), need_x=False, into=into)
+        rnn_backward.release()
+        return loss, None
+
+    def _outputs(self, ragged):
+        """What the linear layer gives for some sequences: (B, outputs), or (T, B, outputs) if not pooled."""
+        y, state = self.rnn(ragged.x, lengths=ragged.lengths)
+        return self.linear(self._pool(self.rnn, y, state, ragged.lengths)[0])
+
+    def _outputs_of(self, X, batch_size):
+        """(rows, outputs) of checked sequences, batch by batch."""
+        for batch in Labelled(X, None, None, self._scaler, batch_size, None, None):
+            yield batch.sequences, self._outputs(batch.sequences)
+
+    def _batches(self, X, targets, weights, validation, batch_size, max_steps, seed, scaler):
+        """Training and held-out batches; `validation` is the pair (X, targets), or a part of the sequences."""
+        held = None
+        if isinstance(validation, tuple):
+            held = Labelled(*validation, None, scaler, batch_size, max_steps, None)
+        else:
+            out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
+            if len(out):
+                held = Labelled([X[i] for i in out], _some(targets, out), None, scaler, batch_size, max_steps, None)
+            X, targets, weights = [X[i] for i in kept], _some(targets, kept), weights[kept]
+        return Labelled(X, targets, weights, scaler, batch_size, max_steps, random_key(seed, 1)), held
+
+    def _fitted_arrays(self):
+        return to_arrays("scaler", self._scaler)
+
+    def _rebuild(self, config, arrays):
+        self._build(config["input_size"], self._outputs_in(config), from_arrays("scaler", arrays), 0)
+
+
+def _some(targets, rows):
+    return [targets[i] for i in rows] if isinstance(targets, list) else targets[rows]
+
+
+class Batch:
+    """sequences : Ragged; targets : (B, …), or (T, B, …) with one for each step; weights : (B,) or None"""
+
+    def __init__(self, sequences, targets, weights):
+        self.sequences, self.targets, self.weights = sequences, targets, weights
+
+
+class Labelled(Sequences):
+    """Batches of sequences, scaled as they are put together, with their targets and weights.
+
+    targets : (N, …) array, or N arrays (T_i, …) with one for each step; None if there are none
+    weights : (N,), or None
+    """
+
+    def __init__(self, X, targets, weights, scaler, batch_size, max_steps, seed):
+        super().__init__(X, batch_size, max_steps=max_steps, seed=seed)
+        self._targets, self._weights, self._scaler = targets, weights, scaler
+
+    def _batch(self, rows):
+        ragged = self._ragged(rows)
+        ragged.x = self._scaler(ragged.x)
+        targets = self._targets
+        if isinstance(targets, list):
+            targets = np.zeros((len(ragged.x), len(rows), *self._targets[0].shape[1:]), self._targets[0].dtype)
+            for b, row in enumerate(rows):
+                targets[: ragged.lengths[b], b] = self._targets[row]
+        elif targets is not None:
+            targets = targets[rows]
+        return Batch(ragged, targets, None if self._weights is None else self._weights[rows])
+
+    @staticmethod
+    def steps_of(batch):
+        return int(batch.sequences.lengths.sum())
+
+    def weight_of(self, batch):
+        """The weights of its sequences; where each step has a target, those of its steps."""
+        each = batch.sequences.lengths if isinstance(self._targets, list) else 1
+        return float((batch.weights * each).sum())
+
+    def digest(self):
+        """What a checkpoint knows the data by."""
+        found = hashlib.sha256(self._weights.tobytes())
+        for array in (*self._x, *self._targets):
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:12]
