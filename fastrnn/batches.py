@@ -68,6 +68,22 @@ class Streams:
     def begin(self, epoch: int) -> None:
         """Every epoch is the same."""
 
+    def split(self, part: float) -> tuple[Streams, Streams]:
+        """The first windows of every stream, and the last ones, which are that part of all.
+
+        >>> first, last = Streams(np.arange(21), batch_size=2, seq_len=2).split(0.2)
+        >>> [w.x.T.tolist() for w in last]
+        [[[8, 9], [18, 19]]]
+        """
+        kept = int(len(self) * (1 - part)) * self.seq_len
+        if not 0 < kept < self._x.shape[1]:
+            raise ValueError(f"{len(self)} windows cannot be split so that {part} of them are held out, and neither part is empty")
+        first, last = copy.copy(self), copy.copy(self)
+        for side, columns in ((first, slice(kept)), (last, slice(kept, None))):
+            side._x, side._targets = self._x[:, columns], self._targets[:, columns]
+            side.steps = side._x.size
+        return first, last
+
     def share(self, rank: int, ranks: int) -> Streams:
         """The rows of one of several processes."""
         rows = row_share(len(self._x), rank, ranks)

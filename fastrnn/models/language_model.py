@@ -154,6 +154,8 @@ class LanguageModel(Model):
         clip_norm: float | None = 5.0,
         clip_value: float | None = None,
         validation: float = 0.1,
+        held_out: str = "end",
+        bptt: int | None = None,
         pretrained: Mapping | str | os.PathLike | None = None,
         patience: int | None = None,
         evaluate_every: int = 1000,
@@ -176,7 +178,9 @@ class LanguageModel(Model):
         optimizer : "adam", "adamw", "rmsprop", "adagrad", "sgd", or a callable ``(storage, lr=...) -> Optimizer``
         lr, schedule : learning rate, and a ``fastrnn.optim.Schedule`` that multiplies it
         clip_norm, clip_value : limit of the gradient's norm, of each of its elements; None is no limit
-        validation : this part of the text, at its end, is held out; the best model on it is kept. 0: the last model is kept
+        validation : this part of the text is held out; the best model on it is kept. 0: the last model is kept
+        held_out : "end": the end of the text; "streams": the end of every stream, as char-rnn does
+        bptt : steps that the gradient goes back through, seq_len if None; see ``fastrnn.batches.Streams``
         pretrained : word vectors to start from, ``{word: vector}`` or a text file of GloVe or word2vec, of embedding_size numbers; for
             words, see ``fastrnn.models.vectors``. Words without one are drawn as always; all are trained on. See `pretrained_words`
         patience : stop after this many looks at the held-out text without a better loss
@@ -216,29 +220,31 @@ class LanguageModel(Model):
             progress=verbose,
             **others,
         )
-        self._run(self._begin(text, batch_size, seq_len, validation, pretrained, settings))
+        self._run(self._begin(text, (batch_size, seq_len, bptt), validation, held_out, pretrained, settings))
         self._logits = {}
         return self
 
-    def _begin(self, text, batch_size, seq_len, validation, pretrained, settings):
-        """Make the layers and the Training over the text."""
+    def _begin(self, text, sizes, validation, held_out, pretrained, settings):
+        """Make the layers and the Training over the text; sizes are those of Streams."""
         _check.probability("validation", validation)
+        _check.choice("held_out", held_out, ("end", "streams"))
         if pretrained is not None and self.level != "word":
             raise ValueError(f"pretrained vectors are for words, but level is {self.level!r}")
         text = LEVELS[self.level].read(text)
         symbols = split_words(text) if self.level == "word" else text
-        kept = len(symbols) - round(len(symbols) * validation)
+        kept = len(symbols) - (round(len(symbols) * validation) if held_out == "end" else 0)
         vocabulary = self._vocabulary_of(symbols, kept)
         ids = vocabulary.encode(symbols)
-        batches = Streams(ids[:kept], batch_size, seq_len)
-        held_out = _held_out(ids[kept:], batch_size, seq_len) if validation else None
+        batches, held = Streams(ids[:kept], *sizes), None
+        if validation:
+            batches, held = (batches, _held_out(ids[kept:], *sizes[:2])) if held_out == "end" else batches.split(validation)
         vectors = read_vectors(pretrained, vocabulary.symbols, self.embedding_size or self.hidden_size) if pretrained is not None else {}
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         identity = self._configuration() | {
             "text": hashlib.sha256(data).hexdigest()[:12],
-            "batch_size": batch_size,
-            "seq_len": seq_len,
+            **dict(zip(("batch_size", "seq_len", "bptt"), sizes)),
             "validation": validation,
+            "held_out": held_out,
             "pretrained": hashlib.sha256(b"".join(map(bytes, vectors.values()))).hexdigest()[:12] if vectors else None,
         }
         seed = self._drawn_seed(settings)
@@ -250,7 +256,7 @@ class LanguageModel(Model):
                 for place, vector in vectors.items():
                     self.embedding.slots["weight"].view(flat)[place] = vector
 
-        return self._start(build, batches, settings, seed=seed, validation=held_out, identity=identity, unit=f"{self.level}s")
+        return self._start(build, batches, settings, seed=seed, validation=held, identity=identity, unit=f"{self.level}s")
 
     def _vocabulary_of(self, symbols, kept):
         """The vocabulary: of characters all that occur, of words those of the first `kept`, which are the training part."""
