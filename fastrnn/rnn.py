@@ -162,7 +162,8 @@ class Recurrent(Layer):
             A C-contiguous time-major array of the network's dtype is used without copying.
             With `embedding`: integer ids (T, B), whose rows of the embedding are the input.
         state : ``h_0`` for GRU and vanilla, ``(h_0, c_0)`` for LSTM, each (num_layers * D, B, hidden_size), optional
-            By default zeros, or what `learn_initial_state` has learnt. D is 2 if bidirectional, else 1. Row order is PyTorch's: layer 0 forward, layer 0 reverse, …
+            By default zeros, or what `learn_initial_state` has learnt. D is 2 if bidirectional, else 1. Row order is PyTorch's:
+            layer 0 forward, layer 0 reverse, …
         lengths : (B,) ints in 0..T, any order, optional
             Steps past a row's length are not computed: output 0, final state as of its last valid step.
         resets : bool, x's leading axes, optional

@@ -10,7 +10,7 @@ from nets import CELLS, Case, as_state, as_tuple, call, gradients, make, random_
 from numpy.testing import assert_allclose
 
 import fastrnn
-from fastrnn import storage
+from fastrnn import _engine, storage
 from fastrnn.parameters import initialise
 
 
@@ -122,11 +122,13 @@ def test_states_of_the_first_layer_know_nothing_of_dropout(cell):
     same_bits(as_tuple(dropped)[0][1], y, "y")
 
 
-def test_states_do_not_depend_on_threads_bit_for_bit(cell):
-    """Sizes at which layers run at the same time, if there are threads for it."""
+@pytest.mark.parametrize("together", [False, True])
+def test_states_do_not_depend_on_threads_bit_for_bit(cell, monkeypatch, together):
+    """Layers one after the other, or all at the same time."""
     case = random_case(cell, 70, 4, 40, 66, dtype="float32", num_layers=3, resets=True)
     with fastrnn.threads(1):
         _, _, want, _ = all_states(case.net(), case)
+    monkeypatch.setattr(_engine, "waves_pay", lambda *sizes: together)
     with fastrnn.threads(3):
         _, _, got, _ = all_states(case.net(), case)
     same_state(got, want)
