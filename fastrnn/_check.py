@@ -90,7 +90,7 @@ def state(layer, name, value, B, unbatched):
     """A state as a tuple of arrays (L*D, B, H): one for GRU and vanilla RNN, two for LSTM. None stays None."""
     if value is None:
         return None
-    names = ("h_0", "c_0") if layer.cell.has_c else ("h_0",)
+    names = layer.cell.states
     if name != "state":
         names = tuple(n.replace("_0", "_n") for n in names)
     if layer.cell.has_c:
@@ -140,6 +140,8 @@ def resets(layer, value, T, B, unbatched):
     """(T, B) bool, time-major, or None."""
     if value is None:
         return None
+    if layer.learn_initial_state:
+        raise ValueError(f"resets make a state zero, but this {layer.kind} has learn_initial_state=True: give each episode as a row of its own")
     value = np.asarray(value)
     if value.dtype != np.bool_:
         raise TypeError(f"resets are {value.dtype}, but they must be bool: convert with resets.astype(bool)")

@@ -98,6 +98,14 @@ class Batch:
         return out
 
     @property
+    def row_lengths(self):
+        """(B,) in the caller's order."""
+        lengths = np.full(self.B, self.T)
+        if self.lengths is not None:
+            lengths[self.order] = self.lengths
+        return lengths
+
+    @property
     def row_id(self):
         """(total,) batch row << 32 | t, what dropout masks are keyed by."""
         flat = np.arange(self.total) if self.where is None else self.where
@@ -179,7 +187,7 @@ def _tape_layout(net, rows, B, Hp, even, plain):
 
 
 @lru_cache(maxsize=256)
-def _scratch_layout(net, rows, B, Hp, sweeps):
+def scratch_layout(net, rows, B, Hp, sweeps):
     """Gates of one chunk, and two states that take turns, for each of the sweeps that run at the same time."""
     parts = []
     for place in range(sweeps):
@@ -219,12 +227,34 @@ def bias_rows(packed, suffix, context):
     return rows, len(bias)
 
 
-def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None):
+def ready_sweep(net, packed, batch, layer, d, below, context, memory, h, c, y, keep, chunk):
+    """One layer and direction, ready to run.
+
+    below : its input, as x of `forward`
+    memory : (gates, h_prev, c_prev) on the tape, or scratch
+    h, c : (B, Hp) sorted states, which become the final ones
+    y : (total, D*H), of which this direction writes its own columns
+    """
+    cell, H = net.cell, net.hidden_size
+    suffix = f"_l{layer}" + ("_reverse" if d else "")
+    rows, ids, table = _input_of(packed, below, suffix)
+    bias, bias_stride = bias_rows(packed, suffix, context if layer == 0 else None)
+    w, w2 = packed.recurrent(suffix)
+    return _engine.Forward(
+        cell.code, d == 1, H, packed.Hp, 0 if rows is None else rows.shape[1], cell.blocks, len(cell.x_gates),
+        batch.offset, batch.lengths, batch.B, batch.resets,
+        rows, ids, table, None if rows is None else packed.input(suffix), w, w2, bias, bias_stride,
+        *memory, h, c, y, d * H, net.num_directions * H, keep, chunk,
+    )  # fmt: skip
+
+
+def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None, outputs=None):
     """Run the stack.
 
     x : (total, I) packed rows, Tokens, or None if input_size is 0
     state : tuple of (L*D, B, H) in the caller's order, or None
     context : (B, C) sorted, or None
+    outputs : list that receives what each layer gave, (total, D*H) before dropout, or None
     Returns y (total, D*H) and the tuple of final states (L*D, B, H).
     """
     cell, H, Hp = net.cell, net.hidden_size, packed.Hp
@@ -235,32 +265,25 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None)
     wave = D == 1 and dropout is None and _engine.waves_pay(net.num_layers, B, batch.T, 2.0 * B * cell.blocks * H * (H + H))
     scratch = None
     if tape is None:
-        scratch = Scratch(scratch_pool, _scratch_layout(net, chunk * B, B, Hp, net.num_layers if wave else D))
+        scratch = Scratch(scratch_pool, scratch_layout(net, chunk * B, B, Hp, net.num_layers if wave else D))
     y, sweeps = x, []
     for layer in range(net.num_layers):
         top = layer == net.num_layers - 1
         below, y = y, np.empty((total, D * H), net.dtype) if top or tape is None else output_on_tape(tape, batch, layer)
         for d in range(D):
-            suffix = f"_l{layer}" + ("_reverse" if d else "")
             part = layer * D + d
             if tape is None:
                 place = len(sweeps)
                 memory = scratch[f"gates{place}"], scratch[f"h{place}"], scratch[f"c{place}"] if cell.has_c else None
             else:
                 memory = on_tape(tape, batch, cell, layer, d)
-            bias, bias_stride = bias_rows(packed, suffix, context if layer == 0 else None)
-            rows, ids, table = _input_of(packed, below, suffix)
-            w, w2 = packed.recurrent(suffix)
-            sweeps.append(_engine.Forward(
-                cell.code, d == 1, H, Hp, 0 if rows is None else rows.shape[1], cell.blocks, len(cell.x_gates),
-                batch.offset, batch.lengths, B, batch.resets,
-                rows, ids, table, None if rows is None else packed.input(suffix), w, w2, bias, bias_stride,
-                *memory, h_n[part], c_n[part] if cell.has_c else None,
-                y, d * H, D * H, tape is not None, chunk,
-            ))  # fmt: skip
+            states = h_n[part], c_n[part] if cell.has_c else None
+            sweeps.append(ready_sweep(net, packed, batch, layer, d, below, context, memory, *states, y, tape is not None, chunk))
         if not wave:
             _engine.forward_sides(*sweeps) if D == 2 else _engine.forward_layers(sweeps)
             sweeps = []
+        if outputs is not None:
+            outputs.append(y if dropout is None or top else y.copy())
         if dropout is not None and not top:
             dropout.apply(y, batch, layer)
     if wave:

@@ -39,6 +39,11 @@ class Cell:
     rh: int | None = None
     has_c: bool = False
 
+    @property
+    def states(self):
+        """Names of the initial states."""
+        return ("h_0", "c_0") if self.has_c else ("h_0",)
+
 
 RNN_CELLS = {
     name: Cell(f"RNN({name})", code, 1, 1, ((0, 0),), ((0, 0),), (), ((0, (0,)),)) for code, name in enumerate(["tanh", "relu", "sigmoid"])

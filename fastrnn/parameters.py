@@ -237,7 +237,8 @@ def initialise(layer, scheme="torch", *, forget_bias=None, seed=None):
     Parameters
     ----------
     scheme : "torch", every parameter U(-1/sqrt(H), 1/sqrt(H));
-        or "glorot", as Keras: Glorot-uniform input weights and orthogonal recurrent weights, each gate by itself, zero biases
+        or "glorot", as Keras: Glorot-uniform input weights and orthogonal recurrent weights, each gate by itself, zero biases.
+        A learnt initial state starts at zero
     forget_bias : the LSTM's forget gate starts with this bias in all (in bias_ih; bias_hh gets 0), optional
     seed : int or numpy Generator, optional
 
@@ -267,7 +268,9 @@ def initial_values(shapes, hidden_size, num_gates, scheme, rng):
     """First values {name: array} for parameters of these shapes, in the order of the names."""
     values = {}
     for name, shape in shapes.items():
-        if scheme == "torch":
+        if name in ("h_0", "c_0"):
+            values[name] = np.zeros(shape)
+        elif scheme == "torch":
             values[name] = torch_uniform(rng, shape, hidden_size)
         elif name.startswith("bias"):
             values[name] = np.zeros(shape)

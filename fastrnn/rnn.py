@@ -7,11 +7,12 @@ import threading
 import numpy as np
 
 from fastrnn import _check, _engine
-from fastrnn._bptt import backward
+from fastrnn._backward import Backward
 from fastrnn._memory import Pool
 from fastrnn._stack import Batch, Dropout, Net, Tokens, bias_rows, even_batch, forward, make_tape
+from fastrnn._states import LearntStream, states
 from fastrnn.cells import GRU_BEFORE_CELL, GRU_CELL, LSTM_CELL, RNN_CELLS, Packed
-from fastrnn.parameters import Gradients, Layer, initial_values
+from fastrnn.parameters import Layer, initial_values
 
 
 class Recurrent(Layer):
@@ -25,7 +26,7 @@ class Recurrent(Layer):
 
     def __init__(
         self, cell, input_size, hidden_size, num_layers=1, *, bias=True, batch_first=False, dropout=0.0,
-        bidirectional=False, variational=False, context_size=0, dtype="float32", seed=None, storage=None,
+        bidirectional=False, variational=False, context_size=0, learn_initial_state=False, dtype="float32", seed=None, storage=None,
     ):  # fmt: skip
         self.cell = cell
         self.input_size = _check.size("input_size", input_size, least=0)
@@ -37,6 +38,7 @@ class Recurrent(Layer):
         self.bidirectional = bool(bidirectional)
         self.variational = bool(variational)
         self.context_size = _check.size("context_size", context_size, least=0)
+        self.learn_initial_state = bool(learn_initial_state)
         self.seed = seed
         self._calls = 0
         rng = np.random.default_rng(seed)
@@ -57,6 +59,8 @@ class Recurrent(Layer):
         if self.context_size:
             for suffix in ["_l0", "_l0_reverse"][:D]:
                 shapes["weight_ch" + suffix] = (G * H, self.context_size)
+        if self.learn_initial_state:
+            shapes |= dict.fromkeys(self.cell.states, (self.num_layers * D, H))
         return shapes
 
     def _reset_caches(self):
@@ -84,10 +88,15 @@ class Recurrent(Layer):
     def num_directions(self):
         return 2 if self.bidirectional else 1
 
+    @property
+    def output_size(self):
+        """Features of y: those of all directions."""
+        return self.num_directions * self.hidden_size
+
     def __repr__(self):
         parts = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "variational": False}
-        defaults |= {"context_size": 0}
+        defaults |= {"context_size": 0, "learn_initial_state": False}
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         parts += self._repr_extra()
         if self.dtype != np.float32:
@@ -117,6 +126,8 @@ class Recurrent(Layer):
         lengths = _check.lengths(lengths, T, B, unbatched)
         resets = _check.resets(self, resets, T, B, unbatched)
         context = _check.context(self, context, B, unbatched)
+        if state is None and self.learn_initial_state:
+            state = tuple(np.broadcast_to(s[:, None], (len(s), B, self.hidden_size)) for s in self._initial_state())
         batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
         if embedding is None:
             rows = batch.packed(np.ascontiguousarray(x).reshape(T * B, x.shape[2]))
@@ -126,6 +137,10 @@ class Recurrent(Layer):
             context = np.ascontiguousarray(batch.sorted(context))
         return batch, rows, state, context, unbatched
 
+    def _initial_state(self):
+        """The learnt initial state: one array (L*D, H), or the LSTM's two."""
+        return tuple(self.params[name] for name in self.cell.states)
+
     def _shape_y(self, y, batch, unbatched):
         y = batch.spread(y)
         return y[:, 0] if unbatched else y.transpose(1, 0, 2) if self.batch_first else y
@@ -134,7 +149,11 @@ class Recurrent(Layer):
         state = tuple(s[:, 0] for s in state) if unbatched else state
         return state if self.cell.has_c else state[0]
 
-    def __call__(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None):
+    def _shape_states(self, found, unbatched):
+        found = tuple(s[:, :, 0] if unbatched else s.transpose(0, 2, 1, 3) if self.batch_first else s for s in found)
+        return found if self.cell.has_c else found[0]
+
+    def __call__(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, return_states=False):
         """Run the network over a batch of sequences and keep nothing.
 
         Parameters
@@ -143,7 +162,8 @@ class Recurrent(Layer):
             A C-contiguous time-major array of the network's dtype is used without copying.
             With `embedding`: integer ids (T, B), whose rows of the embedding are the input.
         state : ``h_0`` for GRU and vanilla, ``(h_0, c_0)`` for LSTM, each (num_layers * D, B, hidden_size), optional
-            Zeros by default. D is 2 if bidirectional, else 1. Row order is PyTorch's: layer 0 forward, layer 0 reverse, …
+            By default zeros, or what `learn_initial_state` has learnt. D is 2 if bidirectional, else 1. Row order is PyTorch's:
+            layer 0 forward, layer 0 reverse, …
         lengths : (B,) ints in 0..T, any order, optional
             Steps past a row's length are not computed: output 0, final state as of its last valid step.
         resets : bool, x's leading axes, optional
@@ -152,11 +172,15 @@ class Recurrent(Layer):
             Enters every step of layer 0 as an extra bias ``context @ weight_ch.T``.
         embedding : fastrnn.Embedding, optional
             Turns ids into input vectors.
+        return_states : bool
+            Give a third result: the states of every layer and direction at every step.
 
         Returns
         -------
         y : (T, B, D * hidden_size), or as x is laid out
         state_n : like `state`, after the last step (for the reverse direction: after t = 0)
+        states : only with `return_states`. h (num_layers * D, T, B, hidden_size), for LSTM the pair (h, c); (…, B, T, …) if batch_first.
+            At index t it is the state that step t computed, before any dropout and any reset; zeros past a row's length.
 
         Raises
         ------
@@ -175,12 +199,24 @@ class Recurrent(Layer):
         >>> y, (h, c) = rnn(np.zeros((5, 2, 3), "float32"))
         >>> y.shape, h.shape
         ((5, 2, 4), (1, 2, 4))
+        >>> _, _, (h, c) = rnn(np.zeros((5, 2, 3), "float32"), return_states=True)
+        >>> c.shape, bool((h[0] == y).all())
+        ((1, 5, 2, 4), True)
         """
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
-        y, state_n = forward(self._net, self._packed(), batch, rows, state, context)
-        return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
+        net, packed = self._net, self._packed()
+        if not return_states:
+            y, state_n = forward(net, packed, batch, rows, state, context)
+            return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
+        outputs = []
+        tape = make_tape(net, batch, packed, None, self._tapes) if self.cell.has_c else None
+        y, state_n = forward(net, packed, batch, rows, state, context, tape, outputs=outputs)
+        found = states(net, packed, batch, rows, context, outputs, tape, state_n)
+        if tape is not None:
+            tape.release()
+        return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched), self._shape_states(found, unbatched)
 
-    def vjp(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, rng=None):
+    def vjp(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, rng=None, return_states=False):
         """Run the network as in `__call__`, with dropout, and keep what the gradients need.
 
         Parameters
@@ -191,7 +227,8 @@ class Recurrent(Layer):
 
         Returns
         -------
-        (y, state_n), backward : `backward` is a `Backward`
+        (y, state_n), backward : `backward` is a `Backward`. With `return_states` ``(y, state_n, states), backward``: the states are for
+            looking at, gradients enter at y and state_n only.
 
         Examples
         --------
@@ -202,15 +239,19 @@ class Recurrent(Layer):
         >>> g.x.shape, g.state.shape, g.params["weight_hh_l0"].shape
         ((5, 2, 3), (1, 2, 4), (12, 4))
         """
+        learnt = state is None and self.learn_initial_state
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
         net, packed = self._net, self._packed()
         dropout = Dropout(self.dropout, self._draw(rng), self.variational) if self.dropout and self.num_layers > 1 else None
         tape = make_tape(net, batch, packed, dropout, self._tapes)
-        y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout)
+        outputs = [] if return_states else None
+        y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout, outputs)
         y = self._shape_y(y, batch, unbatched)
-        return (y, self._shape_state(state_n, unbatched)), Backward(
-            self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding
-        )
+        results = y, self._shape_state(state_n, unbatched)
+        if return_states:
+            found = states(net, packed, batch, rows, context, outputs, tape, state_n)
+            results += (self._shape_states(found, unbatched),)
+        return results, Backward(self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding, learnt)
 
     def _draw(self, rng):
         """The key of the next dropout masks."""
@@ -224,7 +265,7 @@ class Recurrent(Layer):
         """Step through sequences that arrive bit by bit: an object with step, run, state, reset, refresh.
 
         ``s.step(x_t, out=None)`` takes (batch_size, input_size) and gives (batch_size, hidden_size); ``s.run(x)`` takes several steps;
-        ``s.state`` can be read and set; ``s.reset(rows=None)`` zeroes all rows or some; the weights are those of its creation, until
+        ``s.state`` can be read and set; ``s.reset(rows=None)`` brings all rows or some back to the initial state; the weights are those of its creation, until
         ``s.refresh()``.
 
         Parameters
@@ -249,7 +290,8 @@ class Recurrent(Layer):
         if self.bidirectional:
             raise ValueError(f"a stream needs outputs that do not depend on the future, but this {self.kind} is bidirectional")
         batch_size = _check.size("batch_size", batch_size)
-        return _engine.Stream(self, batch_size, _check.context(self, context, batch_size, False))
+        made = LearntStream if self.learn_initial_state else _engine.Stream
+        return made(self, batch_size, _check.context(self, context, batch_size, False))
 
     def _stream_layers(self, context):
         """(cell, Hp, [(w_ih, w, w2, bias, bias_stride) of each layer]) for a stream."""
@@ -285,6 +327,9 @@ class RNN(Recurrent):
     bidirectional : bool
     variational : bool, one dropout mask for all steps of a sequence (Gal & Ghahramani 2016)
     context_size : int, features of a vector that enters every step
+    learn_initial_state : bool, the initial state is a parameter ``h_0`` (num_layers * D, H), for LSTM also ``c_0``, instead of zeros. It
+        starts at zero and serves every row for which no state is given. There are no `resets` then. (torch has no such parameter: load
+        torch's state_dict with strict=False.)
     dtype : "float32" or "float64"
     seed : int, optional, for first values and dropout
     storage : Storage, optional, the buffer that several layers share
@@ -349,78 +394,3 @@ class LSTM(Recurrent):
         super().__init__(LSTM_CELL, input_size, hidden_size, num_layers, **options)
 
     kind = "LSTM"
-
-
-class Backward:
-    """The gradients of one forward pass. It owns the pass's tape until it is released or garbage-collected.
-
-    Calling it does not change the tape: it may be called again, from any thread.
-    """
-
-    def __init__(self, layer, net, packed, batch, rows, context, tape, dropout, y_shape, unbatched, embedding):
-        self._layer, self._net, self._packed, self._batch = layer, net, packed, batch
-        self._rows, self._context, self._tape, self._dropout = rows, context, tape, dropout
-        self._y_shape, self._unbatched, self._embedding = y_shape, unbatched, embedding
-        self._version = layer.version
-
-    @property
-    def nbytes(self):
-        """Bytes of the tape."""
-        return self._tape.nbytes if self._tape is not None else 0
-
-    def __call__(self, dy=None, dstate_n=None, *, need_x=True, into=None):
-        """Gradients of ``(y * dy).sum() + (state_n * dstate_n).sum()``.
-
-        Parameters
-        ----------
-        dy : y's shape, optional, zeros if None; ignored past a row's length
-        dstate_n : like state_n, optional
-        need_x : bool, whether g.x is wanted
-        into : 1-D array laid out like the storage's flat buffer, optional; the parameters' gradients are added to it
-
-        Returns
-        -------
-        Gradients, with .x, .state, .context, .embedding, .params, .flat
-
-        Raises
-        ------
-        ValueError    dy or dstate_n is not of the shape that the forward pass gave.
-        RuntimeError  the tape was released, or the parameters were changed since the forward pass.
-        """
-        layer, batch = self._layer, self._batch
-        if self._tape is None:
-            raise RuntimeError("this backward was released: run vjp again")
-        _check.same_version(layer, self._version)
-        dy = _check.dy(layer, dy, self._y_shape)
-        dstate = _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
-        if dy is not None:
-            dy = dy[:, None] if self._unbatched else dy.transpose(1, 0, 2) if layer.batch_first else dy
-            dy = batch.packed(np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1]))
-        grads, flat = layer._gradients(into)
-        d_embedding = self._embedding_gradient(into) if self._embedding is not None else None
-        dx, dstate_0, d_context = backward(
-            self._net, self._packed, batch, self._rows, self._context, self._tape, self._dropout, dy, dstate, grads,
-            need_x=need_x, d_embedding=d_embedding,
-        )  # fmt: skip
-        if dx is not None:
-            dx = layer._shape_y(dx, batch, self._unbatched)
-        if d_context is not None:
-            d_context = batch.unsorted(d_context[None])[0]
-            d_context = d_context[0] if self._unbatched else d_context
-        return Gradients(dx, layer._shape_state(dstate_0, self._unbatched), d_context, d_embedding, grads, flat)
-
-    def _embedding_gradient(self, into):
-        """Where the embedding's gradient goes: into its own slot if it shares the layer's storage."""
-        if into is not None and self._embedding.storage is self._layer.storage:
-            return self._embedding.slots["weight"].view(into)
-        return np.zeros(self._embedding.params["weight"].shape, self._layer.dtype)
-
-    def release(self):
-        """Give the tape's memory back; this backward can't be called any more."""
-        tape, self._tape = self._tape, None
-        if tape is not None:
-            tape.release()
-
-    def __del__(self):
-        if getattr(self, "_tape", None) is not None:
-            self.release()

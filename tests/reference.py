@@ -65,10 +65,11 @@ def direction_params(params, suffix, rows):
     return p
 
 
-def run(cell, params, x, state=None, lengths=None, resets=None, context=None, num_layers=1, bidirectional=False):
+def run(cell, params, x, state=None, lengths=None, resets=None, context=None, num_layers=1, bidirectional=False, every=()):
     """A whole network, time-major.
 
     x (T,B,I), state: tuple of (L*D,B,H), lengths (B,), resets (T,B), context (B,C)
+    every: arrays (L*D,T,B,H), one for each state, that receive the states after every step
     Returns y (T,B,D*H) and state_n, a tuple like `state`.
     """
     step, num_gates, num_states = CELLS[cell]
@@ -100,6 +101,8 @@ def run(cell, params, x, state=None, lengths=None, resets=None, context=None, nu
                         x_side = x_side + p["w_ch"] @ np.asarray(context[b], np.float64)
                     s = step(p, x_side, *s)
                     y[t, b, direction * H : (direction + 1) * H] = s[0]
+                    for a, value in zip(every, s):
+                        a[k, t, b] = value
                 for a, value in zip(state_n, s, strict=True):
                     a[k, b] = value
         x = y
