@@ -14,11 +14,12 @@ import numpy as np
 import processes
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from whole_model import assert_gradient
 
 import fastrnn
 from fastrnn import optim, storage
 from fastrnn._interrupts import Interrupts
-from fastrnn.batches import Streams
+from fastrnn.batches import Streams, Window
 from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
@@ -64,7 +65,7 @@ def test_gradient_of_the_whole_model_matches_central_differences(cell, options):
     model = small(cell, **options).fit(TEXT[:900], **QUICK | {"epochs": 1})
     rng = np.random.default_rng(0)
     state = tuple(rng.standard_normal((2, 3, 5)) for _ in range(2))
-    batch = rng.integers(0, 5, (4, 3)), rng.integers(0, len(model.vocabulary), (4, 3))
+    batch = Window(rng.integers(0, 5, (4, 3)), rng.integers(0, len(model.vocabulary), (4, 3)), 0, 4)
 
     def loss(into):
         return model.loss_and_gradient(batch, state if cell == "lstm" else state[0], into=into, rng=7)[0]
@@ -680,3 +681,61 @@ def test_no_dropout_mask_is_drawn_twice():
     model.loss_and_gradient = recorded
     model.fit(TEXT, **QUICK)
     assert len(set(keys)) == len(keys) == 2 * 3 * EPOCH
+
+
+# --- the whole model ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("k1, k2", [(5, 5), (3, 7), (7, 3)])
+@pytest.mark.parametrize("options", [
+    {}, {"num_layers": 2, "dropout": 0.3, "input_dropout": 0.2, "variational": True}, {"tied": True, "label_smoothing": 0.1, "dropout": 0.2},
+])  # fmt: skip
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_through_the_whole_model(cell, options, k1, k2):
+    model = LanguageModel(cell, 6, dtype="float64", seed=1, **options).fit(TEXT[:300], epochs=0, batch_size=3, seq_len=5, verbose=False)
+    window = Streams(model.vocabulary.encode(TEXT[:300]), 3, k1, k2)[3]
+    rng = np.random.default_rng(0)
+    state = [rng.standard_normal((model.num_layers, 3, 6)) for _ in range(2)]
+    if window.skip == 0:
+        assert_gradient(model, window, state=tuple(state) if cell == "lstm" else state[0])
+        return
+    # what is skipped passes no gradient: the window without it, from the state after it, has the same
+    state = tuple(state) if cell == "lstm" else state[0]
+    gradients = np.zeros((2, model.storage.size))
+    after = model.rnn(window.x[: window.skip], state, embedding=model.embedding)[1]
+    whole = model.loss_and_gradient(window, state, into=gradients[0], rng=3)[0]
+    assert whole == model.loss_and_gradient(Window(window.x[window.skip :], window.targets, 0, k2), after, into=gradients[1], rng=3)[0]
+    assert_array_equal(*gradients)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("k1, k2", [(3, 7), (4, 4), (7, 3), (1, 5)])
+def test_each_window_begins_with_the_state_where_it_begins(cell, k1, k2, dropout):
+    """With parameters that stay, the state carried into a window is that of the whole sequence up to there."""
+    model = LanguageModel(cell, 6, 2, dropout=dropout, input_dropout=dropout, dtype="float64", seed=1)
+    model.fit(TEXT[:300], epochs=0, verbose=False, batch_size=3, seq_len=5)
+    ids, state, at, scratch = model.vocabulary.encode(TEXT[:300]), None, 0, np.zeros(model.storage.size)
+    for window in Streams(ids, 3, k1, k2):
+        if at and not dropout:
+            x = ids[: 99 * 3].reshape(3, 99)[:, :at].T
+            for mine, wanted in zip(*(s if cell == "lstm" else [s] for s in (state, model.rnn(x, embedding=model.embedding)[1]))):
+                assert_array_equal(mine, wanted)
+        _, state = model.loss_and_gradient(window, state, into=scratch, rng=1)
+        at += window.carry
+
+
+def test_the_held_out_part_at_the_end_of_every_stream(tmp_path):
+    options = dict(epochs=1, batch_size=4, seq_len=10, verbose=False, validation=0.25)
+    seen = []
+    model = small()
+    model.fit(TEXT, **options, held_out="streams", callbacks=[seen.append], checkpoint=tmp_path)
+    ids = model.vocabulary.encode(TEXT)
+    first, last = Streams(ids, 4, 10).split(0.25)
+    assert first.steps + last.steps == (len(TEXT) - 1) // 4 * 4
+    assert_array_equal(last[0].x[0], [ids[len(first) * 10 + b * ((len(TEXT) - 1) // 4)] for b in range(4)])
+    assert_allclose(seen[-1]["validation_loss"], model.evaluate(last)["loss"], rtol=1e-6)
+    with pytest.raises(ValueError, match="made with held_out='streams', but now it is 'end'"):
+        small().fit(TEXT, **options, checkpoint=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="2 windows cannot be split so that 0.6 of them are held out"):
+        Streams(np.arange(49), 2, 12).split(0.6)

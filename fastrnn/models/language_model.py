@@ -21,7 +21,7 @@ from fastrnn.parameters import Storage, initialise
 from fastrnn.training import Settings
 
 # Arguments that models saved by fastrnn before them do not have, with the values that those models had.
-_LATER = {"level": "character", "min_count": None, "max_vocabulary": None, "tied": False, "label_smoothing": 0.0}
+_LATER = {"input_dropout": 0.0, "variational": False, "level": "character", "min_count": None, "max_vocabulary": None, "tied": False, "label_smoothing": 0.0}
 
 
 class LanguageModel(Model):
@@ -37,7 +37,8 @@ class LanguageModel(Model):
     cell : "lstm", "gru" or "rnn" (tanh)
     hidden_size : units of each recurrent layer
     num_layers : recurrent layers
-    dropout : probability of a zero behind each recurrent layer, in training
+    dropout, input_dropout : probability of a zero behind each recurrent layer, and before the first, in training
+    variational : one mask for all steps of a window (Gal & Ghahramani 2016) instead of a fresh one at each step
     embedding_size : numbers for each symbol at the input; as hidden_size if None
     level : "character", "word" or "byte": what a symbol is
     min_count : words that are rarer in the training part become ``<unk>``; 2 if None
@@ -82,6 +83,8 @@ class LanguageModel(Model):
         num_layers: int = 1,
         *,
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        variational: bool = False,
         embedding_size: int | None = None,
         level: str = "character",
         min_count: int | None = None,
@@ -95,6 +98,8 @@ class LanguageModel(Model):
         self.hidden_size = _check.size("hidden_size", hidden_size)
         self.num_layers = _check.size("num_layers", num_layers)
         self.dropout = _check.probability("dropout", dropout)
+        self.input_dropout = _check.probability("input_dropout", input_dropout)
+        self.variational = bool(variational)
         self.embedding_size = None if embedding_size is None else _check.size("embedding_size", embedding_size)
         self.level = _check.choice("level", level, tuple(LEVELS))
         self.min_count = None if min_count is None else _check.size("min_count", min_count)
@@ -131,9 +136,10 @@ class LanguageModel(Model):
         self.storage = Storage(self.dtype)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.embedding = Embedding(V, E, seed=seeds[0], **make)
-        self.rnn = CELLS[self.cell](E, H, self.num_layers, dropout=between, seed=seeds[1], **make)
+        self.rnn = CELLS[self.cell](E, H, self.num_layers, dropout=between, variational=self.variational, seed=seeds[1], **make)
         self.linear = Linear(H, V, weight=self.embedding.slots["weight"] if self.tied else None, seed=seeds[2], **make)
-        self.output_dropout = Dropout(self.dropout) if self.dropout else None
+        self.output_dropout = Dropout(self.dropout, variational=self.variational) if self.dropout else None
+        self._dropped_input = Dropout(self.input_dropout, variational=self.variational)
         if self.cell == "lstm":
             initialise(self.rnn, "torch", forget_bias=1.0, seed=seeds[1])
         if self.tied:  # as small as a softmax wants it
@@ -265,17 +271,22 @@ class LanguageModel(Model):
         return Vocabulary.of(symbols) if self.level == "character" else Words.of(symbols[:kept], self.min_count or 2, self.max_vocabulary)
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
-        """Mean NLL of a window and the state after it; the gradient is added to `into`, laid out as ``storage.flat``.
+        """Mean NLL of a window and the state to go on with; the gradient is added to `into`, laid out as ``storage.flat``.
 
         Parameters
         ----------
-        batch : ids and targets, both (T, B) ints
-        state : of the rnn, from the window before; zeros if None
+        batch : a ``fastrnn.batches.Window``
+        state : of the rnn, as the window before left it; zeros if None
         into : 1-D
         rng : key of the dropout masks
         """
-        ids, targets, *_ = batch
-        (y, state), rnn_backward = self.rnn.vjp(ids, state, embedding=self.embedding, rng=rng)
+        ids, targets, skip, carry = batch
+        if skip:
+            _, state = self.rnn(ids[:skip], state, embedding=self.embedding)
+            ids, carry = ids[skip:], carry - skip
+        early = carry < len(ids)  # the next window begins before this one ends
+        (y, *states), rnn_backward = self._rnn_vjp(ids, state, rng, early)
+        state = self._state_after(carry, state, states[1]) if early else states[0]
         if self.output_dropout is not None:
             y, dropout_backward = self.output_dropout.vjp(y, rng=random_key(rng, 1), out=y)
         logits, linear_backward = self.linear.vjp(y, out=self._logits_of(ids.shape))
@@ -283,9 +294,33 @@ class LanguageModel(Model):
         dy = linear_backward(loss_backward(), into=into).x
         if self.output_dropout is not None:
             dropout_backward(dy, out=dy)
-        rnn_backward(dy, into=into)
-        rnn_backward.release()
+        rnn_backward(dy, into)
         return loss, state
+
+    def _rnn_vjp(self, ids, state, rng, return_states):
+        """The rnn's vjp over the embedded ids, with dropout between them; backward takes dy and `into`."""
+        options = dict(rng=rng, return_states=return_states)
+        if self.input_dropout == 0:
+            outcome, rnn_backward = self.rnn.vjp(ids, state, embedding=self.embedding, **options)
+        else:
+            x, embedding_backward = self.embedding.vjp(ids)
+            x, dropout_backward = self._dropped_input.vjp(x, rng=random_key(rng, 2), out=x)
+            outcome, rnn_backward = self.rnn.vjp(x, state, **options)
+
+        def backward(dy, into):
+            dx = rnn_backward(dy, into=into).x
+            rnn_backward.release()
+            if self.input_dropout:
+                embedding_backward(dropout_backward(dx, out=dx).x, into=into)
+
+        return outcome, backward
+
+    def _state_after(self, steps, before, states):
+        """The state after so many steps, of the `states` of all of them."""
+        if steps == 0:
+            return before
+        at = [np.ascontiguousarray(s[:, steps - 1]) for s in (states if self.rnn.cell.has_c else [states])]
+        return tuple(at) if self.rnn.cell.has_c else at[0]
 
     def _logits_of(self, shape):
         """An array for the logits of (T, B) steps, used again at each update."""
