@@ -14,6 +14,7 @@ from fastrnn.config import show_config
 from fastrnn.layers import Dropout, Embedding, Linear
 from fastrnn.parameters import Gradients, Storage
 from fastrnn.rnn import GRU, LSTM, RNN
+from fastrnn.stacked import Stacked
 from fastrnn.threads import get_num_threads, set_num_threads, threads
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "Embedding",
     "Gradients",
     "Linear",
+    "Stacked",
     "Storage",
     "get_num_threads",
     "set_num_threads",

@@ -95,11 +95,11 @@ def state(layer, name, value, B, unbatched):
         names = tuple(n.replace("_0", "_n") for n in names)
     if layer.cell.has_c:
         if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise ValueError(f"{name} of an LSTM is a pair ({names[0]}, {names[1]}), got {_described(value)}")
+            raise ValueError(f"{name} of an LSTM is a pair ({names[0]}, {names[1]}), got {described(value)}")
         arrays = tuple(value)
     else:
         if isinstance(value, (tuple, list)):
-            raise ValueError(f"{name} of a {layer.kind} is one array {names[0]}, got {_described(value)}")
+            raise ValueError(f"{name} of a {layer.kind} is one array {names[0]}, got {described(value)}")
         arrays = (value,)
     rows = layer.num_layers * layer.num_directions
     want = (rows, layer.hidden_size) if unbatched else (rows, B, layer.hidden_size)
@@ -113,7 +113,7 @@ def state(layer, name, value, B, unbatched):
     return tuple(checked)
 
 
-def _described(value):
+def described(value):
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of {len(value)}"
     return f"array of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
@@ -141,7 +141,7 @@ def resets(layer, value, T, B, unbatched):
     if value is None:
         return None
     if layer.learn_initial_state:
-        raise ValueError(f"resets make a state zero, but this {layer.kind} has learn_initial_state=True: give each episode as a row of its own")
+        raise ValueError(f"resets make a state zero, but this {layer.kind} has learn_initial_state=True: give each episode its own row")
     value = np.asarray(value)
     if value.dtype != np.bool_:
         raise TypeError(f"resets are {value.dtype}, but they must be bool: convert with resets.astype(bool)")

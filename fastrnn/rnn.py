@@ -179,7 +179,7 @@ class Recurrent(Layer):
         -------
         y : (T, B, D * hidden_size), or as x is laid out
         state_n : like `state`, after the last step (for the reverse direction: after t = 0)
-        states : only with `return_states`. h (num_layers * D, T, B, hidden_size), for LSTM the pair (h, c); (…, B, T, …) if batch_first.
+        states : only with `return_states`. h (num_layers * D, T, B, hidden_size), for LSTM the pair (h, c); with batch_first B before T.
             At index t it is the state that step t computed, before any dropout and any reset; zeros past a row's length.
 
         Raises
@@ -265,8 +265,8 @@ class Recurrent(Layer):
         """Step through sequences that arrive bit by bit: an object with step, run, state, reset, refresh.
 
         ``s.step(x_t, out=None)`` takes (batch_size, input_size) and gives (batch_size, hidden_size); ``s.run(x)`` takes several steps;
-        ``s.state`` can be read and set; ``s.reset(rows=None)`` brings all rows or some back to the initial state; the weights are those of its creation, until
-        ``s.refresh()``.
+        ``s.state`` can be read and set; ``s.reset(rows=None)`` brings all rows or some back to the initial state; the
+        weights are those of its creation, until ``s.refresh()``.
 
         Parameters
         ----------
