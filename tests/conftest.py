@@ -9,7 +9,12 @@ import fastrnn
 from fastrnn import _engine
 
 # What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
-NEEDS = {"torch": "parity with torch", "joblib": "work in joblib's workers", "threadpoolctl": "obedience to its limits"}
+NEEDS = {
+    "torch": "parity with torch",
+    "joblib": "work in joblib's workers",
+    "threadpoolctl": "obedience to its limits",
+    "matplotlib": "drawing",
+}
 MISSING = {name: f"{name} is not installed: {what} is NOT tested" for name, what in NEEDS.items() if importlib.util.find_spec(name) is None}
 
 hypothesis.settings.register_profile(

@@ -27,7 +27,7 @@ def plane(states, lengths=None):
     >>> import numpy as np
     >>> t = np.linspace(0, 6, 50)
     >>> points, shares = plane(np.stack([np.sin(t), np.cos(t), np.sin(t) + np.cos(t)], 1))
-    >>> points.shape, round(shares.sum(), 6)
+    >>> points.shape, round(float(shares.sum()), 6)
     ((50, 1, 2), 1.0)
     """
     states = np.asarray(states)
@@ -164,7 +164,7 @@ def gradient_norms(rnn, T: int = 100, *, wrt: str = "state", batch_size: int = 1
     T, batch_size, seed = _check.size("T", T), _check.size("batch_size", batch_size), _check.size("seed", seed, least=0)
     _check.choice("wrt", wrt, ("state", "x"))
     if rnn.bidirectional:
-        raise ValueError(f"this {rnn.kind} is bidirectional: its last output is the first of the reverse direction; give a network of one direction")
+        raise ValueError(f"this {rnn.kind} is bidirectional, so its last output is no end of what came before: give one direction")
     if wrt == "x" and not rnn.input_size:
         raise ValueError(f"this {rnn.kind} has input_size=0, so there is no gradient of x: give wrt='state'")
     rng, net = np.random.default_rng(seed), rnn.astype("float64")

@@ -81,9 +81,8 @@ class Graph:
     def edge(self, source, target, label="", **options) -> None:
         self.edges.append(Edge(source, target, label, **options))
 
-    def embedding(self, layer, below, name="e", label="E", title="embedding") -> str:
-        size = f"{layer.num_embeddings} → {layer.embedding_dim}"
-        self.node(name, name, "plain", note=(f"{title}, {size}",))
+    def embedding(self, layer, below, name="e", label="E", **options) -> str:
+        self.node(name, name, "plain", note=(f"embedding, {layer.num_embeddings} → {layer.embedding_dim}",), **options)
         self.edge(below, name, label)
         return name
 
@@ -137,7 +136,7 @@ class Graph:
     def linear(self, layer, below, name="o", label="V", **options) -> str:
         """An output o = V h + b over the nodes `below`."""
         if len(below) > 1:
-            below = [self.join(f"{name} in", below)]
+            below = [self.join(f"{name} in", below, span=options.get("span", 0))]
         note = (f"linear, {layer.in_features} → {layer.out_features}",)
         self.node(name, name, "output", note=note, **options)
         for source in below:

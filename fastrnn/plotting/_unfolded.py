@@ -136,8 +136,8 @@ class Layout:
                 if node.span is None and span == 0:
                     x = {"first": first, "last": columns[steps - 1], "middle": (first + columns[steps - 1]) / 2}[node.place]
                     self.nodes[name, None] = Placed(node, x + node.offset, _symbol(node))
-            left = max(columns.values()) + half
-        return left + 0.1
+            left = max(columns.values()) + half + 0.3
+        return left - 0.2
 
     def _compact_edge(self, edge):
         a, b = self.nodes[edge.source, "compact"], self.nodes[edge.target, "compact"]
@@ -285,8 +285,8 @@ def unfolded(model, steps: int = 3, path=None):
     --------
     >>> import fastrnn
     >>> figure = fastrnn.plotting.unfolded(fastrnn.LSTM(8, 16, 2), steps=3)
-    >>> [text.get_text() for text in figure.axes[0].texts][:2]
-    ['input, 8 numbers', 'layer 1: LSTM, 16 units']
+    >>> [text.get_text() for text in figure.axes[0].texts if "LSTM" in text.get_text()]
+    ['layer 1: LSTM, 16 units', 'layer 2: LSTM, 16 units']
     """
     path, steps = checked_path(path), _check.size("steps", steps)
     return saved(_drawn(Layout(graph_of(model), steps)), path)
@@ -319,9 +319,8 @@ def _arrow(line):
 
     path = Path(line.points, [Path.MOVETO, Path.CURVE3, Path.CURVE3] if line.curved else None)
     style = "-|>,head_length=0.45,head_width=0.2" if line.head else "-"
-    return FancyArrowPatch(
-        path=path, arrowstyle=style, mutation_scale=10, color="#333333", lw=0.9, linestyle=DASHES if line.dashed else "-", capstyle="butt", zorder=1
-    )  # fmt: skip
+    look = dict(color="#333333", lw=0.9, linestyle=DASHES if line.dashed else "-", capstyle="butt", zorder=1)
+    return FancyArrowPatch(path=path, arrowstyle=style, mutation_scale=10, **look)
 
 
 def _draw_node(axes, placed):
@@ -337,4 +336,5 @@ def _draw_node(axes, placed):
         w, h = HALF_BOX
         axes.add_patch(FancyBboxPatch((x - w, y - h), 2 * w, 2 * h, boxstyle="round,pad=0,rounding_size=0.1", **look))
     if node.shape != "dot":
-        axes.text(x, y, placed.text, size=9, ha="center", va="center_baseline" if node.shape == "box" else "center", math_fontfamily="cm", zorder=4)
+        va = "center_baseline" if node.shape == "box" else "center"
+        axes.text(x, y, placed.text, size=9, ha="center", va=va, math_fontfamily="cm", zorder=4)

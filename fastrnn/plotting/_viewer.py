@@ -145,7 +145,7 @@ kbd { border: 1px solid #bbb; border-radius: 3px; padding: 0 4px; font-size: 12p
 .keys { color: #666; font-size: 13px; }
 #text { margin: 16px 24px; font: 15px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 #text span:hover { outline: 1px solid #000; }
-.mark { color: #999; }
+.mark { color: #0007; }
 </style>
 </head>
 <body>
@@ -166,13 +166,15 @@ kbd { border: 1px solid #bbb; border-radius: 3px; padding: 0 4px; font-size: 12p
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
 const spans = [];
+const INVISIBLE = /[\p{C}\p{Zl}\p{Zp}]/u;  // controls, directions, lone surrogates
 let group = 0, unit = 0, values = null;
 
 function shown(point) {
   if (point === 10) return "\u21b5";
   if (point === 9) return "\u21e5\t";
-  if (point < 32 || (point >= 127 && point < 160)) return "\u00b7";
-  return String.fromCodePoint(point);
+  const character = String.fromCodePoint(point);
+  if (INVISIBLE.test(character)) return "\u00b7";
+  return /\p{M}/u.test(character) ? "\u25cc" + character : character;
 }
 
 function write() {
@@ -181,7 +183,7 @@ function write() {
     const span = document.createElement("span");
     span.textContent = shown(point);
     span.dataset.t = t;
-    if (point < 32 || (point >= 127 && point < 160)) span.className = "mark";
+    if (INVISIBLE.test(String.fromCodePoint(point))) span.className = "mark";
     spans.push(span);
     all.append(span);
     if (point === 10) all.append("\n");
