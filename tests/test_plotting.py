@@ -494,11 +494,11 @@ def test_the_page_holds_the_activation_of_every_unit_after_each_character(cell):
 def test_a_hostile_text_stays_text_and_the_page_asks_for_nothing():
     hostile = "</script><script>alert(1)</script><!-- &amp; \"'\\ \r\n\t\0\u2028\U0001f600\ud83d\ude00\udfff\u202e é"
     model = language_model("gru", 4, 1, text=hostile * 2)
-    page = activations(model, hostile, title="</title><script>alert(2)</script> & é")
+    page = activations(model, hostile, title="</title><script>alert(2)</script> {data} & é")
     read = Page(page)
     assert "".join(map(chr, data_of(page)["points"])) == hostile
     assert read.tags.count("script") == 2 == page.count("<script") and read.outside == [] and "alert(1)" not in page
-    assert read.titles == ["</title><script>alert(2)</script> & é"]
+    assert read.titles == ["</title><script>alert(2)</script> {data} & é"]
     assert page.isascii() and "http" not in page and "import" not in page
 
 

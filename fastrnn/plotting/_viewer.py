@@ -67,7 +67,7 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
     if title is None:
         title = f"{model.rnn.kind}, {model.num_layers} × {model.hidden_size} units, {len(ids):,} characters"
     data = {"points": [ord(character) for character in text], "groups": _groups(model, ids)}
-    page = PAGE.replace("{title}", html.escape(title)).replace("{data}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
+    page = PAGE.replace("{data}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")).replace("{title}", html.escape(title))
     page = page.encode("ascii", "xmlcharrefreplace").decode("ascii")
     if path is not None:
         path.write_text(page, encoding="ascii")
