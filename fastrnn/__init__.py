@@ -35,7 +35,7 @@ __all__ = [
     "threads",
 ]
 
-_MODULES = ("losses", "models", "optim", "parameters", "threadpoolctl", "training")
+_MODULES = ("losses", "models", "optim", "parameters", "plotting", "threadpoolctl", "training")
 
 
 def __getattr__(name):

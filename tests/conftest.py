@@ -9,8 +9,14 @@ import fastrnn
 from fastrnn import _engine
 
 # What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
-NEEDS = {"torch": "parity with torch", "joblib": "work in joblib's workers", "threadpoolctl": "obedience to its limits",
-         "tensorboardX": "its log", "mpi4py": "training on several processes", "matplotlib": "pictures"}
+NEEDS = {
+    "torch": "parity with torch",
+    "joblib": "work in joblib's workers",
+    "threadpoolctl": "obedience to its limits",
+    "matplotlib": "drawing",
+    "tensorboardX": "its log",
+    "mpi4py": "training on several processes",
+}
 MISSING = {name: f"{name} is not installed: {what} is NOT tested" for name, what in NEEDS.items() if importlib.util.find_spec(name) is None}
 
 hypothesis.settings.register_profile(

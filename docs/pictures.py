@@ -1,0 +1,77 @@
+"""Make the pictures of the documentation: docs/pictures/*.svg, about a minute.
+
+    python docs/pictures.py [folder]
+
+Needs matplotlib (pip install 'fastrnn[plot]'). The same versions of fastrnn and matplotlib make the same files.
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from fastrnn import GRU, LSTM, RNN
+from fastrnn.models import LanguageModel, SequenceClassifier, SequenceTagger
+from fastrnn.parameters import initialise
+from fastrnn.plotting import gradient_norms, history, plot_gradient_norms, trajectories, unfolded
+
+TEXT = "she sells sea shells by the sea shore. the shells she sells are sea shells, i'm sure. " * 60
+
+
+def circuits(folder):
+    """Layers and models, unfolded."""
+    X, y = [np.ones((4, 6))] * 2, ["a", "b"]
+    classifier = dict(epochs=0, verbose=False)
+    pictures = {
+        "rnn": RNN(8, 16),
+        "lstm_deep": LSTM(8, 128, 3),
+        "gru_bidirectional": GRU(8, 64, bidirectional=True),
+        "autonomous": RNN(0, 16),
+        "context": GRU(8, 64, context_size=10),
+        "language_model": LanguageModel("lstm", 128, 2, seed=0).fit(TEXT, epochs=0, verbose=False),
+        "classifier_last": SequenceClassifier("gru", 64, seed=0).fit(X, y, **classifier),
+        "classifier_mean": SequenceClassifier("gru", 64, bidirectional=True, pooling="mean", seed=0).fit(X, y, **classifier),
+        "tagger": SequenceTagger("lstm", 64, seed=0).fit([["time", "flies"]], [["NOUN", "VERB"]], epochs=0, verbose=False),
+    }
+    for name, model in pictures.items():
+        unfolded(model, steps=3, path=folder / f"unfolded_{name}.svg")
+
+
+def gradients(folder):
+    """Which networks carry a gradient over 100 steps."""
+    nets = {}
+    for radius in (0.9, 1.1):
+        rnn = RNN(4, 64, nonlinearity="relu", bias=False, seed=0)
+        rnn.load_state_dict({"weight_hh_l0": radius * np.eye(64)}, strict=False)
+        nets[f"RNN (relu), $W$ = {radius} I"] = rnn
+    nets["RNN (tanh)"], nets["GRU"], nets["LSTM"] = RNN(4, 64, seed=0), GRU(4, 64, seed=0), LSTM(4, 64, seed=0)
+    nets["LSTM, forget bias 3"] = LSTM(4, 64, seed=0)
+    initialise(nets["LSTM, forget bias 3"], forget_bias=3.0, seed=0)
+    plot_gradient_norms({name: gradient_norms(net, T=100) for name, net in nets.items()}, folder / "gradient_norms.svg")
+
+
+def training(folder):
+    """A classifier of noisy waves: its curves, and how its state moves while it reads."""
+    rng = np.random.default_rng(0)
+    t = np.arange(40)
+    waves = {"sine": np.sin, "square": lambda p: np.sign(np.sin(p)), "sawtooth": lambda p: p / np.pi % 2 - 1}
+    kinds = list(waves) * 80
+    X = [(waves[kind](0.3 * t + rng.uniform(0, 6)) + 0.3 * rng.standard_normal(40))[:, None] for kind in kinds]
+    model = SequenceClassifier("gru", 32, seed=0)
+    model.fit(X, kinds, epochs=25, batch_size=16, lr=4e-3, validation=0.25, verbose=False)
+    history(model, folder / "history.svg")
+    clean = np.stack([waves[kind](0.3 * t)[:, None] for kind in waves], 1).astype("float32")
+    trajectories(model.rnn(clean)[0], folder / "trajectories.svg", labels=list(waves))
+
+
+def main(folder):
+    matplotlib.rcParams["svg.hashsalt"] = "fastrnn"
+    folder.mkdir(parents=True, exist_ok=True)
+    for make in (circuits, gradients, training):
+        make(folder)
+    print(f"{len(list(folder.glob('*.svg')))} pictures in {folder}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures")
