@@ -131,7 +131,7 @@ class Forecaster(Model):
         def build():
             self._scaler, self._exog_scaler, self._flat, self._end = scaler, exog_scaler, flat, given[-1]
             self._exog_end = None if exogs is None else exogs[-1]
-            self._naive_error = self._naive(given)
+            self.naive_error = self._naive(given)
             self._build(K, E, seed)
 
         self._run(self._start(build, data, settings, seed=seed, validation=held, identity=identity, unit="steps"))
@@ -279,14 +279,14 @@ class Forecaster(Model):
         """
         [wanted], _, _ = self._given(series, None, self._K)
         found = self.predict(len(wanted), future_exog=future_exog).reshape(wanted.shape)
-        return float(np.abs(found - wanted).mean()) / self._naive_error
+        return float(np.abs(found - wanted).mean()) / self.naive_error
 
     def score(self, series, *, future_exog=None) -> float:
         """Minus `mase`: higher is better, at most 0."""
         return -self.mase(series, future_exog=future_exog)
 
     def _fitted_config(self):
-        return {"K": self._K, "E": self._E, "flat": self._flat, "naive_error": self._naive_error}
+        return {"K": self._K, "E": self._E, "flat": self._flat, "naive_error": self.naive_error}
 
     def _fitted_arrays(self):
         end = {"end": self._end} | ({"exog_end": self._exog_end} if self._E else {})
@@ -295,7 +295,7 @@ class Forecaster(Model):
     def _rebuild(self, config, arrays):
         self._scaler = from_arrays("scaler", arrays)
         self._exog_scaler = from_arrays("exog_scaler", arrays) if config["E"] else None
-        self._flat, self._naive_error = config["flat"], config["naive_error"]
+        self._flat, self.naive_error = config["flat"], config["naive_error"]
         self._end, self._exog_end = arrays["end"], arrays.get("exog_end")
         self._build(config["K"], config["E"], 0)
 
