@@ -11,8 +11,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from fastrnn import GRU, LSTM, RNN
-from fastrnn.models import LanguageModel, SequenceClassifier, SequenceTagger
+from fastrnn import GRU, LSTM, RNN, Stacked
+from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
 from fastrnn.parameters import initialise
 from fastrnn.plotting import gradient_norms, history, plot_gradient_norms, trajectories, unfolded
 
@@ -32,6 +32,10 @@ def circuits(folder):
         "language_model": LanguageModel("lstm", 128, 2, seed=0).fit(TEXT, epochs=0, verbose=False),
         "classifier_last": SequenceClassifier("gru", 64, seed=0).fit(X, y, **classifier),
         "classifier_mean": SequenceClassifier("gru", 64, bidirectional=True, pooling="mean", seed=0).fit(X, y, **classifier),
+        "regressor": SequenceRegressor("gru", 64, per_step=True, seed=0).fit(X, [np.ones(4)] * 2, **classifier),
+        "forecaster": Forecaster(24, 12, seed=0).fit(np.arange(99.0), **classifier),
+        "events": EventModel("gru", 260, seed=0).fit([np.ones((4, 88))], **classifier),
+        "sizes": Stacked([GRU(8, 128), LSTM(128, 64)]),
         "tagger": SequenceTagger("lstm", 64, seed=0).fit([["time", "flies"]], [["NOUN", "VERB"]], epochs=0, verbose=False),
     }
     for name, model in pictures.items():

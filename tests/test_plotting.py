@@ -12,9 +12,9 @@ import processes
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastrnn import GRU, LSTM, RNN, Dropout, Embedding, Linear
+from fastrnn import GRU, LSTM, RNN, Dropout, Embedding, Linear, Stacked
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models import LanguageModel, SequenceClassifier, SequenceTagger
+from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
 from fastrnn.parameters import orthogonal
 from fastrnn.plotting import _unfolded, _viewer, activations, gradient_norms, history, plot_gradient_norms, trajectories, unfolded
 from fastrnn.plotting._curves import plane
@@ -73,6 +73,11 @@ MODELS = {
     "mean": lambda: classifier(pooling="mean"),
     "max bidirectional": lambda: classifier(pooling="max", bidirectional=True),
     "tagger": lambda: SequenceTagger("lstm", 8, seed=0).fit([["a", "bc"]], [["A", "B"]], **OPTIONS),
+    "stacked": lambda: Stacked([GRU(8, 16, bidirectional=True), LSTM(32, 4, 2)]),
+    "events": lambda: EventModel("gru", [5, 4], seed=0).fit([np.ones((4, 3))], **OPTIONS),
+    "forecaster": lambda: Forecaster(5, 3, seed=0).fit(np.arange(30.0), **OPTIONS),
+    "regressor": lambda: SequenceRegressor("gru", 8, seed=0).fit([np.ones((4, 3))] * 2, [1.0, 2.0], **OPTIONS),
+    "regressor of steps": lambda: SequenceRegressor("gru", 8, per_step=True, seed=0).fit([np.eye(4)] * 2, [np.arange(4.0)] * 2, **OPTIONS),
     "vector to sequence": VectorToSequence,
     "encoder-decoder": EncoderDecoder,
 }

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastrnn.layers import Dropout, Embedding, Linear
-from fastrnn.models import LanguageModel, SequenceClassifier, SequenceTagger
+from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
 from fastrnn.rnn import Recurrent
+from fastrnn.stacked import Stacked
 
 RISE = 1.5  # from one vector to the next above it
 
@@ -87,23 +88,25 @@ class Graph:
         return name
 
     def stack(self, rnn, below=(), *, symbols="hg", weights="UW", span=0) -> list:
-        """Add an RNN, GRU or LSTM over the nodes `below` (several are put side by side). Returns the names of its top nodes."""
-        top = first = self._layer(rnn, 0, below, symbols, weights, span)
-        for layer in range(1, rnn.num_layers):
-            top = self._layer(rnn, layer, top, symbols, weights, span)
+        """Add an RNN, GRU, LSTM or Stacked over the nodes `below` (several are put side by side). Returns the names of its top nodes."""
+        parts = [(net, layer) for net in getattr(rnn, "layers", [rnn]) for layer in range(net.num_layers)]
+        top, first = below, None
+        for k, (net, layer) in enumerate(parts, 1):
+            top = self._layer(net, layer, k if len(parts) > 1 else None, top, symbols, weights, span)
+            first = first or top
         if rnn.context_size:
-            self._context(rnn, first, RISE if below else 1.5 * RISE)
+            self._context(parts[0][0], first, RISE if below else 1.5 * RISE)
         return top
 
-    def _layer(self, rnn, layer, below, symbols, weights, span):
-        D, number = rnn.num_directions, f"_{layer + 1}" if rnn.num_layers > 1 else ""
+    def _layer(self, rnn, layer, k, below, symbols, weights, span):
+        D, number = rnn.num_directions, "" if k is None else f"_{k}"
         if len(below) > 1:
-            below = [self.join(f"{symbols}{layer} in", below, span=span)]
+            below = [self.join(f"{symbols}{k} in", below, span=span)]
         shape = " × ".join(map(str, rnn.params[f"weight_hh_l{layer}"].shape))
         details = [f"${weights[1]}{number}$: {shape}"]
         if below:
             details.insert(0, f"${weights[0]}{number}$: " + " × ".join(map(str, rnn.params[f"weight_ih_l{layer}"].shape)))
-        note = (_kind(rnn, layer), ",  ".join(details))
+        note = (_kind(rnn, k), ",  ".join(details))
         top = []
         for d, (symbol, prime) in enumerate(zip(symbols[:D], ["", "'"])):
             offset = (d - 0.5) * 0.9 * (D - 1)
@@ -143,18 +146,18 @@ class Graph:
             self.edge(source, name, label)
         return name
 
-    def loss(self, below, targets, **options) -> None:
-        """Softmax and cross-entropy of the output below with targets y."""
-        self.node("L", "L", "loss", note=("softmax, cross-entropy",), **options)
+    def loss(self, below, targets, kind="softmax, cross-entropy", **options) -> None:
+        """The loss of the output below with targets y."""
+        self.node("L", "L", "loss", note=(kind,), **options)
         self.node("y", "y", "input", note=(targets,), **options)
         self.edge(below, "L")
         self.edge("y", "L")
 
 
-def _kind(rnn, layer):
+def _kind(rnn, k):
     """What kind of layer and how large: "layer 2: LSTM, 2 × 128 units"."""
     kind = f"RNN ({rnn.nonlinearity})" if rnn.kind == "RNN" else rnn.kind
-    where = f"layer {layer + 1}: " if rnn.num_layers > 1 else ""
+    where = "" if k is None else f"layer {k}: "
     return f"{where}{kind}, {'2 × ' * rnn.bidirectional}{rnn.hidden_size} units"
 
 
@@ -162,7 +165,7 @@ def _layers(graph, layers):
     """Layers, each over the one before."""
     below = ()
     for layer in layers:
-        if isinstance(layer, Recurrent):
+        if isinstance(layer, (Recurrent, Stacked)):
             if not below and layer.input_size:
                 below = [graph.node("x", "x", "input", note=(f"input, {layer.input_size} numbers",))]
             below = graph.stack(layer, below)
@@ -174,12 +177,37 @@ def _layers(graph, layers):
 
 
 def _language_model(graph, model):
-    x = graph.node("x", "x", "input", note=(f"character, one of {len(model.vocabulary)}",))
+    x = graph.node("x", "x", "input", note=(f"{model.level}, one of {len(model.vocabulary)}",))
     top = graph.stack(model.rnn, [graph.embedding(model.embedding, x)])
-    graph.loss(graph.linear(model.linear, top), "target: the next character")
+    graph.loss(graph.linear(model.linear, top), f"target: the next {model.level}")
+
+
+def _event_model(graph, model):
+    x = graph.node("x", "x", "input", note=(f"events of the step before, {model.rnn.input_size}",))
+    top = graph.stack(model.rnn, [x])
+    graph.loss(graph.linear(model.linear, top), "target: the events of this step", "sigmoid, cross-entropy")
+
+
+def _forecaster(graph, model):
+    numbers = f"{model.rnn.input_size} numbers: values, 0 where forecast; others; a flag"
+    top = graph.stack(model.rnn, [graph.node("x", "x", "input", note=("a step of the window, or one to forecast", numbers))])
+    loss = "squared error" if model.quantiles is None else "pinball loss"
+    graph.loss(graph.linear(model.linear, top), "target: the values, after the window", loss)
+
+
+def _regressor(graph, model):
+    if not model.per_step:
+        _pooled(graph, model, f"target: {model.linear.out_features} numbers", "squared error")
+        return
+    top = graph.stack(model.rnn, [graph.node("x", "x", "input", note=(f"input, {model.rnn.input_size} numbers",))])
+    graph.loss(graph.linear(model.linear, top), f"target: {model.linear.out_features} numbers", "squared error")
 
 
 def _classifier(graph, model):
+    _pooled(graph, model, f"target: the class, one of {len(model.classes_)}", "softmax, cross-entropy")
+
+
+def _pooled(graph, model, target, loss):
     graph.whole = [True]
     x = graph.node("x", "x", "input", note=(f"input, {model.rnn.input_size} numbers",))
     top, place = graph.stack(model.rnn, [x]), "middle"
@@ -200,7 +228,7 @@ def _classifier(graph, model):
     once = dict(span=None, place=place)
     graph.node("o", "o", "output", note=(f"linear, {model.linear.in_features} → {model.linear.out_features}",), **once)
     graph.edge(top[0], "o", "V", source_at="last")
-    graph.loss("o", f"target: the class, one of {len(model.classes_)}", **once)
+    graph.loss("o", target, loss, **once)
 
 
 def _tagger(graph, model):
@@ -216,7 +244,14 @@ def _tagger(graph, model):
     graph.loss(graph.linear(model.linear, top), f"target: the tag, one of {len(model.tags_)}")
 
 
-_MODELS = {LanguageModel: _language_model, SequenceClassifier: _classifier, SequenceTagger: _tagger}
+_MODELS = {
+    EventModel: _event_model,
+    Forecaster: _forecaster,
+    LanguageModel: _language_model,
+    SequenceClassifier: _classifier,
+    SequenceRegressor: _regressor,
+    SequenceTagger: _tagger,
+}
 
 
 def graph_of(model) -> Graph:
@@ -232,7 +267,7 @@ def graph_of(model) -> Graph:
             draw(graph, model)
             return graph
     layers = list(model) if isinstance(model, Sequence) else [model]
-    known = (Recurrent, Embedding, Linear, Dropout)
+    known = (Recurrent, Stacked, Embedding, Linear, Dropout)
     wrong = next((layer for layer in layers if not isinstance(layer, known)), None)
     if wrong is not None:
         raise TypeError(f"model is {type(wrong).__name__}, but what can be drawn is a layer, a list of layers or a model of fastrnn")
@@ -248,8 +283,8 @@ def _check_widths(layers):
     """Each layer takes what the one before gives."""
     given = None
     for layer in layers:
-        if isinstance(layer, Recurrent):
-            taken, gives = layer.input_size, layer.num_directions * layer.hidden_size
+        if isinstance(layer, (Recurrent, Stacked)):
+            taken, gives = layer.input_size, layer.output_size
         elif isinstance(layer, Linear):
             taken, gives = layer.in_features, layer.out_features
         else:
