@@ -42,8 +42,8 @@ def main():
     for seed in range(arguments.seeds):
         model = EventModel(arguments.cell, hidden, input_dropout=0.2, dropout=0.5, seed=seed)
         model.fit(
-            train, validation=valid, epochs=arguments.epochs, batch_size=8, lr=2e-3, schedule=Cosine(arguments.epochs), patience=30,
-            optimizer=lambda target, lr: AdamW(target, lr=lr, weight_decay=0.01), verbose=False,
+            train, validation=valid, epochs=arguments.epochs, batch_size=8, lr=5e-3, schedule=Cosine(arguments.epochs), patience=30,
+            optimizer=lambda target, lr: AdamW(target, lr=lr, weight_decay=0.1), verbose=False,
         )  # fmt: skip
         best = min(entry["validation_loss"] for entry in model.history)
         print(f"seed {seed}: test {-model.score(test):.3f}, valid {best:.3f} nats/frame ({model.num_parameters:,} parameters, {model.speed:,.0f} frames/s)")

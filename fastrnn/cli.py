@@ -1,4 +1,4 @@
-"""The ``fastrnn`` command: train a language model, write with it, measure it, show what it and this build are, benchmark it."""
+"""The ``fastrnn`` command: train a model, use it, measure it, show what it and this build are, benchmark it."""
 
 from __future__ import annotations
 
@@ -92,10 +92,13 @@ def _parser():
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_train(commands)
     _add_generate(commands)
-    evaluate = commands.add_parser("evaluate", help="measure a model on a text")
-    evaluate.add_argument("model", metavar="DIR", help="directory of the model")
-    evaluate.add_argument("--data", metavar="FILE", required=True, help="UTF-8 text; any file for a model of bytes")
+    evaluate = commands.add_parser("evaluate", help="measure a model on data like that it was trained on")
     evaluate.set_defaults(run=_evaluate)
+    predict = commands.add_parser("predict", help="classes, tags, the next steps or notes: what a model says of such data")
+    predict.set_defaults(run=_predict)
+    for command in (evaluate, predict):
+        command.add_argument("model", metavar="DIR", help="directory of the model")
+        command.add_argument("--data", metavar="FILE", required=True, help="UTF-8 text for a model of it; else as for train --task")
     info = commands.add_parser("info", help="show the configuration of this build, or of a model")
     info.add_argument("model", metavar="DIR", nargs="?", help="directory of a model")
     info.set_defaults(run=_info)
@@ -104,34 +107,53 @@ def _parser():
     return parser
 
 
+# Options of `train` that only some tasks have; those of all tasks, with their defaults for text
+_TEXT_ONLY = ("level", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len")
+_TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20, batch=50, lr=2e-3, out="./fastrnn-lm", seq_len=50)
+
+
 def _add_train(commands):
-    train = commands.add_parser("train", help="train a language model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    train = commands.add_parser("train", help="train a model", description="Train a model. Defaults are those of text; other tasks have their own.")
     add = train.add_argument
-    add("--data", metavar="FILE", help="UTF-8 text; without it the documentation that every Python carries (about 0.5 M characters)")
-    add("--level", choices=("character", "word", "byte"), default="character", help="what the model reads and writes one by one")
-    add("--min-count", type=_count, metavar="N", help="words rarer than N become <unk>; 2 if not given; with --level word")
-    add("--max-vocabulary", type=_vocabulary, metavar="V", help="keep the V most frequent words only, <unk> among them; with --level word")
-    add("--pretrained", metavar="FILE", help="word vectors to start from, in GloVe's or word2vec's text format; with --level word")
-    add("--tied", action="store_true", help="one weight for embedding and softmax")
-    add("--cell", choices=("lstm", "gru", "rnn"), default="lstm", help="kind of recurrent layer")
-    add("--hidden", type=_count, default=128, metavar="H", help="units of a layer")
-    add("--layers", type=_count, default=2, metavar="N", help="recurrent layers")
-    add("--embedding", type=_count, metavar="E", help="numbers for each symbol at the input; H if not given")
-    add("--dropout", type=_fraction, default=0.0, metavar="P", help="probability of a zero behind each recurrent layer")
-    add("--seq-len", type=_count, default=50, metavar="T", help="steps of an update")
-    add("--batch", type=_count, default=50, metavar="B", help="streams of text read side by side")
-    add("--epochs", type=_count, default=20, metavar="N", help="times through the text")
-    add("--optimizer", choices=("adam", "adamw", "rmsprop", "adagrad", "sgd"), default="adam", help="rule of the updates")
-    add("--lr", type=_positive, default=2e-3, help="learning rate")
-    add("--lr-decay", type=_decay, default="cosine", metavar="HOW", help="cosine: down to 0 at the end; a factor per epoch; or none")
-    add("--clip", type=_not_negative, default=5.0, metavar="NORM", help="limit of the gradient's norm; 0: none")
-    add("--validation", type=_fraction, default=0.1, metavar="P", help="part of the text, at its end, that is held out")
+    add("--task", choices=("text", "classify", "tag", "forecast", "music"), default="text",
+        help="text (default): a language model; classify: .ts files; tag: CoNLL-U; forecast: CSV; music: piano rolls as JSON")  # fmt: skip
+    add("--data", metavar="FILE", help="for text UTF-8; without it the documentation that every Python carries (about 0.5 M characters)")
+    add("--held-out", metavar="FILE", help="look at this file for the best model, in place of --validation; for classify and tag")
+    add("--cell", choices=("lstm", "gru", "rnn"), help="kind of recurrent layer (lstm)")
+    add("--hidden", type=_count, nargs="+", metavar="H", help="units of all layers, or of each (128)")
+    add("--layers", type=_count, metavar="N", help="recurrent layers (2)")
+    add("--dropout", type=_fraction, metavar="P", help="probability of a zero behind each recurrent layer (0)")
+    add("--batch", type=_count, metavar="B", help="streams of text, or sequences, of an update (50)")
+    add("--epochs", type=_count, metavar="N", help="times through the data (20)")
+    add("--optimizer", choices=("adam", "adamw", "rmsprop", "adagrad", "sgd"), default="adam", help="rule of the updates (adam)")
+    add("--lr", type=_positive, help="learning rate (0.002)")
+    add("--lr-decay", type=_decay, default="cosine", metavar="HOW", help="cosine (default): down to 0 at the end; a factor per epoch; or none")
+    add("--weight-decay", type=_not_negative, metavar="W", help="of the optimiser")
+    add("--clip", type=_not_negative, default=5.0, metavar="NORM", help="limit of the gradient's norm (5); 0: none")
+    add("--accumulate", type=_count, default=1, metavar="N", help="batches of an update (1)")
+    add("--validation", type=_fraction, default=0.1, metavar="P", help="part of the data that is held out, of text its end (0.1)")
     add("--patience", type=_count, metavar="N", help="stop after N epochs without a better held-out loss")
-    add("--seed", type=_natural, default=0, help="the same seed gives the same model, bit for bit")
+    add("--seed", type=_natural, default=0, help="the same seed gives the same model, bit for bit (0)")
     add("--threads", type=_count, metavar="N", help="threads; all cores if not given")
-    add("--out", default="./fastrnn-lm", metavar="DIR", help="directory of the model and of the checkpoint")
+    add("--out", metavar="DIR", help="directory of the model and of the checkpoint (./fastrnn-lm; ./fastrnn-classify, … for other tasks)")
+    add("--log", metavar="FILE", help="write each epoch's figures there, as CSV or, if it ends in .jsonl, as JSON")
     add("--resume", action="store_true", help="continue from the checkpoint in DIR, with the same options as before")
     add("--quiet", action="store_true", help="show no progress")
+    text = train.add_argument_group("text").add_argument
+    text("--level", choices=("character", "word", "byte"), help="what the model reads and writes one by one (character)")
+    text("--min-count", type=_count, metavar="N", help="words rarer than N are unknown words (2); with --level word, or --task tag (1)")
+    text("--max-vocabulary", type=_vocabulary, metavar="V", help="keep the V most frequent words only, <unk> among them; with --level word")
+    text("--pretrained", metavar="FILE", help="word vectors to start from, in GloVe's or word2vec's text format; with --level word")
+    text("--tied", action="store_true", default=None, help="one weight for embedding and softmax")
+    text("--embedding", type=_count, metavar="E", help="numbers for each symbol at the input; H if not given")
+    text("--seq-len", type=_count, metavar="T", help="steps of an update (50)")
+    series = train.add_argument_group("classify, forecast").add_argument
+    series("--bidirectional", action="store_true", default=None, help="read in both directions; for classify")
+    series("--pooling", choices=("last", "mean", "max"), help="what stands for a whole series; for classify (last)")
+    series("--window", type=_count, metavar="N", help="steps that are read; for forecast, which needs it")
+    series("--horizon", type=_count, metavar="N", help="steps that are forecast; for forecast, which needs it")
+    series("--season", type=_count, metavar="N", help="steps of a season, whose differences are learnt; for forecast")
+    series("--logarithm", action="store_true", default=None, help="the logarithms are learnt; for forecast")
     train.set_defaults(run=_train)
 
 
@@ -150,29 +172,51 @@ def _add_generate(commands):
 
 def _train(arguments):
     import fastrnn
-    from fastrnn.models import LanguageModel
-    from fastrnn.optim import Cosine, ExponentialDecay
-    from fastrnn.storage import holds_anything
+    from fastrnn.distributed import Ranks, started_by_mpiexec
 
-    if holds_anything(arguments.out) and not arguments.resume:
-        raise ValueError(f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out")
     if arguments.threads is not None:
         fastrnn.set_num_threads(arguments.threads)
-    text = _text_of_python() if arguments.data is None else Path(arguments.data)
+    ranks = Ranks() if started_by_mpiexec() else None
+    try:
+        return _train_here(arguments, ranks)
+    except BaseException as error:  # the other processes would wait for this one for ever
+        if ranks is None or ranks.size == 1:
+            raise
+        if ranks.rank == 0:
+            _fail(error, 1)
+        ranks.abort()
+
+
+def _train_here(arguments, ranks):
+    from fastrnn.callbacks import CSVLog, JSONLog
+    from fastrnn.optim import Cosine, ExponentialDecay
+    from fastrnn.storage import holds_anything
+    from fastrnn.tasks import TASKS
+
+    follows = ranks is not None and ranks.rank > 0
+    task = TASKS.get(arguments.task)
+    _fill_in(arguments, task)
+    if holds_anything(arguments.out) and not arguments.resume and not follows:
+        raise ValueError(f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out")
     decay = arguments.lr_decay
-    schedule = None if decay == "none" else Cosine(arguments.epochs) if decay == "cosine" else ExponentialDecay(decay)
-    model = LanguageModel(
-        arguments.cell,
-        arguments.hidden,
-        arguments.layers,
-        dropout=arguments.dropout,
-        embedding_size=arguments.embedding,
-        level=arguments.level,
-        min_count=arguments.min_count,
-        max_vocabulary=arguments.max_vocabulary,
-        tied=arguments.tied,
-        seed=arguments.seed,
+    settings = dict(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch,
+        optimizer=arguments.optimizer,
+        lr=arguments.lr,
+        schedule=None if decay == "none" else Cosine(arguments.epochs) if decay == "cosine" else ExponentialDecay(decay),
+        weight_decay=arguments.weight_decay,
+        clip_norm=arguments.clip or None,
+        accumulate=arguments.accumulate,
+        patience=arguments.patience,
+        checkpoint=arguments.out,
+        resume=arguments.resume,
+        distributed=ranks is not None,
+        verbose=not arguments.quiet,
     )
+    if arguments.log is not None:
+        settings["callbacks"] = [(JSONLog if arguments.log.endswith(".jsonl") else CSVLog)(arguments.log)]
+    model, data = _text_model(arguments, settings) if task is None else _task_model(arguments, task, settings)
 
     def show(message, *_, **__):
         if str(message) != model.message:  # that is said below
@@ -181,26 +225,78 @@ def _train(arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = show
-        model.fit(
-            text,
-            epochs=arguments.epochs,
-            batch_size=arguments.batch,
-            seq_len=arguments.seq_len,
-            optimizer=arguments.optimizer,
-            lr=arguments.lr,
-            schedule=schedule,
-            clip_norm=arguments.clip or None,
-            validation=arguments.validation,
-            pretrained=arguments.pretrained,
-            patience=arguments.patience,
-            checkpoint=arguments.out,
-            resume=arguments.resume,
-            verbose=not arguments.quiet,
-        )
+        model.fit(*data, **settings)
+    if follows:
+        return 0
     if model.outcome == "interrupted":
         return _fail(f"{model.message}; model and checkpoint are in {arguments.out}, --resume continues", 130)
-    _report(model, arguments.out)
+    _report(model, arguments.out) if task is None else _report_task(model, arguments.out)
     return _fail(model.message, 1) if model.outcome == "diverged" else 0
+
+
+def _fill_in(arguments, task):
+    """Options that were not given get the task's defaults; one that another task has is an error."""
+    name = arguments.task
+    own = () if task is None else tuple(task.options)
+    others = {"bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_TEXT_ONLY} if task is not None else set()
+    if task is None:
+        others = {"bidirectional", "pooling", "window", "horizon", "season", "logarithm"}
+    for option in sorted(others - set(own)) + (["min_count"] if name not in ("text", "tag") else []):
+        if getattr(arguments, option) is not None:
+            raise ValueError(f"--{option.replace('_', '-')} is not an option of --task {name}")
+    if arguments.held_out is not None and name not in ("classify", "tag"):
+        raise ValueError(f"--held-out is not an option of --task {name}")
+    if arguments.data is None and task is not None:
+        raise ValueError(f"--task {name} needs --data FILE: {task.file}")
+    defaults = _TEXT_DEFAULTS | ({} if task is None else {"out": f"./fastrnn-{name}", "hidden": 128, **task.defaults})
+    if arguments.hidden is not None:
+        arguments.hidden = arguments.hidden[0] if len(arguments.hidden) == 1 else arguments.hidden
+        if not isinstance(arguments.hidden, int) and arguments.layers is None:
+            arguments.layers = 1
+    for option, value in defaults.items():
+        if getattr(arguments, option) is None:
+            setattr(arguments, option, value)
+
+
+def _text_model(arguments, settings):
+    from fastrnn.models import LanguageModel
+
+    model = LanguageModel(
+        arguments.cell,
+        arguments.hidden,
+        arguments.layers,
+        dropout=arguments.dropout,
+        embedding_size=arguments.embedding,
+        level=arguments.level or "character",
+        min_count=arguments.min_count,
+        max_vocabulary=arguments.max_vocabulary,
+        tied=bool(arguments.tied),
+        seed=arguments.seed,
+    )
+    settings |= dict(seq_len=arguments.seq_len, validation=arguments.validation, pretrained=arguments.pretrained)
+    return model, [_text_of_python() if arguments.data is None else Path(arguments.data)]
+
+
+def _task_model(arguments, task, settings):
+    given = {name: getattr(arguments, option) for option, name in task.options.items() if getattr(arguments, option) is not None}
+    missing = [f"--{name}" for name in ("window", "horizon") if name in task.options and name not in given]
+    if missing:
+        raise ValueError(f"--task {arguments.task} needs {' and '.join(missing)}")
+    common = dict(cell=arguments.cell, hidden_size=arguments.hidden, num_layers=arguments.layers, dropout=arguments.dropout)
+    model = task.model(**given, **common, seed=arguments.seed)
+    settings["validation"] = task.held_out(arguments)
+    return model, task.read(arguments.data)
+
+
+def _report_task(model, out):
+    """What training has come to."""
+    for name in model.FIGURES:
+        values = [entry[f"validation_{name}"] for entry in model.history if entry.get(f"validation_{name}") is not None]
+        if values:
+            print(f"held-out {name}: {values[0]:.4f} before, {(min if name == 'loss' else max)(values):.4f} at best")
+    if model.speed is not None:
+        print(f"speed: {model.speed:,.0f} steps/s")
+    print(f"model: {out} ({model.num_parameters:,} parameters); on other data: fastrnn predict {out} --data FILE")
 
 
 def _report(model, out):
@@ -224,8 +320,9 @@ def _text_of_python():
 
 def _generate(arguments):
     from fastrnn.models import LanguageModel
+    from fastrnn.tasks import load
 
-    pieces = LanguageModel.load(arguments.model).generate_iter(
+    pieces = load(arguments.model, LanguageModel).generate_iter(
         arguments.prompt, arguments.length, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
     )
     sys.stdout.write(arguments.prompt)
@@ -238,10 +335,23 @@ def _generate(arguments):
 
 def _evaluate(arguments):
     from fastrnn.models import LanguageModel
+    from fastrnn.tasks import load, score_text, task_of
 
-    model = LanguageModel.load(arguments.model)
-    nll = -model.score(Path(arguments.data))
-    print(f"NLL: {nll:.4f} nats per {model.level} ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}")
+    model = load(arguments.model)
+    score = score_text if isinstance(model, LanguageModel) else task_of(model).score
+    print(score(model, arguments.data))
+    return 0
+
+
+def _predict(arguments):
+    from fastrnn.models import LanguageModel
+    from fastrnn.tasks import load, task_of
+
+    model = load(arguments.model)
+    if isinstance(model, LanguageModel):
+        raise ValueError(f"{arguments.model} holds a LanguageModel: fastrnn generate {arguments.model} writes with it")
+    for line in task_of(model).predict(model, arguments.data):
+        print(line)
     return 0
 
 
@@ -258,8 +368,14 @@ def _info(arguments):
         fastrnn.show_config()
         return 0
     from fastrnn.models import LanguageModel
+    from fastrnn.tasks import load
 
-    model = LanguageModel.load(arguments.model)
+    model = load(arguments.model)
+    if not isinstance(model, LanguageModel):
+        print(f"model: {type(model).__name__}")
+        for name in (*model.ARGUMENTS, "dtype", "seed", "num_parameters"):
+            print(f"{name}: {getattr(model, name)}")
+        return 0
     for name in ("level", "cell", "hidden_size", "num_layers", "dropout", "embedding_size", "tied", "dtype", "seed", "num_parameters"):
         print(f"{name}: {getattr(model, name)}")
     print(_symbols(model))

@@ -50,6 +50,10 @@ class Ranks:
         self._comm = communicator
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
 
+    def abort(self) -> None:
+        """End all processes, with status 1."""
+        self._comm.Abort(1)
+
     def share_threads(self) -> None:
         """Give this process its part of the cores of its machine."""
         from mpi4py import MPI

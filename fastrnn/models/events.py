@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,8 +11,8 @@ from fastrnn import _check
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
-from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows
-from fastrnn.parameters import Storage, initialise
+from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
+from fastrnn.parameters import Storage
 from fastrnn.training import Settings
 
 
@@ -24,7 +25,7 @@ class EventModel(Model):
     Parameters
     ----------
     cell : "lstm", "gru" or "rnn" (tanh)
-    hidden_size : units of each recurrent layer
+    hidden_size : units of each recurrent layer; or a list with those of each layer
     num_layers : recurrent layers
     input_dropout : probability that a step's number is zeroed at the input, in training
     dropout : probability of a zero behind each recurrent layer, in training
@@ -52,7 +53,7 @@ class EventModel(Model):
     def __init__(
         self,
         cell: str = "gru",
-        hidden_size: int = 128,
+        hidden_size: int | Sequence[int] = 128,
         num_layers: int = 1,
         *,
         input_dropout: float = 0.0,
@@ -61,8 +62,8 @@ class EventModel(Model):
         seed: int | None = None,
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
-        self.hidden_size = _check.size("hidden_size", hidden_size)
         self.num_layers = _check.size("num_layers", num_layers)
+        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
         self.input_dropout = _check.probability("input_dropout", input_dropout)
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
@@ -117,13 +118,11 @@ class EventModel(Model):
         """Make the layers, with first values drawn from `seed`, in one storage."""
         self.storage = Storage(self.dtype)
         make = dict(dtype=self.dtype, storage=self.storage)
-        between = self.dropout if self.num_layers > 1 else 0.0
-        self.rnn = CELLS[self.cell](n, self.hidden_size, self.num_layers, dropout=between, seed=random_key(seed, 3), **make)
-        self.linear = Linear(self.hidden_size, n, seed=random_key(seed, 4), **make)
+        self.rnn = recurrent(self.cell, n, self.hidden_size, self.num_layers, dropout=self.dropout, seed=random_key(seed, 3), **make)
+        self.linear = Linear(self.rnn.output_size, n, seed=random_key(seed, 4), **make)
         self._input_dropout = Dropout(self.input_dropout) if self.input_dropout else None
         self._dropout = Dropout(self.dropout) if self.dropout else None
-        if self.cell == "lstm":
-            initialise(self.rnn, "torch", forget_bias=1.0, seed=random_key(seed, 3))
+        remember_at_first(self.rnn, random_key(seed, 3))
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
         """Mean NLL per step of some sequences, and None; the gradient is added to `into`, laid out as ``storage.flat``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,9 +11,9 @@ from fastrnn import _check
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
-from fastrnn.models.model import CELLS, DEFAULTS, Model
+from fastrnn.models.model import CELLS, DEFAULTS, Model, layer_sizes, recurrent, remember_at_first
 from fastrnn.models.scaling import Scaler, from_arrays, to_arrays
-from fastrnn.parameters import Storage, initialise
+from fastrnn.parameters import Storage
 from fastrnn.training import Settings
 
 
@@ -27,7 +28,7 @@ class Forecaster(Model):
     ----------
     window, horizon : steps that are read, and that are forecast, in training
     cell : "lstm", "gru" or "rnn" (tanh)
-    hidden_size, num_layers : of the recurrent stack
+    hidden_size, num_layers : of the recurrent stack; hidden_size may be a list with the size of each layer
     season : steps of a season, optional: the differences to the season before are learnt
     difference : the differences to the step before are learnt (after those of the season)
     log : the logarithms are learnt; values must be above 0
@@ -53,7 +54,7 @@ class Forecaster(Model):
         horizon: int,
         *,
         cell: str = "gru",
-        hidden_size: int = 32,
+        hidden_size: int | Sequence[int] = 32,
         num_layers: int = 1,
         season: int | None = None,
         difference: bool = False,
@@ -63,8 +64,9 @@ class Forecaster(Model):
         dtype="float32",
         seed: int | None = None,
     ):
-        for name in ("window", "horizon", "hidden_size", "num_layers"):
+        for name in ("window", "horizon", "num_layers"):
             setattr(self, name, _check.size(name, locals()[name]))
+        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.season = None if season is None else _check.size("season", season)
         self.difference, self.log = bool(difference), bool(log)
@@ -129,7 +131,7 @@ class Forecaster(Model):
         def build():
             self._scaler, self._exog_scaler, self._flat, self._end = scaler, exog_scaler, flat, given[-1]
             self._exog_end = None if exogs is None else exogs[-1]
-            self._naive_error = self._naive(given)
+            self.naive_error = self._naive(given)
             self._build(K, E, seed)
 
         self._run(self._start(build, data, settings, seed=seed, validation=held, identity=identity, unit="steps"))
@@ -197,13 +199,11 @@ class Forecaster(Model):
         self._K, self._E, Q = K, E, len(self.quantiles or [0])
         self.storage = Storage(self.dtype)
         make = dict(dtype=self.dtype, storage=self.storage)
-        between = self.dropout if self.num_layers > 1 else 0.0
-        self.rnn = CELLS[self.cell](K + E + 1, self.hidden_size, self.num_layers, dropout=between, seed=random_key(seed, 3), **make)
-        self.linear = Linear(self.hidden_size, K * Q, seed=random_key(seed, 4), **make)
+        self.rnn = recurrent(self.cell, K + E + 1, self.hidden_size, self.num_layers, dropout=self.dropout, seed=random_key(seed, 3), **make)
+        self.linear = Linear(self.rnn.output_size, K * Q, seed=random_key(seed, 4), **make)
         self._dropout = Dropout(self.dropout) if self.dropout else None
         self._loss = mean_squared_error if self.quantiles is None else QuantileLoss(self.quantiles)
-        if self.cell == "lstm":
-            initialise(self.rnn, "torch", forget_bias=1.0, seed=random_key(seed, 3))
+        remember_at_first(self.rnn, random_key(seed, 3))
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
         """Mean loss of some windows, and None; the gradient is added to `into`, laid out as ``storage.flat``."""
@@ -279,14 +279,14 @@ class Forecaster(Model):
         """
         [wanted], _, _ = self._given(series, None, self._K)
         found = self.predict(len(wanted), future_exog=future_exog).reshape(wanted.shape)
-        return float(np.abs(found - wanted).mean()) / self._naive_error
+        return float(np.abs(found - wanted).mean()) / self.naive_error
 
     def score(self, series, *, future_exog=None) -> float:
         """Minus `mase`: higher is better, at most 0."""
         return -self.mase(series, future_exog=future_exog)
 
     def _fitted_config(self):
-        return {"K": self._K, "E": self._E, "flat": self._flat, "naive_error": self._naive_error}
+        return {"K": self._K, "E": self._E, "flat": self._flat, "naive_error": self.naive_error}
 
     def _fitted_arrays(self):
         end = {"end": self._end} | ({"exog_end": self._exog_end} if self._E else {})
@@ -295,7 +295,7 @@ class Forecaster(Model):
     def _rebuild(self, config, arrays):
         self._scaler = from_arrays("scaler", arrays)
         self._exog_scaler = from_arrays("exog_scaler", arrays) if config["E"] else None
-        self._flat, self._naive_error = config["flat"], config["naive_error"]
+        self._flat, self.naive_error = config["flat"], config["naive_error"]
         self._end, self._exog_end = arrays["end"], arrays.get("exog_end")
         self._build(config["K"], config["E"], 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from fastrnn import _check
 from fastrnn.batches import Streams
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models.model import CELLS, Model
+from fastrnn.models.model import CELLS, Model, layer_sizes, recurrent, remember_at_first
 from fastrnn.models.text import LEVELS, Bytes, Sampler, Vocabulary, Words, split_words
 from fastrnn.models.vectors import read_vectors
 from fastrnn.optim import Schedule
-from fastrnn.parameters import Storage, initialise
+from fastrnn.parameters import Storage
 from fastrnn.training import Settings
 
 # Arguments that models saved by fastrnn before them do not have, with the values that those models had.
@@ -35,7 +35,7 @@ class LanguageModel(Model):
     Parameters
     ----------
     cell : "lstm", "gru" or "rnn" (tanh)
-    hidden_size : units of each recurrent layer
+    hidden_size : units of each recurrent layer; or a list with those of each layer
     num_layers : recurrent layers
     dropout, input_dropout : probability of a zero behind each recurrent layer, and before the first, in training
     variational : one mask for all steps of a window (Gal & Ghahramani 2016) instead of a fresh one at each step
@@ -79,7 +79,7 @@ class LanguageModel(Model):
     def __init__(
         self,
         cell: str = "lstm",
-        hidden_size: int = 128,
+        hidden_size: int | Sequence[int] = 128,
         num_layers: int = 1,
         *,
         dropout: float = 0.0,
@@ -95,8 +95,8 @@ class LanguageModel(Model):
         seed: int | None = None,
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
-        self.hidden_size = _check.size("hidden_size", hidden_size)
         self.num_layers = _check.size("num_layers", num_layers)
+        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
         self.dropout = _check.probability("dropout", dropout)
         self.input_dropout = _check.probability("input_dropout", input_dropout)
         self.variational = bool(variational)
@@ -108,15 +108,24 @@ class LanguageModel(Model):
             if level != "word" and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} is for words, but level is {level!r}")
         self.tied = bool(tied)
-        if self.tied and self.embedding_size not in (None, self.hidden_size):
+        if self.tied and self._embedding_size != self._top_size:
             raise ValueError(
-                f"tied=True needs embedding_size and hidden_size to be the same, but they are {embedding_size} and {hidden_size}"
+                f"tied=True needs embedding_size and hidden_size to be the same, but they are {self._embedding_size} and {self._top_size}"
             )
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, least=0, most=1)
         self.dtype = _check.dtype(dtype)
         self.seed = None if seed is None else _check.size("seed", seed, least=0)
         self.history = []
         self._logits = {}
+
+    @property
+    def _top_size(self):
+        return self.hidden_size if isinstance(self.hidden_size, int) else self.hidden_size[-1]
+
+    @property
+    def _embedding_size(self):
+        first = self.hidden_size if isinstance(self.hidden_size, int) else self.hidden_size[0]
+        return self.embedding_size or first
 
     def _configuration(self):
         return super()._configuration() | {name: getattr(self, name) for name in _LATER}
@@ -129,19 +138,17 @@ class LanguageModel(Model):
 
     def _build(self, vocabulary, seed):
         """Make the layers, with first values drawn from `seed`, in one storage."""
-        V, E, H = len(vocabulary), self.embedding_size or self.hidden_size, self.hidden_size
+        V, E, H = len(vocabulary), self._embedding_size, self._top_size
         seeds = [random_key(seed, layer) for layer in range(3)]
-        between = self.dropout if self.num_layers > 1 else 0.0
         self.vocabulary = vocabulary
         self.storage = Storage(self.dtype)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.embedding = Embedding(V, E, seed=seeds[0], **make)
-        self.rnn = CELLS[self.cell](E, H, self.num_layers, dropout=between, variational=self.variational, seed=seeds[1], **make)
+        self.rnn = recurrent(self.cell, E, self.hidden_size, self.num_layers, dropout=self.dropout, variational=self.variational, seed=seeds[1], **make)
         self.linear = Linear(H, V, weight=self.embedding.slots["weight"] if self.tied else None, seed=seeds[2], **make)
         self.output_dropout = Dropout(self.dropout, variational=self.variational) if self.dropout else None
         self._dropped_input = Dropout(self.input_dropout, variational=self.variational)
-        if self.cell == "lstm":
-            initialise(self.rnn, "torch", forget_bias=1.0, seed=seeds[1])
+        remember_at_first(self.rnn, seeds[1])
         if self.tied:  # as small as a softmax wants it
             with self.storage.updating() as flat:
                 self.embedding.slots["weight"].view(flat)[...] /= math.sqrt(E)
@@ -244,7 +251,7 @@ class LanguageModel(Model):
         batches, held = Streams(ids[:kept], *sizes), None
         if validation:
             batches, held = (batches, _held_out(ids[kept:], *sizes[:2])) if held_out == "end" else batches.split(validation)
-        vectors = read_vectors(pretrained, vocabulary.symbols, self.embedding_size or self.hidden_size) if pretrained is not None else {}
+        vectors = read_vectors(pretrained, vocabulary.symbols, self._embedding_size) if pretrained is not None else {}
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         identity = self._configuration() | {
             "text": hashlib.sha256(data).hexdigest()[:12],
@@ -315,12 +322,10 @@ class LanguageModel(Model):
 
         return outcome, backward
 
-    def _state_after(self, steps, before, states):
+    @staticmethod
+    def _state_after(steps, before, states):
         """The state after so many steps, of the `states` of all of them."""
-        if steps == 0:
-            return before
-        at = [np.ascontiguousarray(s[:, steps - 1]) for s in (states if self.rnn.cell.has_c else [states])]
-        return tuple(at) if self.rnn.cell.has_c else at[0]
+        return before if steps == 0 else _at(states, steps - 1)
 
     def _logits_of(self, shape):
         """An array for the logits of (T, B) steps, used again at each update."""
@@ -427,6 +432,11 @@ class LanguageModel(Model):
         for name, before in _LATER.items():
             setattr(self, name, config.get(name, before))
         self._build(Bytes() if self.level == "byte" else LEVELS[self.level](config["symbols"]), 0)
+
+
+def _at(states, t):
+    """The state at step t, of the states (n, T, B, H) of all steps, or a tuple of such."""
+    return np.ascontiguousarray(states[:, t]) if isinstance(states, np.ndarray) else tuple(_at(part, t) for part in states)
 
 
 def _held_out(ids, batch_size, seq_len):

@@ -7,7 +7,9 @@ import warnings
 
 import numpy as np
 
-from fastrnn import _check, storage
+from fastrnn import _check, stacked, storage
+from fastrnn.layers import random_key
+from fastrnn.parameters import initialise
 from fastrnn.rnn import GRU, LSTM, RNN
 from fastrnn.training import Settings, Training
 
@@ -113,6 +115,30 @@ class Model:
             getattr(model, name).load_state_dict({key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)})
         model.history = config["history"]
         return model
+
+
+def recurrent(cell: str, input_size: int, hidden_size, num_layers: int, *, dropout: float = 0.0, **options):
+    """The network of a model: layers of one size, or of a size each; `dropout` is between them."""
+    several = num_layers > 1 or not isinstance(hidden_size, int)
+    return stacked.make(CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options)
+
+
+def remember_at_first(net, seed: int) -> None:
+    """Draw an LSTM's parameters with a forget bias of 1 (Jozefowicz et al. 2015); call it when all layers of the model are made."""
+    for k, layer in enumerate(getattr(net, "layers", [net])):
+        if layer.num_gates == 4:
+            initialise(layer, "torch", forget_bias=1.0, seed=random_key(seed, k) if k else seed)
+
+
+def layer_sizes(hidden_size, num_layers: int):
+    """Checked sizes: an int, or a list with one for each layer."""
+    if isinstance(hidden_size, (list, tuple)):
+        if num_layers != 1:
+            raise ValueError(f"hidden_size={list(hidden_size)} has a size for each layer, but num_layers is {num_layers}: leave that out")
+        if not len(hidden_size):
+            raise ValueError("hidden_size has no layers: give at least one size")
+        return [_check.size("hidden_size", size) for size in hidden_size]
+    return _check.size("hidden_size", hidden_size)
 
 
 def held_out_rows(N, part, key):

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from fastrnn import _check
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Linear, random_key
-from fastrnn.models.model import CELLS, Model, held_out_rows
+from fastrnn.models.model import CELLS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
 from fastrnn.models.scaling import Scaler, Unscaled, from_arrays, to_arrays
-from fastrnn.parameters import Storage, initialise
+from fastrnn.parameters import Storage
 
 
 def last(net, y, state, lengths):
     """The final states of the top layer, side by side; for the reverse direction that is the one at the first step."""
-    h, D = state[0] if net.cell.has_c else state, net.num_directions
+    layers = getattr(net, "layers", None)  # of a Stacked, whose state is a tuple of its members'
+    top, state = (net, state) if layers is None else (layers[-1], state[-1])
+    h, D = state[0] if top.cell.has_c else state, top.num_directions
     B, H = h.shape[1:]
 
     def backward(dpooled):
         dh = np.zeros_like(h)
         dh[-D:] = dpooled.reshape(B, D, H).transpose(1, 0, 2)
-        return {"dstate_n": (dh, np.zeros_like(h)) if net.cell.has_c else dh}
+        dstate = (dh, np.zeros_like(h)) if top.cell.has_c else dh
+        return {"dstate_n": dstate if layers is None else (None,) * (len(layers) - 1) + (dstate,)}
 
     return np.ascontiguousarray(h[-D:].transpose(1, 0, 2)).reshape(B, D * H), backward
 
@@ -67,7 +71,7 @@ class Pooled(Model):
     def __init__(
         self,
         cell: str = "lstm",
-        hidden_size: int = 64,
+        hidden_size: int | Sequence[int] = 64,
         num_layers: int = 1,
         *,
         bidirectional: bool = False,
@@ -78,8 +82,8 @@ class Pooled(Model):
         seed: int | None = None,
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
-        self.hidden_size = _check.size("hidden_size", hidden_size)
         self.num_layers = _check.size("num_layers", num_layers)
+        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
         self.bidirectional, self.standardize = bool(bidirectional), bool(standardize)
         self.pooling = _check.choice("pooling", pooling, tuple(POOLINGS))
         self.dropout = _check.probability("dropout", dropout)
@@ -99,15 +103,13 @@ class Pooled(Model):
         self._scaler = scaler
         self.storage = Storage(self.dtype)
         make = dict(dtype=self.dtype, storage=self.storage)
-        between = self.dropout if self.num_layers > 1 else 0.0
-        self.rnn = CELLS[self.cell](
-            input_size, self.hidden_size, self.num_layers,
-            dropout=between, bidirectional=self.bidirectional, seed=random_key(seed, 3), **make,
+        self.rnn = recurrent(
+            self.cell, input_size, self.hidden_size, self.num_layers,
+            dropout=self.dropout, bidirectional=self.bidirectional, seed=random_key(seed, 3), **make,
         )  # fmt: skip
-        self.linear = Linear(self.rnn.num_directions * self.hidden_size, outputs, seed=random_key(seed, 4), **make)
+        self.linear = Linear(self.rnn.output_size, outputs, seed=random_key(seed, 4), **make)
         self._dropout = Dropout(self.dropout) if self.dropout else None
-        if self.cell == "lstm":
-            initialise(self.rnn, "torch", forget_bias=1.0, seed=random_key(seed, 3))
+        remember_at_first(self.rnn, random_key(seed, 3))
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
         """Mean loss of a batch of sequences, and None; the gradient is added to `into`, laid out as ``storage.flat``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from fastrnn import _check, _engine
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows
-from fastrnn.parameters import Storage, initialise
+from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
+from fastrnn.parameters import Storage
 from fastrnn.training import Settings
 
 UNKNOWN = 0  # id of a word or character that was not, or not often enough, in the training data
@@ -27,7 +28,7 @@ class SequenceTagger(Model):
     Parameters
     ----------
     cell : "lstm", "gru" or "rnn" (tanh), of both networks
-    hidden_size : units of each layer and direction over the words
+    hidden_size : units of each layer and direction over the words; or a list with those of each layer
     num_layers : layers over the words
     word_size : numbers of a word's vector
     char_size, char_hidden_size : numbers of a character's vector, and units of each direction over the characters
@@ -60,7 +61,7 @@ class SequenceTagger(Model):
     def __init__(
         self,
         cell: str = "lstm",
-        hidden_size: int = 128,
+        hidden_size: int | Sequence[int] = 128,
         num_layers: int = 1,
         *,
         word_size: int = 128,
@@ -73,8 +74,9 @@ class SequenceTagger(Model):
         seed: int | None = None,
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
-        for name in ("hidden_size", "num_layers", "word_size", "char_size", "char_hidden_size", "min_count"):
+        for name in ("num_layers", "word_size", "char_size", "char_hidden_size", "min_count"):
             setattr(self, name, _check.size(name, locals()[name]))
+        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
         self.dropout = _check.probability("dropout", dropout)
         self.word_dropout = _check.probability("word_dropout", word_dropout)
         self.dtype = _check.dtype(dtype)
@@ -143,20 +145,21 @@ class SequenceTagger(Model):
         self._tag_id = {tag: i for i, tag in enumerate(tags)}
         self.storage = Storage(self.dtype)
         make = dict(dtype=self.dtype, storage=self.storage)
-        between = self.dropout if self.num_layers > 1 else 0.0
-        H, Hc, rnn = self.hidden_size, self.char_hidden_size, CELLS[self.cell]
+        Hc = self.char_hidden_size
         self.words = Embedding(len(vocabulary) + 1, self.word_size, seed=random_key(seed, 3), **make)
         self.characters = Embedding(len(alphabet) + 1, self.char_size, seed=random_key(seed, 4), **make)
-        self.char_rnn = rnn(self.char_size, Hc, bidirectional=True, seed=random_key(seed, 5), **make)
-        self.rnn = rnn(self.word_size + 2 * Hc, H, self.num_layers, dropout=between, bidirectional=True, seed=random_key(seed, 6), **make)
-        self.linear = Linear(2 * H, len(tags), seed=random_key(seed, 7), **make)
+        self.char_rnn = CELLS[self.cell](self.char_size, Hc, bidirectional=True, seed=random_key(seed, 5), **make)
+        self.rnn = recurrent(
+            self.cell, self.word_size + 2 * Hc, self.hidden_size, self.num_layers,
+            dropout=self.dropout, bidirectional=True, seed=random_key(seed, 6), **make,
+        )  # fmt: skip
+        self.linear = Linear(self.rnn.output_size, len(tags), seed=random_key(seed, 7), **make)
         self._dropout = Dropout(self.dropout) if self.dropout else None
         with self.storage.updating() as flat:
             for table in (self.words, self.characters):
                 table.slots["weight"].view(flat)[...] *= 0.1
-        if self.cell == "lstm":
-            initialise(self.char_rnn, "torch", forget_bias=1.0, seed=random_key(seed, 5))
-            initialise(self.rnn, "torch", forget_bias=1.0, seed=random_key(seed, 6))
+        remember_at_first(self.char_rnn, random_key(seed, 5))
+        remember_at_first(self.rnn, random_key(seed, 6))
 
     def _spelling(self, forms):
         """Character ids (T, U) and lengths (U,) of some words."""

@@ -1,0 +1,145 @@
+"""What the command `fastrnn` does with each kind of model: which data it reads, how it says what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fastrnn import data, storage
+from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceTagger
+
+MODELS = {cls.__name__: cls for cls in (EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceTagger)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A kind of model, as the command knows it.
+
+    model : its class
+    file : what --data is
+    defaults : of the options that have others than for text
+    options : {option of the command: argument of the model} beside those that all models have
+    read : path -> (what `fit` takes, and `score`)
+    held_out : options -> `validation` of `fit`
+    score : (model, path) -> what `fastrnn evaluate` prints
+    predict : (model, path) -> lines of `fastrnn predict`
+    """
+
+    model: type
+    file: str
+    defaults: dict
+    options: dict
+    read: Callable
+    held_out: Callable
+    score: Callable
+    predict: Callable
+
+
+def load(directory, wanted: type | None = None):
+    """The model in a directory, of whatever kind; `wanted` says which one a command needs.
+
+    Raises
+    ------
+    ValueError  it is another kind.
+    """
+    _, config = storage.load(directory)
+    found = config.get("model")
+    if found not in MODELS or (wanted is not None and found != wanted.__name__):
+        needs = f"a {wanted.__name__}" if wanted is not None else f"one of {', '.join(MODELS)}"
+        raise ValueError(f"{directory} holds a {found}, but this needs {needs}")
+    return MODELS[found].load(directory)
+
+
+def task_of(model) -> Task:
+    """The task of a model, other than text."""
+    return next(task for task in TASKS.values() if task.model is type(model))
+
+
+def _accuracy(read, what):
+    def score(model, path):
+        return f"accuracy: {model.score(*read(path)):.4f} of {what}"
+
+    return score
+
+
+def _classes(model, path):
+    return model.predict(data.read_ts(path)[0])
+
+
+def _tags(model, path):
+    sentences, _ = data.read_conllu(path, column=2)
+    for words, tags in zip(sentences, model.predict(sentences)):
+        yield from (f"{word}\t{tag}" for word, tag in zip(words, tags))
+        yield ""
+
+
+def _series(path):
+    return (data.read_csv(path)[1],)
+
+
+def _mase(model, path):
+    [series] = _series(path)
+    horizon = min(model.horizon, len(series) - 1)
+    found = model.predict(horizon, series=series[:-horizon])
+    error = np.abs(found.reshape(horizon, -1) - series[-horizon:]).mean() / model.naive_error
+    return f"MASE: {error:.4f} over the last {horizon} steps (below 1: better than the seasonal naive forecast within the training data)"
+
+
+def _forecast(model, path):
+    found = model.predict_quantiles(series=_series(path)[0])
+    names = [f"{q:g}" for q in model.quantiles or []]
+    K = found.shape[2]
+    yield ",".join(f"{k}{':' if names else ''}{q}" for k in range(K) for q in names or [""])
+    for step in found.transpose(1, 2, 0).reshape(found.shape[1], -1):
+        yield ",".join(f"{value:g}" for value in step)
+
+
+def _rolls(path):
+    return (data.read_rolls(path, "train"),)
+
+
+def _nll(model, path):
+    return f"NLL: {-model.score(data.read_rolls(path, 'test')):.4f} nats per frame of the part 'test'"
+
+
+def _piece(model, path):
+    prime = data.read_rolls(path, "test")[0][:8]
+    for frame in model.generate(64, prime, seed=0):
+        yield " ".join(str(note + data.LOWEST) for note in np.flatnonzero(frame))
+
+
+def _file_or_part(read):
+    return lambda options: read(options.held_out) if options.held_out is not None else options.validation
+
+
+TASKS = {
+    "classify": Task(
+        SequenceClassifier, "series and their classes, a .ts file of the UCR/UEA archive", dict(layers=1, epochs=50, batch=16, lr=5e-3),
+        {"bidirectional": "bidirectional", "pooling": "pooling"}, data.read_ts, _file_or_part(data.read_ts),
+        _accuracy(data.read_ts, "the series"), _classes,
+    ),
+    "tag": Task(
+        SequenceTagger, "words and their tags, CoNLL-U", dict(layers=1, dropout=0.3, epochs=15, batch=32, lr=3e-3),
+        {"min_count": "min_count"}, data.read_conllu, _file_or_part(data.read_conllu),
+        _accuracy(data.read_conllu, "the words"), _tags,
+    ),
+    "forecast": Task(
+        Forecaster, "a table of numbers over time, CSV with a header", dict(cell="gru", hidden=32, layers=1, epochs=60, batch=16, lr=5e-3),
+        {"window": "window", "horizon": "horizon", "season": "season", "logarithm": "log"}, _series,
+        lambda options: 0, _mase, _forecast,
+    ),
+    "music": Task(
+        EventModel, 'piano rolls, JSON {"train": …, "valid": …, "test": …}', dict(cell="gru", layers=1, dropout=0.5, epochs=100, batch=8, lr=5e-3),
+        {}, _rolls, lambda options: data.read_rolls(options.data, "valid"), _nll, _piece,
+    ),
+}  # fmt: skip
+
+
+def score_text(model: LanguageModel, path) -> str:
+    """What `fastrnn evaluate` prints for a language model."""
+    nll = -model.score(Path(path))
+    return f"NLL: {nll:.4f} nats per {model.level} ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}"

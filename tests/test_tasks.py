@@ -1,0 +1,192 @@
+"""The command with every kind of model: train, evaluate, predict, info; what does not fit is one clear line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import environment
+
+from fastrnn import cli, data
+from fastrnn.models import LanguageModel
+
+RNG = np.random.default_rng(0)
+
+
+def write_ts(path, n):
+    lines = ["@problemName Ramps", "@data"]
+    for _ in range(n):
+        slope, T = RNG.choice([-1, 1]), RNG.integers(4, 9)
+        values = slope * np.arange(T) + RNG.standard_normal(T) * 0.3
+        lines.append(",".join(f"{v:.3f}" for v in values) + ":" + ("up" if slope > 0 else "down"))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_conllu(path, n):
+    words = {"dogs": "NOUN", "cats": "NOUN", "bark": "VERB", "sleep": "VERB", "loudly": "ADV"}
+    with open(path, "w") as file:
+        for _ in range(n):
+            sentence = RNG.choice(list(words), RNG.integers(1, 5))
+            for i, word in enumerate(sentence, 1):
+                file.write(f"{i}\t{word}\t{word}\t{words[word]}\n")
+            file.write("\n")
+
+
+def write_csv(path, T):
+    t = np.arange(T)
+    path.write_text("Date,Value\n" + "\n".join(f"m{i},{v:.4f}" for i, v in enumerate(np.exp(2 + 0.01 * t + 0.2 * np.sin(t * np.pi / 6)))) + "\n")
+
+
+def write_rolls(path, n):
+    piece = [[60 + (t % 4), 48] for t in range(12)]
+    path.write_text(json.dumps({"train": [piece] * n, "valid": [piece], "test": [piece]}))
+
+
+FILES = {"classify": (write_ts, 40, "a.ts"), "tag": (write_conllu, 40, "a.conllu"), "forecast": (write_csv, 90, "a.csv"), "music": (write_rolls, 8, "a.json")}
+MORE = {"classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
+        "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
+EVALUATED = {"classify": "accuracy: 1.0000 of the series", "tag": "accuracy: 1.0000 of the words", "forecast": "MASE: 0.", "music": "NLL: "}
+MODEL = {"classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        status = cli.main([str(a) for a in arguments])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def made(task):
+    write, size, name = FILES[task]
+    write(Path(name), size)
+    return name
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_a_task_from_data_to_predictions(task, run):
+    file = made(task)
+    few = ["--epochs", 60 if task == "music" else 20, "--batch", 4, "--hidden", 16, "--lr", 0.02, "--seed", 3]
+    status, out, err = run("train", "--task", task, "--data", file, *few, *MORE[task], "--log", "log.jsonl")
+    assert status == 0, err
+    assert f"model: ./fastrnn-{task} (" in out and "speed: " in out
+    assert ("held-out loss: " in out) == (task != "forecast")
+    assert len(Path("log.jsonl").read_text().splitlines()) == (61 if task == "music" else 21)
+    status, out, err = run("evaluate", f"fastrnn-{task}", "--data", file)
+    assert status == 0 and out.startswith(EVALUATED[task]), out + err
+    status, out, err = run("predict", f"fastrnn-{task}", "--data", file)
+    assert status == 0, err
+    lines = out.splitlines()
+    if task == "classify":
+        assert lines == data.read_ts(file)[1]
+    elif task == "tag":
+        sentences, tags = data.read_conllu(file)
+        assert lines == [line for s, t in zip(sentences, tags) for line in [*(f"{w}\t{x}" for w, x in zip(s, t)), ""]]
+    elif task == "forecast":
+        want = np.exp(2 + 0.01 * np.arange(90, 96) + 0.2 * np.sin(np.arange(90, 96) * np.pi / 6))
+        np.testing.assert_allclose([float(line) for line in lines[1:]], want, rtol=0.1)
+    else:
+        assert len(lines) == 64 and "48" in lines[0].split()
+    status, out, _ = run("info", f"fastrnn-{task}")
+    assert status == 0 and f"model: {MODEL[task]}" in out and "num_parameters: " in out
+
+
+def test_the_held_out_file_decides_which_model_is_best(run):
+    made("classify")
+    write_ts(Path("b.ts"), 10)
+    status, out, err = run("train", "--task", "classify", "--data", "a.ts", "--held-out", "b.ts", "--epochs", 2, "--quiet")
+    assert status == 0 and "held-out accuracy: " in out, err
+    history = json.loads(Path("fastrnn-classify/config.json").read_text())["config"]["history"]
+    assert f"{max(entry['validation_accuracy'] for entry in history):.4f} at best" in out
+
+
+def test_sizes_of_layers(run):
+    made("classify")
+    status, _, err = run("train", "--task", "classify", "--data", "a.ts", "--hidden", 8, 4, "--epochs", 1, "--quiet", "--out", "m")
+    assert status == 0, err
+    assert "hidden_size: [8, 4]" in run("info", "m")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--task", "classify"], "--task classify needs --data FILE: series and their classes, a .ts file"),
+        (["--task", "classify", "--data", "none.ts"], "none.ts: No such file or directory"),
+        (["--task", "classify", "--data", "a.ts", "--seq-len", 5], "--seq-len is not an option of --task classify"),
+        (["--task", "music", "--data", "a.json", "--min-count", 5], "--min-count is not an option of --task music"),
+        (["--task", "forecast", "--data", "a.csv", "--window", 5], "--task forecast needs --horizon"),
+        (["--task", "forecast", "--data", "a.csv", "--held-out", "b"], "--held-out is not an option of --task forecast"),
+        (["--bidirectional"], "--bidirectional is not an option of --task text"),
+        (["--task", "classify", "--data", "a.conllu"], "a.conllu, line 1: there is no label"),
+        (["--task", "tag", "--data", "a.ts"], "a.ts has no sentences"),
+        (["--task", "music", "--data", "a.csv"], "a.csv is not JSON"),
+        (["--task", "forecast", "--data", "a.csv", "--window", 80, "--horizon", 40], "series 0 has 90 steps, but 120 are needed"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_any_work(arguments, message, run):
+    for task in FILES:
+        made(task)
+    status, out, err = run("train", *arguments, "--out", "m")
+    assert status == 1 and out == ""
+    assert err.startswith("fastrnn: error: ") and message in err and len(err.splitlines()) == 1
+    assert not Path("m").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "generate"])
+def test_a_model_of_another_kind_is_named(command, run):
+    LanguageModel("rnn", 4, seed=0).fit("to be or not to be " * 20, epochs=0, batch_size=2, seq_len=5, verbose=False).save("text")
+    made("classify")
+    run("train", "--task", "classify", "--data", "a.ts", "--epochs", 1, "--quiet", "--out", "series")
+    if command == "generate":
+        status, _, err = run("generate", "series")
+        assert (status, err) == (1, "fastrnn: error: series holds a SequenceClassifier, but this needs a LanguageModel\n")
+    elif command == "predict":
+        status, _, err = run("predict", "text", "--data", "a.ts")
+        assert status == 1 and "text holds a LanguageModel: fastrnn generate text writes with it" in err
+    else:
+        status, _, err = run("evaluate", "text", "--data", "a.ts")
+        assert status == 1 and "symbols that this model has not been trained on" in err
+
+
+def mpi_run(ranks, *arguments, without_mpi4py=False):
+    beside = Path(sys.executable).with_name("mpiexec")
+    hide = "import sys; sys.modules['mpi4py'] = None\n" if without_mpi4py else ""
+    code = f"{hide}import sys; from fastrnn.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks), sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.mpi4py
+def test_mpiexec_trains_one_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("".join(f"{n} squared is {n * n}.\n" for n in range(200)))
+    options = ["--data", "text", "--hidden", 8, "--epochs", 2, "--batch", 6, "--seq-len", 20]
+    done = mpi_run(2, "train", *options, "--out", "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held-out NLL") == 1 and done.stderr.count("epoch 2 ") == 1
+    assert cli.main([str(a) for a in ("train", *options, "--out", "one", "--quiet")]) == 0
+    one, two = (LanguageModel.load(folder) for folder in ("one", "two"))
+    np.testing.assert_allclose(one.storage.flat, two.storage.flat, atol=1e-4)
+    assert one.history[-1]["update"] == two.history[-1]["update"]
+
+
+@pytest.mark.mpi4py
+def test_an_error_of_one_process_ends_all(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    done = mpi_run(2, "train", "--out", tmp_path / "full", "--quiet")
+    assert done.returncode != 0
+    assert done.stderr.count("is not empty: add --resume to continue the training there") == 1
+
+
+@pytest.mark.mpi4py
+def test_mpiexec_without_mpi4py_is_an_error_before_training(tmp_path):
+    done = mpi_run(2, "train", "--out", tmp_path / "m", without_mpi4py=True)
+    assert done.returncode != 0 and not (tmp_path / "m").exists()
+    assert "fastrnn: error: mpiexec has started 2 processes, but mpi4py cannot be used" in done.stderr
+    assert "pip install 'fastrnn[mpi]'" in done.stderr
