@@ -174,10 +174,7 @@ def test_readme_examples_run(k, tmp_path):
 
 # Options that make an example short, and words of what it prints; the others have --epochs and print an accuracy.
 SHORT = {
-    "adding_problem.py": (["--updates", "3", "--T", "20"], "lstm, seed 0: not solved after 3 updates"),
-    "autonomous.py": (["--updates", "20", "--seeds", "1"], "in round 20"),
     "char_rnn.py": (["--epochs", "1", "--hidden", "16"], "nats per character"),
-    "copy_memory.py": (["--updates", "3"], "gru, seed 0: not solved after 3 updates"),
     "forecast.py": (["--epochs", "1", "--seeds", "1"], "seasonal naive: MASE"),
     "min_char_rnn.py": (["--iterations", "1000"], "iteration 1000: smoothed loss"),
     "music.py": (["--epochs", "1", "--seeds", "1", "--hidden", "16"], "nats/frame"),
