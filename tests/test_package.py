@@ -175,7 +175,9 @@ def test_readme_examples_run(k, tmp_path):
 # Options that make an example short, and words of what it prints; the others have --epochs and print an accuracy.
 SHORT = {
     "char_rnn.py": (["--epochs", "1", "--hidden", "16"], "nats per character"),
+    "forecast.py": (["--epochs", "1", "--seeds", "1"], "seasonal naive: MASE"),
     "min_char_rnn.py": (["--iterations", "1000"], "iteration 1000: smoothed loss"),
+    "music.py": (["--epochs", "1", "--seeds", "1", "--hidden", "16"], "nats/frame"),
     "word_lm.py": (["--epochs", "1", "--hidden", "16"], "per word"),
 }
 
