@@ -153,9 +153,13 @@ def test_the_public_layers_have_an_example(cls):
 
 
 def readme_examples():
-    readme = processes.ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    """The Python of README and of the pages about models."""
+    found = []
+    for name in ("README.md", "docs/models.md"):
+        page = processes.ROOT / name
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        found += re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return found
 
 
 def test_readme_has_python_examples():
