@@ -222,3 +222,59 @@ class Sequences:
     def weight_of(self, batch) -> float:
         """How much a batch's mean loss counts in a mean over several."""
         return self.steps_of(batch)
+
+
+class Generated:
+    """Batches that a generator makes while training goes on, for data without an end or too large to keep.
+
+    Parameters
+    ----------
+    make : ``make(epoch)`` gives an iterator over what `batch_of` takes; it is asked anew at each epoch. For a resumed training to go on
+        with the same batches, it must give the same ones for the same epoch.
+    updates : batches of an epoch
+    batch_of : ``batch_of(given, share)`` makes a batch of the rows `share`, a slice, or None if there are none
+    steps_of, weight_of : functions of a batch, as in Sequences
+
+    Examples
+    --------
+    >>> counts = Generated(lambda epoch: iter(range(10)), 3, lambda given, share: given, int, float)
+    >>> [counts[i] for i in range(3)]
+    [0, 1, 2]
+    """
+
+    _share = slice(None)
+
+    def __init__(self, make, updates: int, batch_of, steps_of, weight_of):
+        self._make, self._updates, self._batch_of = make, _check.size("updates", updates), batch_of
+        self.steps_of, self.weight_of = steps_of, weight_of
+        self.begin(0)
+        self.steps = self._updates * steps_of(self[0])  # an estimate, from the first batch
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Ask for the epoch's batches."""
+        self._epoch, self._iterator, self._next = epoch, iter(self._make(epoch)), 0
+
+    def share(self, rank: int, ranks: int) -> Generated:
+        """The rows of one of several processes, each of which makes all batches."""
+        mine = copy.copy(self)
+        mine._share = slice(rank, None, ranks)
+        mine.begin(self._epoch)
+        return mine
+
+    def __len__(self):
+        return self._updates
+
+    def __getitem__(self, i):
+        if i < self._next:
+            self.begin(self._epoch)
+        for _ in range(i - self._next):
+            next(self._iterator, None)
+        try:
+            given = next(self._iterator)
+        except StopIteration:
+            raise ValueError(
+                f"the generator ended in epoch {self._epoch} before batch {i + 1}, but updates={self._updates}: lower updates, or let it give more"
+            ) from None
+        self._next = i + 1
+        return self._batch_of(given, self._share)

@@ -202,3 +202,38 @@ def test_every_sequence_comes_once_in_an_epoch_beside_others_of_its_length(max_s
     assert orders[0] != orders[1]
     batches.begin(0)
     assert [batch.rows.tolist() for batch in batches] == orders[0]
+
+
+# --- generators ---------------------------------------------------------------
+
+
+def batches_of(epoch):
+    rng = np.random.default_rng(epoch)
+    while True:
+        X = [rng.standard_normal((rng.integers(2, 7), 2)) for _ in range(16)]
+        yield X, [("down", "up")[int(x[:, 0].sum() > 0)] for x in X]
+
+
+def test_a_generator_is_data_and_a_resumed_training_goes_on_with_the_same(tmp_path):
+    options = dict(updates=12, classes=["up", "down"], verbose=False, lr=0.02, validation=next(batches_of(99)))
+    whole = SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, **options)
+    held_out = next(batches_of(100))
+    assert whole.score(*held_out) > 0.8 and whole.classes_.tolist() == ["down", "up"] and whole.history[-1]["update"] == 72
+    stop = [lambda entry: entry["update"] == 17]
+    SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, evaluate_every=5, callbacks=stop, checkpoint=tmp_path, **options)
+    resumed = SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, evaluate_every=5, checkpoint=tmp_path, resume=True, **options)
+    assert resumed.history[-1]["update"] == 72
+    again = SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, evaluate_every=5, **options)
+    assert_array_equal(resumed.storage.flat, again.storage.flat)
+
+
+def test_what_a_generator_lacks_is_named():
+    make = dict(updates=3, classes=["up", "down"], epochs=1, verbose=False)
+    with pytest.raises(ValueError, match="X is a generator: give updates .* and classes"):
+        SequenceClassifier().fit(batches_of, updates=3, verbose=False)
+    with pytest.raises(ValueError, match="updates and classes are for a generator, but X is none"):
+        SequenceClassifier().fit(*data(), updates=3, verbose=False)
+    with pytest.raises(ValueError, match="the generator ended in epoch 0 before batch 3, but updates=3: lower updates"):
+        SequenceClassifier().fit(lambda epoch: [next(batches_of(epoch))] * 2, **make)
+    with pytest.raises(ValueError, match="y has classes that this model was not fitted with: 'left'"):
+        SequenceClassifier().fit(lambda epoch: iter([([np.ones((2, 2))], ["left"])]), **make)

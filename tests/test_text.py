@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from fastrnn import storage
 from fastrnn.batches import Streams
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models import LanguageModel
+from fastrnn.models import LanguageModel, language_model
 from fastrnn.models.text import UNKNOWN, Bytes, Vocabulary, Words, read_bytes, split_words
 from fastrnn.models.vectors import read_vectors
 
@@ -93,7 +93,7 @@ def test_a_character_comes_with_its_last_byte():
 def test_bytes_are_read_as_they_are(tmp_path):
     path = tmp_path / "t"
     path.write_bytes(b"\xef\xbb\xbfa\r\n\xff\0")
-    assert read_bytes(path) == b"\xef\xbb\xbfa\r\n\xff\0"
+    assert bytes(read_bytes(path)) == b"\xef\xbb\xbfa\r\n\xff\0"
     assert read_bytes(bytearray(b"\xff")) == b"\xff"
     assert_array_equal(Bytes().encode("é\n"), [0xC3, 0xA9, 10])
     path.write_bytes(b"")
@@ -288,3 +288,27 @@ def test_a_character_model_still_knows_only_its_characters():
     assert type(model.vocabulary) is Vocabulary
     with pytest.raises(ValueError, match="the text has 1 symbols that this model has not been trained on: 'ß'"):
         model.score("the ß")
+
+
+def test_a_file_of_bytes_is_mapped_not_read(tmp_path, monkeypatch):
+    data = np.random.default_rng(0).integers(0, 256, 3000).astype(np.uint8)
+    (tmp_path / "file").write_bytes(data.tobytes())
+    fit = dict(epochs=1, batch_size=4, seq_len=20, verbose=False)
+    from_bytes = LanguageModel("gru", 8, level="byte", seed=0).fit(data.tobytes(), **fit)
+    seen = []
+    real = language_model.Streams
+    monkeypatch.setattr(language_model, "Streams", lambda ids, *sizes: seen.append(ids) or real(ids, *sizes))
+    model = LanguageModel("gru", 8, level="byte", seed=0).fit(tmp_path / "file", **fit)
+    assert_array_equal(model.storage.flat, from_bytes.storage.flat)
+    assert all(isinstance(ids, np.ndarray) and isinstance(root(ids), np.memmap) for ids in seen) and len(seen) == 2
+    assert_array_equal(LanguageModel("gru", 8, level="byte", seed=0).fit(data, **fit).storage.flat, model.storage.flat)
+    assert model.score(tmp_path / "file") == model.score(data.tobytes())
+    with pytest.raises(TypeError, match="the text is an array of int64 and shape .3000,., but bytes are uint8 of one axis"):
+        model.fit(data.astype(np.int64))
+
+
+def root(array):
+    """The array that a view is of."""
+    while isinstance(array.base, np.ndarray) and not (isinstance(array, np.memmap) and not isinstance(array.base, np.memmap)):
+        array = array.base
+    return array

@@ -44,8 +44,8 @@ class SequenceClassifier(Pooled):
 
     FIGURES = ("loss", "accuracy")
 
-    def fit(self, X, y, *, epochs: int = 50, batch_size: int = 32, max_steps=None, validation=0.0, class_weight=None, sample_weight=None,
-            verbose: bool = True, **settings):  # fmt: skip
+    def fit(self, X, y=None, *, epochs: int = 50, batch_size: int = 32, max_steps=None, validation=0.0, class_weight=None, sample_weight=None,
+            updates=None, classes=None, verbose: bool = True, **settings):  # fmt: skip
         """Learn from sequences and their labels, anew. Ctrl-C ends the training; what was best so far is kept.
 
         Parameters
@@ -59,6 +59,9 @@ class SequenceClassifier(Pooled):
             kept. 0: the last model is kept
         class_weight : {label: weight}, or "balanced" (each class counts the same), optional
         sample_weight : (N,) numbers >= 0, optional
+        updates, classes : where X is a generator: a function of the epoch that gives pairs (sequences, labels), a batch each. `updates`
+            of them are an epoch, `classes` are all labels there are; `y`, weights and sizes are left out, `validation` is a pair, and
+            the scaler is that of the first batch. To be resumed to the same bits it must give the same for the same epoch
         verbose : show progress on stderr
         The others: optimizer, lr, schedule, clip_norm, clip_value, patience, evaluate_every, checkpoint, checkpoint_every and resume
         of ``fastrnn.training.Settings``; as default optimizer="adam", lr=2e-3, clip_norm=5., loss_limit=30.
@@ -77,6 +80,10 @@ class SequenceClassifier(Pooled):
         RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
+        if callable(X):
+            return self._fit_generator(X, updates, classes, validation, settings)
+        if updates is not None or classes is not None:
+            raise ValueError("updates and classes are for a generator, but X is none")
         X, classes, targets = _data(X, y, None, self.dtype)
         seed = self._drawn_seed(settings)
         weights = _weights(classes, targets, class_weight, sample_weight)
@@ -90,6 +97,26 @@ class SequenceClassifier(Pooled):
         def build():
             self.classes_ = classes
             self._build(X[0].shape[1], len(classes), scaler, seed)
+
+        self._run(self._start(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps"))
+        return self
+
+    def _fit_generator(self, make, updates, classes, validation, settings):
+        if updates is None or classes is None:
+            raise ValueError("X is a generator: give updates (batches of an epoch) and classes (all labels that there are)")
+        classes, seed = np.unique(classes), self._drawn_seed(settings)
+        first = _check.sequences(next(iter(make(0)))[0], None, self.dtype)
+        width, scaler = first[0].shape[1], self._scaler_of(first)
+        data = self._generated(make, updates, width, scaler, lambda X, y: _data(X, y, width, self.dtype, classes)[2])
+        held_out = None
+        if validation:
+            held_X, _, held_targets = _data(*validation, width, self.dtype, classes)
+            held_out = self._batches(held_X, held_targets, np.ones(len(held_X)), 0.0, 64, None, seed, scaler)[0]
+        identity = self._configuration() | {"data": "generated", "updates": updates, "classes": classes.tolist()}
+
+        def build():
+            self.classes_ = classes
+            self._build(width, len(classes), scaler, seed)
 
         self._run(self._start(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps"))
         return self

@@ -185,7 +185,8 @@ class LanguageModel(Model):
 
         Parameters
         ----------
-        text : the text (str), or a UTF-8 file (pathlib.Path); at the byte level also bytes, and any file
+        text : the text (str), or a UTF-8 file (pathlib.Path); at the byte level also bytes, an array of uint8, and any file,
+            which is mapped into memory
         epochs : times through the text
         batch_size, seq_len : rows and steps of an update
         optimizer : "adam", "adamw", "rmsprop", "adagrad", "sgd", or a callable ``(storage, lr=...) -> Optimizer``
@@ -252,7 +253,7 @@ class LanguageModel(Model):
         if validation:
             batches, held = (batches, _held_out(ids[kept:], *sizes[:2])) if held_out == "end" else batches.split(validation)
         vectors = read_vectors(pretrained, vocabulary.symbols, self._embedding_size) if pretrained is not None else {}
-        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         identity = self._configuration() | {
             "text": hashlib.sha256(data).hexdigest()[:12],
             **dict(zip(("batch_size", "seq_len", "bptt"), sizes)),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastrnn import _check
-from fastrnn.batches import Sequences
+from fastrnn.batches import Generated, Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.models.model import CELLS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
 from fastrnn.models.scaling import Scaler, Unscaled, from_arrays, to_arrays
@@ -148,6 +148,17 @@ class Pooled(Model):
                 held = Labelled([X[i] for i in out], _some(targets, out), None, scaler, batch_size, max_steps, None)
             X, targets, weights = [X[i] for i in kept], _some(targets, kept), weights[kept]
         return Labelled(X, targets, weights, scaler, batch_size, max_steps, random_key(seed, 1)), held
+
+    def _generated(self, make, updates, width, scaler, targets_of):
+        """Batches of a generator of pairs (X, y); `targets_of(X, y)` checks y."""
+
+        def batch_of(given, share):
+            X, y = given
+            X = _check.sequences(X, width, self.dtype)
+            targets, X = targets_of(X, y)[share], X[share]
+            return Labelled(X, targets, np.ones(len(X)), scaler, len(X), None, None)[0] if X else None
+
+        return Generated(make, updates, batch_of, Labelled.steps_of, lambda batch: float(batch.weights.sum()))
 
     def _fitted_arrays(self):
         return to_arrays("scaler", self._scaler)

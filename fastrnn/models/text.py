@@ -48,21 +48,27 @@ def read_text(source: str | os.PathLike) -> str:
     return text
 
 
-def read_bytes(source: str | bytes | os.PathLike) -> bytes:
-    r"""As `read_text`, for bytes: those given, a text as UTF-8, or a file as it is.
+def read_bytes(source) -> bytes | np.ndarray:
+    r"""As `read_text`, for bytes: those given, a text as UTF-8, an array of uint8, or a file as it is, which is mapped into memory.
 
     Examples
     --------
     >>> read_bytes("né"), read_bytes(b"n\xe9")
     (b'n\xc3\xa9', b'n\xe9')
     """
+    name = "the text"
     if isinstance(source, (bytes, bytearray, memoryview)):
-        data, name = bytes(source), "the text"
+        data = bytes(source)
+    elif isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 1:
+            raise TypeError(f"the text is an array of {source.dtype} and shape {source.shape}, but bytes are uint8 of one axis")
+        data = source
     elif isinstance(source, os.PathLike):
-        data, name = Path(source).read_bytes(), f"the file {os.fspath(source)}"
+        name = f"the file {os.fspath(source)}"
+        data = np.memmap(source, np.uint8, "r") if os.path.getsize(source) else b""
     else:
         return read_text(source).encode("utf-8", "surrogatepass")
-    if not data:
+    if not len(data):
         raise ValueError(f"{name} is empty")
     return data
 
@@ -183,7 +189,7 @@ class Bytes(Vocabulary):
     Examples
     --------
     >>> Bytes().encode("né")
-    array([110, 195, 169], dtype=int32)
+    array([110, 195, 169], dtype=uint8)
     >>> list(Bytes().pieces([110, 195, 169, 195]))
     ['n', 'é', '�']
     """
@@ -194,9 +200,9 @@ class Bytes(Vocabulary):
         self.symbols = "".join(map(chr, range(256)))
 
     def encode(self, text: str | bytes, name: str = "the text") -> np.ndarray:
-        """Ids, int32."""
+        """Ids, uint8; an array is not copied."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        return np.frombuffer(data, np.uint8).astype(np.int32)
+        return np.frombuffer(data, np.uint8)
 
     def pieces(self, ids, before=()):
         """Characters as soon as their last byte has come; what is no UTF-8 comes as U+FFFD."""
