@@ -8,7 +8,7 @@ from fastrnn import _check, _engine
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models.model import DEFAULTS
 from fastrnn.models.pooled import Pooled
-from fastrnn.training import Settings
+from fastrnn.settings import Settings
 
 
 class SequenceClassifier(Pooled):
@@ -64,7 +64,7 @@ class SequenceClassifier(Pooled):
             the scaler is that of the first batch. To be resumed to the same bits it must give the same for the same epoch
         verbose : show progress on stderr
         The others: optimizer, lr, schedule, clip_norm, clip_value, patience, evaluate_every, checkpoint, checkpoint_every and resume
-        of ``fastrnn.training.Settings``; as default optimizer="adam", lr=2e-3, clip_norm=5., loss_limit=30.
+        of ``fastrnn.settings.Settings``; as default optimizer="adam", lr=2e-3, clip_norm=5., loss_limit=30.
 
         Returns
         -------

@@ -13,7 +13,7 @@ from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
 from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
 from fastrnn.parameters import Storage
-from fastrnn.training import Settings
+from fastrnn.settings import Settings
 
 
 class EventModel(Model):

@@ -14,7 +14,7 @@ from fastrnn.losses import QuantileLoss, mean_squared_error
 from fastrnn.models.model import CELLS, DEFAULTS, Model, layer_sizes, recurrent, remember_at_first
 from fastrnn.models.scaling import Scaler, from_arrays, to_arrays
 from fastrnn.parameters import Storage
-from fastrnn.training import Settings
+from fastrnn.settings import Settings
 
 
 class Forecaster(Model):

@@ -18,7 +18,7 @@ from fastrnn.models.text import LEVELS, Bytes, Sampler, Vocabulary, Words, split
 from fastrnn.models.vectors import read_vectors
 from fastrnn.optim import Schedule
 from fastrnn.parameters import Storage
-from fastrnn.training import Settings
+from fastrnn.settings import Settings
 
 # Arguments that models saved by fastrnn before them do not have, with the values that those models had.
 _LATER = {"input_dropout": 0.0, "variational": False, "level": "character", "min_count": None, "max_vocabulary": None, "tied": False, "label_smoothing": 0.0}
@@ -204,7 +204,7 @@ class LanguageModel(Model):
         resume : continue from the checkpoint there, to the same bits as if there had been no break. Everything but epochs, patience,
             checkpoint_every and verbose must be as it was
         verbose : show progress on stderr
-        The others: weight_decay, groups, freeze, accumulate, loss_limit, callbacks, distributed of ``fastrnn.training.Settings``
+        The others: weight_decay, groups, freeze, accumulate, loss_limit, callbacks, distributed of ``fastrnn.settings.Settings``
 
         Returns
         -------

@@ -11,7 +11,8 @@ from fastrnn import _check, stacked, storage
 from fastrnn.layers import random_key
 from fastrnn.parameters import initialise
 from fastrnn.rnn import GRU, LSTM, RNN
-from fastrnn.training import Settings, Training
+from fastrnn.settings import Settings
+from fastrnn.training import Training
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 DEFAULTS = dict(optimizer="adam", lr=2e-3, clip_norm=5.0, loss_limit=30.0)  # of training; the loss of a few sequences varies much

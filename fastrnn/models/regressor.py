@@ -9,7 +9,7 @@ from fastrnn.losses import mean_squared_error
 from fastrnn.models.model import DEFAULTS
 from fastrnn.models.pooled import Pooled, each
 from fastrnn.models.scaling import from_arrays, to_arrays
-from fastrnn.training import Settings
+from fastrnn.settings import Settings
 
 
 class SequenceRegressor(Pooled):

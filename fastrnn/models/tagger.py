@@ -14,7 +14,7 @@ from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
 from fastrnn.parameters import Storage
-from fastrnn.training import Settings
+from fastrnn.settings import Settings
 
 UNKNOWN = 0  # id of a word or character that was not, or not often enough, in the training data
 
