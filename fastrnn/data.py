@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import wave
 from pathlib import Path
@@ -112,13 +113,14 @@ def read_csv(path: str | os.PathLike):
     >>> read_csv("air.csv")
     (['Passengers'], array([[112.], [118.]]))
     """
-    rows = list(csv.reader(line for _, line in _lines(path)))
-    header, rows = (rows[0], [row for row in rows[1:] if row]) if rows else ([], [])
-    columns = [k for k, name in enumerate(header) if name and rows and k < len(rows[0]) and _is_number(rows[0][k])]
+    reader = csv.reader(line for _, line in _lines(path))
+    rows = [(reader.line_num, row) for row in reader if row]  # empty lines are left out
+    header, first = (rows[0][1], rows[1][1]) if len(rows) > 1 else ([], [])
+    columns = [k for k, name in enumerate(header) if name and k < len(first) and _is_number(first[k])]
     if not columns:
         raise ValueError(f"{path} has no column of numbers under a header")
     values = []
-    for number, row in enumerate(rows, 2):
+    for number, row in rows[1:]:
         if len(row) != len(header):
             raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but the header has {len(header)}")
         values.append(_floats([row[k] for k in columns], path, number))
@@ -219,10 +221,9 @@ def _lines(path):
 
 def _is_number(text):
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _floats(texts, path, number):
