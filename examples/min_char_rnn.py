@@ -1,7 +1,6 @@
-"""Karpathy's min-char-rnn: 100 tanh units read one stream of characters; Adagrad makes a step for each 25.
+"""Karpathy's min-char-rnn: 100 tanh units read one stream of characters (a file's, or Python's documentation); Adagrad, 25 at a time.
 
-    python examples/min_char_rnn.py              the documentation that every Python carries
-    python examples/min_char_rnn.py input.txt    a file; the smoothed loss is in nats per 25 characters, as the original prints it
+    python examples/min_char_rnn.py input.txt    prints the smoothed loss in nats per 25 characters, as the original does
     python -m bench.min_char_rnn input.txt       the original in NumPy beside it, for its time
 """
 
@@ -29,9 +28,8 @@ def iteration(V, w_xh, w_hh, w_hy, dtype="float32"):
 
     def iterate(ids, state):
         (y, state), rnn_backward = rnn.vjp(inputs[ids[:-1], None], state)
-        logits, linear_backward = linear.vjp(y)
+        (logits, linear_backward), grad[:] = linear.vjp(y), 0
         loss, loss_backward = fastrnn.losses.softmax_cross_entropy.vjp(logits, ids[1:, None], out=logits)
-        grad.fill(0)
         rnn_backward(linear_backward(loss_backward(T), into=grad).x, need_x=False, into=grad)  # T: of the sum, not the mean
         fastrnn.optim.clip_by_value(grad, 5)
         adagrad.step(grad)
@@ -43,12 +41,11 @@ def iteration(V, w_xh, w_hh, w_hy, dtype="float32"):
 def main(make=iteration):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--iterations", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
+    for option, value in {"iterations": 10_000, "seed": 0}.items():
+        parser.add_argument("--" + option, type=int, default=value)
     arguments = parser.parse_args()
-    text = arguments.file.read_text(encoding="utf-8") if arguments.file else "\n".join(topics.values())
-    symbols, ids = np.unique(list(text), return_inverse=True)
-    V, rng = len(symbols), np.random.RandomState(arguments.seed)
+    ids = np.unique(list(arguments.file.read_text("utf-8") if arguments.file else "\n".join(topics.values())), return_inverse=True)[1]
+    V, rng = ids.max() + 1, np.random.RandomState(arguments.seed)
     iterate = make(V, *(0.01 * rng.randn(*shape) for shape in ((H, V), (H, H), (V, H))))
     smooth, p, state, start = T * np.log(V), 0, None, time.perf_counter()
     for n in range(1, arguments.iterations + 1):

@@ -178,6 +178,9 @@ def test_readme_examples_run(k, tmp_path):
 
 # Options that make an example short, and words of what it prints; the others have --epochs and print an accuracy.
 SHORT = {
+    "adding_problem.py": (["--updates", "40", "--length", "30"], "update 40: test error"),
+    "autonomous.py": (["--updates", "20"], "round 100: error"),
+    "copy_memory.py": (["--updates", "20", "--delay", "5", "--hidden", "16"], "update 20: "),
     "char_rnn.py": (["--epochs", "1", "--hidden", "16"], "nats per character"),
     "forecast.py": (["--epochs", "1", "--seeds", "1"], "seasonal naive: MASE"),
     "min_char_rnn.py": (["--iterations", "1000"], "iteration 1000: smoothed loss"),
