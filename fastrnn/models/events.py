@@ -40,7 +40,7 @@ class EventModel(Model):
     Examples
     --------
     >>> scale = np.eye(8)[[0, 2, 4, 7, 4, 2] * 10]
-    >>> model = EventModel("gru", 24, seed=0).fit([scale] * 20, epochs=40, batch_size=4, lr=0.01, verbose=False)
+    >>> model = EventModel("gru", 24, seed=0).fit([scale] * 20, epochs=60, batch_size=4, lr=0.02, verbose=False)
     >>> model.score([scale]) > -0.5
     True
     >>> model.generate(3, prime=scale[:7], seed=0).argmax(1)
