@@ -9,6 +9,7 @@ of the 50 streams that are read side by side, not one part at the end of the tex
 """
 
 import argparse
+import functools
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -20,7 +21,7 @@ def recipe(name, epochs):
     """Settings of the updates: char-rnn's, or what is usual now."""
     if name == "adam":
         return dict(optimizer="adam", lr=2e-3, schedule=optim.Cosine(epochs), clip_norm=5)
-    rmsprop = lambda storage, lr: optim.RMSprop(storage, lr=lr, alpha=0.95)  # noqa: E731
+    rmsprop = functools.partial(optim.RMSprop, alpha=0.95)
     return dict(optimizer=rmsprop, lr=2e-3, schedule=optim.StepDecay(0.97, after=10), clip_norm=None, clip_value=5)
 
 

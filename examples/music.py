@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrnn.data import LOWEST, NOTES, read_rolls
 from fastrnn.models import EventModel
-from fastrnn.optim import AdamW, Cosine
+from fastrnn.optim import Cosine
 
 
 def canons(n, rng):
@@ -43,7 +43,7 @@ def main():
         model = EventModel(arguments.cell, hidden, input_dropout=0.2, dropout=0.5, seed=seed)
         model.fit(
             train, validation=valid, epochs=arguments.epochs, batch_size=8, lr=5e-3, schedule=Cosine(arguments.epochs), patience=30,
-            optimizer=lambda target, lr: AdamW(target, lr=lr, weight_decay=0.1), verbose=False,
+            optimizer="adamw", weight_decay=0.1, verbose=False,
         )  # fmt: skip
         best = min(entry["validation_loss"] for entry in model.history)
         print(f"seed {seed}: test {-model.score(test):.3f}, valid {best:.3f} nats/frame ({model.num_parameters:,} parameters, {model.speed:,.0f} frames/s)")

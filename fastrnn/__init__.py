@@ -35,7 +35,10 @@ __all__ = [
     "threads",
 ]
 
-_MODULES = ("losses", "models", "optim", "parameters", "plotting", "threadpoolctl", "training")
+_MODULES = (
+    "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "settings", "stacked",
+    "threadpoolctl", "training",
+)  # fmt: skip
 
 
 def __getattr__(name):

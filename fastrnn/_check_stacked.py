@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numbers
+from collections.abc import Sequence
 
 from fastrnn._check import described, size, state
 
@@ -40,13 +40,14 @@ def side_by_side(layers, storage):
 
 
 def layer_sizes(hidden_size, num_layers):
-    """The hidden size of each layer, as a list."""
-    if isinstance(hidden_size, numbers.Integral):
-        return [hidden_size] * size("num_layers", num_layers)
-    sizes = list(hidden_size)
-    if num_layers not in (1, len(sizes)):
-        raise ValueError(f"num_layers is {num_layers}, but hidden_size names {len(sizes)} layers: leave num_layers out")
-    return sizes
+    """The hidden size of all layers, or a list with that of each."""
+    if not isinstance(hidden_size, Sequence) or isinstance(hidden_size, str):
+        return size("hidden_size", hidden_size)
+    if not len(hidden_size):
+        raise ValueError("hidden_size has no layers: give at least one size")
+    if num_layers not in (1, len(hidden_size)):
+        raise ValueError(f"num_layers is {num_layers}, but hidden_size names {len(hidden_size)} layers: leave num_layers out")
+    return [size("hidden_size", one) for one in hidden_size]
 
 
 def residual(layers, value):

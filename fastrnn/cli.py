@@ -88,7 +88,7 @@ def _probability_or_word(text):
 
 
 def _parser():
-    parser = _Parser(prog="fastrnn", description="Recurrent networks on the CPU: train a language model and write with it.")
+    parser = _Parser(prog="fastrnn", description="Recurrent networks on the CPU: train a model of text or of other sequences, and use it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_train(commands)
     _add_generate(commands)
@@ -107,9 +107,10 @@ def _parser():
     return parser
 
 
-# Options of `train` that only some tasks have; those of all tasks, with their defaults for text
-_TEXT_ONLY = ("level", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len")
-_TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20, batch=50, lr=2e-3, out="./fastrnn-lm", seq_len=50)
+# Options of `train` that only some tasks have: text these, the others those of their Task; and the defaults of text
+_TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len")
+_OF_SOME = ("held_out", "bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_TEXT_ONLY)
+_TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20, batch=50, lr=2e-3, out="./fastrnn-lm", seq_len=50, validation=0.1)
 
 
 def _add_train(commands):
@@ -131,7 +132,7 @@ def _add_train(commands):
     add("--weight-decay", type=_not_negative, metavar="W", help="of the optimiser")
     add("--clip", type=_not_negative, default=5.0, metavar="NORM", help="limit of the gradient's norm (5); 0: none")
     add("--accumulate", type=_count, default=1, metavar="N", help="batches of an update (1)")
-    add("--validation", type=_fraction, default=0.1, metavar="P", help="part of the data that is held out, of text its end (0.1)")
+    add("--validation", type=_fraction, metavar="P", help="part of the data that is held out (0.1), of text its end; not for forecast and music")
     add("--patience", type=_count, metavar="N", help="stop after N epochs without a better held-out loss")
     add("--seed", type=_natural, default=0, help="the same seed gives the same model, bit for bit (0)")
     add("--threads", type=_count, metavar="N", help="threads; all cores if not given")
@@ -237,15 +238,10 @@ def _train_here(arguments, ranks):
 def _fill_in(arguments, task):
     """Options that were not given get the task's defaults; one that another task has is an error."""
     name = arguments.task
-    own = () if task is None else tuple(task.options)
-    others = {"bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_TEXT_ONLY} if task is not None else set()
-    if task is None:
-        others = {"bidirectional", "pooling", "window", "horizon", "season", "logarithm"}
-    for option in sorted(others - set(own)) + (["min_count"] if name not in ("text", "tag") else []):
-        if getattr(arguments, option) is not None:
+    own = _TEXT_ONLY if task is None else (*task.options, *task.decides_by)
+    for option in _OF_SOME:
+        if option not in own and getattr(arguments, option) is not None:
             raise ValueError(f"--{option.replace('_', '-')} is not an option of --task {name}")
-    if arguments.held_out is not None and name not in ("classify", "tag"):
-        raise ValueError(f"--held-out is not an option of --task {name}")
     if arguments.data is None and task is not None:
         raise ValueError(f"--task {name} needs --data FILE: {task.file}")
     defaults = _TEXT_DEFAULTS | ({} if task is None else {"out": f"./fastrnn-{name}", "hidden": 128, **task.defaults})

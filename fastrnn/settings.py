@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from fastrnn import _check, optim, storage
 from fastrnn.distributed import Ranks
@@ -40,7 +40,7 @@ class Settings:
     schedule: optim.Schedule | None = None
     weight_decay: float | None = None
     groups: Mapping = dataclasses.field(default_factory=dict)
-    freeze: Iterable[str] = ()
+    freeze: Sequence[str] = ()
     clip_norm: float | None = None
     clip_value: float | None = None
     accumulate: int = 1
@@ -51,7 +51,7 @@ class Settings:
     checkpoint: str | os.PathLike | None = None
     checkpoint_every: float = 30.0
     resume: bool = False
-    callbacks: Iterable[Callable] = ()
+    callbacks: Sequence[Callable] = ()
     distributed: object = False
     progress: bool = True
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 
 from fastrnn import _check, _check_stacked
@@ -318,10 +316,11 @@ def make(
     >>> make(fastrnn.GRU, 3, (8, 4), bidirectional=True)
     Stacked([GRU(3, 8, bidirectional=True), GRU(16, 4, bidirectional=True)])
     """
-    if isinstance(hidden_size, numbers.Integral) and not residual:
-        more = dict(dropout=dropout, variational=variational, context_size=context_size, seed=seed)
-        return cell(input_size, hidden_size, num_layers, **more, **options)
     sizes = _check_stacked.layer_sizes(hidden_size, num_layers)
+    if isinstance(sizes, int) and not residual:
+        more = dict(dropout=dropout, variational=variational, context_size=context_size, seed=seed)
+        return cell(input_size, sizes, num_layers, **more, **options)
+    sizes = [sizes] * num_layers if isinstance(sizes, int) else sizes
     rng, layers = np.random.default_rng(seed), []
     for size in sizes:
         layers.append(cell(input_size, size, context_size=0 if layers else context_size, seed=int(rng.integers(2**63)), **options))

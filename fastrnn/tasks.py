@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrnn import data, storage
+from fastrnn import data, models, storage
 from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceTagger
-
-MODELS = {cls.__name__: cls for cls in (EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceTagger)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +23,7 @@ class Task:
     options : {option of the command: argument of the model} beside those that all models have
     read : path -> (what `fit` takes, and `score`)
     held_out : options -> `validation` of `fit`
+    decides_by : options that say what is held out
     score : (model, path) -> what `fastrnn evaluate` prints
     predict : (model, path) -> lines of `fastrnn predict`
     """
@@ -35,6 +34,7 @@ class Task:
     options: dict
     read: Callable
     held_out: Callable
+    decides_by: tuple
     score: Callable
     predict: Callable
 
@@ -46,17 +46,20 @@ def load(directory, wanted: type | None = None):
     ------
     ValueError  it is another kind.
     """
-    _, config = storage.load(directory)
+    arrays, config = storage.load(directory)
     found = config.get("model")
-    if found not in MODELS or (wanted is not None and found != wanted.__name__):
-        needs = f"a {wanted.__name__}" if wanted is not None else f"one of {', '.join(MODELS)}"
+    if found not in models.__all__ or (wanted is not None and found != wanted.__name__):
+        needs = f"a {wanted.__name__}" if wanted is not None else f"one of {', '.join(models.__all__)}"
         raise ValueError(f"{directory} holds a {found}, but this needs {needs}")
-    return MODELS[found].load(directory)
+    return getattr(models, found)._of(arrays, config)
 
 
 def task_of(model) -> Task:
     """The task of a model, other than text."""
-    return next(task for task in TASKS.values() if task.model is type(model))
+    for task in TASKS.values():
+        if task.model is type(model):
+            return task
+    raise ValueError(f"the command has no task for a {type(model).__name__}: use it from Python")
 
 
 def _accuracy(read, what):
@@ -119,22 +122,22 @@ def _file_or_part(read):
 TASKS = {
     "classify": Task(
         SequenceClassifier, "series and their classes, a .ts file of the UCR/UEA archive", dict(layers=1, epochs=50, batch=16, lr=5e-3),
-        {"bidirectional": "bidirectional", "pooling": "pooling"}, data.read_ts, _file_or_part(data.read_ts),
+        {"bidirectional": "bidirectional", "pooling": "pooling"}, data.read_ts, _file_or_part(data.read_ts), ("validation", "held_out"),
         _accuracy(data.read_ts, "the series"), _classes,
     ),
     "tag": Task(
         SequenceTagger, "words and their tags, CoNLL-U", dict(layers=1, dropout=0.3, epochs=15, batch=32, lr=3e-3),
-        {"min_count": "min_count"}, data.read_conllu, _file_or_part(data.read_conllu),
+        {"min_count": "min_count"}, data.read_conllu, _file_or_part(data.read_conllu), ("validation", "held_out"),
         _accuracy(data.read_conllu, "the words"), _tags,
     ),
     "forecast": Task(
         Forecaster, "a table of numbers over time, CSV with a header", dict(cell="gru", hidden=32, layers=1, epochs=60, batch=16, lr=5e-3),
         {"window": "window", "horizon": "horizon", "season": "season", "logarithm": "log"}, _series,
-        lambda options: 0, _mase, _forecast,
+        lambda options: 0, (), _mase, _forecast,
     ),
     "music": Task(
         EventModel, 'piano rolls, JSON {"train": …, "valid": …, "test": …}', dict(cell="gru", layers=1, dropout=0.5, epochs=100, batch=8, lr=5e-3),
-        {}, _rolls, lambda options: data.read_rolls(options.data, "valid"), _nll, _piece,
+        {}, _rolls, lambda options: data.read_rolls(options.data, "valid"), (), _nll, _piece,
     ),
 }  # fmt: skip
 

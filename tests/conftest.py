@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 
 import fastrnn
-from fastrnn import _engine
+from fastrnn import _engine, cli
 
 # What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
 NEEDS = {
@@ -53,6 +53,18 @@ def isa(request):
     _engine.set_isa(request.param)
     yield request.param
     _engine.set_isa(kept)
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run the command in an empty directory: (status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        status = cli.main([str(a) for a in arguments])
+        return status, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(autouse=True)

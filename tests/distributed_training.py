@@ -6,6 +6,7 @@ import sys
 import numpy as np
 from mpi4py import MPI
 
+import fastrnn
 from fastrnn.models import LanguageModel, SequenceClassifier
 
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(120))
@@ -30,4 +31,4 @@ if __name__ == "__main__":
     everyone = MPI.COMM_WORLD.gather(model.storage.flat.tobytes())
     if MPI.COMM_WORLD.rank == 0:
         assert len(set(everyone)) == 1
-        np.savez(out, flat=model.storage.flat, history=json.dumps(model.history))
+        np.savez(out, flat=model.storage.flat, history=json.dumps(model.history), threads=fastrnn.get_num_threads())

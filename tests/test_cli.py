@@ -29,18 +29,6 @@ def data(tmp_path):
     return path
 
 
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Run the command in an empty directory: (status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        status = cli.main([str(a) for a in arguments])
-        return status, *capsys.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """The directory of a small model."""
@@ -356,7 +344,7 @@ def test_ctrl_c_at_any_other_time_is_one_line_too(run, model, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LanguageModel, "load", interrupted)
+    monkeypatch.setattr(LanguageModel, "_of", interrupted)
     assert run("generate", model) == (130, "", "fastrnn: interrupted\n")
 
 

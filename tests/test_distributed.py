@@ -1,6 +1,7 @@
 """Several processes train as one would on the joined batch."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from processes import environment
+
+import fastrnn
 
 pytestmark = pytest.mark.mpi4py
 SCRIPT = Path(__file__).with_name("distributed_training.py")
@@ -56,6 +59,13 @@ def test_a_checkpoint_of_two_processes_is_resumed_by_any_number(then, tmp_path):
     alone = train("streams", False, evaluate_every=7)
     flat = train("streams", False, **options).storage.flat if then == 1 else trained(then, "streams", tmp_path, **options)[0]
     assert_allclose(flat, alone.storage.flat, rtol=1e-6, atol=1e-8)
+
+
+def test_processes_share_the_cores_of_their_machine(tmp_path):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    trained(2, "sequences", tmp_path, epochs=1)
+    with np.load(tmp_path / "sequences2.npz") as file:
+        assert file["threads"] == max(1, min(fastrnn.get_num_threads(), cores // 2))
 
 
 def test_a_run_of_one_process_is_an_ordinary_run(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from processes import environment
 
 from fastrnn import cli, data
-from fastrnn.models import LanguageModel
+from fastrnn.models import LanguageModel, SequenceRegressor
 
 RNG = np.random.default_rng(0)
 
@@ -49,17 +49,6 @@ MORE = {"classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-cou
         "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
 EVALUATED = {"classify": "accuracy: 1.0000 of the series", "tag": "accuracy: 1.0000 of the words", "forecast": "MASE: 0.", "music": "NLL: "}
 MODEL = {"classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        status = cli.main([str(a) for a in arguments])
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def made(task):
@@ -121,6 +110,8 @@ def test_sizes_of_layers(run):
         (["--task", "music", "--data", "a.json", "--min-count", 5], "--min-count is not an option of --task music"),
         (["--task", "forecast", "--data", "a.csv", "--window", 5], "--task forecast needs --horizon"),
         (["--task", "forecast", "--data", "a.csv", "--held-out", "b"], "--held-out is not an option of --task forecast"),
+        (["--task", "music", "--data", "a.json", "--validation", 0.2], "--validation is not an option of --task music"),
+        (["--task", "forecast", "--data", "a.csv", "--window", 5, "--horizon", 5, "--validation", 0.2], "--validation is not an option"),
         (["--bidirectional"], "--bidirectional is not an option of --task text"),
         (["--task", "classify", "--data", "a.conllu"], "a.conllu, line 1: there is no label"),
         (["--task", "tag", "--data", "a.ts"], "a.ts has no sentences"),
@@ -151,6 +142,14 @@ def test_a_model_of_another_kind_is_named(command, run):
     else:
         status, _, err = run("evaluate", "text", "--data", "a.ts")
         assert status == 1 and "symbols that this model has not been trained on" in err
+
+
+def test_a_model_that_no_task_makes_is_shown_but_not_used(run):
+    X = [np.ones((3, 2)), np.zeros((4, 2))]
+    SequenceRegressor("rnn", 4, seed=0).fit(X, [1.0, 2.0], epochs=0, verbose=False).save("m")
+    assert "model: SequenceRegressor" in run("info", "m")[1]
+    status, _, err = run("predict", "m", "--data", "x")
+    assert (status, err) == (1, "fastrnn: error: the command has no task for a SequenceRegressor: use it from Python\n")
 
 
 def mpi_run(ranks, *arguments, without_mpi4py=False):

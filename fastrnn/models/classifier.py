@@ -17,7 +17,7 @@ class SequenceClassifier(Pooled):
     Parameters
     ----------
     cell : "lstm", "gru" or "rnn" (tanh)
-    hidden_size : units of each recurrent layer and direction
+    hidden_size : units of each recurrent layer and direction; or a list with those of each layer
     num_layers : recurrent layers
     bidirectional : read in both directions
     pooling : what stands for the whole sequence: "last" (the final states), or the "mean" or "max" of the outputs over its steps
@@ -63,8 +63,8 @@ class SequenceClassifier(Pooled):
             of them are an epoch, `classes` are all labels there are; `y`, weights and sizes are left out, `validation` is a pair, and
             the scaler is that of the first batch. To be resumed to the same bits it must give the same for the same epoch
         verbose : show progress on stderr
-        The others: optimizer, lr, schedule, clip_norm, clip_value, patience, evaluate_every, checkpoint, checkpoint_every and resume
-        of ``fastrnn.settings.Settings``; as default optimizer="adam", lr=2e-3, clip_norm=5., loss_limit=30.
+        The others: those of ``fastrnn.settings.Settings`` (optimizer, lr, schedule, patience, checkpoint, resume, …); as default
+            optimizer="adam", lr=2e-3, clip_norm=5., loss_limit=30.
 
         Returns
         -------
@@ -92,7 +92,9 @@ class SequenceClassifier(Pooled):
             validation = held_X, held_targets
         scaler = self._scaler_of(X)
         data, held_out = self._batches(X, targets, weights, validation, batch_size, max_steps, seed, scaler)
-        identity = self._configuration() | {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
+
+        def identity():
+            return {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
 
         def build():
             self.classes_ = classes
@@ -112,7 +114,9 @@ class SequenceClassifier(Pooled):
         if validation:
             held_X, _, held_targets = _data(*validation, width, self.dtype, classes)
             held_out = self._batches(held_X, held_targets, np.ones(len(held_X)), 0.0, 64, None, seed, scaler)[0]
-        identity = self._configuration() | {"data": "generated", "updates": updates, "classes": classes.tolist()}
+
+        def identity():
+            return {"data": "generated", "updates": updates, "classes": classes.tolist()}
 
         def build():
             self.classes_ = classes

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _check_stacked
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
-from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
+from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, recurrent, remember_at_first
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
 
@@ -63,7 +63,7 @@ class EventModel(Model):
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.num_layers = _check.size("num_layers", num_layers)
-        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.input_dropout = _check.probability("input_dropout", input_dropout)
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
@@ -102,8 +102,11 @@ class EventModel(Model):
             held, X = [X[i] for i in out], [X[i] for i in kept]
         data = Sequences(X, batch_size, max_steps=max_steps, seed=random_key(seed, 1))
         held = Sequences(held, batch_size, max_steps=max_steps) if held else None
-        digest = hashlib.sha256(b"".join(x.tobytes() for x in X)).hexdigest()[:12]
-        identity = self._configuration() | {"data": digest, "batch_size": batch_size, "max_steps": max_steps}
+
+        def identity():
+            digest = hashlib.sha256(b"".join(x.tobytes() for x in X)).hexdigest()[:12]
+            return {"data": digest, "batch_size": batch_size, "max_steps": max_steps}
+
         self._run(self._start(lambda: self._build(n, seed), data, settings, seed=seed, validation=held, identity=identity, unit="steps"))
         return self
 

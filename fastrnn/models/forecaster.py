@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _check_stacked
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
-from fastrnn.models.model import CELLS, DEFAULTS, Model, layer_sizes, recurrent, remember_at_first
+from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
 from fastrnn.models.scaling import Scaler, from_arrays, to_arrays
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
@@ -66,7 +66,7 @@ class Forecaster(Model):
     ):
         for name in ("window", "horizon", "num_layers"):
             setattr(self, name, _check.size(name, locals()[name]))
-        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.season = None if season is None else _check.size("season", season)
         self.difference, self.log = bool(difference), bool(log)
@@ -125,8 +125,10 @@ class Forecaster(Model):
         seed, K = self._drawn_seed(settings), given[0].shape[1]
         data = _Windows([one[: len(one) - validation] for one in inputs], self, K, batch_size, random_key(seed, 1))
         held = _Windows([one[len(one) - validation - self.window :] for one in inputs], self, K, batch_size, None) if validation else None
-        digest = hashlib.sha256(b"".join(one.tobytes() for one in inputs)).hexdigest()[:12]
-        identity = self._configuration() | {"data": digest, "batch_size": batch_size, "validation": validation}
+
+        def identity():
+            digest = hashlib.sha256(b"".join(one.tobytes() for one in inputs)).hexdigest()[:12]
+            return {"data": digest, "batch_size": batch_size, "validation": validation}
 
         def build():
             self._scaler, self._exog_scaler, self._flat, self._end = scaler, exog_scaler, flat, given[-1]

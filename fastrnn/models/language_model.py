@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _check_stacked
 from fastrnn.batches import Streams
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models.model import CELLS, Model, layer_sizes, recurrent, remember_at_first
+from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
 from fastrnn.models.text import LEVELS, Bytes, Sampler, Vocabulary, Words, split_words
 from fastrnn.models.vectors import read_vectors
-from fastrnn.optim import Schedule
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
 
-# Arguments that models saved by fastrnn before them do not have, with the values that those models had.
-_LATER = {"input_dropout": 0.0, "variational": False, "level": "character", "min_count": None, "max_vocabulary": None, "tied": False, "label_smoothing": 0.0}
+# Defaults that the repr does not show
+_USUAL = {"input_dropout": 0.0, "variational": False, "level": "character", "min_count": None, "max_vocabulary": None, "tied": False, "label_smoothing": 0.0}
 
 
 class LanguageModel(Model):
@@ -73,7 +72,7 @@ class LanguageModel(Model):
     """
 
     LAYERS = ("embedding", "rnn", "linear")
-    ARGUMENTS = ("cell", "hidden_size", "num_layers", "dropout", "embedding_size")
+    ARGUMENTS = ("cell", "hidden_size", "num_layers", "dropout", "embedding_size", *_USUAL)
     vocabulary = pretrained_words = None
 
     def __init__(
@@ -96,7 +95,7 @@ class LanguageModel(Model):
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.num_layers = _check.size("num_layers", num_layers)
-        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.dropout = _check.probability("dropout", dropout)
         self.input_dropout = _check.probability("input_dropout", input_dropout)
         self.variational = bool(variational)
@@ -127,11 +126,8 @@ class LanguageModel(Model):
         first = self.hidden_size if isinstance(self.hidden_size, int) else self.hidden_size[0]
         return self.embedding_size or first
 
-    def _configuration(self):
-        return super()._configuration() | {name: getattr(self, name) for name in _LATER}
-
     def __repr__(self):
-        shown = {name: v for name, v in self._configuration().items() if name not in ("cell", "dtype") and _LATER.get(name, ...) != v}
+        shown = {name: v for name, v in self._configuration().items() if name not in ("cell", "dtype") and _USUAL.get(name, ...) != v}
         options = "".join(f", {name}={value!r}" for name, value in shown.items())
         state = "not fitted" if self.vocabulary is None else f"{len(self.vocabulary)} symbols, {self.num_parameters} parameters"
         return f"<LanguageModel({self.cell!r}{options}, dtype='{self.dtype}'): {state}>"
@@ -161,22 +157,12 @@ class LanguageModel(Model):
         epochs: int = 20,
         batch_size: int = 50,
         seq_len: int = 50,
-        optimizer: str | Callable = "adam",
-        lr: float = 2e-3,
-        schedule: Schedule | None = None,
-        clip_norm: float | None = 5.0,
-        clip_value: float | None = None,
+        bptt: int | None = None,
         validation: float = 0.1,
         held_out: str = "end",
-        bptt: int | None = None,
         pretrained: Mapping | str | os.PathLike | None = None,
-        patience: int | None = None,
-        evaluate_every: int = 1000,
-        checkpoint: str | os.PathLike | None = None,
-        checkpoint_every: float = 30.0,
-        resume: bool = False,
         verbose: bool = True,
-        **others,
+        **settings,
     ) -> LanguageModel:
         """Learn from a text, anew.
 
@@ -189,22 +175,14 @@ class LanguageModel(Model):
             which is mapped into memory
         epochs : times through the text
         batch_size, seq_len : rows and steps of an update
-        optimizer : "adam", "adamw", "rmsprop", "adagrad", "sgd", or a callable ``(storage, lr=...) -> Optimizer``
-        lr, schedule : learning rate, and a ``fastrnn.optim.Schedule`` that multiplies it
-        clip_norm, clip_value : limit of the gradient's norm, of each of its elements; None is no limit
+        bptt : steps that the gradient goes back through, seq_len if None; see ``fastrnn.batches.Streams``
         validation : this part of the text is held out; the best model on it is kept. 0: the last model is kept
         held_out : "end": the end of the text; "streams": the end of every stream, as char-rnn does
-        bptt : steps that the gradient goes back through, seq_len if None; see ``fastrnn.batches.Streams``
         pretrained : word vectors to start from, ``{word: vector}`` or a text file of GloVe or word2vec, of embedding_size numbers; for
             words, see ``fastrnn.models.vectors``. Words without one are drawn as always; all are trained on. See `pretrained_words`
-        patience : stop after this many looks at the held-out text without a better loss
-        evaluate_every : look at it after each epoch, and in long ones after every this many updates
-        checkpoint : directory, optional: a checkpoint is written there at every look and after `checkpoint_every` seconds, and the
-            best model (`load` reads it)
-        resume : continue from the checkpoint there, to the same bits as if there had been no break. Everything but epochs, patience,
-            checkpoint_every and verbose must be as it was
         verbose : show progress on stderr
-        The others: weight_decay, groups, freeze, accumulate, loss_limit, callbacks, distributed of ``fastrnn.settings.Settings``
+        The others: those of ``fastrnn.settings.Settings`` (optimizer, lr, schedule, patience, checkpoint, resume, …); as default
+            optimizer="adam", lr=2e-3, clip_norm=5., loss_limit=3.
 
         Returns
         -------
@@ -217,23 +195,9 @@ class LanguageModel(Model):
 
         Warns
         -----
-        RuntimeWarning  if the loss rose above 3 times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
+        RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
-        settings = Settings(
-            epochs=epochs,
-            optimizer=optimizer,
-            lr=lr,
-            schedule=schedule,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            patience=patience,
-            evaluate_every=evaluate_every,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            progress=verbose,
-            **others,
-        )
+        settings = Settings(epochs=epochs, **{**DEFAULTS, "loss_limit": 3.0, "progress": verbose, **settings})
         self._run(self._begin(text, (batch_size, seq_len, bptt), validation, held_out, pretrained, settings))
         self._logits = {}
         return self
@@ -253,15 +217,17 @@ class LanguageModel(Model):
         if validation:
             batches, held = (batches, _held_out(ids[kept:], *sizes[:2])) if held_out == "end" else batches.split(validation)
         vectors = read_vectors(pretrained, vocabulary.symbols, self._embedding_size) if pretrained is not None else {}
-        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        identity = self._configuration() | {
-            "text": hashlib.sha256(data).hexdigest()[:12],
-            **dict(zip(("batch_size", "seq_len", "bptt"), sizes)),
-            "validation": validation,
-            "held_out": held_out,
-            "pretrained": hashlib.sha256(b"".join(map(bytes, vectors.values()))).hexdigest()[:12] if vectors else None,
-        }
         seed = self._drawn_seed(settings)
+
+        def identity():
+            data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+            return {
+                "text": hashlib.sha256(data).hexdigest()[:12],
+                **dict(zip(("batch_size", "seq_len", "bptt"), sizes)),
+                "validation": validation,
+                "held_out": held_out,
+                "pretrained": hashlib.sha256(b"".join(map(bytes, vectors.values()))).hexdigest()[:12] if vectors else None,
+            }
 
         def build():
             self._build(vocabulary, seed)
@@ -430,8 +396,6 @@ class LanguageModel(Model):
         return {"symbols": self.vocabulary.symbols}
 
     def _rebuild(self, config, arrays):
-        for name, before in _LATER.items():
-            setattr(self, name, config.get(name, before))
         self._build(Bytes() if self.level == "byte" else LEVELS[self.level](config["symbols"]), 0)
 
 

@@ -66,12 +66,16 @@ class Model:
         seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
         return seed if settings.ranks is None else settings.ranks.agree(seed)
 
-    def _start(self, build, batches, settings: Settings, **options) -> Training:
-        """Call `build`, which makes the layers, and start a Training; if that does not go well, nothing has changed."""
+    def _start(self, build, batches, settings: Settings, *, identity, **options) -> Training:
+        """Call `build`, which makes the layers, and start a Training; if that does not go well, nothing has changed.
+
+        identity : a function that says what a checkpoint knows the data by: it reads all of them, so it is called only for a checkpoint
+        """
         on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
         before = self.__dict__.copy()
         try:
             build()
+            options["identity"] = {} if settings.checkpoint is None else self._configuration() | identity()
             run = Training(self, batches, settings, on_best=on_best, **options)
             run.start()
         except BaseException:
@@ -109,7 +113,12 @@ class Model:
         arrays, config = storage.load(directory)
         if config.get("model") != cls.__name__:
             raise ValueError(f"{directory} holds a {config.get('model')!r}, but this is {cls.__name__}.load")
-        model = cls(**{name: config[name] for name in (*cls.ARGUMENTS, "dtype", "seed")})
+        return cls._of(arrays, config)
+
+    @classmethod
+    def _of(cls, arrays, config):
+        """The model that was saved. An argument that it did not have yet has its default."""
+        model = cls(**{name: config[name] for name in (*cls.ARGUMENTS, "dtype", "seed") if name in config})
         model._rebuild(config, arrays)
         for name in cls.LAYERS:
             prefix = f"{name}."
@@ -129,17 +138,6 @@ def remember_at_first(net, seed: int) -> None:
     for k, layer in enumerate(getattr(net, "layers", [net])):
         if layer.num_gates == 4:
             initialise(layer, "torch", forget_bias=1.0, seed=random_key(seed, k) if k else seed)
-
-
-def layer_sizes(hidden_size, num_layers: int):
-    """Checked sizes: an int, or a list with one for each layer."""
-    if isinstance(hidden_size, (list, tuple)):
-        if num_layers != 1:
-            raise ValueError(f"hidden_size={list(hidden_size)} has a size for each layer, but num_layers is {num_layers}: leave that out")
-        if not len(hidden_size):
-            raise ValueError("hidden_size has no layers: give at least one size")
-        return [_check.size("hidden_size", size) for size in hidden_size]
-    return _check.size("hidden_size", hidden_size)
 
 
 def held_out_rows(N, part, key):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _check_stacked
 from fastrnn.batches import Generated, Sequences
 from fastrnn.layers import Dropout, Linear, random_key
-from fastrnn.models.model import CELLS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
+from fastrnn.models.model import CELLS, Model, held_out_rows, recurrent, remember_at_first
 from fastrnn.models.scaling import Scaler, Unscaled, from_arrays, to_arrays
 from fastrnn.parameters import Storage
 
@@ -83,7 +83,7 @@ class Pooled(Model):
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.num_layers = _check.size("num_layers", num_layers)
-        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.bidirectional, self.standardize = bool(bidirectional), bool(standardize)
         self.pooling = _check.choice("pooling", pooling, tuple(POOLINGS))
         self.dropout = _check.probability("dropout", dropout)

@@ -74,7 +74,9 @@ class SequenceRegressor(Pooled):
             validation = held_X, self._scaled(self._targets(held_X, validation[1], y[0].shape[-1])[0], target_scaler)
         y = self._scaled(y, target_scaler)
         data, held_out = self._batches(X, y, weights, validation, batch_size, max_steps, seed, scaler)
-        identity = self._configuration() | {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
+
+        def identity():
+            return {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
 
         def build():
             self._target_scaler, self._flat = target_scaler, flat

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _engine
+from fastrnn import _check, _check_stacked, _engine
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, layer_sizes, recurrent, remember_at_first
+from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, recurrent, remember_at_first
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
 
@@ -76,7 +76,7 @@ class SequenceTagger(Model):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         for name in ("num_layers", "word_size", "char_size", "char_hidden_size", "min_count"):
             setattr(self, name, _check.size(name, locals()[name]))
-        self.hidden_size = layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.dropout = _check.probability("dropout", dropout)
         self.word_dropout = _check.probability("word_dropout", word_dropout)
         self.dtype = _check.dtype(dtype)
@@ -129,7 +129,10 @@ class SequenceTagger(Model):
             self._build(vocabulary, alphabet, names, seed)
             data = _Tagged(self, sentences, tags, batch_size, max_steps, random_key(seed, 1))
             validation = _Tagged(self, *held, batch_size, max_steps, None) if held[0] else None
-            identity = self._configuration() | {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
+
+            def identity():
+                return {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
+
             run = self._start(lambda: None, data, settings, seed=seed, validation=validation, identity=identity, unit="words")
         except BaseException:
             self.__dict__ = before
