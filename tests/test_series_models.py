@@ -145,6 +145,34 @@ def test_other_variables_are_used_for_the_future_too():
         model.predict()
 
 
+def test_steps_past_a_length_do_not_count_in_the_loss():
+    X, _, steps = ragged(6)
+    model = SequenceRegressor("gru", 4, per_step=True, dtype="float64", seed=1).fit(X, steps, epochs=0, **QUIET)
+    scaled, scratch = [model._target_scaler(s) for s in steps], np.zeros(model.storage.size)
+
+    def loss(rows):
+        [batch] = model._batches([X[i] for i in rows], [scaled[i] for i in rows], np.ones(len(rows)), 0.0, 6, None, 0, model._scaler)[0]
+        return model.loss_and_gradient(batch, into=scratch, rng=0)[0]
+
+    lengths = np.array([len(x) for x in X])
+    assert len(set(lengths)) > 1
+    assert_allclose(loss(range(6)), np.average([loss([i]) for i in range(6)], weights=lengths), rtol=1e-12)
+
+
+def test_quantiles_do_not_cross_even_before_training():
+    model = Forecaster(7, 20, quantiles=(0.1, 0.3, 0.5, 0.9), seed=0).fit(series(), epochs=0, **QUIET)
+    assert (np.diff(model.predict_quantiles(), axis=0) >= 0).all()
+
+
+def test_other_variables_stay_beside_their_steps_where_differences_are_learnt():
+    rng = np.random.default_rng(0)
+    exog, x = rng.standard_normal((300, 1)), np.zeros(300)
+    for t in range(4, 300):
+        x[t] = x[t - 4] + exog[t, 0]
+    model = Forecaster(5, 6, cell="rnn", season=4, hidden_size=16, seed=1).fit(x[:290], exog[:290], epochs=60, lr=0.01, **QUIET)
+    assert_allclose(model.predict(4, future_exog=exog[290:294]), x[290:294], atol=0.5)
+
+
 def test_events_are_predicted_from_the_steps_before_only():
     X = events(20)
     model = EventModel("lstm", 8, seed=0).fit(X, epochs=3, **QUIET)

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from processes import environment
 
 from fastrnn import optim, storage
-from fastrnn.batches import Sequences, Streams
+from fastrnn.batches import Generated, Sequences, Streams
 from fastrnn.callbacks import CSVLog, JSONLog, TensorBoard
 from fastrnn.models import LanguageModel, SequenceClassifier
 
@@ -64,6 +64,14 @@ def test_the_shares_of_all_processes_are_the_whole_batch(ranks):
         for i, batch in enumerate(batches):
             parts = [share[i] for share in shares if share[i] is not None]
             assert sorted(np.concatenate([part.rows for part in parts])) == sorted(batch.rows)
+
+
+def test_a_generator_is_asked_anew_for_each_epoch():
+    counts = Generated(lambda epoch: iter(range(10 * epoch, 10 * epoch + 5)), 4, lambda given, share: given, int, float)
+    for epoch in (2, 0, 2):
+        counts.begin(epoch)
+        assert [counts[i] for i in range(4)] == [10 * epoch + i for i in range(4)]
+    assert counts[1] == 21 and counts[3] == 23  # as where a resumed training goes on
 
 
 # --- groups and freezing ------------------------------------------------------
