@@ -131,21 +131,19 @@ class Decoding(Model):
         cell, H, L, E = self._decoder
         V, seeds = len(vocabulary), [random_key(seed, 10 + k) for k in range(5)]
         self.target_table = Embedding(V + 1, E, seed=seeds[0], **make)
-        fed = H if self.input_feeding else 0
         context_size = vector_size if self.context in ("every", "both") else 0
         dropout = self.dropout if L > 1 else 0.0
-        self.rnn = CELLS[cell](E + fed, H, L, context_size=context_size, dropout=dropout, seed=seeds[1], **make)
+        self.rnn = CELLS[cell](E, H, L, context_size=context_size, dropout=dropout, seed=seeds[1], **make)
         self.decoder = self.rnn
-        self.LAYERS = (*names, "target_table", "rnn", "linear")
         if self.attention is not None:
-            options = dict(attention=self.attention, size=self.attention_size, input_feeding=self.input_feeding, seed=seeds[4])
             from fastrnn.attention import AttentionDecoder
 
-            self.decoder = AttentionDecoder(self.rnn, memory_size, **options, **make)
-            self.LAYERS += ("decoder",)
+            options = dict(attention=self.attention, size=self.attention_size, input_feeding=self.input_feeding)
+            self.decoder = AttentionDecoder(self.rnn, memory_size, seed=seeds[4], **options)
         table = self.target_table.slots["weight"]
         tied = Slot(table.offset, (V, E)) if self.tied else None  # <s>, in the last row, is never predicted
-        self.linear = Linear(self.decoder.output_size, V, weight=tied, seed=seeds[2], **make)
+        self.linear = Linear(H, V, weight=tied, seed=seeds[2], **make)
+        self.LAYERS = (*names, "target_table", "decoder", "linear")
         self.bridge = None
         if self.context in ("initial", "both") and not state_fits:
             self.bridge = Linear(vector_size, len(self.rnn.cell.states) * L * H, seed=seeds[3], **make)

@@ -38,6 +38,7 @@ class VectorToSequence(Decoding):
 
     Examples
     --------
+    >>> import numpy as np
     >>> names = ["zero", "one", "two", "three"]
     >>> model = VectorToSequence("gru", 32, embedding_size=8, seed=0)
     >>> model = model.fit(np.eye(4), names, epochs=100, batch_size=4, lr=0.02, verbose=False)
