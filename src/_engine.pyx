@@ -1067,6 +1067,83 @@ def dropout(x, const uint64_t[::1] row_id, uint64_t key, double p):
         k.dropout(M, n, to, ldx, &row_id[0], key, p)
 
 
+# ---- attention ----------------------------------------------------------------------------------------------------
+
+def attend(
+    query,                             # (R, A), rows may be apart                            in
+    keys, values,                      # (N, A), (N, M)                                       in
+    const int64_t[::1] first, const int64_t[::1] count,  # (R,) row r's memory: first[r] .. first[r]+count[r]   in
+    v,                                 # (A,) score v . tanh(query + key), or None: query . key   in
+    bint softmax,                      # False: alpha are the scores
+    alpha,                             # (R, S), S >= count                                   out
+    context,                           # (R, M), rows may be apart                            out
+):
+    """Each row's weights over its own memory, and the weighted sum of its values."""
+    cdef rnn_attend s
+    cdef Py_ssize_t item = context.itemsize
+    cdef const rnn_kernels *k = kernels_for(context)
+    s.rows = first.shape[0]
+    if s.rows == 0:
+        return
+    s.query = matrix(query, item, False, &s.rows, &s.A, &s.ldq)
+    s.context = matrix(context, item, True, &s.rows, &s.M, &s.ldc)
+    s.S, s.first, s.count, s.softmax = alpha.shape[1], &first[0], &count[0], softmax
+    s.keys, s.values, s.v, s.alpha = address(keys), address(values), address(v), address(alpha, True)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.attend(&s)
+        rnn_restore_denormals(mode)
+
+
+def attend_backward(
+    query, keys, values, const int64_t[::1] first, const int64_t[::1] count, v, bint softmax,    # as in attend       in
+    alpha,                             # (R, S)                                               in
+    dcontext,                          # (R, M), rows may be apart                            in
+    dquery,                            # (R, A), rows may be apart                            out
+    dkeys, dvalues,                    # (N, A), (N, M)                                       +=
+    dv_rows,                           # (R, A) each row's part of dv, or None with v         +=
+):
+    """What comes back through `attend`."""
+    cdef rnn_attend_backward s
+    cdef Py_ssize_t item = alpha.itemsize
+    cdef const rnn_kernels *k = kernels_for(alpha)
+    s.rows = first.shape[0]
+    if s.rows == 0:
+        return
+    dscore = np.empty_like(alpha)
+    s.query = matrix(query, item, False, &s.rows, &s.A, &s.ldq)
+    s.dquery = matrix(dquery, item, True, &s.rows, &s.A, &s.ldd)
+    s.dcontext = matrix(dcontext, item, False, &s.rows, &s.M, &s.ldc)
+    s.S, s.first, s.count, s.softmax = alpha.shape[1], &first[0], &count[0], softmax
+    s.keys, s.values, s.v, s.alpha, s.dscore = address(keys), address(values), address(v), address(alpha), address(dscore, True)
+    s.dkeys, s.dvalues, s.dv = address(dkeys, True), address(dvalues, True), address(dv_rows, True)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.attend_backward(&s)
+        rnn_restore_denormals(mode)
+
+
+def log_sum_exp(logits, double[::1] out):
+    """out (M,) = log of the sum of exp of each row of logits (M, V), V >= 1."""
+    cdef const char *x = address(logits)
+    cdef const rnn_kernels *k = kernels_for(logits)
+    cdef Py_ssize_t m, V = logits.shape[1], item = logits.itemsize
+    for m in range(out.shape[0]):
+        out[m] = k.log_sum_exp(V, x + m * V * item)
+
+
+def greatest(x, int64_t[::1] ids):
+    """ids (K,) of the K <= V greatest of x (V,), the greatest first, of equal ones the first; -1 where there are only NaNs left."""
+    cdef const char *a = address(x)
+    if ids.shape[0]:
+        kernels_for(x).greatest(len(x), a, ids.shape[0], &ids[0])
+
+
+def draw(x, double temperature, double u):
+    """An id drawn with probability softmax(x / temperature), by 0 <= u < 1; x (V,) is overwritten."""
+    return kernels_for(x).draw(len(x), address(x, True), temperature, u)
+
+
 # ---- optimisers: p, g and the moments are flat arrays of one length -----------------------------------------------
 
 def sum_of_squares(g):
