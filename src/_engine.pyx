@@ -10,6 +10,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from attention cimport Attention, AttentionBackward, decode_backward_part, decode_part
 from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
@@ -424,6 +425,11 @@ cdef class Forward:
         self.total = offset[s.T]
         self.row_flops = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
 
+    def set_feed(self, w_feed, feed):
+        """A second input of each row, feed (rows, F), w_feed packed (x_blocks*Hp, F)."""
+        self.s.w_feed, self.s.feed, self.s.F = address(w_feed), address(feed), feed.shape[1]
+        self.held += (w_feed, feed)
+
     cdef int run(self) except -1:
         """All steps with all threads."""
         cdef Sweep *s = &self.s
@@ -530,9 +536,9 @@ cdef class Bptt:
     """
     cdef SweepBackward s
     cdef Split split
-    cdef Gemm gemms[8]
-    cdef const char *left[8]
-    cdef const char *right[8]
+    cdef Gemm gemms[16]
+    cdef const char *left[16]
+    cdef const char *right[16]
     cdef Product dx
     cdef const int64_t *ids[2]
     cdef char *sums[2]
@@ -582,7 +588,7 @@ cdef class Bptt:
     def add_gemm(self, Py_ssize_t column, right, c):
         """c (M, N) += dgates[:, column:column+M].T @ right (rows, N), rows of which may be apart."""
         cdef Gemm *g = &self.gemms[self.gemm_count]
-        assert self.gemm_count < 8
+        assert self.gemm_count < 16
         g.kernels, g.trans_a, g.trans_b = self.s.kernels, True, False
         g.lda, g.c = self.ld, matrix(c, self.s.item, True, &g.M, &g.N, &g.ldc)
         self.left[self.gemm_count] = self.dgates + column * self.s.item
@@ -1065,6 +1071,173 @@ def dropout(x, const uint64_t[::1] row_id, uint64_t key, double p):
     cdef const rnn_kernels *k = kernels_for(x)
     with nogil:
         k.dropout(M, n, to, ldx, &row_id[0], key, p)
+
+
+# ---- attention ----------------------------------------------------------------------------------------------------
+
+def attend(
+    query,                             # (R, A), rows may be apart                            in
+    keys, values,                      # (N, A), (N, M)                                       in
+    const int64_t[::1] first, const int64_t[::1] count,  # (R,) row r's memory: first[r] .. first[r]+count[r]   in
+    v,                                 # (A,) score v . tanh(query + key), or None: query . key   in
+    bint softmax,                      # False: alpha are the scores
+    alpha,                             # (R, S), S >= count                                   out
+    context,                           # (R, M), rows may be apart                            out
+):
+    """Each row's weights over its own memory, and the weighted sum of its values."""
+    cdef rnn_attend s
+    cdef Py_ssize_t item = context.itemsize
+    cdef const rnn_kernels *k = kernels_for(context)
+    s.rows = first.shape[0]
+    if s.rows == 0:
+        return
+    s.query = matrix(query, item, False, &s.rows, &s.A, &s.ldq)
+    s.context = matrix(context, item, True, &s.rows, &s.M, &s.ldc)
+    s.S, s.first, s.count, s.softmax = alpha.shape[1], &first[0], &count[0], softmax
+    s.keys, s.values, s.v, s.alpha = address(keys), address(values), address(v), address(alpha, True)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.attend(&s)
+        rnn_restore_denormals(mode)
+
+
+def attend_backward(
+    query, keys, values, const int64_t[::1] first, const int64_t[::1] count, v, bint softmax,    # as in attend       in
+    alpha,                             # (R, S)                                               in
+    dcontext,                          # (R, M), rows may be apart                            in
+    dquery,                            # (R, A), rows may be apart                            out
+    dkeys, dvalues,                    # (N, A), (N, M)                                       +=
+    dv_rows,                           # (R, A) each row's part of dv, or None with v         +=
+):
+    """What comes back through `attend`."""
+    cdef rnn_attend_backward s
+    cdef Py_ssize_t item = alpha.itemsize
+    cdef const rnn_kernels *k = kernels_for(alpha)
+    s.rows = first.shape[0]
+    if s.rows == 0:
+        return
+    dscore = np.empty_like(alpha)
+    s.query = matrix(query, item, False, &s.rows, &s.A, &s.ldq)
+    s.dquery = matrix(dquery, item, True, &s.rows, &s.A, &s.ldd)
+    s.dcontext = matrix(dcontext, item, False, &s.rows, &s.M, &s.ldc)
+    s.S, s.first, s.count, s.softmax = alpha.shape[1], &first[0], &count[0], softmax
+    s.keys, s.values, s.v, s.alpha, s.dscore = address(keys), address(values), address(v), address(alpha), address(dscore, True)
+    s.dkeys, s.dvalues, s.dv = address(dkeys, True), address(dvalues, True), address(dv_rows, True)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.attend_backward(&s)
+        rnn_restore_denormals(mode)
+
+
+cdef class Decoder:
+    """A decoder with attention, made ready: the layers and what stands over them. Arguments were checked by fastrnn._check_attention."""
+    cdef Attention d
+    cdef AttentionBackward g
+    cdef double row_flops
+    cdef Py_ssize_t total
+    cdef int parts
+    cdef list held
+
+    def __init__(
+        self, list layers,                 # Forward of each, the top one writes into `joined`
+        const int64_t[::1] first, const int64_t[::1] count,  # (B,) the memory of each row                 in
+        keys, values, v, w_query, w_out, bias,               # as in attention.pxd                         in
+        query, alpha, joined, a, feed,     # (rows, A) or None, (rows, S), (rows, M+H), (rows, F), the same or None   out
+        double p, const uint64_t[::1] masks, const uint64_t[::1] row_id,     # dropout between layers, of a tape
+    ):
+        cdef Attention *d = &self.d
+        cdef Forward layer = layers[0]
+        cdef Py_ssize_t l
+        self.held = [layers, first, count, keys, values, v, w_query, w_out, bias, query, alpha, joined, a, feed, masks, row_id]
+        d.kernels, d.item, d.L, d.B, d.H, d.offset = layer.s.kernels, layer.s.item, len(layers), layer.s.B, layer.s.H, layer.s.offset
+        d.A, d.M, d.F, d.S = keys.shape[1], values.shape[1], a.shape[1], alpha.shape[1]
+        if d.B:
+            d.first, d.count = &first[0], &count[0]
+        d.keys, d.values, d.v, d.w_query = address(keys), address(values), address(v), address(w_query)
+        d.w_out, d.bias = address(w_out), address(bias)
+        d.query, d.alpha, d.joined = address(query, True), address(alpha, True), address(joined, True)
+        d.a, d.feed = address(a, True), address(feed, True)
+        d.p = p
+        if p and row_id.shape[0]:
+            d.masks, d.row_id = &masks[0], &row_id[0]
+        self.total, self.row_flops = layer.total, 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
+        for l in range(d.L):
+            layer = layers[l]
+            d.layers[l] = &layer.s
+            self.row_flops += layer.row_flops + 2.0 * layer.s.blocks * layer.s.H * layer.s.F
+        self.parts = parts_for(d.B, self.row_flops * self.total, current_threads())
+        cut_rows(d.cuts, self.parts, d.B, layer.lengths, self.total)
+
+    def forward(self):
+        """All steps, in slices after which signals are looked at."""
+        cdef Attention *d = &self.d
+        cdef Py_ssize_t T = d.layers[0].T, step
+        if self.total == 0:
+            return
+        step = slice_steps(1, T, self.row_flops * self.total / self.parts)
+        d.t0 = 0
+        while d.t0 < T:
+            d.t1 = min(T, d.t0 + step)
+            with nogil:
+                rnn_team_run(decode_part, d, self.parts, False)
+            d.t0 = d.t1
+            PyErr_CheckSignals()
+
+    def backward(
+        self, list layers,                 # Bptt of each
+        list w_below,                      # packed: for dgates @ W_ih of each layer, that of the feed for the first one         in
+        da,                                # (rows, F)  in: gradient of a; out: before its tanh
+        w_out, w_query,                    # packed for the way back                                      in
+        dquery,                            # (rows, A)                                                    out
+        dkeys, dvalues,                    # like keys, values; one array if the keys are the values      +=
+        dv,                                # (B, A) or None                                               +=
+        djoined, dbelow, dscore,           # (B, M+H), (B, H), (B, S) scratch
+    ):
+        """BPTT through all steps, then the products of each layer's dgates."""
+        cdef AttentionBackward *g = &self.g
+        cdef Py_ssize_t T = self.d.layers[0].T, l, step
+        cdef Bptt layer
+        if self.total == 0:
+            return
+        g.forward, g.x_blocks = &self.d, self.d.layers[0].x_blocks
+        for l in range(self.d.L):
+            layer = layers[l]
+            layer.chunk(0, 1)
+            g.layers[l], g.w_below[l] = &layer.s, address(w_below[l])
+        g.da, g.w_out, g.w_query, g.dquery = address(da, True), address(w_out), address(w_query), address(dquery, True)
+        g.dkeys, g.dvalues, g.dv = address(dkeys, True), address(dvalues, True), address(dv, True)
+        g.djoined, g.dbelow, g.dscore = address(djoined, True), address(dbelow, True), address(dscore, True)
+        step = slice_steps(1, T, 2 * self.row_flops * self.total / self.parts)
+        self.d.t1 = T
+        while self.d.t1 > 0:
+            self.d.t0 = max(0, self.d.t1 - step)
+            with nogil:
+                rnn_team_run(decode_backward_part, g, self.parts, False)
+            self.d.t1 = self.d.t0
+            PyErr_CheckSignals()
+        for layer in layers:
+            layer.chunk_products(self.parts > 1)
+
+
+def log_sum_exp(logits, double[::1] out):
+    """out (M,) = log of the sum of exp of each row of logits (M, V), V >= 1."""
+    cdef const char *x = address(logits)
+    cdef const rnn_kernels *k = kernels_for(logits)
+    cdef Py_ssize_t m, V = logits.shape[1], item = logits.itemsize
+    for m in range(out.shape[0]):
+        out[m] = k.log_sum_exp(V, x + m * V * item)
+
+
+def greatest(x, int64_t[::1] ids):
+    """ids (K,) of the K <= V greatest of x (V,), the greatest first, of equal ones the first; -1 where there are only NaNs left."""
+    cdef const char *a = address(x)
+    if ids.shape[0]:
+        kernels_for(x).greatest(len(x), a, ids.shape[0], &ids[0])
+
+
+def draw(x, double temperature, double u):
+    """An id drawn with probability softmax(x / temperature), by 0 <= u < 1; x (V,) is overwritten."""
+    return kernels_for(x).draw(len(x), address(x, True), temperature, u)
 
 
 # ---- optimisers: p, g and the moments are flat arrays of one length -----------------------------------------------

@@ -397,6 +397,7 @@ INLINE void store_state(const rnn_step *s, ptrdiff_t row, ptrdiff_t unit, vec h)
 #include "kernels_gru.h"
 #include "kernels_lstm.h"
 #include "kernels_layers.h"
+#include "kernels_attention.h"
 #include "kernels_optim.h"
 #include "kernels_limits.h"
 
@@ -426,6 +427,13 @@ const rnn_kernels PASTE(PASTE(rnn_kernels_, ISA), PASTE(_, REAL)) = {
     .softmax_nll = softmax_nll,
     .softmax = softmax,
     .dropout = dropout,
+    .attend = attend,
+    .attend_backward = attend_backward,
+    .tanh_rows = tanh_rows,
+    .tanh_rows_backward = tanh_rows_backward,
+    .log_sum_exp = log_sum_exp,
+    .greatest = greatest,
+    .draw = draw,
     .sum_of_squares = sum_of_squares,
     .clip_value = clip_value,
     .sgd = sgd,

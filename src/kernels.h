@@ -66,6 +66,38 @@ typedef struct {
     ptrdiff_t v0, v1;            /* vectors of c to compute; 0, 0: all                             */
 } rnn_product;
 
+/* Rows look at the keys of their own memory: alpha = softmax(score(query, keys)), context = sum of alpha * values. */
+typedef struct {
+    ptrdiff_t rows, A, M, S;
+    const int64_t *first, *count;/* (rows,) a row's memory is keys and values first .. first+count; count <= S   in  */
+    const void *query;           /* (rows, A), stride ldq                                      in  */
+    ptrdiff_t ldq;
+    const void *keys, *values;   /* (., A), (., M)                                             in  */
+    const void *v;               /* (A,): the score is v . tanh(query + key); NULL: query . key    in  */
+    int softmax;                 /* else alpha are the scores                                      */
+    void *alpha;                 /* (rows, S), zeros from count on                             out */
+    void *context;               /* (rows, M), stride ldc                                      out */
+    ptrdiff_t ldc;
+} rnn_attend;
+
+/* The same backwards. Rows with a common memory must not be computed at the same time. */
+typedef struct {
+    ptrdiff_t rows, A, M, S;
+    const int64_t *first, *count;
+    const void *query;
+    ptrdiff_t ldq;
+    const void *keys, *values, *v;
+    int softmax;
+    const void *alpha;           /* (rows, S)                                                  in  */
+    const void *dcontext;        /* (rows, M), stride ldc                                      in  */
+    ptrdiff_t ldc;
+    void *dquery;                /* (rows, A), stride ldd                                      out */
+    ptrdiff_t ldd;
+    void *dkeys, *dvalues;       /* (., A), (., M)                                             +=  */
+    void *dv;                    /* (rows, A), each row's part                                 +=  */
+    void *dscore;                /* (rows, S) scratch                                          out */
+} rnn_attend_backward;
+
 typedef struct {
     const char *isa;             /* "v2", "v3", "v4", "aarch64", "plain" */
     int is_double;
@@ -94,6 +126,14 @@ typedef struct {
                         double *nll, void *dlogits);
     void (*softmax)(ptrdiff_t M, ptrdiff_t V, const void *logits, void *out);
     void (*dropout)(ptrdiff_t M, ptrdiff_t n, void *x, ptrdiff_t ldx, const uint64_t *row_id, uint64_t key, double p);
+
+    void (*attend)(const rnn_attend *);
+    void (*attend_backward)(const rnn_attend_backward *);
+    void (*tanh_rows)(ptrdiff_t M, ptrdiff_t n, void *x, ptrdiff_t ldx);                       /* x = tanh(x) */
+    void (*tanh_rows_backward)(ptrdiff_t M, ptrdiff_t n, const void *y, void *d);              /* d *= 1 - y*y */
+    double (*log_sum_exp)(ptrdiff_t V, const void *x);
+    void (*greatest)(ptrdiff_t V, const void *x, ptrdiff_t K, int64_t *ids);                   /* -1: x has fewer numbers */
+    int64_t (*draw)(ptrdiff_t V, void *x, double temperature, double u);                       /* x is overwritten */
 
     double (*sum_of_squares)(ptrdiff_t n, const void *g);
     void (*clip_value)(ptrdiff_t n, void *g, double limit);

@@ -55,6 +55,40 @@ cdef extern from "kernels.h" nogil:
         int accumulate, flip
         Py_ssize_t v0, v1
 
+    ctypedef struct rnn_attend:
+        Py_ssize_t rows, A, M, S
+        const int64_t *first
+        const int64_t *count
+        const void *query
+        Py_ssize_t ldq
+        const void *keys
+        const void *values
+        const void *v
+        int softmax
+        void *alpha
+        void *context
+        Py_ssize_t ldc
+
+    ctypedef struct rnn_attend_backward:
+        Py_ssize_t rows, A, M, S
+        const int64_t *first
+        const int64_t *count
+        const void *query
+        Py_ssize_t ldq
+        const void *keys
+        const void *values
+        const void *v
+        int softmax
+        const void *alpha
+        const void *dcontext
+        Py_ssize_t ldc
+        void *dquery
+        Py_ssize_t ldd
+        void *dkeys
+        void *dvalues
+        void *dv
+        void *dscore
+
     ctypedef struct rnn_kernels:
         const char *isa
         int is_double, lanes, panel
@@ -70,6 +104,13 @@ cdef extern from "kernels.h" nogil:
         void (*softmax_nll)(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, const void *, double *, void *) noexcept nogil
         void (*softmax)(Py_ssize_t, Py_ssize_t, const void *, void *) noexcept nogil
         void (*dropout)(Py_ssize_t, Py_ssize_t, void *, Py_ssize_t, const uint64_t *, uint64_t, double) noexcept nogil
+        void (*attend)(const rnn_attend *) noexcept nogil
+        void (*attend_backward)(const rnn_attend_backward *) noexcept nogil
+        void (*tanh_rows)(Py_ssize_t, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
+        void (*tanh_rows_backward)(Py_ssize_t, Py_ssize_t, const void *, void *) noexcept nogil
+        double (*log_sum_exp)(Py_ssize_t, const void *) noexcept nogil
+        void (*greatest)(Py_ssize_t, const void *, Py_ssize_t, int64_t *) noexcept nogil
+        int64_t (*draw)(Py_ssize_t, void *, double, double) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t, const void *) noexcept nogil
         void (*clip_value)(Py_ssize_t, void *, double) noexcept nogil
         void (*sgd)(Py_ssize_t, void *, const void *, void *, double, double, double, int, double) noexcept nogil
