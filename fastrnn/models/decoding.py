@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrnn import _check, _check_pairs
+from fastrnn.attention import AttentionDecoder
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_linear, softmax_linear_nll
 from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, remember_at_first
@@ -136,8 +137,6 @@ class Decoding(Model):
         self.rnn = CELLS[cell](E, H, L, context_size=context_size, dropout=dropout, seed=seeds[1], **make)
         self.decoder = self.rnn
         if self.attention is not None:
-            from fastrnn.attention import AttentionDecoder
-
             options = dict(attention=self.attention, size=self.attention_size, input_feeding=self.input_feeding)
             self.decoder = AttentionDecoder(self.rnn, memory_size, seed=seeds[4], **options)
         table = self.target_table.slots["weight"]
