@@ -58,7 +58,7 @@ def vectors(value, width, dtype):
     if value.ndim != 2 or not value.shape[1]:
         raise ValueError(f"X must be (N, D), a vector of D numbers for each of N sequences, got shape {value.shape}")
     if width is not None and value.shape[1] != width:
-        raise ValueError(f"X has vectors of {value.shape[1]} numbers, but this model was fitted with {width}")
+        raise ValueError(f"X has vectors of {value.shape[1]} numbers, but this model takes {width}")
     if not np.isfinite(value).all():
         n, k = np.argwhere(~np.isfinite(value))[0]
         raise ValueError(f"X[{n}] has {value[n, k]} at {k}: replace such values, or leave the vector out")

@@ -222,7 +222,7 @@ class Decoding(Model):
     def _nll(self, batch):
         """(symbols,) NLL of the target symbols of a batch, and their rows b."""
         given, _ = self._entries(self._coded(batch.source))
-        y, _ = self.decoder(batch.inputs, lengths=batch.lengths, embedding=self.target_table, **given)[:2]
+        y, _ = self.decoder(batch.inputs, lengths=batch.lengths, embedding=self.target_table, **given)
         valid = batch.valid
         nll = softmax_linear_nll(self.linear, y.reshape(-1, y.shape[2])[valid], batch.targets.ravel()[valid])
         return nll, valid % len(batch.rows)

@@ -165,6 +165,30 @@ class EncoderDecoder(Decoding):
 
         return Code(vector, state, y, source.lengths), backward
 
+    def attention_maps(self, X, y=None) -> list:
+        """Where each step of each target looks: N arrays (T_i + 1, S_i), rows that sum to 1; the last row is the step of ``</s>``.
+
+        Parameters
+        ----------
+        X, y : as in `fit`; without y the targets are those of ``predict(X)``
+
+        Raises
+        ------
+        RuntimeError  the model has not been fitted.
+        ValueError    the model has no attention.
+        """
+        if self.attention is None:
+            raise ValueError("this EncoderDecoder was made with attention=None: it has no attention to show")
+        batches = self._batches(X, self.predict(X) if y is None else y)
+        found = [None] * len(batches.targets)
+        for batch in batches:
+            given, _ = self._entries(self._coded(batch.source))
+            options = dict(lengths=batch.lengths, embedding=self.target_table, return_attention=True)
+            alpha = self.decoder(batch.inputs, **given, **options)[2]
+            for b, row in enumerate(batch.rows):
+                found[row] = np.array(alpha[: batch.lengths[b], b, : batch.source.lengths[b]])
+        return found
+
     def _fitted_config(self):
         return {**super()._fitted_config(), "source_symbols": self._known.symbols}
 
