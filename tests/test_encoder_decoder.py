@@ -57,11 +57,15 @@ def test_gradients_through_attention(attention, cell, wiring, context):
     assert_gradient(model, batch, directions=2)
 
 
-def test_gradient_with_label_smoothing():
+def test_label_smoothing_is_in_the_training_loss_only():
     model = untrained(attention="general")
-    model._label_smoothing = 0.2
     [batch] = model._batches(X[:4], Y[:4])
-    assert_gradient(model, batch, directions=2)
+    plain, scored = assert_gradient(model, batch, directions=1), model.score(X[:4], Y[:4])
+    model._label_smoothing = 0.2
+    assert assert_gradient(model, batch, directions=2) > plain + 0.01
+    assert model.score(X[:4], Y[:4]) == scored
+    flats = [small().fit(X, Y, label_smoothing=eps, **QUICK).storage.flat for eps in (0.0, 0.2)]
+    assert (flats[0] != flats[1]).any()
 
 
 @pytest.mark.parametrize("attention", [None, "additive", "dot", "general"])
@@ -132,10 +136,10 @@ def test_batches_hold_pairs_of_similar_length_and_lose_none():
 
 def test_max_steps_bounds_sources_and_targets():
     model = small().fit(X, Y, epochs=0, verbose=False)
-    sources = [model.source_vocabulary.encode(x) for x in X]
-    batches = Pairs(sources, [model.vocabulary.encode(y) for y in Y], model.vocabulary, 100, max_steps=12, seed=0)
+    sources = [model.source_vocabulary.encode(x) for x in [*X[:-1], "b" * 12]]
+    batches = Pairs(sources, [model.vocabulary.encode(y) for y in Y], model.vocabulary, 2, max_steps=12, seed=0)
     sizes = [(batch.inputs.size, batch.source.x.size) for batch in batches]
-    assert max(max(pair) for pair in sizes) <= 12 and len(sizes) < len(X)
+    assert max(max(pair) for pair in sizes) == 12 and len(sizes) < len(X)
     assert sorted(row for batch in batches for row in batch.rows) == list(range(len(X)))
 
 

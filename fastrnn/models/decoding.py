@@ -255,7 +255,8 @@ class Decoding(Model):
 
         Returns
         -------
-        N lists of symbols, or N str if all targets of the training were str; with n_best N lists of pairs (those, score)
+        N lists of symbols, or N str if all targets of the training were str; with n_best N lists of pairs (those, score): those that
+            came to their end come before those that did not
 
         Raises
         ------
@@ -290,11 +291,11 @@ class Decoding(Model):
 
         batches = self._batches(X)
         longest = max(1, self._longest) if max_length is None else _check.size("max_length", max_length)
-        ends = dict(start=self.vocabulary.start, end=self.vocabulary.end, max_length=longest)
+        ends = dict(start=self.vocabulary.start, end=self.vocabulary.end, max_length=longest + 1)  # the end counts there
         found = [None] * len(batches.targets)
         for k, batch in enumerate(batches):
             given, _ = self._entries(self._coded(batch.source))
-            key = None if seed is None else random_key(seed, k)
+            key = 0 if seed is None else random_key(seed, k)
             rows = search.search(self.decoder, self.target_table, self.linear, **given, rows=len(batch.rows), key=key, **ends, **options)
             for row, best in zip(batch.rows, rows):
                 found[row] = best
