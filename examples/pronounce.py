@@ -28,8 +28,7 @@ def made_up():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
+    add = (parser := argparse.ArgumentParser(description=__doc__.splitlines()[0])).add_argument
     add("dictionary", nargs="?", type=Path)
     add("--hidden", type=int, default=256)
     add("--attention", default="additive", choices=["none", "additive", "general"])
@@ -44,8 +43,9 @@ def main():
     test, held = parts.pop("0"), parts.pop("1")
     pairs = [(word, variant) for part in parts.values() for word, variants in part.items() for variant in variants]
     held = [(word, variant) for word, variants in held.items() for variant in variants]
-    options = dict(attention=None if arguments.attention == "none" else arguments.attention, dropout=arguments.dropout, source_embedding=128, target_embedding=128, seed=arguments.seed)
-    model = EncoderDecoder("gru", arguments.hidden, **options)
+    sizes = dict(source_embedding=128, target_embedding=128, dropout=arguments.dropout)
+    attention = None if arguments.attention == "none" else arguments.attention
+    model = EncoderDecoder("gru", arguments.hidden, attention=attention, seed=arguments.seed, **sizes)
     training = dict(epochs=arguments.epochs, batch_size=64, schedule=Cosine(arguments.epochs))
     model.fit(*zip(*pairs), validation=tuple(zip(*held)), checkpoint=arguments.out, resume=bool(arguments.out), **training)
     print(f"{len(pairs):,} pairs, {model.num_parameters:,} parameters, {model.speed or 0:,.0f} sounds/s")
