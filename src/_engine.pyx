@@ -1274,7 +1274,7 @@ cdef class Writer:
     def run(self):
         """Until all sequences are done, in slices after which signals are looked at."""
         cdef Search *s = &self.s
-        cdef Py_ssize_t step, n
+        cdef Py_ssize_t step
         cdef double flops = self.row_flops * s.N * s.K
         cdef int parts = min(parts_for(s.N * s.K, flops * self.steps, current_threads()), s.N)
         cut_rows(s.cuts, parts, s.N, NULL, s.N)
