@@ -66,6 +66,34 @@ class Sizes:
     feeds: bool
 
 
+def keys_of(sizes, packed, memory):
+    """(N, A) what the states are compared with."""
+    if sizes.attention == "dot":
+        return memory.values
+    keys = np.empty((len(memory.values), sizes.A), memory.values.dtype)
+    _engine.product(memory.values, packed.both("weight_key")[0], None, keys)
+    return keys
+
+
+_NO_MASKS = np.zeros(1, np.uint64)
+
+
+def over_layers(sizes, packed, layers, first, count, values, keys, arrays, p=0.0, masks=_NO_MASKS, row_id=_NO_MASKS):
+    """The engine's decoder: its layers, of which the top one writes into ``arrays["joined"]``, and what stands over them.
+
+    arrays : {name: array} as in `_layout`
+    """
+    if sizes.feeds:
+        layers[0].set_feed(packed.input("", "weight_feed"), arrays["feed"])
+    additive = sizes.attention == "additive"
+    return _engine.Decoder(
+        layers, first, count, keys, values, packed.params["weight_score"] if additive else None,
+        packed.both("weight_query")[0] if additive else None, packed.both("weight_out")[0], packed.params["bias_out"],
+        arrays["query"] if additive else None, arrays["alpha"], arrays["joined"], arrays["a"], arrays["feed"] if sizes.feeds else None,
+        p, masks, row_id,
+    )  # fmt: skip
+
+
 @lru_cache(maxsize=128)
 def _layout(sizes, net, rows, S):
     parts = [("joined", (rows, sizes.M + net.hidden_size)), ("a", (rows, sizes.F)), ("alpha", (rows, S))]
@@ -88,10 +116,7 @@ class Decoding:
         self.memory, self.dropout = memory, dropout
         self.tape = _stack.make_tape(net, batch, packed, dropout, tapes)
         self.over = Tape(tapes, _layout(sizes, net, batch.total, memory.longest))
-        self.keys = memory.values
-        if sizes.attention != "dot":
-            self.keys = np.empty((len(memory.values), sizes.A), net.dtype)
-            _engine.product(memory.values, packed.both("weight_key")[0], None, self.keys)
+        self.keys = keys_of(sizes, packed, memory)
         if sizes.feeds:
             self.over["feed"][: batch.B] = 0
         self._row_id = np.empty(0, np.uint64) if dropout is None else dropout.row_id(batch)
@@ -112,17 +137,10 @@ class Decoding:
                 h[layer], c[layer] if c is not None else None, y, True, 1, column=sizes.M if top else 0,
             ))  # fmt: skip
             below = y
-        if sizes.feeds:
-            layers[0].set_feed(packed.input("", "weight_feed"), over["feed"])
-        masks = np.array([0 if self.dropout is None else self.dropout.layer_key(layer) for layer in range(net.num_layers)], np.uint64)
-        additive = sizes.attention == "additive"
-        return _engine.Decoder(
-            layers, batch.sorted(self.memory.first), batch.sorted(self.memory.count), self.keys, self.memory.values,
-            packed.params["weight_score"] if additive else None, packed.both("weight_query")[0] if additive else None,
-            packed.both("weight_out")[0], packed.params["bias_out"],
-            over["query"] if additive else None, over["alpha"], over["joined"], over["a"], over["feed"] if sizes.feeds else None,
-            0.0 if self.dropout is None else self.dropout.p, masks, self._row_id,
-        )  # fmt: skip
+        key = self.dropout
+        masks = np.array([0 if key is None else key.layer_key(layer) for layer in range(net.num_layers)], np.uint64)
+        first, count = batch.sorted(self.memory.first), batch.sorted(self.memory.count)
+        return over_layers(sizes, packed, layers, first, count, self.memory.values, self.keys, over, 0.0 if key is None else key.p, masks, self._row_id)
 
     def backward(self, dy, dstate, grads, *, need_x, d_embedding=None):
         """Gradients from the tape, which it does not change.

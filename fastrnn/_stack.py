@@ -120,6 +120,7 @@ class Tokens:
     ids: np.ndarray  # (total,) rows of table
     table: np.ndarray  # (V, E) the embedding's rows that occur
     rows: np.ndarray | None  # (V,) ids of these rows in the embedding, None: all of it
+    parts: np.ndarray | None = None  # (V, x_blocks*Hp) input parts of the table's rows, if they are known already
 
     @classmethod
     def of(cls, ids, weight):
@@ -301,6 +302,11 @@ def _input_of(packed, x, suffix):
     """(rows, ids, table) for the engine: one of rows and ids, or neither without an input."""
     if x is None or isinstance(x, np.ndarray):
         return (x if x is not None and x.shape[1] else None), None, None
-    table = np.empty((x.table.shape[0], len(packed.cell.x_gates) * packed.Hp), x.table.dtype)
-    _engine.product(x.table, packed.input(suffix), None, table)
-    return None, x.ids, table
+    return None, x.ids, input_parts(packed, x.table, suffix) if x.parts is None else x.parts
+
+
+def input_parts(packed, table, suffix):
+    """(V, x_blocks*Hp): rows of an embedding times W_ih."""
+    parts = np.empty((len(table), len(packed.cell.x_gates) * packed.Hp), table.dtype)
+    _engine.product(table, packed.input(suffix), None, parts)
+    return parts

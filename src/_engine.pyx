@@ -14,6 +14,7 @@ from attention cimport Attention, AttentionBackward, decode_backward_part, decod
 from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
+from search cimport MOST_HYPOTHESES, Search, search_part
 from threads cimport (
     ALONE_MS, AT_HAND_US, AWAKE, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SHARED_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS,
     cut_rows, parts_for, unit_parts,
@@ -1217,6 +1218,74 @@ cdef class Decoder:
             PyErr_CheckSignals()
         for layer in layers:
             layer.chunk_products(self.parts > 1)
+
+
+most_hypotheses = MOST_HYPOTHESES
+
+
+cdef class Writer:
+    """A decoder that writes N sequences, K hypotheses each, made ready. Arguments were checked by fastrnn.search."""
+    cdef Search s
+    cdef double row_flops
+    cdef Py_ssize_t steps
+    cdef list held
+    cdef object spare
+
+    def __init__(
+        self, list layers,                 # Forward of each: one step of N*K rows
+        Decoder attention,                 # of N*K rows, or None
+        out,                               # (N*K, F) what a step gives                                   in
+        w, bias,                           # packed (V, F), (V,) or None                                  in
+        logits, swap,                      # (N*K, V), (N*K, Hp) scratch
+        int64_t[::1] ids,                  # (N*K,)  in: the first symbols
+        int64_t end, const int64_t[::1] limits,                  # (N,)                                   in
+        given,                             # (T, N) int64 or None                                         in
+        double temperature, uint64_t key, const uint64_t[::1] row_id,                # (N,)               in
+        double[::1] score,                 # (N*K,) in: 0 for the first hypothesis of each, else -inf
+        int64_t[:, ::1] symbols, int64_t[:, ::1] parents,        # (T, N*K)                               out
+        int64_t[::1] count,                # (N,) zeros
+        int64_t[:, ::1] last, int64_t[:, ::1] parent, int64_t[:, ::1] ended, double[:, ::1] total,   # (N, K)   out
+    ):
+        cdef Search *s = &self.s
+        cdef Forward layer = layers[0]
+        cdef Py_ssize_t l
+        self.held = [layers, attention, out, w, bias, logits, swap, ids, limits, given, row_id, score, symbols, parents, count, last, parent,
+                     ended, total]
+        s.kernels, s.item, s.L = layer.s.kernels, layer.s.item, len(layers)
+        s.N, s.K, s.F, s.V = last.shape[0], last.shape[1], out.shape[1], logits.shape[1]
+        self.row_flops = 2.0 * s.F * s.V
+        for l in range(s.L):
+            layer = layers[l]
+            s.layers[l] = &layer.s
+            self.row_flops += layer.row_flops
+        s.attention = NULL
+        if attention is not None:
+            s.attention = &attention.d
+            self.row_flops += attention.row_flops
+        s.out, s.w, s.bias, s.logits, s.swap = address(out), address(w), address(bias), address(logits, True), address(swap, True)
+        s.ids, s.end, s.limits, s.given = &ids[0], end, &limits[0], <const int64_t *>address(given)
+        s.temperature, s.key, s.row_id = temperature, key, &row_id[0]
+        s.score, s.symbols, s.parents, s.count = &score[0], &symbols[0, 0], &parents[0, 0], &count[0]
+        s.last, s.parent, s.ended, s.total = &last[0, 0], &parent[0, 0], &ended[0, 0], &total[0, 0]
+        self.steps = symbols.shape[0]
+        self.spare = np.empty((MOST_PARTS, s.V), logits.dtype) if temperature > 0 else None
+        s.spare = address(self.spare, True)
+
+    def run(self):
+        """Until all sequences are done, in slices after which signals are looked at."""
+        cdef Search *s = &self.s
+        cdef Py_ssize_t step
+        cdef double flops = self.row_flops * s.N * s.K
+        cdef int parts = min(parts_for(s.N * s.K, flops * self.steps, current_threads()), s.N)
+        cut_rows(s.cuts, parts, s.N, NULL, s.N)
+        step = slice_steps(1, self.steps, flops * self.steps / parts)
+        s.t0 = 0
+        while s.t0 < self.steps:
+            s.t1 = min(self.steps, s.t0 + step)
+            with nogil:
+                rnn_team_run(search_part, s, parts, False)
+            s.t0 = s.t1
+            PyErr_CheckSignals()
 
 
 def log_sum_exp(logits, double[::1] out):
