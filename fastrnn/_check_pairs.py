@@ -65,21 +65,16 @@ def vectors(value, width, dtype):
     return np.ascontiguousarray(value, dtype)
 
 
-def sampling(value):
-    """The probability of scheduled sampling as a function of the epoch, of a number 0..1 or such a function."""
-    if not callable(value):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
-            raise ValueError(f"scheduled_sampling is {value!r}, but it must be a number from 0 to 1, or a function of the epoch that gives one")
-        return lambda epoch: float(value)
-
-    def checked(epoch):
-        p = value(epoch)
-        if not isinstance(p, numbers.Real) or not 0 <= p <= 1:
-            raise ValueError(f"scheduled_sampling gives {p!r} in epoch {epoch}, but it must be a number from 0 to 1")
-        return float(p)
-
-    checked(0)
-    return checked
+def sampling(value, epochs):
+    """The probability of scheduled sampling as a function of the epoch, of a number 0..1 or a function that gives one in all epochs."""
+    of_epoch, where = (value, " in epoch {}") if callable(value) else (lambda epoch: value, "")
+    for epoch in range(max(1, epochs)):
+        p = of_epoch(epoch)
+        if isinstance(p, bool) or not isinstance(p, numbers.Real) or not 0 <= p <= 1:
+            raise ValueError(
+                f"scheduled_sampling is {p!r}{where.format(epoch)}, but it must be a number from 0 to 1, or a function of the epoch that gives one"
+            )
+    return of_epoch
 
 
 def tied(value, embedding_name, embedding_size, size_name, output_size):

@@ -82,6 +82,26 @@ def test_save_and_load_and_resume(tmp_path):
         small("lstm").fit(X + 1, Y, **options, checkpoint=tmp_path / "part", resume=True)
 
 
+def test_predictions_batched_are_those_one_by_one_bit_for_bit():
+    model = small("lstm", num_layers=2).fit(X, Y, epochs=60, batch_size=4, lr=0.02, verbose=False)
+    greedy, best = model.predict(X), model.predict(X, beam=3, n_best=2)
+    assert greedy == [model.predict(x[None])[0] for x in X] and len(set(greedy)) > 4
+    assert best == [model.predict(x[None], beam=3, n_best=2)[0] for x in X]
+    assert_allclose([scores[0][1] for scores in best], model.log_likelihood(X, [texts[0][0] for texts in best]), rtol=1e-4)
+    assert model.sample(X, temperature=1e-3, seed=0) == greedy
+    assert model.sample(X, seed=0) == model.sample(X, seed=0) != model.sample(X, seed=1)
+
+
+def test_it_learns_names_by_heart_and_what_they_have_in_common():
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 2, (200, 2))
+    vectors, texts = kinds + 0.1 * rng.standard_normal((200, 2)), [["a", ["dark", "light"][k], ["square", "ring"][j]] for k, j in kinds]
+    model = VectorToSequence("gru", 16, embedding_size=8, seed=0)
+    model.fit(vectors[:150], texts[:150], epochs=10, lr=0.02, validation=(vectors[150:], texts[150:]), verbose=False)
+    assert model.predict(vectors[150:]) == texts[150:]
+    assert_allclose(min(entry["validation_loss"] for entry in model.history), -model.score(vectors[150:], texts[150:]), rtol=1e-6)
+
+
 NAN = np.where(np.eye(2, 3), np.nan, 1.0)
 BAD = [
     (np.eye(3), ["x"], {}, ValueError, "X has 3 sources, but y has 1 targets"),

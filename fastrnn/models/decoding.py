@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn import _check, _check_pairs
+from fastrnn import _check, _check_pairs, search
 from fastrnn.attention import AttentionDecoder
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_linear, softmax_linear_nll
@@ -85,7 +85,7 @@ class Decoding(Model):
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
         _check.number("label_smoothing", label_smoothing, least=0, most=1)
-        sampling = _check_pairs.sampling(scheduled_sampling)
+        sampling = _check_pairs.sampling(scheduled_sampling, settings.epochs)
         X, y = self._pairs(X, y, max_length)
         seed = self._drawn_seed(settings)
         held = None
@@ -213,8 +213,6 @@ class Decoding(Model):
         own = np.random.default_rng(rng).random((T, B)) < batch.sampling
         own[0] = False
         asked = np.where(own, -1, batch.inputs)
-        from fastrnn import search
-
         return search.own_inputs(
             self.decoder, self.target_table, self.linear, **given, given=asked, temperature=1.0, key=random_key(rng, 1)
         )  # fmt: skip
@@ -251,7 +249,7 @@ class Decoding(Model):
         beam : how many candidates are followed side by side; 1 takes the most likely symbol at each step
         n_best : give so many of the candidates, the best first, optional; at most `beam`
         length_penalty : candidates are compared by log-probability / ((5 + symbols) / 6) ** length_penalty (Wu et al. 2016)
-        max_length : symbols of a prediction at most; by default those of the longest target in training
+        max_length : symbols of a prediction, its ``</s>`` among them, at most; by default those of the longest target in training
 
         Returns
         -------
@@ -287,11 +285,9 @@ class Decoding(Model):
 
     def _found(self, X, max_length, *, seed=None, **options):
         """What the search finds for each source, in the order of X."""
-        from fastrnn import search
-
         batches = self._batches(X)
-        longest = max(1, self._longest) if max_length is None else _check.size("max_length", max_length)
-        ends = dict(start=self.vocabulary.start, end=self.vocabulary.end, max_length=longest + 1)  # the end counts there
+        longest = self._longest + 1 if max_length is None else _check.size("max_length", max_length)
+        ends = dict(start=self.vocabulary.start, end=self.vocabulary.end, max_length=longest)
         found = [None] * len(batches.targets)
         for k, batch in enumerate(batches):
             given, _ = self._entries(self._coded(batch.source))

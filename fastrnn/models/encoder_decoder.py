@@ -51,10 +51,12 @@ class EncoderDecoder(Decoding):
     --------
     >>> import itertools
     >>> words = ["".join(word) for word in itertools.product("abc", repeat=3)]
-    >>> model = EncoderDecoder("gru", 32, source_embedding=8, target_embedding=8, attention=None, seed=0)
-    >>> model = model.fit(words, [word[::-1].upper() for word in words], epochs=40, batch_size=9, lr=0.01, verbose=False)
-    >>> model.score(["abc", "cab"], ["CBA", "BAC"]) > -0.1
-    True
+    >>> model = EncoderDecoder("gru", 32, source_embedding=8, target_embedding=8, seed=0)
+    >>> model = model.fit(words, [word[::-1].upper() for word in words], epochs=30, batch_size=9, lr=0.01, verbose=False)
+    >>> model.predict(["abc", "cab"], beam=3)
+    ['CBA', 'BAC']
+    >>> model.attention_maps(["abc"], ["CBA"])[0].argmax(1)[:3]
+    array([2, 1, 0])
     """
 
     ARGUMENTS = (

@@ -43,7 +43,7 @@ class Pairs(Sequences):
         super().__init__(self.targets, batch_size, max_steps=max_steps, seed=seed)
 
     def begin(self, epoch):
-        self._probability = self._sampling(epoch)
+        self._epoch = epoch
         super().begin(epoch)
 
     def _cut(self, order):
@@ -65,7 +65,7 @@ class Pairs(Sequences):
         source = self._sources[rows] if isinstance(self._sources, np.ndarray) else None
         if source is None:
             source = Ragged(rows, _padded(self._sources, rows, 0), self._source_lengths[rows])
-        return Pair(rows, source, inputs, targets, self._lengths[rows], self._probability)
+        return Pair(rows, source, inputs, targets, self._lengths[rows], float(self._sampling(self._epoch)))
 
     def digest(self, config):
         """What a checkpoint knows the data by: the ids, how long the sources are, and what the ids mean."""

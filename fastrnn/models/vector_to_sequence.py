@@ -42,8 +42,8 @@ class VectorToSequence(Decoding):
     >>> names = ["zero", "one", "two", "three"]
     >>> model = VectorToSequence("gru", 32, embedding_size=8, seed=0)
     >>> model = model.fit(np.eye(4), names, epochs=100, batch_size=4, lr=0.02, verbose=False)
-    >>> model.score(np.eye(4), names) > -0.1
-    True
+    >>> model.predict(np.eye(4)[[3, 0]])
+    ['three', 'zero']
     """
 
     ARGUMENTS = ("cell", "hidden_size", "num_layers", "context", "embedding_size", "min_count", "tied", "dropout", "standardize")
