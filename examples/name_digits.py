@@ -2,9 +2,10 @@
 
     python examples/name_digits.py                       "seven", letter by letter
     python examples/name_digits.py --caption             "a dark narrow seven", word by word
-    python examples/name_digits.py --out run             go on with a run that was stopped: the same command
+    python examples/name_digits.py captions.npz          vectors and texts of your own, word by word; or a CSV, see fastrnn.data.read_captions
 
 Dark pictures have more ink than half of the training part, wide ones have ink in more columns. A fifth is held back and never trained on.
+With --out, the same command goes on with a run that was stopped.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import argparse
 import numpy as np
 from sklearn.datasets import load_digits
 
+from fastrnn.data import read_captions
 from fastrnn.models import VectorToSequence
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -28,6 +30,7 @@ def captions(pictures, names, train):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
+    add("pairs", nargs="?")
     add("--caption", action="store_true")
     add("--context", default="both", choices=["both", "initial", "every"])
     add("--hidden", type=int, default=128)
@@ -36,20 +39,21 @@ def main():
     add("--out", help="folder of the model and its checkpoints")
     arguments = parser.parse_args()
     digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
+    X, texts = (digits.data, [NAMES[k] for k in digits.target]) if arguments.pairs is None else read_captions(arguments.pairs)
+    order = np.random.default_rng(0).permutation(len(X))
     train, unseen = order[len(order) // 5 :], order[: len(order) // 5]
-    texts = [NAMES[k] for k in digits.target]
-    if arguments.caption:
+    if arguments.pairs is not None:
+        texts = [text.split() for text in texts]
+    elif arguments.caption:
         texts = captions(digits.images, texts, train)
     model = VectorToSequence("gru", arguments.hidden, context=arguments.context, seed=arguments.seed)
     options = dict(epochs=arguments.epochs, checkpoint=arguments.out, resume=bool(arguments.out))
-    model.fit(digits.data[train], [texts[i] for i in train], **options)
+    model.fit(X[train], [texts[i] for i in train], **options)
     for name, part in (("train", train), ("unseen", unseen)):
-        found = model.predict(digits.data[part])
+        found = model.predict(X[part])
         right = np.mean([mine == texts[i] for mine, i in zip(found, part)])
         print(f"{name}: accuracy {right:.4f}, whole texts of {len(part):,}")
-    shown = found[0] if isinstance(found[0], str) else " ".join(found[0])
-    print(f"the first one unseen: {shown!r}")
+    print("the first one unseen:", found[0] if isinstance(found[0], str) else " ".join(found[0]))
 
 
 if __name__ == "__main__":

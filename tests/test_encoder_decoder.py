@@ -152,7 +152,7 @@ def test_unknown_symbols():
     assert np.isfinite(model.log_likelihood(["é"], ["x"])).all()
     with pytest.raises(ValueError, match="y\\[0\\] has the symbol 'q', which the training targets have not, and they had no rare ones"):
         model.log_likelihood(["a"], ["xq"])
-    with pytest.raises(ValueError, match="y\\[0\\] has the symbol 'q'"):
+    with pytest.raises(ValueError, match="held-out y\\[0\\] has the symbol 'q'"):
         small().fit(X, Y, validation=(["a"], ["q"]), **QUICK)
     with_rare = small(min_count=2).fit(X, [*Y[:-1], "q"], epochs=0, verbose=False)
     assert with_rare.vocabulary.symbols[:2] == ["</s>", "<unk>"]
@@ -167,6 +167,11 @@ def test_attention_maps_are_weights_of_each_pair():
     for x, y, m in zip(X, Y, maps):
         assert_allclose(m.sum(1), 1, rtol=1e-5)
         assert_array_equal(m, model.attention_maps([x], [y])[0])
+    for predicted, m, own in zip(model.predict(X), model.attention_maps(X), model.attention_maps(X, model.predict(X))):
+        assert len(m) == len(predicted) + 1
+        assert_array_equal(m, own)
+    rare = small("gru", attention="dot", min_count=4).fit(["aab"] * 3, ["pq"] * 3, epochs=100, lr=0.02, verbose=False)
+    assert rare.predict(["aab"]) == ["<unk><unk>"] and rare.attention_maps(["aab"])[0].shape == (3, 3)
     with pytest.raises(ValueError, match="was made with attention=None: it has no attention to show"):
         small().fit(X, Y, epochs=0, verbose=False).attention_maps(X, Y)
 

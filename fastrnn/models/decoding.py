@@ -100,7 +100,7 @@ class Decoding(Model):
         options = dict(max_steps=max_steps, seed=random_key(seed, 1), sampling=sampling)
         data = Pairs(self._sources(X, known), _encoded(vocabulary, y), vocabulary, batch_size, **options)
         if held is not None:
-            held = Pairs(self._sources(held[0], known), _encoded(vocabulary, held[1]), vocabulary, batch_size, max_steps=max_steps)
+            held = Pairs(self._sources(held[0], known), _encoded(vocabulary, held[1], "held-out y"), vocabulary, batch_size, max_steps=max_steps)
 
         def identity():
             sampled = "a function" if callable(scheduled_sampling) else scheduled_sampling
@@ -267,7 +267,7 @@ class Decoding(Model):
         length_penalty = _check.number("length_penalty", length_penalty, least=0)
         found = self._found(X, max_length, beam=beam, n_best=wanted, length_penalty=length_penalty)
         if n_best is None:
-            return [self._decoded(best[0][0]) for best in found]
+            return [self._decoded(best[0].ids) for best in found]
         return [[(self._decoded(ids), score) for ids, score, _ in best] for best in found]
 
     def sample(self, X, *, temperature: float = 1.0, seed: int | None = None, max_length: int | None = None) -> list:
@@ -281,7 +281,7 @@ class Decoding(Model):
         """
         temperature = _check.number("temperature", temperature, above=0)
         seed = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else _check.size("seed", seed, least=0)
-        return [self._decoded(best[0][0]) for best in self._found(X, max_length, temperature=temperature, seed=int(seed))]
+        return [self._decoded(best[0].ids) for best in self._found(X, max_length, temperature=temperature, seed=int(seed))]
 
     def _found(self, X, max_length, *, seed=None, **options):
         """What the search finds for each source, in the order of X."""
@@ -329,5 +329,5 @@ def _some(values, rows):
     return [values[i] for i in rows] if isinstance(values, list) else values[rows]
 
 
-def _encoded(vocabulary, y):
-    return [vocabulary.encode(sequence, f"y[{n}]") for n, sequence in enumerate(y)]
+def _encoded(vocabulary, y, name="y"):
+    return [vocabulary.encode(sequence, f"{name}[{n}]") for n, sequence in enumerate(y)]

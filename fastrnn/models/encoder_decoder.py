@@ -181,7 +181,9 @@ class EncoderDecoder(Decoding):
         """
         if self.attention is None:
             raise ValueError("this EncoderDecoder was made with attention=None: it has no attention to show")
-        batches = self._batches(X, self.predict(X) if y is None else y)
+        if y is None:
+            y = [self.vocabulary.decode(best[0].ids) for best in self._found(X, None)]
+        batches = self._batches(X, y)
         found = [None] * len(batches.targets)
         for batch in batches:
             given, _ = self._entries(self._coded(batch.source))
