@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(attention):
 
 @pytest.mark.parametrize("attention", [None, "additive"])
 def test_save_and_load_and_resume(attention, tmp_path):
-    options = QUICK | dict(validation=0.25, label_smoothing=0.1)
+    options = QUICK | dict(validation=0.25, label_smoothing=0.1, scheduled_sampling=lambda epoch: epoch / 4)
     whole = small("lstm", attention=attention).fit(X, Y, **options | {"epochs": 4}, checkpoint=tmp_path / "whole")
     small("lstm", attention=attention).fit(X, Y, **options | {"epochs": 2}, checkpoint=tmp_path / "part")
     resumed = small("lstm", attention=attention).fit(X, Y, **options | {"epochs": 4}, checkpoint=tmp_path / "part", resume=True)
@@ -133,6 +133,15 @@ def test_batches_hold_pairs_of_similar_length_and_lose_none():
     assert [decode(row[row >= 0]) for row in batch.targets.T] == [["x", "y", "</s>"], ["z", "z", "z", "y", "x", "</s>"], ["</s>"]]
     assert (batch.inputs[0] == model.vocabulary.start).all() and decode(batch.inputs[1:3, 0]) == ["x", "y"]
     assert batches.steps == sum(len(y) + 1 for y in Y)
+
+
+def test_processes_share_the_pairs_of_a_batch():
+    model = small().fit(X, Y, epochs=0, verbose=False)
+    batches = model._batches(X, Y)
+    shares = [batches.share(rank, 2)[0] for rank in range(2)]
+    assert sorted(row for batch in shares for row in batch.rows) == list(range(len(X)))
+    losses = [model.loss_and_gradient(batch, into=np.zeros_like(model.storage.flat), rng=0)[0] for batch in (*shares, batches[0])]
+    assert_allclose(np.average(losses[:2], weights=[batches.weight_of(batch) for batch in shares]), losses[2], rtol=1e-6)
 
 
 def test_max_steps_bounds_sources_and_targets():

@@ -47,6 +47,11 @@ class EncoderDecoder(Decoding):
     history, outcome, message : as in LanguageModel
     speed : target symbols/s of the last `fit`
 
+    Notes
+    -----
+    `fit`, `predict` and the others take X, N sources, each a list or tuple of at least one symbol (non-empty str), or a str, which is the
+    sequence of its characters.
+
     Examples
     --------
     >>> import itertools
