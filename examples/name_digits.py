@@ -2,7 +2,7 @@
 
     python examples/name_digits.py                       "seven", letter by letter
     python examples/name_digits.py --caption             "a dark narrow seven", word by word
-    python examples/name_digits.py captions.npz          vectors and texts of your own, word by word; or a CSV, see fastrnn.data.read_captions
+    python examples/name_digits.py captions.npz          vectors and texts of your own, or a CSV; see fastrnn.data.read_captions
 
 Dark pictures have more ink than half of the training part, wide ones have ink in more columns. A fifth is held back and never trained on.
 With --out, the same command goes on with a run that was stopped.

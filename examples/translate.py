@@ -29,8 +29,7 @@ def numbers(name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
+    add = (parser := argparse.ArgumentParser(description=__doc__.splitlines()[0])).add_argument
     add("folder", nargs="?", type=Path)
     add("--attention", default="additive", choices=["none", "additive", "dot", "general"])
     add("--context", default="initial", choices=["initial", "every", "both"])
@@ -43,12 +42,14 @@ def main():
     add("--seed", type=int, default=0)
     add("--out", help="folder of the model and its checkpoints")
     a = parser.parse_args()
-    test, held, train = (read_parallel(a.folder / f"{name}.de", a.folder / f"{name}.en") if a.folder else numbers(name) for name in NAMES)
+    read = (lambda name: read_parallel(a.folder / f"{name}.de", a.folder / f"{name}.en")) if a.folder else numbers
+    test, held, train = map(read, NAMES)
     sizes = dict(decoder_size=a.decoder, source_embedding=a.embedding, target_embedding=a.embedding, min_count=2, dropout=a.dropout)
-    model = EncoderDecoder("gru", a.hidden, attention=None if a.attention == "none" else a.attention, context=a.context, seed=a.seed, **sizes)
+    attention = None if a.attention == "none" else a.attention
+    model = EncoderDecoder("gru", a.hidden, attention=attention, context=a.context, seed=a.seed, **sizes)
     training = dict(lr=1e-3, batch_size=128 if a.folder else 16, label_smoothing=a.smoothing)
     model.fit(*train, validation=held, epochs=a.epochs, checkpoint=a.out, resume=bool(a.out), **training)
-    print(f"{len(model.source_vocabulary):,} to {len(model.vocabulary):,} words, {model.num_parameters:,} parameters, {model.speed or 0:,.0f} words/s")
+    print(f"{model.source_vocabulary} to {model.vocabulary}, {model.num_parameters:,} parameters, {model.speed or 0:,.0f} words/s")
     print(f"test perplexity {math.exp(-model.score(*test)):.2f} per word")
     for beam in (1, 5):
         found = list(map(" ".join, model.predict(test[0], beam=beam, length_penalty=1.0, max_length=50)))

@@ -50,6 +50,12 @@ def not_longer(name, value, max_length):
         )
 
 
+def some_left(kept, out, validation):
+    """Not all pairs are held out."""
+    if not len(kept):
+        raise ValueError(f"validation={validation} holds out all of {len(out)} pairs: lower it, or give a pair (X, y)")
+
+
 def vectors(value, width, dtype):
     """(N, D) finite numbers of a model's dtype; `width`: the D that it knows, None if it is new."""
     value = np.asarray(value)
@@ -72,7 +78,8 @@ def sampling(value, epochs):
         p = of_epoch(epoch)
         if isinstance(p, bool) or not isinstance(p, numbers.Real) or not 0 <= p <= 1:
             raise ValueError(
-                f"scheduled_sampling is {p!r}{where.format(epoch)}, but it must be a number from 0 to 1, or a function of the epoch that gives one"
+                f"scheduled_sampling is {p!r}{where.format(epoch)}, but it must be a number from 0 to 1, or a function of the epoch "
+                "that gives one"
             )
     return of_epoch
 
@@ -80,7 +87,8 @@ def sampling(value, epochs):
 def tied(value, embedding_name, embedding_size, size_name, output_size):
     """The embedding is as wide as the output layer's input, if both have one weight."""
     if value and embedding_size != output_size:
-        raise ValueError(f"tied=True needs {embedding_name} and {size_name} to be the same, but they are {embedding_size} and {output_size}")
+        sizes = f"{embedding_size} and {output_size}"
+        raise ValueError(f"tied=True needs {embedding_name} and {size_name} to be the same, but they are {sizes}")
 
 
 def attention(model, decoder_size):
@@ -92,6 +100,6 @@ def attention(model, decoder_size):
     memory_size = model.hidden_size * (2 if model.bidirectional else 1)
     if model.attention == "dot" and memory_size != decoder_size:
         raise ValueError(
-            f"attention='dot' needs the encoder's outputs to be as wide as the decoder's state, but they have {memory_size} and {decoder_size} "
-            "units: change decoder_size, or use 'general'"
+            f"attention='dot' needs the encoder's outputs to be as wide as the decoder's state, but they have {memory_size} and "
+            f"{decoder_size} units: change decoder_size, or use 'general'"
         )

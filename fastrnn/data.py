@@ -1,4 +1,4 @@
-"""Readers of the files that sequences come in: .ts, CoNLL-U, CSV, WAV, piano rolls as JSON, and pairs: translations, pronunciations, captions.
+"""Readers of the files that sequences come in: .ts, CoNLL-U, CSV, WAV, piano rolls as JSON; translations, pronunciations, captions.
 
 What is wrong in a file is named with its line.
 """
@@ -197,7 +197,8 @@ def read_parallel(source_path: str | os.PathLike, target_path: str | os.PathLike
         lines = lines[:-1] if lines[-1] == "" else lines  # behind the last line break
         sides.append([re.findall(r"\w+|[^\w\s]", line.lower()) for line in lines])
     if len(sides[0]) != len(sides[1]):
-        raise ValueError(f"{source_path} has {len(sides[0])} lines, but {target_path} has {len(sides[1])}: they must be line by line the same")
+        numbers = f"{source_path} has {len(sides[0])} lines, but {target_path} has {len(sides[1])}"
+        raise ValueError(f"{numbers}: they must be line by line the same")
     return _some(*sides, source_path, "lines")
 
 
@@ -272,7 +273,8 @@ def _captions_of_arrays(path):
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiub":
         raise ValueError(f"{path}: vectors are {vectors.dtype} of shape {vectors.shape}, but they must be numbers of shape (N, D)")
     if texts.dtype.kind != "U" or texts.shape != vectors.shape[:1]:
-        raise ValueError(f"{path}: texts are {texts.dtype} of shape {texts.shape}, but they must be {len(vectors)} str, one for each vector")
+        found = f"{texts.dtype} of shape {texts.shape}"
+        raise ValueError(f"{path}: texts are {found}, but they must be {len(vectors)} str, one for each vector")
     return vectors.astype(float), texts.tolist()
 
 
@@ -283,7 +285,8 @@ def _captions_of_table(path):
         del rows[0]
     for number, row in rows:
         if len(row) < 2 or len(row) != len(rows[0][1]):
-            raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but must have {max(2, len(rows[0][1]))}: numbers, and last the text")
+            wanted = max(2, len(rows[0][1]))
+            raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}: numbers, and last the text")
     return _some(np.array([_floats(row[:-1], path, number) for number, row in rows]), [row[-1] for _, row in rows], path, "vectors")
 
 

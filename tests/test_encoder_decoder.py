@@ -155,7 +155,7 @@ def test_max_steps_bounds_sources_and_targets():
 
 def test_unknown_symbols():
     model = small().fit(X, Y, epochs=0, verbose=False)
-    assert model.vocabulary.symbols == ["</s>", "x", "z", "y"]
+    assert model.vocabulary.symbols == ["</s>", "x", "z", "y"] and repr(model.vocabulary) == "<4 symbols>"
     assert model.source_vocabulary.symbols == ["<unk>", "b", "a", "c"]
     assert model.source_vocabulary.encode("aé").tolist() == [2, 0]  # a source may have any symbol
     assert np.isfinite(model.log_likelihood(["é"], ["x"])).all()
@@ -298,6 +298,7 @@ BAD = [
      "2 of 3 sources are longer than max_length=2, the first is number 1, the longest has 5 symbols"),
     (["a"] * 3, ["x", "xyz", ""], {"max_length": 2}, ValueError, "1 of 3 targets are longer than max_length=2, the first is number 1"),
     (["a"], ["x"], {"validation": (["a"], ["x", "x"])}, ValueError, "X has 1 sources, but y has 2 targets"),
+    (["a"], ["x"], {"validation": 0.9}, ValueError, "validation=0.9 holds out all of 1 pairs: lower it"),
     (["a"], ["x"], {"scheduled_sampling": 1.5}, ValueError, "scheduled_sampling is 1.5, but it must be a number from 0 to 1"),
     (["a"], ["x"], {"scheduled_sampling": lambda epoch: epoch / 2, "epochs": 4}, ValueError, "scheduled_sampling is 1.5 in epoch 3, but"),
     (["a"], ["x"], {"label_smoothing": 2}, ValueError, "label_smoothing is 2, but it must be <= 1"),
@@ -321,7 +322,7 @@ def test_bad_pairs_are_named_before_any_work(sources, targets, options, error, m
         ({"context": "first"}, "context is 'first', but it must be one of 'initial', 'every', 'both', None"),
         ({"attention": "soft"}, "attention is 'soft'"),
         ({"attention": "dot"}, "but they have 512 and 256 units: change decoder_size, or use 'general'"),
-        ({"attention": "dot", "attention_size": 3, "bidirectional": False}, "attention_size=3 is for additive attention, but attention is 'dot'"),
+        ({"attention": "general", "attention_size": 3}, "attention_size=3 is for additive attention, but attention is 'general'"),
         ({"tied": True, "decoder_size": 100}, "tied=True needs target_embedding and decoder_size to be the same, but they are 256 and 100"),
     ],
 )

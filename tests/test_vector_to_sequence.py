@@ -26,7 +26,7 @@ def untrained(*arguments, **options):
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "dropout": 0.3}, {"tied": True, "embedding_size": 6}], ids=["plain", "deeper", "tied"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "dropout": 0.3}, {"tied": True, "embedding_size": 6}], ids=str)
 @pytest.mark.parametrize("context", ["initial", "every", "both"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_of_every_wiring(cell, context, options):

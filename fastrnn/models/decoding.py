@@ -63,8 +63,8 @@ class Decoding(Model):
         validation : a pair (X, y), or the part of the pairs, drawn with the seed, that is held out: the model that is best on it is kept.
             0: the last model is kept
         label_smoothing : 0..1, part of a target's probability that is spread over all symbols, in training only
-        scheduled_sampling : 0..1, or a function of the epoch (from 0) that gives such a number: probability that the input of a step is what
-            the model itself draws after the step before, instead of the target's symbol (Bengio et al. 2015, who raise it as training goes)
+        scheduled_sampling : 0..1, or a function of the epoch (from 0) that gives such a number: probability that the input of a step is
+            what the model itself draws after the step before, instead of the target's symbol (Bengio et al. 2015, who let it rise)
         verbose : show progress on stderr
         The others: those of ``fastrnn.settings.Settings`` (optimizer, lr, schedule, patience, checkpoint, resume, …); as default
             optimizer="adam", lr=2e-3, clip_norm=5., loss_limit=30.
@@ -93,6 +93,7 @@ class Decoding(Model):
             held = self._pairs(*validation, max_length, self._width_of(X))
         else:
             out, kept = held_out_rows(len(y), validation, random_key(seed, 2))
+            _check_pairs.some_left(kept, out, validation)
             if len(out):
                 held = _some(X, out), _some(y, out)
                 X, y = _some(X, kept), _some(y, kept)
@@ -100,7 +101,8 @@ class Decoding(Model):
         options = dict(max_steps=max_steps, seed=random_key(seed, 1), sampling=sampling)
         data = Pairs(self._sources(X, known), _encoded(vocabulary, y), vocabulary, batch_size, **options)
         if held is not None:
-            held = Pairs(self._sources(held[0], known), _encoded(vocabulary, held[1], "held-out y"), vocabulary, batch_size, max_steps=max_steps)
+            targets = _encoded(vocabulary, held[1], "held-out y")
+            held = Pairs(self._sources(held[0], known), targets, vocabulary, batch_size, max_steps=max_steps)
 
         def identity():
             sampled = "a function" if callable(scheduled_sampling) else scheduled_sampling

@@ -43,6 +43,9 @@ class Symbols:
         known = sorted((symbol for symbol, n in count.items() if n >= min_count), key=lambda symbol: (-count[symbol], symbol))
         return cls([END] * ends + [UNKNOWN] * (rare or not ends) + known)
 
+    def __repr__(self):
+        return f"<{len(self):,} symbols>"
+
     def __len__(self):
         return len(self.symbols)
 
@@ -56,8 +59,8 @@ class Symbols:
         if self._unknown is None and None in ids:
             unknown = sequence[ids.index(None)]
             raise ValueError(
-                f"{name} has the symbol {unknown!r}, which the training targets have not, and they had no rare ones to learn {UNKNOWN} from: "
-                "leave it out, or fit with min_count > 1"
+                f"{name} has the symbol {unknown!r}, which the training targets have not, and they had no rare ones to learn {UNKNOWN} "
+                "from: leave it out, or fit with min_count > 1"
             )
         return np.array(ids, np.int32)
 

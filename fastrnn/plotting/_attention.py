@@ -41,7 +41,8 @@ def attention(weights, source, target, path=None):
     if len(weights) == len(target) + 1:
         target.append(END)
     if weights.shape != (len(target), len(source)) or not weights.size:
-        raise ValueError(f"weights have shape {weights.shape}, but there are {len(target)} symbols of the target and {len(source)} of the source")
+        symbols = f"{len(target)} symbols of the target and {len(source)} of the source"
+        raise ValueError(f"weights have shape {weights.shape}, but there are {symbols}")
     if not ((weights >= 0) & (weights <= 1)).all():
         raise ValueError(f"weights must be from 0 to 1, got {weights[~((weights >= 0) & (weights <= 1))][0]}")
     figure = new_figure(1.6 + 0.34 * len(source), 1.4 + 0.34 * len(target), layout="constrained")
