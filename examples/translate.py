@@ -3,8 +3,8 @@
     python examples/translate.py                                   numbers, from digits to words
     python examples/translate.py multi30k_de-en --out run          a folder with train, val and test_2016_flickr, .de and .en
 
-The perplexity is per word of the test part, <unk> and the end of each sentence among them. BLEU is sacreBLEU's of lower-cased words as
-they were cut, with no further tokenisation. With --out, the same command goes on with a run that was stopped.
+The perplexity is per word of the test part, <unk> and </s> among them; BLEU is sacreBLEU's of lower-cased words as they were cut.
+With --out, the same command goes on with a run that was stopped.
 """
 
 import argparse
