@@ -42,8 +42,7 @@ def main():
     add("--seed", type=int, default=0)
     add("--out", help="folder of the model and its checkpoints")
     a = parser.parse_args()
-    read = (lambda name: read_parallel(a.folder / f"{name}.de", a.folder / f"{name}.en")) if a.folder else numbers
-    test, held, train = map(read, NAMES)
+    test, held, train = map(numbers, NAMES) if a.folder is None else (read_parallel(a.folder / f"{n}.de", a.folder / f"{n}.en") for n in NAMES)
     sizes = dict(decoder_size=a.decoder, source_embedding=a.embedding, target_embedding=a.embedding, min_count=2, dropout=a.dropout)
     attention = None if a.attention == "none" else a.attention
     model = EncoderDecoder("gru", a.hidden, attention=attention, context=a.context, seed=a.seed, **sizes)
