@@ -12,7 +12,7 @@ from fastrnn.batches import Sequences
 from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models.model import DEFAULTS, Model, held_out_rows
-from fastrnn.parameters import Layer, Slot, Storage
+from fastrnn.parameters import Layer, Storage
 from fastrnn.settings import Settings
 
 DEVIATION = 0.1  # standard deviation of the first values of all parameters
@@ -190,23 +190,23 @@ class MemoryNetwork(Model):
         for keys, values in tables.hops:
             alpha, context = np.empty((B, most), self.dtype), np.empty((B, self.size), self.dtype)
             _engine.attend(u, memory[keys], memory[values], batch.first, batch.count, None, softmax, alpha, context)
-            if tables.between is None:
-                context += u
-            else:
+            if tables.between:
                 _engine.product(u, _engine.pack(params["between"]), None, context, True)
+            else:
+                context += u
             u = context
             states.append(u)
             weights.append(alpha)
         logits = np.empty((B, len(self.answers_)), self.dtype)
-        _engine.product(u, _engine.pack(params["answers"]), None, logits)
+        _engine.product(u, _engine.pack(tables.answers(params)), None, logits)
         return logits, memory, states, weights
 
     def _backward(self, batch, ages, dlogits, memory, states, weights, grads):
         """Add the gradients of all parameters to `grads`, {name: view}."""
         params, tables = self.tables.params, self.tables
-        _engine.gemm(True, False, dlogits, states[-1], grads["answers"])
+        _engine.gemm(True, False, dlogits, states[-1], tables.answers(grads))
         du = np.zeros_like(states[-1])
-        _engine.gemm(False, False, dlogits, params["answers"], du)
+        _engine.gemm(False, False, dlogits, tables.answers(params), du)
         dmemory = {k: np.zeros_like(m) for k, m in memory.items()}
         for (keys, values), u, alpha in reversed(list(zip(tables.hops, states, weights))):
             dquery = np.empty_like(u)
@@ -214,11 +214,11 @@ class MemoryNetwork(Model):
                 u, memory[keys], memory[values], batch.first, batch.count, None, batch.softmax, alpha,
                 du, dquery, dmemory[keys], dmemory[values], None,
             )  # fmt: skip
-            if tables.between is None:
-                dquery += du
-            else:
+            if tables.between:
                 _engine.gemm(True, False, du, u, grads["between"])
                 _engine.gemm(False, False, du, params["between"], dquery)
+            else:
+                dquery += du
             du = dquery
         for k, dm in dmemory.items():
             if self.temporal_encoding:
@@ -280,7 +280,7 @@ class _Tables(Layer):
 
     hops : (table of the keys, table of the values) of each hop
     of_memory, of_question : the tables that sentences, and the question, are read with
-    between : None, or the name of the matrix
+    between : whether there is a matrix between hops; then the answers have vectors of their own, else the first rows of the last table
     """
 
     kind = "MemoryNetwork"
@@ -291,16 +291,18 @@ class _Tables(Layer):
         self.hops = [(k, k + 1) if adjacent else (0, 1) for k in range(model.hops)]
         self.of_memory = sorted({k for pair in self.hops for k in pair})
         self.of_question = 0 if adjacent else 2
-        self.between = None if adjacent else "between"
+        self.between = not adjacent
         shapes = {f"words_{k}": (V, d) for k in sorted({*self.of_memory, self.of_question})}
         if model.temporal_encoding:
             shapes |= {f"ages_{k}": (model.memory, d) for k in self.of_memory}
         if not adjacent:
             shapes |= {"answers": (A, d), "between": (d, d)}
-        arrays = {name: DEVIATION * rng.standard_normal(shape) for name, shape in shapes.items()}
-        if adjacent:
-            arrays["answers"] = Slot(model.hops * V * d, (A, d))  # the first rows of the last table
-        self._own(model.storage, model.dtype, arrays)
+        self._num_answers = A
+        self._own(model.storage, model.dtype, {name: DEVIATION * rng.standard_normal(shape) for name, shape in shapes.items()})
+
+    def answers(self, views):
+        """(A, d) the vectors of the answers, among views of the parameters or their gradients."""
+        return views["answers"] if self.between else views[f"words_{self.hops[-1][1]}"][: self._num_answers]
 
     def views(self, into):
         """{name: view} of a flat gradient."""
