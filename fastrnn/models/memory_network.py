@@ -16,6 +16,7 @@ from fastrnn.parameters import Layer, Storage
 from fastrnn.settings import Settings
 
 DEVIATION = 0.1  # standard deviation of the first values of all parameters
+EMPTY = ()  # the sentence that every story begins with: a hop that has nothing to look for looks there
 
 
 class MemoryNetwork(Model):
@@ -167,12 +168,13 @@ class MemoryNetwork(Model):
     def _shifted(self, batch, rng):
         """The ages of a batch's sentences, with empty memories put in at random places."""
         draw = np.random.default_rng(rng)
-        most = np.ceil(self.noise * batch.count).astype(int)
-        empty = draw.integers(0, most + 1)
-        places = draw.integers(0, batch.count + 1, (most.max(), len(most)))  # of an empty memory: how many sentences are younger
-        places[np.arange(len(places))[:, None] >= empty] = self.memory
-        shift = (places[:, batch.row] <= batch.ages).sum(0)
-        return np.minimum(batch.ages + shift, self.memory - 1)
+        most = np.ceil(self.noise * (batch.count - 1)).astype(int)
+        more = draw.integers(0, most + 1)
+        places = draw.integers(0, batch.count, (most.max(), len(most)))  # of an empty memory: how many sentences are younger
+        places[np.arange(len(places))[:, None] >= more] = self.memory
+        ages = np.minimum(batch.ages + (places[:, batch.row] <= batch.ages).sum(0), self.memory - 1)
+        ages[batch.first] = self.memory
+        return ages
 
     def _forward(self, batch, ages, softmax):
         """Logits (B, answers), memory of each table (S, size), the state before each hop and after the last, weights (B, most) of each hop."""
@@ -260,7 +262,7 @@ class MemoryNetwork(Model):
         for batch, _, weights in self._found(X):
             for b, (count, length) in enumerate(zip(batch.count, batch.lengths)):
                 found.append(np.zeros((self.hops, length), self.dtype))
-                found[-1][:, length - count :] = [alpha[b, :count] for alpha in weights]
+                found[-1][:, length - count + 1 :] = [alpha[b, 1:count] for alpha in weights]
         return found
 
     def score(self, X, y) -> float:
@@ -294,7 +296,7 @@ class _Tables(Layer):
         self.between = not adjacent
         shapes = {f"words_{k}": (V, d) for k in sorted({*self.of_memory, self.of_question})}
         if model.temporal_encoding:
-            shapes |= {f"ages_{k}": (model.memory, d) for k in self.of_memory}
+            shapes |= {f"ages_{k}": (model.memory + 1, d) for k in self.of_memory}
         if not adjacent:
             shapes |= {"answers": (A, d), "between": (d, d)}
         self._num_answers = A
@@ -314,9 +316,9 @@ class _Batch(NamedTuple):
 
     store: tuple  # start, words and weights of all sentences, as `_engine.bag` takes them
     sentence: np.ndarray  # (S,) which sentence of the store
-    ages: np.ndarray  # (S,) how many sentences of its story are younger
+    ages: np.ndarray  # (S,) how many sentences of its story are younger; of the empty one the most that there can be
     row: np.ndarray  # (S,) to which question it belongs
-    first: np.ndarray  # (B,) row b remembers first[b] .. first[b]+count[b]
+    first: np.ndarray  # (B,) row b remembers first[b] .. first[b]+count[b]; the first of them is empty
     count: np.ndarray  # (B,)
     lengths: np.ndarray  # (B,) sentences of the whole story
     question: np.ndarray  # (B,) which sentence of the store
@@ -339,8 +341,9 @@ class _Questions(Sequences):
             if unknown:
                 raise ValueError(f"the held-out part has answers that the training part has not: {', '.join(sorted(unknown)[:5])}")
             self._targets = np.array([model._word_id[answer] for answer in y])
-        self._store = _store(number, model)
-        super().__init__([np.array(story) for story in stories], batch_size, seed=seed)
+        self._store = _store([*number, EMPTY], model)
+        super().__init__([np.array([len(number), *story]) for story in stories], batch_size, seed=seed)
+        self._memory = model.memory
         self.steps = len(X)
 
     def begin(self, epoch: int) -> None:
@@ -353,12 +356,15 @@ class _Questions(Sequences):
         count = self._lengths[rows]
         ends = np.cumsum(count)
         row = np.repeat(np.arange(len(rows)), count)
+        ages = ends[row] - 1 - np.arange(ends[-1])
+        first = ends - count
+        ages[first] = self._memory
         return _Batch(
             store=self._store,
             sentence=np.concatenate([self._x[k] for k in rows]),
-            ages=ends[row] - 1 - np.arange(ends[-1]),
+            ages=ages,
             row=row,
-            first=ends - count,
+            first=first,
             count=count,
             lengths=self._whole[rows],
             question=self._question[rows],
@@ -381,7 +387,7 @@ class _Questions(Sequences):
 def _store(sentences, model):
     """(start, word, a, b): sentence s has the words start[s] .. start[s+1], those that the model knows; a word's vector counts a + b * k/d.
 
-    The position encoding is l = (1 - j/J) - (k/d) (1 - 2j/J) for word j = 1..J of the sentence and number k = 1..d of the vector.
+    The position encoding is l = 2 ((1 - j/J) - (k/d) (1 - 2j/J)) for word j = 1..J of the sentence and number k = 1..d of the vector.
     """
     start, word, place = [0], [], []
     for sentence in sentences:
@@ -392,5 +398,5 @@ def _store(sentences, model):
                 place.append(j / J)
         start.append(len(word))
     place = np.array(place)
-    a, b = (1 - place, 2 * place - 1) if model.position_encoding else (np.ones(len(place)), np.zeros(len(place)))
+    a, b = (2 - 2 * place, 4 * place - 2) if model.position_encoding else (np.ones(len(place)), np.zeros(len(place)))
     return np.array(start), np.array(word, np.int64), a.astype(model.dtype), b.astype(model.dtype)
