@@ -157,7 +157,8 @@ def read_babi(path: str | os.PathLike):
             continue
         count, _, rest = line.strip().partition(" ")
         if not count.isdecimal() or int(count) not in (1, last + 1):
-            raise ValueError(f"{path}, line {number}: it begins with {count[:20]!r}, but its number must be 1 or {last + 1}")
+            expected = f"1 or {last + 1}" if last else "1"
+            raise ValueError(f"{path}, line {number}: it begins with {count[:20]!r}, but its number must be {expected}")
         last = int(count)
         if last == 1:
             story = []

@@ -178,8 +178,7 @@ class MemoryNetwork(Model):
 
     def _forward(self, batch, ages, softmax):
         """Logits (B, answers), memory of each table (S, size), the state before each hop and after the last, weights (B, most) of each hop."""
-        params, tables = self.tables.params, self.tables
-        memory = {}
+        params, tables, memory = self.tables.params, self.tables, {}
         for k in tables.of_memory:
             memory[k] = m = np.zeros((len(batch.sentence), self.size), self.dtype)
             if self.temporal_encoding:
@@ -356,8 +355,7 @@ class _Questions(Sequences):
         count = self._lengths[rows]
         ends = np.cumsum(count)
         row = np.repeat(np.arange(len(rows)), count)
-        ages = ends[row] - 1 - np.arange(ends[-1])
-        first = ends - count
+        ages, first = ends[row] - 1 - np.arange(ends[-1]), ends - count
         ages[first] = self._memory
         return _Batch(
             store=self._store,
