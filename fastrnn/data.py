@@ -1,4 +1,4 @@
-"""Readers of the files that sequences come in: .ts, CoNLL-U, CSV, WAV, and piano rolls as JSON. What is wrong in a file is named with its line."""
+"""Readers of files: .ts, CoNLL-U, CSV, WAV, bAbI stories, piano rolls as JSON. What is wrong in a file is named with its line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import wave
 from pathlib import Path
 
@@ -125,6 +126,56 @@ def read_csv(path: str | os.PathLike):
             raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but the header has {len(header)}")
         values.append(_floats([row[k] for k in columns], path, number))
     return [header[k] for k in columns], np.array(values)
+
+
+def read_babi(path: str | os.PathLike):
+    """Stories, questions and answers: the files of the bAbI tasks (Weston et al. 2015).
+
+    A line is a number and a sentence, or a number, a question, a tab and its answer; number 1 begins a story. Words are made lower case,
+    and go without their punctuation; an answer of several words, "apple,football", is one symbol.
+
+    Returns
+    -------
+    X : list of pairs (story, question): the sentences of the story before the question, and the question, as lists of words
+    y : list of str
+
+    Raises
+    ------
+    ValueError  a number is missing or out of turn, a sentence or answer is empty, a question comes before any sentence; the message
+        names the line.
+
+    Examples
+    --------
+    >>> with open("qa.txt", "w") as file:
+    ...     _ = file.write("1 Mary went home.\\n2 Where is Mary?\\thome\\t1\\n")
+    >>> read_babi("qa.txt")
+    ([([['mary', 'went', 'home']], ['where', 'is', 'mary'])], ['home'])
+    """
+    X, y, story, last = [], [], [], 0
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        count, _, rest = line.strip().partition(" ")
+        if not count.isdecimal() or int(count) not in (1, last + 1):
+            expected = f"1 or {last + 1}" if last else "1"
+            raise ValueError(f"{path}, line {number}: it begins with {count[:20]!r}, but its number must be {expected}")
+        last = int(count)
+        if last == 1:
+            story = []
+        sentence, *answer = rest.split("\t")
+        words = re.findall(r"[^\s.,;:?!]+", sentence.lower())
+        if not words:
+            raise ValueError(f"{path}, line {number}: it has no words")
+        if not answer:
+            story.append(words)
+            continue
+        if not answer[0].strip():
+            raise ValueError(f"{path}, line {number}: the question has no answer behind its tab")
+        if not story:
+            raise ValueError(f"{path}, line {number}: the question has no sentence before it")
+        X.append((list(story), words))
+        y.append(answer[0].strip().lower())
+    return _some(X, y, path, "questions")
 
 
 def read_rolls(path: str | os.PathLike, part: str) -> list:

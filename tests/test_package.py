@@ -178,6 +178,7 @@ def test_readme_examples_run(k, tmp_path):
 
 # Options that make an example short, and words of what it prints; the others have --epochs and print an accuracy.
 SHORT = {
+    "answer_questions.py": (["--restarts", "1", "--epochs", "5"], "mean test error: "),
     "adding_problem.py": (["--updates", "40", "--length", "30"], "update 40: test error"),
     "autonomous.py": (["--updates", "20"], "round 100: error"),
     "copy_memory.py": (["--updates", "20", "--delay", "5", "--hidden", "16"], "update 20: "),

@@ -4,7 +4,8 @@ from fastrnn.models.classifier import SequenceClassifier
 from fastrnn.models.events import EventModel
 from fastrnn.models.forecaster import Forecaster
 from fastrnn.models.language_model import LanguageModel
+from fastrnn.models.memory_network import MemoryNetwork
 from fastrnn.models.regressor import SequenceRegressor
 from fastrnn.models.tagger import SequenceTagger
 
-__all__ = ["EventModel", "Forecaster", "LanguageModel", "SequenceClassifier", "SequenceRegressor", "SequenceTagger"]
+__all__ = ["EventModel", "Forecaster", "LanguageModel", "MemoryNetwork", "SequenceClassifier", "SequenceRegressor", "SequenceTagger"]
