@@ -23,31 +23,31 @@ def made_up():
     """{word: [sounds]}: c is K before a and o, S before e; a double vowel is one long sound."""
     sounds = {"ca": ["K", "A"], "co": ["K", "O"], "ce": ["S", "E"], "aa": ["AH"], "oo": ["UW"]}
     parts = ["ba", "do", "ne", *sounds]
-    words = itertools.product(parts, repeat=3)
-    return {"".join(word): [[s for part in word for s in sounds.get(part, part.upper())]] for word in words}
+    return {"".join(word): [[s for part in word for s in sounds.get(part, part.upper())]] for word in itertools.product(parts, repeat=3)}
 
 
 def main():
     add = (parser := argparse.ArgumentParser(description=__doc__.splitlines()[0])).add_argument
     add("dictionary", nargs="?", type=Path)
-    add("--hidden", type=int, default=256)
+    add("--hidden", type=int, default=256, help="units of each direction of the encoder")
+    add("--layers", type=int, default=2, help="of the encoder")
+    add("--decoder", type=int, default=384, help="units of the decoder")
     add("--attention", default="additive", choices=["none", "additive", "general"])
-    add("--dropout", type=float, default=0.2)
-    add("--epochs", type=int, default=15)
+    add("--dropout", type=float, default=0.3)
+    add("--epochs", type=int, default=14)
     add("--seed", type=int, default=0)
     add("--out", help="folder of the model and its checkpoints")
-    arguments = parser.parse_args()
+    a = parser.parse_args()
     parts = {"0": {}, "1": {}}
-    for word, variants in (read_dictionary(arguments.dictionary) if arguments.dictionary else made_up()).items():
+    for word, variants in (read_dictionary(a.dictionary) if a.dictionary else made_up()).items():
         parts.setdefault(hashlib.md5(word.encode()).hexdigest()[-1], {})[word] = variants
     test, held = parts.pop("0"), parts.pop("1")
     pairs = [(word, variant) for part in parts.values() for word, variants in part.items() for variant in variants]
     held = [(word, variant) for word, variants in held.items() for variant in variants]
-    sizes = dict(source_embedding=128, target_embedding=128, dropout=arguments.dropout)
-    attention = None if arguments.attention == "none" else arguments.attention
-    model = EncoderDecoder("gru", arguments.hidden, attention=attention, seed=arguments.seed, **sizes)
-    training = dict(epochs=arguments.epochs, batch_size=64, schedule=Cosine(arguments.epochs))
-    model.fit(*zip(*pairs), validation=tuple(zip(*held)), checkpoint=arguments.out, resume=bool(arguments.out), **training)
+    sizes = dict(decoder_size=a.decoder, decoder_layers=1, source_embedding=128, target_embedding=128, dropout=a.dropout)
+    model = EncoderDecoder("gru", a.hidden, a.layers, attention=None if a.attention == "none" else a.attention, seed=a.seed, **sizes)
+    training = dict(epochs=a.epochs, batch_size=64, schedule=Cosine(a.epochs))
+    model.fit(*zip(*pairs), validation=tuple(zip(*held)), checkpoint=a.out, resume=bool(a.out), **training)
     print(f"{len(pairs):,} pairs, {model.num_parameters:,} parameters, {model.speed or 0:,.0f} sounds/s")
     for beam in (1, 5):
         found = zip(model.predict(list(test), beam=beam), test.values())

@@ -17,6 +17,9 @@ def main(argv: list[str] | None = None) -> int:
     -------
     The exit status: 0; 1 for bad input, 2 for bad usage, each with one line on stderr; 130 after Ctrl-C.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["train"] and argv[1:] and argv[1][:1] != "-":  # train qa is train --task qa
+        argv.insert(1, "--task")
     try:
         arguments, rest = _parser().parse_known_args(argv)
         if arguments.command == "bench":
@@ -109,17 +112,19 @@ def _parser():
 
 # Options of `train` that only some tasks have: text these, the others those of their Task; and the defaults of text
 _TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len")
-_OF_SOME = ("held_out", "bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_TEXT_ONLY)
+_OF_MOST = ("cell", "hidden", "layers", "dropout")
+_OF_QA = ("hops", "memory", "tying", "linear_start")
+_OF_SOME = ("held_out", "bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_OF_MOST, *_OF_QA, *_TEXT_ONLY)
 _TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20, batch=50, lr=2e-3, out="./fastrnn-lm", seq_len=50, validation=0.1)
 
 
 def _add_train(commands):
-    train = commands.add_parser("train", help="train a model", description="Train a model. Defaults are those of text; other tasks have their own.")
+    train = commands.add_parser("train", help="train a model", description="Train a model: fastrnn train TASK. Defaults are those of text.")
     add = train.add_argument
-    add("--task", choices=("text", "classify", "tag", "forecast", "music"), default="text",
-        help="text (default): a language model; classify: .ts files; tag: CoNLL-U; forecast: CSV; music: piano rolls as JSON")  # fmt: skip
+    add("--task", choices=("text", "classify", "tag", "forecast", "music", "qa"), action="append",
+        help="text (default): a language model; classify: .ts files; tag: CoNLL-U; forecast: CSV; music: piano rolls as JSON; qa: bAbI stories")
     add("--data", metavar="FILE", help="for text UTF-8; without it the documentation that every Python carries (about 0.5 M characters)")
-    add("--held-out", metavar="FILE", help="look at this file for the best model, in place of --validation; for classify and tag")
+    add("--held-out", metavar="FILE", help="look at this file for the best model, in place of --validation; for classify, tag and qa")
     add("--cell", choices=("lstm", "gru", "rnn"), help="kind of recurrent layer (lstm)")
     add("--hidden", type=_count, nargs="+", metavar="H", help="units of all layers, or of each (128)")
     add("--layers", type=_count, metavar="N", help="recurrent layers (2)")
@@ -155,6 +160,11 @@ def _add_train(commands):
     series("--horizon", type=_count, metavar="N", help="steps that are forecast; for forecast, which needs it")
     series("--season", type=_count, metavar="N", help="steps of a season, whose differences are learnt; for forecast")
     series("--logarithm", action="store_true", default=None, help="the logarithms are learnt; for forecast")
+    qa = train.add_argument_group("qa").add_argument
+    qa("--hops", type=_count, metavar="N", help="how often the story is looked at (3)")
+    qa("--memory", type=_count, metavar="N", help="sentences that are kept of a story, its last ones (50)")
+    qa("--tying", choices=("adjacent", "layerwise"), help="which tables are one (adjacent)")
+    qa("--linear-start", type=_natural, metavar="N", help="epochs at first without the softmax over the memory (0)")
     train.set_defaults(run=_train)
 
 
@@ -192,9 +202,13 @@ def _train_here(arguments, ranks):
     from fastrnn.callbacks import CSVLog, JSONLog
     from fastrnn.optim import Cosine, ExponentialDecay
     from fastrnn.storage import holds_anything
-    from fastrnn.tasks import TASKS
+    from fastrnn.tasks import TASKS, report
 
     follows = ranks is not None and ranks.rank > 0
+    tasks = sorted(set(arguments.task or ["text"]))
+    if len(tasks) > 1:
+        raise ValueError(f"the task is {tasks[0]} and {tasks[1]}: give one of them")
+    arguments.task = tasks[0]
     task = TASKS.get(arguments.task)
     _fill_in(arguments, task)
     if holds_anything(arguments.out) and not arguments.resume and not follows:
@@ -231,14 +245,14 @@ def _train_here(arguments, ranks):
         return 0
     if model.outcome == "interrupted":
         return _fail(f"{model.message}; model and checkpoint are in {arguments.out}, --resume continues", 130)
-    _report(model, arguments.out) if task is None else _report_task(model, arguments.out)
+    _report(model, arguments.out) if task is None else report(model, arguments.out)
     return _fail(model.message, 1) if model.outcome == "diverged" else 0
 
 
 def _fill_in(arguments, task):
     """Options that were not given get the task's defaults; one that another task has is an error."""
     name = arguments.task
-    own = _TEXT_ONLY if task is None else (*task.options, *task.decides_by)
+    own = (*_OF_MOST, *_TEXT_ONLY) if task is None else (*task.common, *task.options, *task.decides_by)
     for option in _OF_SOME:
         if option not in own and getattr(arguments, option) is not None:
             raise ValueError(f"--{option.replace('_', '-')} is not an option of --task {name}")
@@ -247,6 +261,8 @@ def _fill_in(arguments, task):
     defaults = _TEXT_DEFAULTS | ({} if task is None else {"out": f"./fastrnn-{name}", "hidden": 128, **task.defaults})
     if arguments.hidden is not None:
         arguments.hidden = arguments.hidden[0] if len(arguments.hidden) == 1 else arguments.hidden
+        if not isinstance(arguments.hidden, int) and "layers" not in own:
+            raise ValueError(f"--hidden is one number for --task {name}, but there are {len(arguments.hidden)}")
         if not isinstance(arguments.hidden, int) and arguments.layers is None:
             arguments.layers = 1
     for option, value in defaults.items():
@@ -278,21 +294,10 @@ def _task_model(arguments, task, settings):
     missing = [f"--{name}" for name in ("window", "horizon") if name in task.options and name not in given]
     if missing:
         raise ValueError(f"--task {arguments.task} needs {' and '.join(missing)}")
-    common = dict(cell=arguments.cell, hidden_size=arguments.hidden, num_layers=arguments.layers, dropout=arguments.dropout)
+    common = {name: getattr(arguments, option) for option, name in task.common.items()}
     model = task.model(**given, **common, seed=arguments.seed)
     settings["validation"] = task.held_out(arguments)
     return model, task.read(arguments.data)
-
-
-def _report_task(model, out):
-    """What training has come to."""
-    for name in model.FIGURES:
-        values = [entry[f"validation_{name}"] for entry in model.history if entry.get(f"validation_{name}") is not None]
-        if values:
-            print(f"held-out {name}: {values[0]:.4f} before, {(min if name == 'loss' else max)(values):.4f} at best")
-    if model.speed is not None:
-        print(f"speed: {model.speed:,.0f} steps/s")
-    print(f"model: {out} ({model.num_parameters:,} parameters); on other data: fastrnn predict {out} --data FILE")
 
 
 def _report(model, out):

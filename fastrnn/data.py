@@ -1,20 +1,30 @@
-"""Readers of the files that sequences come in: .ts, CoNLL-U, CSV, WAV, piano rolls as JSON; translations, pronunciations, captions.
-
-What is wrong in a file is named with its line.
-"""
+"""Readers of files: .ts, CoNLL-U, CSV, WAV, bAbI stories, piano rolls as JSON, and pairs. What is wrong in a file is named with its line."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
 import wave
-import zipfile
-from pathlib import Path
 
 import numpy as np
+
+from fastrnn._files import floats, is_number, lines, some
+from fastrnn._pair_files import read_captions, read_dictionary, read_parallel
+
+__all__ = [
+    "log_mel",
+    "read_babi",
+    "read_captions",
+    "read_conllu",
+    "read_csv",
+    "read_dictionary",
+    "read_parallel",
+    "read_rolls",
+    "read_ts",
+    "read_wav",
+]
 
 LOWEST, NOTES = 21, 88  # of a piano, as MIDI pitches
 
@@ -42,20 +52,20 @@ def read_ts(path: str | os.PathLike):
     ([(3, 2), (2, 2)], ['up', 'down'])
     """
     X, y = [], []
-    for number, line in _lines(path):
+    for number, line in lines(path):
         if not line.strip() or line[0] in "#@":
             continue
         *channels, label = line.strip().split(":")
         if not channels:
             raise ValueError(f"{path}, line {number}: there is no label, which must stand last behind a colon")
-        values = [_floats(channel.split(","), path, number) for channel in channels]
+        values = [floats(channel.split(","), path, number) for channel in channels]
         if len({len(channel) for channel in values}) > 1:
             raise ValueError(f"{path}, line {number}: its channels have different lengths, {sorted({len(v) for v in values})}")
         if X and len(values) != X[0].shape[1]:
             raise ValueError(f"{path}, line {number}: it has {len(values)} channels, but the lines before have {X[0].shape[1]}")
         X.append(np.array(values).T)
         y.append(label)
-    return _some(X, y, path, "series")
+    return some(X, y, path, "series")
 
 
 def read_conllu(path: str | os.PathLike, column: int = 4):
@@ -83,7 +93,7 @@ def read_conllu(path: str | os.PathLike, column: int = 4):
     ([['dogs', 'bark']], [['NOUN', 'VERB']])
     """
     sentences, tags, last = [], [], None
-    for number, line in _lines(path):
+    for number, line in lines(path):
         fields = line.rstrip("\r\n").split("\t")
         if fields == [""]:
             last = None
@@ -96,7 +106,7 @@ def read_conllu(path: str | os.PathLike, column: int = 4):
                 last = sentences
             sentences[-1].append(fields[1])
             tags[-1].append(fields[column - 1])
-    return _some(sentences, tags, path, "sentences")
+    return some(sentences, tags, path, "sentences")
 
 
 def read_csv(path: str | os.PathLike):
@@ -118,18 +128,68 @@ def read_csv(path: str | os.PathLike):
     >>> read_csv("air.csv")
     (['Passengers'], array([[112.], [118.]]))
     """
-    reader = csv.reader(line for _, line in _lines(path))
+    reader = csv.reader(line for _, line in lines(path))
     rows = [(reader.line_num, row) for row in reader if row]  # empty lines are left out
     header, first = (rows[0][1], rows[1][1]) if len(rows) > 1 else ([], [])
-    columns = [k for k, name in enumerate(header) if name and k < len(first) and _is_number(first[k])]
+    columns = [k for k, name in enumerate(header) if name and k < len(first) and is_number(first[k])]
     if not columns:
         raise ValueError(f"{path} has no column of numbers under a header")
     values = []
     for number, row in rows[1:]:
         if len(row) != len(header):
             raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but the header has {len(header)}")
-        values.append(_floats([row[k] for k in columns], path, number))
+        values.append(floats([row[k] for k in columns], path, number))
     return [header[k] for k in columns], np.array(values)
+
+
+def read_babi(path: str | os.PathLike):
+    """Stories, questions and answers: the files of the bAbI tasks (Weston et al. 2015).
+
+    A line is a number and a sentence, or a number, a question, a tab and its answer; number 1 begins a story. Words are made lower case,
+    and go without their punctuation; an answer of several words, "apple,football", is one symbol.
+
+    Returns
+    -------
+    X : list of pairs (story, question): the sentences of the story before the question, and the question, as lists of words
+    y : list of str
+
+    Raises
+    ------
+    ValueError  a number is missing or out of turn, a sentence or answer is empty, a question comes before any sentence; the message
+        names the line.
+
+    Examples
+    --------
+    >>> with open("qa.txt", "w") as file:
+    ...     _ = file.write("1 Mary went home.\\n2 Where is Mary?\\thome\\t1\\n")
+    >>> read_babi("qa.txt")
+    ([([['mary', 'went', 'home']], ['where', 'is', 'mary'])], ['home'])
+    """
+    X, y, story, last = [], [], [], 0
+    for number, line in lines(path):
+        if not line.strip():
+            continue
+        count, _, rest = line.strip().partition(" ")
+        if not count.isdecimal() or int(count) not in (1, last + 1):
+            expected = f"1 or {last + 1}" if last else "1"
+            raise ValueError(f"{path}, line {number}: it begins with {count[:20]!r}, but its number must be {expected}")
+        last = int(count)
+        if last == 1:
+            story = []
+        sentence, *answer = rest.split("\t")
+        words = re.findall(r"[^\s.,;:?!]+", sentence.lower())
+        if not words:
+            raise ValueError(f"{path}, line {number}: it has no words")
+        if not answer:
+            story.append(words)
+            continue
+        if not answer[0].strip():
+            raise ValueError(f"{path}, line {number}: the question has no answer behind its tab")
+        if not story:
+            raise ValueError(f"{path}, line {number}: the question has no sentence before it")
+        X.append((list(story), words))
+        y.append(answer[0].strip().lower())
+    return some(X, y, path, "questions")
 
 
 def read_rolls(path: str | os.PathLike, part: str) -> list:
@@ -167,127 +227,6 @@ def read_rolls(path: str | os.PathLike, part: str) -> list:
             roll[t, [pitch - LOWEST for pitch in frame]] = 1
         rolls.append(roll)
     return rolls
-
-
-def read_parallel(source_path: str | os.PathLike, target_path: str | os.PathLike):
-    """Sentences and their translations: two text files with as many lines.
-
-    Lines are lower-cased and cut into words (runs of letters and digits) and single other signs. An empty line gives a sentence without
-    words.
-
-    Returns
-    -------
-    sources, targets : lists of lists of str
-
-    Raises
-    ------
-    ValueError  the files have different numbers of lines, or none; the message names both numbers.
-
-    Examples
-    --------
-    >>> for name, text in (("a.de", "Ein Hund.\\nZwei Katzen!\\n"), ("a.en", "A dog.\\nTwo cats!\\n")):
-    ...     _ = Path(name).write_text(text)
-    >>> sources, targets = read_parallel("a.de", "a.en")
-    >>> sources[0], targets[1]
-    (['ein', 'hund', '.'], ['two', 'cats', '!'])
-    """
-    sides = []
-    for path in (source_path, target_path):
-        lines = [line for _, line in _lines(path)]
-        lines = lines[:-1] if lines[-1] == "" else lines  # behind the last line break
-        sides.append([re.findall(r"\w+|[^\w\s]", line.lower()) for line in lines])
-    if len(sides[0]) != len(sides[1]):
-        numbers = f"{source_path} has {len(sides[0])} lines, but {target_path} has {len(sides[1])}"
-        raise ValueError(f"{numbers}: they must be line by line the same")
-    return _some(*sides, source_path, "lines")
-
-
-def read_dictionary(path: str | os.PathLike) -> dict[str, list[list[str]]]:
-    """Words and how they are pronounced: a pronouncing dictionary as CMUdict has it.
-
-    A line has a word and its sounds; ``word(2)`` is another pronunciation of the word; digits for stress are left out, and a pronunciation
-    that differs in nothing else is left out too. What stands behind ``#``, and lines that begin with ``;;;``, are comments.
-
-    Returns
-    -------
-    {word: list of pronunciations}, each a list of str, in the order of the file
-
-    Raises
-    ------
-    ValueError  a line has no sounds, or there are no words; the message names the line.
-
-    Examples
-    --------
-    >>> with open("some.dict", "w") as file:
-    ...     _ = file.write("a AH0\\na(2) EY1\\naachen AA1 K AH0 N # city\\n")
-    >>> read_dictionary("some.dict")
-    {'a': [['AH'], ['EY']], 'aachen': [['AA', 'K', 'AH', 'N']]}
-    """
-    found = {}
-    for number, line in _lines(path):
-        fields = [] if line.startswith(";;;") else line.partition("#")[0].split()
-        if len(fields) == 1:
-            raise ValueError(f"{path}, line {number}: the word {fields[0]!r} has no sounds")
-        if fields:
-            variants = found.setdefault(re.sub(r"\(\d+\)$", "", fields[0]), [])
-            sounds = [re.sub(r"\d", "", sound) for sound in fields[1:]]
-            if sounds not in variants:
-                variants.append(sounds)
-    if not found:
-        raise ValueError(f"{path} has no words")
-    return found
-
-
-def read_captions(path: str | os.PathLike):
-    """Vectors and a text for each: an ``.npz`` file with the arrays `vectors` and `texts`, or a CSV with numbers and, last, the text.
-
-    A first line of the CSV without numbers is a header.
-
-    Returns
-    -------
-    X : (N, D) float64
-    y : list of N str
-
-    Raises
-    ------
-    ValueError  an array is missing or of another kind, numbers of vectors and texts differ, a field of the CSV is no number or missing.
-
-    Examples
-    --------
-    >>> with open("captions.csv", "w") as file:
-    ...     _ = file.write("width,height,text\\n1,2,tall\\n3,1,very wide\\n")
-    >>> read_captions("captions.csv")
-    (array([[1., 2.], [3., 1.]]), ['tall', 'very wide'])
-    """
-    return _captions_of_arrays(path) if os.fspath(path).endswith(".npz") else _captions_of_table(path)
-
-
-def _captions_of_arrays(path):
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            vectors, texts = (np.asarray(arrays[name]) for name in ("vectors", "texts"))
-    except KeyError as error:
-        raise ValueError(f"{path} must have the arrays 'vectors' and 'texts': {error.args[0]}") from None
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a .npz file of plain arrays (objects are not read): {error}") from None
-    if vectors.ndim != 2 or vectors.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: vectors are {vectors.dtype} of shape {vectors.shape}, but they must be numbers of shape (N, D)")
-    if texts.dtype.kind != "U" or texts.shape != vectors.shape[:1]:
-        found = f"{texts.dtype} of shape {texts.shape}"
-        raise ValueError(f"{path}: texts are {found}, but they must be {len(vectors)} str, one for each vector")
-    return vectors.astype(float), texts.tolist()
-
-
-def _captions_of_table(path):
-    reader = csv.reader(line for _, line in _lines(path))
-    rows = [(reader.line_num, row) for row in reader if row]
-    if rows and not any(map(_is_number, rows[0][1][:-1])):
-        del rows[0]
-    for number, row in rows:
-        if len(row) < 2 or len(row) != len(rows[0][1]):
-            wanted = max(2, len(rows[0][1]))
-            raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}: numbers, and last the text")
-    return _some(np.array([_floats(row[:-1], path, number) for number, row in rows]), [row[-1] for _, row in rows], path, "vectors")
 
 
 def log_mel(samples, rate: int, *, bands: int = 40, window: float = 0.032, hop: float = 0.01) -> np.ndarray:
@@ -335,31 +274,3 @@ def read_wav(path: str | os.PathLike):
     if width != 2:
         raise ValueError(f"{path} has {8 * width} bits per sample, but 16 are read")
     return np.frombuffer(data, "<i2")[::channels] / 32768, rate
-
-
-def _lines(path):
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from None
-    return enumerate(text.split("\n"), 1)
-
-
-def _is_number(text):
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _floats(texts, path, number):
-    wrong = [text for text in texts if not _is_number(text)]
-    if wrong:
-        raise ValueError(f"{path}, line {number}: {wrong[0]!r} is not a number")
-    return [float(text) for text in texts]
-
-
-def _some(a, b, path, what):
-    if not len(a):
-        raise ValueError(f"{path} has no {what}")
-    return a, b

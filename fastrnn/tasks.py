@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fastrnn import data, models, storage
-from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceTagger
+from fastrnn.models import EventModel, Forecaster, LanguageModel, MemoryNetwork, SequenceClassifier, SequenceTagger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Task:
     decides_by : options that say what is held out
     score : (model, path) -> what `fastrnn evaluate` prints
     predict : (model, path) -> lines of `fastrnn predict`
+    common : {option that most tasks have: argument of the model}
     """
 
     model: type
@@ -37,6 +38,7 @@ class Task:
     decides_by: tuple
     score: Callable
     predict: Callable
+    common: dict = dataclasses.field(default_factory=lambda: dict(cell="cell", hidden="hidden_size", layers="num_layers", dropout="dropout"))
 
 
 def load(directory, wanted: type | None = None):
@@ -115,6 +117,16 @@ def _piece(model, path):
         yield " ".join(str(note + data.LOWEST) for note in np.flatnonzero(frame))
 
 
+def _answers(model, path):
+    X, _ = data.read_babi(path)
+    for (story, question), answer, weights in zip(X, model.predict(X), model.attention(X)):
+        yield f"{' '.join(question)}? {answer}"
+        yield "  " + "".join(f" hop {k:<2}" for k in range(1, model.hops + 1))
+        for sentence, of_hops in zip(story, weights.T):
+            yield "  " + "".join(f"  {weight:.2f}" for weight in of_hops) + f"  {' '.join(sentence)}"
+        yield ""
+
+
 def _file_or_part(read):
     return lambda options: read(options.held_out) if options.held_out is not None else options.validation
 
@@ -139,6 +151,11 @@ TASKS = {
         EventModel, 'piano rolls, JSON {"train": …, "valid": …, "test": …}', dict(cell="gru", layers=1, dropout=0.5, epochs=100, batch=8, lr=5e-3),
         {}, _rolls, lambda options: data.read_rolls(options.data, "valid"), (), _nll, _piece,
     ),
+    "qa": Task(
+        MemoryNetwork, "stories, questions and answers, a bAbI file", dict(hidden=20, epochs=100, batch=32, lr=0.01),
+        {"hops": "hops", "memory": "memory", "tying": "tying", "linear_start": "linear_start"}, data.read_babi,
+        _file_or_part(data.read_babi), ("validation", "held_out"), _accuracy(data.read_babi, "the questions"), _answers, dict(hidden="size"),
+    ),
 }  # fmt: skip
 
 
@@ -146,3 +163,14 @@ def score_text(model: LanguageModel, path) -> str:
     """What `fastrnn evaluate` prints for a language model."""
     nll = -model.score(Path(path))
     return f"NLL: {nll:.4f} nats per {model.level} ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}"
+
+
+def report(model, out) -> None:
+    """Print what training has come to."""
+    for name in model.FIGURES:
+        values = [entry[f"validation_{name}"] for entry in model.history if entry.get(f"validation_{name}") is not None]
+        if values:
+            print(f"held-out {name}: {values[0]:.4f} before, {(min if name == 'loss' else max)(values):.4f} at best")
+    if model.speed is not None:
+        print(f"speed: {model.speed:,.0f} steps/s")
+    print(f"model: {out} ({model.num_parameters:,} parameters); on other data: fastrnn predict {out} --data FILE")

@@ -1012,6 +1012,51 @@ def scatter_add(a, const int64_t[::1] ids, out):
         rnn_restore_denormals(mode)
 
 
+cdef rnn_bag bag_of(const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word, a, b, ramp):
+    cdef rnn_bag s
+    s.M, s.n = sentence.shape[0], len(ramp)
+    s.sentence, s.start = &sentence[0] if s.M else NULL, &start[0]
+    s.word = &word[0] if word.shape[0] else NULL
+    s.a, s.b, s.ramp = address(a), address(b), address(ramp)
+    return s
+
+
+def bag(
+    const int64_t[::1] sentence,       # (M,) which sentence each row of out is               in
+    const int64_t[::1] start,          # (S+1,) the words of sentence s: start[s] .. start[s+1]   in
+    const int64_t[::1] word,           # (W,) their rows in the table                         in
+    a, b,                              # (W,) a word counts a + b * ramp                      in
+    ramp,                              # (n,)                                                 in
+    table,                             # (V, n)                                               in
+    out,                               # (M, n)                                               +=
+):
+    """Sentences as weighted sums of the vectors of their words, each element one chain over the words."""
+    cdef rnn_bag s = bag_of(sentence, start, word, a, b, ramp)
+    cdef const rnn_kernels *k = kernels_for(out)
+    cdef const char *rows = address(table)
+    cdef char *to = address(out, True)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.bag(&s, rows, to)
+        rnn_restore_denormals(mode)
+
+
+def bag_backward(
+    const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word, a, b, ramp,    # as in bag    in
+    dout,                              # (M, n)                                               in
+    dtable,                            # (V, n)                                               +=
+):
+    """What comes back through `bag`, sentence after sentence."""
+    cdef rnn_bag s = bag_of(sentence, start, word, a, b, ramp)
+    cdef const rnn_kernels *k = kernels_for(dout)
+    cdef const char *rows = address(dout)
+    cdef char *to = address(dtable, True)
+    with nogil:
+        mode = rnn_flush_denormals()
+        k.bag_backward(&s, rows, to)
+        rnn_restore_denormals(mode)
+
+
 ctypedef struct Softmax:
     const rnn_kernels *kernels
     Py_ssize_t M, V, item

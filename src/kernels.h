@@ -98,6 +98,16 @@ typedef struct {
     void *dscore;                /* (rows, S) scratch                                          out */
 } rnn_attend_backward;
 
+/* Sentences as weighted sums of the vectors of their words: word w of a sentence counts a[w] + b[w] * ramp, unit by unit. */
+typedef struct {
+    ptrdiff_t M, n;
+    const int64_t *sentence;     /* (M,) which sentence a row of the result is                 in  */
+    const int64_t *start;        /* its words are start[s] .. start[s+1] of:                   in  */
+    const int64_t *word;         /* the row of the table                                       in  */
+    const void *a, *b;           /* the weight of the word                                     in  */
+    const void *ramp;            /* (n,)                                                       in  */
+} rnn_bag;
+
 typedef struct {
     const char *isa;             /* "v2", "v3", "v4", "aarch64", "plain" */
     int is_double;
@@ -119,6 +129,8 @@ typedef struct {
 
     void (*column_sum)(ptrdiff_t M, ptrdiff_t N, const void *a, ptrdiff_t lda, void *out);     /* out (N,) += sum of rows */
     void (*gather)(ptrdiff_t M, ptrdiff_t n, const void *table, ptrdiff_t ldt, const int64_t *ids, void *out, ptrdiff_t ldo);
+    void (*bag)(const rnn_bag *, const void *table, void *out);                                /* out (M,n) += weighted sums */
+    void (*bag_backward)(const rnn_bag *, const void *dout, void *dtable);                     /* dtable += , rows in order  */
     void (*scatter_add)(ptrdiff_t M, ptrdiff_t n, const void *a, ptrdiff_t lda, const int64_t *ids, void *out, ptrdiff_t ldo);
 
     /* weights may be NULL (1), dlogits may be NULL and may be logits; a negative target is an ignored row */

@@ -89,6 +89,15 @@ cdef extern from "kernels.h" nogil:
         void *dv
         void *dscore
 
+    ctypedef struct rnn_bag:
+        Py_ssize_t M, n
+        const int64_t *sentence
+        const int64_t *start
+        const int64_t *word
+        const void *a
+        const void *b
+        const void *ramp
+
     ctypedef struct rnn_kernels:
         const char *isa
         int is_double, lanes, panel
@@ -100,6 +109,8 @@ cdef extern from "kernels.h" nogil:
         void (*gemm)(int, int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const void *, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
         void (*column_sum)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, void *) noexcept nogil
         void (*gather)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const int64_t *, void *, Py_ssize_t) noexcept nogil
+        void (*bag)(const rnn_bag *, const void *, void *) noexcept nogil
+        void (*bag_backward)(const rnn_bag *, const void *, void *) noexcept nogil
         void (*scatter_add)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const int64_t *, void *, Py_ssize_t) noexcept nogil
         void (*softmax_nll)(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, const void *, double *, void *) noexcept nogil
         void (*softmax)(Py_ssize_t, Py_ssize_t, const void *, void *) noexcept nogil

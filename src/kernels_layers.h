@@ -40,6 +40,39 @@ static void scatter_add(ptrdiff_t M, ptrdiff_t n, const void *a, ptrdiff_t lda, 
     }
 }
 
+static void bag(const rnn_bag *s, const void *table, void *out)
+{
+    const real *a = s->a, *b = s->b;
+    for (ptrdiff_t m = 0; m < s->M; m++) {
+        const int64_t first = s->start[s->sentence[m]], end = s->start[s->sentence[m] + 1];
+        for (ptrdiff_t l = 0; l < s->n; l += VL) {
+            const ptrdiff_t left = s->n - l;
+            const vec ramp = v_load_n((const real *)s->ramp + l, left);
+            real *to = (real *)out + m * s->n + l;
+            vec sum = v_load_n(to, left);
+            for (int64_t w = first; w < end; w++)
+                sum = v_fma(v_fma(v_set(b[w]), ramp, v_set(a[w])), v_load_n((const real *)table + s->word[w] * s->n + l, left), sum);
+            v_store_n(to, sum, left);
+        }
+    }
+}
+
+static void bag_backward(const rnn_bag *s, const void *dout, void *dtable)
+{
+    const real *a = s->a, *b = s->b;
+    for (ptrdiff_t m = 0; m < s->M; m++) {
+        const int64_t first = s->start[s->sentence[m]], end = s->start[s->sentence[m] + 1];
+        for (ptrdiff_t l = 0; l < s->n; l += VL) {
+            const ptrdiff_t left = s->n - l;
+            const vec ramp = v_load_n((const real *)s->ramp + l, left), d = v_load_n((const real *)dout + m * s->n + l, left);
+            for (int64_t w = first; w < end; w++) {
+                real *to = (real *)dtable + s->word[w] * s->n + l;
+                v_store_n(to, v_fma(v_fma(v_set(b[w]), ramp, v_set(a[w])), d, v_load_n(to, left)), left);
+            }
+        }
+    }
+}
+
 /* the greatest element; lanes compared in a fixed order, a NaN loses every comparison (it comes back through exp) */
 static real row_max(ptrdiff_t V, const real *x)
 {

@@ -35,6 +35,12 @@ BAD = [
     (data.read_captions, "wide\ntall\n", "line 2: it has 1 fields, but must have 2"),
     (data.read_captions, "1,2,wide\n3,x,tall\n", "line 2: 'x' is not a number"),
     (data.read_captions, "a,b,text\n", "has no vectors"),
+    (data.read_babi, "1 A b.\n\n3 C d.\n", "line 3: it begins with '3', but its number must be 1 or 2"),
+    (data.read_babi, "A b.\n", "line 1: it begins with 'A', but its number must be 1$"),
+    (data.read_babi, "1 A b.\n2 ?\tyes\t1\n", "line 2: it has no words"),
+    (data.read_babi, "1 A b.\n2 C?\t\t1\n", "line 2: the question has no answer behind its tab"),
+    (data.read_babi, "1 A b.\n1 C?\tyes\t1\n", "line 2: the question has no sentence before it"),
+    (data.read_babi, "1 A b.\n", "has no questions"),
 ]
 
 
@@ -50,7 +56,7 @@ def test_what_is_wrong_in_a_file_is_named(read, text, message, tmp_path):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [data.read_ts, data.read_conllu, data.read_csv])
+@pytest.mark.parametrize("read", [data.read_ts, data.read_conllu, data.read_csv, data.read_babi])
 def test_a_file_that_is_not_text_is_named(read, tmp_path):
     (tmp_path / "file").write_bytes(b"a\xff")
     with pytest.raises(ValueError, match="is not UTF-8: byte 1 is 0xff"):
@@ -64,6 +70,15 @@ def test_ranges_empty_nodes_and_comments_are_no_words(tmp_path):
     (tmp_path / "f").write_text("\n".join(lines))
     assert data.read_conllu(tmp_path / "f") == ([["it", "'s"], ["yes"]], [["PRON", "AUX"], ["INTJ"]])
     assert data.read_conllu(tmp_path / "f", column=3)[1] == [["it", "be"], ["yes"]]
+
+
+def test_questions_see_the_sentences_of_their_own_story_before_them(tmp_path):
+    lines = ["1 Mary got the milk.", "2 Is it  hers?\tYes\t1", "3 John left!", "4 Who, then?\tmary,John\t1 3", "", "1 It rains.", "2 Why?\tno", ""]
+    (tmp_path / "f").write_text("\r\n".join(lines))
+    X, y = data.read_babi(tmp_path / "f")
+    first, second = ["mary", "got", "the", "milk"], ["john", "left"]
+    assert X == [([first], ["is", "it", "hers"]), ([first, second], ["who", "then"]), ([["it", "rains"]], ["why"])]
+    assert y == ["yes", "mary,john", "no"]
 
 
 def test_a_column_that_counts_the_rows_and_dates_are_no_series(tmp_path):

@@ -248,6 +248,34 @@ def test_gather_and_scatter_add_touch_the_named_rows_only(isa, dtype, n):
     same_bits(gout, want, "no rows")
 
 
+@pytest.mark.parametrize("n", SIZES)
+def test_bag_adds_weighted_words_and_its_backward_gives_them_back(isa, dtype, n):
+    rng = np.random.default_rng(n)
+    start, word = np.array([0, 3, 3, 8, 9], "int64"), np.array([8, 0, 3, 3, 0, 3, 7, 1, 1], "int64")  # sentence 1 has no words
+    sentence = np.array([2, 0, 1, 2, 3], "int64")
+    a, b, ramp, table, out = (rng.standard_normal(shape).astype(dtype) for shape in (9, 9, n, (9, n), (5, n)))
+    boxes, arrays = guarded(sentence, start, word, a, b, ramp, table, out)
+    _engine.bag(*arrays)
+    want, size = out.astype("float64"), np.abs(out).astype("float64")
+    weight = a[:, None] + b[:, None].astype("float64") * ramp
+    for m, s in enumerate(sentence):
+        rows = slice(start[s], start[s + 1])
+        want[m] += (weight[rows] * table[word[rows]]).sum(0)
+        size[m] += ((np.abs(a[rows, None]) + np.abs(b[rows, None] * ramp)) * np.abs(table[word[rows]])).sum(0)
+    close(arrays[-1], want, 10 * EPS[dtype] * size)
+    assert all(box.intact() for box in boxes)
+
+    boxes, arrays = guarded(sentence, start, word, a, b, ramp, out, table)
+    _engine.bag_backward(*arrays)
+    want, size = table.astype("float64"), np.abs(table).astype("float64")
+    for m, s in enumerate(sentence):
+        for w in range(start[s], start[s + 1]):
+            want[word[w]] += weight[w] * out[m]
+            size[word[w]] += (np.abs(a[w]) + np.abs(b[w] * ramp)) * np.abs(out[m])
+    close(arrays[-1], want, 20 * EPS[dtype] * size)
+    assert all(box.intact() for box in boxes)
+
+
 @pytest.mark.parametrize("T, lengths", [(0, [0, 0]), (3, [0]), (5, [5, 3, 3, 1, 0]), (4, []), (6, [2, 2])])
 def test_ragged_rows_find_their_places_and_come_back(T, lengths):
     rng = np.random.default_rng(T)

@@ -178,6 +178,7 @@ def test_readme_examples_run(k, tmp_path):
 
 # Options that make an example short, and words of what it prints; the others have --epochs and print an accuracy.
 SHORT = {
+    "answer_questions.py": (["--restarts", "1", "--epochs", "5"], "mean test error: "),
     "adding_problem.py": (["--updates", "40", "--length", "30"], "update 40: test error"),
     "autonomous.py": (["--updates", "20"], "round 100: error"),
     "copy_memory.py": (["--updates", "20", "--delay", "5", "--hidden", "16"], "update 20: "),
@@ -185,7 +186,7 @@ SHORT = {
     "forecast.py": (["--epochs", "1", "--seeds", "1"], "seasonal naive: MASE"),
     "min_char_rnn.py": (["--iterations", "1000"], "iteration 1000: smoothed loss"),
     "music.py": (["--epochs", "1", "--seeds", "1", "--hidden", "16"], "nats/frame"),
-    "pronounce.py": (["--epochs", "1", "--hidden", "16"], "(WER)"),
+    "pronounce.py": (["--epochs", "1", "--hidden", "16", "--decoder", "16"], "(WER)"),
     "translate.py": (["--epochs", "1", "--hidden", "16", "--decoder", "16"], "BLEU"),
     "word_lm.py": (["--epochs", "1", "--hidden", "16"], "per word"),
 }

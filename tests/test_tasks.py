@@ -44,11 +44,21 @@ def write_rolls(path, n):
     path.write_text(json.dumps({"train": [piece] * n, "valid": [piece], "test": [piece]}))
 
 
-FILES = {"classify": (write_ts, 40, "a.ts"), "tag": (write_conllu, 40, "a.conllu"), "forecast": (write_csv, 90, "a.csv"), "music": (write_rolls, 8, "a.json")}
-MORE = {"classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
-        "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
-EVALUATED = {"classify": "accuracy: 1.0000 of the series", "tag": "accuracy: 1.0000 of the words", "forecast": "MASE: 0.", "music": "NLL: "}
-MODEL = {"classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
+def write_stories(path, n):
+    with open(path, "w") as file:
+        for _ in range(n):
+            name, other, room = RNG.choice(["Ann", "Bob"]), RNG.choice(["Cid", "Dan"]), RNG.choice(["attic", "hall"])
+            file.write(f"1 {name} went to the {room}.\n2 {other} went home.\n3 Where is {name}?\t{room}\t1\n")
+
+
+FILES = {"qa": (write_stories, 60, "a.txt")}
+FILES |= {"classify": (write_ts, 40, "a.ts"), "tag": (write_conllu, 40, "a.conllu"), "forecast": (write_csv, 90, "a.csv"), "music": (write_rolls, 8, "a.json")}
+MORE = {"qa": ["--hops", 2, "--memory", 10, "--tying", "layerwise", "--linear-start", 2]}
+MORE |= {"classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
+         "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
+EVALUATED = {"qa": "accuracy: 1.0000 of the questions"}
+EVALUATED |= {"classify": "accuracy: 1.0000 of the series", "tag": "accuracy: 1.0000 of the words", "forecast": "MASE: 0.", "music": "NLL: "}
+MODEL = {"qa": "MemoryNetwork", "classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
 
 
 def made(task):
@@ -73,6 +83,11 @@ def test_a_task_from_data_to_predictions(task, run):
     lines = out.splitlines()
     if task == "classify":
         assert lines == data.read_ts(file)[1]
+    elif task == "qa":
+        [(story, question), *_], [answer, *_] = data.read_babi(file)
+        assert lines[0] == f"{' '.join(question)}? {answer}" and lines[1].split() == ["hop", "1", "hop", "2"] and lines[4] == ""
+        assert all(line.endswith(" ".join(sentence)) for line, sentence in zip(lines[2:4], story))
+        assert float(lines[2].split()[1]) > float(lines[3].split()[1])
     elif task == "tag":
         sentences, tags = data.read_conllu(file)
         assert lines == [line for s, t in zip(sentences, tags) for line in [*(f"{w}\t{x}" for w, x in zip(s, t)), ""]]
@@ -83,6 +98,16 @@ def test_a_task_from_data_to_predictions(task, run):
         assert len(lines) == 64 and "48" in lines[0].split()
     status, out, _ = run("info", f"fastrnn-{task}")
     assert status == 0 and f"model: {MODEL[task]}" in out and "num_parameters: " in out
+
+
+def test_the_task_may_stand_behind_train(run):
+    made("tag")
+    for name, task in (("one", ["tag"]), ("two", ["--task", "tag"]), ("three", ["tag", "--task", "tag"])):
+        assert run("train", *task, "--data", "a.conllu", "--hidden", 4, "--epochs", 1, "--quiet", "--out", name)[0] == 0
+    weights = [next(Path(name).glob("*.safetensors")).name for name in ("one", "two", "three")]
+    assert len(set(weights)) == 1  # the name is a hash of what is in it
+    status, out, err = run("train", "no-such-task")
+    assert status == 2 and out == "" and "'no-such-task'" in err and len(err.splitlines()) == 1
 
 
 def test_the_held_out_file_decides_which_model_is_best(run):
@@ -113,6 +138,11 @@ def test_sizes_of_layers(run):
         (["--task", "music", "--data", "a.json", "--validation", 0.2], "--validation is not an option of --task music"),
         (["--task", "forecast", "--data", "a.csv", "--window", 5, "--horizon", 5, "--validation", 0.2], "--validation is not an option"),
         (["--bidirectional"], "--bidirectional is not an option of --task text"),
+        (["--hops", 2], "--hops is not an option of --task text"),
+        (["qa", "--data", "a.txt", "--cell", "gru"], "--cell is not an option of --task qa"),
+        (["qa", "--data", "a.txt", "--hidden", 5, 6], "--hidden is one number for --task qa, but there are 2"),
+        (["qa", "--data", "a.txt", "--task", "tag"], "the task is qa and tag: give one of them"),
+        (["qa", "--data", "a.ts"], "a.ts, line 1: it begins with '@problemName', but its number must be 1"),
         (["--task", "classify", "--data", "a.conllu"], "a.conllu, line 1: there is no label"),
         (["--task", "tag", "--data", "a.ts"], "a.ts has no sentences"),
         (["--task", "music", "--data", "a.csv"], "a.csv is not JSON"),

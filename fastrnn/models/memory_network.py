@@ -1,0 +1,400 @@
+"""Answers to questions about stories: an end-to-end memory network, which looks at the sentences of a story several times."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from fastrnn import _check, _check_stories, _engine
+from fastrnn.batches import Sequences
+from fastrnn.layers import random_key
+from fastrnn.losses import softmax_cross_entropy
+from fastrnn.models.model import DEFAULTS, Model, held_out_rows
+from fastrnn.parameters import Layer, Storage
+from fastrnn.settings import Settings
+
+DEVIATION = 0.1  # standard deviation of the first values of all parameters
+EMPTY = ()  # the sentence that every story begins with: a hop that has nothing to look for looks there
+
+
+class MemoryNetwork(Model):
+    """Learns to answer questions about stories with one word: the end-to-end memory network (Sukhbaatar et al. 2015).
+
+    Each sentence of a story lies in the memory twice, as a key and as a value, both weighted sums of vectors of its words. The state
+    begins as the question, read the same way. At each of the hops the state is compared with all keys, and the mean of the values,
+    weighted by a softmax over the comparisons, is added to it. The answer is a softmax over the answers seen in `fit`.
+
+    Parameters
+    ----------
+    size : numbers of the state and of a word's vector
+    hops : how often the memory is looked at
+    memory : the most sentences that are kept; of a longer story these are the last ones
+    tying : "adjacent": the values of a hop are the keys of the next, the first keys read the question, the last values are the vectors
+        of the answers; or "layerwise": all hops have the same keys and values, and a matrix that the state goes through between them
+    position_encoding : words are weighted by where they stand; False: a sentence is the sum of its words in any order
+    temporal_encoding : keys and values also have a learnt vector of their age, the sentences between them and the question
+    noise : in training up to this part of a story's length is added to it as empty memories, which shift the ages; for temporal_encoding
+    linear_start : at first so many epochs are trained without the softmax over the memory
+    dtype : "float32" or "float64"
+    seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
+
+    Attributes
+    ----------
+    answers_ : list of the answers, sorted
+    history, outcome, message : as in LanguageModel; the history also has `validation_accuracy`
+    speed : questions/s of the last `fit`
+
+    Notes
+    -----
+    A word that was not in the training data has a vector of zeros; its place in the sentence counts.
+
+    Examples
+    --------
+    >>> rooms, rng = ["attic", "cellar", "hall"], np.random.default_rng(0)
+    >>> X, y = [], []
+    >>> for _ in range(300):
+    ...     ann, bob = rng.choice(rooms, 2)
+    ...     X.append(([["ann", "is", "in", "the", ann], ["bob", "is", "in", "the", bob]], ["where", "is", "ann"]))
+    ...     y.append(ann)
+    >>> model = MemoryNetwork(hops=1, seed=0).fit(X[:200], y[:200], epochs=10, verbose=False)
+    >>> model.predict(X[200:202]) == y[200:202], model.score(X[200:], y[200:])
+    (True, 1.0)
+    >>> model.attention(X[:1])[0].shape  # (hops, sentences)
+    (1, 2)
+    """
+
+    LAYERS = ("tables",)
+    FIGURES = ("loss", "accuracy")
+    ARGUMENTS = ("size", "hops", "memory", "tying", "position_encoding", "temporal_encoding", "noise", "linear_start")
+
+    def __init__(
+        self,
+        size: int = 20,
+        hops: int = 3,
+        *,
+        memory: int = 50,
+        tying: str = "adjacent",
+        position_encoding: bool = True,
+        temporal_encoding: bool = True,
+        noise: float = 0.1,
+        linear_start: int = 0,
+        dtype="float32",
+        seed: int | None = None,
+    ):
+        for name in ("size", "hops", "memory"):
+            setattr(self, name, _check.size(name, locals()[name]))
+        self.tying = _check.choice("tying", tying, ("adjacent", "layerwise"))
+        self.position_encoding, self.temporal_encoding = bool(position_encoding), bool(temporal_encoding)
+        self.noise = _check.number("noise", noise, least=0, most=1)
+        self.linear_start = _check.size("linear_start", linear_start, least=0)
+        self.dtype = _check.dtype(dtype)
+        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.history = []
+
+    def fit(self, X, y, *, epochs: int = 100, batch_size: int = 32, validation=0.0, verbose: bool = True, **settings):
+        """Learn from stories, questions and answers, anew. Ctrl-C ends the training; what was best so far is kept.
+
+        Parameters
+        ----------
+        X : list of N pairs (story, question): a story is a list of sentences, a sentence or question a list of words (non-empty str)
+        y : list of N answers (str)
+        epochs : times through the data
+        batch_size : questions of an update
+        validation : a pair (X, y), or the part of the questions, drawn with the seed, that is held out: the model that is best on it,
+            always with the softmax over the memory, is kept. 0: the last model is kept
+        verbose : show progress on stderr
+        The others: as in ``SequenceClassifier.fit``, but by default lr=0.01
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError  a story, sentence or word is empty, numbers of questions and answers differ, an argument is out of its
+            range. Nothing has been changed or written then.
+
+        Warns
+        -----
+        RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
+        """
+        settings = Settings(epochs=epochs, **{**DEFAULTS, "lr": 0.01, "progress": verbose, **settings})
+        if 0 < epochs <= self.linear_start:
+            raise ValueError(f"epochs={epochs} are all without the softmax, as linear_start={self.linear_start}: raise epochs")
+        X, y = _check_stories.stories(X, y)
+        seed = self._drawn_seed(settings)
+        if isinstance(validation, (tuple, list)):
+            held = _check_stories.stories(*validation)
+        else:
+            out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
+            held = [X[i] for i in out], [y[i] for i in out]
+            X, y = [X[i] for i in kept], [y[i] for i in kept]
+        answers = sorted(set(y))
+        words = {word for story, question in X for sentence in {*story, question} for word in sentence}
+        before = self.__dict__.copy()
+        try:
+            self._build(answers, sorted(words - set(answers)), seed)
+            data = _Questions(self, X, y, batch_size, random_key(seed, 1))
+            validation = _Questions(self, *held, batch_size, None) if held[0] else None
+
+            def identity():
+                return {"data": data.digest(), "batch_size": batch_size}
+
+            run = self._start(lambda: None, data, settings, seed=seed, validation=validation, identity=identity, unit="questions")
+        except BaseException:
+            self.__dict__ = before
+            raise
+        self._run(run)
+        return self
+
+    def _build(self, answers, words, seed):
+        """Make the tables, with first values drawn from `seed`. The first rows of a table are those of the answers."""
+        self.answers_, self._words = answers, words
+        self._word_id = {word: i for i, word in enumerate([*answers, *words])}
+        self.storage = Storage(self.dtype)
+        self.tables = _Tables(self, random_key(seed, 3))
+        self._ramp = np.arange(1, self.size + 1, dtype=self.dtype) / self.dtype.type(self.size)
+
+    def loss_and_gradient(self, batch, state=None, *, into, rng: int):
+        """Mean NLL of the answers of a batch, and None; the gradient is added to `into`, laid out as ``storage.flat``."""
+        ages = self._shifted(batch, rng) if self.noise and self.temporal_encoding else batch.ages
+        logits, memory, states, weights = self._forward(batch, ages, batch.softmax)
+        loss, backward = softmax_cross_entropy.vjp(logits, batch.targets, out=logits)
+        self._backward(batch, ages, backward(), memory, states, weights, self.tables.views(into))
+        return loss, None
+
+    def _shifted(self, batch, rng):
+        """The ages of a batch's sentences, with empty memories put in at random places."""
+        draw = np.random.default_rng(rng)
+        most = np.ceil(self.noise * (batch.count - 1)).astype(int)
+        more = draw.integers(0, most + 1)
+        places = draw.integers(0, batch.count, (most.max(), len(most)))  # of an empty memory: how many sentences are younger
+        places[np.arange(len(places))[:, None] >= more] = self.memory
+        ages = np.minimum(batch.ages + (places[:, batch.row] <= batch.ages).sum(0), self.memory - 1)
+        ages[batch.first] = self.memory
+        return ages
+
+    def _forward(self, batch, ages, softmax):
+        """Logits (B, answers), memory of each table (S, size), the state before each hop and after the last, weights (B, most) of each hop."""
+        params, tables, memory = self.tables.params, self.tables, {}
+        for k in tables.of_memory:
+            memory[k] = m = np.zeros((len(batch.sentence), self.size), self.dtype)
+            if self.temporal_encoding:
+                _engine.gather(params[f"ages_{k}"], ages, m)
+            _engine.bag(batch.sentence, *batch.store, self._ramp, params[f"words_{k}"], m)
+        B, most = len(batch.count), int(batch.count.max())
+        u = np.zeros((B, self.size), self.dtype)
+        _engine.bag(batch.question, *batch.store, self._ramp, params[f"words_{tables.of_question}"], u)
+        states, weights = [u], []
+        for keys, values in tables.hops:
+            alpha, context = np.empty((B, most), self.dtype), np.empty((B, self.size), self.dtype)
+            _engine.attend(u, memory[keys], memory[values], batch.first, batch.count, None, softmax, alpha, context)
+            if tables.between:
+                _engine.product(u, _engine.pack(params["between"]), None, context, True)
+            else:
+                context += u
+            u = context
+            states.append(u)
+            weights.append(alpha)
+        logits = np.empty((B, len(self.answers_)), self.dtype)
+        _engine.product(u, _engine.pack(tables.answers(params)), None, logits)
+        return logits, memory, states, weights
+
+    def _backward(self, batch, ages, dlogits, memory, states, weights, grads):
+        """Add the gradients of all parameters to `grads`, {name: view}."""
+        params, tables = self.tables.params, self.tables
+        _engine.gemm(True, False, dlogits, states[-1], tables.answers(grads))
+        du = np.zeros_like(states[-1])
+        _engine.gemm(False, False, dlogits, tables.answers(params), du)
+        dmemory = {k: np.zeros_like(m) for k, m in memory.items()}
+        for (keys, values), u, alpha in reversed(list(zip(tables.hops, states, weights))):
+            dquery = np.empty_like(u)
+            _engine.attend_backward(
+                u, memory[keys], memory[values], batch.first, batch.count, None, batch.softmax, alpha,
+                du, dquery, dmemory[keys], dmemory[values], None,
+            )  # fmt: skip
+            if tables.between:
+                _engine.gemm(True, False, du, u, grads["between"])
+                _engine.gemm(False, False, du, params["between"], dquery)
+            else:
+                dquery += du
+            du = dquery
+        for k, dm in dmemory.items():
+            if self.temporal_encoding:
+                _engine.scatter_add(dm, ages, grads[f"ages_{k}"])
+            _engine.bag_backward(batch.sentence, *batch.store, self._ramp, dm, grads[f"words_{k}"])
+        _engine.bag_backward(batch.question, *batch.store, self._ramp, du, grads[f"words_{tables.of_question}"])
+
+    def evaluate(self, batches) -> dict:
+        """{"loss": mean NLL, "accuracy": part of the questions} over some batches, with the softmax over the memory."""
+        nll = right = 0
+        for batch in batches:
+            logits = self._forward(batch, batch.ages, True)[0]
+            nll += float(softmax_cross_entropy(logits, batch.targets, reduction="none").sum())
+            right += int((logits.argmax(1) == batch.targets).sum())
+        return {"loss": nll / batches.steps, "accuracy": right / batches.steps}
+
+    def _found(self, X):
+        """(batch, logits, weights) of each batch of some questions."""
+        self._check_fitted()
+        for batch in _Questions(self, _check_stories.stories(X)[0], None, 256, None):
+            logits, _, _, weights = self._forward(batch, batch.ages, True)
+            yield batch, logits, weights
+
+    def predict_proba(self, X) -> np.ndarray:
+        """(N, answers) probabilities of the answers, in the order of `answers_`. X as in `fit`."""
+        found = []
+        for _, logits, _ in self._found(X):
+            _engine.softmax(logits, logits)
+            found.append(logits)
+        return np.concatenate(found)
+
+    def predict(self, X) -> list:
+        """N answers: the most likely one to each question. X as in `fit`."""
+        return [self.answers_[k] for k in self.predict_proba(X).argmax(1)]
+
+    def attention(self, X) -> list:
+        """N arrays (hops, sentences): how much each sentence of the story counted at each hop; 0 for those forgotten. X as in `fit`."""
+        found = []
+        for batch, _, weights in self._found(X):
+            for b, (count, length) in enumerate(zip(batch.count, batch.lengths)):
+                found.append(np.zeros((self.hops, length), self.dtype))
+                found[-1][:, length - count + 1 :] = [alpha[b, 1:count] for alpha in weights]
+        return found
+
+    def score(self, X, y) -> float:
+        """Accuracy: the part of the questions that are answered right. X and y as in `fit`; an answer never seen in `fit` counts as wrong."""
+        X, y = _check_stories.stories(X, y)
+        return sum(mine == theirs for mine, theirs in zip(self.predict(X), y)) / len(y)
+
+    def _fitted_config(self):
+        return {"answers": self.answers_, "words": self._words}
+
+    def _rebuild(self, config, arrays):
+        self._build(config["answers"], config["words"], 0)
+
+
+class _Tables(Layer):
+    """The parameters: tables of word vectors and of ages, the vectors of the answers, and the matrix between hops of layer-wise tying.
+
+    hops : (table of the keys, table of the values) of each hop
+    of_memory, of_question : the tables that sentences, and the question, are read with
+    between : whether there is a matrix between hops; then the answers have vectors of their own, else the first rows of the last table
+    """
+
+    kind = "MemoryNetwork"
+
+    def __init__(self, model, seed):
+        rng, V, A, d = np.random.default_rng(seed), len(model._word_id), len(model.answers_), model.size
+        adjacent = model.tying == "adjacent"
+        self.hops = [(k, k + 1) if adjacent else (0, 1) for k in range(model.hops)]
+        self.of_memory = sorted({k for pair in self.hops for k in pair})
+        self.of_question = 0 if adjacent else 2
+        self.between = not adjacent
+        shapes = {f"words_{k}": (V, d) for k in sorted({*self.of_memory, self.of_question})}
+        if model.temporal_encoding:
+            shapes |= {f"ages_{k}": (model.memory + 1, d) for k in self.of_memory}
+        if not adjacent:
+            shapes |= {"answers": (A, d), "between": (d, d)}
+        self._num_answers = A
+        self._own(model.storage, model.dtype, {name: DEVIATION * rng.standard_normal(shape) for name, shape in shapes.items()})
+
+    def answers(self, views):
+        """(A, d) the vectors of the answers, among views of the parameters or their gradients."""
+        return views["answers"] if self.between else views[f"words_{self.hops[-1][1]}"][: self._num_answers]
+
+    def views(self, into):
+        """{name: view} of a flat gradient."""
+        return self._gradients(into)[0]
+
+
+class _Batch(NamedTuple):
+    """Some questions. The sentences of all their stories, as far as they are remembered, lie one story after another."""
+
+    store: tuple  # start, words and weights of all sentences, as `_engine.bag` takes them
+    sentence: np.ndarray  # (S,) which sentence of the store
+    ages: np.ndarray  # (S,) how many sentences of its story are younger; of the empty one the most that there can be
+    row: np.ndarray  # (S,) to which question it belongs
+    first: np.ndarray  # (B,) row b remembers first[b] .. first[b]+count[b]; the first of them is empty
+    count: np.ndarray  # (B,)
+    lengths: np.ndarray  # (B,) sentences of the whole story
+    question: np.ndarray  # (B,) which sentence of the store
+    targets: np.ndarray | None  # (B,)
+    softmax: bool  # over the memory; False while the start is linear
+
+
+class _Questions(Sequences):
+    """Batches of questions in random order, or in theirs without a seed."""
+
+    def __init__(self, model, X, y, batch_size, seed):
+        self._linear_start = 0 if seed is None else model.linear_start
+        number = {}
+        stories = [[number.setdefault(s, len(number)) for s in story[-model.memory :]] for story, _ in X]
+        self._question = np.array([number.setdefault(question, len(number)) for _, question in X])
+        self._whole = np.array([len(story) for story, _ in X])
+        self._targets = None
+        if y is not None:
+            unknown = set(y) - set(model.answers_)
+            if unknown:
+                raise ValueError(f"the held-out part has answers that the training part has not: {', '.join(sorted(unknown)[:5])}")
+            self._targets = np.array([model._word_id[answer] for answer in y])
+        self._store = _store([*number, EMPTY], model)
+        super().__init__([np.array([len(number), *story]) for story in stories], batch_size, seed=seed)
+        self._memory = model.memory
+        self.steps = len(X)
+
+    def begin(self, epoch: int) -> None:
+        self._softmax = epoch >= self._linear_start
+        N, B = len(self._x), self._batch_size
+        order = np.arange(N) if self._seed is None else np.random.default_rng(random_key(self._seed, epoch)).permutation(N)
+        self._plan = [order[first : first + B] for first in range(0, N, B)]
+
+    def _batch(self, rows):
+        count = self._lengths[rows]
+        ends = np.cumsum(count)
+        row = np.repeat(np.arange(len(rows)), count)
+        ages, first = ends[row] - 1 - np.arange(ends[-1]), ends - count
+        ages[first] = self._memory
+        return _Batch(
+            store=self._store,
+            sentence=np.concatenate([self._x[k] for k in rows]),
+            ages=ages,
+            row=row,
+            first=first,
+            count=count,
+            lengths=self._whole[rows],
+            question=self._question[rows],
+            targets=None if self._targets is None else self._targets[rows],
+            softmax=self._softmax,
+        )
+
+    @staticmethod
+    def steps_of(batch):
+        return len(batch.count)
+
+    def digest(self):
+        """What a checkpoint knows the data by."""
+        found = hashlib.sha256()
+        for array in (*self._store, self._question, self._targets, self._lengths, *self._x):
+            found.update(array.tobytes())
+        return found.hexdigest()[:12]
+
+
+def _store(sentences, model):
+    """(start, word, a, b): sentence s has the words start[s] .. start[s+1], those that the model knows; a word's vector counts a + b * k/d.
+
+    The position encoding is l = 2 ((1 - j/J) - (k/d) (1 - 2j/J)) for word j = 1..J of the sentence and number k = 1..d of the vector.
+    """
+    start, word, place = [0], [], []
+    for sentence in sentences:
+        J = len(sentence)
+        for j, known in enumerate(map(model._word_id.get, sentence), 1):
+            if known is not None:
+                word.append(known)
+                place.append(j / J)
+        start.append(len(word))
+    place = np.array(place)
+    a, b = (2 - 2 * place, 4 * place - 2) if model.position_encoding else (np.ones(len(place)), np.zeros(len(place)))
+    return np.array(start), np.array(word, np.int64), a.astype(model.dtype), b.astype(model.dtype)
