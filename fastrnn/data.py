@@ -1,4 +1,7 @@
-"""Readers of files: .ts, CoNLL-U, CSV, WAV, bAbI stories, piano rolls as JSON. What is wrong in a file is named with its line."""
+"""Readers of the files that sequences come in: .ts, CoNLL-U, CSV, WAV, piano rolls as JSON, bAbI stories; translations, pronunciations, captions.
+
+What is wrong in a file is named with its line.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import math
 import os
 import re
 import wave
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +219,127 @@ def read_rolls(path: str | os.PathLike, part: str) -> list:
     return rolls
 
 
+def read_parallel(source_path: str | os.PathLike, target_path: str | os.PathLike):
+    """Sentences and their translations: two text files with as many lines.
+
+    Lines are lower-cased and cut into words (runs of letters and digits) and single other signs. An empty line gives a sentence without
+    words.
+
+    Returns
+    -------
+    sources, targets : lists of lists of str
+
+    Raises
+    ------
+    ValueError  the files have different numbers of lines, or none; the message names both numbers.
+
+    Examples
+    --------
+    >>> for name, text in (("a.de", "Ein Hund.\\nZwei Katzen!\\n"), ("a.en", "A dog.\\nTwo cats!\\n")):
+    ...     _ = Path(name).write_text(text)
+    >>> sources, targets = read_parallel("a.de", "a.en")
+    >>> sources[0], targets[1]
+    (['ein', 'hund', '.'], ['two', 'cats', '!'])
+    """
+    sides = []
+    for path in (source_path, target_path):
+        lines = [line for _, line in _lines(path)]
+        lines = lines[:-1] if lines[-1] == "" else lines  # behind the last line break
+        sides.append([re.findall(r"\w+|[^\w\s]", line.lower()) for line in lines])
+    if len(sides[0]) != len(sides[1]):
+        numbers = f"{source_path} has {len(sides[0])} lines, but {target_path} has {len(sides[1])}"
+        raise ValueError(f"{numbers}: they must be line by line the same")
+    return _some(*sides, source_path, "lines")
+
+
+def read_dictionary(path: str | os.PathLike) -> dict[str, list[list[str]]]:
+    """Words and how they are pronounced: a pronouncing dictionary as CMUdict has it.
+
+    A line has a word and its sounds; ``word(2)`` is another pronunciation of the word; digits for stress are left out, and a pronunciation
+    that differs in nothing else is left out too. What stands behind ``#``, and lines that begin with ``;;;``, are comments.
+
+    Returns
+    -------
+    {word: list of pronunciations}, each a list of str, in the order of the file
+
+    Raises
+    ------
+    ValueError  a line has no sounds, or there are no words; the message names the line.
+
+    Examples
+    --------
+    >>> with open("some.dict", "w") as file:
+    ...     _ = file.write("a AH0\\na(2) EY1\\naachen AA1 K AH0 N # city\\n")
+    >>> read_dictionary("some.dict")
+    {'a': [['AH'], ['EY']], 'aachen': [['AA', 'K', 'AH', 'N']]}
+    """
+    found = {}
+    for number, line in _lines(path):
+        fields = [] if line.startswith(";;;") else line.partition("#")[0].split()
+        if len(fields) == 1:
+            raise ValueError(f"{path}, line {number}: the word {fields[0]!r} has no sounds")
+        if fields:
+            variants = found.setdefault(re.sub(r"\(\d+\)$", "", fields[0]), [])
+            sounds = [re.sub(r"\d", "", sound) for sound in fields[1:]]
+            if sounds not in variants:
+                variants.append(sounds)
+    if not found:
+        raise ValueError(f"{path} has no words")
+    return found
+
+
+def read_captions(path: str | os.PathLike):
+    """Vectors and a text for each: an ``.npz`` file with the arrays `vectors` and `texts`, or a CSV with numbers and, last, the text.
+
+    A first line of the CSV without numbers is a header.
+
+    Returns
+    -------
+    X : (N, D) float64
+    y : list of N str
+
+    Raises
+    ------
+    ValueError  an array is missing or of another kind, numbers of vectors and texts differ, a field of the CSV is no number or missing.
+
+    Examples
+    --------
+    >>> with open("captions.csv", "w") as file:
+    ...     _ = file.write("width,height,text\\n1,2,tall\\n3,1,very wide\\n")
+    >>> read_captions("captions.csv")
+    (array([[1., 2.], [3., 1.]]), ['tall', 'very wide'])
+    """
+    return _captions_of_arrays(path) if os.fspath(path).endswith(".npz") else _captions_of_table(path)
+
+
+def _captions_of_arrays(path):
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            vectors, texts = (np.asarray(arrays[name]) for name in ("vectors", "texts"))
+    except KeyError as error:
+        raise ValueError(f"{path} must have the arrays 'vectors' and 'texts': {error.args[0]}") from None
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a .npz file of plain arrays (objects are not read): {error}") from None
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: vectors are {vectors.dtype} of shape {vectors.shape}, but they must be numbers of shape (N, D)")
+    if texts.dtype.kind != "U" or texts.shape != vectors.shape[:1]:
+        found = f"{texts.dtype} of shape {texts.shape}"
+        raise ValueError(f"{path}: texts are {found}, but they must be {len(vectors)} str, one for each vector")
+    return vectors.astype(float), texts.tolist()
+
+
+def _captions_of_table(path):
+    reader = csv.reader(line for _, line in _lines(path))
+    rows = [(reader.line_num, row) for row in reader if row]
+    if rows and not any(map(_is_number, rows[0][1][:-1])):
+        del rows[0]
+    for number, row in rows:
+        if len(row) < 2 or len(row) != len(rows[0][1]):
+            wanted = max(2, len(rows[0][1]))
+            raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}: numbers, and last the text")
+    return _some(np.array([_floats(row[:-1], path, number) for number, row in rows]), [row[-1] for _, row in rows], path, "vectors")
+
+
 def log_mel(samples, rate: int, *, bands: int = 40, window: float = 0.032, hop: float = 0.01) -> np.ndarray:
     """Log-mel frames of a sound: the power spectrum of Hann windows in triangles that are equally wide in mel.
 
@@ -285,6 +410,6 @@ def _floats(texts, path, number):
 
 
 def _some(a, b, path, what):
-    if not a:
+    if not len(a):
         raise ValueError(f"{path} has no {what}")
     return a, b

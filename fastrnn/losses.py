@@ -119,6 +119,100 @@ def _weights(weights, targets):
     return weights, float(weights[targets.ravel() >= 0].sum())
 
 
+_LOGITS_BYTES = 4 << 20  # of the logits that softmax_linear holds at a time
+
+
+def softmax_linear(linear, x, targets, *, weights=None, label_smoothing: float = 0.0, into):
+    """A Linear layer and its softmax cross-entropy as one, with the gradient; the logits of all steps never exist together.
+
+    The value and the gradients are those of ``linear.vjp`` and ``softmax_cross_entropy.vjp``. Logits are made for as many steps as fit
+    into 4 MB, at least 64, turned into their gradient in place, and used up.
+
+    Parameters
+    ----------
+    linear : fastrnn.Linear with V outputs
+    x : (N, in_features)
+    targets : (N,) ints below V; a negative one is ignored
+    weights : (N,) numbers >= 0, optional: the mean is weighted by them
+    label_smoothing : as in SoftmaxCrossEntropy
+    into : 1-D array laid out like the layer's storage; the gradients of weight and bias are added to it
+
+    Returns
+    -------
+    loss : float, the mean over the steps that are not ignored
+    dx : (N, in_features)
+
+    Raises
+    ------
+    TypeError, ValueError  a shape, dtype or target does not fit; the message names both sizes.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> linear = fastrnn.Linear(3, 4, seed=0)
+    >>> into = np.zeros_like(linear.storage.flat)
+    >>> loss, dx = softmax_linear(linear, np.ones((5, 3), "float32"), np.array([0, 1, 2, 3, -1]), into=into)
+    >>> round(loss, 4) == round(float(softmax_linear_nll(linear, np.ones((5, 3), "float32"), np.array([0, 1, 2, 3, -1])).sum() / 4), 4)
+    True
+    >>> dx.shape, bool((dx[4] == 0).all())
+    ((5, 3), True)
+    """
+    eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
+    x, targets = _steps_of(linear, x, targets)
+    grads, _ = linear._gradients(into)
+    valid = targets >= 0
+    if weights is None:
+        # as in SoftmaxCrossEntropy.vjp: dividing by the weight as it was rounded leaves the exact mean
+        count = int(np.count_nonzero(valid))
+        weights = np.full(len(targets), 1 / max(1, count), linear.dtype)
+        divisor = float(weights[0]) * count if count else 1.0
+    else:
+        weights, total = _weights(weights, targets)
+        weights, divisor = (weights / (total or 1.0)).astype(linear.dtype), 1.0
+    dx, loss = np.empty_like(x), 0.0
+    for rows, logits, nll in _chunks(linear, x):
+        above = _above_the_mean(logits, targets[rows]) if eps else None  # before dlogits takes the place of the logits
+        _engine.softmax_nll(logits, targets[rows], weights[rows], nll, logits)
+        if eps:
+            nll += eps * weights[rows] * above
+            _smooth(logits, targets[rows], eps * weights[rows])
+        loss += float(nll.sum())
+        _engine.gemm(True, False, logits, x[rows], grads["weight"])
+        if "bias" in grads:
+            _engine.column_sum(logits, grads["bias"])
+        _engine.product(logits, linear._packed_weight()[1], None, dx[rows])
+    return loss / divisor, dx
+
+
+def softmax_linear_nll(linear, x, targets) -> np.ndarray:
+    """(N,) float64: the NLL of each step, 0 where the target is negative; arguments, chunks and errors as for `softmax_linear`."""
+    x, targets = _steps_of(linear, x, targets)
+    found = np.empty(len(targets))
+    for rows, logits, nll in _chunks(linear, x):
+        _engine.softmax_nll(logits, targets[rows], None, nll, None)
+        found[rows] = nll
+    return found
+
+
+def _steps_of(linear, x, targets):
+    x = _check.features(linear, x)
+    if x.ndim != 2:
+        raise ValueError(f"x must be (N, in_features), got shape {x.shape}")
+    return x, _check.targets(targets, x.shape[:1], linear.out_features)
+
+
+def _chunks(linear, x):
+    """(slice of rows, their logits, room for their NLL), a few rows at a time; how many depends on V and the dtype only."""
+    V = linear.out_features
+    most = max(64, _LOGITS_BYTES // (V * linear.dtype.itemsize))
+    memory = np.empty((min(most, len(x)), V), linear.dtype)
+    nll = np.empty(len(memory))
+    for first in range(0, len(x), most):
+        rows = slice(first, min(first + most, len(x)))
+        count = rows.stop - first
+        yield rows, linear(x[rows], out=memory[:count]), nll[:count]
+
+
 class _OfRows:
     """Losses over numbers: a subclass has ``_of(y, targets) -> per number, its derivative``, and `_sums` the numbers of a step or not."""
 

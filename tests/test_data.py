@@ -34,6 +34,13 @@ BAD = [
     (data.read_babi, "1 A b.\n2 C?\t\t1\n", "line 2: the question has no answer behind its tab"),
     (data.read_babi, "1 A b.\n1 C?\tyes\t1\n", "line 2: the question has no sentence before it"),
     (data.read_babi, "1 A b.\n", "has no questions"),
+    (lambda path: data.read_parallel(path, path), "", "has no lines"),
+    (data.read_dictionary, "a AH0\n\nb # nothing\n", "line 3: the word 'b' has no sounds"),
+    (data.read_dictionary, ";;; a comment\n", "has no words"),
+    (data.read_captions, "1,2,wide\n3,tall\n", "line 2: it has 2 fields, but must have 3: numbers, and last the text"),
+    (data.read_captions, "wide\ntall\n", "line 2: it has 1 fields, but must have 2"),
+    (data.read_captions, "1,2,wide\n3,x,tall\n", "line 2: 'x' is not a number"),
+    (data.read_captions, "a,b,text\n", "has no vectors"),
 ]
 
 
@@ -93,3 +100,47 @@ def test_a_sound_comes_back(channels, tmp_path):
     assert rate == 8000
     assert_allclose(found, samples / 32768)
     assert data.log_mel(found[:10], rate).shape == (1, 40)
+
+
+def test_translations_are_words_and_signs_line_by_line(tmp_path):
+    (tmp_path / "a").write_text("Ein Hund, ÄLTER.\n\nzwei\r\n", encoding="utf-8")
+    (tmp_path / "b").write_text("A dog's\nx\ntwo", encoding="utf-8")
+    sources, targets = data.read_parallel(tmp_path / "a", tmp_path / "b")
+    assert sources == [["ein", "hund", ",", "älter", "."], [], ["zwei"]]
+    assert targets == [["a", "dog", "'", "s"], ["x"], ["two"]]
+    (tmp_path / "b").write_text("one")
+    with pytest.raises(ValueError, match="a has 3 lines, but .*b has 1: they must be line by line the same"):
+        data.read_parallel(tmp_path / "a", tmp_path / "b")
+
+
+def test_pronunciations_that_differ_in_stress_only_are_one(tmp_path):
+    (tmp_path / "f").write_text(";;; head\nread R EH1 D\nread(2) R IY1 D # now\nread(3) R IY0 D\n'em AH0 M\n")
+    assert data.read_dictionary(tmp_path / "f") == {"read": [["R", "EH", "D"], ["R", "IY", "D"]], "'em": [["AH", "M"]]}
+
+
+def test_captions_in_arrays_and_tables_are_the_same(tmp_path):
+    X, y = np.array([[1.5, 2], [3, -4]]), ["wide, and dark", "tall"]
+    np.savez(tmp_path / "a.npz", vectors=X, texts=np.array(y))
+    (tmp_path / "a.csv").write_text('1.5,2,"wide, and dark"\n\n3,-4,tall\n')
+    for name in ("a.npz", "a.csv"):
+        found, texts = data.read_captions(tmp_path / name)
+        assert_array_equal(found, X)
+        assert texts == y
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"vectors": np.eye(2)}, "must have the arrays 'vectors' and 'texts'.*texts"),
+        ({"vectors": np.eye(2), "texts": np.array(["a"])}, r"texts are <U1 of shape \(1,\), but they must be 2 str"),
+        ({"vectors": np.ones(2), "texts": np.array(["a", "b"])}, r"vectors are float64 of shape \(2,\), but they must be numbers of shape \(N, D\)"),
+        ({"vectors": np.eye(2), "texts": np.array(["a", None], object)}, "objects are not read"),
+    ],
+)
+def test_arrays_that_are_no_captions_are_named(arrays, message, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        data.read_captions(tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match="is not a .npz file of plain arrays"):
+        data.read_captions(tmp_path / "b.npz")

@@ -186,6 +186,8 @@ SHORT = {
     "forecast.py": (["--epochs", "1", "--seeds", "1"], "seasonal naive: MASE"),
     "min_char_rnn.py": (["--iterations", "1000"], "iteration 1000: smoothed loss"),
     "music.py": (["--epochs", "1", "--seeds", "1", "--hidden", "16"], "nats/frame"),
+    "pronounce.py": (["--epochs", "1", "--hidden", "16"], "(WER)"),
+    "translate.py": (["--epochs", "1", "--hidden", "16", "--decoder", "16"], "BLEU"),
     "word_lm.py": (["--epochs", "1", "--hidden", "16"], "per word"),
 }
 

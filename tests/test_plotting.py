@@ -16,7 +16,7 @@ from fastrnn import GRU, LSTM, RNN, Dropout, Embedding, Linear, Stacked
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
 from fastrnn.parameters import orthogonal
-from fastrnn.plotting import _unfolded, _viewer, activations, gradient_norms, history, plot_gradient_norms, trajectories, unfolded
+from fastrnn.plotting import _unfolded, _viewer, activations, attention, gradient_norms, history, plot_gradient_norms, trajectories, unfolded
 from fastrnn.plotting._curves import plane
 from fastrnn.plotting._graph import graph_of
 
@@ -268,7 +268,8 @@ assert plotting.gradient_norms(fastrnn.GRU(2, 3), T=4).shape == (4,)
 model = fastrnn.models.LanguageModel("gru", 4, seed=0).fit("abc" * 30, epochs=0, batch_size=2, seq_len=5, validation=0, verbose=False)
 assert plotting.activations(model, "abc").startswith("<!DOCTYPE html>")
 for draw in (lambda: plotting.unfolded(fastrnn.GRU(2, 3)), lambda: plotting.trajectories([[1.0, 2.0]]),
-             lambda: plotting.plot_gradient_norms({"a": [1.0]}), lambda: plotting.history([{"epoch": 1, "train_loss": 2.0}])):
+             lambda: plotting.plot_gradient_norms({"a": [1.0]}), lambda: plotting.history([{"epoch": 1, "train_loss": 2.0}]),
+             lambda: plotting.attention([[1.0]], "a", "b")):
     try:
         draw()
     except ImportError as error:
@@ -534,6 +535,35 @@ def test_the_estimate_of_a_pages_size_is_right(monkeypatch):
     with pytest.raises(ValueError, match=r"1,640 characters of 66 units .*, but the most is 0.1 MB: give at most 1,0\d\d "):
         activations(model, text)
     assert 0.9e5 < len(activations(model, text[:1000])) < 1.15e5
+
+
+# --- attention ---
+
+
+@pytest.mark.matplotlib
+def test_a_map_of_attention_names_every_symbol_and_shows_the_weights(tmp_path):
+    weights = np.random.default_rng(0).dirichlet(np.ones(4), 3)
+    axes = attention(weights, ["das", "haus", "ist", "rot"], ["it", "burns"], tmp_path / "a.svg").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["das", "haus", "ist", "rot"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["it", "burns", "</s>"]
+    assert_array_equal(axes.images[0].get_array(), weights)
+    assert [label.get_text() for label in attention(weights, "abcd", "xyz").axes[0].get_yticklabels()] == list("xyz")
+
+
+@pytest.mark.parametrize(
+    "weights, source, target, error, message",
+    [
+        (np.ones((2, 3)), "ab", "xy", ValueError, r"weights have shape \(2, 3\), but there are 2 symbols of the target and 2 of the source"),
+        (np.ones((4, 2)), "ab", "xy", ValueError, r"weights have shape \(4, 2\), but there are 2 symbols of the target"),
+        (np.full((1, 1), 2.0), "a", "x", ValueError, "weights must be from 0 to 1, got 2.0"),
+        (np.full((1, 1), np.nan), "a", "x", ValueError, "weights must be from 0 to 1, got nan"),
+        ([["a"]], "a", "x", TypeError, "weights are <U1, but they must be real numbers"),
+        (np.ones((1, 0)), "", "", ValueError, r"weights have shape \(1, 0\)"),
+    ],
+)
+def test_what_is_no_map_of_attention_is_named(weights, source, target, error, message):
+    with pytest.raises(error, match=message):
+        attention(weights, source, target)
 
 
 def test_plotting_is_there_when_first_asked_for():

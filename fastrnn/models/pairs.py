@@ -1,0 +1,83 @@
+"""Pairs as batches: sources, sequences or vectors, and the sequences to write about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+
+from fastrnn.batches import Ragged, Sequences
+
+
+@dataclasses.dataclass
+class Pair:
+    """A batch of pairs, time-major."""
+
+    rows: np.ndarray  # (B,) which pairs they are
+    source: Ragged | np.ndarray  # (B, D) if the sources are vectors
+    inputs: np.ndarray  # (T, B) ids that begin with <s>
+    targets: np.ndarray  # (T, B) ids that end with </s>, -1 behind it
+    lengths: np.ndarray  # (B,) of the targets, 1..T
+    sampling: float = 0.0  # probability that an input is the model's own choice
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Places of the target symbols in the flattened (T, B)."""
+        return np.flatnonzero(self.targets.ravel() >= 0)
+
+
+class Pairs(Sequences):
+    """Batches of pairs with sources, then targets, of similar length.
+
+    sources : N arrays of ids (S_i,), S_i >= 1, or vectors (N, D)
+    targets : N arrays of ids, without the end
+    sampling : function of the epoch, optional: the probability of scheduled sampling
+    """
+
+    def __init__(self, sources, targets, vocabulary, batch_size, *, max_steps=None, seed=None, sampling=lambda epoch: 0.0):
+        self._sources, self._start, self._sampling = sources, vocabulary.start, sampling
+        self._source_lengths = np.array([len(ids) for ids in sources]) if isinstance(sources, list) else np.zeros(len(sources), int)
+        self.targets = [np.append(ids, vocabulary.end) for ids in targets]
+        super().__init__(self.targets, batch_size, max_steps=max_steps, seed=seed)
+
+    def begin(self, epoch):
+        self._epoch = epoch
+        super().begin(epoch)
+
+    def _cut(self, order):
+        order = order[np.lexsort((-self._lengths[order], -self._source_lengths[order]))]
+        longest, plan = np.maximum(self._lengths, self._source_lengths), []
+        while len(order):
+            size = min(self._batch_size, len(order))
+            if self._max_steps is not None:
+                padded = np.maximum.accumulate(longest[order[:size]]) * np.arange(1, size + 1)
+                size = max(1, np.count_nonzero(padded <= self._max_steps))
+            plan.append(order[:size])
+            order = order[size:]
+        return plan
+
+    def _batch(self, rows):
+        targets = _padded(self.targets, rows, -1)
+        inputs = np.maximum(np.roll(targets, 1, axis=0), 0)
+        inputs[0] = self._start
+        source = self._sources[rows] if isinstance(self._sources, np.ndarray) else None
+        if source is None:
+            source = Ragged(rows, _padded(self._sources, rows, 0), self._source_lengths[rows])
+        return Pair(rows, source, inputs, targets, self._lengths[rows], float(self._sampling(self._epoch)))
+
+    def digest(self, config):
+        """What a checkpoint knows the data by: the ids, how long the sources are, and what the ids mean."""
+        found = hashlib.sha256(json.dumps(config).encode())
+        for array in (self._source_lengths, *self._sources, *self.targets):
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:12]
+
+
+def _padded(sequences, rows, padding):
+    """(T, B) int64."""
+    out = np.full((max(len(sequences[row]) for row in rows), len(rows)), padding, np.int64)
+    for b, row in enumerate(rows):
+        out[: len(sequences[row]), b] = sequences[row]
+    return out

@@ -1,0 +1,114 @@
+"""A vector to a sequence: a picture to its name, properties to a caption."""
+
+from __future__ import annotations
+
+from fastrnn import _check, _check_pairs
+from fastrnn.models.decoding import Code, Decoding
+from fastrnn.models.model import CELLS
+from fastrnn.models.scaling import Scaler, Unscaled, from_arrays, to_arrays
+
+
+class VectorToSequence(Decoding):
+    """Learns to write a sequence of symbols about a vector (Vinyals et al. 2015; Karpathy & Fei-Fei 2015).
+
+    Parameters
+    ----------
+    cell : "lstm", "gru" or "rnn" (tanh)
+    hidden_size, num_layers : units of each layer, and layers
+    context : where the vector enters: "initial", as the initial state of all layers, through ``tanh(W v + b)``; "every", at every step as
+        an extra bias; "both"
+    embedding_size : numbers of a symbol's vector
+    min_count : symbols that are rarer in the training data become ``<unk>``; without rare ones there is none, and a symbol that the
+        model does not know is an error
+    tied : the softmax has the embedding's weight (Press & Wolf 2017); embedding_size and hidden_size must be the same
+    dropout : probability of a zero between layers and in the network's output, in training
+    standardize : shift and scale each number of the vectors to mean 0 and deviation 1, as learnt from the training data
+    dtype : "float32" or "float64"
+    seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
+
+    Attributes
+    ----------
+    vocabulary : `Symbols`, once fitted
+    history, outcome, message : as in LanguageModel
+    speed : symbols/s of the last `fit`
+
+    Notes
+    -----
+    `fit`, `predict` and the others take X, N vectors as an array (N, D) of real numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> names = ["zero", "one", "two", "three"]
+    >>> model = VectorToSequence("gru", 32, embedding_size=8, seed=0)
+    >>> model = model.fit(np.eye(4), names, epochs=100, batch_size=4, lr=0.02, verbose=False)
+    >>> model.predict(np.eye(4)[[3, 0]])
+    ['three', 'zero']
+    """
+
+    ARGUMENTS = ("cell", "hidden_size", "num_layers", "context", "embedding_size", "min_count", "tied", "dropout", "standardize")
+
+    def __init__(
+        self,
+        cell: str = "gru",
+        hidden_size: int = 128,
+        num_layers: int = 1,
+        *,
+        context: str = "both",
+        embedding_size: int = 64,
+        min_count: int = 1,
+        tied: bool = False,
+        dropout: float = 0.0,
+        standardize: bool = True,
+        dtype="float32",
+        seed: int | None = None,
+    ):
+        self.cell = _check.choice("cell", cell, tuple(CELLS))
+        for name in ("hidden_size", "num_layers", "embedding_size", "min_count"):
+            setattr(self, name, _check.size(name, locals()[name]))
+        self.context = _check.choice("context", context, ("both", "initial", "every"))
+        self.tied, self.standardize = bool(tied), bool(standardize)
+        _check_pairs.tied(self.tied, "embedding_size", embedding_size, "hidden_size", hidden_size)
+        self.dropout = _check.probability("dropout", dropout)
+        self.dtype = _check.dtype(dtype)
+        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.history = []
+
+    @property
+    def _decoder(self):
+        return self.cell, self.hidden_size, self.num_layers, self.embedding_size
+
+    @staticmethod
+    def _width_of(X):
+        return X.shape[1]
+
+    @property
+    def _width(self):
+        return self._known[0]
+
+    def _checked(self, X, width, max_length):
+        return _check_pairs.vectors(X, width, self.dtype)
+
+    def _known_of(self, X):
+        return X.shape[1], Scaler.of([X]) if self.standardize else Unscaled()
+
+    def _sources(self, X, known):
+        return known[1](X)
+
+    def _build_source(self, known, seed):
+        return (), known[0], 0, False
+
+    def _coded(self, vectors):
+        return Code(vectors)
+
+    def _coded_vjp(self, vectors, rng):
+        return Code(vectors), lambda dcode, into: None
+
+    def _fitted_config(self):
+        return {**super()._fitted_config(), "width": self._known[0]}
+
+    def _fitted_arrays(self):
+        return to_arrays("scaler", self._known[1])
+
+    def _known_in(self, config, arrays):
+        return config["width"], from_arrays("scaler", arrays)
