@@ -162,11 +162,13 @@ def main(name, *arguments):
     total = {peer: sum(found) for peer, found in times.items()}
     symbols = sum(int(batch.lengths.sum()) for batch in some)
     ratios = [b / a for a, b in zip(*times.values())]
-    print(f"{name}, {threads} threads, {count} of {len(data)} batches of {size}; {ours.model.num_parameters:,} parameters; {cpu_model()}; torch {torch.__version__}")
+    print(f"{name}, {threads} threads, {count} of {len(data)} batches of {size}; {ours.model.num_parameters:,} parameters")
+    print(f"{cpu_model()}; torch {torch.__version__}{', compiled step' if os.environ.get('COMPILE') else ''}")
     print(f"losses of {UPDATES_COMPARED} updates agree: {', '.join(f'{loss:.4f}' for loss in losses[0])}")
     for peer, seconds in total.items():
         print(f"{peer:8} {symbols / seconds:8.0f} target symbols/s, an epoch {seconds * data.steps / symbols:.0f} s")
-    print(f"fastrnn is {statistics.median(ratios):.2f} times as fast (median of the batches; {min(ratios):.2f} to {max(ratios):.2f}), {total['torch'] / total['fastrnn']:.2f} in all")
+    median, low, high = statistics.median(ratios), min(ratios), max(ratios)
+    print(f"fastrnn is {median:.2f} times as fast (median of the batches; {low:.2f} to {high:.2f}), {total['torch'] / total['fastrnn']:.2f} in all")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,12 @@ BAD = [
     (lambda path: data.read_rolls(path, "train"), '{"test": []}', "has no part 'train'; it has test"),
     (lambda path: data.read_rolls(path, "train"), '{"train": [[[60], [109]]]}', r"train 0, frame 1: \[109\] is not a list of pitches from 21 to 108"),
     (data.read_wav, "RIFF", "is not a WAV file"),
+    (data.read_babi, "1 A b.\n\n3 C d.\n", "line 3: it begins with '3', but its number must be 1 or 2"),
+    (data.read_babi, "A b.\n", "line 1: it begins with 'A', but its number must be 1$"),
+    (data.read_babi, "1 A b.\n2 ?\tyes\t1\n", "line 2: it has no words"),
+    (data.read_babi, "1 A b.\n2 C?\t\t1\n", "line 2: the question has no answer behind its tab"),
+    (data.read_babi, "1 A b.\n1 C?\tyes\t1\n", "line 2: the question has no sentence before it"),
+    (data.read_babi, "1 A b.\n", "has no questions"),
     (lambda path: data.read_parallel(path, path), "", "has no lines"),
     (data.read_dictionary, "a AH0\n\nb # nothing\n", "line 3: the word 'b' has no sounds"),
     (data.read_dictionary, ";;; a comment\n", "has no words"),
@@ -35,12 +41,6 @@ BAD = [
     (data.read_captions, "wide\ntall\n", "line 2: it has 1 fields, but must have 2"),
     (data.read_captions, "1,2,wide\n3,x,tall\n", "line 2: 'x' is not a number"),
     (data.read_captions, "a,b,text\n", "has no vectors"),
-    (data.read_babi, "1 A b.\n\n3 C d.\n", "line 3: it begins with '3', but its number must be 1 or 2"),
-    (data.read_babi, "A b.\n", "line 1: it begins with 'A', but its number must be 1$"),
-    (data.read_babi, "1 A b.\n2 ?\tyes\t1\n", "line 2: it has no words"),
-    (data.read_babi, "1 A b.\n2 C?\t\t1\n", "line 2: the question has no answer behind its tab"),
-    (data.read_babi, "1 A b.\n1 C?\tyes\t1\n", "line 2: the question has no sentence before it"),
-    (data.read_babi, "1 A b.\n", "has no questions"),
 ]
 
 
