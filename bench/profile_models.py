@@ -41,6 +41,27 @@ def _zipf():
     return " ".join(f"w{k}" for k in RNG.zipf(1.3, 200_000).clip(max=10_000))
 
 
+def _pairs(n):
+    """Sentences of 8 to 18 words of 6,000, and the same of others."""
+    words = [f"w{k}" for k in range(6000)]
+    sides = [[[words[k] for k in RNG.zipf(1.3, RNG.integers(8, 19)).clip(max=6000) - 1] for _ in range(n)] for _ in range(2)]
+    return sides
+
+
+def _spelt(n):
+    """Words of 4 to 12 letters, and 3 to 11 of 39 sounds."""
+    return [["".join(RNG.choice(list("etaoinshrdlu"), RNG.integers(4, 13))) for _ in range(n)],
+            [[f"S{k}" for k in RNG.integers(0, 39, RNG.integers(3, 12))] for _ in range(n)]]  # fmt: skip
+
+
+def _stories(n):
+    """Stories of 2 to 20 sentences of six words, as those of bAbI."""
+    words = [f"w{k}" for k in range(30)]
+    sentences = [RNG.choice(words, 6).tolist() for _ in range(200)]
+    X = [([sentences[k] for k in RNG.integers(0, 200, RNG.integers(2, 21))], RNG.choice(words, 3).tolist()) for _ in range(n)]
+    return X, RNG.choice(words[:6], n).tolist()
+
+
 FITS = {  # name: a function of the settings that trains
     "characters, LSTM 2 x 128": lambda **s: models.LanguageModel("lstm", 128, 2, seed=0).fit(_text(), validation=0, **s),
     "words, LSTM 2 x 200, tied": lambda **s: models.LanguageModel("lstm", 200, 2, level="word", tied=True, dropout=0.4, seed=0).fit(
@@ -56,6 +77,14 @@ FITS = {  # name: a function of the settings that trains
         [(RNG.random((60, 88)) < 0.05).astype("float32") for _ in range(229)], batch_size=8, **s),
     "forecaster, GRU 32": lambda **s: models.Forecaster(24, 24, season=12, log=True, dropout=0.2, seed=0).fit(
         np.exp(np.sin(np.arange(120) * np.pi / 6)) + 2, batch_size=16, **s),
+    "translation, BiGRU 256, GRU 512": lambda **s: models.EncoderDecoder("gru", 256, decoder_size=512, dropout=0.5, seed=0).fit(
+        *_pairs(3000), batch_size=128, **s),
+    "pronunciation, 2 x BiGRU 256, GRU 384": lambda **s: models.EncoderDecoder(
+        "gru", 256, 2, decoder_size=384, decoder_layers=1, source_embedding=128, target_embedding=128, dropout=0.3, seed=0).fit(
+        *_spelt(6000), batch_size=64, **s),
+    "digits to names, GRU 128": lambda **s: models.VectorToSequence("gru", 128, seed=0).fit(
+        RNG.standard_normal((1500, 64)), ["zero one two three four five six seven eight nine".split()[k % 10] for k in range(1500)], **s),
+    "memory network, 20, 3 hops": lambda **s: models.MemoryNetwork(seed=0).fit(*_stories(1000), **s),
 }  # fmt: skip
 
 
