@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _MODULES = (
-    "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "settings", "stacked",
+    "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "search", "settings", "stacked",
     "threadpoolctl", "training",
 )  # fmt: skip
 
