@@ -257,7 +257,7 @@ def _memory_network(graph, model):
     graph.edge("a", "u")
     graph.edge("u", "u", "H" if model.tying == "layerwise" else "", delay=1, side=1)
     graph.edge("u", "a", delay=1, side=-1)
-    graph.edge("q", "a", "B", target_at="first")
+    graph.edge("q", "a", target_at="first")
     graph.edge("q", "u", target_at="first")
     once = dict(span=None, place="last")
     graph.node("o", "o", "output", note=(f"linear, {model.size} → {len(model.answers_)}",), **once)
