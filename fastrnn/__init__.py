@@ -10,6 +10,7 @@ if importlib.util.find_spec("fastrnn._engine") is None:
         "Start Python in another folder to use an installed fastrnn, or build it here with `pip install -e .`"
     )
 
+from fastrnn.attention import AttentionDecoder
 from fastrnn.config import show_config
 from fastrnn.layers import Dropout, Embedding, Linear
 from fastrnn.parameters import Gradients, Storage
@@ -23,6 +24,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AttentionDecoder",
     "Dropout",
     "Embedding",
     "Gradients",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 _MODULES = (
-    "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "settings", "stacked",
+    "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "settings", "stacked",
     "threadpoolctl", "training",
 )  # fmt: skip
 

@@ -36,7 +36,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
         sweeps, bptt = [], []
         for d in range(D):
             part = layer * D + d
-            sweeps.append(_Sweep(net, packed, batch, tape, layer, d, below, context if layer == 0 else None, grads))
+            sweeps.append(Sweep(net, packed, batch, tape, layer, d, below, context if layer == 0 else None, grads))
             if batch.total:
                 bptt.append(sweeps[d].prepare(scratch, dy, dh[part], dc[part] if cell.has_c else None, dx[d]))
         if batch.total:
@@ -70,7 +70,7 @@ def _most_rows(batch, chunks):
     return int(np.diff(bounds).max(initial=0))
 
 
-class _Sweep:
+class Sweep:
     """BPTT of one layer in one direction.
 
     What is summed over all rows before it meets a weight (biases, tokens, context) waits in `…_sums` until the last step is done.

@@ -120,6 +120,7 @@ class Tokens:
     ids: np.ndarray  # (total,) rows of table
     table: np.ndarray  # (V, E) the embedding's rows that occur
     rows: np.ndarray | None  # (V,) ids of these rows in the embedding, None: all of it
+    parts: np.ndarray | None = None  # (V, x_blocks*Hp) input parts of the table's rows, if they are known already
 
     @classmethod
     def of(cls, ids, weight):
@@ -138,11 +139,15 @@ class Dropout:
     key: int
     variational: bool
 
+    def row_id(self, batch):
+        """(total,) what the masks are keyed by."""
+        return batch.row_id & ~np.uint64(0xFFFFFFFF) if self.variational else batch.row_id
+
+    def layer_key(self, layer):
+        return (self.key + layer * 0x9E3779B97F4A7C15) % 2**64
+
     def apply(self, y, batch, layer):
-        row_id = batch.row_id
-        if self.variational:
-            row_id &= ~np.uint64(0xFFFFFFFF)
-        _engine.dropout(y, row_id, (self.key + layer * 0x9E3779B97F4A7C15) % 2**64, self.p)
+        _engine.dropout(y, self.row_id(batch), self.layer_key(layer), self.p)
 
 
 scratch_pool = Pool()
@@ -227,13 +232,13 @@ def bias_rows(packed, suffix, context):
     return rows, len(bias)
 
 
-def ready_sweep(net, packed, batch, layer, d, below, context, memory, h, c, y, keep, chunk):
+def ready_sweep(net, packed, batch, layer, d, below, context, memory, h, c, y, keep, chunk, column=0):
     """One layer and direction, ready to run.
 
     below : its input, as x of `forward`
     memory : (gates, h_prev, c_prev) on the tape, or scratch
     h, c : (B, Hp) sorted states, which become the final ones
-    y : (total, D*H), of which this direction writes its own columns
+    y : (total, W), of which this direction writes its own columns; the forward direction from `column` on
     """
     cell, H = net.cell, net.hidden_size
     suffix = f"_l{layer}" + ("_reverse" if d else "")
@@ -244,7 +249,7 @@ def ready_sweep(net, packed, batch, layer, d, below, context, memory, h, c, y, k
         cell.code, d == 1, H, packed.Hp, 0 if rows is None else rows.shape[1], cell.blocks, len(cell.x_gates),
         batch.offset, batch.lengths, batch.B, batch.resets,
         rows, ids, table, None if rows is None else packed.input(suffix), w, w2, bias, bias_stride,
-        *memory, h, c, y, d * H, net.num_directions * H, keep, chunk,
+        *memory, h, c, y, column + d * H, y.shape[1], keep, chunk,
     )  # fmt: skip
 
 
@@ -297,6 +302,11 @@ def _input_of(packed, x, suffix):
     """(rows, ids, table) for the engine: one of rows and ids, or neither without an input."""
     if x is None or isinstance(x, np.ndarray):
         return (x if x is not None and x.shape[1] else None), None, None
-    table = np.empty((x.table.shape[0], len(packed.cell.x_gates) * packed.Hp), x.table.dtype)
-    _engine.product(x.table, packed.input(suffix), None, table)
-    return None, x.ids, table
+    return None, x.ids, input_parts(packed, x.table, suffix) if x.parts is None else x.parts
+
+
+def input_parts(packed, table, suffix):
+    """(V, x_blocks*Hp): rows of an embedding times W_ih."""
+    parts = np.empty((len(table), len(packed.cell.x_gates) * packed.Hp), table.dtype)
+    _engine.product(table, packed.input(suffix), None, parts)
+    return parts

@@ -10,9 +10,11 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from attention cimport Attention, AttentionBackward, decode_backward_part, decode_part
 from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
+from search cimport MOST_HYPOTHESES, Search, search_part
 from threads cimport (
     ALONE_MS, AT_HAND_US, AWAKE, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SHARED_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS,
     cut_rows, parts_for, unit_parts,
@@ -424,6 +426,11 @@ cdef class Forward:
         self.total = offset[s.T]
         self.row_flops = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
 
+    def set_feed(self, w_feed, feed):
+        """A second input of each row, feed (rows, F), w_feed packed (x_blocks*Hp, F)."""
+        self.s.w_feed, self.s.feed, self.s.F = address(w_feed), address(feed), feed.shape[1]
+        self.held += (w_feed, feed)
+
     cdef int run(self) except -1:
         """All steps with all threads."""
         cdef Sweep *s = &self.s
@@ -530,9 +537,9 @@ cdef class Bptt:
     """
     cdef SweepBackward s
     cdef Split split
-    cdef Gemm gemms[8]
-    cdef const char *left[8]
-    cdef const char *right[8]
+    cdef Gemm gemms[16]
+    cdef const char *left[16]
+    cdef const char *right[16]
     cdef Product dx
     cdef const int64_t *ids[2]
     cdef char *sums[2]
@@ -582,7 +589,7 @@ cdef class Bptt:
     def add_gemm(self, Py_ssize_t column, right, c):
         """c (M, N) += dgates[:, column:column+M].T @ right (rows, N), rows of which may be apart."""
         cdef Gemm *g = &self.gemms[self.gemm_count]
-        assert self.gemm_count < 8
+        assert self.gemm_count < 16
         g.kernels, g.trans_a, g.trans_b = self.s.kernels, True, False
         g.lda, g.c = self.ld, matrix(c, self.s.item, True, &g.M, &g.N, &g.ldc)
         self.left[self.gemm_count] = self.dgates + column * self.s.item
@@ -1166,6 +1173,164 @@ def attend_backward(
         mode = rnn_flush_denormals()
         k.attend_backward(&s)
         rnn_restore_denormals(mode)
+
+
+cdef class Decoder:
+    """A decoder with attention, made ready: the layers and what stands over them. Arguments were checked by fastrnn._check_attention."""
+    cdef Attention d
+    cdef AttentionBackward g
+    cdef double row_flops
+    cdef Py_ssize_t total
+    cdef int parts
+    cdef list held
+
+    def __init__(
+        self, list layers,                 # Forward of each, the top one writes into `joined`
+        const int64_t[::1] first, const int64_t[::1] count,  # (B,) the memory of each row                 in
+        keys, values, v, w_query, w_out, bias,               # as in attention.pxd                         in
+        query, alpha, joined, a, feed,     # (rows, A) or None, (rows, S), (rows, M+H), (rows, F), the same or None   out
+        double p, const uint64_t[::1] masks, const uint64_t[::1] row_id,     # dropout between layers, of a tape
+    ):
+        cdef Attention *d = &self.d
+        cdef Forward layer = layers[0]
+        cdef Py_ssize_t l
+        self.held = [layers, first, count, keys, values, v, w_query, w_out, bias, query, alpha, joined, a, feed, masks, row_id]
+        d.kernels, d.item, d.L, d.B, d.H, d.offset = layer.s.kernels, layer.s.item, len(layers), layer.s.B, layer.s.H, layer.s.offset
+        d.A, d.M, d.F, d.S = keys.shape[1], values.shape[1], a.shape[1], alpha.shape[1]
+        if d.B:
+            d.first, d.count = &first[0], &count[0]
+        d.keys, d.values, d.v, d.w_query = address(keys), address(values), address(v), address(w_query)
+        d.w_out, d.bias = address(w_out), address(bias)
+        d.query, d.alpha, d.joined = address(query, True), address(alpha, True), address(joined, True)
+        d.a, d.feed = address(a, True), address(feed, True)
+        d.p = p
+        if p and row_id.shape[0]:
+            d.masks, d.row_id = &masks[0], &row_id[0]
+        self.total, self.row_flops = layer.total, 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
+        for l in range(d.L):
+            layer = layers[l]
+            d.layers[l] = &layer.s
+            self.row_flops += layer.row_flops + 2.0 * layer.s.blocks * layer.s.H * layer.s.F
+        self.parts = parts_for(d.B, self.row_flops * self.total, current_threads())
+        cut_rows(d.cuts, self.parts, d.B, layer.lengths, self.total)
+
+    def forward(self):
+        """All steps, in slices after which signals are looked at."""
+        cdef Attention *d = &self.d
+        cdef Py_ssize_t T = d.layers[0].T, step
+        if self.total == 0:
+            return
+        step = slice_steps(1, T, self.row_flops * self.total / self.parts)
+        d.t0 = 0
+        while d.t0 < T:
+            d.t1 = min(T, d.t0 + step)
+            with nogil:
+                rnn_team_run(decode_part, d, self.parts, False)
+            d.t0 = d.t1
+            PyErr_CheckSignals()
+
+    def backward(
+        self, list layers,                 # Bptt of each
+        list w_below,                      # packed: for dgates @ W_ih of each layer, that of the feed for the first one         in
+        da,                                # (rows, F)  in: gradient of a; out: before its tanh
+        w_out, w_query,                    # packed for the way back                                      in
+        dquery,                            # (rows, A)                                                    out
+        dkeys, dvalues,                    # like keys, values; one array if the keys are the values      +=
+        dv,                                # (B, A) or None                                               +=
+        djoined, dbelow, dscore,           # (B, M+H), (B, H), (B, S) scratch
+    ):
+        """BPTT through all steps, then the products of each layer's dgates."""
+        cdef AttentionBackward *g = &self.g
+        cdef Py_ssize_t T = self.d.layers[0].T, l, step
+        cdef Bptt layer
+        if self.total == 0:
+            return
+        g.forward, g.x_blocks = &self.d, self.d.layers[0].x_blocks
+        for l in range(self.d.L):
+            layer = layers[l]
+            layer.chunk(0, 1)
+            g.layers[l], g.w_below[l] = &layer.s, address(w_below[l])
+        g.da, g.w_out, g.w_query, g.dquery = address(da, True), address(w_out), address(w_query), address(dquery, True)
+        g.dkeys, g.dvalues, g.dv = address(dkeys, True), address(dvalues, True), address(dv, True)
+        g.djoined, g.dbelow, g.dscore = address(djoined, True), address(dbelow, True), address(dscore, True)
+        step = slice_steps(1, T, 2 * self.row_flops * self.total / self.parts)
+        self.d.t1 = T
+        while self.d.t1 > 0:
+            self.d.t0 = max(0, self.d.t1 - step)
+            with nogil:
+                rnn_team_run(decode_backward_part, g, self.parts, False)
+            self.d.t1 = self.d.t0
+            PyErr_CheckSignals()
+        for layer in layers:
+            layer.chunk_products(self.parts > 1)
+
+
+most_hypotheses = MOST_HYPOTHESES
+
+
+cdef class Writer:
+    """A decoder that writes N sequences, K hypotheses each, made ready. Arguments were checked by fastrnn.search."""
+    cdef Search s
+    cdef double row_flops
+    cdef Py_ssize_t steps
+    cdef list held
+    cdef object spare
+
+    def __init__(
+        self, list layers,                 # Forward of each: one step of N*K rows
+        Decoder attention,                 # of N*K rows, or None
+        out,                               # (N*K, F) what a step gives                                   in
+        w, bias,                           # packed (V, F), (V,) or None                                  in
+        logits, swap,                      # (N*K, V), (N*K, Hp) scratch
+        int64_t[::1] ids,                  # (N*K,)  in: the first symbols
+        int64_t end, const int64_t[::1] limits,                  # (N,)                                   in
+        given,                             # (T, N) int64 or None                                         in
+        double temperature, uint64_t key, const uint64_t[::1] row_id,                # (N,)               in
+        double[::1] score,                 # (N*K,) in: 0 for the first hypothesis of each, else -inf
+        int64_t[:, ::1] symbols, int64_t[:, ::1] parents,        # (T, N*K)                               out
+        int64_t[::1] count,                # (N,) zeros
+        int64_t[:, ::1] last, int64_t[:, ::1] parent, int64_t[:, ::1] ended, double[:, ::1] total,   # (N, K)   out
+    ):
+        cdef Search *s = &self.s
+        cdef Forward layer = layers[0]
+        cdef Py_ssize_t l
+        self.held = [layers, attention, out, w, bias, logits, swap, ids, limits, given, row_id, score, symbols, parents, count, last, parent,
+                     ended, total]
+        s.kernels, s.item, s.L = layer.s.kernels, layer.s.item, len(layers)
+        s.N, s.K, s.F, s.V = last.shape[0], last.shape[1], out.shape[1], logits.shape[1]
+        self.row_flops = 2.0 * s.F * s.V
+        for l in range(s.L):
+            layer = layers[l]
+            s.layers[l] = &layer.s
+            self.row_flops += layer.row_flops
+        s.attention = NULL
+        if attention is not None:
+            s.attention = &attention.d
+            self.row_flops += attention.row_flops
+        s.out, s.w, s.bias, s.logits, s.swap = address(out), address(w), address(bias), address(logits, True), address(swap, True)
+        s.ids, s.end, s.limits, s.given = &ids[0], end, &limits[0], <const int64_t *>address(given)
+        s.temperature, s.key, s.row_id = temperature, key, &row_id[0]
+        s.score, s.symbols, s.parents, s.count = &score[0], &symbols[0, 0], &parents[0, 0], &count[0]
+        s.last, s.parent, s.ended, s.total = &last[0, 0], &parent[0, 0], &ended[0, 0], &total[0, 0]
+        self.steps = symbols.shape[0]
+        self.spare = np.empty((MOST_PARTS, s.V), logits.dtype) if temperature > 0 else None
+        s.spare = address(self.spare, True)
+
+    def run(self):
+        """Until all sequences are done, in slices after which signals are looked at."""
+        cdef Search *s = &self.s
+        cdef Py_ssize_t step
+        cdef double flops = self.row_flops * s.N * s.K
+        cdef int parts = min(parts_for(s.N * s.K, flops * self.steps, current_threads()), s.N)
+        cut_rows(s.cuts, parts, s.N, NULL, s.N)
+        step = slice_steps(1, self.steps, flops * self.steps / parts)
+        s.t0 = 0
+        while s.t0 < self.steps:
+            s.t1 = min(self.steps, s.t0 + step)
+            with nogil:
+                rnn_team_run(search_part, s, parts, False)
+            s.t0 = s.t1
+            PyErr_CheckSignals()
 
 
 def log_sum_exp(logits, double[::1] out):

@@ -29,6 +29,9 @@ ctypedef struct Sweep:
     const int64_t *ids            # (total,) rows of table, or NULL
     const char *table             # (V, x_blocks*Hp) input parts of the ids
     const char *w_ih              # packed (x_blocks*Hp, I)
+    const char *feed              # (total, F) a second input, or NULL
+    const char *w_feed            # packed (x_blocks*Hp, F)
+    Py_ssize_t F
     const char *w
     const char *w2
     const char *bias              # (B or 1, X*Hp)
@@ -90,6 +93,16 @@ cdef inline void input_rows(
     cdef rnn_product p
     if low == high:
         return
+    p.groups = groups
+    p.first = first
+    p.count = count
+    p.N = width
+    p.bias = NULL
+    p.c = gates
+    p.ldc = ldg
+    p.flip = False
+    p.v0 = low // s.kernels.lanes
+    p.v1 = high // s.kernels.lanes
     if s.ids != NULL:
         for g in range(groups):
             s.kernels.gather(count[g], high - low, s.table + low * s.item, width, s.ids + first[g],
@@ -99,21 +112,16 @@ cdef inline void input_rows(
             for r in range(first[g], first[g] + count[g]):
                 memset(gates + (r * ldg + low) * s.item, 0, (high - low) * s.item)
     else:
-        p.groups = groups
-        p.first = first
-        p.count = count
-        p.N = width
-        p.K = s.I
+        p.K = p.lda = s.I
         p.a = s.x
-        p.lda = s.I
         p.w = s.w_ih
-        p.bias = NULL
-        p.c = gates
-        p.ldc = ldg
         p.accumulate = False
-        p.flip = False
-        p.v0 = low // s.kernels.lanes
-        p.v1 = high // s.kernels.lanes
+        s.kernels.product(&p)
+    if s.feed != NULL:
+        p.K = p.lda = s.F
+        p.a = s.feed
+        p.w = s.w_feed
+        p.accumulate = True
         s.kernels.product(&p)
 
 cdef inline Py_ssize_t gates_of(const Sweep *s, Py_ssize_t t, Py_ssize_t low) noexcept nogil:

@@ -1,0 +1,54 @@
+"""The argument checks of AttentionDecoder; the others are in _check.py."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrnn._check import array, integers
+
+
+def cells(rnn):
+    """The recurrent layer of a decoder."""
+    if not hasattr(rnn, "cell"):
+        raise TypeError(f"rnn is {type(rnn).__name__}, but it must be an RNN, GRU or LSTM")
+    for name, why in (("bidirectional", "a decoder writes from left to right"), ("batch_first", "its memory and output are time-major"),
+                      ("learn_initial_state", "its initial state comes from outside")):  # fmt: skip
+        if getattr(rnn, name):
+            raise ValueError(f"rnn was made with {name}=True, but {why}: make it without")
+    return rnn
+
+
+def memory(decoder, value, B):
+    """(S, B, M), time-major."""
+    value = array("memory", value, decoder)
+    if value.ndim != 3 or value.shape[1:] != (B, decoder.memory_size):
+        raise ValueError(
+            f"memory has shape {value.shape}, but this decoder was made with memory_size={decoder.memory_size} and x has {B} rows: "
+            f"give (S, {B}, {decoder.memory_size})"
+        )
+    return value
+
+
+def memory_lengths(value, S, B):
+    """(B,) int64 0..S, or None."""
+    if value is None:
+        return None
+    value = np.asarray(value)
+    if value.shape != (B,):
+        raise ValueError(f"memory_lengths has shape {value.shape}, but there are {B} rows: give one for each")
+    value = integers("memory_lengths", value).astype(np.int64)
+    if value.size and (value.min() < 0 or value.max() > S):
+        raise ValueError(f"memory_lengths has {value.min() if value.min() < 0 else value.max()}, but memory has {S} steps")
+    return value
+
+
+def dy(value, shape, dtype):
+    """(T, B, F), or None."""
+    if value is None:
+        return None
+    value = np.asarray(value)
+    if value.dtype != dtype:
+        raise TypeError(f"dy is {value.dtype}, but this decoder computes in {dtype}: convert with dy.astype('{dtype}')")
+    if value.shape != shape:
+        raise ValueError(f"dy has shape {value.shape}, but the forward pass it belongs to gave {shape}")
+    return value
