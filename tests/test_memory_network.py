@@ -230,6 +230,13 @@ def test_save_and_load_and_resume(tying, tmp_path):
     assert again.answers_ == whole.answers_ and again.history == whole.history and again.linear_start == 1
 
 
+def test_a_rare_answer_may_be_held_out():
+    X, y = data(20)
+    y = [f"answer {k}" for k in range(20)]
+    model = MemoryNetwork(seed=0, **SMALL).fit(X, y, epochs=1, validation=0.3, verbose=False)
+    assert model.answers_ == sorted(y) and np.isfinite(model.history[-1]["validation_loss"])
+
+
 GOOD = [([["a", "b"]], ["c"])]
 
 

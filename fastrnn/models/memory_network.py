@@ -120,14 +120,13 @@ class MemoryNetwork(Model):
         if 0 < epochs <= self.linear_start:
             raise ValueError(f"epochs={epochs} are all without the softmax, as linear_start={self.linear_start}: raise epochs")
         X, y = _check_stories.stories(X, y)
-        seed = self._drawn_seed(settings)
+        answers, seed = sorted(set(y)), self._drawn_seed(settings)
         if isinstance(validation, (tuple, list)):
             held = _check_stories.stories(*validation)
         else:
             out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
             held = [X[i] for i in out], [y[i] for i in out]
             X, y = [X[i] for i in kept], [y[i] for i in kept]
-        answers = sorted(set(y))
         words = {word for story, question in X for sentence in {*story, question} for word in sentence}
         before = self.__dict__.copy()
         try:
