@@ -8,7 +8,7 @@ from whole_model import assert_gradient
 import fastrnn
 from fastrnn import _check_stories
 from fastrnn.models import MemoryNetwork
-from fastrnn.models.memory_network import _Questions
+from fastrnn.models.stories import Questions
 
 SMALL = dict(size=5, hops=2)
 ROOMS, NAMES = ["attic", "cellar", "hall", "garden"], ["ann", "bob", "cid"]
@@ -36,7 +36,7 @@ def made(X, y, **options):
 
 
 def batch_of(model, X, y=None, softmax=True):
-    [batch] = _Questions(model, *_check_stories.stories(X, y), len(X), None)
+    [batch] = Questions(model, *_check_stories.stories(X, y), len(X), None)
     return batch._replace(softmax=softmax)
 
 
@@ -163,19 +163,27 @@ def test_empty_memories_shift_the_ages_of_what_is_older():
 
 def test_the_start_is_linear_and_validation_is_not():
     X, y = data()
-    options = dict(epochs=2, batch_size=8, optimizer="sgd", verbose=False)
-    model = MemoryNetwork(**SMALL, linear_start=1, noise=0, dtype="float64", seed=2)
-    losses = {0.0: [], 1e-9: []}
-    for lr in losses:
-        model.fit(X, y, lr=lr, validation=(X, y), **options)
-        losses[lr] = [(entry["train_loss"], entry["validation_loss"]) for entry in model.history[1:]]
-    (linear, first), (softmax, second) = losses[0.0]
-    with model.storage.updating() as flat:
-        flat[:] = MemoryNetwork(**SMALL, noise=0, dtype="float64", seed=2).fit(X, y, epochs=0, verbose=False).storage.flat
-    gradient = np.zeros_like(model.storage.flat)
-    want = [model.loss_and_gradient(batch_of(model, X, y, softmax=kind), into=gradient, rng=0)[0] for kind in (False, True)]
-    assert abs(want[0] - want[1]) > 1e-6
-    assert_allclose([softmax, first, second], want[1], rtol=1e-2)
+    model = made(X, y, linear_start=2)
+    training, validation = (Questions(model, *_check_stories.stories(X, y), 8, seed) for seed in (1, None))
+    found = []
+    for epoch in range(4):
+        for batches in (training, validation):
+            batches.begin(epoch)
+        found.append((training[0].softmax, validation[0].softmax))
+    assert found == [(False, True), (False, True), (True, True), (True, True)]
+    start = [MemoryNetwork(linear_start=k, seed=1, **SMALL).fit(X, y, epochs=3, verbose=False).storage.flat for k in (0, 2)]
+    assert np.abs(start[0] - start[1]).max() > 1e-3
+
+
+def test_noise_is_for_training_only():
+    X, y = data()
+    gradient, losses = np.zeros_like(made(X, y).storage.flat), []
+    for noise in (0, 0.5):
+        model = made(X, y, noise=noise)
+        losses.append([model.loss_and_gradient(batch_of(model, X, y), into=gradient, rng=rng)[0] for rng in range(3)])
+        losses[-1].append(model.evaluate(Questions(model, *_check_stories.stories(X, y), 60, None))["loss"])
+    quiet, noisy = np.round(losses, 10).tolist()
+    assert len(set(quiet)) == 1 and len(set(noisy)) == 4 and noisy[-1] == quiet[0]
 
 
 def test_it_learns_whose_last_sentence_counts_and_looks_at_it():
@@ -220,6 +228,13 @@ def test_save_and_load_and_resume(tying, tmp_path):
     again = MemoryNetwork.load(tmp_path / "whole")
     assert_array_equal(again.predict_proba(X), whole.predict_proba(X))
     assert again.answers_ == whole.answers_ and again.history == whole.history and again.linear_start == 1
+
+
+def test_a_rare_answer_may_be_held_out():
+    X, y = data(20)
+    y = [f"answer {k}" for k in range(20)]
+    model = MemoryNetwork(seed=0, **SMALL).fit(X, y, epochs=1, validation=0.3, verbose=False)
+    assert model.answers_ == sorted(y) and np.isfinite(model.history[-1]["validation_loss"])
 
 
 GOOD = [([["a", "b"]], ["c"])]

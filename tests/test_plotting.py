@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fastrnn import GRU, LSTM, RNN, Dropout, Embedding, Linear, Stacked
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
+from fastrnn.models import EventModel, Forecaster, LanguageModel, MemoryNetwork, SequenceClassifier, SequenceRegressor, SequenceTagger
 from fastrnn.parameters import orthogonal
 from fastrnn.plotting import _unfolded, _viewer, activations, attention, gradient_norms, history, plot_gradient_norms, trajectories, unfolded
 from fastrnn.plotting._curves import plane
@@ -31,6 +31,9 @@ def language_model(cell="lstm", hidden_size=6, num_layers=2, text=TEXT):
 def classifier(**options):
     X = np.random.default_rng(0).standard_normal((6, 4, 3))
     return SequenceClassifier("gru", 5, seed=0, **options).fit(X, list("ababab"), **OPTIONS)
+
+
+STORIES = [([["ann", "left"]], ["who", "left"])] * 2, ["ann", "bob"]
 
 
 class VectorToSequence:
@@ -75,6 +78,8 @@ MODELS = {
     "tagger": lambda: SequenceTagger("lstm", 8, seed=0).fit([["a", "bc"]], [["A", "B"]], **OPTIONS),
     "stacked": lambda: Stacked([GRU(8, 16, bidirectional=True), LSTM(32, 4, 2)]),
     "events": lambda: EventModel("gru", [5, 4], seed=0).fit([np.ones((4, 3))], **OPTIONS),
+    "memory network": lambda: MemoryNetwork(seed=0).fit(*STORIES, **OPTIONS),
+    "memory network layerwise": lambda: MemoryNetwork(tying="layerwise", seed=0).fit(*STORIES, **OPTIONS),
     "forecaster": lambda: Forecaster(5, 3, seed=0).fit(np.arange(30.0), **OPTIONS),
     "regressor": lambda: SequenceRegressor("gru", 8, seed=0).fit([np.ones((4, 3))] * 2, [1.0, 2.0], **OPTIONS),
     "regressor of steps": lambda: SequenceRegressor("gru", 8, per_step=True, seed=0).fit([np.eye(4)] * 2, [np.arange(4.0)] * 2, **OPTIONS),
@@ -177,6 +182,16 @@ def test_the_final_state_of_the_reverse_direction_is_that_of_the_first_step():
     rising = [line.points[0] for line in made.lines if line.points[1][1] == bus and line.points[0][0] == line.points[1][0]]
     assert rising == [made.nodes["g_2", t].border(made.nodes["g_2", t].x, bus) for t in ("compact", 0)]
     assert {a for a, b in between(made, "h_2") if b == ("final states", None)} == {("h_2", 3)}
+
+
+def test_each_hop_of_a_memory_network_looks_with_the_state_of_the_hop_before():
+    made = layout("memory network")
+    assert {b for a, b in between(made, "u") if a[1] == 0} == {("u", 1), ("a", 1)}
+    assert {b for a, b in between(made, "q")} == {(name, t) for name in "au" for t in ("compact", 0)}
+    assert {a for a, b in between(made, "u") if b == ("o", None)} == {("u", 2)}
+    for t in range(3):
+        assert (("m", t), ("a", t)) in between(made, "m") and (("a", t), ("u", t)) in between(made, "a")
+    assert ["$H$" in [text.text for text in layout(name).texts] for name in ("memory network", "memory network layerwise")] == [False, True]
 
 
 def test_pooling_and_context_reach_every_step():

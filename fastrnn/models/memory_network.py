@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import NamedTuple
-
 import numpy as np
 
 from fastrnn import _check, _check_stories, _engine
-from fastrnn.batches import Sequences
 from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models.model import DEFAULTS, Model, held_out_rows
+from fastrnn.models.stories import Questions
 from fastrnn.parameters import Layer, Storage
 from fastrnn.settings import Settings
 
 DEVIATION = 0.1  # standard deviation of the first values of all parameters
-EMPTY = ()  # the sentence that every story begins with: a hop that has nothing to look for looks there
 
 
 class MemoryNetwork(Model):
@@ -124,20 +120,19 @@ class MemoryNetwork(Model):
         if 0 < epochs <= self.linear_start:
             raise ValueError(f"epochs={epochs} are all without the softmax, as linear_start={self.linear_start}: raise epochs")
         X, y = _check_stories.stories(X, y)
-        seed = self._drawn_seed(settings)
+        answers, seed = sorted(set(y)), self._drawn_seed(settings)
         if isinstance(validation, (tuple, list)):
             held = _check_stories.stories(*validation)
         else:
             out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
             held = [X[i] for i in out], [y[i] for i in out]
             X, y = [X[i] for i in kept], [y[i] for i in kept]
-        answers = sorted(set(y))
         words = {word for story, question in X for sentence in {*story, question} for word in sentence}
         before = self.__dict__.copy()
         try:
             self._build(answers, sorted(words - set(answers)), seed)
-            data = _Questions(self, X, y, batch_size, random_key(seed, 1))
-            validation = _Questions(self, *held, batch_size, None) if held[0] else None
+            data = Questions(self, X, y, batch_size, random_key(seed, 1))
+            validation = Questions(self, *held, batch_size, None) if held[0] else None
 
             def identity():
                 return {"data": data.digest(), "batch_size": batch_size}
@@ -178,12 +173,15 @@ class MemoryNetwork(Model):
 
     def _forward(self, batch, ages, softmax):
         """Logits (B, answers), memory of each table (S, size), the state before each hop and after the last, weights (B, most) of each hop."""
-        params, tables, memory = self.tables.params, self.tables, {}
+        params, tables, memory, aged = self.tables.params, self.tables, {}, np.empty((len(ages), self.size), self.dtype)
         for k in tables.of_memory:
-            memory[k] = m = np.zeros((len(batch.sentence), self.size), self.dtype)
+            memory[k] = m = np.empty((len(ages), self.size), self.dtype)
+            read = np.zeros((len(batch.sentence), self.size), self.dtype)
+            _engine.bag(batch.sentence, *batch.store, self._ramp, params[f"words_{k}"], read)
+            _engine.gather(read, batch.which, m)
             if self.temporal_encoding:
-                _engine.gather(params[f"ages_{k}"], ages, m)
-            _engine.bag(batch.sentence, *batch.store, self._ramp, params[f"words_{k}"], m)
+                _engine.gather(params[f"ages_{k}"], ages, aged)
+                m += aged
         B, most = len(batch.count), int(batch.count.max())
         u = np.zeros((B, self.size), self.dtype)
         _engine.bag(batch.question, *batch.store, self._ramp, params[f"words_{tables.of_question}"], u)
@@ -224,7 +222,9 @@ class MemoryNetwork(Model):
         for k, dm in dmemory.items():
             if self.temporal_encoding:
                 _engine.scatter_add(dm, ages, grads[f"ages_{k}"])
-            _engine.bag_backward(batch.sentence, *batch.store, self._ramp, dm, grads[f"words_{k}"])
+            dread = np.zeros((len(batch.sentence), self.size), self.dtype)
+            _engine.scatter_add(dm, batch.which, dread)
+            _engine.bag_backward(batch.sentence, *batch.store, self._ramp, dread, grads[f"words_{k}"])
         _engine.bag_backward(batch.question, *batch.store, self._ramp, du, grads[f"words_{tables.of_question}"])
 
     def evaluate(self, batches) -> dict:
@@ -239,7 +239,7 @@ class MemoryNetwork(Model):
     def _found(self, X):
         """(batch, logits, weights) of each batch of some questions."""
         self._check_fitted()
-        for batch in _Questions(self, _check_stories.stories(X)[0], None, 256, None):
+        for batch in Questions(self, _check_stories.stories(X)[0], None, 256, None):
             logits, _, _, weights = self._forward(batch, batch.ages, True)
             yield batch, logits, weights
 
@@ -308,93 +308,3 @@ class _Tables(Layer):
     def views(self, into):
         """{name: view} of a flat gradient."""
         return self._gradients(into)[0]
-
-
-class _Batch(NamedTuple):
-    """Some questions. The sentences of all their stories, as far as they are remembered, lie one story after another."""
-
-    store: tuple  # start, words and weights of all sentences, as `_engine.bag` takes them
-    sentence: np.ndarray  # (S,) which sentence of the store
-    ages: np.ndarray  # (S,) how many sentences of its story are younger; of the empty one the most that there can be
-    row: np.ndarray  # (S,) to which question it belongs
-    first: np.ndarray  # (B,) row b remembers first[b] .. first[b]+count[b]; the first of them is empty
-    count: np.ndarray  # (B,)
-    lengths: np.ndarray  # (B,) sentences of the whole story
-    question: np.ndarray  # (B,) which sentence of the store
-    targets: np.ndarray | None  # (B,)
-    softmax: bool  # over the memory; False while the start is linear
-
-
-class _Questions(Sequences):
-    """Batches of questions in random order, or in theirs without a seed."""
-
-    def __init__(self, model, X, y, batch_size, seed):
-        self._linear_start = 0 if seed is None else model.linear_start
-        number = {}
-        stories = [[number.setdefault(s, len(number)) for s in story[-model.memory :]] for story, _ in X]
-        self._question = np.array([number.setdefault(question, len(number)) for _, question in X])
-        self._whole = np.array([len(story) for story, _ in X])
-        self._targets = None
-        if y is not None:
-            unknown = set(y) - set(model.answers_)
-            if unknown:
-                raise ValueError(f"the held-out part has answers that the training part has not: {', '.join(sorted(unknown)[:5])}")
-            self._targets = np.array([model._word_id[answer] for answer in y])
-        self._store = _store([*number, EMPTY], model)
-        super().__init__([np.array([len(number), *story]) for story in stories], batch_size, seed=seed)
-        self._memory = model.memory
-        self.steps = len(X)
-
-    def begin(self, epoch: int) -> None:
-        self._softmax = epoch >= self._linear_start
-        N, B = len(self._x), self._batch_size
-        order = np.arange(N) if self._seed is None else np.random.default_rng(random_key(self._seed, epoch)).permutation(N)
-        self._plan = [order[first : first + B] for first in range(0, N, B)]
-
-    def _batch(self, rows):
-        count = self._lengths[rows]
-        ends = np.cumsum(count)
-        row = np.repeat(np.arange(len(rows)), count)
-        ages, first = ends[row] - 1 - np.arange(ends[-1]), ends - count
-        ages[first] = self._memory
-        return _Batch(
-            store=self._store,
-            sentence=np.concatenate([self._x[k] for k in rows]),
-            ages=ages,
-            row=row,
-            first=first,
-            count=count,
-            lengths=self._whole[rows],
-            question=self._question[rows],
-            targets=None if self._targets is None else self._targets[rows],
-            softmax=self._softmax,
-        )
-
-    @staticmethod
-    def steps_of(batch):
-        return len(batch.count)
-
-    def digest(self):
-        """What a checkpoint knows the data by."""
-        found = hashlib.sha256()
-        for array in (*self._store, self._question, self._targets, self._lengths, *self._x):
-            found.update(array.tobytes())
-        return found.hexdigest()[:12]
-
-
-def _store(sentences, model):
-    """(start, word, a, b): sentence s has the words start[s] .. start[s+1], those that the model knows; a word's vector counts a + b * k/d.
-
-    The position encoding is l = 2 ((1 - j/J) - (k/d) (1 - 2j/J)) for word j = 1..J of the sentence and number k = 1..d of the vector.
-    """
-    start, word, place = [0], [], []
-    for sentence in sentences:
-        J = len(sentence)
-        for j, known in enumerate(map(model._word_id.get, sentence), 1):
-            if known is not None:
-                word.append(known)
-                place.append(j / J)
-        start.append(len(word))
-    place = np.array(place)
-    a, b = (2 - 2 * place, 4 * place - 2) if model.position_encoding else (np.ones(len(place)), np.zeros(len(place)))
-    return np.array(start), np.array(word, np.int64), a.astype(model.dtype), b.astype(model.dtype)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastrnn.layers import Dropout, Embedding, Linear
-from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
+from fastrnn.models import EventModel, Forecaster, LanguageModel, MemoryNetwork, SequenceClassifier, SequenceRegressor, SequenceTagger
 from fastrnn.rnn import Recurrent
 from fastrnn.stacked import Stacked
 
@@ -244,10 +244,32 @@ def _tagger(graph, model):
     graph.loss(graph.linear(model.linear, top), f"target: the tag, one of {len(model.tags_)}")
 
 
+def _memory_network(graph, model):
+    """A step is a hop: the state before it is compared with the keys, and the values that it looks at are added."""
+    graph.whole = [True]
+    numbers = f"keys and values, {model.size} numbers each"
+    note = (f"memory: the last {model.memory} sentences", numbers, "$A, C$: their tables at this hop")
+    graph.node("m", "m", "input", note=note)
+    graph.node("a", "\\alpha", "plain", note=("attention", "softmax of state · keys"))
+    graph.nodes["q"] = Node("q", "input", row=graph.row - 0.75, offset=-1.8, span=None, place="first", note=("question, by the table $B$",))
+    graph.node("u", "u", "hidden", note=(f"state after a hop, of {model.hops}", "state before + attention · values"))
+    graph.edge("m", "a", "A,\\,C")
+    graph.edge("a", "u")
+    graph.edge("u", "u", "H" if model.tying == "layerwise" else "", delay=1, side=1)
+    graph.edge("u", "a", delay=1, side=-1)
+    graph.edge("q", "a", target_at="first")
+    graph.edge("q", "u", target_at="first")
+    once = dict(span=None, place="last")
+    graph.node("o", "o", "output", note=(f"linear, {model.size} → {len(model.answers_)}",), **once)
+    graph.edge("u", "o", "W", source_at="last")
+    graph.loss("o", f"target: the answer, one of {len(model.answers_)}", **once)
+
+
 _MODELS = {
     EventModel: _event_model,
     Forecaster: _forecaster,
     LanguageModel: _language_model,
+    MemoryNetwork: _memory_network,
     SequenceClassifier: _classifier,
     SequenceRegressor: _regressor,
     SequenceTagger: _tagger,

@@ -1,0 +1,107 @@
+"""Stories and questions as the batches that a memory network is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from fastrnn.batches import Sequences
+from fastrnn.layers import random_key
+
+EMPTY = ()  # the sentence that every story begins with: a hop that has nothing to look for looks there
+
+
+class Batch(NamedTuple):
+    """Some questions. The sentences of all their stories, as far as they are remembered, lie one story after another."""
+
+    store: tuple  # start, words and weights of all sentences, as `_engine.bag` takes them
+    sentence: np.ndarray  # (U,) the sentences of the store that there are, each once
+    which: np.ndarray  # (S,) which of these
+    ages: np.ndarray  # (S,) how many sentences of its story are younger; of the empty one the most that there can be
+    row: np.ndarray  # (S,) to which question it belongs
+    first: np.ndarray  # (B,) row b remembers first[b] .. first[b]+count[b]; the first of them is empty
+    count: np.ndarray  # (B,)
+    lengths: np.ndarray  # (B,) sentences of the whole story
+    question: np.ndarray  # (B,) which sentence of the store
+    targets: np.ndarray | None  # (B,)
+    softmax: bool  # over the memory; False while the start is linear
+
+
+class Questions(Sequences):
+    """Batches of questions in random order, or in theirs without a seed."""
+
+    def __init__(self, model, X, y, batch_size, seed):
+        self._linear_start = 0 if seed is None else model.linear_start
+        number = {}
+        stories = [[number.setdefault(s, len(number)) for s in story[-model.memory :]] for story, _ in X]
+        self._question = np.array([number.setdefault(question, len(number)) for _, question in X])
+        self._whole = np.array([len(story) for story, _ in X])
+        self._targets = None
+        if y is not None:
+            unknown = set(y) - set(model.answers_)
+            if unknown:
+                raise ValueError(f"the held-out part has answers that the training part has not: {', '.join(sorted(unknown)[:5])}")
+            self._targets = np.array([model._word_id[answer] for answer in y])
+        self._store = _store([*number, EMPTY], model)
+        super().__init__([np.array([len(number), *story]) for story in stories], batch_size, seed=seed)
+        self._memory = model.memory
+        self.steps = len(X)
+
+    def begin(self, epoch: int) -> None:
+        self._softmax = epoch >= self._linear_start
+        N, B = len(self._x), self._batch_size
+        order = np.arange(N) if self._seed is None else np.random.default_rng(random_key(self._seed, epoch)).permutation(N)
+        self._plan = [order[first : first + B] for first in range(0, N, B)]
+
+    def _batch(self, rows):
+        count = self._lengths[rows]
+        ends = np.cumsum(count)
+        row = np.repeat(np.arange(len(rows)), count)
+        ages, first = ends[row] - 1 - np.arange(ends[-1]), ends - count
+        ages[first] = self._memory
+        sentence = np.concatenate([self._x[k] for k in rows])
+        there = np.bincount(sentence) > 0
+        return Batch(
+            store=self._store,
+            sentence=np.flatnonzero(there),
+            which=(np.cumsum(there) - 1)[sentence],
+            ages=ages,
+            row=row,
+            first=first,
+            count=count,
+            lengths=self._whole[rows],
+            question=self._question[rows],
+            targets=None if self._targets is None else self._targets[rows],
+            softmax=self._softmax,
+        )
+
+    @staticmethod
+    def steps_of(batch):
+        return len(batch.count)
+
+    def digest(self):
+        """What a checkpoint knows the data by."""
+        found = hashlib.sha256()
+        for array in (*self._store, self._question, self._targets, self._lengths, *self._x):
+            found.update(array.tobytes())
+        return found.hexdigest()[:12]
+
+
+def _store(sentences, model):
+    """(start, word, a, b): sentence s has the words start[s] .. start[s+1], those that the model knows; a word's vector counts a + b * k/d.
+
+    The position encoding is l = 2 ((1 - j/J) - (k/d) (1 - 2j/J)) for word j = 1..J of the sentence and number k = 1..d of the vector.
+    """
+    start, word, place = [0], [], []
+    for sentence in sentences:
+        J = len(sentence)
+        for j, known in enumerate(map(model._word_id.get, sentence), 1):
+            if known is not None:
+                word.append(known)
+                place.append(j / J)
+        start.append(len(word))
+    place = np.array(place)
+    a, b = (2 - 2 * place, 4 * place - 2) if model.position_encoding else (np.ones(len(place)), np.zeros(len(place)))
+    return np.array(start), np.array(word, np.int64), a.astype(model.dtype), b.astype(model.dtype)
