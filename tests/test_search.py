@@ -129,6 +129,11 @@ def test_draws_have_the_probabilities_of_the_softmax_and_depend_on_the_key():
     first = np.bincount([h.ids[0] if len(h.ids) else END for [h] in found], minlength=V) / many
     p = np.exp(log_probabilities(*net, one_state, one_given, [])[0] / 0.7)
     assert_allclose(first, p / p.sum(), atol=0.03)
+    common = int(np.argmax(np.where(np.arange(V) == END, 0, first)))
+    second = [h.ids[1] if len(h.ids) > 1 else END for [h] in found if len(h.ids) and h.ids[0] == common]
+    p = np.exp(log_probabilities(*net, one_state, one_given, [common])[1] / 0.7)
+    assert len(second) > 300
+    assert_allclose(np.bincount(second, minlength=V) / len(second), p / p.sum(), atol=0.06)
     assert [h.ids.tolist() for [h] in found] == [h.ids.tolist() for [h] in search(*net, states, key=3, **options)]
     assert [h.ids.tolist() for [h] in found] != [h.ids.tolist() for [h] in search(*net, states, key=4, **options)]
     for [h] in found[:20]:
