@@ -33,8 +33,8 @@ def main():
     add("--layers", type=int, default=2, help="of the encoder")
     add("--decoder", type=int, default=384, help="units of the decoder")
     add("--attention", default="additive", choices=["none", "additive", "general"])
-    add("--dropout", type=float, default=0.3)
-    add("--epochs", type=int, default=14)
+    add("--dropout", type=float, default=0.2)
+    add("--epochs", type=int, default=20)
     add("--seed", type=int, default=0)
     add("--out", help="folder of the model and its checkpoints")
     a = parser.parse_args()
@@ -46,7 +46,7 @@ def main():
     held = [(word, variant) for word, variants in held.items() for variant in variants]
     sizes = dict(decoder_size=a.decoder, decoder_layers=1, source_embedding=128, target_embedding=128, dropout=a.dropout)
     model = EncoderDecoder("gru", a.hidden, a.layers, attention=None if a.attention == "none" else a.attention, seed=a.seed, **sizes)
-    training = dict(epochs=a.epochs, batch_size=64, schedule=Cosine(a.epochs))
+    training = dict(epochs=a.epochs, batch_size=128, schedule=Cosine(a.epochs))
     model.fit(*zip(*pairs), validation=tuple(zip(*held)), checkpoint=a.out, resume=bool(a.out), **training)
     print(f"{len(pairs):,} pairs, {model.num_parameters:,} parameters, {model.speed or 0:,.0f} sounds/s")
     for beam in (1, 5):
