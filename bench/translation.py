@@ -47,7 +47,7 @@ def folder(path):
 
 CASES = {  # data, EncoderDecoder's arguments, rows of a batch
     "translate": (folder, dict(hidden_size=256, decoder_size=512, min_count=2), 128),
-    "pronounce": (dictionary, dict(hidden_size=256, num_layers=2, decoder_size=384, decoder_layers=1, source_embedding=128, target_embedding=128), 64),
+    "pronounce": (dictionary, dict(hidden_size=256, num_layers=2, decoder_size=384, decoder_layers=1, source_embedding=128, target_embedding=128), 128),
     "numbers": (numbers, dict(hidden_size=32, source_embedding=16, target_embedding=16), 64),
 }
 
