@@ -115,7 +115,7 @@ def _encoder_decoder(graph, model):
         _final_states(graph, model, final)
     states = _decoder(graph, model, "s", "PQ", 1)
     if model.bridge is not None:
-        _bridge(graph, states, offset=3.2, place="last")
+        _bridge(graph, states, offset=graph.nodes["C"].offset + 1.5, place="last")
     elif model.context in ("initial", "both"):
         for one, other in zip(encoder, states):
             graph.edge(one, other, source_at="last", target_at="first")
@@ -126,7 +126,8 @@ def _final_states(graph, model, final):
     """The source's vector C, beside its last step."""
     graph.row = graph.nodes[final[0]].row - RISE / 2
     note = (f"final states, {model.encoder.output_size} numbers", _enters(model))
-    graph.node("C", "C", "hidden", span=None, place="last", offset=1.7, note=note)
+    offset = 1.7 if len(final) == 1 else 2.3  # beyond what is written beside the state of the reverse direction
+    graph.node("C", "C", "hidden", span=None, place="last", offset=offset, note=note)
     graph.edge(final[0], "C", source_at="last")
     for name in final[1:]:
         graph.edge(name, "C", source_at="first", bus=graph.nodes[name].row + 0.6)
