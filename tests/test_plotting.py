@@ -157,6 +157,7 @@ def test_every_arrow_ends_at_a_shape_and_no_two_shapes_meet(name, steps):
         dx, dy = abs(one.x - other.x), abs(one.y - other.y)
         assert dx > 0.8 or dy > 0.8 or "dot" in (one.node.shape, other.node.shape), (one, other)
     assert all(0.4 < place.x < made.right - 0.4 for place in places)
+    assert all(0 < x < made.right and made.bottom < y < made.top for line in made.lines for x, y in line.points)
 
 
 def test_the_circuit_has_one_black_square_for_each_layer_and_direction():

@@ -188,7 +188,7 @@ def test_sizes_of_layers(run):
         (["qa", "--data", "a.txt", "--cell", "gru"], "--cell is not an option of --task qa"),
         (["qa", "--data", "a.txt", "--hidden", 5, 6], "--hidden is one number for --task qa, but there are 2"),
         (["translate", "--data", "a.tsv", "--hidden", 5, 6], "--hidden is one number for --task translate, but there are 2"),
-        (["translate", "--data", "a.tsv", "--attention", "dot", "--bidirectional"], "dot"),
+        (["translate", "--data", "a.tsv", "--attention", "dot", "--bidirectional"], "they have 256 and 128 units"),
         (["translate", "--data", "a.tsv", "--pooling", "mean"], "--pooling is not an option of --task translate"),
         (["translate", "--data", "captions.csv"], "captions.csv, line 1: it has 0 tabs, but must have 1, between source and target"),
         (["translate", "--data", "a.tsv", "--held-out", "none.tsv"], "none.tsv: No such file or directory"),

@@ -290,7 +290,8 @@ def unfolded(model, steps: int = 3, path=None):
 
     The picture is read off the network: layers, directions, embedding, context, output and loss, with their sizes. In the circuit a
     black square is a delay of one step. U, W and V are the weights of input, recurrence and output, as in Goodfellow, Bengio & Courville,
-    Deep Learning (2016), chapter 10; a prime marks the reverse direction; an LSTM also carries its cell state c.
+    Deep Learning (2016), chapter 10; a prime marks the reverse direction; an LSTM also carries its cell state c. What is P and Q in
+    the decoder of an EncoderDecoder is U and W in its encoder; F is the weight of input feeding.
 
     Parameters
     ----------
