@@ -12,9 +12,18 @@ import matplotlib
 import numpy as np
 
 from fastrnn import GRU, LSTM, RNN, Stacked
-from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, SequenceTagger
+from fastrnn.models import (
+    EncoderDecoder,
+    EventModel,
+    Forecaster,
+    LanguageModel,
+    SequenceClassifier,
+    SequenceRegressor,
+    SequenceTagger,
+    VectorToSequence,
+)
 from fastrnn.parameters import initialise
-from fastrnn.plotting import gradient_norms, history, plot_gradient_norms, trajectories, unfolded
+from fastrnn.plotting import attention, gradient_norms, history, plot_gradient_norms, trajectories, unfolded
 
 TEXT = "she sells sea shells by the sea shore. the shells she sells are sea shells, i'm sure. " * 60
 
@@ -38,6 +47,11 @@ def circuits(folder):
         "sizes": Stacked([GRU(8, 128), LSTM(128, 64)]),
         "tagger": SequenceTagger("lstm", 64, seed=0).fit([["time", "flies"]], [["NOUN", "VERB"]], epochs=0, verbose=False),
     }
+    words = ["ab", "abc"]
+    encoders = {"attention": dict(), "encoder_decoder": dict(bidirectional=False, decoder_size=32, attention=None, context="both")}
+    for name, options in encoders.items():
+        pictures[name] = EncoderDecoder("gru", 64, seed=0, **options).fit(words, words, epochs=0, verbose=False)
+    pictures["vector"] = VectorToSequence("gru", 64, seed=0).fit(np.eye(2), words, epochs=0, verbose=False)
     for name, model in pictures.items():
         unfolded(model, steps=3, path=folder / f"unfolded_{name}.svg")
 
@@ -69,10 +83,21 @@ def training(folder):
     trajectories(model.rnn(clean)[0], folder / "trajectories.svg", labels=list(waves))
 
 
+def reversing(folder):
+    """Where a decoder looks that writes words from their end."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), rng.integers(3, 9))) for _ in range(600)]
+    model = EncoderDecoder("gru", 32, source_embedding=16, target_embedding=16, seed=0)
+    model.fit(words, [word[::-1].upper() for word in words], epochs=20, batch_size=20, lr=0.01, verbose=False)
+    word = "badhedge"
+    [written] = model.predict([word])
+    attention(model.attention_maps([word], [written])[0], word, list(written), folder / "attention.svg")
+
+
 def main(folder):
     matplotlib.rcParams["svg.hashsalt"] = "fastrnn"
     folder.mkdir(parents=True, exist_ok=True)
-    for make in (circuits, gradients, training):
+    for make in (circuits, gradients, training, reversing):
         make(folder)
     print(f"{len(list(folder.glob('*.svg')))} pictures in {folder}")
 

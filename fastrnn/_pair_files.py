@@ -46,6 +46,44 @@ def read_parallel(source_path: str | os.PathLike, target_path: str | os.PathLike
     return some(*sides, source_path, "lines")
 
 
+def read_pairs(path: str | os.PathLike, *, targets: bool = True):
+    """Pairs of sequences, one a line: the source's words, a tab, the target's words; words are separated by blanks.
+
+    A target may have no words.
+
+    Parameters
+    ----------
+    targets : False gives the sources only, and a line may then end before its tab
+
+    Returns
+    -------
+    sources, targets : lists of lists of str; without `targets` the sources
+
+    Raises
+    ------
+    ValueError  a line has no tab or several, a source has no words, or there are no lines; the message names the line.
+
+    Examples
+    --------
+    >>> with open("pairs.tsv", "w") as file:
+    ...     _ = file.write("zwei hunde\\ttwo dogs\\nja\\tyes\\n")
+    >>> read_pairs("pairs.tsv")
+    ([['zwei', 'hunde'], ['ja']], [['two', 'dogs'], ['yes']])
+    """
+    sources, found = [], []
+    texts = [line for _, line in lines(path)]
+    for number, line in enumerate(texts[:-1] if texts[-1] == "" else texts, 1):  # behind the last line break is no line
+        source, *rest = line.split("\t")
+        if len(rest) != 1 and (targets or rest):
+            raise ValueError(f"{path}, line {number}: it has {len(rest)} tabs, but must have 1, between source and target")
+        if not source.split():
+            raise ValueError(f"{path}, line {number}: the source has no words")
+        sources.append(source.split())
+        found.append(rest[0].split() if rest else [])
+    sources, found = some(sources, found, path, "lines")
+    return (sources, found) if targets else sources
+
+
 def read_dictionary(path: str | os.PathLike) -> dict[str, list[list[str]]]:
     """Words and how they are pronounced: a pronouncing dictionary as CMUdict has it.
 

@@ -97,11 +97,12 @@ def _parser():
     _add_generate(commands)
     evaluate = commands.add_parser("evaluate", help="measure a model on data like that it was trained on")
     evaluate.set_defaults(run=_evaluate)
-    predict = commands.add_parser("predict", help="classes, tags, the next steps or notes: what a model says of such data")
+    predict = commands.add_parser("predict", help="classes, tags, translations, the next steps: what a model says of such data")
     predict.set_defaults(run=_predict)
     for command in (evaluate, predict):
         command.add_argument("model", metavar="DIR", help="directory of the model")
         command.add_argument("--data", metavar="FILE", required=True, help="UTF-8 text for a model of it; else as for train --task")
+    predict.add_argument("--beam", type=_count, metavar="N", help="candidates that are followed side by side (1); for translate and caption")
     info = commands.add_parser("info", help="show the configuration of this build, or of a model")
     info.add_argument("model", metavar="DIR", nargs="?", help="directory of a model")
     info.set_defaults(run=_info)
@@ -114,17 +115,18 @@ def _parser():
 _TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len")
 _OF_MOST = ("cell", "hidden", "layers", "dropout")
 _OF_QA = ("hops", "memory", "tying", "linear_start")
-_OF_SOME = ("held_out", "bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_OF_MOST, *_OF_QA, *_TEXT_ONLY)
+_OF_SOME = ("held_out", "attention", "bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_OF_MOST, *_OF_QA, *_TEXT_ONLY)
 _TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20, batch=50, lr=2e-3, out="./fastrnn-lm", seq_len=50, validation=0.1)
 
 
 def _add_train(commands):
     train = commands.add_parser("train", help="train a model", description="Train a model: fastrnn train TASK. Defaults are those of text.")
     add = train.add_argument
-    add("--task", choices=("text", "classify", "tag", "forecast", "music", "qa"), action="append",
-        help="text (default): a language model; classify: .ts files; tag: CoNLL-U; forecast: CSV; music: piano rolls as JSON; qa: bAbI stories")
+    add("--task", choices=("text", "classify", "tag", "forecast", "music", "qa", "translate", "caption"), action="append",
+        help="text (default): a language model; classify: .ts files; tag: CoNLL-U; forecast: CSV; music: piano rolls as JSON; "
+             "qa: bAbI stories; translate: pairs of lines; caption: vectors and texts")
     add("--data", metavar="FILE", help="for text UTF-8; without it the documentation that every Python carries (about 0.5 M characters)")
-    add("--held-out", metavar="FILE", help="look at this file for the best model, in place of --validation; for classify, tag and qa")
+    add("--held-out", metavar="FILE", help="look at this file for the best model, in place of --validation; not for text, forecast and music")
     add("--cell", choices=("lstm", "gru", "rnn"), help="kind of recurrent layer (lstm)")
     add("--hidden", type=_count, nargs="+", metavar="H", help="units of all layers, or of each (128)")
     add("--layers", type=_count, metavar="N", help="recurrent layers (2)")
@@ -147,14 +149,16 @@ def _add_train(commands):
     add("--quiet", action="store_true", help="show no progress")
     text = train.add_argument_group("text").add_argument
     text("--level", choices=("character", "word", "byte"), help="what the model reads and writes one by one (character)")
-    text("--min-count", type=_count, metavar="N", help="words rarer than N are unknown words (2); with --level word, or --task tag (1)")
+    text("--min-count", type=_count, metavar="N",
+         help="rarer words are unknown words; with --level word (2), for translate (2), tag (1) and, of characters, caption (1)")
     text("--max-vocabulary", type=_vocabulary, metavar="V", help="keep the V most frequent words only, <unk> among them; with --level word")
     text("--pretrained", metavar="FILE", help="word vectors to start from, in GloVe's or word2vec's text format; with --level word")
     text("--tied", action="store_true", default=None, help="one weight for embedding and softmax")
     text("--embedding", type=_count, metavar="E", help="numbers for each symbol at the input; H if not given")
     text("--seq-len", type=_count, metavar="T", help="steps of an update (50)")
-    series = train.add_argument_group("classify, forecast").add_argument
-    series("--bidirectional", action="store_true", default=None, help="read in both directions; for classify")
+    series = train.add_argument_group("classify, forecast, translate").add_argument
+    series("--bidirectional", action="store_true", default=None, help="read in both directions; for classify and translate")
+    series("--attention", choices=("none", "additive", "dot", "general"), help="how the outputs of the source are scored; for translate (additive)")
     series("--pooling", choices=("last", "mean", "max"), help="what stands for a whole series; for classify (last)")
     series("--window", type=_count, metavar="N", help="steps that are read; for forecast, which needs it")
     series("--horizon", type=_count, metavar="N", help="steps that are forecast; for forecast, which needs it")
@@ -202,7 +206,7 @@ def _train_here(arguments, ranks):
     from fastrnn.callbacks import CSVLog, JSONLog
     from fastrnn.optim import Cosine, ExponentialDecay
     from fastrnn.storage import holds_anything
-    from fastrnn.tasks import TASKS, report
+    from fastrnn.tasks import TASKS, report, report_text
 
     follows = ranks is not None and ranks.rank > 0
     tasks = sorted(set(arguments.task or ["text"]))
@@ -245,7 +249,7 @@ def _train_here(arguments, ranks):
         return 0
     if model.outcome == "interrupted":
         return _fail(f"{model.message}; model and checkpoint are in {arguments.out}, --resume continues", 130)
-    _report(model, arguments.out) if task is None else report(model, arguments.out)
+    (report_text if task is None else report)(model, arguments.out)
     return _fail(model.message, 1) if model.outcome == "diverged" else 0
 
 
@@ -261,7 +265,7 @@ def _fill_in(arguments, task):
     defaults = _TEXT_DEFAULTS | ({} if task is None else {"out": f"./fastrnn-{name}", "hidden": 128, **task.defaults})
     if arguments.hidden is not None:
         arguments.hidden = arguments.hidden[0] if len(arguments.hidden) == 1 else arguments.hidden
-        if not isinstance(arguments.hidden, int) and "layers" not in own:
+        if not isinstance(arguments.hidden, int) and task is not None and task.one_size:
             raise ValueError(f"--hidden is one number for --task {name}, but there are {len(arguments.hidden)}")
         if not isinstance(arguments.hidden, int) and arguments.layers is None:
             arguments.layers = 1
@@ -291,6 +295,7 @@ def _text_model(arguments, settings):
 
 def _task_model(arguments, task, settings):
     given = {name: getattr(arguments, option) for option, name in task.options.items() if getattr(arguments, option) is not None}
+    given = {name: None if value == "none" else value for name, value in given.items()}
     missing = [f"--{name}" for name in ("window", "horizon") if name in task.options and name not in given]
     if missing:
         raise ValueError(f"--task {arguments.task} needs {' and '.join(missing)}")
@@ -298,19 +303,6 @@ def _task_model(arguments, task, settings):
     model = task.model(**given, **common, seed=arguments.seed)
     settings["validation"] = task.held_out(arguments)
     return model, task.read(arguments.data)
-
-
-def _report(model, out):
-    """What training has come to."""
-    losses = [entry["validation_loss"] for entry in model.history if entry["validation_loss"] is not None]
-    if model.pretrained_words is not None:
-        print(f"pretrained vectors: for {model.pretrained_words:,} of {len(model.vocabulary):,} words")
-    if losses:
-        print(f"held-out NLL: {losses[0]:.4f} before, {min(losses):.4f} after, in nats per {model.level}")
-    if model.speed is not None:
-        print(f"speed: {model.speed:,.0f} {model.level}s/s")
-    print("it writes:", "".join(model.generate_iter(length=300, temperature=0.7, seed=0)), sep="\n")
-    print(f"model: {out} ({model.num_parameters:,} parameters); more text: fastrnn generate {out}")
 
 
 def _text_of_python():
@@ -351,7 +343,10 @@ def _predict(arguments):
     model = load(arguments.model)
     if isinstance(model, LanguageModel):
         raise ValueError(f"{arguments.model} holds a LanguageModel: fastrnn generate {arguments.model} writes with it")
-    for line in task_of(model).predict(model, arguments.data):
+    task = task_of(model)
+    if arguments.beam is not None and not task.searches:
+        raise ValueError(f"--beam is not an option for a {type(model).__name__}")
+    for line in task.predict(model, arguments.data, *([arguments.beam or 1] if task.searches else [])):
         print(line)
     return 0
 

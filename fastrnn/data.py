@@ -11,7 +11,7 @@ import wave
 import numpy as np
 
 from fastrnn._files import floats, is_number, lines, some
-from fastrnn._pair_files import read_captions, read_dictionary, read_parallel
+from fastrnn._pair_files import read_captions, read_dictionary, read_pairs, read_parallel
 
 __all__ = [
     "log_mel",
@@ -20,6 +20,7 @@ __all__ = [
     "read_conllu",
     "read_csv",
     "read_dictionary",
+    "read_pairs",
     "read_parallel",
     "read_rolls",
     "read_ts",

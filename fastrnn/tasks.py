@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from fastrnn import data, models, storage
-from fastrnn.models import EventModel, Forecaster, LanguageModel, MemoryNetwork, SequenceClassifier, SequenceTagger
+from fastrnn.models import (
+    EncoderDecoder,
+    EventModel,
+    Forecaster,
+    LanguageModel,
+    MemoryNetwork,
+    SequenceClassifier,
+    SequenceTagger,
+    VectorToSequence,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +34,9 @@ class Task:
     held_out : options -> `validation` of `fit`
     decides_by : options that say what is held out
     score : (model, path) -> what `fastrnn evaluate` prints
-    predict : (model, path) -> lines of `fastrnn predict`
+    predict : (model, path) -> lines of `fastrnn predict`; if it searches (model, path, beam)
+    searches : whether predictions are searched for
+    one_size : whether all layers have the same size
     common : {option that most tasks have: argument of the model}
     """
 
@@ -38,6 +49,8 @@ class Task:
     decides_by: tuple
     score: Callable
     predict: Callable
+    searches: bool = False
+    one_size: bool = False
     common: dict = dataclasses.field(default_factory=lambda: dict(cell="cell", hidden="hidden_size", layers="num_layers", dropout="dropout"))
 
 
@@ -127,6 +140,30 @@ def _answers(model, path):
         yield ""
 
 
+def _perplexity(read):
+    def score(model, path):
+        nll = -model.score(*read(path))
+        return f"NLL: {nll:.4f} nats per symbol of the targets, perplexity {math.exp(nll):.4f}"
+
+    return score
+
+
+def _sources(path):
+    return data.read_pairs(path, targets=False)
+
+
+def _vectors(path):
+    return data.read_captions(path)[0]
+
+
+def _targets(read):
+    def predict(model, path, beam):
+        for target in model.predict(read(path), beam=beam):
+            yield target if isinstance(target, str) else " ".join(target)
+
+    return predict
+
+
 def _file_or_part(read):
     return lambda options: read(options.held_out) if options.held_out is not None else options.validation
 
@@ -154,7 +191,20 @@ TASKS = {
     "qa": Task(
         MemoryNetwork, "stories, questions and answers, a bAbI file", dict(hidden=20, epochs=100, batch=32, lr=0.01),
         {"hops": "hops", "memory": "memory", "tying": "tying", "linear_start": "linear_start"}, data.read_babi,
-        _file_or_part(data.read_babi), ("validation", "held_out"), _accuracy(data.read_babi, "the questions"), _answers, dict(hidden="size"),
+        _file_or_part(data.read_babi), ("validation", "held_out"), _accuracy(data.read_babi, "the questions"), _answers, one_size=True,
+        common=dict(hidden="size"),
+    ),
+    "translate": Task(
+        EncoderDecoder, "lines of a source, a tab and its target; words are separated by blanks",
+        dict(cell="gru", layers=1, dropout=0.2, batch=32, bidirectional=False, min_count=2),
+        {"attention": "attention", "bidirectional": "bidirectional", "min_count": "min_count"}, data.read_pairs,
+        _file_or_part(data.read_pairs), ("validation", "held_out"), _perplexity(data.read_pairs), _targets(_sources),
+        searches=True, one_size=True,
+    ),
+    "caption": Task(
+        VectorToSequence, "vectors and their texts, .npz or CSV", dict(cell="gru", layers=1, epochs=50, batch=32),
+        {"min_count": "min_count"}, data.read_captions, _file_or_part(data.read_captions), ("validation", "held_out"),
+        _perplexity(data.read_captions), _targets(_vectors), searches=True, one_size=True,
     ),
 }  # fmt: skip
 
@@ -174,3 +224,16 @@ def report(model, out) -> None:
     if model.speed is not None:
         print(f"speed: {model.speed:,.0f} steps/s")
     print(f"model: {out} ({model.num_parameters:,} parameters); on other data: fastrnn predict {out} --data FILE")
+
+
+def report_text(model, out) -> None:
+    """The same for a language model."""
+    losses = [entry["validation_loss"] for entry in model.history if entry["validation_loss"] is not None]
+    if model.pretrained_words is not None:
+        print(f"pretrained vectors: for {model.pretrained_words:,} of {len(model.vocabulary):,} words")
+    if losses:
+        print(f"held-out NLL: {losses[0]:.4f} before, {min(losses):.4f} after, in nats per {model.level}")
+    if model.speed is not None:
+        print(f"speed: {model.speed:,.0f} {model.level}s/s")
+    print("it writes:", "".join(model.generate_iter(length=300, temperature=0.7, seed=0)), sep="\n")
+    print(f"model: {out} ({model.num_parameters:,} parameters); more text: fastrnn generate {out}")

@@ -35,6 +35,12 @@ BAD = [
     (data.read_babi, "1 A b.\n1 C?\tyes\t1\n", "line 2: the question has no sentence before it"),
     (data.read_babi, "1 A b.\n", "has no questions"),
     (lambda path: data.read_parallel(path, path), "", "has no lines"),
+    (data.read_pairs, "a\tb\n\nc\td\n", "line 2: it has 0 tabs, but must have 1"),
+    (data.read_pairs, "a\tb\tc\n", "line 1: it has 2 tabs, but must have 1"),
+    (data.read_pairs, "a\tb\n \tc\n", "line 2: the source has no words"),
+    (data.read_pairs, "", "has no lines"),
+    (lambda path: data.read_pairs(path, targets=False), "a\n\n", "line 2: the source has no words"),
+    (lambda path: data.read_pairs(path, targets=False), "a\tb\tc\n", "line 1: it has 2 tabs, but must have 1"),
     (data.read_dictionary, "a AH0\n\nb # nothing\n", "line 3: the word 'b' has no sounds"),
     (data.read_dictionary, ";;; a comment\n", "has no words"),
     (data.read_captions, "1,2,wide\n3,tall\n", "line 2: it has 2 fields, but must have 3: numbers, and last the text"),
@@ -111,6 +117,14 @@ def test_translations_are_words_and_signs_line_by_line(tmp_path):
     (tmp_path / "b").write_text("one")
     with pytest.raises(ValueError, match="a has 3 lines, but .*b has 1: they must be line by line the same"):
         data.read_parallel(tmp_path / "a", tmp_path / "b")
+
+
+def test_pairs_are_words_with_or_without_targets(tmp_path):
+    (tmp_path / "a").write_bytes("\ufeffÄlter  als du\tolder than\r\nja\t\r\nein\tone".encode())
+    sources, targets = data.read_pairs(tmp_path / "a")
+    assert sources == [["Älter", "als", "du"], ["ja"], ["ein"]] and targets == [["older", "than"], [], ["one"]]
+    (tmp_path / "b").write_text("zwei hunde\nja\tyes\n")
+    assert data.read_pairs(tmp_path / "b", targets=False) == [["zwei", "hunde"], ["ja"]]
 
 
 def test_pronunciations_that_differ_in_stress_only_are_one(tmp_path):

@@ -14,11 +14,21 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fastrnn import GRU, LSTM, RNN, Dropout, Embedding, Linear, Stacked
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models import EventModel, Forecaster, LanguageModel, MemoryNetwork, SequenceClassifier, SequenceRegressor, SequenceTagger
+from fastrnn.models import (
+    EncoderDecoder,
+    EventModel,
+    Forecaster,
+    LanguageModel,
+    MemoryNetwork,
+    SequenceClassifier,
+    SequenceRegressor,
+    SequenceTagger,
+    VectorToSequence,
+)
 from fastrnn.parameters import orthogonal
 from fastrnn.plotting import _unfolded, _viewer, activations, attention, gradient_norms, history, plot_gradient_norms, trajectories, unfolded
 from fastrnn.plotting._curves import plane
-from fastrnn.plotting._graph import graph_of
+from fastrnn.plotting._models import graph_of
 
 TEXT = "to be or not to be, that is the question\n" * 4
 OPTIONS = dict(epochs=0, verbose=False)
@@ -36,7 +46,7 @@ def classifier(**options):
 STORIES = [([["ann", "left"]], ["who", "left"])] * 2, ["ann", "bob"]
 
 
-class VectorToSequence:
+class OwnVectorToSequence:
     """A model that says itself what it looks like."""
 
     def _graph(self, graph):
@@ -46,7 +56,7 @@ class VectorToSequence:
         graph.edge(output, top[0], "F", delay=1, side=-1)
 
 
-class EncoderDecoder:
+class OwnEncoderDecoder:
     def _graph(self, graph):
         graph.whole = [True, True]
         top = graph.stack(LSTM(4, 8), [graph.node("x", "x", "input")])
@@ -57,6 +67,15 @@ class EncoderDecoder:
         graph.edge(top[0], attention, bus=2.3, side=-1)
         graph.edge(top[0], states[0], source_at="last", target_at="first")
         graph.loss(graph.linear(Linear(8, 5), [attention], span=1), "the next word", span=1)
+
+
+def encoder_decoder(*sizes, **options):
+    model = EncoderDecoder(*sizes, source_embedding=4, target_embedding=4, seed=0, **options)
+    return model.fit(["abc", "abd"], ["xyz", "xy"], **OPTIONS)
+
+
+def vector_to_sequence(num_layers=1, **options):
+    return VectorToSequence("gru", 8, num_layers, seed=0, **options).fit(np.eye(3), ["ab", "bc", "ca"], **OPTIONS)
 
 
 MODELS = {
@@ -83,8 +102,19 @@ MODELS = {
     "forecaster": lambda: Forecaster(5, 3, seed=0).fit(np.arange(30.0), **OPTIONS),
     "regressor": lambda: SequenceRegressor("gru", 8, seed=0).fit([np.ones((4, 3))] * 2, [1.0, 2.0], **OPTIONS),
     "regressor of steps": lambda: SequenceRegressor("gru", 8, per_step=True, seed=0).fit([np.eye(4)] * 2, [np.arange(4.0)] * 2, **OPTIONS),
-    "vector to sequence": VectorToSequence,
-    "encoder-decoder": EncoderDecoder,
+    "own vector to sequence": OwnVectorToSequence,
+    "own encoder-decoder": OwnEncoderDecoder,
+    "attention": lambda: encoder_decoder("gru", 8),
+    "attention deep": lambda: encoder_decoder("lstm", 8, 3, bidirectional=False, decoder_layers=2, attention="general", context="both"),
+    "attention of a shallow decoder": lambda: encoder_decoder("gru", 8, 3, decoder_layers=1, context="both"),
+    "attention only": lambda: encoder_decoder("rnn", 8, decoder_size=16, attention="dot", context=None, input_feeding=False),
+    "states as they are": lambda: encoder_decoder("lstm", 8, 2, bidirectional=False, attention=None),
+    "states and every step": lambda: encoder_decoder("gru", 8, 2, bidirectional=False, attention="dot", context="both"),
+    "every step": lambda: encoder_decoder("gru", 8, attention=None, context="every"),
+    "bridge and every step": lambda: encoder_decoder("gru", 8, decoder_size=6, bidirectional=False, attention=None, context="both"),
+    "vector at first": lambda: vector_to_sequence(context="initial"),
+    "vector at every step": lambda: vector_to_sequence(context="every"),
+    "vector": lambda: vector_to_sequence(3),
 }
 
 
@@ -133,10 +163,11 @@ def test_every_arrow_ends_at_a_shape_and_no_two_shapes_meet(name, steps):
         dx, dy = abs(one.x - other.x), abs(one.y - other.y)
         assert dx > 0.8 or dy > 0.8 or "dot" in (one.node.shape, other.node.shape), (one, other)
     assert all(0.4 < place.x < made.right - 0.4 for place in places)
+    assert all(0 < x < made.right and made.bottom < y < made.top for line in made.lines for x, y in line.points)
 
 
 def test_the_circuit_has_one_black_square_for_each_layer_and_direction():
-    for name, squares in {"deep": 3, "deep bidirectional": 6, "linear": 0, "tagger": 2, "vector to sequence": 2}.items():
+    for name, squares in {"deep": 3, "deep bidirectional": 6, "linear": 0, "tagger": 2, "own vector to sequence": 2, "attention deep": 6}.items():
         assert len(layout(name).squares) == squares, name
 
 
@@ -206,6 +237,55 @@ def test_pooling_and_context_reach_every_step():
             node = made.nodes[name, t]
             assert sum(math.dist(end, (node.x, node.y)) < _unfolded.RADIUS + 1e-9 for end in taps) == 1
     assert len(taps) == 10
+
+
+def test_a_decoder_is_given_the_final_states():
+    made = layout("attention", 4)
+    assert {a for a, b in between(made, "h") if b == ("C", None)} == {("h", 3)}
+    first, C = made.nodes["g", 0], made.nodes["C", None]
+    height = first.y + 0.6
+    assert [line.points[1] for line in made.lines if line.points[0] == first.border(first.x, height)] == [(first.x, height)]
+    assert [line.points for line in made.lines if line.points[0] == (C.x, height)] == [((C.x, height), C.border(C.x, height))]
+    assert between(made, "C") == {(("C", None), ("bridge", None)), (("C", "compact"), ("bridge", "compact"))}
+    assert {b for a, b in between(made, "bridge") if a[1] is None} == {("s", 0)}
+    made = layout("states as they are", 4)
+    assert {(a, b) for k in "12" for a, b in between(made, f"h_{k}") if b[0][0] == "s" and b[1] == 0} == {
+        (("h_1", 3), ("s_1", 0)), (("h_2", 3), ("s_2", 0))
+    }  # fmt: skip
+    assert not [key for key in layout("attention only").nodes if key[0] in ("C", "bridge")]
+
+
+@pytest.mark.parametrize(
+    "name, initial, every", [("vector at first", 1, 0), ("vector at every step", 0, 4), ("vector", 1, 4), ("bridge and every step", 1, 4)]
+)
+def test_a_vector_enters_at_first_or_at_every_step_or_both(name, initial, every):
+    made = layout(name, 4)
+    assert (("bridge", None) in made.nodes) == bool(initial)
+    state = {"vector": "h_1", "bridge and every step": "s"}.get(name, "h")
+    bus = -0.75 if name in ("vector", "vector at first", "vector at every step") else min(line.points[0][1] for line in made.lines)
+    taps = {line.points[-1] for line in made.lines if len(line.points) == 3 and line.points[0][1] == bus and not line.curved}
+    ends = [end for end in taps for t in range(4) if math.dist(end, (made.nodes[state, t].x, made.nodes[state, t].y)) < _unfolded.RADIUS + 1e-9]
+    assert len(ends) == every
+    if name == "vector":
+        entered = [line for line in made.lines if len(line.points) == 3 and line.points[-1][1] > made.nodes["h_1", 0].y + 0.4]
+        assert len([line for line in entered if line.head and not line.curved]) == 4  # two upper layers, in the circuit and unfolded
+
+
+def test_attention_looks_at_every_output_and_is_fed_to_the_next_step():
+    made = layout("attention", 4)
+    assert {b for a, b in between(made, "s") if a[1] == 1} == {("s", 2), ("weights", 1), ("a", 1)}
+    assert {b for a, b in between(made, "c") if a[1] == 1} == {("a", 1)}
+    bus = made.nodes["weights", 0].y - 0.75
+    rising = {line.points[0][0] for line in made.lines if len(line.points) == 2 and line.points[1][1] == bus and line.points[0][1] < bus}
+    assert rising == {made.nodes["outputs", t].x for t in ("compact", 0, 1, 2, 3)}
+    entering = {line.points[1][0] for line in made.lines if line.head and line.points[0][1] == bus}
+    assert entering == {made.nodes["weights", t].x for t in ("compact", 0, 1, 2, 3)}
+    fed = [(line.points[0], line.points[-1]) for line in made.lines if len(line.points) == 4]
+    starts = [made.nodes["a", t].border(made.nodes["a", t].x + 1, made.nodes["a", t].y) for t in range(3)]
+    assert [start for start, _ in fed[1:]] == starts
+    for t, (_, end) in enumerate(fed[1:]):
+        assert math.isclose(math.dist(end, (made.nodes["s", t + 1].x, made.nodes["s", t + 1].y)), _unfolded.RADIUS)
+    assert not [line for line in layout("attention only").lines if len(line.points) == 4]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from processes import environment
 
-from fastrnn import cli, data
-from fastrnn.models import LanguageModel, SequenceRegressor
+from fastrnn import cli, data, tasks
+from fastrnn.models import EncoderDecoder, LanguageModel, SequenceRegressor
 
 RNG = np.random.default_rng(0)
 
@@ -51,14 +51,29 @@ def write_stories(path, n):
             file.write(f"1 {name} went to the {room}.\n2 {other} went home.\n3 Where is {name}?\t{room}\t1\n")
 
 
-FILES = {"qa": (write_stories, 60, "a.txt")}
+def write_pairs(path, n):
+    words = {"ein": "one", "hund": "dog", "zwei": "two", "katzen": "cats"}
+    with open(path, "w") as file:
+        for k in range(n):
+            sentence = RNG.choice(list(words), k % 3 + 1, replace=False)
+            file.write(f"{' '.join(sentence)}\t{' '.join(words[word] for word in reversed(sentence))}\n")
+
+
+def write_captions(path, n):
+    path.write_text("a,b,text\n" + "".join(f"{k % 2},{k % 3},{['tall', 'wide'][k % 2]} {'xyz'[k % 3]}\n" for k in range(n)))
+
+
+FILES = {"qa": (write_stories, 60, "a.txt"), "translate": (write_pairs, 160, "a.tsv")}
+FILES |= {"caption": (write_captions, 60, "captions.csv")}
 FILES |= {"classify": (write_ts, 40, "a.ts"), "tag": (write_conllu, 40, "a.conllu"), "forecast": (write_csv, 90, "a.csv"), "music": (write_rolls, 8, "a.json")}
-MORE = {"qa": ["--hops", 2, "--memory", 10, "--tying", "layerwise", "--linear-start", 2]}
+MORE = {"qa": ["--hops", 2, "--memory", 10, "--tying", "layerwise", "--linear-start", 2], "caption": []}
+MORE |= {"translate": ["--attention", "general", "--bidirectional", "--min-count", 1, "--dropout", 0]}
 MORE |= {"classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
          "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
-EVALUATED = {"qa": "accuracy: 1.0000 of the questions"}
+EVALUATED = {"qa": "accuracy: 1.0000 of the questions", "translate": "NLL: 0.", "caption": "NLL: 0."}
 EVALUATED |= {"classify": "accuracy: 1.0000 of the series", "tag": "accuracy: 1.0000 of the words", "forecast": "MASE: 0.", "music": "NLL: "}
-MODEL = {"qa": "MemoryNetwork", "classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
+MODEL = {"qa": "MemoryNetwork", "translate": "EncoderDecoder", "caption": "VectorToSequence"}
+MODEL |= {"classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
 
 
 def made(task):
@@ -88,6 +103,10 @@ def test_a_task_from_data_to_predictions(task, run):
         assert lines[0] == f"{' '.join(question)}? {answer}" and lines[1].split() == ["hop", "1", "hop", "2"] and lines[4] == ""
         assert all(line.endswith(" ".join(sentence)) for line, sentence in zip(lines[2:4], story))
         assert float(lines[2].split()[1]) > float(lines[3].split()[1])
+    elif task == "translate":
+        assert lines == [" ".join(target) for target in data.read_pairs(file)[1]]
+    elif task == "caption":
+        assert lines == data.read_captions(file)[1]
     elif task == "tag":
         sentences, tags = data.read_conllu(file)
         assert lines == [line for s, t in zip(sentences, tags) for line in [*(f"{w}\t{x}" for w, x in zip(s, t)), ""]]
@@ -119,6 +138,33 @@ def test_the_held_out_file_decides_which_model_is_best(run):
     assert f"{max(entry['validation_accuracy'] for entry in history):.4f} at best" in out
 
 
+def test_translations_are_searched_for_without_targets(run, monkeypatch):
+    made("translate")
+    options = ["--hidden", 8, "--epochs", 2, "--batch", 16, "--lr", 0.02, "--quiet", "--attention", "none", "--out", "m"]
+    status, _, err = run("train", "translate", "--data", "a.tsv", "--held-out", "a.tsv", *options)
+    assert status == 0, err
+    model = tasks.load("m")
+    assert (model.attention, model.bidirectional, model.dropout, model.min_count) == (None, False, 0.2, 2)
+    Path("sources").write_text("zwei katzen zwei\nein hund ein\tzwei\nkatzen katzen hund\n", encoding="utf-8")
+    sources = [line.split("\t")[0].split() for line in Path("sources").read_text().splitlines()]
+    asked, found = [], EncoderDecoder.predict
+    monkeypatch.setattr(EncoderDecoder, "predict", lambda self, X, *, beam: asked.append((X, beam)) or found(self, X, beam=beam))
+    for beam in ([], ["--beam", 5]):
+        status, out, _ = run("predict", "m", "--data", "sources", *beam)
+        want = [" ".join(target) for target in model.predict(sources, beam=beam[1] if beam else 1)]
+        assert status == 0 and out.splitlines() == want
+    assert asked == [(sources, 1)] * 2 + [(sources, 5)] * 2
+    status, out, _ = run("evaluate", "m", "--data", "a.tsv")
+    nll = -model.score(*data.read_pairs("a.tsv"))
+    assert out == f"NLL: {nll:.4f} nats per symbol of the targets, perplexity {np.exp(nll):.4f}\n"
+    message = "sources, line 1: it has 0 tabs, but must have 1, between source and target"
+    assert run("evaluate", "m", "--data", "sources")[2] == f"fastrnn: error: {message}\n"
+    made("classify")
+    run("train", "classify", "--data", "a.ts", "--epochs", 1, "--hidden", 4, "--quiet", "--out", "series")
+    status, out, err = run("predict", "series", "--data", "a.ts", "--beam", 2)
+    assert (status, out, err) == (1, "", "fastrnn: error: --beam is not an option for a SequenceClassifier\n")
+
+
 def test_sizes_of_layers(run):
     made("classify")
     status, _, err = run("train", "--task", "classify", "--data", "a.ts", "--hidden", 8, 4, "--epochs", 1, "--quiet", "--out", "m")
@@ -141,6 +187,14 @@ def test_sizes_of_layers(run):
         (["--hops", 2], "--hops is not an option of --task text"),
         (["qa", "--data", "a.txt", "--cell", "gru"], "--cell is not an option of --task qa"),
         (["qa", "--data", "a.txt", "--hidden", 5, 6], "--hidden is one number for --task qa, but there are 2"),
+        (["translate", "--data", "a.tsv", "--hidden", 5, 6], "--hidden is one number for --task translate, but there are 2"),
+        (["translate", "--data", "a.tsv", "--attention", "dot", "--bidirectional"], "they have 256 and 128 units"),
+        (["translate", "--data", "a.tsv", "--pooling", "mean"], "--pooling is not an option of --task translate"),
+        (["translate", "--data", "captions.csv"], "captions.csv, line 1: it has 0 tabs, but must have 1, between source and target"),
+        (["translate", "--data", "a.tsv", "--held-out", "none.tsv"], "none.tsv: No such file or directory"),
+        (["caption", "--data", "captions.csv", "--bidirectional"], "--bidirectional is not an option of --task caption"),
+        (["caption", "--data", "captions.csv", "--attention", "none"], "--attention is not an option of --task caption"),
+        (["tag", "--data", "a.conllu", "--attention", "dot"], "--attention is not an option of --task tag"),
         (["qa", "--data", "a.txt", "--task", "tag"], "the task is qa and tag: give one of them"),
         (["qa", "--data", "a.ts"], "a.ts, line 1: it begins with '@problemName', but its number must be 1"),
         (["--task", "classify", "--data", "a.conllu"], "a.conllu, line 1: there is no label"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastrnn import _check
 from fastrnn.plotting._figure import checked_path, new_figure, saved
-from fastrnn.plotting._graph import graph_of
+from fastrnn.plotting._models import graph_of
 
 INCH = 0.58  # of a unit
 RADIUS = 0.4
@@ -76,10 +76,12 @@ class Layout:
         self._graph, self._steps = graph, steps
         self.nodes, self.lines, self.texts, self.squares = {}, [], [], []
         rows = [node.row for node in graph.nodes.values()]
-        self.bottom, self.top = min(rows) - 0.75, max(rows) + 0.75
-        reach = max(abs(node.offset) + (HALF_BOX[0] if node.shape == "box" else RADIUS) for node in graph.nodes.values())
+        buses = [edge.bus for edge in graph.edges if edge.bus is not None]
+        self.bottom, self.top = min(min(rows) - 0.75, min(buses, default=0.0) - 0.2), max(rows) + 0.75
+        stepped = [node for node in graph.nodes.values() if node.span is not None or not node.offset]
+        left, right = (max(side * node.offset + _half(node) for node in stepped) for side in (-1, 1))
         taps = any(edge.side and edge.bus is not None for edge in graph.edges)
-        self._spacing = 2 * reach + (0.95 if reach <= HALF_BOX[0] else 0.5) + 0.45 * taps
+        self._spacing = left + right + (0.95 if max(left, right) <= HALF_BOX[0] else 0.5) + 0.45 * taps
         x = self._place_compact()
         self.unfold = (x + 0.25, x + 1.25, (self.top + self.bottom) / 2)
         self.right = self._place_steps(x + 1.5)
@@ -91,13 +93,12 @@ class Layout:
         """Notes and one node for each of the graph, span beside span. Returns where the next thing may begin."""
         nodes, x = self._graph.nodes, 0.2
         x += _width([node.note for node in nodes.values() if not node.span])
-        reach = self._reach(-1)
         for span in range(len(self._graph.whole)):
-            x += reach
+            x += self._reach(-1, span)
             for name, node in nodes.items():
                 if (node.span or 0) == span:
                     self.nodes[name, "compact"] = Placed(node, x + node.offset, _symbol(node))
-            x += self._reach(1)
+            x += self._reach(1, span)
         for node in nodes.values():
             for k, line in enumerate(node.note):
                 y = node.row + (len(node.note) - 1) * 0.19 - k * 0.38 + (0.55 if node.offset < 0 and node.kind == "hidden" else 0)
@@ -105,15 +106,21 @@ class Layout:
                 self.texts.append(Text(left, y, line, size=9 if k == 0 else 7.5, colour="black" if k == 0 else "#555555"))
         return x + _width([node.note for node in nodes.values() if node.span])
 
-    def _reach(self, side):
-        """How far the circuit goes to one side of its middle."""
+    def _reach(self, side, span):
+        """How far the circuit of a span goes to one side of its middle."""
         nodes = self._graph.nodes
-        reach = max(max(side * node.offset, 0) + (HALF_BOX[0] if node.shape == "box" else RADIUS) for node in nodes.values())
+        reach = max(max(side * node.offset, 0) + _half(node) for node in nodes.values() if (node.span or 0) == span)
         for edge in self._graph.edges:
-            if edge.side == side:
-                away = LOOP + 0.45 if edge.delay else 1.15
-                reach = max(reach, away + max(side * nodes[edge.source].offset, side * nodes[edge.target].offset, 0))
+            if edge.side == side and (nodes[edge.target].span or 0) == span:
+                away = LOOP + 0.45 + 0.4 * bool(edge.under and span) if edge.delay else 1.15  # notes follow on the right of a later span
+                own = [nodes[name] for name in (edge.source, edge.target) if (nodes[name].span or 0) == span]
+                reach = max(reach, away + max(0, *(side * node.offset for node in own)))
         return reach + 0.15
+
+    def _beyond(self, side, span):
+        """How far what stands beside the first or last step of a span goes to its left or right."""
+        nodes = [node for node in self._graph.nodes.values() if span == 0 and node.span is None and side * node.offset > 0]
+        return max((side * node.offset + _half(node) for node in nodes), default=0.0) + 0.15
 
     def _place_steps(self, left):
         """The nodes of every step; beyond the ends, those of a state that comes from there or goes there. Returns the right end."""
@@ -121,8 +128,8 @@ class Layout:
         chains = {edge.source: edge for edge in self._graph.edges if edge.delay and edge.source == edge.target}
         for span, whole in enumerate(self._graph.whole):
             open_ends = not whole and any(nodes[name].span == span for name in chains)
-            half = max(0.5 * self._spacing, self._reach(-1) - LOOP)
-            first = left + half + 0.9 * self._spacing * open_ends
+            half = max(0.5 * self._spacing, self._reach(-1, span) - LOOP)
+            first = left + max(half, self._beyond(-1, span)) + 0.9 * self._spacing * open_ends
             columns = {t: first + t * self._spacing for t in range(steps)}
             if open_ends:
                 columns |= {BEFORE: first - 0.9 * self._spacing, AFTER: first + (steps - 0.1) * self._spacing}
@@ -136,12 +143,16 @@ class Layout:
                 if node.span is None and span == 0:
                     x = {"first": first, "last": columns[steps - 1], "middle": (first + columns[steps - 1]) / 2}[node.place]
                     self.nodes[name, None] = Placed(node, x + node.offset, _symbol(node))
-            left = max(columns.values()) + half + 0.3
+            left = max(columns.values()) + max(half, self._beyond(1, span)) + 0.3
         return left - 0.2
 
     def _compact_edge(self, edge):
         a, b = self.nodes[edge.source, "compact"], self.nodes[edge.target, "compact"]
-        if edge.delay:
+        if edge.lane is not None:
+            x = b.x + edge.side * LOOP
+            self._lane(a, b, x, edge)
+            self.squares.append((x, a.y - 0.8))
+        elif edge.delay:
             self._delay(a, b, edge)
         elif edge.bus is not None:
             self._bus([a], [b], edge)
@@ -159,7 +170,12 @@ class Layout:
                 if edge.delay < 0:
                     ends = (edge.source, after), (edge.target, t)
                 if ends[0] in self.nodes and ends[1] in self.nodes:
-                    self._straight(*(self.nodes[end] for end in ends), edge, dashed=t == BEFORE or after in (AFTER, last))
+                    a, b = (self.nodes[end] for end in ends)
+                    dashed = t == BEFORE or after in (AFTER, last)
+                    if edge.lane is not None:
+                        self._lane(a, b, a.x + edge.lane, edge, dashed)
+                    else:
+                        self._straight(a, b, edge, dashed)
         elif source.span == target.span and source.span is not None:
             for t in range(self._steps):
                 self._straight(self.nodes[edge.source, t], self.nodes[edge.target, t], edge)
@@ -219,6 +235,12 @@ class Layout:
         if max(xs) > min(xs):
             self.lines.append(Line(((min(xs), y), (max(xs), y)), head=False))
 
+    def _lane(self, a, b, x, edge, dashed=False):
+        """Sideways out of a, down, and from above into b."""
+        turn, side = b.y + 0.62, math.copysign(1, x - a.x)
+        self.lines.append(Line((a.border(x, a.y), (x, a.y), (x, turn), b.border(x, turn)), dashed=dashed))
+        self._label(x + side * 0.18, a.y - 0.8, edge.label, ha="left" if side > 0 else "right")
+
     def _delay(self, a, b, edge):
         """Out of a, through a black square, into b; back into a itself it is a loop."""
         side, high = edge.side or 1, 0.27
@@ -238,6 +260,11 @@ class Layout:
         self.squares.append((x, y))
         label = ",\\,".join(filter(None, (edge.label, edge.under)))
         self._label(x + side * 0.18, y, label, ha="left" if side > 0 else "right")
+
+
+def _half(node):
+    """How far a node's shape goes to each side."""
+    return HALF_BOX[0] if node.shape == "box" else RADIUS
 
 
 def _width(lines):
@@ -263,7 +290,8 @@ def unfolded(model, steps: int = 3, path=None):
 
     The picture is read off the network: layers, directions, embedding, context, output and loss, with their sizes. In the circuit a
     black square is a delay of one step. U, W and V are the weights of input, recurrence and output, as in Goodfellow, Bengio & Courville,
-    Deep Learning (2016), chapter 10; a prime marks the reverse direction; an LSTM also carries its cell state c.
+    Deep Learning (2016), chapter 10; a prime marks the reverse direction; an LSTM also carries its cell state c. What is P and Q in
+    the decoder of an EncoderDecoder is U and W in its encoder; F is the weight of input feeding.
 
     Parameters
     ----------
