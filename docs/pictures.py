@@ -17,6 +17,7 @@ from fastrnn.models import (
     EventModel,
     Forecaster,
     LanguageModel,
+    MemoryNetwork,
     SequenceClassifier,
     SequenceRegressor,
     SequenceTagger,
@@ -52,6 +53,8 @@ def circuits(folder):
     for name, options in encoders.items():
         pictures[name] = EncoderDecoder("gru", 64, seed=0, **options).fit(words, words, epochs=0, verbose=False)
     pictures["vector"] = VectorToSequence("gru", 64, seed=0).fit(np.eye(2), words, epochs=0, verbose=False)
+    stories = [([["ann", "left"], ["bob", "came"]], ["who", "left"])] * 2
+    pictures["memory_network"] = MemoryNetwork(seed=0).fit(stories, ["ann", "bob"], epochs=0, verbose=False)
     for name, model in pictures.items():
         unfolded(model, steps=3, path=folder / f"unfolded_{name}.svg")
 
