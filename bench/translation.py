@@ -48,6 +48,9 @@ def folder(path):
 CASES = {  # data, EncoderDecoder's arguments, rows of a batch
     "translate": (folder, dict(hidden_size=256, decoder_size=512, min_count=2), 128),
     "pronounce": (dictionary, dict(hidden_size=256, num_layers=2, decoder_size=384, decoder_layers=1, source_embedding=128, target_embedding=128), 128),
+    "translate-small": (
+        folder, dict(hidden_size=128, decoder_size=214, source_embedding=128, target_embedding=128, min_count=2), 128),
+    "pronounce-small": (dictionary, dict(hidden_size=64, source_embedding=64, target_embedding=64), 64),
     "numbers": (numbers, dict(hidden_size=32, source_embedding=16, target_embedding=16), 64),
 }
 
