@@ -120,15 +120,19 @@ def read_dictionary(path: str | os.PathLike) -> dict[str, list[list[str]]]:
     return found
 
 
-def read_captions(path: str | os.PathLike):
+def read_captions(path: str | os.PathLike, *, texts: bool = True):
     """Vectors and a text for each: an ``.npz`` file with the arrays `vectors` and `texts`, or a CSV with numbers and, last, the text.
 
     A first line of the CSV without numbers is a header.
 
+    Parameters
+    ----------
+    texts : whether there must be texts; else the array may be missing, and a CSV whose last fields are all numbers has none
+
     Returns
     -------
     X : (N, D) float64
-    y : list of N str
+    y : list of N str, "" where there are no texts
 
     Raises
     ------
@@ -141,13 +145,14 @@ def read_captions(path: str | os.PathLike):
     >>> read_captions("captions.csv")
     (array([[1., 2.], [3., 1.]]), ['tall', 'very wide'])
     """
-    return _captions_of_arrays(path) if os.fspath(path).endswith(".npz") else _captions_of_table(path)
+    return _captions_of_arrays(path, texts) if os.fspath(path).endswith(".npz") else _captions_of_table(path, texts)
 
 
-def _captions_of_arrays(path):
+def _captions_of_arrays(path, needed):
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            vectors, texts = (np.asarray(arrays[name]) for name in ("vectors", "texts"))
+            vectors = np.asarray(arrays["vectors"])
+            texts = np.asarray(arrays["texts"]) if needed or "texts" in arrays else np.full(vectors.shape[:1], "")
     except KeyError as error:
         raise ValueError(f"{path} must have the arrays 'vectors' and 'texts': {error.args[0]}") from None
     except (ValueError, zipfile.BadZipFile) as error:
@@ -160,11 +165,13 @@ def _captions_of_arrays(path):
     return vectors.astype(float), texts.tolist()
 
 
-def _captions_of_table(path):
+def _captions_of_table(path, needed):
     reader = csv.reader(line for _, line in lines(path))
     rows = [(reader.line_num, row) for row in reader if row]
     if rows and not any(map(is_number, rows[0][1][:-1])):
         del rows[0]
+    if not needed and all(is_number(row[-1]) for _, row in rows):
+        rows = [(number, [*row, ""]) for number, row in rows]
     for number, row in rows:
         if len(row) < 2 or len(row) != len(rows[0][1]):
             wanted = max(2, len(rows[0][1]))

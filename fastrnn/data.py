@@ -143,11 +143,15 @@ def read_csv(path: str | os.PathLike):
     return [header[k] for k in columns], np.array(values)
 
 
-def read_babi(path: str | os.PathLike):
+def read_babi(path: str | os.PathLike, *, answers: bool = True):
     """Stories, questions and answers: the files of the bAbI tasks (Weston et al. 2015).
 
     A line is a number and a sentence, or a number, a question, a tab and its answer; number 1 begins a story. Words are made lower case,
     and go without their punctuation; an answer of several words, "apple,football", is one symbol.
+
+    Parameters
+    ----------
+    answers : whether each question must have one; else a line with a question mark at its end is a question too, and an answer may be ""
 
     Returns
     -------
@@ -170,7 +174,7 @@ def read_babi(path: str | os.PathLike):
     for number, line in lines(path):
         if not line.strip():
             continue
-        count, _, rest = line.strip().partition(" ")
+        count, _, rest = line.strip(" \r\n").partition(" ")
         if not count.isdecimal() or int(count) not in (1, last + 1):
             expected = f"1 or {last + 1}" if last else "1"
             raise ValueError(f"{path}, line {number}: it begins with {count[:20]!r}, but its number must be {expected}")
@@ -181,15 +185,16 @@ def read_babi(path: str | os.PathLike):
         words = re.findall(r"[^\s.,;:?!]+", sentence.lower())
         if not words:
             raise ValueError(f"{path}, line {number}: it has no words")
-        if not answer:
+        if not answer and not sentence.rstrip().endswith("?"):
             story.append(words)
             continue
-        if not answer[0].strip():
-            raise ValueError(f"{path}, line {number}: the question has no answer behind its tab")
+        answer = answer[0].strip() if answer else ""
+        if answers and not answer:
+            raise ValueError(f"{path}, line {number}: the question has no answer, which must stand behind a tab")
         if not story:
             raise ValueError(f"{path}, line {number}: the question has no sentence before it")
         X.append((list(story), words))
-        y.append(answer[0].strip().lower())
+        y.append(answer.lower())
     return some(X, y, path, "questions")
 
 

@@ -131,7 +131,7 @@ def _piece(model, path):
 
 
 def _answers(model, path):
-    X, _ = data.read_babi(path)
+    X, _ = data.read_babi(path, answers=False)
     for (story, question), answer, weights in zip(X, model.predict(X), model.attention(X)):
         yield f"{' '.join(question)}? {answer}"
         yield "  " + "".join(f" hop {k:<2}" for k in range(1, model.hops + 1))
@@ -153,7 +153,7 @@ def _sources(path):
 
 
 def _vectors(path):
-    return data.read_captions(path)[0]
+    return data.read_captions(path, texts=False)[0]
 
 
 def _targets(read):

@@ -31,7 +31,9 @@ BAD = [
     (data.read_babi, "1 A b.\n\n3 C d.\n", "line 3: it begins with '3', but its number must be 1 or 2"),
     (data.read_babi, "A b.\n", "line 1: it begins with 'A', but its number must be 1$"),
     (data.read_babi, "1 A b.\n2 ?\tyes\t1\n", "line 2: it has no words"),
-    (data.read_babi, "1 A b.\n2 C?\t\t1\n", "line 2: the question has no answer behind its tab"),
+    (data.read_babi, "1 A b.\n2 C?\t\t1\n", "line 2: the question has no answer, which must stand behind a tab"),
+    (data.read_babi, "1 A b.\n2 C?\t\n", "line 2: the question has no answer, which must stand behind a tab"),
+    (data.read_babi, "1 A b.\n2 C?\n", "line 2: the question has no answer, which must stand behind a tab"),
     (data.read_babi, "1 A b.\n1 C?\tyes\t1\n", "line 2: the question has no sentence before it"),
     (data.read_babi, "1 A b.\n", "has no questions"),
     (lambda path: data.read_parallel(path, path), "", "has no lines"),
@@ -158,3 +160,18 @@ def test_arrays_that_are_no_captions_are_named(arrays, message, tmp_path):
     (tmp_path / "b.npz").write_bytes(b"no zip")
     with pytest.raises(ValueError, match="is not a .npz file of plain arrays"):
         data.read_captions(tmp_path / "b.npz")
+
+
+def test_questions_without_answers_and_vectors_without_texts_can_be_read(tmp_path):
+    path = tmp_path / "qa.txt"
+    path.write_text("1 A b.\n2 C?\n3 D e.\n4 F?\t\n5 G?\tyes\n")
+    X, y = data.read_babi(path, answers=False)
+    assert y == ["", "", "yes"] and [len(story) for story, _ in X] == [1, 2, 2]
+    path = tmp_path / "vectors.csv"
+    path.write_text("a,b\n1,2\n3,4\n")
+    X, y = data.read_captions(path, texts=False)
+    assert X.tolist() == [[1, 2], [3, 4]] and y == ["", ""]
+    path.write_text("1,2,wide\n")
+    assert data.read_captions(path, texts=False)[1] == ["wide"]
+    np.savez(tmp_path / "vectors.npz", vectors=np.ones((2, 3)))
+    assert data.read_captions(tmp_path / "vectors.npz", texts=False)[1] == ["", ""]
