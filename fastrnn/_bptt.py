@@ -27,7 +27,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
     dc = state_rows(net, batch, Hp, dstate and dstate[1]) if cell.has_c else None
     d_context = None if context is None else np.zeros_like(context)
     D, chunks = net.num_directions, _chunks(batch.T, B)
-    scratch = Scratch(scratch_pool, _scratch_layout(net, _most_rows(batch, chunks), B, Hp))
+    scratch = Scratch(scratch_pool, scratch_layout(net, _most_rows(batch, chunks), B, Hp))
     for layer in range(net.num_layers - 1, -1, -1):
         below = x if layer == 0 else output_on_tape(tape, batch, layer - 1)
         dx = [None] * D
@@ -51,7 +51,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
 
 
 @lru_cache(maxsize=256)
-def _scratch_layout(net, rows, B, Hp):
+def scratch_layout(net, rows, B, Hp):
     width = net.cell.blocks * Hp
     return Layout(net.dtype, [part for d in range(net.num_directions) for part in ((f"dgates{d}", (rows, width)), (f"dphase{d}", (B, Hp)))])
 

@@ -42,13 +42,11 @@ def memory_lengths(value, S, B):
     return value
 
 
-def dy(value, shape, dtype):
+def dy(decoder, value, shape):
     """(T, B, F), or None."""
     if value is None:
         return None
-    value = np.asarray(value)
-    if value.dtype != dtype:
-        raise TypeError(f"dy is {value.dtype}, but this decoder computes in {dtype}: convert with dy.astype('{dtype}')")
+    value = array("dy", value, decoder)
     if value.shape != shape:
         raise ValueError(f"dy has shape {value.shape}, but the forward pass it belongs to gave {shape}")
     return value

@@ -8,10 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from fastrnn import _bptt, _engine, _stack
-from fastrnn._memory import Layout, Pool, Scratch, Tape
+from fastrnn._memory import Layout, Scratch, Tape
 from fastrnn.cells import Packed
-
-_pool = Pool()
 
 
 class PackedDecoder(Packed):
@@ -122,11 +120,12 @@ class Decoding:
         self._row_id = np.empty(0, np.uint64) if dropout is None else dropout.row_id(batch)
         h_n = _stack.state_rows(net, batch, packed.Hp, state and state[0])
         c_n = _stack.state_rows(net, batch, packed.Hp, state and state[1]) if net.cell.has_c else None
-        self._ready(h_n, c_n).forward()
+        self._engine = self._ready(h_n, c_n)
+        self._engine.forward()
         self.state_n = tuple(_stack.state_out(net, batch, s) for s in (h_n, c_n) if s is not None)
 
     def _ready(self, h, c):
-        """The engine's decoder over this pass's tape. h, c : (L, B, Hp), or (B, Hp) of any contents on the way back."""
+        """The engine's decoder over this pass's tape. h, c : (L, B, Hp)"""
         net, sizes, packed, batch, over = self.net, self.sizes, self.packed, self.batch, self.over
         layers, below = [], self.x
         for layer in range(net.num_layers):
@@ -163,7 +162,7 @@ class Decoding:
         scratches, sweeps, bptt, w_below = [], [], [], []
         for layer in range(net.num_layers):
             below = self.x if layer == 0 else _stack.output_on_tape(self.tape, batch, layer - 1)
-            scratches.append(Scratch(_pool, _scratch_layout(net, total, B, Hp)))
+            scratches.append(Scratch(_stack.scratch_pool, _bptt.scratch_layout(net, total, B, Hp)))
             sweep = _bptt.Sweep(net, packed, batch, self.tape, layer, 0, below, self.context if layer == 0 else None, grads)
             bptt.append(sweep.prepare(scratches[-1], None, dh[layer], dc[layer] if dc is not None else None, dx if layer == 0 else None))
             sweeps.append(sweep)
@@ -172,8 +171,7 @@ class Decoding:
             dw = grads["weight_feed"]
             for block, gate, count in packed.dw_ih_runs:
                 bptt[0].add_gemm(block * Hp, over["feed"], dw[gate * H : (gate + count) * H])
-        states = np.zeros((2, net.num_layers, B, Hp), net.dtype)
-        self._ready(states[0], states[1] if dc is not None else None).backward(
+        self._engine.backward(
             bptt, w_below, da, packed.both("weight_out")[1], packed.both("weight_query")[1] if additive else None,
             dquery, dkeys, dmemory, dv, np.empty((B, sizes.M + H), net.dtype), np.empty((B, H), net.dtype),
             np.empty((B, self.memory.longest), net.dtype),
@@ -196,8 +194,3 @@ class Decoding:
         """Give the tape's memory back."""
         self.tape.release()
         self.over.release()
-
-
-@lru_cache(maxsize=128)
-def _scratch_layout(net, rows, B, Hp):
-    return Layout(net.dtype, [("dgates0", (rows, net.cell.blocks * Hp)), ("dphase0", (B, Hp))])

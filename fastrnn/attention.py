@@ -232,7 +232,9 @@ class AttentionDecoder(Layer):
         return made[1]
 
     def _results(self, decoding):
-        y = np.array(decoding.batch.spread(decoding.over["a"]))
+        y = decoding.batch.spread(decoding.over["a"])
+        if decoding.batch.where is None:  # else it is a copy already
+            y = y.copy()
         return y, self.rnn._shape_state(decoding.state_n, False)
 
     @staticmethod
@@ -255,7 +257,7 @@ class DecoderBackward:
             raise RuntimeError("this backward was released: run vjp again")
         _check.same_version(decoder, self._version)
         batch = found.batch
-        dy = _check_attention.dy(dy, (batch.T, batch.B, decoder.output_size), decoder.dtype)
+        dy = _check_attention.dy(decoder, dy, (batch.T, batch.B, decoder.output_size))
         dstate = _check.state(decoder.rnn, "dstate_n", dstate_n, batch.B, False)
         if dy is not None:
             dy = batch.packed(np.ascontiguousarray(dy).reshape(batch.T * batch.B, decoder.output_size))

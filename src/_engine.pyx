@@ -1178,10 +1178,9 @@ def attend_backward(
 cdef class Decoder:
     """A decoder with attention, made ready: the layers and what stands over them. Arguments were checked by fastrnn._check_attention."""
     cdef Attention d
-    cdef AttentionBackward g
     cdef double row_flops
     cdef Py_ssize_t total
-    cdef int parts
+    cdef const int64_t *lengths
     cdef list held
 
     def __init__(
@@ -1206,26 +1205,32 @@ cdef class Decoder:
         d.p = p
         if p and row_id.shape[0]:
             d.masks, d.row_id = &masks[0], &row_id[0]
-        self.total, self.row_flops = layer.total, 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
+        self.lengths, self.total, self.row_flops = layer.lengths, layer.total, 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
         for l in range(d.L):
             layer = layers[l]
             d.layers[l] = &layer.s
             self.row_flops += layer.row_flops + 2.0 * layer.s.blocks * layer.s.H * layer.s.F
-        self.parts = parts_for(d.B, self.row_flops * self.total, current_threads())
-        cut_rows(d.cuts, self.parts, d.B, layer.lengths, self.total)
+
+    cdef int split(self, Attention *d) except -1:
+        """Into how many parts the rows are divided."""
+        cdef int parts = parts_for(d.B, self.row_flops * self.total, current_threads())
+        cut_rows(d.cuts, parts, d.B, self.lengths, self.total)
+        return parts
 
     def forward(self):
         """All steps, in slices after which signals are looked at."""
         cdef Attention *d = &self.d
         cdef Py_ssize_t T = d.layers[0].T, step
+        cdef int parts
         if self.total == 0:
             return
-        step = slice_steps(1, T, self.row_flops * self.total / self.parts)
+        parts = self.split(d)
+        step = slice_steps(1, T, self.row_flops * self.total / parts)
         d.t0 = 0
         while d.t0 < T:
             d.t1 = min(T, d.t0 + step)
             with nogil:
-                rnn_team_run(decode_part, d, self.parts, False)
+                rnn_team_run(decode_part, d, parts, False)
             d.t0 = d.t1
             PyErr_CheckSignals()
 
@@ -1239,30 +1244,33 @@ cdef class Decoder:
         dv,                                # (B, A) or None                                               +=
         djoined, dbelow, dscore,           # (B, M+H), (B, H), (B, S) scratch
     ):
-        """BPTT through all steps, then the products of each layer's dgates."""
-        cdef AttentionBackward *g = &self.g
-        cdef Py_ssize_t T = self.d.layers[0].T, l, step
+        """BPTT through all steps, then the products of each layer's dgates. Nothing of the forward pass changes: several may run at a time."""
+        cdef AttentionBackward g
+        cdef Attention d = self.d
+        cdef Py_ssize_t T = d.layers[0].T, l, step
         cdef Bptt layer
+        cdef int parts
         if self.total == 0:
             return
-        g.forward, g.x_blocks = &self.d, self.d.layers[0].x_blocks
-        for l in range(self.d.L):
+        parts = self.split(&d)
+        g.forward, g.x_blocks = &d, d.layers[0].x_blocks
+        for l in range(d.L):
             layer = layers[l]
             layer.chunk(0, 1)
             g.layers[l], g.w_below[l] = &layer.s, address(w_below[l])
         g.da, g.w_out, g.w_query, g.dquery = address(da, True), address(w_out), address(w_query), address(dquery, True)
         g.dkeys, g.dvalues, g.dv = address(dkeys, True), address(dvalues, True), address(dv, True)
         g.djoined, g.dbelow, g.dscore = address(djoined, True), address(dbelow, True), address(dscore, True)
-        step = slice_steps(1, T, 2 * self.row_flops * self.total / self.parts)
-        self.d.t1 = T
-        while self.d.t1 > 0:
-            self.d.t0 = max(0, self.d.t1 - step)
+        step = slice_steps(1, T, 2 * self.row_flops * self.total / parts)
+        d.t1 = T
+        while d.t1 > 0:
+            d.t0 = max(0, d.t1 - step)
             with nogil:
-                rnn_team_run(decode_backward_part, g, self.parts, False)
-            self.d.t1 = self.d.t0
+                rnn_team_run(decode_backward_part, &g, parts, False)
+            d.t1 = d.t0
             PyErr_CheckSignals()
         for layer in layers:
-            layer.chunk_products(self.parts > 1)
+            layer.chunk_products(parts > 1)
 
 
 most_hypotheses = MOST_HYPOTHESES

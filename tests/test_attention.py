@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -212,6 +213,17 @@ def test_nothing_is_left_of_steps_and_memory_past_the_lengths():
     again, again_h = called(decoder, values, lengths, 1)
     same_bits(again, y)
     same_bits(again_h, h)
+
+
+def test_a_backward_may_be_called_from_several_threads_at_a_time():
+    decoder = decoder_of("lstm", layers=2)
+    values, lengths = arguments(2, 2)
+    (y, _), backward = called(decoder, values, lengths, 2, "vjp")
+    want = [backward(k * np.ones_like(y)).flat for k in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            for got, one in zip(pool.map(lambda k: backward(k * np.ones_like(y)).flat, range(4)), want):
+                same_bits(got, one)
 
 
 def test_what_is_returned_belongs_to_the_caller():

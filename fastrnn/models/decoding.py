@@ -322,9 +322,6 @@ class Decoding(Model):
     def _rebuild(self, config, arrays):
         self._build(self._known_in(config, arrays), Symbols(config["symbols"]), 0)
         self._longest, self._joined = config["longest"], config["joined"]
-        for name in self.LAYERS:
-            layer = getattr(self, name)
-            layer.load_state_dict({key: arrays[f"{name}.{key}"] for key in layer.slots})
 
 
 def _some(values, rows):

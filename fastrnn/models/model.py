@@ -120,7 +120,7 @@ class Model:
         """The model that was saved. An argument that it did not have yet has its default."""
         model = cls(**{name: config[name] for name in (*cls.ARGUMENTS, "dtype", "seed") if name in config})
         model._rebuild(config, arrays)
-        for name in cls.LAYERS:
+        for name in model.LAYERS:
             prefix = f"{name}."
             getattr(model, name).load_state_dict({key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)})
         model.history = config["history"]
