@@ -1132,19 +1132,27 @@ def attend(
 ):
     """Each row's weights over its own memory, and the weighted sum of its values."""
     cdef rnn_attend s
-    cdef Py_ssize_t item = context.itemsize
-    cdef const rnn_kernels *k = kernels_for(context)
-    s.rows = first.shape[0]
-    if s.rows == 0:
+    cdef const rnn_kernels *k = kernels_for(alpha)
+    if first.shape[0] == 0:
         return
-    s.query = matrix(query, item, False, &s.rows, &s.A, &s.ldq)
-    s.context = matrix(context, item, True, &s.rows, &s.M, &s.ldc)
-    s.S, s.first, s.count, s.softmax = alpha.shape[1], &first[0], &count[0], softmax
-    s.keys, s.values, s.v, s.alpha = address(keys), address(values), address(v), address(alpha, True)
+    s = attention_of_arrays(query, keys, values, first, count, v, softmax, alpha, context, True)
     with nogil:
         mode = rnn_flush_denormals()
         k.attend(&s)
         rnn_restore_denormals(mode)
+
+
+cdef rnn_attend attention_of_arrays(
+    query, keys, values, const int64_t[::1] first, const int64_t[::1] count, v, bint softmax, alpha, context, bint write=False,
+) except *:
+    """The arguments of `attend` as the kernel has them; context may be its gradient. write: alpha and context are written."""
+    cdef rnn_attend s
+    cdef Py_ssize_t item = alpha.itemsize
+    s.query = matrix(query, item, False, &s.rows, &s.A, &s.ldq)
+    s.context = matrix(context, item, write, &s.rows, &s.M, &s.ldc)
+    s.S, s.first, s.count, s.softmax = alpha.shape[1], &first[0], &count[0], softmax
+    s.keys, s.values, s.v, s.alpha = address(keys), address(values), address(v), address(alpha, write)
+    return s
 
 
 def attend_backward(
@@ -1157,18 +1165,14 @@ def attend_backward(
 ):
     """What comes back through `attend`."""
     cdef rnn_attend_backward s
-    cdef Py_ssize_t item = alpha.itemsize
     cdef const rnn_kernels *k = kernels_for(alpha)
-    s.rows = first.shape[0]
-    if s.rows == 0:
+    if first.shape[0] == 0:
         return
     dscore = np.empty_like(alpha)
-    s.query = matrix(query, item, False, &s.rows, &s.A, &s.ldq)
-    s.dquery = matrix(dquery, item, True, &s.rows, &s.A, &s.ldd)
-    s.dcontext = matrix(dcontext, item, False, &s.rows, &s.M, &s.ldc)
-    s.S, s.first, s.count, s.softmax = alpha.shape[1], &first[0], &count[0], softmax
-    s.keys, s.values, s.v, s.alpha, s.dscore = address(keys), address(values), address(v), address(alpha), address(dscore, True)
-    s.dkeys, s.dvalues, s.dv = address(dkeys, True), address(dvalues, True), address(dv_rows, True)
+    s.forward = attention_of_arrays(query, keys, values, first, count, v, softmax, alpha, dcontext)
+    s.dcontext = s.forward.context
+    s.dquery = matrix(dquery, alpha.itemsize, True, &s.forward.rows, &s.forward.A, &s.ldd)
+    s.dscore, s.dkeys, s.dvalues, s.dv = address(dscore, True), address(dkeys, True), address(dvalues, True), address(dv_rows, True)
     with nogil:
         mode = rnn_flush_denormals()
         k.attend_backward(&s)

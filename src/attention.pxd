@@ -74,33 +74,37 @@ cdef inline void rows_product(
     p.v0 = p.v1 = 0
     kernels.product(&p)
 
-cdef inline void attend_rows(
-    const Attention *d, Py_ssize_t row, Py_ssize_t b, Py_ssize_t rows,
-) noexcept nogil:
-    """From the states in `joined` to a, for rows of one step; the memory is that of b, b+1, ..."""
+cdef inline rnn_attend attention_of(const Attention *d, Py_ssize_t row, Py_ssize_t b, Py_ssize_t rows) noexcept nogil:
+    """What rows of one step see; the memory is that of b, b+1, ..."""
     cdef Py_ssize_t width = d.M + d.H
-    cdef char *joined = d.joined + row * width * d.item
-    cdef char *a = d.a + row * d.F * d.item
     cdef rnn_attend s
-    s.query = joined + d.M * d.item
-    s.ldq = width
-    if d.w_query != NULL:
-        rows_product(d.kernels, rows, d.A, d.H, <char *>s.query, width, d.w_query, NULL, d.query + row * d.A * d.item, d.A, False)
-        s.query = d.query + row * d.A * d.item
-        s.ldq = d.A
     s.rows = rows
     s.A = d.A
     s.M = d.M
     s.S = d.S
     s.first = d.first + b
     s.count = d.count + b
+    s.context = d.joined + row * width * d.item
+    s.query = <char *>s.context + d.M * d.item
+    s.ldc = s.ldq = width
+    if d.w_query != NULL:
+        s.query = d.query + row * d.A * d.item
+        s.ldq = d.A
     s.keys = d.keys
     s.values = d.values
     s.v = d.v
     s.softmax = True
     s.alpha = d.alpha + row * d.S * d.item
-    s.context = joined
-    s.ldc = width
+    return s
+
+cdef inline void attend_rows(const Attention *d, Py_ssize_t row, Py_ssize_t b, Py_ssize_t rows) noexcept nogil:
+    """From the states in `joined` to a, for rows of one step."""
+    cdef Py_ssize_t width = d.M + d.H
+    cdef char *a = d.a + row * d.F * d.item
+    cdef rnn_attend s = attention_of(d, row, b, rows)
+    cdef char *joined = <char *>s.context
+    if d.w_query != NULL:
+        rows_product(d.kernels, rows, d.A, d.H, joined + d.M * d.item, width, d.w_query, NULL, <char *>s.query, d.A, False)
     d.kernels.attend(&s)
     rows_product(d.kernels, rows, d.F, width, joined, width, d.w_out, d.bias, a, d.F, False)
     d.kernels.tanh_rows(rows, d.F, a, d.F)
@@ -149,24 +153,8 @@ cdef inline void attend_rows_backward(const AttentionBackward *g, Py_ssize_t row
     cdef rnn_attend_backward s
     d.kernels.tanh_rows_backward(rows, d.F, d.a + row * d.F * d.item, da)
     rows_product(d.kernels, rows, width, d.F, da, d.F, g.w_out, NULL, djoined, width, False)
-    s.rows = rows
-    s.A = d.A
-    s.M = d.M
-    s.S = d.S
-    s.first = d.first + b
-    s.count = d.count + b
-    s.query = d.joined + (row * width + d.M) * d.item
-    s.ldq = width
-    if d.w_query != NULL:
-        s.query = d.query + row * d.A * d.item
-        s.ldq = d.A
-    s.keys = d.keys
-    s.values = d.values
-    s.v = d.v
-    s.softmax = True
-    s.alpha = d.alpha + row * d.S * d.item
+    s.forward = attention_of(d, row, b, rows)
     s.dcontext = djoined
-    s.ldc = width
     s.dquery = g.dquery + row * d.A * d.item
     s.ldd = d.A
     s.dkeys = g.dkeys

@@ -82,15 +82,8 @@ typedef struct {
 
 /* The same backwards. Rows with a common memory must not be computed at the same time. */
 typedef struct {
-    ptrdiff_t rows, A, M, S;
-    const int64_t *first, *count;
-    const void *query;
-    ptrdiff_t ldq;
-    const void *keys, *values, *v;
-    int softmax;
-    const void *alpha;           /* (rows, S)                                                  in  */
-    const void *dcontext;        /* (rows, M), stride ldc                                      in  */
-    ptrdiff_t ldc;
+    rnn_attend forward;          /* as it was; alpha                                           in  */
+    const void *dcontext;        /* (rows, M), stride forward.ldc                              in  */
     void *dquery;                /* (rows, A), stride ldd                                      out */
     ptrdiff_t ldd;
     void *dkeys, *dvalues;       /* (., A), (., M)                                             +=  */

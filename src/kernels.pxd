@@ -70,18 +70,8 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t ldc
 
     ctypedef struct rnn_attend_backward:
-        Py_ssize_t rows, A, M, S
-        const int64_t *first
-        const int64_t *count
-        const void *query
-        Py_ssize_t ldq
-        const void *keys
-        const void *values
-        const void *v
-        int softmax
-        const void *alpha
+        rnn_attend forward
         const void *dcontext
-        Py_ssize_t ldc
         void *dquery
         Py_ssize_t ldd
         void *dkeys

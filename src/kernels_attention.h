@@ -71,11 +71,12 @@ static void attend(const rnn_attend *s)
 }
 
 /* dscore from dcontext; dvalues += alpha dcontext */
-INLINE void attend_dscore(const rnn_attend_backward *s, ptrdiff_t row, ptrdiff_t count, const real *alpha, real *dscore)
+INLINE void attend_dscore(const rnn_attend_backward *g, ptrdiff_t row, ptrdiff_t count, const real *alpha, real *dscore)
 {
+    const rnn_attend *s = &g->forward;
     const ptrdiff_t M = s->M;
-    const real *dcontext = (const real *)s->dcontext + row * s->ldc, *values = (const real *)s->values + s->first[row] * M;
-    real *dvalues = (real *)s->dvalues + s->first[row] * M;
+    const real *dcontext = (const real *)g->dcontext + row * s->ldc, *values = (const real *)s->values + s->first[row] * M;
+    real *dvalues = (real *)g->dvalues + s->first[row] * M;
     for (ptrdiff_t j = 0; j < count; j++) {
         const vec w = v_set(alpha[j]);
         vec sums = {0};
@@ -131,16 +132,17 @@ INLINE void additive_backward(ptrdiff_t count, ptrdiff_t A, const real *dscore, 
     }
 }
 
-static void attend_backward(const rnn_attend_backward *s)
+static void attend_backward(const rnn_attend_backward *g)
 {
+    const rnn_attend *s = &g->forward;
     for (ptrdiff_t row = 0; row < s->rows; row++) {
         const ptrdiff_t count = s->count[row], A = s->A;
         const real *q = (const real *)s->query + row * s->ldq, *keys = (const real *)s->keys + s->first[row] * A;
-        real *dscore = (real *)s->dscore + row * s->S, *dq = (real *)s->dquery + row * s->ldd;
-        real *dkeys = (real *)s->dkeys + s->first[row] * A;
-        attend_dscore(s, row, count, (const real *)s->alpha + row * s->S, dscore);
+        real *dscore = (real *)g->dscore + row * s->S, *dq = (real *)g->dquery + row * g->ldd;
+        real *dkeys = (real *)g->dkeys + s->first[row] * A;
+        attend_dscore(g, row, count, (const real *)s->alpha + row * s->S, dscore);
         if (s->v)
-            additive_backward(count, A, dscore, q, keys, s->v, dq, dkeys, (real *)s->dv + row * A);
+            additive_backward(count, A, dscore, q, keys, s->v, dq, dkeys, (real *)g->dv + row * A);
         else
             inner_backward(count, A, dscore, q, keys, dq, dkeys);
     }
