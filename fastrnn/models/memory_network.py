@@ -186,11 +186,12 @@ class MemoryNetwork(Model):
         u = np.zeros((B, self.size), self.dtype)
         _engine.bag(batch.question, *batch.store, self._ramp, params[f"words_{tables.of_question}"], u)
         states, weights = [u], []
+        between = _engine.pack(params["between"]) if tables.between else None
         for keys, values in tables.hops:
             alpha, context = np.empty((B, most), self.dtype), np.empty((B, self.size), self.dtype)
             _engine.attend(u, memory[keys], memory[values], batch.first, batch.count, None, softmax, alpha, context)
             if tables.between:
-                _engine.product(u, _engine.pack(params["between"]), None, context, True)
+                _engine.product(u, between, None, context, True)
             else:
                 context += u
             u = context
