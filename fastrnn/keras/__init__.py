@@ -1,0 +1,1 @@
+"""fastrnn as a backend of keras (issue 6)."""

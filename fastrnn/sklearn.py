@@ -1,0 +1,1 @@
+"""fastrnn as scikit-learn estimators (issue 6)."""
