@@ -53,7 +53,7 @@ class Backward:
         dstate = _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
         if dy is not None:
             dy = dy[:, None] if self._unbatched else dy.transpose(1, 0, 2) if layer.batch_first else dy
-            dy = batch.packed(np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1]))
+            dy = batch.packed_dy(np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1]), self._net)
         grads, flat = layer._gradients(into)
         d_embedding = self._embedding_gradient(into) if self._embedding is not None else None
         dx, dstate_0, d_context = backward(
@@ -64,7 +64,7 @@ class Backward:
             for name, d in zip(layer.cell.states, dstate_0):
                 grads[name] += d.sum(axis=1)
         if dx is not None:
-            dx = layer._shape_y(dx, batch, self._unbatched)
+            dx = layer._shape(batch.spread(dx), self._unbatched)
         if d_context is not None:
             d_context = batch.unsorted(d_context[None])[0]
             d_context = d_context[0] if self._unbatched else d_context

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrnn import _engine
 from fastrnn._memory import Layout, Scratch
-from fastrnn._stack import Tokens, on_tape, output_on_tape, scratch_pool, state_out, state_rows
+from fastrnn._stack import Tokens, on_tape, output_on_tape, scratch_pool, state_rows, states_out
 
 _CHUNK_ROWS = 512  # dgates of so many rows exist at a time: few enough for the cache, many enough that gradients are rarely passed over
 
@@ -16,15 +16,14 @@ _CHUNK_ROWS = 512  # dgates of so many rows exist at a time: few enough for the 
 def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *, need_x, d_embedding=None):
     """Gradients of everything from the tape.
 
-    dy : (total, D*H) packed rows, or None
-    dstate : tuple of (L*D, B, H), or None
+    dy : (total, D*P) packed rows, or None; P: features of h
+    dstate : tuple of (L*D, B, P) and (L*D, B, H), or None
     grads : {name: array} to add the parameters' gradients to
     d_embedding : (V, E) to add the embedding's gradient to, if x are Tokens
     Returns (dx (total, I) or None, dstate_0 tuple, dcontext (B, C) sorted, or None).
     """
     cell, B, Hp = net.cell, batch.B, packed.Hp
-    dh = state_rows(net, batch, Hp, dstate and dstate[0])
-    dc = state_rows(net, batch, Hp, dstate and dstate[1]) if cell.has_c else None
+    dh, dc = state_rows(net, packed, batch, dstate)
     d_context = None if context is None else np.zeros_like(context)
     D, chunks = net.num_directions, _chunks(batch.T, B)
     scratch = Scratch(scratch_pool, scratch_layout(net, _most_rows(batch, chunks), B, Hp))
@@ -47,7 +46,7 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
         if dropout is not None and layer > 0:
             dropout.apply(dy, batch, layer - 1)
     scratch.release()
-    return dy, tuple(state_out(net, batch, s) for s in (dh, dc) if s is not None), d_context
+    return dy, states_out(net, batch, dh, dc), d_context
 
 
 @lru_cache(maxsize=256)
@@ -80,7 +79,7 @@ class Sweep:
         self.net, self.packed, self.batch, self.grads = net, packed, batch, grads
         self.suffix = f"_l{layer}" + ("_reverse" if d else "")
         self.d, self.x, self.context = d, x, context
-        self.tape = on_tape(tape, batch, net.cell, layer, d)
+        self.tape = on_tape(tape, batch, net, layer, d)
         width = len(net.cell.x_gates) * packed.Hp
         self.bias_sums = np.zeros((net.cell.blocks, packed.Hp), net.dtype)
         self.token_sums = np.zeros((len(x.table), width), net.dtype) if isinstance(x, Tokens) else None
@@ -88,19 +87,24 @@ class Sweep:
 
     def prepare(self, scratch, dy, dh, dc, dx):
         """The engine's part: dh, dc become those of the initial state; dW_hh, dW_ih and dx are products over all valid rows."""
-        net, batch, packed, H, Hp = self.net, self.batch, self.packed, self.net.hidden_size, self.packed.Hp
+        net, batch, packed, H, Hp, P = self.net, self.batch, self.packed, self.net.hidden_size, self.packed.Hp, self.packed.P
         cell, (gates, h_prev, c_prev) = net.cell, self.tape
         bptt = _engine.Bptt(
-            cell.code, self.d == 1, H, Hp, cell.blocks, len(cell.x_gates),
+            cell.code, net.runs_back(self.d), H, Hp, cell.blocks, len(cell.x_gates),
             batch.offset, batch.lengths, batch.B, batch.resets, *packed.backward(self.suffix),
-            dy, self.d * H, net.num_directions * H, gates, h_prev, c_prev,
-            scratch[f"dgates{self.d}"], dh, dc, scratch[f"dphase{self.d}"] if cell.rh is not None else None, self.bias_sums.reshape(-1),
+            dy, self.d * P, net.num_directions * P, gates, h_prev, c_prev,
+            scratch[f"dgates{self.d}"], dh, dc, scratch[f"dphase{self.d}"], self.bias_sums.reshape(-1),
         )  # fmt: skip
+        if cell.functions is not None:
+            bptt.set_options(packed.options(self.suffix))
         dw = self.grads["weight_hh" + self.suffix]
         for block, gate, count in packed.dw_hh_runs:
             driven = cell.rh is not None and gate == 2
-            state = gates[:, cell.rh * Hp : cell.rh * Hp + H] if driven else h_prev[:, :H]
+            state = gates[:, cell.rh * Hp : cell.rh * Hp + H] if driven else h_prev[:, :P]
             bptt.add_gemm(block * Hp, state, dw[gate * H : (gate + count) * H])
+        if cell.proj_size:
+            last = (cell.blocks - 1) * Hp
+            bptt.add_gemm(last, gates[:, last : last + H], self.grads["weight_hr" + self.suffix])
         if self.token_sums is not None:
             bptt.add_sums(self.x.ids, self.token_sums)
         elif self.x is not None and self.x.shape[1]:
@@ -122,6 +126,9 @@ class Sweep:
             for gates, db in ((self.packed.x_runs, db_ih), (self.packed.h_runs, db_hh)):
                 for block, gate, count in gates:
                     db[gate : gate + count] += self.bias_sums[block : block + count, :H]
+        if cell.peephole:
+            d_peephole = self.grads["weight_peephole" + self.suffix].reshape(-1, H)
+            d_peephole += self.bias_sums[cell.gates : cell.gates + len(d_peephole), :H]
         if self.token_sums is not None:
             tokens = self.x
             whole = d_embedding is None or tokens.rows is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 
 import numpy as np
@@ -102,12 +103,13 @@ def state(layer, name, value, B, unbatched):
             raise ValueError(f"{name} of a {layer.kind} is one array {names[0]}, got {described(value)}")
         arrays = (value,)
     rows = layer.num_layers * layer.num_directions
-    want = (rows, layer.hidden_size) if unbatched else (rows, B, layer.hidden_size)
     checked = []
-    for n, a in zip(names, arrays):
+    for n, a, size in zip(names, arrays, layer.state_sizes):
         a = array(n, a, layer)
+        want = (rows, size) if unbatched else (rows, B, size)
         if a.shape != want:
-            axes = "(num_layers*D, H)" if unbatched else "(num_layers*D, B, H)"
+            last = "H" if size == layer.hidden_size else "proj_size"
+            axes = f"(num_layers*D, {last})" if unbatched else f"(num_layers*D, B, {last})"
             raise ValueError(f"{n} of {name} has shape {a.shape}, but this {layer.kind} needs {axes} = {want}")
         checked.append(a[:, None, :] if unbatched else a)
     return tuple(checked)
@@ -142,13 +144,46 @@ def resets(layer, value, T, B, unbatched):
         return None
     if layer.learn_initial_state:
         raise ValueError(f"resets make a state zero, but this {layer.kind} has learn_initial_state=True: give each episode its own row")
+    return steps(layer, "resets", value, T, B, unbatched)
+
+
+def steps(layer, name, value, T, B, unbatched):
+    """A bool for each step, (T, B) time-major, or None."""
+    if value is None:
+        return None
     value = np.asarray(value)
     if value.dtype != np.bool_:
-        raise TypeError(f"resets are {value.dtype}, but they must be bool: convert with resets.astype(bool)")
+        raise TypeError(f"{name} must be bool, got {value.dtype}: convert with {name}.astype(bool)")
     want = (T,) if unbatched else (B, T) if layer.batch_first else (T, B)
     if value.shape != want:
-        raise ValueError(f"resets have shape {value.shape}, but x has leading axes {want}")
+        raise ValueError(f"{name} must have x's leading axes {want}, got shape {value.shape}")
     return value[:, None] if unbatched else value.T if layer.batch_first else value
+
+
+def states_of(mask, return_states):
+    """States at every step can't be had where some are left out."""
+    if mask is not None and return_states:
+        raise ValueError("return_states gives the state that each step computed, but with a mask some steps compute none: leave one of them out")
+
+
+def one_way(reverse, bidirectional):
+    """Whether the only direction is the one back in time."""
+    if reverse and bidirectional:
+        raise ValueError("reverse=True and bidirectional=True: a bidirectional network has the reverse direction already, leave one out")
+    return bool(reverse)
+
+
+def clip(value):
+    """The bound of pre-activations; infinity for None."""
+    return math.inf if value is None else number("clip", value, above=0)
+
+
+def projection(value, hidden_size):
+    """Features of a projected h; 0: it is not projected."""
+    value = size("proj_size", value, least=0)
+    if value and value >= size("hidden_size", hidden_size):
+        raise ValueError(f"proj_size is {value}, but it must be smaller than hidden_size={hidden_size}; 0 means no projection")
+    return value
 
 
 def context(layer, value, B, unbatched):

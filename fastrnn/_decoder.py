@@ -118,11 +118,10 @@ class Decoding:
         if sizes.feeds:
             self.over["feed"][: batch.B] = 0
         self._row_id = np.empty(0, np.uint64) if dropout is None else dropout.row_id(batch)
-        h_n = _stack.state_rows(net, batch, packed.Hp, state and state[0])
-        c_n = _stack.state_rows(net, batch, packed.Hp, state and state[1]) if net.cell.has_c else None
+        h_n, c_n = _stack.state_rows(net, packed, batch, state)
         self._engine = self._ready(h_n, c_n)
         self._engine.forward()
-        self.state_n = tuple(_stack.state_out(net, batch, s) for s in (h_n, c_n) if s is not None)
+        self.state_n = _stack.states_out(net, batch, h_n, c_n)
 
     def _ready(self, h, c):
         """The engine's decoder over this pass's tape. h, c : (L, B, Hp)"""
@@ -132,7 +131,7 @@ class Decoding:
             top = layer == net.num_layers - 1
             y = over["joined"] if top else _stack.output_on_tape(self.tape, batch, layer)
             layers.append(_stack.ready_sweep(
-                net, packed, batch, layer, 0, below, self.context, _stack.on_tape(self.tape, batch, net.cell, layer, 0),
+                net, packed, batch, layer, 0, below, self.context, _stack.on_tape(self.tape, batch, net, layer, 0),
                 h[layer], c[layer] if c is not None else None, y, True, 1, column=sizes.M if top else 0,
             ))  # fmt: skip
             below = y
@@ -150,8 +149,7 @@ class Decoding:
         """
         net, sizes, packed, batch, over = self.net, self.sizes, self.packed, self.batch, self.over
         B, H, Hp, total = batch.B, net.hidden_size, packed.Hp, batch.total
-        dh = _stack.state_rows(net, batch, Hp, dstate and dstate[0])
-        dc = _stack.state_rows(net, batch, Hp, dstate and dstate[1]) if net.cell.has_c else None
+        dh, dc = _stack.state_rows(net, packed, batch, dstate)
         da = np.zeros((total, sizes.F), net.dtype) if dy is None else np.array(dy)
         dquery, dmemory = np.empty((total, sizes.A), net.dtype), np.zeros_like(self.memory.values)
         dkeys = dmemory if sizes.attention == "dot" else np.zeros_like(self.keys)
@@ -188,7 +186,7 @@ class Decoding:
         if sizes.attention != "dot":
             _engine.gemm(True, False, dkeys, self.memory.values, grads["weight_key"])
             _engine.product(dkeys, packed.both("weight_key")[1], None, dmemory, True)
-        return dx, tuple(_stack.state_out(net, batch, s) for s in (dh, dc) if s is not None), d_context, dmemory
+        return dx, _stack.states_out(net, batch, dh, dc), d_context, dmemory
 
     def release(self):
         """Give the tape's memory back."""

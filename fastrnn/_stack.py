@@ -26,6 +26,16 @@ class Net:
     num_directions: int
     context_size: int
     dtype: np.dtype
+    reverse: bool = False
+
+    @property
+    def output_size(self):
+        """Features of h, in one direction."""
+        return self.cell.proj_size or self.hidden_size
+
+    def runs_back(self, d):
+        """Whether direction d goes from the last step to the first."""
+        return self.reverse or d == 1
 
     @property
     def parts(self):
@@ -86,6 +96,14 @@ class Batch:
             rows = out
         return rows.reshape(self.T, self.B, rows.shape[1])
 
+    def outputs(self, y, net):
+        """The rows of y (total, D*P) at the caller's places, (T, B, D*P); zeros elsewhere."""
+        return self.spread(y)
+
+    def packed_dy(self, rows, net):
+        """The gradient of `outputs`: (total, D*P) from the caller's (T*B, D*P)."""
+        return self.packed(rows)
+
     def sorted(self, rows):
         return rows if self.order is None else rows[self.order]
 
@@ -111,6 +129,55 @@ class Batch:
         flat = np.arange(self.total) if self.where is None else self.where
         t, b = np.divmod(flat, max(1, self.B))
         return (b.astype(np.uint64) << np.uint64(32)) | t.astype(np.uint64)
+
+
+class MaskedBatch(Batch):
+    """Rows of which some steps are left out, wherever they are: to the engine, rows of the steps that are left, one after the other.
+
+    What y is at a step that was left out is what this direction gave last.
+    """
+
+    def __init__(self, mask, lengths=None, resets=None):
+        T, B = self.T, self.B = mask.shape
+        if lengths is not None:
+            mask = mask & (np.arange(T)[:, None] < lengths)
+        counts = mask.sum(axis=0)
+        self.order = np.argsort(-counts, kind="stable")
+        self.lengths = counts[self.order]
+        self.total = int(counts.sum())
+        valid = np.arange(T)[:, None] < self.lengths
+        self.offset = np.concatenate([[0], valid.sum(axis=1)]).cumsum().astype(np.intp)
+        times = np.argsort(~mask, axis=0, kind="stable")[:, self.order]
+        self.where = np.ascontiguousarray((times * B + self.order)[valid], np.int64)
+        self._padding = np.flatnonzero(~mask.reshape(T * B))
+        self._within = None if lengths is None else np.arange(T)[:, None] < lengths
+        resets = None if resets is None or not resets.any() else np.ascontiguousarray(resets).reshape(T * B)
+        self.resets = None if resets is None else self.packed(resets)
+
+    def _sources(self, reverse):
+        """(T*B,) the packed row that is the output at each of the caller's places, -1: none."""
+        packed = np.full(self.T * self.B, -1, np.int64)
+        packed[self.where] = np.arange(self.total)
+        packed = packed.reshape(self.T, self.B)[:: -1 if reverse else 1]
+        last = np.maximum.accumulate(np.where(packed < 0, -1, np.arange(self.T)[:, None]), axis=0)
+        sources = np.where(last < 0, -1, np.take_along_axis(packed, np.maximum(last, 0), axis=0))[:: -1 if reverse else 1]
+        return (sources if self._within is None else np.where(self._within, sources, -1)).reshape(-1)
+
+    def outputs(self, y, net):
+        out = np.zeros((self.T * self.B, y.shape[1]), y.dtype)
+        for d in range(net.num_directions):
+            sources, columns = self._sources(net.runs_back(d)), slice(d * net.output_size, (d + 1) * net.output_size)
+            there = np.flatnonzero(sources >= 0)
+            out[there, columns] = y[sources[there], columns]
+        return out.reshape(self.T, self.B, -1)
+
+    def packed_dy(self, rows, net):
+        dy = np.zeros((self.total, rows.shape[1]), rows.dtype)
+        for d in range(net.num_directions):
+            sources, columns = self._sources(net.runs_back(d)), slice(d * net.output_size, (d + 1) * net.output_size)
+            there = np.flatnonzero(sources >= 0)
+            _engine.scatter_add(np.ascontiguousarray(rows[there, columns]), sources[there], dy[:, columns])
+        return dy
 
 
 @dataclass
@@ -153,50 +220,55 @@ class Dropout:
 scratch_pool = Pool()
 
 
-def state_rows(net, batch, Hp, value):
-    """(L*D, B, Hp), sorted and padded; zeros if there is no state."""
-    rows = np.zeros((net.num_layers * net.num_directions, batch.B, Hp), net.dtype)
-    if value is not None:
-        rows[:, :, : net.hidden_size] = value if batch.order is None else value[:, batch.order]
-    return rows
+def state_rows(net, packed, batch, state):
+    """h (L*D, B, Pp) and c (L*D, B, Hp) or None, sorted and padded; zeros if there is no state."""
+    made = []
+    for k, width in enumerate((packed.Pp, packed.Hp)[: len(net.cell.states)]):
+        rows = np.zeros((net.num_layers * net.num_directions, batch.B, width), net.dtype)
+        if state is not None:
+            rows[:, :, : state[k].shape[2]] = state[k] if batch.order is None else state[k][:, batch.order]
+        made.append(rows)
+    return made[0], made[1] if net.cell.has_c else None
 
 
-def state_out(net, batch, rows):
-    return batch.unsorted(np.ascontiguousarray(rows[:, :, : net.hidden_size]))
+def states_out(net, batch, h, c):
+    """The padded rows of h, and of c if there is one, as the caller has them."""
+    sizes = ((h, net.output_size), (c, net.hidden_size))
+    return tuple(batch.unsorted(np.ascontiguousarray(rows[:, :, :size])) for rows, size in sizes if rows is not None)
 
 
 def make_tape(net, batch, packed, dropout, pool):
     """Memory for everything that backward needs."""
     even = batch.where is None and batch.resets is None
-    return Tape(pool, _tape_layout(net, batch.total, batch.B, packed.Hp, even, dropout is None))
+    return Tape(pool, _tape_layout(net, batch.total, batch.B, packed.Hp, packed.Pp, even, dropout is None))
 
 
 @lru_cache(maxsize=256)
-def _tape_layout(net, rows, B, Hp, even, plain):
+def _tape_layout(net, rows, B, Hp, Pp, even, plain):
     """Nothing is there twice where rows neither end nor are cut in between: there the output of a step is the next step's h_prev,
     and so are the vanilla RNN's activations."""
     cell = net.cell
-    shared_gates = even and cell.blocks == 1
-    shared_y = even and plain and net.num_directions == 1 and Hp == net.hidden_size
+    shared_gates = even and cell.output_is_tape
+    shared_y = even and plain and net.num_directions == 1 and Pp == net.output_size and not net.reverse
     parts = []
     for layer, d, _ in net.parts:
         below = layer < net.num_layers - 1
-        parts.append((f"h_prev{layer}{d}", (rows + (B if shared_gates or (shared_y and below) else 0), Hp)))
+        parts.append((f"h_prev{layer}{d}", (rows + (B if shared_gates or (shared_y and below) else 0), Pp)))
         if not shared_gates:
             parts.append((f"gates{layer}{d}", (rows, cell.blocks * Hp)))
         if cell.has_c:
             parts.append((f"c_prev{layer}{d}", (rows, Hp)))
         if below and d == 0 and not shared_y:
-            parts.append((f"y{layer}", (rows, net.num_directions * net.hidden_size)))
+            parts.append((f"y{layer}", (rows, net.num_directions * net.output_size)))
     return Layout(net.dtype, parts)
 
 
 @lru_cache(maxsize=256)
-def scratch_layout(net, rows, B, Hp, sweeps):
+def scratch_layout(net, rows, B, Hp, Pp, sweeps):
     """Gates of one chunk, and two states that take turns, for each of the sweeps that run at the same time."""
     parts = []
     for place in range(sweeps):
-        parts += [(f"gates{place}", (rows, net.cell.blocks * Hp)), (f"h{place}", (2 * B, Hp))]
+        parts += [(f"gates{place}", (rows, net.cell.blocks * Hp)), (f"h{place}", (2 * B, Pp))]
         if net.cell.has_c:
             parts.append((f"c{place}", (2 * B, Hp)))
     return Layout(net.dtype, parts)
@@ -207,15 +279,15 @@ def output_on_tape(tape, batch, layer):
     return tape[f"y{layer}"] if f"y{layer}" in tape else tape[f"h_prev{layer}0"][batch.B :]
 
 
-def on_tape(tape, batch, cell, layer, d):
+def on_tape(tape, batch, net, layer, d):
     """(gates, h_prev, c_prev) of one layer and direction."""
     h_prev = tape[f"h_prev{layer}{d}"]
     before, after = h_prev[: batch.total], h_prev[len(h_prev) - batch.total :]
     if f"gates{layer}{d}" in tape:
         gates, h_prev = tape[f"gates{layer}{d}"], before
     else:
-        gates, h_prev = (after, before) if d == 0 else (before, after)
-    return gates, h_prev, tape[f"c_prev{layer}{d}"] if cell.has_c else None
+        gates, h_prev = (before, after) if net.runs_back(d) else (after, before)
+    return gates, h_prev, tape[f"c_prev{layer}{d}"] if net.cell.has_c else None
 
 
 def bias_rows(packed, suffix, context):
@@ -237,7 +309,7 @@ def ready_sweep(net, packed, batch, layer, d, below, context, memory, h, c, y, k
 
     below : its input, as x of `forward`
     memory : (gates, h_prev, c_prev) on the tape, or scratch
-    h, c : (B, Hp) sorted states, which become the final ones
+    h, c : (B, Pp) and (B, Hp) sorted states, which become the final ones
     y : (total, W), of which this direction writes its own columns; the forward direction from `column` on
     """
     cell, H = net.cell, net.hidden_size
@@ -245,43 +317,45 @@ def ready_sweep(net, packed, batch, layer, d, below, context, memory, h, c, y, k
     rows, ids, table = _input_of(packed, below, suffix)
     bias, bias_stride = bias_rows(packed, suffix, context if layer == 0 else None)
     w, w2 = packed.recurrent(suffix)
-    return _engine.Forward(
-        cell.code, d == 1, H, packed.Hp, 0 if rows is None else rows.shape[1], cell.blocks, len(cell.x_gates),
+    ready = _engine.Forward(
+        cell.code, net.runs_back(d), H, packed.Hp, 0 if rows is None else rows.shape[1], cell.blocks, len(cell.x_gates),
         batch.offset, batch.lengths, batch.B, batch.resets,
         rows, ids, table, None if rows is None else packed.input(suffix), w, w2, bias, bias_stride,
-        *memory, h, c, y, column + d * H, y.shape[1], keep, chunk,
+        *memory, h, c, y, column + d * packed.P, y.shape[1], keep, chunk,
     )  # fmt: skip
+    if cell.functions is not None:
+        ready.set_options(packed.options(suffix))
+    return ready
 
 
 def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None, outputs=None):
     """Run the stack.
 
     x : (total, I) packed rows, Tokens, or None if input_size is 0
-    state : tuple of (L*D, B, H) in the caller's order, or None
+    state : tuple of (L*D, B, P) and (L*D, B, H) in the caller's order, or None; P: features of h
     context : (B, C) sorted, or None
-    outputs : list that receives what each layer gave, (total, D*H) before dropout, or None
-    Returns y (total, D*H) and the tuple of final states (L*D, B, H).
+    outputs : list that receives what each layer gave, (total, D*P) before dropout, or None
+    Returns y (total, D*P) and the tuple of final states.
     """
     cell, H, Hp = net.cell, net.hidden_size, packed.Hp
     D, total, B = net.num_directions, batch.total, batch.B
-    h_n = state_rows(net, batch, Hp, state and state[0])
-    c_n = state_rows(net, batch, Hp, state and state[1]) if cell.has_c else None
+    h_n, c_n = state_rows(net, packed, batch, state)
     chunk = _engine.chunk_steps(B, cell.blocks * Hp * net.dtype.itemsize)
     wave = D == 1 and dropout is None and _engine.waves_pay(net.num_layers, B, batch.T, 2.0 * B * cell.blocks * H * (H + H))
     scratch = None
     if tape is None:
-        scratch = Scratch(scratch_pool, scratch_layout(net, chunk * B, B, Hp, net.num_layers if wave else D))
+        scratch = Scratch(scratch_pool, scratch_layout(net, chunk * B, B, Hp, packed.Pp, net.num_layers if wave else D))
     y, sweeps = x, []
     for layer in range(net.num_layers):
         top = layer == net.num_layers - 1
-        below, y = y, np.empty((total, D * H), net.dtype) if top or tape is None else output_on_tape(tape, batch, layer)
+        below, y = y, np.empty((total, D * packed.P), net.dtype) if top or tape is None else output_on_tape(tape, batch, layer)
         for d in range(D):
             part = layer * D + d
             if tape is None:
                 place = len(sweeps)
                 memory = scratch[f"gates{place}"], scratch[f"h{place}"], scratch[f"c{place}"] if cell.has_c else None
             else:
-                memory = on_tape(tape, batch, cell, layer, d)
+                memory = on_tape(tape, batch, net, layer, d)
             states = h_n[part], c_n[part] if cell.has_c else None
             sweeps.append(ready_sweep(net, packed, batch, layer, d, below, context, memory, *states, y, tape is not None, chunk))
         if not wave:
@@ -295,7 +369,7 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None,
         _engine.forward_wave(sweeps)
     if scratch is not None:
         scratch.release()
-    return y, tuple(state_out(net, batch, s) for s in (h_n, c_n) if s is not None)
+    return y, states_out(net, batch, h_n, c_n)
 
 
 def _input_of(packed, x, suffix):

@@ -10,26 +10,26 @@ from fastrnn._stack import Tokens, even_batch, on_tape, output_on_tape, ready_sw
 
 
 def states(net, packed, batch, x, context, outputs, tape, state_n):
-    """(h,) or (h, c), each (L*D, T, B, H) in the caller's order; zeros past a row's length.
+    """(h,) or (h, c), (L*D, T, B, P) and (L*D, T, B, H) in the caller's order; zeros past a row's length.
 
     x, context, tape : those of `forward`; only a cell with a c needs the tape
-    outputs : what each layer gave, (total, D*H) before dropout
+    outputs : what each layer gave, (total, D*P) before dropout
     state_n : what `forward` returned
     """
-    D, H = net.num_directions, net.hidden_size
-    shape = (len(net.parts), batch.T, batch.B, H)
-    h = np.empty(shape, net.dtype)
+    D, H, P = net.num_directions, net.hidden_size, net.output_size
+    shape = (len(net.parts), batch.T, batch.B)
+    h = np.empty((*shape, P), net.dtype)
     for layer, y in enumerate(outputs):
-        h[layer * D : (layer + 1) * D] = batch.spread(y).reshape(*shape[1:3], D, H).transpose(2, 0, 1, 3)
+        h[layer * D : (layer + 1) * D] = batch.spread(y).reshape(*shape[1:], D, P).transpose(2, 0, 1, 3)
     if not net.cell.has_c:
         return (h,)
-    c = np.zeros(shape, net.dtype)
+    c = np.zeros((*shape, H), net.dtype)
     cut = _cut_steps(batch)
     for part, (layer, d, _) in enumerate(net.parts):
         before = batch.spread(tape[f"c_prev{layer}{d}"])[..., :H]
-        _after(before, state_n[1][part], batch.row_lengths, d == 1, out=c[part])
+        _after(before, state_n[1][part], batch.row_lengths, net.runs_back(d), out=c[part])
         if cut is not None:
-            rows, t, b = cut[d]
+            rows, t, b = cut[net.runs_back(d)]
             c[part][t, b] = _step_again(net, packed, batch, x, context, tape, layer, d, rows)
     return h, c
 
@@ -61,15 +61,15 @@ def _cut_steps(batch):
 def _step_again(net, packed, batch, x, context, tape, layer, d, rows):
     """c (n, H) after the steps of n packed rows, each computed once more from the states before it."""
     n = len(rows)
-    _, h_prev, c_prev = on_tape(tape, batch, net.cell, layer, d)
+    _, h_prev, c_prev = on_tape(tape, batch, net, layer, d)
     h, c = h_prev[rows], c_prev[rows]
     below = x if layer == 0 else output_on_tape(tape, batch, layer - 1)
     below = Tokens(below.ids[rows], below.table, below.rows) if isinstance(below, Tokens) else below[rows]
     if context is not None:
         context = context[rows - batch.offset[np.searchsorted(batch.offset, rows, side="right") - 1]]
-    scratch = Scratch(scratch_pool, scratch_layout(net, n, n, packed.Hp, 1))
+    scratch = Scratch(scratch_pool, scratch_layout(net, n, n, packed.Hp, packed.Pp, 1))
     memory = scratch["gates0"], scratch["h0"], scratch["c0"]
-    y = np.empty((n, net.num_directions * net.hidden_size), net.dtype)
+    y = np.empty((n, net.num_directions * net.output_size), net.dtype)
     _engine.forward_layers([ready_sweep(net, packed, even_batch(1, n), layer, d, below, context, memory, h, c, y, False, 1)])
     scratch.release()
     return c[:, : net.hidden_size]

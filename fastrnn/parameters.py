@@ -272,8 +272,10 @@ def initial_values(shapes, hidden_size, num_gates, scheme, rng):
             values[name] = np.zeros(shape)
         elif scheme == "torch":
             values[name] = torch_uniform(rng, shape, hidden_size)
-        elif name.startswith("bias"):
+        elif len(shape) == 1:  # biases and peepholes
             values[name] = np.zeros(shape)
+        elif name.startswith("weight_hr"):
+            values[name] = glorot_uniform(rng, shape)
         else:
             draw = orthogonal if "_hh_" in name else glorot_uniform
             gate_shape = (hidden_size, shape[1])

@@ -9,9 +9,9 @@ import numpy as np
 from fastrnn import _check, _engine
 from fastrnn._backward import Backward
 from fastrnn._memory import Pool
-from fastrnn._stack import Batch, Dropout, Net, Tokens, bias_rows, even_batch, forward, make_tape
+from fastrnn._stack import Batch, Dropout, MaskedBatch, Net, Tokens, bias_rows, even_batch, forward, make_tape
 from fastrnn._states import LearntStream, states
-from fastrnn.cells import GRU_BEFORE_CELL, GRU_CELL, LSTM_CELL, RNN_CELLS, Packed
+from fastrnn.cells import Packed, gru_cell, lstm_cell, rnn_cell
 from fastrnn.parameters import Layer, initial_values
 
 
@@ -26,7 +26,8 @@ class Recurrent(Layer):
 
     def __init__(
         self, cell, input_size, hidden_size, num_layers=1, *, bias=True, batch_first=False, dropout=0.0,
-        bidirectional=False, variational=False, context_size=0, learn_initial_state=False, dtype="float32", seed=None, storage=None,
+        bidirectional=False, reverse=False, variational=False, context_size=0, learn_initial_state=False, dtype="float32", seed=None,
+        storage=None,
     ):  # fmt: skip
         self.cell = cell
         self.input_size = _check.size("input_size", input_size, least=0)
@@ -36,6 +37,7 @@ class Recurrent(Layer):
         self.batch_first = bool(batch_first)
         self.dropout = _check.probability("dropout", dropout)
         self.bidirectional = bool(bidirectional)
+        self.reverse = _check.one_way(reverse, bidirectional)
         self.variational = bool(variational)
         self.context_size = _check.size("context_size", context_size, least=0)
         self.learn_initial_state = bool(learn_initial_state)
@@ -48,25 +50,30 @@ class Recurrent(Layer):
         self._reset_caches()
 
     def _shapes(self):
-        G, H, D = self.num_gates, self.hidden_size, self.num_directions
+        G, H, D, P = self.num_gates, self.hidden_size, self.num_directions, self.state_sizes[0]
         shapes = {}
         for layer in range(self.num_layers):
             for suffix in [f"_l{layer}", f"_l{layer}_reverse"][:D]:
-                shapes["weight_ih" + suffix] = (G * H, self.input_size if layer == 0 else D * H)
-                shapes["weight_hh" + suffix] = (G * H, H)
+                shapes["weight_ih" + suffix] = (G * H, self.input_size if layer == 0 else D * P)
+                shapes["weight_hh" + suffix] = (G * H, P)
                 if self.bias:
                     shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (G * H,)
+                if self.cell.proj_size:
+                    shapes["weight_hr" + suffix] = (P, H)
+                if self.cell.peephole:
+                    shapes["weight_peephole" + suffix] = ((G - 1) * H,)
         if self.context_size:
             for suffix in ["_l0", "_l0_reverse"][:D]:
                 shapes["weight_ch" + suffix] = (G * H, self.context_size)
         if self.learn_initial_state:
-            shapes |= dict.fromkeys(self.cell.states, (self.num_layers * D, H))
+            shapes |= {name: (self.num_layers * D, size) for name, size in zip(self.cell.states, self.state_sizes)}
         return shapes
 
     def _reset_caches(self):
         super()._reset_caches()
         self._net = Net(
-            self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.context_size, self.dtype
+            self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.context_size, self.dtype,
+            self.reverse,
         )  # fmt: skip
         self._packed_for = None
         self._tapes = Pool()
@@ -91,12 +98,17 @@ class Recurrent(Layer):
     @property
     def output_size(self):
         """Features of y: those of all directions."""
-        return self.num_directions * self.hidden_size
+        return self.num_directions * self.state_sizes[0]
+
+    @property
+    def state_sizes(self):
+        """Features of h, and of c if there is one."""
+        return (self.cell.proj_size or self.hidden_size, self.hidden_size)[: len(self.cell.states)]
 
     def __repr__(self):
         parts = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "variational": False}
-        defaults |= {"context_size": 0, "learn_initial_state": False}
+        defaults |= {"reverse": False, "context_size": 0, "learn_initial_state": False}
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         parts += self._repr_extra()
         if self.dtype != np.float32:
@@ -104,7 +116,7 @@ class Recurrent(Layer):
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def _repr_extra(self):
-        return []
+        return [f"{name}={getattr(self, name)!r}" for name, usual in self._usual.items() if getattr(self, name) != usual]
 
     def _packed(self):
         """The packed copies for the parameters as they are now."""
@@ -115,7 +127,7 @@ class Recurrent(Layer):
             self._packed_for = made
         return made[1]
 
-    def _prepare(self, x, state, lengths, resets, context, embedding):
+    def _prepare(self, x, state, lengths, mask, resets, context, embedding):
         """Check every argument; returns the call as the functional core wants it."""
         if embedding is None:
             x, unbatched = _check.x(self, x)
@@ -124,11 +136,15 @@ class Recurrent(Layer):
         T, B = x.shape[:2]
         state = _check.state(self, "state", state, B, unbatched)
         lengths = _check.lengths(lengths, T, B, unbatched)
+        mask = _check.steps(self, "mask", mask, T, B, unbatched)
         resets = _check.resets(self, resets, T, B, unbatched)
         context = _check.context(self, context, B, unbatched)
         if state is None and self.learn_initial_state:
-            state = tuple(np.broadcast_to(s[:, None], (len(s), B, self.hidden_size)) for s in self._initial_state())
-        batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
+            state = tuple(np.broadcast_to(s[:, None], (len(s), B, s.shape[1])) for s in self._initial_state())
+        if mask is None:
+            batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
+        else:
+            batch = MaskedBatch(mask, lengths, resets)
         if embedding is None:
             rows = batch.packed(np.ascontiguousarray(x).reshape(T * B, x.shape[2]))
         else:
@@ -142,7 +158,9 @@ class Recurrent(Layer):
         return tuple(self.params[name] for name in self.cell.states)
 
     def _shape_y(self, y, batch, unbatched):
-        y = batch.spread(y)
+        return self._shape(batch.outputs(y, self._net), unbatched)
+
+    def _shape(self, y, unbatched):
         return y[:, 0] if unbatched else y.transpose(1, 0, 2) if self.batch_first else y
 
     def _shape_state(self, state, unbatched):
@@ -153,7 +171,7 @@ class Recurrent(Layer):
         found = tuple(s[:, :, 0] if unbatched else s.transpose(0, 2, 1, 3) if self.batch_first else s for s in found)
         return found if self.cell.has_c else found[0]
 
-    def __call__(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, return_states=False):
+    def __call__(self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, return_states=False):
         """Run the network over a batch of sequences and keep nothing.
 
         Parameters
@@ -161,13 +179,17 @@ class Recurrent(Layer):
         x : array, shape (T, B, input_size), or (B, T, input_size) if batch_first, or (T, input_size) for one sequence
             A C-contiguous time-major array of the network's dtype is used without copying.
             With `embedding`: integer ids (T, B), whose rows of the embedding are the input.
-        state : ``h_0`` for GRU and vanilla, ``(h_0, c_0)`` for LSTM, each (num_layers * D, B, hidden_size), optional
+        state : ``h_0`` for GRU and vanilla, ``(h_0, c_0)`` for LSTM, each (num_layers * D, B, hidden_size), optional (h of a projected LSTM
+            has proj_size features)
             By default zeros, or what `learn_initial_state` has learnt. D is 2 if bidirectional, else 1. Row order is PyTorch's:
             layer 0 forward, layer 0 reverse, …
         lengths : (B,) ints in 0..T, any order, optional
             Steps past a row's length are not computed: output 0, final state as of its last valid step.
+        mask : bool, x's leading axes, optional
+            Where False, the step is not computed: the state is carried over it, and y there repeats what this direction gave last (zeros
+            before its first step). Left padding and holes are fine; beside `lengths` both count. As Keras.
         resets : bool, x's leading axes, optional
-            Where True, the row's state becomes zeros before step t.
+            Where True, the row's state becomes zeros before step t. Ignored past a row's length and at masked steps.
         context : (B, context_size), for a network made with context_size
             Enters every step of layer 0 as an extra bias ``context @ weight_ch.T``.
         embedding : fastrnn.Embedding, optional
@@ -177,10 +199,10 @@ class Recurrent(Layer):
 
         Returns
         -------
-        y : (T, B, D * hidden_size), or as x is laid out
+        y : (T, B, output_size), output_size = D * hidden_size, or as x is laid out
         state_n : like `state`, after the last step (for the reverse direction: after t = 0)
         states : only with `return_states`. h (num_layers * D, T, B, hidden_size), for LSTM the pair (h, c); with batch_first B before T.
-            At index t it is the state that step t computed, before any dropout and any reset; zeros past a row's length.
+            At index t it is the state that step t computed, before any dropout and any reset; zeros past a row's length. Not with `mask`.
 
         Raises
         ------
@@ -203,7 +225,8 @@ class Recurrent(Layer):
         >>> c.shape, bool((h[0] == y).all())
         ((1, 5, 2, 4), True)
         """
-        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
+        _check.states_of(mask, return_states)
+        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         net, packed = self._net, self._packed()
         if not return_states:
             y, state_n = forward(net, packed, batch, rows, state, context)
@@ -216,7 +239,7 @@ class Recurrent(Layer):
             tape.release()
         return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched), self._shape_states(found, unbatched)
 
-    def vjp(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, rng=None, return_states=False):
+    def vjp(self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None, return_states=False):
         """Run the network as in `__call__`, with dropout, and keep what the gradients need.
 
         Parameters
@@ -240,7 +263,8 @@ class Recurrent(Layer):
         ((5, 2, 3), (1, 2, 4), (12, 4))
         """
         learnt = state is None and self.learn_initial_state
-        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, resets, context, embedding)
+        _check.states_of(mask, return_states)
+        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         net, packed = self._net, self._packed()
         dropout = Dropout(self.dropout, self._draw(rng), self.variational) if self.dropout and self.num_layers > 1 else None
         tape = make_tape(net, batch, packed, dropout, self._tapes)
@@ -275,7 +299,7 @@ class Recurrent(Layer):
 
         Raises
         ------
-        ValueError  the network is bidirectional: its outputs depend on the future.
+        ValueError  the network is bidirectional or reverse: its outputs depend on the future.
 
         Examples
         --------
@@ -287,21 +311,23 @@ class Recurrent(Layer):
         >>> bool((np.stack(steps) == rnn(x)[0]).all())
         True
         """
-        if self.bidirectional:
-            raise ValueError(f"a stream needs outputs that do not depend on the future, but this {self.kind} is bidirectional")
+        if self.bidirectional or self.reverse:
+            way = "bidirectional" if self.bidirectional else "reverse"
+            raise ValueError(f"a stream needs outputs that do not depend on the future, but this {self.kind} is {way}")
         batch_size = _check.size("batch_size", batch_size)
         made = LearntStream if self.learn_initial_state else _engine.Stream
         return made(self, batch_size, _check.context(self, context, batch_size, False))
 
     def _stream_layers(self, context):
-        """(cell, Hp, [(w_ih, w, w2, bias, bias_stride) of each layer]) for a stream."""
+        """(cell, Hp, Pp, [(w_ih, w, w2, bias, bias_stride, options) of each layer]) for a stream."""
         packed = self._packed()
         layers = []
         for layer in range(self.num_layers):
             suffix = f"_l{layer}"
             w_ih = packed.input(suffix) if layer or self.input_size else None
-            layers.append((w_ih, *packed.recurrent(suffix), *bias_rows(packed, suffix, None if layer else context)))
-        return self.cell, packed.Hp, layers
+            bias = bias_rows(packed, suffix, None if layer else context)
+            layers.append((w_ih, *packed.recurrent(suffix), *bias, packed.options(suffix)))
+        return self.cell, packed.Hp, packed.Pp, layers
 
     def _stream_out(self, out, shape):
         """Say what is wrong with an array that a stream cannot write to."""
@@ -320,11 +346,13 @@ class RNN(Recurrent):
     input_size : int, features of x; 0 for an autonomous system h_t = f(h_{t-1})
     hidden_size : int
     num_layers : int
-    nonlinearity : "tanh", "relu" or "sigmoid"
+    nonlinearity : f, an activation: "tanh", "relu", "sigmoid", or one of those under Notes
+    clip : number > 0, the pre-activations are cut to -clip .. clip, and no gradient passes where they are; None: they are not
     bias : bool
     batch_first : bool, x and y are (B, T, …); states never are
     dropout : 0 <= p < 1, between layers, active in `vjp` only
     bidirectional : bool
+    reverse : bool, run from a row's last step to its first (with parameters named as a forward layer's); not with bidirectional
     variational : bool, one dropout mask for all steps of a sequence (Gal & Ghahramani 2016)
     context_size : int, features of a vector that enters every step
     learn_initial_state : bool, the initial state is a parameter ``h_0`` (num_layers * D, H), for LSTM also ``c_0``, instead of zeros. It
@@ -334,21 +362,28 @@ class RNN(Recurrent):
     seed : int, optional, for first values and dropout
     storage : Storage, optional, the buffer that several layers share
 
+    Notes
+    -----
+    Activations, ONNX's set and three of Keras; a name, or (name, alpha), or (name, alpha, beta); the usual alpha and beta in brackets:
+    tanh, sigmoid, relu, linear, affine (1, 0: ``alpha*a + beta``), leaky_relu (0.01), thresholded_relu (1: a above alpha, else 0),
+    scaled_tanh (1, 1: ``alpha*tanh(beta*a)``), hard_sigmoid (1/6, 1/2: ``clip(alpha*a + beta, 0, 1)``, torch's and Keras 3's; ONNX and
+    Keras 2 have 0.2 and 1/2), elu (1), softsign, softplus, selu, silu, exponential.
+
     Examples
     --------
     >>> import fastrnn
     >>> fastrnn.RNN(3, 4, nonlinearity="relu")
     RNN(3, 4, nonlinearity='relu')
+    >>> fastrnn.RNN(3, 4, nonlinearity=("leaky_relu", 0.2), clip=5.0)
+    RNN(3, 4, nonlinearity=('leaky_relu', 0.2), clip=5.0)
     """
 
-    def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", **options):
-        self.nonlinearity = _check.choice("nonlinearity", nonlinearity, tuple(RNN_CELLS))
-        super().__init__(RNN_CELLS[nonlinearity], input_size, hidden_size, num_layers, **options)
-
     kind = "RNN"
+    _usual = {"nonlinearity": "tanh", "clip": None}
 
-    def _repr_extra(self):
-        return [f"nonlinearity={self.nonlinearity!r}"] if self.nonlinearity != "tanh" else []
+    def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", clip=None, **options):
+        self.nonlinearity, self.clip = nonlinearity, clip
+        super().__init__(rnn_cell(nonlinearity, _check.clip(clip)), input_size, hidden_size, num_layers, **options)
 
 
 class GRU(Recurrent):
@@ -359,6 +394,8 @@ class GRU(Recurrent):
     reset_after : bool
         True: ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, as PyTorch and cuDNN.
         False: ``n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)``, as in the paper's first version.
+    activation, recurrent_activation : of n, and of r and z; see the notes of `RNN`
+    clip : as in `RNN`
     The others as in `RNN`.
 
     Examples
@@ -368,29 +405,58 @@ class GRU(Recurrent):
     GRU(3, 4, num_layers=2, bidirectional=True)
     """
 
-    def __init__(self, input_size, hidden_size, num_layers=1, *, reset_after=True, **options):
-        self.reset_after = bool(reset_after)
-        super().__init__(GRU_CELL if reset_after else GRU_BEFORE_CELL, input_size, hidden_size, num_layers, **options)
-
     kind = "GRU"
+    _usual = {"reset_after": True, "activation": "tanh", "recurrent_activation": "sigmoid", "clip": None}
 
-    def _repr_extra(self):
-        return [] if self.reset_after else ["reset_after=False"]
+    def __init__(
+        self, input_size, hidden_size, num_layers=1, *,
+        reset_after=True, activation="tanh", recurrent_activation="sigmoid", clip=None, **options,
+    ):  # fmt: skip
+        self.reset_after = bool(reset_after)
+        self.activation, self.recurrent_activation, self.clip = activation, recurrent_activation, clip
+        cell = gru_cell(self.reset_after, activation, recurrent_activation, _check.clip(clip))
+        super().__init__(cell, input_size, hidden_size, num_layers, **options)
 
 
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000); gates i, f, g, o.
 
-    Parameters as in `RNN`, without nonlinearity. Its state is the pair ``(h, c)``.
+    Its state is the pair ``(h, c)``.
+
+    Parameters
+    ----------
+    proj_size : P, 0 <= P < hidden_size: ``h = W_hr (o * tanh(c))`` has P features (LSTMP, Sak et al. 2014; torch's proj_size), with
+        ``weight_hr_l0`` (P, H); 0: it is not projected
+    peephole : bool, i and f see c_prev, o sees c (Gers & Schmidhuber 2000), with ``weight_peephole_l0`` (3*H,), order i, f, o
+    coupled : bool, no forget gate: ``f = 1 - i`` (Greff et al. 2017). Three gates i, g, o; ``weight_peephole_l0`` is (2*H,), order i, o
+    activation, recurrent_activation, output_activation : of g; of i, f and o; of c on its way to h (by default that of g); see the
+        notes of `RNN`
+    clip : as in `RNN`; c is not clipped
+    The others as in `RNN`, without nonlinearity.
 
     Examples
     --------
-    >>> import fastrnn
+    >>> import numpy as np, fastrnn
     >>> fastrnn.LSTM(3, 4, dtype="float64")
     LSTM(3, 4, dtype='float64')
+    >>> y, (h, c) = fastrnn.LSTM(3, 4, proj_size=2, peephole=True)(np.zeros((5, 1, 3), "float32"))
+    >>> y.shape, h.shape, c.shape
+    ((5, 1, 2), (1, 1, 2), (1, 1, 4))
     """
 
-    def __init__(self, input_size, hidden_size, num_layers=1, **options):
-        super().__init__(LSTM_CELL, input_size, hidden_size, num_layers, **options)
-
     kind = "LSTM"
+    _usual = {
+        "proj_size": 0, "peephole": False, "coupled": False,
+        "activation": "tanh", "recurrent_activation": "sigmoid", "output_activation": None, "clip": None,
+    }  # fmt: skip
+
+    def __init__(
+        self, input_size, hidden_size, num_layers=1, *, proj_size=0, peephole=False, coupled=False,
+        activation="tanh", recurrent_activation="sigmoid", output_activation=None, clip=None, **options,
+    ):  # fmt: skip
+        self.proj_size = _check.projection(proj_size, hidden_size)
+        self.peephole, self.coupled, self.clip = bool(peephole), bool(coupled), clip
+        self.activation, self.recurrent_activation, self.output_activation = activation, recurrent_activation, output_activation
+        functions = activation, recurrent_activation, output_activation
+        cell = lstm_cell(*functions, _check.clip(clip), self.peephole, self.coupled, self.proj_size)
+        super().__init__(cell, input_size, hidden_size, num_layers, **options)

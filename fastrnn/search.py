@@ -181,9 +181,7 @@ class _Writers:
 
         batch = _stack.even_batch(1, rows)
         state = None if first.state is None else tuple(np.repeat(s[:, some], K, axis=1) for s in first.state)
-        h, c = _stack.state_rows(net, batch, Hp, state and state[0]), None
-        if net.cell.has_c:
-            c = _stack.state_rows(net, batch, Hp, state and state[1])
+        h, c = _stack.state_rows(net, packed, batch, state)
         out = np.empty((rows, self.decoder.output_size), net.dtype)
         joined = np.empty((rows, self.decoder.memory_size + net.hidden_size), net.dtype) if self.attends else None
         layers, below = [], _stack.Tokens(ids, self.tokens.table, None, self.tokens.parts)

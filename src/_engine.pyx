@@ -371,9 +371,28 @@ cdef inline int least_vectors(const Sweep *s) noexcept nogil:
     return 1 if not s.keep and (s.cell == RNN_LSTM or s.cell == RNN_GRU) else s.kernels.panel
 
 
-cdef inline int phases(int cell) noexcept nogil:
+cdef inline int phases(int cell, const rnn_options *options) noexcept nogil:
     """How often parts that split the units meet in a step."""
-    return 2 if cell == RNN_GRU_BEFORE else 1
+    return 2 if cell == RNN_GRU_BEFORE or cell == RNN_GRU_BEFORE_OPTIONS or (options != NULL and options.projected) else 1
+
+
+cdef class Options:
+    """What a cell with options does otherwise than its plain kind, for one layer and direction."""
+    cdef rnn_options options
+    cdef readonly Py_ssize_t P, Pp
+    cdef object peephole
+
+    def __init__(
+        self, functions,                   # (kind, alpha, beta) of gates, candidate and output: kernels.h
+        double clip, Py_ssize_t blocks,
+        Py_ssize_t P, Py_ssize_t Pp, bint projected,  # features of h
+        peephole,                          # (gates-1, Hp) or None                               in
+    ):
+        cdef rnn_options *o = &self.options
+        (o.gate.kind, o.gate.alpha, o.gate.beta), (o.candidate.kind, o.candidate.alpha, o.candidate.beta), output = functions
+        o.output.kind, o.output.alpha, o.output.beta = output
+        o.clip, o.blocks, o.projected, o.peephole = clip, blocks, projected, address(peephole)
+        self.P, self.Pp, self.peephole = P, Pp, peephole
 
 
 cdef class Forward:
@@ -423,8 +442,14 @@ cdef class Forward:
         s.y_stride = y_stride
         s.keep = keep
         s.chunk = chunk
+        s.P, s.Pp = H, Hp
         self.total = offset[s.T]
         self.row_flops = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
+
+    def set_options(self, Options options):
+        """A cell with options; where it projects, h_prev, h_n and y have P features."""
+        self.s.options, self.s.P, self.s.Pp = &options.options, options.P, options.Pp
+        self.held += (options,)
 
     def set_feed(self, w_feed, feed):
         """A second input of each row, feed (rows, F), w_feed packed (x_blocks*Hp, F)."""
@@ -437,7 +462,7 @@ cdef class Forward:
         cdef Split *split = &self.split
         cdef double flops = self.row_flops * self.total
         split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops,
-                    s.blocks * s.H * s.H * s.item, phases(s.cell), least_vectors(s), False)
+                    s.blocks * s.H * s.H * s.item, phases(s.cell, s.options), least_vectors(s), False)
         s.units, s.cuts = split.units, split.cuts
         cdef Py_ssize_t step = slice_steps(s.chunk, s.T, flops / split.parts)
         s.first = 0
@@ -585,6 +610,12 @@ cdef class Bptt:
         self.ld, self.width = blocks * Hp, x_blocks * Hp
         self.total = offset[s.T]
         self.dx.kernels = s.kernels
+        s.P, s.Pp = H, Hp
+
+    def set_options(self, Options options):
+        """A cell with options; where it projects, dy, h_prev and dh have P features."""
+        self.s.options, self.s.P, self.s.Pp = &options.options, options.P, options.Pp
+        self.held.append(options)
 
     def add_gemm(self, Py_ssize_t column, right, c):
         """c (M, N) += dgates[:, column:column+M].T @ right (rows, N), rows of which may be apart."""
@@ -621,7 +652,7 @@ cdef class Bptt:
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t i
         split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops(),
-                    s.blocks * s.H * s.H * s.item, phases(s.cell), s.kernels.panel, False)
+                    s.blocks * s.H * s.H * s.item, phases(s.cell, s.options), s.kernels.panel, False)
         s.units, s.cuts = split.units, split.cuts
         for i in range(count):
             self.chunk(i, count)
@@ -759,9 +790,9 @@ cdef class Stream:
     Made by ``rnn.stream(batch_size, context)``. Its outputs are those of one call over the whole sequence, bit for bit.
     """
     cdef object layer, context, packed, dtype, scratch
-    cdef readonly object h, c                     # (L, B, Hp) states; c is None without cell states
+    cdef readonly object h, c                     # (L, B, Pp), (L, B, Hp) states; c is None without cell states
     cdef readonly Py_ssize_t batch_size
-    cdef Py_ssize_t L, I, H
+    cdef Py_ssize_t L, I, H, P                    # P: features of h and y
     cdef Py_ssize_t offset[CHUNK_STEPS + 1]
     cdef Sweep *sweeps
     cdef bint is_double
@@ -773,7 +804,7 @@ cdef class Stream:
         self.layer, self.batch_size, self.context = layer, batch_size, context
         self.dtype = layer.dtype
         self.is_double = layer.dtype.itemsize == 8
-        self.L, self.I, self.H = layer.num_layers, layer.input_size, layer.hidden_size
+        self.L, self.I, self.H, self.P = layer.num_layers, layer.input_size, layer.hidden_size, layer.output_size
         self.sweeps = <Sweep *>PyMem_Calloc(self.L, sizeof(Sweep))
         if self.sweeps == NULL:
             raise MemoryError()
@@ -787,11 +818,12 @@ cdef class Stream:
 
     def refresh(self):
         """Take over the layer's parameters as they are now. The state stays."""
-        cdef Py_ssize_t l, B = self.batch_size, Hp, blocks, steps
+        cdef Py_ssize_t l, B = self.batch_size, Hp, Pp, blocks, steps
         cdef Sweep *s
-        cell, padded, self.packed = self.layer._stream_layers(self.context)
+        cdef Options options
+        cell, Hp, Pp, self.packed = self.layer._stream_layers(self.context)
         state = None if self.h is None else self.state
-        Hp, blocks = padded, cell.blocks
+        blocks = cell.blocks
         steps = chunk_steps(B, blocks * Hp * self.dtype.itemsize)
 
         def zeros(*shape):
@@ -799,25 +831,26 @@ cdef class Stream:
             array.fill(0)
             return array
 
-        self.h = zeros(self.L, B, Hp)
+        self.h = zeros(self.L, B, Pp)
         self.c = zeros(self.L, B, Hp) if cell.has_c else None
-        gates, h_prev, y = zeros(steps * B, blocks * Hp), zeros(2 * B, Hp), zeros(2, CHUNK_STEPS * B, self.H)
+        gates, h_prev, y = zeros(steps * B, blocks * Hp), zeros(2 * B, Pp), zeros(2, CHUNK_STEPS * B, self.P)
         c_prev = zeros(2 * B, Hp) if cell.has_c else None
         self.scratch = gates, h_prev, c_prev, y
         self.flops = 0
         for l in range(self.L):
             s = self.sweeps + l
-            w_ih, w, w2, bias, bias_stride = self.packed[l]
+            w_ih, w, w2, bias, bias_stride, options = self.packed[l]
             s.kernels = table[self.is_double]
-            s.cell, s.reverse, s.keep, s.B, s.I, s.H, s.Hp = cell.code, False, False, B, self.H if l else self.I, self.H, Hp
+            s.cell, s.reverse, s.keep, s.B, s.I, s.H, s.Hp = cell.code, False, False, B, self.P if l else self.I, self.H, Hp
+            s.P, s.Pp, s.options = self.P, Pp, NULL if options is None else &options.options
             s.item, s.blocks, s.x_blocks, s.chunk = self.dtype.itemsize, blocks, len(cell.x_gates), steps
             s.offset = self.offset
             s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
             s.bias, s.bias_stride = address(bias), bias_stride
             s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
             s.h_n, s.c_n = address(self.h[l]), address(self.c[l]) if cell.has_c else NULL
-            s.y, s.y_stride = address(y[l % 2]), self.H
-            self.flops += 2.0 * B * blocks * self.H * (s.H + s.I)
+            s.y, s.y_stride = address(y[l % 2]), self.P
+            self.flops += 2.0 * B * blocks * self.H * (s.P + s.I)
         if state is not None:
             self.state = state
 
@@ -831,7 +864,7 @@ cdef class Stream:
         split.cuts[0], split.cuts[1] = 0, self.batch_size
         if self.flops * T * AWAKE >= SPLIT_FLOPS or forced_split >= 0:
             split_sweep(&split, self.batch_size, NULL, self.batch_size * T, T, s.Hp // s.kernels.lanes, self.flops / self.batch_size,
-                        s.blocks * s.H * s.H * item, phases(s.cell), least_vectors(s), rnn_seconds() - self.ended < AT_HAND_US * 1e-6)
+                        s.blocks * s.H * s.H * item, phases(s.cell, s.options), least_vectors(s), rnn_seconds() - self.ended < AT_HAND_US * 1e-6)
         while t < T:
             n = min(T - t, CHUNK_STEPS)
             for l in range(self.L):
@@ -839,7 +872,7 @@ cdef class Stream:
                 s.T, s.first, s.last, s.units, s.cuts = n, 0, n, split.units, split.cuts
                 s.x = (x + t * row * self.I if self.I else NULL) if l == 0 else (s - 1).y
                 if l == self.L - 1:
-                    s.y = y + t * row * self.H
+                    s.y = y + t * row * self.P
                 if self.flops * n < 20000:        # shorter than giving the GIL away
                     mode = rnn_flush_denormals()
                     sweep_part(s, 0, 1)
@@ -860,30 +893,30 @@ cdef class Stream:
         Parameters
         ----------
         x_t : (batch_size, input_size), of the layer's dtype
-        out : (batch_size, hidden_size), C-contiguous, optional; may not overlap x_t
+        out : (batch_size, output_size), C-contiguous, optional; may not overlap x_t
 
         Returns
         -------
-        y_t : (batch_size, hidden_size), `out` if given
+        y_t : (batch_size, output_size), `out` if given
         """
         if not self.fits(x_t, 2, -1):
             x_t = self.rows_of("x_t", x_t, (self.batch_size, self.I))
         if out is None:
-            out = np.empty((self.batch_size, self.H), self.dtype)
-        elif not self.fits(out, 2, self.H):
-            self.layer._stream_out(out, (self.batch_size, self.H))
+            out = np.empty((self.batch_size, self.P), self.dtype)
+        elif not self.fits(out, 2, self.P):
+            self.layer._stream_out(out, (self.batch_size, self.P))
         self.advance(address(x_t), address(out, True), 1)
         return out
 
     def run(self, x, out=None):
-        """Several steps: x (T, batch_size, input_size) -> y (T, batch_size, hidden_size)."""
+        """Several steps: x (T, batch_size, input_size) -> y (T, batch_size, output_size)."""
         if not self.fits(x, 3, -1):
             x = self.rows_of("x", x, (None, self.batch_size, self.I))
         cdef Py_ssize_t T = x.shape[0]
         if out is None:
-            out = np.empty((T, self.batch_size, self.H), self.dtype)
-        elif not self.fits(out, 3, self.H) or out.shape[0] != T:
-            self.layer._stream_out(out, (T, self.batch_size, self.H))
+            out = np.empty((T, self.batch_size, self.P), self.dtype)
+        elif not self.fits(out, 3, self.P) or out.shape[0] != T:
+            self.layer._stream_out(out, (T, self.batch_size, self.P))
         self.advance(address(x), address(out, True), T)
         return out
 
@@ -923,14 +956,14 @@ cdef class Stream:
     @property
     def state(self):
         """A copy of the state, as the layer's call takes it; may be set."""
-        copies = tuple(np.array(s[:, :, : self.H]) for s in (self.h, self.c) if s is not None)
+        copies = tuple(np.array(s[:, :, :n]) for s, n in ((self.h, self.P), (self.c, self.H)) if s is not None)
         return copies if self.c is not None else copies[0]
 
     @state.setter
     def state(self, value):
         value = self.layer._stream_state(value, self.batch_size)
         for state, new in zip((self.h, self.c), value):
-            state[:, :, : self.H] = new
+            state[:, :, : new.shape[2]] = new
 
 
 # ---- around the recurrence ----------------------------------------------------------------------------------------

@@ -266,17 +266,23 @@ static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K
         }
 }
 
-/* c = dgates (rows, K) @ w.T (+ c), dgates from this block on, for all the rows of a step and this part's units. It needs the dgates of
- * all units, so it is where the parts meet. */
-static void step_product(const rnn_step_backward *s, ptrdiff_t block, ptrdiff_t K, ptrdiff_t blocks, const void *w, void *c, int accumulate)
+/* c (rows, N) = a (rows, K) @ w.T (+ c), columns from .. to, for all the rows of a step. It needs the a of all parts, so it is where they meet. */
+static void step_product_to(const rnn_step_backward *s, const real *a, ptrdiff_t lda, ptrdiff_t K, const void *w,
+                            void *c, ptrdiff_t N, ptrdiff_t from, ptrdiff_t to, int accumulate)
 {
     const ptrdiff_t first = 0;
-    const rnn_product p = {.groups = 1, .first = &first, .count = &s->rows, .N = s->Hp, .K = K,
-                           .a = (const real *)s->dgates + block * s->Hp, .lda = blocks * s->Hp, .w = w,
-                           .c = c, .ldc = s->Hp, .accumulate = accumulate, .flip = s->flip, .v0 = s->u0 / VL, .v1 = s->u1 / VL};
+    const rnn_product p = {.groups = 1, .first = &first, .count = &s->rows, .N = N, .K = K, .a = a, .lda = lda, .w = w,
+                           .c = c, .ldc = N, .accumulate = accumulate, .flip = s->flip, .v0 = from / VL, .v1 = to / VL};
     if (s->parts > 1)
         rnn_team_meet(s->part, s->parts);
-    product(&p);
+    if (from < to)
+        product(&p);
+}
+
+/* c = dgates (rows, K) @ w.T (+ c), dgates from this block on, this part's units of c */
+static void step_product(const rnn_step_backward *s, ptrdiff_t block, ptrdiff_t K, ptrdiff_t blocks, const void *w, void *c, int accumulate)
+{
+    step_product_to(s, (const real *)s->dgates + block * s->Hp, blocks * s->Hp, K, w, c, s->Hp, s->u0, s->u1, accumulate);
 }
 
 /* ---- the recurrent part of a step ----------------------------------------------------------------------------- */
@@ -396,6 +402,7 @@ INLINE void store_state(const rnn_step *s, ptrdiff_t row, ptrdiff_t unit, vec h)
 #include "kernels_rnn.h"
 #include "kernels_gru.h"
 #include "kernels_lstm.h"
+#include "kernels_options.h"
 #include "kernels_layers.h"
 #include "kernels_attention.h"
 #include "kernels_optim.h"
@@ -413,10 +420,15 @@ const rnn_kernels PASTE(PASTE(rnn_kernels_, ISA), PASTE(_, REAL)) = {
     .forward = {
         [RNN_TANH] = rnn_tanh_forward, [RNN_RELU] = rnn_relu_forward, [RNN_SIGMOID] = rnn_sigmoid_forward,
         [RNN_GRU] = gru_forward, [RNN_GRU_BEFORE] = gru_before_forward, [RNN_LSTM] = lstm_forward,
+        [RNN_OPTIONS] = rnn_options_forward, [RNN_GRU_OPTIONS] = gru_options_forward, [RNN_GRU_BEFORE_OPTIONS] = gru_before_options_forward,
+        [RNN_LSTM_OPTIONS] = lstm_four_forward, [RNN_LSTM_COUPLED] = lstm_coupled_forward,
     },
     .backward = {
         [RNN_TANH] = rnn_tanh_backward, [RNN_RELU] = rnn_relu_backward, [RNN_SIGMOID] = rnn_sigmoid_backward,
         [RNN_GRU] = gru_backward, [RNN_GRU_BEFORE] = gru_before_backward, [RNN_LSTM] = lstm_backward,
+        [RNN_OPTIONS] = rnn_options_backward, [RNN_GRU_OPTIONS] = gru_options_backward,
+        [RNN_GRU_BEFORE_OPTIONS] = gru_before_options_backward,
+        [RNN_LSTM_OPTIONS] = lstm_four_backward, [RNN_LSTM_COUPLED] = lstm_coupled_backward,
     },
     .product = product,
     .pack = pack,

@@ -12,41 +12,72 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { RNN_TANH, RNN_RELU, RNN_SIGMOID, RNN_GRU, RNN_GRU_BEFORE, RNN_LSTM, RNN_CELLS };
+enum {
+    RNN_TANH, RNN_RELU, RNN_SIGMOID, RNN_GRU, RNN_GRU_BEFORE, RNN_LSTM,
+    RNN_OPTIONS, RNN_GRU_OPTIONS, RNN_GRU_BEFORE_OPTIONS, RNN_LSTM_OPTIONS, RNN_LSTM_COUPLED,   /* with rnn_options */
+    RNN_CELLS
+};
+
+enum {
+    F_TANH, F_SIGMOID, F_RELU, F_AFFINE, F_LEAKY_RELU, F_THRESHOLDED_RELU, F_SCALED_TANH, F_HARD_SIGMOID, F_ELU, F_SOFTSIGN, F_SOFTPLUS,
+    F_SELU, F_SILU, F_EXPONENTIAL
+};
+
+/* An activation; alpha and beta where it has them: ONNX's definitions. */
+typedef struct {
+    int kind;
+    double alpha, beta;
+} rnn_function;
+
+/* What a cell with options does otherwise. */
+typedef struct {
+    rnn_function gate;           /* of r and z, or i, f and o                                      */
+    rnn_function candidate;      /* of the vanilla RNN's h, of n, of g                             */
+    rnn_function output;         /* of the LSTM's c on its way to h                                */
+    double clip;                 /* a pre-activation of gate or candidate is cut to -clip .. clip; infinity: it is not */
+    const void *peephole;        /* (gates-1, Hp): i, f, o, or i, o; NULL: none                    */
+    int projected;               /* h = W_hr m has P features, not H                               */
+    ptrdiff_t blocks;            /* X                                                              */
+} rnn_options;
 
 /* One recurrent step of some rows, and of the units of this thread. X is the number of tape blocks (`blocks` in cells.py): 1 for the vanilla RNN, 4 for GRU and LSTM.
- * LSTM blocks: i, f, g, o. GRU blocks: n, r, z, hn = W_hn h + b_hn; with the reset gate before the product the last is rh = r * h_prev. */
+ * LSTM blocks: i, f, g, o. GRU blocks: n, r, z, hn = W_hn h + b_hn; with the reset gate before the product the last is rh = r * h_prev.
+ * With rnn_options the blocks hold pre-activations; an LSTM then has more of them: kernels_options.h. */
 typedef struct {
     ptrdiff_t rows, H, Hp;
-    const void *w, *w2;          /* packed recurrent weights; w2: GRU_BEFORE's W_hn            in  */
+    ptrdiff_t P, Pp;             /* features of h and y: H and Hp but for a projection             */
+    const rnn_options *options;  /* or NULL for a cell without                                 in  */
+    const void *w, *w2;          /* packed recurrent weights; w2: GRU_BEFORE's W_hn, or W_hr   in  */
     const void *bias;            /* (rows or 1, X*Hp)                                          in  */
     ptrdiff_t bias_stride;       /* X*Hp if each row has its own (context), else 0                 */
     void *gates;                 /* (rows, X*Hp) in: input part x @ W_ih.T; out: activations if keep */
-    const void *h_prev, *c_prev; /* (rows, Hp)                                                 in  */
-    void *h_next, *c_next;       /* (go_on, Hp)                                                out */
+    const void *h_prev, *c_prev; /* (rows, Pp), (rows, Hp)                                     in  */
+    void *h_next, *c_next;       /* (go_on, Pp), (go_on, Hp)                                   out */
     void *h_end, *c_end;         /* rows from go_on on: final states, at the row's own place   out */
     ptrdiff_t go_on;             /* rows that have a step after this one                           */
-    void *y;                     /* (rows, H), stride y_stride                                 out */
+    void *y;                     /* (rows, P), stride y_stride                                 out */
     ptrdiff_t y_stride;
     int keep;                    /* write the activations for the tape                             */
     int flip;                    /* last block of units first: what is in cache is used before it is replaced */
     ptrdiff_t u0, u1;            /* units to compute, whole vectors: 0, Hp if one thread has them all */
+    ptrdiff_t p0, p1;            /* features of a projected h to compute: 0, Pp                    */
     int part, parts;             /* the others are computed at the same time by parts that meet between phases */
 } rnn_step;
 
 /* The same step backwards: dgates of this step, and dh, dc carried on to the step before. */
 typedef struct {
-    ptrdiff_t rows, H, Hp;
-    const void *w, *w2;          /* recurrent weights packed for dgates @ W_hh                 in  */
-    const void *dy;              /* (rows, H), stride dy_stride, or NULL for zeros             in  */
+    ptrdiff_t rows, H, Hp, P, Pp;
+    const rnn_options *options;
+    const void *w, *w2;          /* recurrent weights packed for dgates @ W_hh; w2: W_hr for dh @ W_hr   in  */
+    const void *dy;              /* (rows, P), stride dy_stride, or NULL for zeros             in  */
     ptrdiff_t dy_stride;
     const void *gates;           /* (rows, X*Hp)                                               in  */
-    const void *h_prev, *c_prev; /* (rows, Hp)                                                 in  */
+    const void *h_prev, *c_prev; /* (rows, Pp), (rows, Hp)                                     in  */
     void *dgates;                /* (rows, X*Hp) of the pre-activations                        out */
-    void *dh, *dc;               /* (rows, Hp) in: of the state after the step; out: before it     */
-    void *dphase;                /* (rows, Hp) scratch of GRU_BEFORE                           out */
+    void *dh, *dc;               /* (rows, Pp), (rows, Hp) in: of the state after the step; out: before it */
+    void *dphase;                /* (rows, Hp) scratch of a cell with two phases               out */
     int flip;                    /* as in rnn_step                                                 */
-    ptrdiff_t u0, u1;
+    ptrdiff_t u0, u1, p0, p1;
     int part, parts;
 } rnn_step_backward;
 

@@ -2,10 +2,22 @@
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
-    enum: RNN_TANH, RNN_RELU, RNN_SIGMOID, RNN_GRU, RNN_GRU_BEFORE, RNN_LSTM, RNN_CELLS
+    enum: RNN_TANH, RNN_RELU, RNN_SIGMOID, RNN_GRU, RNN_GRU_BEFORE, RNN_LSTM, RNN_GRU_BEFORE_OPTIONS, RNN_CELLS
+
+    ctypedef struct rnn_function:
+        int kind
+        double alpha, beta
+
+    ctypedef struct rnn_options:
+        rnn_function gate, candidate, output
+        double clip
+        const void *peephole
+        int projected
+        Py_ssize_t blocks
 
     ctypedef struct rnn_step:
-        Py_ssize_t rows, H, Hp
+        Py_ssize_t rows, H, Hp, P, Pp
+        const rnn_options *options
         const void *w
         const void *w2
         const void *bias
@@ -21,11 +33,12 @@ cdef extern from "kernels.h" nogil:
         void *y
         Py_ssize_t y_stride
         int keep, flip
-        Py_ssize_t u0, u1
+        Py_ssize_t u0, u1, p0, p1
         int part, parts
 
     ctypedef struct rnn_step_backward:
-        Py_ssize_t rows, H, Hp
+        Py_ssize_t rows, H, Hp, P, Pp
+        const rnn_options *options
         const void *w
         const void *w2
         const void *dy
@@ -38,7 +51,7 @@ cdef extern from "kernels.h" nogil:
         void *dc
         void *dphase
         int flip
-        Py_ssize_t u0, u1
+        Py_ssize_t u0, u1, p0, p1
         int part, parts
 
     ctypedef struct rnn_product:

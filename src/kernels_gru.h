@@ -91,16 +91,18 @@ static void gru_before_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_
             }
 }
 
-static void gru_before_forward(const rnn_step *s)
+INLINE void gru_before_phases(const rnn_step *s, cell_fn *first, cell_fn *second)
 {
     const real *gates = s->gates, *bias = s->bias;
     const chain_args r_and_z = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w, .x = gates + s->Hp, .bias = bias + s->Hp, .x_cols = 2};
     const chain_args n = {.K = s->H, .a = gates + 3 * s->Hp, .lda = 4 * s->Hp, .w = s->w2, .x = gates, .bias = bias, .x_cols = PANEL};
-    step_blocks(s, 2, r_and_z, 4 * s->Hp, gru_before_gates);
+    step_blocks(s, 2, r_and_z, 4 * s->Hp, first);
     if (s->parts > 1)
         rnn_team_meet(s->part, s->parts);
-    step_blocks(s, 0, n, 4 * s->Hp, gru_before_cell);
+    step_blocks(s, 0, n, 4 * s->Hp, second);
 }
+
+static void gru_before_forward(const rnn_step *s)    { gru_before_phases(s, gru_before_gates, gru_before_cell); }
 
 static void gru_before_backward(const rnn_step_backward *s)
 {

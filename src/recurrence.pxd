@@ -5,7 +5,7 @@ A thread computes rows [b0, b1) of all steps and waits for nobody; or (units) un
 """
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int64_t
-from kernels cimport rnn_kernels, rnn_product, rnn_step, rnn_announce, rnn_await, rnn_step_backward, rnn_team_meet
+from kernels cimport rnn_kernels, rnn_options, rnn_product, rnn_step, rnn_announce, rnn_await, rnn_step_backward, rnn_team_meet
 
 cdef enum:
     CHUNK_STEPS = 64              # most steps whose input parts are computed at once
@@ -18,6 +18,8 @@ ctypedef struct Sweep:
     int cell
     bint reverse
     Py_ssize_t T, B, I, H, Hp
+    Py_ssize_t P, Pp              # features of h: H and Hp but for a projection
+    const rnn_options *options    # or NULL
     Py_ssize_t item               # bytes of an element
     Py_ssize_t blocks             # X: blocks of a row on the tape
     Py_ssize_t x_blocks           # blocks of a row that have an input part, the first ones
@@ -37,11 +39,11 @@ ctypedef struct Sweep:
     const char *bias              # (B or 1, X*Hp)
     Py_ssize_t bias_stride
     char *gates                   # tape (total, X*Hp), or scratch for one chunk
-    char *h_prev                  # tape (total, Hp), or two states (2, B, Hp)
-    char *c_prev
-    char *h_n                     # (B, Hp) in: initial state; out: final state
-    char *c_n
-    char *y                       # (total, H), stride y_stride
+    char *h_prev                  # tape (total, Pp), or two states (2, B, Pp)
+    char *c_prev                  # the same with Hp
+    char *h_n                     # (B, Pp) in: initial state; out: final state
+    char *c_n                     # (B, Hp)
+    char *y                       # (total, P), stride y_stride
     Py_ssize_t y_stride
     bint keep                     # there is a tape
     Py_ssize_t chunk              # steps of a chunk
@@ -53,21 +55,22 @@ ctypedef struct SweepBackward:
     const rnn_kernels *kernels
     int cell
     bint reverse
-    Py_ssize_t T, B, H, Hp, item, blocks
+    Py_ssize_t T, B, H, Hp, P, Pp, item, blocks
+    const rnn_options *options
     const Py_ssize_t *offset
     bint units
     const Py_ssize_t *cuts
     const unsigned char *resets
     const char *w
     const char *w2
-    const char *dy                # (total, H), stride dy_stride, or NULL
+    const char *dy                # (total, P), stride dy_stride, or NULL
     Py_ssize_t dy_stride
     const char *gates
     const char *h_prev
     const char *c_prev
     char *dgates                  # (total, X*Hp) out
-    char *dh                      # (B, Hp) in: gradient of the final state; out: of the initial state
-    char *dc
+    char *dh                      # (B, Pp) in: gradient of the final state; out: of the initial state
+    char *dc                      # (B, Hp)
     char *dphase                  # (B, Hp) scratch
     Py_ssize_t first, last
 
@@ -155,35 +158,45 @@ cdef inline Py_ssize_t state_of(const Sweep *s, Py_ssize_t q, Py_ssize_t t) noex
     """Where the states before step t begin: on the tape each step has its own rows, without a tape two take turns."""
     return s.offset[t] if s.keep else (q & 1) * s.B
 
-cdef inline void cut_states(
-    const Sweep *s, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t u0, Py_ssize_t u1, char *h, char *c,
+cdef inline void cut_rows_of(
+    char *state, Py_ssize_t row, const unsigned char *resets, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t low, Py_ssize_t high,
 ) noexcept nogil:
-    """Rows lo..hi of a state become zeros where resets[t] says so."""
-    cdef Py_ssize_t b, at
+    """Rows lo..hi of a state (row bytes each) become zeros, from byte low to byte high, where resets say so."""
+    cdef Py_ssize_t b
     for b in range(lo, hi):
-        if s.resets[s.offset[t] + b]:
-            at = (b * s.Hp + u0) * s.item
-            memset(h + at, 0, (u1 - u0) * s.item)
-            if c != NULL:
-                memset(c + at, 0, (u1 - u0) * s.item)
+        if resets[b]:
+            memset(state + b * row + low, 0, high - low)
 
-cdef inline void start_rows(const Sweep *s, Py_ssize_t q, Py_ssize_t b0, Py_ssize_t b1, Py_ssize_t u0, Py_ssize_t u1) noexcept nogil:
-    """Rows whose first step of computation is q take the initial state."""
-    cdef Py_ssize_t t = s.T - 1 - q if s.reverse else q, lo = running(s.offset, t, b0), hi = running(s.offset, t, b1)
-    cdef Py_ssize_t b, at, new = lo, row = s.Hp * s.item, size = (u1 - u0) * s.item
-    cdef char *h = s.h_prev + state_of(s, q, t) * row
-    cdef char *c = s.c_prev + state_of(s, q, t) * row if s.c_prev != NULL else NULL
+cdef inline void cut_states(
+    const Sweep *s, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, int part, int parts, char *h, char *c,
+) noexcept nogil:
+    """Rows lo..hi of a state, this part's units of them, become zeros where resets[t] says so."""
+    cdef const unsigned char *resets = s.resets + s.offset[t]
+    cut_rows_of(h, s.Pp * s.item, resets, lo, hi, share(s.kernels, s.Pp, part, parts) * s.item, share(s.kernels, s.Pp, part + 1, parts) * s.item)
+    if c != NULL:
+        cut_rows_of(c, s.Hp * s.item, resets, lo, hi, share(s.kernels, s.Hp, part, parts) * s.item, share(s.kernels, s.Hp, part + 1, parts) * s.item)
+
+cdef inline void copy_rows(char *to, const char *rows, Py_ssize_t row, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
+    """Rows lo..hi (row bytes each), from byte low to byte high."""
+    cdef Py_ssize_t b
+    for b in range(lo, hi):
+        memcpy(to + b * row + low, rows + b * row + low, high - low)
+
+cdef inline void start_rows(const Sweep *s, Py_ssize_t q, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
+    """Rows whose first step of computation is q take the initial state, this part's units of it."""
+    cdef Py_ssize_t t = s.T - 1 - q if s.reverse else q, lo = running(s.offset, t, b0), hi = running(s.offset, t, b1), new = lo
+    cdef Py_ssize_t h_row = s.Pp * s.item, c_row = s.Hp * s.item
+    cdef char *h = s.h_prev + state_of(s, q, t) * h_row
+    cdef char *c = s.c_prev + state_of(s, q, t) * c_row if s.c_prev != NULL else NULL
     if q > 0:
         if not s.reverse:
             return
         new = max(lo, running(s.offset, t + 1, hi))
-    for b in range(new, hi):
-        at = b * row + u0 * s.item
-        memcpy(h + at, s.h_n + at, size)
-        if c != NULL:
-            memcpy(c + at, s.c_n + at, size)
+    copy_rows(h, s.h_n, h_row, new, hi, share(s.kernels, s.Pp, part, parts) * s.item, share(s.kernels, s.Pp, part + 1, parts) * s.item)
+    if c != NULL:
+        copy_rows(c, s.c_n, c_row, new, hi, share(s.kernels, s.Hp, part, parts) * s.item, share(s.kernels, s.Hp, part + 1, parts) * s.item)
     if s.resets != NULL and not s.reverse:
-        cut_states(s, t, new, hi, u0, u1, h, c)
+        cut_states(s, t, new, hi, part, parts, h, c)
 
 cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
     """Steps first..last of one layer in one direction, this thread's rows or units of it."""
@@ -195,8 +208,7 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
 
 cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
     cdef rnn_step step
-    cdef Py_ssize_t row = s.Hp * s.item, ldg = s.blocks * row
-    cdef Py_ssize_t u0 = share(s.kernels, s.Hp, part, parts), u1 = share(s.kernels, s.Hp, part + 1, parts)
+    cdef Py_ssize_t row = s.Hp * s.item, h_row = s.Pp * s.item, ldg = s.blocks * row
     cdef Py_ssize_t q, t, lo, hi, after, at, to, chunk_end = s.first, low = 0, high = 0
     cdef char *h_to
     cdef char *c_to
@@ -204,16 +216,21 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
         return
     step.H = s.H
     step.Hp = s.Hp
+    step.P = s.P
+    step.Pp = s.Pp
+    step.options = s.options
     step.w = s.w
     step.w2 = s.w2
     step.bias_stride = s.bias_stride
     step.y_stride = s.y_stride
     step.keep = s.keep
-    step.u0 = u0
-    step.u1 = u1
+    step.u0 = share(s.kernels, s.Hp, part, parts)
+    step.u1 = share(s.kernels, s.Hp, part + 1, parts)
+    step.p0 = share(s.kernels, s.Pp, part, parts)
+    step.p1 = share(s.kernels, s.Pp, part + 1, parts)
     step.part = part
     step.parts = parts
-    start_rows(s, s.first, b0, b1, u0, u1)
+    start_rows(s, s.first, b0, b1, part, parts)
     for q in range(s.first, s.last):
         if q == chunk_end:
             chunk_end = min(q + s.chunk, s.last)
@@ -230,16 +247,16 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
         at = state_of(s, q, t)
         after = (t - 1 if t > 0 else -1) if s.reverse else (t + 1 if t + 1 < s.T else -1)
         to = 0 if after < 0 else state_of(s, q + 1, after)
-        h_to = s.h_prev + to * row
+        h_to = s.h_prev + to * h_row
         c_to = s.c_prev + to * row if s.c_prev != NULL else NULL
         if lo < hi:
             step.rows = hi - lo
             step.go_on = 0 if after < 0 else running(s.offset, after, hi) - lo
             step.bias = s.bias + lo * s.bias_stride * s.item
             step.gates = s.gates + (gates_of(s, t, low) + lo) * ldg
-            step.h_prev = s.h_prev + (at + lo) * row
-            step.h_next = h_to + lo * row
-            step.h_end = s.h_n + lo * row
+            step.h_prev = s.h_prev + (at + lo) * h_row
+            step.h_next = h_to + lo * h_row
+            step.h_end = s.h_n + lo * h_row
             if s.c_prev != NULL:
                 step.c_prev = s.c_prev + (at + lo) * row
                 step.c_next = c_to + lo * row
@@ -248,9 +265,9 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
             step.flip = q & 1
             s.kernels.forward[s.cell](&step)
             if s.resets != NULL and after >= 0:
-                cut_states(s, t if s.reverse else after, lo, min(hi, lo + step.go_on), u0, u1, h_to, c_to)
+                cut_states(s, t if s.reverse else after, lo, min(hi, lo + step.go_on), part, parts, h_to, c_to)
         if q + 1 < s.last:
-            start_rows(s, q + 1, b0, b1, u0, u1)
+            start_rows(s, q + 1, b0, b1, part, parts)
             if parts > 1:
                 rnn_team_meet(part, parts)
         if q + 1 == chunk_end:
@@ -269,16 +286,20 @@ cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept no
 
 cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
     cdef rnn_step_backward step
-    cdef Py_ssize_t row = s.Hp * s.item
-    cdef Py_ssize_t u0 = share(s.kernels, s.Hp, part, parts), u1 = share(s.kernels, s.Hp, part + 1, parts)
-    cdef Py_ssize_t q, t, lo, hi, b, at, cut
+    cdef Py_ssize_t row = s.Hp * s.item, h_row = s.Pp * s.item
+    cdef Py_ssize_t q, t, lo, hi, at, cut
     step.H = s.H
     step.Hp = s.Hp
+    step.P = s.P
+    step.Pp = s.Pp
+    step.options = s.options
     step.w = s.w
     step.w2 = s.w2
     step.dy_stride = s.dy_stride
-    step.u0 = u0
-    step.u1 = u1
+    step.u0 = share(s.kernels, s.Hp, part, parts)
+    step.u1 = share(s.kernels, s.Hp, part + 1, parts)
+    step.p0 = share(s.kernels, s.Pp, part, parts)
+    step.p1 = share(s.kernels, s.Pp, part + 1, parts)
     step.part = part
     step.parts = parts
     for q in range(s.last - 1, s.first - 1, -1):
@@ -291,18 +312,17 @@ cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, 
         step.rows = hi - lo
         step.dy = s.dy + at * s.dy_stride * s.item if s.dy != NULL else NULL
         step.gates = s.gates + at * s.blocks * row
-        step.h_prev = s.h_prev + at * row
+        step.h_prev = s.h_prev + at * h_row
         step.c_prev = s.c_prev + at * row if s.c_prev != NULL else NULL
         step.dgates = s.dgates + at * s.blocks * row
-        step.dh = s.dh + lo * row
+        step.dh = s.dh + lo * h_row
         step.dc = s.dc + lo * row if s.dc != NULL else NULL
         step.dphase = s.dphase + lo * row if s.dphase != NULL else NULL
         step.flip = q & 1
         s.kernels.backward[s.cell](&step)
         if s.resets != NULL:
             cut = t + 1 if s.reverse else t
-            for b in range(lo, 0 if cut == s.T else running(s.offset, cut, hi)):
-                if s.resets[s.offset[cut] + b]:
-                    memset(s.dh + b * row + u0 * s.item, 0, (u1 - u0) * s.item)
-                    if s.dc != NULL:
-                        memset(s.dc + b * row + u0 * s.item, 0, (u1 - u0) * s.item)
+            hi = 0 if cut == s.T else running(s.offset, cut, hi)
+            cut_rows_of(s.dh, h_row, s.resets + s.offset[cut], lo, hi, step.p0 * s.item, step.p1 * s.item)
+            if s.dc != NULL:
+                cut_rows_of(s.dc, row, s.resets + s.offset[cut], lo, hi, step.u0 * s.item, step.u1 * s.item)

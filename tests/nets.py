@@ -17,12 +17,38 @@ MAKERS = {
     "gru": (fastrnn.GRU, {}),
     "gru_before": (fastrnn.GRU, {"reset_after": False}),
     "lstm": (fastrnn.LSTM, {}),
+    "rnn_options": (fastrnn.RNN, {"nonlinearity": ("leaky_relu", 0.3), "clip": 0.9}),
+    "gru_options": (fastrnn.GRU, {"recurrent_activation": ("hard_sigmoid", 0.2, 0.5), "activation": "softsign", "clip": 0.8}),
+    "gru_before_options": (fastrnn.GRU, {"reset_after": False, "activation": ("elu", 0.7), "clip": 1.1}),
+    "lstm_options": (
+        fastrnn.LSTM,
+        {"recurrent_activation": "hard_sigmoid", "activation": ("scaled_tanh", 0.9, 1.2), "output_activation": "softplus", "clip": 0.7},
+    ),
+    "lstm_peephole": (fastrnn.LSTM, {"peephole": True}),
+    "lstm_coupled": (fastrnn.LSTM, {"coupled": True}),
+    "lstm_projected": (fastrnn.LSTM, {"proj_size": "half"}),
+    "lstm_everything": (
+        fastrnn.LSTM,
+        {"coupled": True, "peephole": True, "proj_size": "half", "activation": "silu", "output_activation": "softsign", "clip": 1.2},
+    ),
 }
+
+
+def features(cell, H):
+    """Features of h: half of the units where the cell projects (one unit alone is not projected)."""
+    return H // 2 or H if "proj_size" in MAKERS[cell][1] else H
+
+
+def state_sizes(cell, H):
+    """Features of h, and of c if there is one."""
+    return (features(cell, H), H)[: reference.CELLS[cell][2]]
 
 
 def make(cell, input_size, hidden_size, num_layers=1, params=None, **options):
     """A layer of this cell; `params` by torch's names, all of them."""
     maker, fixed = MAKERS[cell]
+    if "proj_size" in fixed:
+        fixed = {**fixed, "proj_size": hidden_size // 2}
     net = maker(input_size, hidden_size, num_layers, **fixed, **options)
     if params is not None:
         net.load_state_dict(params)
@@ -31,16 +57,20 @@ def make(cell, input_size, hidden_size, num_layers=1, params=None, **options):
 
 def shapes(cell, I, H, num_layers=1, bidirectional=False, context=0, bias=True):
     """Names and shapes of the parameters, as torch has them."""
-    rows = reference.CELLS[cell][1] * H
+    rows, P, fixed = reference.CELLS[cell][1] * H, features(cell, H), MAKERS[cell][1]
     D = 2 if bidirectional else 1
     result = {}
     for layer in range(num_layers):
         for suffix in ["", "_reverse"][:D]:
             end = f"_l{layer}{suffix}"
-            result["weight_ih" + end] = (rows, I if layer == 0 else D * H)
-            result["weight_hh" + end] = (rows, H)
+            result["weight_ih" + end] = (rows, I if layer == 0 else D * P)
+            result["weight_hh" + end] = (rows, P)
             if bias:
                 result["bias_ih" + end] = result["bias_hh" + end] = (rows,)
+            if P < H:
+                result["weight_hr" + end] = (P, H)
+            if fixed.get("peephole"):
+                result["weight_peephole" + end] = (rows - H,)
             if context and layer == 0:
                 result["weight_ch" + end] = (rows, context)
     return result
@@ -84,7 +114,7 @@ class Case:
 
     @property
     def H(self):
-        return self.params["weight_hh_l0"].shape[1]
+        return self.params["weight_hh_l0"].shape[0] // reference.CELLS[self.cell][1]
 
     def net(self, **more):
         """A new layer: packed weights belong to one instruction set, so none outlives a test."""
@@ -131,7 +161,7 @@ def random_case(
     """The same arguments give the same numbers; float32 numbers are exact in float64 too."""
     rng = np.random.default_rng([seed, T, B, I, H, CELLS.index(cell)])
     D = 2 if bidirectional else 1
-    num_states = reference.CELLS[cell][2]
+    sizes = state_sizes(cell, H)
 
     def draw(*shape):
         return rng.standard_normal(shape).astype("float32").astype(dtype)
@@ -153,10 +183,10 @@ def random_case(
         options,
         {name: p.astype(dtype) for name, p in params.items()},
         draw(T, B, I),
-        tuple(draw(num_layers * D, B, H) for _ in range(num_states)) if state else None,
+        tuple(draw(num_layers * D, B, size) for size in sizes) if state else None,
         given,
-        draw(T, B, D * H),
-        tuple(draw(num_layers * D, B, H) for _ in range(num_states)),
+        draw(T, B, D * sizes[0]),
+        tuple(draw(num_layers * D, B, size) for size in sizes),
     )
 
 

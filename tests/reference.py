@@ -43,6 +43,65 @@ def lstm_step(p, x_side, h, c):
     return sigmoid(o) * np.tanh(c), c
 
 
+ACTIVATIONS = {  # ONNX's definitions, and Keras' of the last three
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
+    "relu": relu,
+    "linear": lambda a: a,
+    "affine": lambda a, alpha=1.0, beta=0.0: alpha * a + beta,
+    "leaky_relu": lambda a, alpha=0.01: np.where(a < 0, alpha * a, a),
+    "thresholded_relu": lambda a, alpha=1.0: np.where(a > alpha, a, 0.0),
+    "scaled_tanh": lambda a, alpha=1.0, beta=1.0: alpha * np.tanh(beta * a),
+    "hard_sigmoid": lambda a, alpha=1 / 6, beta=0.5: np.clip(alpha * a + beta, 0, 1),
+    "elu": lambda a, alpha=1.0: np.where(a < 0, alpha * np.expm1(np.minimum(a, 0)), a),
+    "softsign": lambda a: a / (1 + np.abs(a)),
+    "softplus": lambda a: np.logaddexp(0, a),
+    "selu": lambda a: 1.0507009873554805 * np.where(a < 0, 1.6732632423543772 * np.expm1(np.minimum(a, 0)), a),
+    "silu": lambda a: a * sigmoid(a),
+    "exponential": np.exp,
+}
+
+
+def clipped(activation, clip):
+    """An activation, a name or a tuple with its numbers, of pre-activations cut to -clip .. clip."""
+    name, *numbers = (activation,) if isinstance(activation, str) else activation
+    return lambda a: ACTIVATIONS[name](np.clip(a, -clip, clip), *numbers)
+
+
+def rnn_options(nonlinearity, clip=np.inf):
+    f = clipped(nonlinearity, clip)
+    return lambda p, x_side, h: (f(x_side + p["w_hh"] @ h + p["b_hh"]),)
+
+
+def gru_options(reset_after, recurrent_activation, activation, clip=np.inf):
+    gate, candidate = clipped(recurrent_activation, clip), clipped(activation, clip)
+
+    def step(p, x_side, h):
+        x_r, x_z, x_n = np.split(x_side, 3)
+        (w_r, w_z, w_n), (b_r, b_z, b_n) = np.split(p["w_hh"], 3), np.split(p["b_hh"], 3)
+        r, z = gate(x_r + w_r @ h + b_r), gate(x_z + w_z @ h + b_z)
+        n = candidate(x_n + r * (w_n @ h + b_n) if reset_after else x_n + w_n @ (r * h) + b_n)
+        return ((1 - z) * n + z * h,)
+
+    return step
+
+
+def lstm_options(coupled=False, recurrent_activation="sigmoid", activation="tanh", output_activation="tanh", clip=np.inf):
+    """Peepholes and a projection are there if their weights are."""
+    gate, candidate, output = clipped(recurrent_activation, clip), clipped(activation, clip), clipped(output_activation, np.inf)
+
+    def step(p, x_side, h, c):
+        a = np.split(x_side + p["w_hh"] @ h + p["b_hh"], 3 if coupled else 4)
+        looks = np.split(p["peephole"], 2 if coupled else 3) if "peephole" in p else [0.0] * 3
+        i = gate(a[0] + looks[0] * c)
+        f = 1 - i if coupled else gate(a[1] + looks[1] * c)
+        c = f * c + i * candidate(a[-2])
+        m = gate(a[-1] + looks[-1] * c) * output(c)
+        return p["w_hr"] @ m if "w_hr" in p else m, c
+
+    return step
+
+
 # name: (step, number of gates, number of states)
 CELLS = {
     "rnn_tanh": (lambda p, x_side, h: rnn_step(np.tanh, p, x_side, h), 1, 1),
@@ -51,13 +110,22 @@ CELLS = {
     "gru": (gru_step, 3, 1),
     "gru_before": (gru_before_step, 3, 1),
     "lstm": (lstm_step, 4, 2),
+    "rnn_options": (rnn_options(("leaky_relu", 0.3), 0.9), 1, 1),
+    "gru_options": (gru_options(True, ("hard_sigmoid", 0.2, 0.5), "softsign", 0.8), 3, 1),
+    "gru_before_options": (gru_options(False, "sigmoid", ("elu", 0.7), 1.1), 3, 1),
+    "lstm_options": (lstm_options(False, "hard_sigmoid", ("scaled_tanh", 0.9, 1.2), "softplus", 0.7), 4, 2),
+    "lstm_peephole": (lstm_options(), 4, 2),
+    "lstm_coupled": (lstm_options(True), 3, 2),
+    "lstm_projected": (lstm_options(), 4, 2),
+    "lstm_everything": (lstm_options(True, "sigmoid", "silu", "softsign", 1.2), 3, 2),
 }
 
 
 def direction_params(params, suffix, rows):
     """The arrays of one layer and direction in float64; what the network does not have is zero."""
     p = {}
-    for short, name in (("w_ih", "weight_ih"), ("w_hh", "weight_hh"), ("w_ch", "weight_ch"), ("b_ih", "bias_ih"), ("b_hh", "bias_hh")):
+    for short, name in (("w_ih", "weight_ih"), ("w_hh", "weight_hh"), ("w_ch", "weight_ch"), ("b_ih", "bias_ih"), ("b_hh", "bias_hh"),
+                        ("w_hr", "weight_hr"), ("peephole", "weight_peephole")):
         if name + suffix in params:
             p[short] = np.asarray(params[name + suffix], np.float64)
         elif short.startswith("b"):
@@ -68,25 +136,26 @@ def direction_params(params, suffix, rows):
 def run(cell, params, x, state=None, lengths=None, resets=None, context=None, num_layers=1, bidirectional=False, every=()):
     """A whole network, time-major.
 
-    x (T,B,I), state: tuple of (L*D,B,H), lengths (B,), resets (T,B), context (B,C)
-    every: arrays (L*D,T,B,H), one for each state, that receive the states after every step
-    Returns y (T,B,D*H) and state_n, a tuple like `state`.
+    x (T,B,I), state: tuple of (L*D,B,P) and (L*D,B,H), lengths (B,), resets (T,B), context (B,C); P: features of h
+    every: arrays (L*D,T,B,P) and (L*D,T,B,H) that receive the states after every step
+    Returns y (T,B,D*P) and state_n, a tuple like `state`.
     """
     step, num_gates, num_states = CELLS[cell]
     x = np.asarray(x, np.float64)
     T, B, _ = x.shape
-    H = params["weight_hh_l0"].shape[1]
+    P = params["weight_hh_l0"].shape[1]
+    sizes = (P, params["weight_hh_l0"].shape[0] // num_gates)[:num_states]
     D = 2 if bidirectional else 1
     lengths = [T] * B if lengths is None else [int(n) for n in lengths]
     resets = np.zeros((T, B), bool) if resets is None else np.asarray(resets)
     if state is None:
-        state = [np.zeros((num_layers * D, B, H)) for _ in range(num_states)]
+        state = [np.zeros((num_layers * D, B, size)) for size in sizes]
     state_n = [np.array(s, np.float64) for s in state]
 
     for layer in range(num_layers):
-        y = np.zeros((T, B, D * H))
+        y = np.zeros((T, B, D * P))
         for direction in range(D):
-            p = direction_params(params, f"_l{layer}" + ("_reverse" if direction else ""), num_gates * H)
+            p = direction_params(params, f"_l{layer}" + ("_reverse" if direction else ""), params["weight_hh_l0"].shape[0])
             k = layer * D + direction
             for b in range(B):
                 s = [a[k, b].copy() for a in state_n]
@@ -95,12 +164,12 @@ def run(cell, params, x, state=None, lengths=None, resets=None, context=None, nu
                     # a reset at t cuts between t-1 and t, whichever way the time runs
                     cut = t + 1 < lengths[b] and resets[t + 1, b] if direction else resets[t, b]
                     if cut:
-                        s = [np.zeros(H) for _ in s]
+                        s = [np.zeros(size) for size in sizes]
                     x_side = p["w_ih"] @ x[t, b] + p["b_ih"]
                     if context is not None and layer == 0:
                         x_side = x_side + p["w_ch"] @ np.asarray(context[b], np.float64)
                     s = step(p, x_side, *s)
-                    y[t, b, direction * H : (direction + 1) * H] = s[0]
+                    y[t, b, direction * P : (direction + 1) * P] = s[0]
                     for a, value in zip(every, s):
                         a[k, t, b] = value
                 for a, value in zip(state_n, s, strict=True):

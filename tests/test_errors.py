@@ -171,19 +171,19 @@ LENGTHS_RESETS_CONTEXT = [
         "resets shape",
         lambda: lstm()(f32(T, B, I), resets=np.zeros((B, T), bool)),
         ValueError,
-        "resets have shape (2, 5), but x has leading axes (5, 2)",
+        "resets must have x's leading axes (5, 2), got shape (2, 5)",
     ),
     (
         "resets shape, batch first",
         lambda: lstm(batch_first=True)(f32(B, T, I), resets=np.zeros((T, B), bool)),
         ValueError,
-        "resets have shape (5, 2), but x has leading axes (2, 5)",
+        "resets must have x's leading axes (2, 5), got shape (5, 2)",
     ),
     (
         "resets dtype",
         lambda: lstm()(f32(T, B, I), resets=np.zeros((T, B), int)),
         TypeError,
-        "resets are int64, but they must be bool: convert with resets.astype(bool)",
+        "resets must be bool, got int64: convert with resets.astype(bool)",
     ),
     (
         "no context",
