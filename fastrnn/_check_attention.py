@@ -12,9 +12,12 @@ def cells(rnn):
     if not hasattr(rnn, "cell"):
         raise TypeError(f"rnn is {type(rnn).__name__}, but it must be an RNN, GRU or LSTM")
     for name, why in (("bidirectional", "a decoder writes from left to right"), ("batch_first", "its memory and output are time-major"),
+                      ("reverse", "a decoder writes from left to right"),
                       ("learn_initial_state", "its initial state comes from outside")):  # fmt: skip
         if getattr(rnn, name):
             raise ValueError(f"rnn was made with {name}=True, but {why}: make it without")
+    if rnn.cell.proj_size:
+        raise ValueError(f"rnn was made with proj_size={rnn.cell.proj_size}, but a decoder's scores and outputs look at all its units: make it without")
     return rnn
 
 

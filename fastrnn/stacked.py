@@ -113,7 +113,7 @@ class Stacked(Layer):
         T, B, n = rows.shape
         dropout.apply(rows.reshape(T * B, n), even_batch(T, B), k)
 
-    def __call__(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, return_states: bool = False):
+    def __call__(self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, return_states: bool = False):
         """Run the stack over a batch of sequences and keep nothing. All as for a single network; see ``fastrnn.LSTM.__call__``.
 
         Parameters
@@ -129,14 +129,14 @@ class Stacked(Layer):
         state, _ = self._prepare(x, state, resets, embedding)
         results, given = [], {"context": context, "embedding": embedding}
         for k, layer in enumerate(self.layers):
-            y, *found = layer(x, state[k], lengths=lengths, resets=resets, return_states=return_states, **given)
+            y, *found = layer(x, state[k], lengths=lengths, mask=mask, resets=resets, return_states=return_states, **given)
             results.append(found)
             if self.residual and k:
                 y += x
             x, given = y, {}
         return (x, *zip(*results))
 
-    def vjp(self, x, state=None, *, lengths=None, resets=None, context=None, embedding=None, rng=None, return_states: bool = False):
+    def vjp(self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None, return_states: bool = False):
         """Run the stack as in `__call__`, with dropout, and keep what the gradients need.
 
         Parameters
@@ -163,7 +163,7 @@ class Stacked(Layer):
         dropout = Dropout(self.dropout, key, self.variational) if self.dropout else None
         results, backwards, given = [], [], {"context": context, "embedding": embedding}
         for k, layer in enumerate(self.layers):
-            options = dict(lengths=lengths, resets=resets, return_states=return_states, rng=random_key(key, k + 1))
+            options = dict(lengths=lengths, mask=mask, resets=resets, return_states=return_states, rng=random_key(key, k + 1))
             (y, *found), backward = layer.vjp(x, state[k], **options, **given)
             results.append(found)
             backwards.append(backward)

@@ -54,7 +54,7 @@ typedef struct {
     const void *h_prev, *c_prev; /* (rows, Pp), (rows, Hp)                                     in  */
     void *h_next, *c_next;       /* (go_on, Pp), (go_on, Hp)                                   out */
     void *h_end, *c_end;         /* rows from go_on on: final states, at the row's own place   out */
-    ptrdiff_t go_on;             /* rows that have a step after this one                           */
+    ptrdiff_t go_on;             /* rows below this one have a step after this one; it may be negative */
     void *y;                     /* (rows, P), stride y_stride                                 out */
     ptrdiff_t y_stride;
     int keep;                    /* write the activations for the tape                             */

@@ -290,7 +290,7 @@ INLINE void lstm_options_cell(int gates, const rnn_step *s, ptrdiff_t row, int r
 /* (O10): h = W_hr m, of this part's features; rows that go on and rows that end have their h in different places */
 static void project(const rnn_step *s)
 {
-    const ptrdiff_t X = s->options->blocks, first[2] = {0, s->go_on}, count[2] = {s->go_on, s->rows - s->go_on};
+    const ptrdiff_t X = s->options->blocks, go_on = s->go_on > 0 ? s->go_on : 0, first[2] = {0, go_on}, count[2] = {go_on, s->rows - go_on};
     rnn_product p = {.groups = 1, .N = s->Pp, .K = s->H, .a = (const real *)s->gates + (X - 1) * s->Hp, .lda = X * s->Hp, .w = s->w2,
                      .ldc = s->Pp, .flip = s->flip, .v0 = s->p0 / VL, .v1 = s->p1 / VL};
     if (s->parts > 1)

@@ -94,7 +94,7 @@ def as_tuple(state):
     return tuple(state) if isinstance(state, tuple) else (state,)
 
 
-@dataclass
+@dataclass(repr=False)
 class Case:
     """One network with everything that can be given to it, and the gradients of its outputs."""
 
@@ -107,6 +107,10 @@ class Case:
     given: dict = field(default_factory=dict)  # lengths, resets, context: what there is
     dy: np.ndarray | None = None
     dstate: tuple | None = None
+
+    def __repr__(self):
+        """Its sizes: hypothesis writes down what it tries, and the arrays would be pages."""
+        return f"Case({self.cell}, {self.dtype}, {self.options}, x {self.x.shape}, H={self.H}, given {list(self.given)})"
 
     @property
     def I(self):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from nets import CELLS, DTYPES, as_state, as_tuple, make, random_case, random_params, same_bits, same_state
+from nets import CELLS, DTYPES, as_state, as_tuple, features, make, random_case, random_params, same_bits, same_state
 
 import fastrnn
 
@@ -151,7 +151,7 @@ def test_no_steps_or_no_rows_give_empty_outputs_and_the_unchanged_state(cell, dt
     case = random_case(cell, T, B, 3, 6, dtype=dtype, seed=10, num_layers=2, bidirectional=bidirectional)
     for given in ({}, {"lengths": np.zeros(B, int)}, {"resets": np.ones((T, B), bool)}):
         y, state_n = case.net()(case.x, case.layer_state(), **given)
-        assert y.shape == (T, B, 12 if bidirectional else 6) and y.dtype == dtype
+        assert y.shape == (T, B, features(cell, 6) * (2 if bidirectional else 1)) and y.dtype == dtype
         same_state(state_n, case.layer_state())
         for got, kept in zip(as_tuple(state_n), case.state, strict=True):
             assert not np.shares_memory(got, kept), "the returned state belongs to the caller"

@@ -99,7 +99,7 @@ def test_gradients_of_larger_networks_match_differences_along_random_directions(
 
 
 @functools.cache
-def slopes(cell, T, B, I, H, eps=1e-5):
+def slopes(cell, T, B, I, H, eps=1e-7):  # small: clips and kinks are seldom within it
     case = random_case(cell, T, B, I, H, seed=2, lengths=True, resets=True, context=2)
     rng = np.random.default_rng(3)
     values = arguments(case)

@@ -7,7 +7,7 @@ import nets
 import numpy as np
 import pytest
 import reference
-from nets import CELLS, as_state, as_tuple, make, random_case, same_bits, same_state
+from nets import CELLS, as_state, as_tuple, features, make, random_case, same_bits, same_state
 from numpy.testing import assert_allclose
 
 import fastrnn
@@ -68,7 +68,7 @@ def two_members(case, **more):
     for k in range(2):
         params = {name.replace(f"_l{k}", "_l0"): p for name, p in case.params.items() if f"_l{k}" in name}
         context = case.given["context"].shape[1] if "context" in case.given and k == 0 else 0
-        layers.append(make(case.cell, D * case.H if k else case.I, case.H, 1, params, dtype=case.dtype, context_size=context, **options))
+        layers.append(make(case.cell, D * features(case.cell, case.H) if k else case.I, case.H, 1, params, dtype=case.dtype, context_size=context, **options))
     return Stacked(layers, **more), lambda state: tuple(as_state([s[k * D : (k + 1) * D] for s in as_tuple(state)]) for k in range(2))
 
 

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import reference
-from nets import CELLS, as_state, as_tuple, call, gradients, make, random_case, same_bits, same_gradients, same_state
+from nets import CELLS, as_state, as_tuple, call, features, gradients, make, random_case, same_bits, same_gradients, same_state
 from numpy.testing import assert_allclose
 
 import fastrnn
@@ -68,10 +68,10 @@ def test_asking_for_states_changes_no_other_result(cell, isa, name):
 def test_states_agree_with_y_and_state_n_bit_for_bit(cell, isa, name):
     case = random_case(cell, 7, 6, 3, 9, dtype="float32", num_layers=2, **OPTIONS[name])
     y, state_n, states, _ = all_states(case.net(), case)
-    D = case.net().num_directions
+    D, P = case.net().num_directions, features(cell, 9)
     lengths = case.given.get("lengths", np.full(6, 7))
     for d in range(D):
-        same_bits(states[0][-D + d], y[..., d * 9 : (d + 1) * 9], f"h of the top layer, direction {d}")
+        same_bits(states[0][-D + d], y[..., d * P : (d + 1) * P], f"h of the top layer, direction {d}")
     for b in np.flatnonzero(lengths):
         for s, final in zip(states, as_tuple(state_n), strict=True):
             same_bits(s[::D, lengths[b] - 1, b], final[::D, b], f"final state of row {b}")
@@ -140,12 +140,12 @@ def test_states_are_laid_out_as_x_is(cell):
     first = case.net(batch_first=True)
     _, _, states = first(case.x.transpose(1, 0, 2), case.layer_state(), resets=case.given["resets"].T, return_states=True)
     for got, s in zip(as_tuple(states), want, strict=True):
-        assert got.shape == (2, 3, 4, 5)
+        assert got.shape == (2, 3, 4, s.shape[3])
         same_bits(got.transpose(0, 2, 1, 3), s, "batch first")
     one = as_state([s[:, 1] for s in case.state])
     _, _, states = case.net()(case.x[:, 1], one, resets=case.given["resets"][:, 1], return_states=True)
     for got, s in zip(as_tuple(states), want, strict=True):
-        assert got.shape == (2, 4, 5)
+        assert got.shape == (2, 4, s.shape[3])
         same_bits(got, s[:, :, 1], "one sequence")
 
 
@@ -165,7 +165,7 @@ def test_states_with_ids_in_place_of_x(cell):
 def test_states_of_nothing_are_empty(cell, T, B):
     net = make(cell, 2, 5, 2, bidirectional=True)
     _, _, states = net(np.zeros((T, B, 2), "float32"), return_states=True)
-    assert [s.shape for s in as_tuple(states)] == [(4, T, B, 5)] * (2 if cell == "lstm" else 1)
+    assert [s.shape for s in as_tuple(states)] == [(4, T, B, size) for size in net.state_sizes]
     net(np.zeros((3, 2, 2), "float32"), lengths=[0, 0], resets=np.ones((3, 2), bool), return_states=True)
 
 
@@ -270,8 +270,8 @@ def test_the_gradient_of_a_learnt_initial_state_is_added_to_into(cell):
 
 def test_a_learnt_initial_state_starts_at_zero_and_changes_no_other_first_value(cell):
     plain, net = make(cell, 3, 5, 2, seed=4), make(cell, 3, 5, 2, seed=4, learn_initial_state=True)
-    names = ["h_0", "c_0"] if cell == "lstm" else ["h_0"]
-    assert list(net.params) == [*plain.params, *names] and net.num_parameters == plain.num_parameters + 10 * len(names)
+    names = list(net.cell.states)
+    assert list(net.params) == [*plain.params, *names] and net.num_parameters == plain.num_parameters + 2 * sum(net.state_sizes)
     for name, value in plain.params.items():
         same_bits(net.params[name], value, name)
     x = np.ones((4, 2, 3), "float32")
@@ -280,7 +280,7 @@ def test_a_learnt_initial_state_starts_at_zero_and_changes_no_other_first_value(
         flat += 1
     for scheme in ("glorot", "torch"):
         initialise(net, scheme, seed=0)
-        assert net.params["h_0"].shape == (2, 5) and all((net.params[name] == 0).all() for name in names)
+        assert net.params["h_0"].shape == (2, features(cell, 5)) and all((net.params[name] == 0).all() for name in names)
     net.load_state_dict(plain.state_dict(), strict=False)
     with pytest.raises(KeyError, match="missing .'h_0'"):
         net.load_state_dict(plain.state_dict())

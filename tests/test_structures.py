@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import CELLS, Case, as_state, as_tuple, call, check_threads, gradients, random_case, same_bits, same_gradients, same_state
+from nets import CELLS, Case, as_state, as_tuple, call, check_threads, features, gradients, random_case, same_bits, same_gradients, same_state
 
 import fastrnn
 
@@ -235,7 +235,7 @@ def test_reverse_direction_equals_forward_on_flipped_time(cell, isa, sizes, cont
     both = random_case(cell, **sizes, dtype=dtype, bidirectional=True, context=context, lengths=ragged)
     y, state_n = call(both.net(), both)
     lengths = both.given.get("lengths", np.full(sizes["B"], sizes["T"]))
-    H = both.H
+    H = features(both.cell, both.H)
     flipped = both.x.copy()
     for b, n in enumerate(lengths):
         flipped[:n, b] = both.x[:n, b][::-1]
@@ -317,7 +317,7 @@ def test_resets_of_single_rows_equal_those_rows_split(cell, isa, sizes, dtype, s
         starts = [t for t in range(n) if case.given["resets"][t, b]]
         row = rows_of(case, [b])
         row.given = {}
-        state, parts = row.state, [np.empty((0, 1, case.H), dtype)]
+        state, parts = row.state, [np.empty((0, 1, features(cell, case.H)), dtype)]
         for start, stop in zip([0, *starts], [*starts, n], strict=True):
             if start in starts:
                 state = None

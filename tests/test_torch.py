@@ -10,20 +10,23 @@ from nets import as_state, as_tuple, make, random_case, random_params, shapes
 import fastrnn
 
 torch = pytest.importorskip("torch", reason="torch is not installed: parity with torch is NOT tested")
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")]
 
-CELLS = ["rnn_tanh", "rnn_relu", "gru", "lstm"]  # torch has neither a sigmoid RNN nor a GRU that resets before the product
+CELLS = ["rnn_tanh", "rnn_relu", "gru", "lstm", "lstm_projected"]  # torch has neither a sigmoid RNN nor a GRU that resets before the product
 MODULES = {
     "rnn_tanh": (torch.nn.RNN, {"nonlinearity": "tanh"}),
     "rnn_relu": (torch.nn.RNN, {"nonlinearity": "relu"}),
     "gru": (torch.nn.GRU, {}),
     "lstm": (torch.nn.LSTM, {}),
+    "lstm_projected": (torch.nn.LSTM, {"proj_size": 2}),  # of 5 units, as in nets.py
 }
 TOLERANCE = {"float64": {"rtol": 1e-9, "atol": 1e-10}, "float32": {"rtol": 2e-4, "atol": 2e-5}}
 
 
 def torch_module(case, batch_first=False):
     maker, fixed = MODULES[case.cell]
+    if case.cell == "lstm_projected":
+        fixed = {"proj_size": case.H // 2}  # 0 for one unit: no projection
     module = maker(case.I, case.H, batch_first=batch_first, dtype=getattr(torch, case.dtype), **fixed, **case.options)
     module.load_state_dict({name: torch.from_numpy(p) for name, p in case.params.items()}, strict=True)
     return module
