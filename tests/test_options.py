@@ -92,7 +92,7 @@ def test_reverse_is_the_forward_network_on_flipped_rows(cell, isa, ragged, num_l
 # --- mask -----------------------------------------------------------------------
 
 
-def repeated(net, y, mask, reverse):
+def repeated(y, mask, reverse):
     """y (T, B, n) with what was given last at masked steps, in one direction."""
     out = np.zeros_like(y)
     for b in range(y.shape[1]):
@@ -126,7 +126,7 @@ def test_masked_steps_are_left_out_and_their_outputs_repeated(cell, isa, bidirec
         dy = np.zeros_like(part)
         for d in range(D):
             columns = slice(d * P, (d + 1) * P)
-            want = repeated(net, whole[..., columns], mask[:, [b]], d == 1)
+            want = repeated(whole[..., columns], mask[:, [b]], d == 1)
             same_bits(y[:, [b], columns], want, f"y of row {b}, direction {d}")
             for t in range(7):  # the gradient goes where the output came from
                 before = there[there >= t][:1] if d else there[there <= t][-1:]

@@ -1,1 +1,0 @@
-"""fastrnn as a backend of onnx (issue 6)."""

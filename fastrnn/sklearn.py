@@ -1,1 +1,0 @@
-"""fastrnn as scikit-learn estimators (issue 6)."""

@@ -1,1 +1,0 @@
-"""fastrnn as a backend of torch (issue 6)."""
