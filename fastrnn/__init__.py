@@ -39,7 +39,7 @@ __all__ = [
 
 _MODULES = (
     "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "search", "settings", "stacked",
-    "threadpoolctl", "training",
+    "threadpoolctl", "torch", "training",
 )  # fmt: skip
 
 

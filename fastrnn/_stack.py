@@ -239,8 +239,13 @@ def states_out(net, batch, h, c):
 
 def make_tape(net, batch, packed, dropout, pool):
     """Memory for everything that backward needs."""
+    return Tape(pool, tape_layout(net, batch, packed, dropout))
+
+
+def tape_layout(net, batch, packed, dropout):
+    """Where that lies in one array."""
     even = batch.where is None and batch.resets is None
-    return Tape(pool, _tape_layout(net, batch.total, batch.B, packed.Hp, packed.Pp, even, dropout is None))
+    return _tape_layout(net, batch.total, batch.B, packed.Hp, packed.Pp, even, dropout is None)
 
 
 @lru_cache(maxsize=256)
