@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 
 import numpy as np
@@ -158,32 +157,6 @@ def steps(layer, name, value, T, B, unbatched):
     if value.shape != want:
         raise ValueError(f"{name} must have x's leading axes {want}, got shape {value.shape}")
     return value[:, None] if unbatched else value.T if layer.batch_first else value
-
-
-def states_of(mask, return_states):
-    """States at every step can't be had where some are left out."""
-    if mask is not None and return_states:
-        raise ValueError("return_states gives the state that each step computed, but with a mask some steps compute none: leave one of them out")
-
-
-def one_way(reverse, bidirectional):
-    """Whether the only direction is the one back in time."""
-    if reverse and bidirectional:
-        raise ValueError("reverse=True and bidirectional=True: a bidirectional network has the reverse direction already, leave one out")
-    return bool(reverse)
-
-
-def clip(value):
-    """The bound of pre-activations; infinity for None."""
-    return math.inf if value is None else number("clip", value, above=0)
-
-
-def projection(value, hidden_size):
-    """Features of a projected h; 0: it is not projected."""
-    value = size("proj_size", value, least=0)
-    if value and value >= size("hidden_size", hidden_size):
-        raise ValueError(f"proj_size is {value}, but it must be smaller than hidden_size={hidden_size}; 0 means no projection")
-    return value
 
 
 def context(layer, value, B, unbatched):

@@ -1,6 +1,6 @@
 """The functional core, forward: a stack of layers and directions over a batch, with or without a tape. Backward is in _bptt.py.
 
-Plain functions of arrays that were checked already. rnn.py wraps them into layers.
+Plain functions of arrays that were checked already. _recurrent.py wraps them into layers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Net:
     @property
     def output_size(self):
         """Features of h, in one direction."""
-        return self.cell.proj_size or self.hidden_size
+        return self.cell.state_sizes(self.hidden_size)[0]
 
     def runs_back(self, d):
         """Whether direction d goes from the last step to the first."""
@@ -74,9 +74,12 @@ class Batch:
             self.offset, self.where = np.empty(T + 1, np.intp), np.empty(self.total, np.int64)
             self._padding = np.empty(T * B - self.total, np.int64)
             _engine.ragged_places(self.order, self.lengths, self.offset, self.where, self._padding)
+        self._take(resets)
+
+    def _take(self, resets):
         self.resets = None
         if resets is not None and resets.any():
-            self.resets = self.packed(np.ascontiguousarray(resets).reshape(T * B))
+            self.resets = self.packed(np.ascontiguousarray(resets).reshape(self.T * self.B))
 
     def packed(self, rows):
         """The valid ones of the caller's (T*B, …) rows, in packed order; no copy if all are valid."""
@@ -138,45 +141,43 @@ class MaskedBatch(Batch):
     """
 
     def __init__(self, mask, lengths=None, resets=None):
-        T, B = self.T, self.B = mask.shape
-        if lengths is not None:
-            mask = mask & (np.arange(T)[:, None] < lengths)
-        counts = mask.sum(axis=0)
-        self.order = np.argsort(-counts, kind="stable")
-        self.lengths = counts[self.order]
-        self.total = int(counts.sum())
-        valid = np.arange(T)[:, None] < self.lengths
-        self.offset = np.concatenate([[0], valid.sum(axis=1)]).cumsum().astype(np.intp)
-        times = np.argsort(~mask, axis=0, kind="stable")[:, self.order]
-        self.where = np.ascontiguousarray((times * B + self.order)[valid], np.int64)
-        self._padding = np.flatnonzero(~mask.reshape(T * B))
-        self._within = None if lengths is None else np.arange(T)[:, None] < lengths
-        resets = None if resets is None or not resets.any() else np.ascontiguousarray(resets).reshape(T * B)
-        self.resets = None if resets is None else self.packed(resets)
+        T, B = mask.shape
+        within = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths
+        mask = mask & within
+        super().__init__(T, B, mask.sum(axis=0))  # of the shortened rows; now to where their steps are
+        if self.where is not None:
+            t, b = np.divmod(self.where, B)
+            self.where = np.argsort(~mask, axis=0, kind="stable")[t, b] * B + b
+            self._padding = np.flatnonzero(~mask)
+        self._take(resets)
+        self._within = within
+        self._repeats = {}
 
-    def _sources(self, reverse):
-        """(T*B,) the packed row that is the output at each of the caller's places, -1: none."""
-        packed = np.full(self.T * self.B, -1, np.int64)
-        packed[self.where] = np.arange(self.total)
-        packed = packed.reshape(self.T, self.B)[:: -1 if reverse else 1]
-        last = np.maximum.accumulate(np.where(packed < 0, -1, np.arange(self.T)[:, None]), axis=0)
-        sources = np.where(last < 0, -1, np.take_along_axis(packed, np.maximum(last, 0), axis=0))[:: -1 if reverse else 1]
-        return (sources if self._within is None else np.where(self._within, sources, -1)).reshape(-1)
+    def _repeated(self, reverse):
+        """(places, rows): the caller's t*B + b at which there is an output, and which packed row it is, in one direction."""
+        if reverse not in self._repeats:
+            way = slice(None, None, -1 if reverse else 1)
+            row = np.full(self.T * self.B, -1, np.int64)
+            row[slice(None) if self.where is None else self.where] = np.arange(self.total)
+            row = row.reshape(self.T, self.B)[way]
+            last = np.maximum.accumulate(np.where(row < 0, -1, np.arange(self.T)[:, None]), axis=0)
+            row = np.where(last < 0, -1, np.take_along_axis(row, np.maximum(last, 0), axis=0))[way].reshape(-1)
+            places = np.flatnonzero((row >= 0) & self._within.reshape(-1))
+            self._repeats[reverse] = places, row[places]
+        return self._repeats[reverse]
 
     def outputs(self, y, net):
-        out = np.zeros((self.T * self.B, y.shape[1]), y.dtype)
+        out, P = np.zeros((self.T * self.B, y.shape[1]), y.dtype), net.output_size
         for d in range(net.num_directions):
-            sources, columns = self._sources(net.runs_back(d)), slice(d * net.output_size, (d + 1) * net.output_size)
-            there = np.flatnonzero(sources >= 0)
-            out[there, columns] = y[sources[there], columns]
+            places, rows = self._repeated(net.runs_back(d))
+            out[places, d * P : (d + 1) * P] = y[rows, d * P : (d + 1) * P]
         return out.reshape(self.T, self.B, -1)
 
     def packed_dy(self, rows, net):
-        dy = np.zeros((self.total, rows.shape[1]), rows.dtype)
+        dy, P = np.zeros((self.total, rows.shape[1]), rows.dtype), net.output_size
         for d in range(net.num_directions):
-            sources, columns = self._sources(net.runs_back(d)), slice(d * net.output_size, (d + 1) * net.output_size)
-            there = np.flatnonzero(sources >= 0)
-            _engine.scatter_add(np.ascontiguousarray(rows[there, columns]), sources[there], dy[:, columns])
+            places, ids = self._repeated(net.runs_back(d))
+            _engine.scatter_add(rows[places, d * P : (d + 1) * P], ids, dy[:, d * P : (d + 1) * P])
         return dy
 
 

@@ -53,6 +53,10 @@ class Cell:
         """Names of the initial states."""
         return ("h_0", "c_0") if self.has_c else ("h_0",)
 
+    def state_sizes(self, hidden_size):
+        """Features of h, and of c if there is one."""
+        return (self.proj_size or hidden_size, hidden_size)[: len(self.states)]
+
     @property
     def output_is_tape(self):
         """Whether all that the tape keeps of a step is the step's h."""
@@ -86,8 +90,6 @@ def function(name, value):
         raise ValueError(f"{name} has {len(given) - 1} numbers, but {given[0]} takes {len(takes)}")
     takes[: len(given) - 1] = [_check.number(f"{label} of {name}", v) for label, v in zip(("alpha", "beta"), given[1:])]
     alpha, beta = [*takes, *((1.0, 0.0)[len(takes) :])]
-    if given[0] == "elu" and alpha < 0:
-        raise ValueError(f"alpha of {name} is {alpha}, but elu needs alpha >= 0")
     return kind, alpha, beta
 
 
@@ -171,7 +173,7 @@ class Packed:
 
     def __init__(self, cell, H, dtype, params):
         self.cell, self.H, self.dtype, self.params = cell, H, dtype, params
-        self.P = cell.proj_size or H
+        self.P = cell.state_sizes(H)[0]
         self.Hp, self.Pp = padded(H, dtype), padded(self.P, dtype)
         self.lanes = _engine.vector_lanes(dtype.itemsize == 8)
         # gates whose blocks lie together on both sides: in the bias, in dW_ih, in dW_hh

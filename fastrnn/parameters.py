@@ -255,7 +255,7 @@ def initialise(layer, scheme="torch", *, forget_bias=None, seed=None):
     H = layer.hidden_size
     gates = layer.num_gates
     if forget_bias is not None and gates != 4:
-        raise ValueError(f"forget_bias is for an LSTM, but this is a {type(layer).__name__}")
+        raise ValueError(f"forget_bias is for an LSTM with a forget gate, but this is {layer!r}")
     values = initial_values({name: slot.shape for name, slot in layer.slots.items()}, H, gates, scheme, np.random.default_rng(seed))
     if forget_bias is not None:
         for name in values:

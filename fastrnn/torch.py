@@ -53,7 +53,7 @@ def _names(net, bias):
     return [kind + suffix for _, _, suffix in net.parts for kind in kinds]
 
 
-def _call(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key):
+def _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key):
     """What forward and backward have in common: (net, packed weights, batch, rows of x, dropout)."""
     net = _net(kind, x.shape[-1], hidden_size, num_layers, bidirectional, proj_size, _DTYPES[x.dtype])
     bias = len(params) > (3 if proj_size else 2) * len(net.parts)
@@ -73,7 +73,7 @@ def _recurrent(
     hidden_size: int, num_layers: int, bidirectional: bool, proj_size: int, dropout: float, key: int, train: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """y, h_n, c_n (empty without one), and the tape (empty unless `train`)."""
-    net, packed, batch, rows, masks = _call(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
+    net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
     tape, kept = None, x.new_empty(0)
     if train:
         kept = x.new_empty(_stack.tape_layout(net, batch, packed, masks).size)
@@ -104,7 +104,7 @@ def _recurrent_backward(
     dropout: float, key: int,
 ) -> list[torch.Tensor]:  # fmt: skip
     """Gradients of x, of the state, of the parameters."""
-    net, packed, batch, rows, masks = _call(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
+    net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
     kept = Tape(_Owned(tape), _stack.tape_layout(net, batch, packed, masks))
     grads = {name: np.zeros(p.shape, net.dtype) for name, p in packed.params.items()}
     dy = np.ascontiguousarray(dy.numpy()).reshape(batch.total, dy.shape[-1])

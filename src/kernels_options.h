@@ -251,7 +251,7 @@ static void gru_before_options_backward(const rnn_step_backward *s)
     step_product(s, 1, 2 * Hp, 4, s->w, s->dh, 1);
 }
 
-/* ---- LSTM: 4 gates i, f, g, o, or 3 with f = 1 - i. Then one block for each peephole (the first holds c), then m = o * f(c) if it is
+/* ---- LSTM: 4 gates i, f, g, o, or 3 with f = 1 - i. Then one block for each peephole, of dgates only, then m = o * f(c) if it is
  *      projected: h = W_hr m has P features ------------------------------------------------------------------------- */
 
 INLINE void lstm_options_cell(int gates, const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, const real *part)
@@ -278,8 +278,6 @@ INLINE void lstm_options_cell(int gates, const rnn_step *s, ptrdiff_t row, int r
             v_store((real *)(r < s->go_on ? s->c_next : s->c_end) + r * Hp + unit, c);
             for (int k = 0; s->keep && k < gates; k++)
                 v_store(tape + k * Hp, a[k]);
-            if (s->keep && peephole)
-                v_store(tape + gates * Hp, c);
             if (o->projected)
                 v_store(tape + (X - 1) * Hp, out);
             else

@@ -7,9 +7,10 @@ from nets import CELLS, as_state, as_tuple, features, make, random_case, same_bi
 from numpy.testing import assert_allclose
 
 import fastrnn
+from fastrnn.parameters import initialise
 
 ACTIVATIONS = [*reference.ACTIVATIONS, ("affine", 0.7, 0.2), ("leaky_relu", 0.2), ("thresholded_relu", 0.1), ("scaled_tanh", 1.7, 0.6),
-               ("hard_sigmoid", 0.2, 0.5), ("elu", 0.4)]  # fmt: skip
+               ("hard_sigmoid", 0.2, 0.5), ("elu", 0.4), ("elu", -0.4)]  # fmt: skip
 
 
 def layers(f, dtype, **options):
@@ -87,6 +88,19 @@ def test_reverse_is_the_forward_network_on_flipped_rows(cell, isa, ragged, num_l
     same_state(g.state, other.state)
     assert_allclose(g.flat, other.flat, rtol=1e-4, atol=1e-5)
     same_bits(case.net(reverse=True)(case.x, case.layer_state(), **case.given)[0], y, "without a tape")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_reverse_is_the_reverse_direction_of_a_bidirectional_network(cell, isa):
+    """With everything that can be given, and with the states of every step."""
+    both = random_case(cell, 6, 5, 3, 9, dtype="float32", bidirectional=True, lengths=True, resets=True, context=2)
+    y, state_n, states = both.net()(both.x, both.layer_state(), return_states=True, **both.given)
+    params = {name.removesuffix("_reverse"): p for name, p in both.params.items() if name.endswith("_reverse")}
+    net = make(cell, 3, 9, 1, params, reverse=True, context_size=2)
+    got_y, got_state, got_states = net(both.x, as_state([s[1:] for s in both.state]), return_states=True, **both.given)
+    same_bits(got_y, np.ascontiguousarray(y[..., features(cell, 9) :]), "y")
+    same_state(got_state, as_state([s[1:] for s in as_tuple(state_n)]))
+    same_state(got_states, as_state([s[1:] for s in as_tuple(states)]))
 
 
 # --- mask -----------------------------------------------------------------------
@@ -192,7 +206,8 @@ REFUSED = [
     (lambda: fastrnn.RNN(3, 4, reverse=True, bidirectional=True), ValueError, "leave one out"),
     (lambda: fastrnn.RNN(3, 4, nonlinearity=("tanh", 2.0)), ValueError, "nonlinearity has 1 numbers, but tanh takes 0"),
     (lambda: fastrnn.RNN(3, 4, nonlinearity=7), TypeError, "nonlinearity is 7, but it must be a name, (name, alpha) or (name, alpha, beta)"),
-    (lambda: fastrnn.GRU(3, 4, activation=("elu", -1.0)), ValueError, "alpha of activation is -1.0, but elu needs alpha >= 0"),
+    (lambda: fastrnn.GRU(3, 4, activation=("elu", "x")), TypeError, "alpha of activation is 'x', but it must be a number"),
+    (lambda: initialise(fastrnn.LSTM(3, 4, coupled=True), forget_bias=1.0), ValueError, "forget_bias is for an LSTM with a forget gate"),
     (lambda: fastrnn.GRU(3, 4, reverse=True).stream(), ValueError, "depend on the future, but this GRU is reverse"),
     (lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((5, 2))), TypeError, "mask must be bool, got float64"),
     (lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((2, 5), bool)), ValueError, "leading axes (5, 2), got shape (2, 5)"),
@@ -201,6 +216,7 @@ REFUSED = [
         ValueError,
         "with a mask some steps compute none",
     ),
+    (lambda: fastrnn.AttentionDecoder(fastrnn.GRU(3, 4, reverse=True), memory_size=4), ValueError, "rnn was made with reverse=True"),
     (lambda: fastrnn.AttentionDecoder(fastrnn.LSTM(3, 4, proj_size=2), memory_size=4), ValueError, "proj_size=2"),
 ]
 

@@ -79,8 +79,7 @@ def test_the_operator_passes_opcheck_and_gradcheck(kind):
     assert torch.autograd.gradcheck(lambda x: flat(mine(x)), x)
     state = [torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2 if kind == "LSTM" else 1)]
     name = "tanh" if kind == "RNN" else kind
-    torch.library.opcheck(ours._recurrent, (x, None, state, list(mine._flat_weights), name, 4, 2, False, 0, 0.0, 0, False),
-                          test_utils=["test_schema", "test_faketensor"])  # fmt: skip
+    torch.library.opcheck(ours._recurrent, (x, None, state, list(mine._flat_weights), name, 4, 2, False, 0, 0.0, 0, True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

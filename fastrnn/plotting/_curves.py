@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastrnn import _check
+from fastrnn._recurrent import Recurrent
 from fastrnn.plotting._figure import COLOURS, checked_path, new_figure, plain_axes, saved
-from fastrnn.rnn import Recurrent
 
 
 def plane(states, lengths=None):

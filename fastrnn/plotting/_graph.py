@@ -155,7 +155,9 @@ class Graph:
 
 def _kind(rnn, k):
     """What kind of layer and how large: "layer 2: LSTM, 2 × 128 units"."""
-    kind = f"RNN ({rnn.nonlinearity})" if rnn.kind == "RNN" else rnn.kind
+    kind = rnn.kind
+    if kind == "RNN":
+        kind = f"RNN ({rnn.nonlinearity if isinstance(rnn.nonlinearity, str) else rnn.nonlinearity[0]})"
     where = "" if k is None else f"layer {k}: "
     return f"{where}{kind}, {'2 × ' * rnn.bidirectional}{rnn.hidden_size} units"
 

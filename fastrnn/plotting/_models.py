@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastrnn._recurrent import Recurrent
 from fastrnn.layers import Dropout, Embedding, Linear
 from fastrnn.models import (
     EncoderDecoder,
@@ -17,7 +18,6 @@ from fastrnn.models import (
     VectorToSequence,
 )
 from fastrnn.plotting._graph import RISE, Graph, Node, shape_of
-from fastrnn.rnn import Recurrent
 from fastrnn.stacked import Stacked
 
 
