@@ -1,6 +1,7 @@
 /* Cells with options: any activations, clipped pre-activations; the LSTM's peepholes, coupled gates and projection.
  * The tape holds pre-activations, not activations: a derivative is then right for every function, and where the clip cut.
- * Units past H are kept at 0: with these functions they would not stay there by themselves. Equations (O1)-(O12) of docs/backward.md. */
+ * What is carried from step to step unit by unit, the GRU's h and the LSTM's c, is kept at 0 past H: with these functions it could grow
+ * there until it is infinite, and 0 * infinity is NaN. Equations (O1)-(O12) of docs/backward.md. */
 
 #define SELU_SCALE ((real)1.0507009873554804934193349852946)
 #define SELU_ALPHA ((real)1.6732632423543772848170429916717)
@@ -112,7 +113,7 @@ static void rnn_options_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff
             for (int j = 0; j < cols; j++, part += VL) {
                 const ptrdiff_t u = unit + j * VL;
                 const vec a = v_load(part);
-                store_state(s, row + m, u, v_first(value(o, &o->candidate, a), s->H - u));    /* (O1) */
+                store_state(s, row + m, u, value(o, &o->candidate, a));    /* (O1) */
                 if (s->keep)
                     v_store((real *)s->gates + (row + m) * s->Hp + u, a);
             }
@@ -274,7 +275,7 @@ INLINE void lstm_options_cell(int gates, const rnn_step *s, ptrdiff_t row, int r
             const vec c = v_first(v_fma(f, cp, i * g), s->H - unit);                          /* (O7) */
             if (peephole)
                 a[gates - 1] = v_fma(v_load(peephole + (gates - 2) * Hp), c, a[gates - 1]);   /* (O8) */
-            const vec out = v_first(value(o, &o->gate, a[gates - 1]) * activation(&o->output, c), s->H - unit);
+            const vec out = value(o, &o->gate, a[gates - 1]) * activation(&o->output, c);
             v_store((real *)(r < s->go_on ? s->c_next : s->c_end) + r * Hp + unit, c);
             for (int k = 0; s->keep && k < gates; k++)
                 v_store(tape + k * Hp, a[k]);
@@ -326,7 +327,7 @@ INLINE void lstm_options_dgates(int gates, const rnn_step_backward *s, ptrdiff_t
     const vec cp = v_load((const real *)s->c_prev + row * Hp + u);
     const vec ai = v_load(tape), ag = v_load(tape + (gates - 2) * Hp), ao = v_load(tape + (gates - 1) * Hp), af = v_load(tape + Hp);
     const vec i = value(o, &o->gate, ai), f = gates == 3 ? 1 - i : value(o, &o->gate, af), g = value(o, &o->candidate, ag);
-    const vec out = value(o, &o->gate, ao), c = v_first(v_fma(f, cp, i * g), s->H - u), fc = activation(&o->output, c);
+    const vec out = value(o, &o->gate, ao), c = v_fma(f, cp, i * g), fc = activation(&o->output, c);
     const vec d_o = dm * fc * slope(o, &o->gate, ao, out);
     vec dc = v_load(dc_carried) + dm * out * derivative(&o->output, c, fc);
     if (peephole)

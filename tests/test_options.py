@@ -60,6 +60,19 @@ def test_every_activation_agrees_with_the_reference_in_value_and_gradient(isa, m
             assert abs(got - (ends[0] - ends[1]) / 2e-6) < bound * max(1, abs(got)), f"{name} of {net!r}"
 
 
+@pytest.mark.parametrize("make_layer, options", [(fastrnn.GRU, {}), (fastrnn.LSTM, {"output_activation": "tanh"})])
+def test_units_that_are_only_there_to_fill_a_vector_do_not_grow_into_the_gradients(isa, make_layer, options):
+    """Without a bias a gate is 2, so a state would double in every step; the biases of the 5 units make it 1/2."""
+    net = make_layer(2, 5, recurrent_activation=("affine", 1.0, 2.0), activation="exponential", seed=0, **options)
+    state = {name: 0.01 * p for name, p in net.params.items()}
+    for k in range(net.num_gates):
+        if k != 2:  # all but the candidate, which is third in both
+            state["bias_ih_l0"][5 * k : 5 * k + 5] = -1.5
+    net.load_state_dict(state)
+    (y, _), backward = net.vjp(np.zeros((300, 2, 2), "float32"))
+    assert np.isfinite(y).all() and np.isfinite(backward(np.ones_like(y)).flat).all()
+
+
 def test_the_usual_options_make_the_usual_cells():
     assert fastrnn.LSTM(3, 4, clip=None, activation="tanh", output_activation="tanh").cell is fastrnn.LSTM(3, 4).cell
     assert fastrnn.GRU(3, 4, recurrent_activation="sigmoid").cell is fastrnn.GRU(3, 4).cell
