@@ -11,6 +11,11 @@ from fastrnn import _engine, cli
 # What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
 NEEDS = {
     "torch": "parity with torch",
+    "onnxruntime": "the ONNX backend and export",
+    "keras": "the Keras layers and files",
+    "sklearn": "the scikit-learn estimators",
+    "skorch": "training with skorch",
+    "pandas": "data frames given to the estimators",
     "joblib": "work in joblib's workers",
     "threadpoolctl": "obedience to its limits",
     "matplotlib": "drawing",

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import processes
 import pytest
+from conftest import NEEDS
 
 import fastrnn
 from fastrnn import _engine
@@ -152,24 +153,30 @@ def test_the_public_layers_have_an_example(cls):
     assert any(test.examples for test in parser.find(cls, cls.__name__)), f"{cls.__name__} has no docstring example"
 
 
-def readme_examples():
-    """The Python of README and of the pages about models."""
-    found = []
-    for name in ("README.md", "docs/models.md"):
+def marks_of(text):
+    """The markers of what a script imports beyond the runtime dependencies."""
+    words = set(re.findall(r"(?:^\s*(?:import|from)\s+|\bfastrnn\.)(\w+)", text, flags=re.MULTILINE))
+    words |= {"onnxruntime"} if "onnx" in words else set()
+    return [getattr(pytest.mark, name) for name in sorted(words & NEEDS.keys())]
+
+
+def page_examples():
+    """The Python of README and of the pages for users, by page and number."""
+    for name in ("README.md", "docs/models.md", "docs/torch.md", "docs/onnx.md", "docs/keras.md", "docs/sklearn.md", "docs/moving.md"):
         page = processes.ROOT / name
         text = page.read_text(encoding="utf-8") if page.exists() else ""
-        found += re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return found
+        for k, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)):
+            yield pytest.param(code, id=f"{name}-{k}", marks=marks_of(code))
 
 
 def test_readme_has_python_examples():
-    assert len(readme_examples()) >= 2, "one of the layer API, one of LanguageModel"
+    assert sum(example.id.startswith("README") for example in page_examples()) >= 2, "one of the layer API, one of LanguageModel"
 
 
-@pytest.mark.parametrize("k", range(len(readme_examples())))
-def test_readme_examples_run(k, tmp_path):
+@pytest.mark.parametrize("code", list(page_examples()))
+def test_examples_of_pages_run(code, tmp_path):
     script = tmp_path / "example.py"
-    script.write_text(readme_examples()[k], encoding="utf-8")
+    script.write_text(code, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", script], cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=300
     )
@@ -192,7 +199,12 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (processes.ROOT / "examples").glob("*.py")))
+def example_scripts():
+    for path in sorted((processes.ROOT / "examples").glob("*.py")):
+        yield pytest.param(path.name, id=path.name, marks=marks_of(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("script", list(example_scripts()))
 def test_the_scripts_in_examples_run_on_data_of_their_own(script, tmp_path):
     options, words = SHORT.get(script, (["--epochs", "1"], "accuracy"))
     done = subprocess.run(
