@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: parity with
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")]
 
 import fastrnn.torch as ours  # noqa: E402
+from fastrnn.torch._operator import recurrent  # noqa: E402
 
 KINDS = ["RNN", "GRU", "LSTM"]
 
@@ -79,7 +80,7 @@ def test_the_operator_passes_opcheck_and_gradcheck(kind):
     assert torch.autograd.gradcheck(lambda x: flat(mine(x)), x)
     state = [torch.randn(2, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2 if kind == "LSTM" else 1)]
     name = "tanh" if kind == "RNN" else kind
-    torch.library.opcheck(ours._recurrent, (x, None, state, list(mine._flat_weights), name, 4, 2, False, 0, 0.0, 0, True))
+    torch.library.opcheck(recurrent, (x, None, state, list(mine._flat_weights), name, 4, 2, False, 0, 0.0, None, True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
