@@ -17,20 +17,28 @@ from fastrnn._bptt import backward as bptt
 from fastrnn._memory import Tape
 
 DTYPES = {torch.float32: np.dtype("float32"), torch.float64: np.dtype("float64")}
-_LOOKED_AT = 128  # about so many numbers of each parameter are compared in every call
+_WHOLE, _LOOKED_AT = 4096, 128  # parameters up to so many numbers are compared whole in every call, of larger ones about so many numbers
 
 
 class _Owned:
     """A pool of one array that a tensor owns."""
 
     def __init__(self, tensor):
-        self._array = tensor.detach().numpy()
+        self._array = _array(tensor)
 
     def take(self, layout):
         return self._array, {}
 
     def give(self, array, layout, views):
         pass
+
+
+def _nothing(x):
+    return torch.empty(0, dtype=x.dtype)
+
+
+def _array(tensor):
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 @lru_cache(maxsize=256)
@@ -62,6 +70,15 @@ def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, r
     return total + 64 // DTYPES[dtype].itemsize * (num_layers * D * 3 + num_layers)
 
 
+def _clear_gaps(array, layout):
+    """Zeros where no part of the layout lies: the same call gives the same tape, which torch.library.opcheck asks for."""
+    end = 0
+    for part, _ in layout.parts.values():
+        array[end : part.start] = 0
+        end = part.stop
+    array[end:] = 0
+
+
 class _Kept:
     """Packed weights, and what tells whether the parameters are still those they were made of.
 
@@ -70,9 +87,9 @@ class _Kept:
 
     def __init__(self, net, bias, params, marks):
         self.net, self.marks = net, marks
-        arrays = [p.detach().numpy() for p in params]  # they hold the memory, so that no other tensor gets its address
+        arrays = [_array(p) for p in params]  # they hold the memory, so that no other tensor gets its address
         self.packed = cells.Packed(net.cell, net.hidden_size, net.dtype, dict(zip(_names(net, bias), arrays, strict=True)))
-        self._spots = [a.reshape(-1)[:: max(1, a.size // _LOOKED_AT) | 1] for a in arrays]
+        self._spots = [a.reshape(-1)[:: 1 if a.size <= _WHOLE else a.size // _LOOKED_AT | 1] for a in arrays]
         self._seen = [s.tobytes() for s in self._spots]
 
     def stands(self, net, marks):
@@ -110,7 +127,7 @@ def _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, 
     else:
         sizes = batch_sizes.numpy()
         batch = _stack.Batch(len(sizes), int(sizes[0]), (sizes[:, None] > np.arange(sizes[0])).sum(axis=0))
-    rows = np.ascontiguousarray(x.detach().numpy()).reshape(batch.total, x.shape[-1])
+    rows = np.ascontiguousarray(_array(x)).reshape(batch.total, x.shape[-1])
     return net, packed, batch, rows, _stack.Dropout(dropout, int(key), False) if key is not None else None
 
 
@@ -124,13 +141,14 @@ def run(
     key : the key of the dropout masks, one number; None: no dropout
     """
     net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
-    tape, kept = None, x.new_empty(0)
+    tape, kept = None, _nothing(x)
     if train:
         kept = x.new_empty(_tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B))
         tape = _stack.make_tape(net, batch, packed, masks, _Owned(kept))
-    y, state_n = _stack.forward(net, packed, batch, rows, tuple(s.detach().numpy() for s in state), None, tape, masks)
+        _clear_gaps(kept.numpy(), _stack.tape_layout(net, batch, packed, masks))
+    y, state_n = _stack.forward(net, packed, batch, rows, tuple(map(_array, state)), None, tape, masks)
     h_n, *c_n = map(torch.from_numpy, state_n)
-    return torch.from_numpy(y.reshape(*x.shape[:-1], y.shape[-1])), h_n, c_n[0] if c_n else x.new_empty(0), kept
+    return torch.from_numpy(y.reshape(*x.shape[:-1], y.shape[-1])), h_n, c_n[0] if c_n else _nothing(x), kept
 
 
 recurrent = torch.library.custom_op("fastrnn::recurrent", run, mutates_args=())
@@ -161,8 +179,8 @@ def _recurrent_backward(
     net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
     kept = Tape(_Owned(tape), _stack.tape_layout(net, batch, packed, masks))
     grads = {name: np.zeros(p.shape, net.dtype) for name, p in packed.params.items()}
-    dy = np.ascontiguousarray(dy.detach().numpy()).reshape(batch.total, dy.shape[-1])
-    dstate = tuple(d.detach().numpy() for d in dstate)
+    dy = np.ascontiguousarray(_array(dy)).reshape(batch.total, dy.shape[-1])
+    dstate = tuple(map(_array, dstate))
     dx, dstate_0, _ = bptt(net, packed, batch, rows, None, kept, masks, dy, dstate, grads, need_x=need_x)
     dx = torch.from_numpy(dx.reshape(x.shape)) if need_x else x.new_empty(0)
     return [dx, *map(torch.from_numpy, dstate_0), *map(torch.from_numpy, grads.values())]
