@@ -16,10 +16,10 @@ import pytest
 from fastrnn import _engine
 
 if importlib.util.find_spec("fastrnn.bench"):
-    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, quiet, report, run
+    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, quiet, report, run, torch_modules
 else:  # the sources, built in place
     sys.path.append(str(Path(__file__).parent.parent))
-    from bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, quiet, report, run
+    from bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, quiet, report, run, torch_modules
 
 from reference import run as reference
 
@@ -231,3 +231,10 @@ def test_the_example_min_char_rnn_is_the_original_iteration_for_iteration():
         want, h = original(ids[start : start + 26], h)
         np.testing.assert_allclose(loss, want, rtol=1e-8)
         np.testing.assert_allclose(state[0, 0], h[:, 0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.torch
+def test_the_bench_of_torch_modules_runs(capsys):
+    pytest.importorskip("torch", reason="torch is not installed: bench/torch_modules.py is NOT tested")
+    torch_modules.main(["--short"])
+    assert capsys.readouterr().out.count("%") == 12

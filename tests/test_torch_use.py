@@ -243,3 +243,24 @@ def test_a_wrong_state_says_both_shapes():
         ours.GRU(3, 4)(torch.randn(5, 2, 3), torch.zeros(1, 3, 4))
     with pytest.raises(RuntimeError, match="input has 5 features, but this fastrnn.torch.LSTMCell was made with input_size=3"):
         ours.LSTMCell(3, 4)(torch.randn(2, 5))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_eager_calls_and_the_operator_give_the_same_bits(kind, monkeypatch):
+    module, x = getattr(ours, kind)(3, 4, num_layers=2, bidirectional=True), torch.randn(5, 2, 3)
+    want = gradients(module, x)
+    monkeypatch.setattr(_operator, "_nobody_looks", lambda tensors: False)
+    for got, expected in zip(gradients(module, x), want, strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # in torch's own jvp
+def test_transforms_and_forward_mode_are_refused_by_name():
+    module, x = ours.GRU(3, 4), torch.randn(6, 5, 2, 3)
+    for transformed in (
+        lambda: torch.func.vmap(module)(x),
+        lambda: torch.func.jvp(lambda x: module(x)[0], (x[0],), (x[0],)),
+        lambda: torch.func.grad(lambda x: module(x)[0].sum())(x[0]),
+    ):
+        with pytest.raises(NotImplementedError, match=r"no forward-mode derivatives and no torch.func transforms"):
+            transformed()

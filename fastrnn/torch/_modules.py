@@ -77,7 +77,6 @@ class _Layer(nn.Module):
         y, *state_n = compute(
             data, sizes, state, params, kind, self.hidden_size, self.num_layers, self.bidirectional, self.proj_size, dropout, key,
         )  # fmt: skip
-        state_n = state_n[: len(state)]
         if back is not None:
             state_n = [s.index_select(1, back) for s in state_n]
         if packed:
@@ -160,7 +159,7 @@ class _Cell:
         params = [self.weight_ih, self.weight_hh, *([self.bias_ih, self.bias_hh] if self.bias else [])]
         kind = self.nonlinearity if isinstance(self, RNNCell) else "LSTM" if lstm else "GRU"
         _, *state_n = compute(data, None, state, params, kind, self.hidden_size, 1, False, 0, 0.0, None)
-        state_n = tuple(s[0, 0] if unbatched else s[0] for s in state_n[: 1 + lstm])
+        state_n = tuple(s[0, 0] if unbatched else s[0] for s in state_n)
         return state_n if lstm else state_n[0]
 
 

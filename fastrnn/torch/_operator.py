@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from fastrnn import _engine, _stack, cells
 from fastrnn._bptt import backward as bptt
@@ -61,11 +62,11 @@ def _names(net, bias):
     return [kind + suffix for _, _, suffix in net.parts for kind in kinds]
 
 
-def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, rows, B):
+def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, rows, B, padded):
     """Numbers that suffice for a tape of so many rows, whatever its layout shares. Linear in rows and B, which may be symbols."""
     cell, D = _cell(kind, proj_size), 2 if bidirectional else 1
     Hp, Pp = (cells.padded(size, DTYPES[dtype]) for size in (hidden_size, proj_size or hidden_size))
-    each = Pp + (cell.blocks + cell.has_c) * Hp
+    each = Pp + (cell.has_c + (0 if padded and cell.output_is_tape else cell.blocks)) * Hp
     total = num_layers * D * (rows * each + B * Pp) + (num_layers - 1) * rows * D * (proj_size or hidden_size)
     return total + 64 // DTYPES[dtype].itemsize * (num_layers * D * 3 + num_layers)
 
@@ -143,7 +144,7 @@ def run(
     net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
     tape, kept = None, _nothing(x)
     if train:
-        kept = x.new_empty(_tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B))
+        kept = x.new_empty(_tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B, batch_sizes is None))
         tape = _stack.make_tape(net, batch, packed, masks, _Owned(kept))
         _clear_gaps(kept.numpy(), _stack.tape_layout(net, batch, packed, masks))
     y, state_n = _stack.forward(net, packed, batch, rows, tuple(map(_array, state)), None, tape, masks)
@@ -159,7 +160,7 @@ def _(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectiona
     features, rows = (2 if bidirectional else 1) * (proj_size or hidden_size), math.prod(x.shape[:-1])
     settings = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype
     states = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
-    tape = x.new_empty(_tape_size(*settings, rows, state[0].shape[1]) if train else 0)
+    tape = x.new_empty(_tape_size(*settings, rows, state[0].shape[1], batch_sizes is None) if train else 0)
     return x.new_empty((*x.shape[:-1], features)), states[0], states[1] if kind == "LSTM" else x.new_empty(0), tape
 
 
@@ -169,8 +170,7 @@ def _keep(ctx, inputs, output):
     ctx.save_for_backward(x, *state, *params, output[3], *([batch_sizes] if ctx.packed else []), *([key] if ctx.masked else []))
 
 
-@torch.library.custom_op("fastrnn::recurrent_backward", mutates_args=())
-def _recurrent_backward(
+def run_backward(
     x: torch.Tensor, batch_sizes: torch.Tensor | None, state: list[torch.Tensor], params: list[torch.Tensor], tape: torch.Tensor,
     dy: torch.Tensor, dstate: list[torch.Tensor], kind: str, hidden_size: int, num_layers: int, bidirectional: bool, proj_size: int,
     dropout: float, key: torch.Tensor | None, need_x: bool,
@@ -184,6 +184,9 @@ def _recurrent_backward(
     dx, dstate_0, _ = bptt(net, packed, batch, rows, None, kept, masks, dy, dstate, grads, need_x=need_x)
     dx = torch.from_numpy(dx.reshape(x.shape)) if need_x else x.new_empty(0)
     return [dx, *map(torch.from_numpy, dstate_0), *map(torch.from_numpy, grads.values())]
+
+
+_recurrent_backward = torch.library.custom_op("fastrnn::recurrent_backward", run_backward, mutates_args=())
 
 
 @_recurrent_backward.register_fake
@@ -212,19 +215,43 @@ def _gradients(ctx, dy, dh, dc, _):
 recurrent.register_autograd(_gradients, setup_context=_keep)
 
 
+class _Eager(torch.autograd.Function):
+    """The operator without torch's dispatcher, which would take several times as long as a small step."""
+
+    @staticmethod
+    def forward(ctx, batch_sizes, states, settings, x, *rest):
+        ctx.batch_sizes, ctx.states, ctx.settings = batch_sizes, states, settings
+        y, h_n, c_n, tape = run(x, batch_sizes, rest[:states], rest[states:], *settings, True)
+        ctx.save_for_backward(x, *rest, tape)
+        return (y, h_n, c_n)[: 1 + states]
+
+    @staticmethod
+    def backward(ctx, dy, *dstate):
+        x, *rest, tape = ctx.saved_tensors
+        n, need_x = ctx.states, ctx.needs_input_grad[3]
+        call = torch.ops.fastrnn.recurrent_backward if torch.is_grad_enabled() else run_backward  # the first refuses a second backward
+        dx, *others = call(x, ctx.batch_sizes, rest[:n], rest[n:], tape, dy, list(dstate), *ctx.settings, need_x)
+        return None, None, None, dx if need_x else None, *others
+
+
 def compute(x, batch_sizes, state, params, *settings):
-    """(y, h_n, c_n) through the operator, or straight where nobody but the caller would see the difference."""
+    """(y, h_n) or (y, h_n, c_n): through the operator where a compiler, tracer, mode or transform must see it."""
     train = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *params))
-    if not torch.compiler.is_compiling() and not train and _nobody_looks((x, *state, *params)):
-        return run(x, batch_sizes, state, params, *settings, False)[:3]
-    return recurrent(x, batch_sizes, state, params, *settings, train)[:3]
+    if not torch.compiler.is_compiling() and (forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None):
+        raise NotImplementedError(
+            "fastrnn.torch has no forward-mode derivatives and no torch.func transforms (vmap, grad, jvp …): use torch.nn's layer there"
+        )
+    if torch.compiler.is_compiling() or not _nobody_looks((x, *state, *params)):
+        return recurrent(x, batch_sizes, state, params, *settings, train)[: 1 + len(state)]
+    if train:
+        return _Eager.apply(batch_sizes, len(state), settings, x, *state, *params)
+    return run(x, batch_sizes, state, params, *settings, False)[: 1 + len(state)]
 
 
 def _nobody_looks(tensors):
-    """No mode, transform or tracer is at work, and all are usual tensors."""
+    """No mode or tracer is at work, and all are usual tensors."""
     return (
         torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.jit.is_tracing()
         and all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
     )
