@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 _MODULES = (
-    "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "search", "settings", "stacked",
-    "threadpoolctl", "torch", "training",
+    "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "search", "settings",
+    "sklearn", "stacked", "threadpoolctl", "torch", "training",
 )  # fmt: skip
 
 

@@ -1,0 +1,233 @@
+"""What the estimators have in common: the forms of X, the training and what it leaves behind, streams."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastrnn.layers import random_key
+from fastrnn.models.model import held_out_rows
+from fastrnn.settings import Settings
+
+_EVERY_EPOCH = 2**62  # updates between two looks: only at the ends of epochs
+
+
+class _Patience:
+    """Stops as MLPClassifier does: n_iter_no_change epochs in a row that are not better by tol."""
+
+    def __init__(self, tol, rounds, figure):
+        self.tol, self.rounds, self.figure = tol, rounds, figure
+        self.best, self.bad, self.losses, self.scores = -np.inf, 0, [], []
+
+    def __call__(self, entry):
+        if entry["train_loss"] is None:
+            return False
+        self.losses.append(entry["train_loss"])
+        merit = -entry["train_loss"]
+        if self.figure is not None:
+            merit = entry[f"validation_{self.figure}"]
+            self.scores.append(merit)
+        self.bad = 0 if merit > self.best + self.tol else self.bad + 1
+        self.best = max(self.best, merit)
+        return self.bad > self.rounds
+
+
+class Estimator(BaseEstimator):
+    """What the four have in common. A subclass says what y is, which network learns it, and what comes out.
+
+    PER_STEP : whether each step has a target, not each sequence
+    FIGURE : of the validation part, of which more is better
+    """
+
+    PER_STEP, FIGURE = False, "r2"
+
+    def __init__(self, hidden_layer_sizes=(64,), *, cell="lstm", bidirectional=False, pooling="last", dropout=0.0, standardize=True, solver="adam",
+                 alpha=0.0, batch_size=32, learning_rate_init=0.005, max_iter=200, tol=1e-4, n_iter_no_change=10, early_stopping=False,
+                 validation_fraction=0.1, clip_norm=5.0, warm_start=False, dtype="float32", random_state=None, verbose=False):  # fmt: skip
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.cell = cell
+        self.bidirectional = bidirectional
+        self.pooling = pooling
+        self.dropout = dropout
+        self.standardize = standardize
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.clip_norm = clip_norm
+        self.warm_start = warm_start
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _read(self, X, lengths=None, *, reset=False):
+        """N arrays (T_i, F), checked; and which of the forms X had: "rows", "list" or "array"."""
+        if isinstance(X, tuple) and len(X) == 2 and np.ndim(X[0]) == 2 and np.ndim(X[1]) == 1:
+            X, lengths = X
+        if isinstance(X, (list, tuple)) and X and all(np.ndim(x) == 2 for x in X):
+            if lengths is not None:
+                raise ValueError("lengths is for one array, but X is a list of sequences, which have lengths of their own")
+            return self._read_list(X, reset), "list"
+        if isinstance(X, np.ndarray) and X.ndim == 3:
+            lengths = np.full(len(X), X.shape[1]) if lengths is None else checked_lengths(lengths, len(X), X.shape[1])
+            return self._read_list([x[:length] for x, length in zip(X, lengths)], reset), "array"
+        rows = validate_data(self, X, dtype=self.dtype, reset=reset)
+        lengths = np.ones(len(rows), int) if lengths is None else checked_lengths(lengths, None, len(rows))
+        if lengths.sum() != len(rows):
+            raise ValueError(f"lengths add up to {lengths.sum()}, but X has {len(rows)} rows")
+        return np.split(rows, np.cumsum(lengths)[:-1]), "rows"
+
+    def _read_list(self, X, reset):
+        if not X:
+            raise ValueError("Found array with 0 sample(s): there are no sequences")
+        if any(hasattr(x, "columns") for x in X):
+            return [validate_data(self, x, dtype=self.dtype, reset=reset and k == 0) for k, x in enumerate(X)]
+        X = [np.asarray(x) for x in X]
+        for k, x in enumerate(X):
+            if x.shape[1] != X[0].shape[1]:
+                raise ValueError(f"sequence {k} has {x.shape[1]} features, but sequence 0 has {X[0].shape[1]}")
+            if not len(x):
+                raise ValueError(f"sequence {k} has no steps: leave it out")
+        rows = validate_data(self, np.concatenate(X), dtype=self.dtype, reset=reset)
+        return np.split(rows, np.cumsum([len(x) for x in X])[:-1])
+
+    def _per_step(self, y, X, form):
+        """The targets of all steps, one after another."""
+        if form == "rows":
+            return y
+        if len(y) != len(X):
+            raise ValueError(f"y has {len(y)} sequences, but X has {len(X)}")
+        for k, (x, of_one) in enumerate(zip(X, y)):
+            if len(of_one) != len(x) and form == "list":
+                raise ValueError(f"y[{k}] has {len(of_one)} steps, but X[{k}] has {len(x)}")
+        return np.concatenate([np.asarray(of_one)[: len(x)] for x, of_one in zip(X, y)])
+
+    def _split(self, values, X):
+        return np.split(values, np.cumsum([len(x) for x in X])[:-1]) if self.PER_STEP else values
+
+    def _need_y(self, y):
+        if y is None:
+            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+
+    def _net_options(self):
+        sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
+        options = {name: getattr(self, name) for name in ("cell", "bidirectional", "pooling", "dropout", "standardize", "dtype")}
+        return options | {"hidden_size": sizes if len(sizes) > 1 else sizes[0], "num_layers": len(sizes)}
+
+    def _weights_of(self, sample_weight, X):
+        rows = np.empty((len(X), 1))
+        weights = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        if not weights.any():
+            raise ValueError("sample_weight is zero for every sequence: there is nothing to learn")
+        return weights
+
+    def _learn(self, X, targets, weights, outputs, *, anew, epochs, once=False):
+        """Train the network, a new one or the one there is. A sequence of weight 0 is left out: not even the scaler sees it."""
+        if np.any(weights == 0):
+            kept = np.flatnonzero(weights)
+            X, weights = [X[k] for k in kept], weights[kept]
+            targets = [targets[k] for k in kept] if self.PER_STEP else targets[kept]
+        if anew:
+            self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            self._fits, self.loss_curve_, self.validation_scores_ = 0, [], []
+            net = self._make(targets)
+        else:
+            net = self._net
+        targets, stops = self._scaled(net, targets), self.early_stopping and not once
+        X, targets, weights, held = self._hold_out(X, targets, weights, stops)
+        patience = _Patience(np.inf if once else self.tol, np.inf if once else self.n_iter_no_change, self.FIGURE if stops else None)
+        size = min(self.batch_size, len(X))
+        settings = Settings(
+            epochs=epochs, optimizer=self.solver, lr=self.learning_rate_init, weight_decay=self.alpha / size if self.alpha else None,
+            groups={"*bias*": {"weight_decay": 0.0}} if self.alpha else {}, clip_norm=self.clip_norm, loss_limit=None,
+            monitor=self.FIGURE if stops else "loss", evaluate_every=_EVERY_EPOCH, callbacks=(patience,), progress=bool(self.verbose),
+        )  # fmt: skip
+        seed = random_key(self._seed, self._fits) if self._fits else self._seed
+        scaler = net._scaler_of(X) if anew else net._scaler
+        data, held_out = net._batches(X, targets, weights, held, size, None, seed, scaler)
+        build = (lambda: net._build(self.n_features_in_, outputs, scaler, seed)) if anew else (lambda: None)
+        net._run(net._start(build, data, settings, seed=seed, validation=held_out, identity=None, unit="steps"))
+        self._net, self._fits = net, self._fits + 1
+        self._tell(patience, epochs, stops, once)
+        return self
+
+    def _hold_out(self, X, targets, weights, stops):
+        if not stops:
+            return X, targets, weights, 0.0
+        out, kept = held_out_rows(len(X), self.validation_fraction, random_key(self._seed, 2))
+        if not len(out) or not len(kept):
+            raise ValueError(f"early_stopping holds out {self.validation_fraction} of {len(X)} sequences: neither part may be empty")
+        some = (lambda rows: [targets[k] for k in rows]) if isinstance(targets, list) else (lambda rows: targets[rows])
+        return [X[k] for k in kept], some(kept), weights[kept], ([X[k] for k in out], some(out))
+
+    def _tell(self, patience, epochs, stops, once):
+        """The attributes that MLPClassifier has."""
+        self.loss_curve_ = self.loss_curve_ + patience.losses
+        self.n_iter_ = len(self.loss_curve_)
+        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else None
+        self.validation_scores_ = [*(self.validation_scores_ or []), *patience.scores] if stops else None
+        self.best_loss_ = None if stops else min(self.loss_curve_, default=None)
+        self.best_validation_score_ = max(self.validation_scores_) if stops else None
+        if self._net.outcome == "finished" and not once and self.n_iter_no_change < epochs:
+            warnings.warn(f"max_iter={self.max_iter} epochs are over, but the training has not converged yet", ConvergenceWarning, stacklevel=4)
+
+    def _scaled(self, net, targets):
+        return targets
+
+    def _continues(self):
+        return self.warm_start and hasattr(self, "_net")
+
+    def _outputs(self, X):
+        """What the network gives: (N, K), or all steps one after another (sum T_i, K); float64."""
+        found = [None] * len(X)
+        for ragged, output in self._net._outputs_of(X, 256):
+            for b, row in enumerate(ragged.rows):
+                found[row] = output[: ragged.lengths[b], b] if self.PER_STEP else output[b : b + 1]
+        return np.concatenate(found).astype(np.float64)
+
+    def predict_step(self, x_t, state=None):
+        """One step of a stream: what `predict` gives for the sequence up to and with this step, to the bit.
+
+        Parameters
+        ----------
+        x_t : (F,) features of this step, or (B, F) of B streams
+        state : what the step before gave; None at the beginning
+
+        Returns
+        -------
+        prediction : that of `predict`, of one stream or an array of B
+        state : for the next step
+
+        Raises
+        ------
+        ValueError  the network is bidirectional, or pools by mean or max: it needs the whole sequence.
+        """
+        check_is_fitted(self)
+        if self._net.bidirectional or (not self.PER_STEP and self._net.pooling != "last"):
+            raise ValueError("predict_step needs bidirectional=False and pooling='last': otherwise a prediction needs the whole sequence")
+        single = np.ndim(x_t) == 1
+        rows = check_array(np.atleast_2d(x_t), dtype=self._net.dtype)
+        if rows.shape[1] != self.n_features_in_:
+            raise ValueError(f"x_t has {rows.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input")
+        y, state = self._net.rnn(self._net._scaler(rows)[None], state)
+        found = self._decoded(self._net.linear(y[0]).astype(np.float64))
+        return (found[0] if single else found), state
+
+
+def checkedchecked_lengths(lengths, N, limit):
+    lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or (N is not None and len(lengths) != N):
+        raise ValueError(f"lengths must be {'whole numbers, 1-D' if N is None else f'{N} whole numbers'}, got shape {lengths.shape} of {lengths.dtype}")
+    if lengths.size and not (1 <= lengths.min() and lengths.max() <= limit):
+        raise ValueError(f"lengths must be in 1..{limit}, got {lengths.min()}..{lengths.max()}")
+    return lengths
