@@ -146,7 +146,7 @@ class RNNClassifier(_Classes):
     >>> rng = np.random.default_rng(0)
     >>> X = [rng.standard_normal((rng.integers(3, 9), 2)) for _ in range(200)]
     >>> y = ["up" if x.sum() > 0 else "down" for x in X]
-    >>> model = RNNClassifier((16,), cell="gru", learning_rate_init=0.01, early_stopping=True, random_state=0).fit(X[:150], y[:150])
+    >>> model = RNNClassifier((16,), cell="gru", learning_rate_init=0.01, max_iter=30, n_iter_no_change=30, random_state=0).fit(X[:150], y[:150])
     >>> bool(model.score(X[150:], y[150:]) > 0.9)
     True
     """

@@ -79,10 +79,10 @@ class Estimator(BaseEstimator):
                 raise ValueError("lengths is for one array, but X is a list of sequences, which have lengths of their own")
             return self._read_list(X, reset), "list"
         if isinstance(X, np.ndarray) and X.ndim == 3:
-            lengths = np.full(len(X), X.shape[1]) if lengths is None else checked_lengths(lengths, len(X), X.shape[1])
+            lengths = np.full(len(X), X.shape[1]) if lengths is None else _lengths(lengths, len(X), X.shape[1])
             return self._read_list([x[:length] for x, length in zip(X, lengths)], reset), "array"
         rows = validate_data(self, X, dtype=self.dtype, reset=reset)
-        lengths = np.ones(len(rows), int) if lengths is None else checked_lengths(lengths, None, len(rows))
+        lengths = np.ones(len(rows), int) if lengths is None else _lengths(lengths, None, len(rows))
         if lengths.sum() != len(rows):
             raise ValueError(f"lengths add up to {lengths.sum()}, but X has {len(rows)} rows")
         return np.split(rows, np.cumsum(lengths)[:-1]), "rows"
@@ -224,7 +224,7 @@ class Estimator(BaseEstimator):
         return (found[0] if single else found), state
 
 
-def checkedchecked_lengths(lengths, N, limit):
+def _lengths(lengths, N, limit):
     lengths = np.asarray(lengths)
     if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or (N is not None and len(lengths) != N):
         raise ValueError(f"lengths must be {'whole numbers, 1-D' if N is None else f'{N} whole numbers'}, got shape {lengths.shape} of {lengths.dtype}")
