@@ -271,3 +271,48 @@ def test_a_wrong_X_is_refused_before_any_work(given, match):
 def test_a_forecaster_refuses_a_sequence_of_one_step():
     with pytest.raises(ValueError, match="sequence 0 has 1 step"):
         estimator("RNNForecaster").fit(np.ones((5, 3)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_alpha_makes_weights_smaller_and_leaves_biases_to_the_data(name):
+    X, y = ragged()
+    free, held = (estimator(name, alpha=alpha, solver="sgd", max_iter=1, batch_size=30).fit(X, y[name]) for alpha in (0.0, 3000.0))
+    for key, slot in free._net.slots.items():
+        mine, theirs = slot.view(held._net.storage.flat), slot.view(free._net.storage.flat)
+        if "bias" in key:
+            np.testing.assert_array_equal(mine, theirs)
+        else:
+            assert np.abs(mine).sum() < np.abs(theirs).sum()
+
+
+def test_each_call_of_partial_fit_draws_other_zeros_of_dropout_and_another_random_state_does_too():
+    X, y = ragged()
+
+    def trained(seed_of_the_calls):
+        model = estimator("RNNClassifier", dropout=0.5).fit(X, y["RNNClassifier"])
+        model._seed = seed_of_the_calls
+        return model.partial_fit(X, y["RNNClassifier"]).loss_curve_[-1]
+
+    assert trained(5) == trained(5) != trained(6)
+
+
+def test_the_solver_is_checked_and_nothing_is_left_of_a_refused_fit():
+    X, y = ragged()
+    model = estimator("RNNClassifier", solver="lbfgs")
+    with pytest.raises(ValueError, match="lbfgs"):
+        model.fit(X, y["RNNClassifier"])
+    assert not hasattr(model, "_net")
+
+
+def test_predict_step_takes_several_streams_and_refuses_what_is_wrong():
+    from sklearn.exceptions import NotFittedError
+
+    X, y = ragged()
+    with pytest.raises(NotFittedError):
+        estimator("RNNClassifier").predict_step(X[0][0])
+    model = estimator("RNNClassifier").fit(X, y["RNNClassifier"])
+    both, _ = model.predict_step(np.stack([X[0][0], X[1][0]]))
+    assert both.tolist() == [model.predict_step(X[k][0])[0] for k in range(2)]
+    for x_t, match in ((np.ones(2), "expecting 3 features"), (np.ones((1, 1, 3)), "expecting 3 features"), ([1, np.nan, 2], "NaN")):
+        with pytest.raises(ValueError, match=match):
+            model.predict_step(x_t)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastrnn.layers import random_key
@@ -210,15 +210,19 @@ class Estimator(BaseEstimator):
 
         Raises
         ------
-        ValueError  the network is bidirectional, or pools by mean or max: it needs the whole sequence.
+        ValueError  the network is bidirectional, or pools by mean or max: it needs the whole sequence; x_t has another width, or a NaN.
         """
-        check_is_fitted(self)
+        if not hasattr(self, "_net"):
+            check_is_fitted(self)  # raises; itself it takes longer than the step
         if self._net.bidirectional or (not self.PER_STEP and self._net.pooling != "last"):
             raise ValueError("predict_step needs bidirectional=False and pooling='last': otherwise a prediction needs the whole sequence")
-        single = np.ndim(x_t) == 1
-        rows = check_array(np.atleast_2d(x_t), dtype=self._net.dtype)
-        if rows.shape[1] != self.n_features_in_:
-            raise ValueError(f"x_t has {rows.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input")
+        rows = np.asarray(x_t, dtype=self._net.dtype)
+        single = rows.ndim == 1
+        rows = rows[None] if single else rows
+        if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
+            raise ValueError(f"x_t has shape {np.shape(x_t)}, but {type(self).__name__} is expecting {self.n_features_in_} features: (F,) or (B, F)")
+        if not np.isfinite(rows).all():
+            raise ValueError("x_t has NaN or infinity: replace such values")
         y, state = self._net.rnn(self._net._scaler(rows)[None], state)
         found = self._decoded(self._net.linear(y[0]).astype(np.float64))
         return (found[0] if single else found), state
