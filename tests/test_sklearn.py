@@ -2,13 +2,9 @@
 
 import functools
 import pickle
-import re
-import subprocess
-import sys
 import warnings
 
 import numpy as np
-import processes
 import pytest
 
 pytestmark = pytest.mark.sklearn
@@ -74,15 +70,6 @@ def test_the_checks_of_parametrize_with_checks_pass_one_by_one():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check(of)
-
-
-def test_the_example_of_the_page_runs(tmp_path):
-    page = (processes.ROOT / "docs" / "sklearn.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    script = tmp_path / "example.py"
-    script.write_text(example, encoding="utf-8")
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ALL)
