@@ -13,6 +13,7 @@ if importlib.util.find_spec("fastrnn._engine") is None:
 from fastrnn.attention import AttentionDecoder
 from fastrnn.config import show_config
 from fastrnn.layers import Dropout, Embedding, Linear
+from fastrnn.network import Network
 from fastrnn.parameters import Gradients, Storage
 from fastrnn.rnn import GRU, LSTM, RNN
 from fastrnn.stacked import Stacked
@@ -29,6 +30,7 @@ __all__ = [
     "Embedding",
     "Gradients",
     "Linear",
+    "Network",
     "Stacked",
     "Storage",
     "get_num_threads",

@@ -1,0 +1,138 @@
+"""Network: what a chain gives, its functions, its place on disk, its errors."""
+
+import numpy as np
+import pytest
+
+import fastrnn
+from fastrnn import storage
+from fastrnn.network import FUNCTIONS, Network
+
+T, B = 6, 4
+
+
+def ids(seed=0):
+    return np.random.default_rng(seed).integers(1, 9, (T, B))
+
+
+def test_a_chain_gives_what_its_layers_give_one_after_the_other():
+    emb, rnn, linear = fastrnn.Embedding(9, 3, seed=0), fastrnn.LSTM(3, 5, 2, bidirectional=True, seed=1), fastrnn.Linear(10, 2, seed=2)
+    net = Network({"emb": emb, "rnn": rnn, "linear": linear})
+    y, state = rnn(emb(ids()), lengths=[6, 3, 1, 4])
+    found, (found_state,) = net(ids(), lengths=[6, 3, 1, 4])
+    np.testing.assert_array_equal(found, linear(y))
+    for mine, wanted in zip(found_state, state, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+    again, _ = net(ids(), (state,))
+    np.testing.assert_array_equal(again, linear(rnn(emb(ids()), state)[0]))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_last_takes_each_directions_last_valid_step(batch_first):
+    rnn = fastrnn.GRU(3, 5, bidirectional=True, batch_first=batch_first, seed=1)
+    x = np.random.default_rng(0).standard_normal((B, T, 3) if batch_first else (T, B, 3)).astype("float32")
+    lengths = np.array([6, 3, 1, 4])
+    y = rnn(x, lengths=lengths)[0]
+    y = y if batch_first else y.transpose(1, 0, 2)
+    wanted = np.stack([np.concatenate([y[b, n - 1, :5], y[b, 0, 5:]]) for b, n in enumerate(lengths)])
+    np.testing.assert_array_equal(Network({"rnn": rnn, "l": "last"})(x, lengths=lengths)[0], wanted)
+    for how, merged in (("sum", wanted[:, :5] + wanted[:, 5:]), ("mul", wanted[:, :5] * wanted[:, 5:]), ("ave", (wanted[:, :5] + wanted[:, 5:]) / 2)):
+        linear = fastrnn.Linear(5, 2)
+        net = Network({"rnn": rnn, "l": "last", "merge": ("merge", how), "linear": linear})
+        np.testing.assert_array_equal(net(x, lengths=lengths)[0], linear(merged))
+
+
+def test_a_masked_step_is_not_seen_and_zero_and_flip_do_what_they_say():
+    rnn = fastrnn.LSTM(3, 5, seed=1)
+    x = np.random.default_rng(0).standard_normal((T, B, 3)).astype("float32")
+    x[[0, 2], 1] = 0
+    x[1, 2, 0] = 0  # one feature alone does not mask a step
+    mask = (x != 0).any(-1)
+    y = rnn(x, mask=mask)[0]
+    net = Network({"mask": ("mask", 0.0), "rnn": rnn, "zero": "zero", "flip": "flip"})
+    assert not mask.all()
+    np.testing.assert_array_equal(net(x)[0], (y * mask[..., None])[::-1])
+    emb = fastrnn.Embedding(9, 3, seed=0)
+    given = ids()
+    given[2:4, 1] = 0
+    np.testing.assert_array_equal(Network({"mask": ("mask", 0), "emb": emb, "rnn": rnn})(given)[0], rnn(emb(given), mask=given != 0)[0])
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_functions_are_those_of_the_recurrent_layers(name):
+    a = np.linspace(-4, 4, 33)[None, :, None]
+    found = FUNCTIONS[name](a)
+    if name.endswith("softmax"):
+        p = np.exp(found) if name == "log_softmax" else found
+        return np.testing.assert_allclose(p, 1)  # of one feature
+    rnn = fastrnn.RNN(1, 1, nonlinearity=name, dtype="float64")
+    rnn.load_state_dict({"weight_ih_l0": [[1]], "weight_hh_l0": [[0]], "bias_ih_l0": [0], "bias_hh_l0": [0]})
+    return np.testing.assert_allclose(found, rnn(a)[0], atol=1e-13)
+
+
+def test_what_was_saved_comes_back_to_the_bit(tmp_path):
+    layers = {
+        "in": ("mask", 0.0),
+        "a": fastrnn.LSTM(3, 6, proj_size=2, peephole=True, activation=("leaky_relu", 0.2), clip=3.0, bidirectional=True, batch_first=True, dtype="float64"),
+        "b": fastrnn.Stacked([fastrnn.GRU(4, 4, reset_after=False, batch_first=True, dtype="float64"), fastrnn.RNN(4, 4, batch_first=True, dtype="float64")],
+                             residual=True),
+        "c": ("elu", 0.5),
+        "d": fastrnn.Linear(4, 2, bias=False, dtype="float64"),
+        "e": "log_softmax",
+    }  # fmt: skip
+    net = Network(layers)
+    net.save(tmp_path)
+    again = Network.load(tmp_path)
+    x = np.random.default_rng(0).standard_normal((B, T, 3))
+    np.testing.assert_array_equal(again(x)[0], net(x)[0])
+    assert repr(again) == repr(net) and again.num_parameters == net.num_parameters and again.batch_first
+    assert storage.load(tmp_path)[1]["model"] == "Network"
+
+
+def test_an_lstms_residual_stack_with_several_states_goes_on_from_its_state():
+    net = Network({"rnn": fastrnn.Stacked([fastrnn.GRU(3, 4), fastrnn.LSTM(4, 5)]), "l": "last"})
+    x = np.random.default_rng(0).standard_normal((T, B, 3)).astype("float32")
+    whole = net(x)[0]
+    _, state = net(x[:2])
+    np.testing.assert_array_equal(net(x[2:], state)[0], whole)
+
+
+@pytest.mark.parametrize(
+    "steps, error, words",
+    [
+        ({}, ValueError, "one layer or more"),
+        ({"a": fastrnn.GRU(3, 4), "b": fastrnn.Linear(5, 2)}, ValueError, "layer 'b' takes 5 features, but what is before it gives 4"),
+        ({"a": fastrnn.GRU(3, 4), "b": fastrnn.Embedding(5, 2)}, ValueError, "layer 'b' takes ids"),
+        ({"a": fastrnn.GRU(3, 4), "b": "sofmax"}, ValueError, "'b' is 'sofmax'"),
+        ({"a": fastrnn.GRU(3, 4), "b": 7}, TypeError, "'b' is 7"),
+        ({"a": fastrnn.GRU(3, 4), "b": ("merge", "sum")}, ValueError, "two directions, but what is before it has 1"),
+        ({"a": fastrnn.GRU(3, 4, bidirectional=True), "b": ("merge", "max")}, ValueError, "'max'"),
+        ({"a": fastrnn.Linear(3, 4), "b": "last"}, ValueError, "'last' is of the outputs of a recurrent layer"),
+        ({"a": fastrnn.GRU(3, 4), "b": "mask"}, ValueError, "needs its value"),
+        ({"a": fastrnn.GRU(3, 4), "b": fastrnn.Linear(4, 4, dtype="float64")}, TypeError, "'b' computes in float64"),
+        ({"a": fastrnn.GRU(3, 4), "b": fastrnn.GRU(4, 4, batch_first=True)}, ValueError, "batch_first"),
+        ({"a": fastrnn.GRU(3, 4, context_size=2)}, ValueError, "context_size=2"),
+        ({"g": fastrnn.GRU(3, 4), "a": fastrnn.Dropout(0.5)}, TypeError, "'a' is"),
+    ],
+)
+def test_a_wrong_chain_is_refused_by_the_name_of_its_step(steps, error, words):
+    with pytest.raises(error, match=words.replace("(", r"\(")):
+        Network(steps)
+
+
+def test_wrong_parameters_and_states_are_refused_by_name(tmp_path):
+    net = Network({"a": fastrnn.GRU(3, 4), "b": fastrnn.Linear(4, 2)})
+    arrays = dict(net.state_dict())
+    for change, words in (
+        ({"b.weight": np.zeros((4, 2))}, r"b.weight has shape \(4, 2\), but it must have \(2, 4\)"),
+        ({"c.weight": np.zeros(1)}, "not of this Network: c.weight"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            net.load_state_dict(arrays | change)
+    del arrays["a.bias_hh_l0"]
+    with pytest.raises(ValueError, match="missing: a.bias_hh_l0"):
+        net.load_state_dict(arrays)
+    with pytest.raises(ValueError, match="2 parts, but this Network has 1"):
+        net(np.zeros((1, 1, 3), "float32"), (None, None))
+    storage.save(tmp_path, {}, {"model": "LanguageModel"})
+    with pytest.raises(ValueError, match="holds a LanguageModel"):
+        Network.load(tmp_path)
