@@ -103,6 +103,7 @@ def _parser():
         command.add_argument("model", metavar="DIR", help="directory of the model")
         command.add_argument("--data", metavar="FILE", required=True, help="UTF-8 text for a model of it; else as for train --task")
     predict.add_argument("--beam", type=_count, metavar="N", help="candidates that are followed side by side (1); for translate and caption")
+    _add_convert(commands)
     info = commands.add_parser("info", help="show the configuration of this build, or of a model")
     info.add_argument("model", metavar="DIR", nargs="?", help="directory of a model")
     info.set_defaults(run=_info)
@@ -183,6 +184,27 @@ def _add_generate(commands):
     add("--top-p", type=_probability, metavar="P", help="draw from the fewest symbols that have probability P together")
     add("--seed", type=_natural, help="the same seed writes the same text")
     generate.set_defaults(run=_generate)
+
+
+def _add_convert(commands):
+    convert = commands.add_parser("convert", help="read a model of torch, ONNX or Keras; or write one for torch or ONNX")
+    add = convert.add_argument
+    add("source", metavar="SRC", help="a state_dict that torch.save wrote, .safetensors, .onnx, .keras, .h5; or the directory of a model")
+    add("destination", metavar="DST", help="a directory; or a file: .onnx, .pt (a state_dict), .safetensors")
+    add("--key", metavar="NAME", help="which part of a torch file is the state_dict")
+    add("--nonlinearity", choices=("tanh", "relu"), default="tanh", help="of vanilla layers in a state_dict, which does not say (tanh)")
+    add("--config", metavar="FILE", help="settings of a .weights.h5: what model.to_json() gave")
+    add("--vocabulary", metavar="FILE", help="JSON, the characters in the order of their ids or {character: id}: makes a language model that generates")
+    convert.set_defaults(run=_convert)
+
+
+def _convert(arguments):
+    from fastrnn.convert import convert
+
+    options = {name: getattr(arguments, name) for name in ("key", "nonlinearity", "config", "vocabulary")}
+    for line in convert(arguments.source, arguments.destination, **options):
+        print(line)
+    return 0
 
 
 def _train(arguments):
@@ -363,10 +385,14 @@ def _info(arguments):
     if arguments.model is None:
         fastrnn.show_config()
         return 0
+    from fastrnn import Network
     from fastrnn.models import LanguageModel
     from fastrnn.tasks import load
 
     model = load(arguments.model)
+    if isinstance(model, Network):
+        print("model: Network", *(f"{name}: {step!r}" for name, step in model.steps.items()), f"num_parameters: {model.num_parameters}", sep="\n")
+        return 0
     if not isinstance(model, LanguageModel):
         print(f"model: {type(model).__name__}")
         for name in (*model.ARGUMENTS, "dtype", "seed", "num_parameters"):

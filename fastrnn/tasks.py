@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrnn import data, models, storage
+from fastrnn import Network, data, models, storage
 from fastrnn.models import (
     EncoderDecoder,
     EventModel,
@@ -63,6 +63,8 @@ def load(directory, wanted: type | None = None):
     """
     arrays, config = storage.load(directory)
     found = config.get("model")
+    if found == "Network" and wanted is None:
+        return Network.load(directory)
     if found not in models.__all__ or (wanted is not None and found != wanted.__name__):
         needs = f"a {wanted.__name__}" if wanted is not None else f"one of {', '.join(models.__all__)}"
         raise ValueError(f"{directory} holds a {found}, but this needs {needs}")

@@ -1,0 +1,309 @@
+"""Files of torch, ONNX and Keras as fastrnn directories, and fastrnn models as files of torch and ONNX; compared before they are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from fastrnn import state_dict, storage
+from fastrnn.network import Network
+from fastrnn.rnn import GRU, LSTM, RNN
+
+_OUT = (".onnx", ".pt", ".pth", ".safetensors")
+_NAMES = {RNN: "rnn", GRU: "gru", LSTM: "lstm"}
+
+
+def convert(source, destination, *, key=None, nonlinearity="tanh", config=None, vocabulary=None):
+    """Read a model, compare what was read with its source, write it, read it again. Gives lines that say what was done.
+
+    Parameters
+    ----------
+    source : a file of torch (a state_dict), .safetensors, .onnx, .keras or .h5; its content says which; or a fastrnn directory
+    destination : a directory; or a file, of what its suffix says: .onnx, .pt, .pth (torch's state_dict), .safetensors. It must not exist.
+    key : of the state_dict in a file that holds a dict of more
+    nonlinearity : "tanh" or "relu": of vanilla layers in a state_dict, which does not say
+    config : for a .weights.h5, the file with the model's to_json()
+    vocabulary : a JSON file with the list of the characters in the order of their ids, or {character: id}: makes a LanguageModel
+
+    Raises
+    ------
+    ValueError  the file is damaged, or the model is one that fastrnn or the other side has not; the message says what, and nothing is written.
+    """
+    source, destination = Path(source), Path(destination)
+    if storage.holds_anything(destination) if destination.is_dir() else destination.exists():
+        raise ValueError(f"{destination} exists: choose another name, or remove it first")
+    model, said = _read(source, key, nonlinearity, config)
+    if vocabulary is not None:
+        model = language_model(model, read_vocabulary(vocabulary))
+        said.append(f"made a language model of {len(model.vocabulary)} characters")
+    said.append(_write(model, destination))
+    return said
+
+
+def _read(source, key, nonlinearity, config):
+    """(model, what to say)."""
+    if source.is_dir():
+        from fastrnn.tasks import load
+
+        model = load(source)
+        return model, [f"read {type(model).__name__}, {model.num_parameters} parameters"]
+    kind = sniff(source)
+    if kind in ("torch", "safetensors"):
+        tensors = read_torch(source, key) if kind == "torch" else read_safetensors(source)
+        net = state_dict.to_network(tensors, nonlinearity=nonlinearity)
+        said = [f"read {net!r} from {len(tensors)} tensors, {net.num_parameters} parameters"]
+        if any(type(layer) is RNN for layer in net.layers.values()):
+            said.append(f"nonlinearity {nonlinearity!r} is taken for granted, as a state_dict does not say")
+        return net, [*said, compare_with_torch(net, tensors)]
+    if kind == "onnx":
+        import fastrnn.onnx
+
+        net = Network({"rnn": fastrnn.onnx.load(source)})
+    else:
+        import fastrnn.keras
+
+        net = fastrnn.keras.load(source, None if config is None else Path(config).read_text(encoding="utf-8"))
+    return net, [f"read {net!r}, {net.num_parameters} parameters; outputs were compared with those of the source"]
+
+
+def sniff(path):
+    """"torch", "safetensors", "keras" or "onnx", by the file's content; a ValueError if it is none of them."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    if head[:4] == b"PK\x03\x04":
+        try:
+            names = zipfile.ZipFile(path).namelist()
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+            raise ValueError(f"{path} is cut short or damaged: {error}") from None
+        return "keras" if "config.json" in names else "torch"
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
+        return "keras"
+    if head[8:] == b"{":
+        return "safetensors"
+    if head[:1] == b"\x80":
+        raise ValueError(f"{path} is a bare pickle, which fastrnn does not open: in torch, torch.save(module.state_dict(), …) writes a zip file")
+    if path.suffix == ".onnx":
+        return "onnx"
+    raise ValueError(f"{path} is none of torch's, safetensors', ONNX' and Keras' files: its first bytes are {head!r}")
+
+
+def read_torch(path, key=None):
+    """{name: array} of a state_dict that torch.save wrote; torch reads it, with weights_only=True, so that no code in it is run.
+
+    Raises
+    ------
+    ValueError  the file is damaged or holds something else than tensors; the message says what.
+    """
+    import torch
+
+    size = os.path.getsize(path)
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(info.file_size for info in archive.infolist())
+    if claimed > size:
+        raise ValueError(f"{path} has {size} bytes, but its members claim {claimed}: torch does not write such files")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly every class for a damaged file
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged, or holds more than tensors: save module.state_dict() alone ({text})") from None
+    if key is not None:
+        if not isinstance(found, dict) or key not in found:
+            raise ValueError(f"{path} has no {key!r}: it holds {_holds(found)}")
+        found = found[key]
+    wrong = not isinstance(found, dict) or [name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
+    if wrong:
+        raise ValueError(f"{path} holds {_holds(found)}, but a state_dict is a dict of tensors: --key says which part of it is one")
+    odd = [name for name, t in found.items() if t.layout != torch.strided or t.is_quantized or t.dtype in (torch.bfloat16,)]
+    if odd:
+        raise ValueError(f"{odd[0]} is {found[odd[0]].dtype}, {found[odd[0]].layout}: only plain float32 and float64 tensors are read")
+    return {name: t.detach().contiguous().numpy() for name, t in found.items()}
+
+
+def _holds(found):
+    return f"a dict of {', '.join(map(repr, list(found)[:8]))}" if isinstance(found, dict) else f"a {type(found).__name__}"
+
+
+def read_safetensors(path):
+    """{name: array} of a .safetensors file, in the order in which they lie there."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    data = Path(path).read_bytes()
+    try:
+        arrays = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        order = sorted(arrays, key=lambda name: header[name]["data_offsets"][0])
+    except (SafetensorError, ValueError, LookupError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    return {name: arrays[name] for name in _as_modules(arrays, order)}
+
+
+def _as_modules(arrays, names):
+    """The names in the order of use: safetensors sorts them. A table without bias comes first if its columns are the first recurrent input."""
+    groups = {}
+    for name in names:
+        groups.setdefault(name.rpartition(".")[0], []).append(name)
+    recurrent = [group for group in groups.values() if any("weight_hh" in name for name in group)]
+
+    def place(group):
+        if group in recurrent:
+            return 1
+        if len(group) > 1 or not recurrent or arrays[group[0]].ndim != 2:
+            return 2
+        takes = next((arrays[name].shape[-1] for name in recurrent[0] if re.search(r"weight_ih(_l0)?$", name)), None)
+        gives = next((arrays[name].shape[-1] for name in recurrent[-1] if "weight_hh" in name), None)
+        columns = arrays[group[0]].shape[1]
+        return 0 if columns == takes != gives or (columns == takes and not re.search("out|dec|lin|fc|head|proj", group[0].lower())) else 2
+
+    return [name for group in sorted(groups.values(), key=place) for name in group]
+
+
+def compare_with_torch(net, tensors):
+    """Raise if the network's outputs on random input are not torch's; gives the line that says so."""
+    try:
+        import torch
+    except ImportError:
+        return "torch is not installed: outputs were NOT compared with torch's"
+    rng = np.random.default_rng(0)
+    first = next(iter(net.layers.values()))
+    ids = hasattr(first, "num_embeddings")
+    x = rng.integers(0, first.num_embeddings, (7, 3)) if ids else rng.standard_normal((7, 3, _width(first))).astype(net.dtype)
+    with torch.no_grad():
+        y = torch.from_numpy(x)
+        for name, layer in net.layers.items():
+            prefix = "" if name == "layer" and not any(key.startswith("layer.") for key in tensors) else f"{name}."
+            own = {key.removeprefix(prefix): torch.from_numpy(np.array(a)) for key, a in tensors.items() if key.rpartition(".")[0] == prefix[:-1]}
+            y = _torch_module(layer, own)(y)
+            y = y[0] if isinstance(y, tuple) else y
+    bound = 1e-4 if net.dtype == np.float32 else 1e-10
+    largest = float(np.abs(net(x)[0] - y.numpy()).max())
+    if not largest <= bound * max(1.0, float(y.abs().max())):
+        raise ValueError(f"outputs differ from torch's by up to {largest:.3g}: please report this file; nothing was written")
+    return f"outputs on random input agree with torch's to {largest:.1e}"
+
+
+def _width(layer):
+    return layer.in_features if hasattr(layer, "in_features") else layer.input_size
+
+
+def _torch_module(layer, own):
+    """The same layer in torch; a cell's parameters get a layer's names."""
+    from torch import nn
+
+    dtype = {"float32": nn.Module.float, "float64": nn.Module.double}[str(layer.dtype)]
+    if hasattr(layer, "num_embeddings"):
+        module = nn.Embedding(layer.num_embeddings, layer.embedding_dim)
+    elif hasattr(layer, "in_features"):
+        module = nn.Linear(layer.in_features, layer.out_features, "bias" in layer.params)
+    else:
+        more = {name: value for name in ("nonlinearity", "proj_size") if (value := getattr(layer, name, None))}
+        module = getattr(nn, type(layer).__name__)(
+            layer.input_size, layer.hidden_size, layer.num_layers, bias=layer.bias, bidirectional=layer.bidirectional, **more
+        )
+        own = {key if "_l" in key else f"{key}_l0": tensor for key, tensor in own.items()}
+    module = dtype(module)
+    module.load_state_dict(own)
+    return module
+
+
+def read_vocabulary(path):
+    """The characters in the order of their ids."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if isinstance(found, dict):
+        if sorted(found.values(), key=str) != sorted(range(len(found)), key=str):
+            raise ValueError(f"{path}: the ids of {len(found)} characters must be 0..{len(found) - 1}, each once")
+        found = sorted(found, key=found.get)
+    symbols = list(found) if isinstance(found, (list, str)) else []
+    if not symbols or not all(isinstance(one, str) and len(one) == 1 for one in symbols) or len(set(symbols)) < len(symbols):
+        raise ValueError(f"{path} must be a list of different characters, in the order of their ids, or an object {{character: id}}")
+    return "".join(symbols)
+
+
+def language_model(net, symbols):
+    """A LanguageModel of characters from a chain of Embedding, recurrent layers and Linear.
+
+    Raises
+    ------
+    ValueError  the chain is another one, or has a size that does not fit; the message says which.
+    """
+    from fastrnn.models import LanguageModel
+    from fastrnn.models.text import Vocabulary
+
+    steps = list(net.steps.values()) if isinstance(net, Network) else []
+    names = [type(step).__name__ for step in steps]
+    body = [layer for step in steps[1:-1] for layer in getattr(step, "layers", [step])]
+    alike = len({type(layer) for layer in body}) == 1 and type(body[0]) in _NAMES
+    if names[:1] != ["Embedding"] or names[-1:] != ["Linear"] or not alike:
+        raise ValueError(f"a language model is Embedding, RNN, GRU or LSTM layers of one kind, Linear; this is {net!r}")
+    V, sizes = len(symbols), [layer.hidden_size for layer in body for _ in range(layer.num_layers)]
+    if steps[0].num_embeddings != V or steps[-1].out_features != V:
+        raise ValueError(f"the vocabulary has {V} characters, but the embedding {steps[0].num_embeddings} and the output {steps[-1].out_features}")
+    one = len(set(sizes)) == 1 and len(body) == 1
+    model = LanguageModel(
+        _NAMES[type(body[0])], sizes[0] if one else [layer.hidden_size for layer in body], len(sizes) if one else 1,
+        embedding_size=steps[0].embedding_dim, dtype=str(net.dtype), seed=0,
+    )  # fmt: skip
+    model._build(Vocabulary(symbols), 0)
+    made = [model.embedding, *getattr(model.rnn, "layers", [model.rnn]), model.linear]
+    for target, layer in zip(made, [steps[0], *body, steps[-1]], strict=True):
+        if repr(target) != repr(layer):
+            raise ValueError(f"a language model's layer is {target!r}, but this is {layer!r}")
+        target.load_state_dict(layer.params)
+    return model
+
+
+def _write(model, destination):
+    """Write, read again, compare. Gives the line that says so; what does not agree is removed."""
+    suffix = destination.suffix.lower()
+    if suffix == ".onnx":
+        import fastrnn.onnx
+
+        fastrnn.onnx.export(model, destination)
+        return f"wrote {destination}; its outputs on random input agree with fastrnn's"
+    if suffix in _OUT:
+        tensors = state_dict.from_layers(_layers(model))
+        again = _write_tensors(tensors, destination, suffix)
+        if again.keys() != tensors.keys() or any(not np.array_equal(again[name], a) for name, a in tensors.items()):
+            destination.unlink()
+            raise ValueError(f"{destination} did not come back as it was written, and was removed")
+        return f"wrote {len(tensors)} tensors to {destination} and read them again: {', '.join(list(tensors)[:4])}, …"
+    if destination.suffix and not destination.is_dir() and len(destination.suffix) <= 6:
+        raise ValueError(f"{destination}: a suffix says the format, one of {', '.join(_OUT)}; a directory of fastrnn has none")
+    model.save(destination)
+    if not isinstance(model, Network):
+        return f"wrote {destination}: fastrnn.models.{type(model).__name__}.load reads it"
+    again = Network.load(destination).state_dict()
+    if any(not np.array_equal(again[name], a, equal_nan=True) for name, a in model.state_dict().items()):
+        raise ValueError(f"{destination} did not come back as it was written")
+    return f"wrote {destination} and read it again, equal to the bit: fastrnn.Network.load reads it"
+
+
+def _layers(model):
+    """{name: layer} of what a state_dict can hold."""
+    from fastrnn.models import LanguageModel
+
+    if isinstance(model, Network):
+        return model.layers
+    if isinstance(model, LanguageModel):
+        return {name: getattr(model, name) for name in model.LAYERS}
+    raise ValueError(f"a {type(model).__name__} is more than a chain of layers, so no state_dict alone holds it; LanguageModel and Network are chains")
+
+
+def _write_tensors(tensors, destination, suffix):
+    if suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file(tensors, destination)
+        return read_safetensors(destination)
+    import torch
+
+    torch.save({name: torch.from_numpy(a) for name, a in tensors.items()}, destination)
+    return read_torch(destination)
