@@ -299,6 +299,12 @@ def test_rows_or_units_may_be_split_without_changing_a_bit(cell, dtype, B, H, sp
         check_threads(random_case(cell, 9, B, 7, H, dtype=dtype, num_layers=2, bidirectional=bidirectional, **more), counts=(2, 3))
 
 
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell not in ("rnn_tanh", "rnn_relu", "gru", "gru_before", "lstm")])
+def test_cells_with_options_may_be_split_without_changing_a_bit(cell, split, isa):
+    for bidirectional, more in ((False, {}), (True, {"lengths": True, "resets": True, "context": 3})):
+        check_threads(random_case(cell, 9, 3, 7, 40, dtype="float32", num_layers=2, bidirectional=bidirectional, **more), counts=(2, 3))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_stream_may_be_split_without_changing_a_bit(cell, split):
     case = random_case(cell, 9, 3, 7, 40, dtype="float32", num_layers=2)
