@@ -181,6 +181,18 @@ def test_partial_fit_learns_an_epoch_a_call(name):
     assert model.n_iter_ == 20 and model.loss_curve_[-1] < model.loss_curve_[0]
 
 
+@pytest.mark.parametrize("solver", ["adam", "sgd", "rmsprop"])
+def test_calls_of_partial_fit_are_the_epochs_of_a_fit_as_the_moments_are_handed_on(solver):
+    X, y = ragged()
+    options = {"solver": solver, "batch_size": len(X), "learning_rate_init": 0.01, "max_iter": 5}  # one update an epoch: no order of batches
+    whole, parts = estimator("RNNRegressor", **options).fit(X, y["RNNRegressor"]), estimator("RNNRegressor", **options)
+    for _ in range(5):
+        parts.partial_fit(X, y["RNNRegressor"])
+    np.testing.assert_allclose(parts.predict(X), whole.predict(X), rtol=1e-4)
+    np.testing.assert_allclose(parts.loss_curve_, whole.loss_curve_, rtol=1e-4)
+    parts.set_params(solver="adagrad").partial_fit(X, y["RNNRegressor"])  # another solver begins with moments of its own
+
+
 def test_partial_fit_needs_all_classes_first_and_refuses_a_strange_label():
     X, y = ragged()
     model = estimator("RNNClassifier")

@@ -156,10 +156,19 @@ class Estimator(BaseEstimator):
         scaler = net._scaler_of(X) if anew else net._scaler
         data, held_out = net._batches(X, targets, weights, held, size, None, seed, scaler)
         build = (lambda: net._build(self.n_features_in_, outputs, scaler, seed)) if anew else (lambda: None)
-        net._run(net._start(build, data, settings, seed=seed, validation=held_out, identity=None, unit="steps"))
-        self._net, self._fits = net, self._fits + 1
+        run = net._start(build, data, settings, seed=seed, validation=held_out, identity=None, unit="steps")
+        moments = self._moments if once and not anew else {}
+        if moments.keys() == self._moments_of(run.optimizer).keys():  # else another solver
+            run.optimizer.load_state_dict(run.optimizer.state_dict() | moments)
+        net._run(run)
+        self._net, self._fits, self._moments = net, self._fits + 1, self._moments_of(run.optimizer) if once else {}
         self._tell(patience, epochs, stops, once)
         return self
+
+    @staticmethod
+    def _moments_of(optimizer):
+        """What partial_fit hands on to its next call: running means and the number of updates, not the settings."""
+        return {name: value for name, value in optimizer.state_dict().items() if isinstance(value, np.ndarray) or name == "updates"}
 
     def _hold_out(self, X, targets, weights, stops):
         if not stops:
