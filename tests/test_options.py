@@ -179,6 +179,23 @@ def test_a_mask_that_pads_on_the_right_is_lengths_but_for_the_outputs(cell, isa)
     same_state(both_state, want_state)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_past_a_length_there_is_no_output_and_no_gradient_even_beside_a_mask(isa, bidirectional):
+    """A hole inside a length repeats; past the length there are zeros, and what comes back there is not looked at."""
+    case = random_case("lstm", 7, 4, 3, 5, dtype="float32", bidirectional=bidirectional)
+    lengths = np.array([7, 3, 5, 0])
+    mask = np.random.default_rng(1).random((7, 4)) < 0.6
+    mask[1, 1], mask[2, 1] = True, False
+    within = np.arange(7)[:, None] < lengths
+    net, dy = case.net(), np.random.default_rng(3).standard_normal((7, 4, 10 if bidirectional else 5)).astype("float32")
+    (y, state_n), backward = net.vjp(case.x, mask=mask, lengths=lengths)
+    want, want_state = net(case.x, mask=mask & within)
+    same_bits(y, np.where(within[..., None], want, np.float32(0)), "y")
+    same_state(state_n, want_state, "state_n")
+    assert y[2, 1].any()
+    same_bits(backward(dy).flat, backward(np.where(within[..., None], dy, np.float32(9))).flat, "gradient")
+
+
 def test_resets_at_masked_steps_are_ignored(isa):
     case = random_case("lstm", 5, 2, 3, 9, dtype="float32")
     mask, resets = np.ones((5, 2), bool), np.zeros((5, 2), bool)
