@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _MODULES = (
-    "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "search", "settings",
+    "attention", "batches", "callbacks", "data", "distributed", "keras", "losses", "models", "optim", "parameters", "plotting", "search", "settings",
     "sklearn", "stacked", "threadpoolctl", "torch", "training",
 )  # fmt: skip
 

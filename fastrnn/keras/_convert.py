@@ -1,0 +1,99 @@
+"""Keras' settings and arrays of one layer as those of a fastrnn layer, and back. Knows neither Keras nor files.
+
+Keras' gates are i, f, c, o for the LSTM and z, r, h for the GRU; fastrnn's are i, f, g, o and r, z, n: only the GRU's are reordered.
+Keras' kernels are (I, G*H) and (H, G*H), transposed. A bias is one (G*H,), or (2, G*H) for a GRU that resets after the product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import fastrnn
+
+RECURRENT = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+GRU_ORDER = [1, 0, 2]  # z, r, h <-> r, z, n: its own inverse
+PLAIN = {"tanh", "sigmoid", "relu", "linear", "elu", "softsign", "softplus", "selu", "silu", "exponential"}
+KERAS_2_HARD_SIGMOID = ("hard_sigmoid", 0.2, 0.5)
+
+
+def activation(value, keras_2=False):
+    """Keras' name of an activation as fastrnn's.
+
+    hard_sigmoid is ``clip(x/6 + 1/2, 0, 1)`` in Keras 3 and in torch, but ``clip(0.2*x + 1/2, 0, 1)`` in Keras 1 and 2, as in ONNX.
+
+    Raises
+    ------
+    NotImplementedError  the engine has no such activation.
+
+    Examples
+    --------
+    >>> activation("tanh"), activation(None), activation("hard_sigmoid", keras_2=True)
+    ('tanh', 'linear', ('hard_sigmoid', 0.2, 0.5))
+    """
+    name = "linear" if value is None else value
+    if isinstance(name, str):
+        if name == "hard_sigmoid":
+            return KERAS_2_HARD_SIGMOID if keras_2 else name
+        name = "silu" if name == "swish" else name
+        if name == "leaky_relu":
+            return "leaky_relu", 0.2  # Keras' slope; torch's and ONNX' is 0.01
+        if name in PLAIN:
+            return name
+    raise NotImplementedError(f"the activation {value!r} is not supported: use one of {', '.join(sorted(PLAIN | {'hard_sigmoid', 'leaky_relu'}))}")
+
+
+def options(kind, config, keras_2=False):
+    """Arguments of the fastrnn layer, beside its sizes, for one recurrent layer of Keras."""
+    found = {"bias": bool(config.get("use_bias", True)), "reverse": bool(config.get("go_backwards", False)), "batch_first": True}
+    act = activation(config.get("activation", "tanh"), keras_2)
+    if kind == "SimpleRNN":
+        return found | {"nonlinearity": act}
+    default = "hard_sigmoid" if keras_2 else "sigmoid"
+    found |= {"activation": act, "recurrent_activation": activation(config.get("recurrent_activation", default), keras_2)}
+    if kind == "GRU":
+        found["reset_after"] = bool(config.get("reset_after", not keras_2))
+    return found
+
+
+def make(kind, input_size, units, found, **more):
+    """An empty fastrnn layer."""
+    maker = {"SimpleRNN": fastrnn.RNN, "GRU": fastrnn.GRU, "LSTM": fastrnn.LSTM}[kind]
+    return maker(input_size, units, seed=0, **(found | more))
+
+
+def _reordered(kind, a):
+    """The gates of the last axis in the other order."""
+    if kind != "GRU":
+        return a
+    shape = a.shape
+    return a.reshape(*shape[:-1], 3, shape[-1] // 3)[..., GRU_ORDER, :].reshape(shape)
+
+
+def to_params(kind, arrays, suffix="_l0"):
+    """Keras' arrays of one direction as fastrnn's parameters.
+
+    Examples
+    --------
+    >>> params = to_params("LSTM", [np.zeros((3, 8)), np.zeros((2, 8)), np.ones(8)])
+    >>> params["weight_ih_l0"].shape, params["bias_hh_l0"].any()
+    ((8, 3), False)
+    """
+    turned = [_reordered(kind, a) for a in arrays]
+    params = {"weight_ih" + suffix: np.ascontiguousarray(turned[0].T), "weight_hh" + suffix: np.ascontiguousarray(turned[1].T)}
+    if len(turned) > 2:
+        bias = turned[2]
+        b_ih, b_hh = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
+        params |= {"bias_ih" + suffix: np.ascontiguousarray(b_ih), "bias_hh" + suffix: np.ascontiguousarray(b_hh)}
+    return params
+
+
+def from_params(kind, params, two_biases, suffix="_l0", gradients=False):
+    """Fastrnn's parameters of one direction, or their gradients, as Keras' arrays.
+
+    Where Keras has one bias it is the sum of fastrnn's two, and its gradient that of either.
+    """
+    arrays = [params["weight_ih" + suffix].T, params["weight_hh" + suffix].T]
+    if "bias_ih" + suffix in params:
+        b_ih, b_hh = params["bias_ih" + suffix], params["bias_hh" + suffix]
+        arrays.append(np.stack([b_ih, b_hh]) if two_biases else b_ih if gradients else b_ih + b_hh)
+    return [np.ascontiguousarray(_reordered(kind, a)) for a in arrays]
