@@ -42,6 +42,21 @@ def activation(value, keras_2=False):
     raise NotImplementedError(f"the activation {value!r} is not supported: use one of {', '.join(sorted(PLAIN | {'hard_sigmoid', 'leaky_relu'}))}")
 
 
+def activation_back(value):
+    """fastrnn's activation as Keras 3's name of it.
+
+    Examples
+    --------
+    >>> activation_back("hard_sigmoid"), activation_back(("leaky_relu", 0.2))
+    ('hard_sigmoid', 'leaky_relu')
+    """
+    if value in PLAIN or value == "hard_sigmoid":
+        return value
+    if value == ("leaky_relu", 0.2):
+        return "leaky_relu"
+    raise NotImplementedError(f"Keras 3 has no name for the activation {value!r}")
+
+
 def options(kind, config, keras_2=False):
     """Arguments of the fastrnn layer, beside its sizes, for one recurrent layer of Keras."""
     found = {"bias": bool(config.get("use_bias", True)), "reverse": bool(config.get("go_backwards", False)), "batch_first": True}

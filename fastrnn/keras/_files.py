@@ -1,0 +1,165 @@
+"""Keras' files, read with bounds: no pickle, no code, no external link, no array whose size the settings do not ask for.
+
+Knows zip, JSON and HDF5, and not what layers are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+
+MOST_CONFIG = 64 << 20  # bytes of a config; Keras' own are some kB
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+# Of what a model's weights take: those of an optimizer (Adam: two more) and HDF5's own.
+_TIMES, _MORE = 8, 16 << 20
+_BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, UnicodeError)
+
+
+def sniff(path):
+    """"keras" or "h5", by the file's first bytes, whatever its name is."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head[:4] == b"PK\x03\x04":
+        return "keras"
+    if head == _HDF5:
+        return "h5"
+    what = "it looks like a pickle, which fastrnn never opens" if head[:1] == b"\x80" else f"its first bytes are {head!r}"
+    raise ValueError(f"{path} is neither a .keras file (zip) nor HDF5: {what}")
+
+
+def parse(path, text, what):
+    """A JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {what} is not JSON: {type(error).__name__}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: {what} is {type(found).__name__}, not an object")
+    return found
+
+
+class KerasZip:
+    """A .keras file: its config, and its weights as an HDF5 file in memory."""
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+            raise ValueError(f"{path} is not a whole zip file: {error}") from None
+        names = self._zip.namelist()
+        for name in names:
+            if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name:
+                raise ValueError(f"{path}: member {name!r} points out of the file")
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            if names.count(name) != 1:
+                raise ValueError(f"{path}: {names.count(name)} members are named {name}, 1 must be")
+
+    def _read(self, name, most):
+        info = self._zip.getinfo(name)
+        if info.file_size > most:
+            raise ValueError(f"{self.path}: {name} claims {info.file_size} bytes; at most {most} are read")
+        try:
+            with self._zip.open(info) as file:
+                return file.read(most + 1)
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, NotImplementedError, zipfile.zlib.error) as error:
+            raise ValueError(f"{self.path}: {name} is broken: {error}") from None
+
+    def json(self, name):
+        return parse(self.path, self._read(name, MOST_CONFIG), name)
+
+    def weights(self, expected):
+        """The HDF5 file inside; expected: bytes of the model's own weights."""
+        return Weights(self.path, io.BytesIO(self._read("model.weights.h5", _TIMES * expected + _MORE)))
+
+    def close(self):
+        self._zip.close()
+
+
+class Weights:
+    """An HDF5 file. Only plain arrays are read, and only in the shape that is asked for."""
+
+    def __init__(self, path, file=None):
+        import h5py
+
+        self._h5py, self.path = h5py, path
+        self.size = os.path.getsize(path) if file is None else file.getbuffer().nbytes
+        try:
+            self._file = h5py.File(path if file is None else file, "r")
+        except _BROKEN as error:
+            raise ValueError(f"{path}: its HDF5 part is broken or cut short: {error}") from None
+
+    def close(self):
+        self._file.close()
+
+    def attribute(self, name, group=""):
+        """Text, or a list of texts, of an attribute; None without one."""
+        try:
+            value = (self._node(group) if group else self._file).attrs.get(name)
+        except _BROKEN as error:
+            raise ValueError(f"{self.path}: attribute {name!r} of {group or '/'} is broken: {error}") from None
+        if isinstance(value, np.ndarray):
+            return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in value.ravel()]
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def _node(self, place):
+        """The group or dataset there; every step must be inside this file."""
+        node = self._file
+        try:
+            for part in place.split("/"):
+                link = node.get(part, getlink=True)
+                if link is None:
+                    raise ValueError(f"{self.path}: tensor or group {place} is missing")
+                if not isinstance(link, self._h5py.HardLink):
+                    raise ValueError(f"{self.path}: {place} is a link out of its place ({type(link).__name__}), which is not followed")
+                node = node[part]
+        except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path}: {place} is broken: {error}") from None
+        return node
+
+    def array(self, place, shape, dtype):
+        """The array there, which must have this shape and dtype."""
+        found = self._node(place)
+        try:
+            self._check(place, found, shape, dtype)
+            value = found[()]
+        except ValueError:
+            raise
+        except _BROKEN as error:
+            raise ValueError(f"{self.path}: {place} is broken: {type(error).__name__}: {error}") from None
+        return value
+
+    def _check(self, place, found, shape, dtype):
+        if not isinstance(found, self._h5py.Dataset):
+            raise ValueError(f"{self.path}: {place} is a {type(found).__name__}, not an array")
+        if found.shape != tuple(shape):
+            turned = ": it is transposed" if found.shape == tuple(shape)[::-1] else ""
+            raise ValueError(f"{self.path}: {place} has shape {found.shape}, but the settings ask for {tuple(shape)}{turned}")
+        if found.dtype != dtype:
+            raise ValueError(f"{self.path}: {place} is {found.dtype}, but the settings ask for {np.dtype(dtype)}")
+        properties = found.id.get_create_plist()
+        if found.is_virtual or properties.get_external_count() or properties.get_nfilters():
+            raise ValueError(f"{self.path}: {place} is compressed, virtual or kept in another file; Keras writes plain arrays")
+        if found.id.get_storage_size() != found.nbytes or found.nbytes > self.size:
+            raise ValueError(f"{self.path}: {place} claims {found.nbytes} bytes, but {min(found.id.get_storage_size(), self.size)} are there")
+
+    def places(self, root):
+        """Names of all arrays below a group."""
+        found, open_groups = [], [root]
+        while open_groups:
+            place = open_groups.pop()
+            node = self._node(place)
+            if isinstance(node, self._h5py.Dataset):
+                found.append(place)
+            else:
+                try:
+                    open_groups += [f"{place}/{name}" for name in node]
+                except _BROKEN as error:
+                    raise ValueError(f"{self.path}: {place} is broken: {error}") from None
+            if place.count("/") > 64 or len(open_groups) + len(found) > 100_000:
+                raise ValueError(f"{self.path}: more groups and arrays, or deeper ones, than a model of Keras has")
+        return found

@@ -1,0 +1,298 @@
+"""Keras' models, from files or live, as fastrnn layers, compared with a reference before they are given."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+
+import fastrnn
+from fastrnn.keras import _convert, _files, _model, _reference, _trial
+
+
+class Chain(list):
+    """The layers of a Keras model: a list of (name, layer), which also runs as the model does at inference.
+
+    layer : fastrnn.RNN, GRU, LSTM, Embedding or Linear; None for Masking
+    parts : what Keras' settings say of each, in the same order
+
+    Examples
+    --------
+    >>> chain = load("model.keras")  # doctest: +SKIP
+    >>> y = chain(x)  # doctest: +SKIP
+    """
+
+    def __init__(self, pairs, parts, keras_2):
+        super().__init__(pairs)
+        self.parts, self._keras_2 = parts, keras_2
+
+    def __call__(self, x):
+        """Outputs of the whole model.
+
+        Parameters
+        ----------
+        x : (B, T, I), or ids (B, T) where the first layer is an Embedding
+
+        Returns
+        -------
+        y : what the model's ``predict`` gives
+        """
+        mask = None
+        for (_, layer), part in zip(self, self.parts, strict=True):
+            if part.kind == "Embedding":
+                ids = np.asarray(x)
+                ids = ids if ids.dtype.kind in "iu" else ids.astype(np.int64)
+                mask = ids != 0 if part.config.get("mask_zero") else None
+                x = layer(ids)
+            elif part.kind == "Masking":
+                x = np.asarray(x, part.dtype)
+                mask = (x != part.config.get("mask_value", 0.0)).any(axis=-1)
+                x = x * mask[..., None]
+            elif part.kind == "Dense":
+                x = _reference.function(part.config.get("activation"), self._keras_2)(layer(np.ascontiguousarray(x, part.dtype)))
+            else:
+                x, mask = _run(part, layer, np.ascontiguousarray(x, part.dtype), mask)
+        return x
+
+
+def _run(part, layer, x, mask):
+    """One recurrent layer as Keras gives it: (y, mask of y)."""
+    config, H = part.config, layer.hidden_size
+    y, _ = layer(x, mask=mask)
+    sequences = config.get("return_sequences", False)
+    if mask is not None and (sequences if part.bidirectional else config.get("zero_output_for_mask", False)):
+        y = y * mask[..., None]
+    sides = [(y[..., :H], False), (y[..., H:], True)] if part.bidirectional else [(y, bool(config.get("go_backwards")))]
+    if not sequences:
+        sides = [(side[:, 0 if back else -1], back) for side, back in sides]
+    if part.bidirectional:
+        (a, _), (b, _) = sides
+        y = {"concat": lambda: np.concatenate([a, b], -1), "sum": lambda: a + b, "mul": lambda: a * b, "ave": lambda: (a + b) / 2}[part.merge_mode]()
+    else:
+        (y, back), = sides
+        y = y[:, ::-1] if back and sequences else y
+    return np.ascontiguousarray(y), mask if sequences else None
+
+
+def load(source, config=None, *, verify=True):
+    """Weights and settings of a Keras model as fastrnn layers. Keras is not needed for a file, h5py is.
+
+    Parameters
+    ----------
+    source : path of a ``.keras`` file (Keras 3), of a whole model in ``.h5`` (Keras 2 or 3) or of a ``.weights.h5``; or a live Keras
+        model or layer that is built. What the file is is told by its content.
+    config : for a ``.weights.h5``, which has no settings: the model's ``to_json()`` as text or as an object, or a live model
+    verify : compare every recurrent layer, on random input with masked steps, with a float64 reference, and a live model with itself
+
+    Returns
+    -------
+    Chain : a list of (name, layer) in order, which also runs as the model does
+
+    Raises
+    ------
+    ValueError           the file is broken, a tensor is missing, too many or of another shape, or outputs differ; the message names it.
+    NotImplementedError  a layer or setting that fastrnn does not have, by name.
+
+    Notes
+    -----
+    No code of the file is run and nothing is unpickled: a Lambda layer is refused by name. Sizes are checked before memory is taken.
+    A file is read in a process of its own first, with limits of time and memory, as HDF5's library fails badly on some broken ones.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return _live(source, verify)
+    path = os.fspath(source)
+    _files.sniff(path)
+    config = None if config is None else _config_of(path, config)
+    _trial.run(path, config)
+    return read(path, config, verify=verify)
+
+
+def read(path, config, *, verify):
+    """`load` of a file that is not feared."""
+    if _files.sniff(path) == "keras":
+        archive = _files.KerasZip(path)
+        try:
+            version = archive.json("metadata.json").get("keras_version")
+            if _keras_2(path, version):
+                raise NotImplementedError(f"{path} was written by Keras {version}, whose .keras files are laid out otherwise: save it as .h5, or by Keras 3")
+            parts = _parts(path, archive.json("config.json"), False)
+            weights = archive.weights(_bytes(parts))
+        finally:
+            archive.close()
+        return _finish(path, parts, False, weights, _arrays_3, verify)
+    weights = _files.Weights(path)
+    text = weights.attribute("model_config")
+    if text is None:
+        if config is None:
+            weights.close()
+            raise ValueError(f"{path} has weights and no settings (a .weights.h5): give config=model.to_json()")
+        return _finish(path, _parts(path, config, False), False, weights, _arrays_3, verify)
+    keras_2 = _keras_2(path, weights.attribute("keras_version"))
+    return _finish(path, _parts(path, _files.parse(path, text, "model_config"), keras_2), keras_2, weights, _arrays_h5, verify)
+
+
+def _keras_2(path, version):
+    major = str(version).split(".")[0]
+    if not major.isdigit():
+        raise ValueError(f"{path}: keras_version is {version!r}: whether its hard_sigmoid has slope 0.2 or 1/6 cannot be told")
+    return int(major) < 3
+
+
+def _config_of(path, config):
+    if hasattr(config, "to_json"):
+        config = config.to_json()
+    return _files.parse(path, config, "config") if isinstance(config, str) else json.loads(json.dumps(config))
+
+
+def _parts(path, config, keras_2):
+    try:
+        return _model.parts(config, keras_2)
+    except NotImplementedError as error:
+        raise NotImplementedError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ValueError(f"{path}: the config is not one that Keras writes: {type(error).__name__}: {error}") from None
+
+
+def _bytes(parts):
+    return sum(int(np.prod(shape, dtype=object)) * np.dtype(part.dtype).itemsize for part in parts for _, shape in part.shapes)
+
+
+def _finish(path, parts, keras_2, weights, read, verify):
+    try:
+        if _bytes(parts) > weights.size:
+            raise ValueError(f"{path}: the settings ask for {_bytes(parts)} bytes of weights, but its HDF5 part has {weights.size}")
+        arrays = read(weights, parts)
+    finally:
+        weights.close()
+    return _build(path, parts, arrays, keras_2, verify)
+
+
+def _arrays_3(weights, parts):
+    """From Keras 3's weights: groups named after classes, with a number from the second on."""
+    used, found, expected = {}, [], set()
+    for part in parts:
+        kind = _model.snake("Bidirectional" if part.bidirectional else part.kind)
+        used[kind] = used.get(kind, -1) + 1
+        base = f"layers/{kind}" + (f"_{used[kind]}" if used[kind] else "")
+        places = []
+        for k, (name, _) in enumerate(part.shapes):
+            side = name.split("/")[0] + "/" if part.bidirectional else ""
+            inner = "cell/" if part.kind in _convert.RECURRENT else ""
+            places.append(f"{base}/{side}{inner}vars/{k % (len(part.shapes) // 2) if part.bidirectional else k}")
+        found.append([weights.array(place, shape, part.dtype) for place, (_, shape) in zip(places, part.shapes)])
+        expected.update(places)
+    extra = sorted(place for place in weights.places("layers") if place not in expected and "seed_generator" not in place)
+    if extra:
+        raise ValueError(f"{weights.path}: {len(extra)} tensors belong to no layer of the settings: {', '.join(extra[:5])}")
+    return found
+
+
+def _arrays_h5(weights, parts):
+    """From a whole model in HDF5: each layer lists its weights."""
+    found = []
+    for part in parts:
+        group = f"model_weights/{part.name}"
+        names = weights.attribute("weight_names", group) or []
+        wanted = [name.split("/")[-1] for name, _ in part.shapes]
+        given = [name.split("/")[-1].split(":")[0] for name in names]
+        if given != wanted:
+            raise ValueError(f"{weights.path}: layer {part.name!r} lists the tensors {given}, but the settings ask for {wanted}")
+        found.append([weights.array(f"{group}/{name}", shape, part.dtype) for name, (_, shape) in zip(names, part.shapes)])
+    listed = weights.attribute("layer_names", "model_weights") or []
+    extra = [name for name in listed if name not in {part.name for part in parts} and weights.attribute("weight_names", f"model_weights/{name}")]
+    if extra:
+        raise ValueError(f"{weights.path}: layers with weights that are not in the settings: {', '.join(extra[:5])}")
+    return found
+
+
+def _build(path, parts, arrays, keras_2, verify):
+    pairs = []
+    for part, given in zip(parts, arrays, strict=True):
+        layer = _layer(part, given, keras_2)
+        if verify and part.kind in _convert.RECURRENT:
+            _verify(path, part, layer, given, keras_2)
+        pairs.append((part.name, layer))
+    return Chain(pairs, parts, keras_2)
+
+
+def _layer(part, arrays, keras_2):
+    if part.kind == "Masking":
+        return None
+    if part.kind == "Embedding":
+        layer = fastrnn.Embedding(*arrays[0].shape, dtype=part.dtype)
+        params = {"weight": arrays[0]}
+    elif part.kind == "Dense":
+        layer = fastrnn.Linear(*arrays[0].shape, bias=len(arrays) > 1, dtype=part.dtype)
+        params = {"weight": np.ascontiguousarray(arrays[0].T)} | ({"bias": arrays[1]} if len(arrays) > 1 else {})
+    else:
+        found = _convert.options(part.kind, part.config, keras_2)
+        n = len(arrays) // 2 if part.bidirectional else len(arrays)
+        layer = _convert.make(part.kind, arrays[0].shape[0], arrays[1].shape[0], found, bidirectional=part.bidirectional, dtype=part.dtype)
+        params = _convert.to_params(part.kind, arrays[:n])
+        params |= _convert.to_params(part.kind, arrays[n:], "_l0_reverse") if part.bidirectional else {}
+    layer.load_state_dict(params)
+    return layer
+
+
+def _verify(path, part, layer, arrays, keras_2):
+    """Compare a layer with the reference on Keras' own arrays, left padding and holes too."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 6, layer.input_size)).astype(part.dtype)
+    mask = np.array([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 1], [1, 0, 1, 0, 0, 0]], bool)
+    got = layer(x, mask=mask)[0]
+    n = len(arrays) // 2 if part.bidirectional else len(arrays)
+    want = [_reference.run(part.kind, part.config, arrays[:n], x, mask, keras_2)]
+    if part.bidirectional:
+        want.append(_reference.run(part.kind, part.config | {"go_backwards": True}, arrays[n:], x, mask, keras_2))
+    _compare(path, part.name, got, np.concatenate(want, axis=-1))
+
+
+def _compare(path, name, got, want):
+    tolerance = 1e-4 if got.dtype == np.float32 else 1e-9
+    worst = np.abs(got - want).max(initial=0.0) / max(1.0, np.abs(want).max(initial=0.0))
+    if not worst <= tolerance:
+        raise ValueError(f"{path}: outputs of {name!r} differ from the source's by {worst:.2g} of their size, at most {tolerance:g} is allowed")
+
+
+def _live(source, verify):
+    """From a Keras model, or one layer of it, that is built."""
+    import keras
+
+    if not isinstance(source, keras.layers.Layer):
+        raise TypeError(f"source is {type(source).__name__}: give a path, or a Keras model or layer")
+    if not source.built:
+        raise ValueError(f"{source.name!r} has no weights yet: build it or call it once")
+    model = isinstance(source, keras.Model)
+    if model:
+        config = json.loads(source.to_json())
+    else:
+        entry = keras.saving.serialize_keras_object(source)
+        config = {"class_name": "Sequential", "config": {"layers": [json.loads(json.dumps(entry))]}}
+    parts = _parts(source.name, config, False)
+    layers = {layer.name: layer for layer in (source.layers if model else [source])}
+    arrays = []
+    for part in parts:
+        given = [keras.ops.convert_to_numpy(w.value) for w in layers[part.name].weights if w.path.split("/")[-1] in _NAMES]
+        if [a.shape for a in given] != [shape for _, shape in part.shapes]:
+            raise ValueError(f"{part.name!r} has weights of shapes {[a.shape for a in given]}, but its settings ask for {[s for _, s in part.shapes]}")
+        arrays.append(given)
+    chain = _build(source.name, parts, arrays, False, verify)
+    if verify:
+        probe = _probe(parts)
+        _compare(source.name, source.name, chain(probe), keras.ops.convert_to_numpy(source(probe)))
+    return chain
+
+
+_NAMES = {"kernel", "recurrent_kernel", "bias", "embeddings"}
+
+
+def _probe(parts):
+    """Ids, or random numbers, that the first layer takes."""
+    rng = np.random.default_rng(0)
+    first = next(part for part in parts if part.shapes)
+    if first.kind == "Embedding":
+        return rng.integers(0, first.shapes[0][1][0], (3, 5))
+    return rng.standard_normal((3, 5, first.shapes[0][1][0])).astype(first.dtype)

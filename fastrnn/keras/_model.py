@@ -1,0 +1,182 @@
+"""Keras' config of a chain of layers as a list of what is needed of each: settings, and names and shapes of its arrays. Knows no files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from fastrnn.keras import _convert
+
+MOST = 1 << 31  # of a size in a config
+_PASSED = {"Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization"}  # nothing at inference
+_KNOWN = {"InputLayer", "Embedding", "Masking", "Bidirectional", "Dense", *_PASSED, *_convert.RECURRENT}
+_PACKAGES = (None, "", "keras", "keras.layers", "fastrnn", "fastrnn.keras._layers")
+
+
+@dataclass
+class Part:
+    """One layer of a Keras model."""
+
+    name: str
+    kind: str  # the class in Keras; of what is inside, for a Bidirectional
+    config: dict
+    bidirectional: bool = False
+    merge_mode: str | None = "concat"
+    features: int | None = None  # of its output
+    dtype: str = "float32"
+    shapes: list = field(default_factory=list)  # (name, shape) of its arrays, in Keras' order
+
+
+def _size(name, config, key):
+    value = config.get(key)
+    if type(value) is not int or not 0 < value < MOST:
+        raise ValueError(f"layer {name!r}: {key} is {value!r}, it must be an int from 1 to {MOST - 1}")
+    return value
+
+
+def _dtype(name, config):
+    value = config.get("dtype") or "float32"
+    if isinstance(value, dict):
+        value = value.get("config", {}).get("name")
+    if value not in ("float32", "float64"):
+        raise NotImplementedError(f"layer {name!r}: dtype {value!r} is not supported: float32 and float64 are")
+    return value
+
+
+def _entries(config):
+    """(class_name, name, config, build_config) of each layer of a chain, in order; anything but a chain is refused."""
+    kind, inside = config.get("class_name"), config.get("config")
+    if kind not in ("Sequential", "Functional", "Model"):
+        raise NotImplementedError(f"a model of class {kind!r} is not supported: Sequential and Functional models that are one chain are")
+    layers = inside.get("layers") if isinstance(inside, dict) else inside
+    if not isinstance(layers, list):
+        raise ValueError(f"the config of the {kind} model has no list of layers")
+    before = None
+    for entry in layers:
+        if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
+            raise ValueError("a layer of the config is no object with a config of its own")
+        name = entry["config"].get("name") or entry.get("name")
+        if entry.get("class_name") not in _KNOWN or entry.get("module") not in _PACKAGES:
+            where = f" of {entry['module']}" if entry.get("module") not in _PACKAGES else ""
+            raise NotImplementedError(f"layer {name!r}: {entry.get('class_name')}{where} is not supported: {', '.join(sorted(_KNOWN))} are")
+        if kind != "Sequential":
+            nodes = entry.get("inbound_nodes") or []
+            sources = _sources(nodes)
+            if len(nodes) > 1 or sources != ([] if before is None else [before]):
+                raise NotImplementedError(f"layer {name!r} takes {sources}, {len(nodes)} times, and {before!r} is before it: only a chain of layers is supported")
+            before = entry.get("name") or name
+        yield entry["class_name"], name, entry["config"], entry.get("build_config") or {}
+
+
+def _sources(nodes):
+    """Names of the layers whose outputs enter, in Keras 3's and in Keras 2's way of writing them."""
+    found, open_nodes = [], [nodes]
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, dict):
+            if "keras_history" in node:
+                found.append(node["keras_history"][0])
+            else:
+                open_nodes += node.values()
+        elif isinstance(node, list):
+            if len(node) >= 3 and isinstance(node[0], str) and isinstance(node[1], int):
+                found.append(node[0])
+            else:
+                open_nodes += node
+    return found
+
+
+def _recurrent_shapes(part, units, features):
+    G = _convert.RECURRENT[part.kind]
+    shapes = [("kernel", (features, G * units)), ("recurrent_kernel", (units, G * units))]
+    if part.config.get("use_bias", True):
+        two = part.kind == "GRU" and part.config.get("reset_after", False)
+        shapes.append(("bias", (2, G * units) if two else (G * units,)))
+    return shapes
+
+
+def _inside(name, config):
+    """(kind, config) of the layer of a Bidirectional, whose two directions must be alike."""
+    pair = [config.get("layer"), config.get("backward_layer")]
+    for entry in pair[: 1 if pair[1] is None else 2]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict) or entry.get("class_name") not in _convert.RECURRENT:
+            raise NotImplementedError(f"layer {name!r}: a Bidirectional of {(entry or {}).get('class_name')!r} is not supported")
+        if entry.get("module") not in _PACKAGES:
+            raise NotImplementedError(f"layer {name!r}: a Bidirectional of {entry['class_name']} of {entry['module']} is not supported")
+    forward, backward = pair
+    if forward["config"].get("go_backwards"):
+        raise NotImplementedError(f"layer {name!r}: a Bidirectional whose forward layer goes backwards is not supported")
+    for key in ("units", "activation", "recurrent_activation", "use_bias", "reset_after"):
+        if backward is not None and (backward["class_name"] != forward["class_name"] or backward["config"].get(key) != forward["config"].get(key)):
+            raise NotImplementedError(f"layer {name!r}: a Bidirectional whose two layers differ in their class or {key} is not supported")
+    if config.get("merge_mode", "concat") not in ("concat", "sum", "mul", "ave", None):
+        raise ValueError(f"layer {name!r}: merge_mode {config['merge_mode']!r} is not one of concat, sum, mul, ave, None")
+    return forward["class_name"], forward["config"]
+
+
+def _recurrent(part, keras_2):
+    """Complete the Part of a recurrent layer; part.features is that of its input so far."""
+    config = part.config
+    if config.get("time_major"):
+        raise NotImplementedError(f"layer {part.name!r}: time_major=True is not supported")
+    if config.get("return_state"):
+        raise NotImplementedError(f"layer {part.name!r}: return_state=True in a chain is not supported")
+    try:
+        _convert.options(part.kind, config, keras_2)
+    except NotImplementedError as error:
+        raise NotImplementedError(f"layer {part.name!r}: {error}") from None
+    units = _size(part.name, config, "units")
+    part.shapes = _recurrent_shapes(part, units, part.features)
+    if part.bidirectional:
+        part.shapes = [(f"{side}/{name}", shape) for side in ("forward_layer", "backward_layer") for name, shape in part.shapes]
+        if part.merge_mode is None:
+            raise NotImplementedError(f"layer {part.name!r}: merge_mode=None gives two outputs, which a chain cannot take")
+    part.features = units * (2 if part.bidirectional and part.merge_mode == "concat" else 1)
+
+
+def parts(config, keras_2=False):
+    """The layers of a chain, as `Part`s. The error of what is not supported names the layer."""
+    found, features = [], None
+    for kind, name, settings, build in _entries(config):
+        shape = settings.get("batch_shape") or settings.get("batch_input_shape") or build.get("input_shape")
+        if features is None and isinstance(shape, list) and len(shape) > 1:
+            features = shape[-1]
+        if kind == "InputLayer" or kind in _PASSED:
+            continue
+        part = Part(name, kind, settings, dtype=_dtype(name, settings))
+        if kind == "Embedding":
+            V, E = _size(name, settings, "input_dim"), _size(name, settings, "output_dim")
+            part.shapes, features = [("embeddings", (V, E))], E
+        elif kind != "Masking":
+            if kind == "Bidirectional":
+                part.kind, part.config = _inside(name, settings)
+                part.bidirectional, part.merge_mode = True, settings.get("merge_mode", "concat")
+            if type(features) is not int or not 0 < features < MOST:
+                raise ValueError(f"layer {name!r}: its number of input features is {features!r}: the config must say it, by an Input or by a model that was built")
+            part.features = features
+            if kind == "Dense":
+                _dense(part, keras_2)
+            else:
+                _recurrent(part, keras_2)
+            features = part.features
+        found.append(part)
+    if not any(part.shapes for part in found):
+        raise ValueError("the config has no layer with weights")
+    return found
+
+
+def _dense(part, keras_2):
+    if part.config.get("activation") not in ("softmax", None):
+        try:
+            _convert.activation(part.config["activation"], keras_2)
+        except NotImplementedError as error:
+            raise NotImplementedError(f"layer {part.name!r}: {error}") from None
+    units = _size(part.name, part.config, "units")
+    part.shapes = [("kernel", (part.features, units))] + ([("bias", (units,))] if part.config.get("use_bias", True) else [])
+    part.features = units
+
+
+def snake(name):
+    """Keras' names of groups in a weights file: LSTM is lstm, SimpleRNN is simple_rnn."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
