@@ -5,9 +5,9 @@
 
 import importlib
 
-from fastrnn.keras._load import Chain, load
+from fastrnn.keras._load import load
 
-__all__ = ["GRU", "LSTM", "RNN", "Chain", "SimpleRNN", "load", "set_weights", "to_keras"]
+__all__ = ["GRU", "LSTM", "RNN", "SimpleRNN", "load", "set_weights", "to_keras"]
 
 
 def __getattr__(name):

@@ -9,74 +9,11 @@ import numpy as np
 
 import fastrnn
 from fastrnn.keras import _convert, _files, _model, _reference, _trial
-
-
-class Chain(list):
-    """The layers of a Keras model: a list of (name, layer), which also runs as the model does at inference.
-
-    layer : fastrnn.RNN, GRU, LSTM, Embedding or Linear; None for Masking
-    parts : what Keras' settings say of each, in the same order
-
-    Examples
-    --------
-    >>> chain = load("model.keras")  # doctest: +SKIP
-    >>> y = chain(x)  # doctest: +SKIP
-    """
-
-    def __init__(self, pairs, parts, keras_2):
-        super().__init__(pairs)
-        self.parts, self._keras_2 = parts, keras_2
-
-    def __call__(self, x):
-        """Outputs of the whole model.
-
-        Parameters
-        ----------
-        x : (B, T, I), or ids (B, T) where the first layer is an Embedding
-
-        Returns
-        -------
-        y : what the model's ``predict`` gives
-        """
-        mask = None
-        for (_, layer), part in zip(self, self.parts, strict=True):
-            if part.kind == "Embedding":
-                ids = np.asarray(x)
-                ids = ids if ids.dtype.kind in "iu" else ids.astype(np.int64)
-                mask = ids != 0 if part.config.get("mask_zero") else None
-                x = layer(ids)
-            elif part.kind == "Masking":
-                x = np.asarray(x, part.dtype)
-                mask = (x != part.config.get("mask_value", 0.0)).any(axis=-1)
-                x = x * mask[..., None]
-            elif part.kind == "Dense":
-                x = _reference.function(part.config.get("activation"), self._keras_2)(layer(np.ascontiguousarray(x, part.dtype)))
-            else:
-                x, mask = _run(part, layer, np.ascontiguousarray(x, part.dtype), mask)
-        return x
-
-
-def _run(part, layer, x, mask):
-    """One recurrent layer as Keras gives it: (y, mask of y)."""
-    config, H = part.config, layer.hidden_size
-    y, _ = layer(x, mask=mask)
-    sequences = config.get("return_sequences", False)
-    if mask is not None and (sequences if part.bidirectional else config.get("zero_output_for_mask", False)):
-        y = y * mask[..., None]
-    sides = [(y[..., :H], False), (y[..., H:], True)] if part.bidirectional else [(y, bool(config.get("go_backwards")))]
-    if not sequences:
-        sides = [(side[:, 0 if back else -1], back) for side, back in sides]
-    if part.bidirectional:
-        (a, _), (b, _) = sides
-        y = {"concat": lambda: np.concatenate([a, b], -1), "sum": lambda: a + b, "mul": lambda: a * b, "ave": lambda: (a + b) / 2}[part.merge_mode]()
-    else:
-        (y, back), = sides
-        y = y[:, ::-1] if back and sequences else y
-    return np.ascontiguousarray(y), mask if sequences else None
+from fastrnn.network import FUNCTIONS, Network
 
 
 def load(source, config=None, *, verify=True):
-    """Weights and settings of a Keras model as fastrnn layers. Keras is not needed for a file, h5py is.
+    """A Keras model as a Network, which gives what the model's ``predict`` gives. Keras is not needed for a file, h5py is.
 
     Parameters
     ----------
@@ -87,7 +24,8 @@ def load(source, config=None, *, verify=True):
 
     Returns
     -------
-    Chain : a list of (name, layer) in order, which also runs as the model does
+    Network : batch first; its layers have the names that they have in the model. What Keras' settings do around them are steps of it:
+        ``"last"`` where return_sequences is False, ``("mask", value)``, ``("merge", mode)``, the activation of a Dense, …
 
     Raises
     ------
@@ -209,13 +147,50 @@ def _arrays_h5(weights, parts):
 
 
 def _build(path, parts, arrays, keras_2, verify):
-    pairs = []
+    steps, masked = {}, False
     for part, given in zip(parts, arrays, strict=True):
         layer = _layer(part, given, keras_2)
         if verify and part.kind in _convert.RECURRENT:
             _verify(path, part, layer, given, keras_2)
-        pairs.append((part.name, layer))
-    return Chain(pairs, parts, keras_2)
+        try:
+            before, after = _around(part, masked, keras_2)
+        except NotImplementedError as error:
+            raise NotImplementedError(f"{path}: layer {part.name!r}: {error}") from None
+        steps |= before | ({} if layer is None else {part.name: layer}) | after
+        masked = (masked or bool(before)) and "last" not in after.values()
+    try:
+        return Network(steps)
+    except (TypeError, ValueError) as error:
+        raise NotImplementedError(f"{path}: {error}") from None
+
+
+def _around(part, masked, keras_2):
+    """The functions (before, after) a layer that make of it what its settings say. masked: a layer below gives a mask."""
+    name, config = part.name, part.config
+    if part.kind == "Masking":
+        return {name: ("mask", config.get("mask_value", 0.0))}, {}
+    if part.kind == "Embedding":
+        return ({f"{name}.mask": ("mask", 0)} if config.get("mask_zero") else {}), {}
+    if part.kind == "Dense":
+        function = config.get("activation") if config.get("activation") == "softmax" else _convert.activation(config.get("activation"), keras_2)
+        if function == "linear":
+            return {}, {}
+        if function != "softmax" and (function if isinstance(function, str) else function[0]) not in FUNCTIONS:
+            raise NotImplementedError(f"activation {function!r} of a Dense is not supported")
+        return {}, {f"{name}.activation": function}
+    after, sequences = {}, config.get("return_sequences", False)
+    zero = masked and (sequences if part.bidirectional else config.get("zero_output_for_mask", False))
+    if zero and not sequences:
+        raise NotImplementedError("zero_output_for_mask=True with return_sequences=False is not supported")
+    if zero:
+        after[f"{name}.zero"] = "zero"
+    if not sequences:
+        after[f"{name}.last"] = "last"
+    elif config.get("go_backwards") and not part.bidirectional:
+        after[f"{name}.flip"] = "flip"
+    if part.bidirectional and part.merge_mode != "concat":
+        after[f"{name}.merge"] = ("merge", part.merge_mode)
+    return {}, after
 
 
 def _layer(part, arrays, keras_2):
@@ -279,11 +254,11 @@ def _live(source, verify):
         if [a.shape for a in given] != [shape for _, shape in part.shapes]:
             raise ValueError(f"{part.name!r} has weights of shapes {[a.shape for a in given]}, but its settings ask for {[s for _, s in part.shapes]}")
         arrays.append(given)
-    chain = _build(source.name, parts, arrays, False, verify)
+    net = _build(source.name, parts, arrays, False, verify)
     if verify:
         probe = _probe(parts)
-        _compare(source.name, source.name, chain(probe), keras.ops.convert_to_numpy(source(probe)))
-    return chain
+        _compare(source.name, source.name, net(probe)[0], keras.ops.convert_to_numpy(source(probe)))
+    return net
 
 
 _NAMES = {"kernel", "recurrent_kernel", "bias", "embeddings"}

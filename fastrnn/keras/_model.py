@@ -63,7 +63,7 @@ def _entries(config):
             nodes = entry.get("inbound_nodes") or []
             sources = _sources(nodes)
             if len(nodes) > 1 or sources != ([] if before is None else [before]):
-                raise NotImplementedError(f"layer {name!r} takes {sources}, {len(nodes)} times, and {before!r} is before it: only a chain of layers is supported")
+                raise NotImplementedError(f"layer {name!r} takes {sources}, {len(nodes)} times, and {before!r} is before it: only a chain is supported")
             before = entry.get("name") or name
         yield entry["class_name"], name, entry["config"], entry.get("build_config") or {}
 
@@ -152,7 +152,7 @@ def parts(config, keras_2=False):
                 part.kind, part.config = _inside(name, settings)
                 part.bidirectional, part.merge_mode = True, settings.get("merge_mode", "concat")
             if type(features) is not int or not 0 < features < MOST:
-                raise ValueError(f"layer {name!r}: its number of input features is {features!r}: the config must say it, by an Input or by a model that was built")
+                raise ValueError(f"layer {name!r}: its number of input features is {features!r}: the config must say it, by an Input or a built model")
             part.features = features
             if kind == "Dense":
                 _dense(part, keras_2)
