@@ -30,7 +30,7 @@ def to_keras(layer, **options):
     >>> tuple(dense.kernel.shape)
     (3, 2)
     """
-    dtype = str(layer.dtype)
+    dtype = str(getattr(layer, "dtype", ""))
     if isinstance(layer, fastrnn.Embedding):
         made, shape = keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=dtype, **options), (None, None)
     elif isinstance(layer, fastrnn.Linear):
