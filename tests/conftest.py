@@ -1,12 +1,15 @@
 """Fixtures, and what the head of a test report must say: which instruction sets and which BLAS were tested."""
 
 import importlib.util
+import os
 
 import hypothesis
 import pytest
 
 import fastrnn
 from fastrnn import _engine, cli
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
 
 # What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
 NEEDS = {

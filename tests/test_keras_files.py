@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import os
 import pickle
 import resource
 import zipfile
@@ -13,7 +12,6 @@ import pytest
 
 import fastrnn
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
 pytestmark = [
     pytest.mark.keras,
     # Keras 3.15 makes arrays of torch tensors in a way that NumPy 2 warns of, and warns of its own older format.
@@ -254,7 +252,7 @@ def huge(file):
 CHANGES = {
     "a tensor is missing": (lambda c, f: f.__delitem__(LSTM_KERNEL), ValueError, f"{LSTM_KERNEL} is missing"),
     "a tensor is transposed": (lambda c, f: put(f, LSTM_KERNEL, np.zeros((20, 6), "f")), ValueError, r"shape \(20, 6\), .* \(6, 20\): it is transposed"),
-    "a tensor has another shape": (lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 24), "f")), ValueError, r"shape \(6, 24\), but the settings ask for \(6, 20\)"),
+    "a tensor has another shape": (lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 24), "f")), ValueError, r"shape \(6, 24\), but .* ask for \(6, 20\)"),
     "a tensor is of another dtype": (lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 20), "d")), ValueError, "is float64, but the settings ask for float32"),
     "a tensor is too many": (lambda c, f: f.__setitem__("layers/dense_7/vars/0", np.zeros(3)), ValueError, "belong to no layer of the settings: .*dense_7"),
     "a tensor is in another file": (lambda c, f: external(f), ValueError, "ExternalLink.*not followed"),
@@ -337,7 +335,7 @@ DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
 HOSTILE = {
     "a pickle": (lambda: pickle.dumps(Evil()), "looks like a pickle"),
     "text": (lambda: b"hello", "is neither a .keras file"),
-    "a zip that points out of itself": (lambda: zipped(**REST, **{"DOTDOT__DOTDOT__x": b""}), "points out of the file"),
+    "a zip that points out of itself": (lambda: zipped(**REST, DOTDOT__DOTDOT__x=b""), "points out of the file"),
     "no config": (lambda: zipped(metadataDOTjson="{}"), "0 members are named config.json"),
     "a bomb of a config": (lambda: zipped(**{**REST, "configDOTjson": b" " * (100 << 20)}), "claims 104857600 bytes"),
     "a config without end": (lambda: zipped(**{**REST, "configDOTjson": DEEP}), "not JSON|is not|no list"),

@@ -1,7 +1,6 @@
 """fastrnn's Keras layers against Keras' own, on its torch backend."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
 # Keras 3.15 makes arrays of torch tensors in a way that NumPy 2 warns of.
 pytestmark = [pytest.mark.keras, pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")]
 

@@ -177,8 +177,9 @@ def test_readme_has_python_examples():
 def test_examples_of_pages_run(code, tmp_path):
     script = tmp_path / "example.py"
     script.write_text(code, encoding="utf-8")
+    kerass = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"  # Keras 3.15 under NumPy 2
     done = subprocess.run(
-        [sys.executable, "-W", "error", script], cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=300
+        [sys.executable, "-W", "error", "-W", kerass, script], cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
 

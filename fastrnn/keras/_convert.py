@@ -90,7 +90,7 @@ def to_params(kind, arrays, suffix="_l0"):
     Examples
     --------
     >>> params = to_params("LSTM", [np.zeros((3, 8)), np.zeros((2, 8)), np.ones(8)])
-    >>> params["weight_ih_l0"].shape, params["bias_hh_l0"].any()
+    >>> params["weight_ih_l0"].shape, bool(params["bias_hh_l0"].any())
     ((8, 3), False)
     """
     turned = [_reordered(kind, a) for a in arrays]
