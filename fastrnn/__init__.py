@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _MODULES = (
-    "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "optim", "parameters", "plotting", "search", "settings", "stacked",
+    "attention", "batches", "callbacks", "data", "distributed", "losses", "models", "onnx", "optim", "parameters", "plotting", "search", "settings", "stacked",
     "threadpoolctl", "torch", "training",
 )  # fmt: skip
 

@@ -1,0 +1,8 @@
+"""ONNX models on fastrnn: `prepare` and `run_model` are ONNX's backend interface, complete for RNN, GRU and LSTM.
+
+The recurrence is fastrnn's; the operators around it run in onnx's reference evaluator.
+"""
+
+from fastrnn.onnx._backend import Backend, BackendRep, prepare, run_model, run_node, supports_device
+
+__all__ = ["Backend", "BackendRep", "prepare", "run_model", "run_node", "supports_device"]
