@@ -24,6 +24,9 @@ class Case:
     weights: tuple = ("W", "R", "B", "P")
     opset: int = 14
 
+    def __str__(self):
+        return f"{self.op} {self.attributes} {({n: a.shape for n, a in self.tensors.items()})}"
+
     def model(self):
         from onnx import TensorProto, helper, numpy_helper
 
@@ -55,7 +58,7 @@ def tensors(op, T, B, I, H, D, rng, given, scale=0.6):
         shapes |= {"initial_c": (D, B, H), "P": (D, 3 * H)}
     made = {n: (rng.standard_normal(shape) * scale).astype("float32") for n, shape in shapes.items() if n in given}
     if "sequence_lens" in given:
-        made["sequence_lens"] = rng.integers(0, T + 1, B).astype("int32")
+        made["sequence_lens"] = rng.integers(1, T + 1, B).astype("int32")
         made["sequence_lens"][rng.integers(B)] = T
     return made
 

@@ -140,7 +140,8 @@ def _check_nodes(nodes, types, opsets, functions):
             for graph in (attribute.g, *attribute.graphs):
                 _check_nodes(graph.node, types | _types(graph), opsets, functions)
     if unknown:
-        raise NotImplementedError(f"the model has operators that ONNX {opsets.get('', '')} and this model's functions do not have: {', '.join(sorted(unknown))}")
+        missing = ", ".join(sorted(unknown))
+        raise NotImplementedError(f"the model has operators that neither ONNX {opsets.get('', '')} nor the model's own functions have: {missing}")
 
 
 def _check_recurrent(node, version, types):
@@ -173,10 +174,10 @@ def check_value(name, value, declared):
 def of_node(node, arrays, opset):
     """A model of one node with these inputs."""
     kinds = {name: helper.np_dtype_to_tensor_dtype(a.dtype) for name, a in arrays.items()}
-    kind = next(iter(kinds.values()), TensorProto.FLOAT)  # of the outputs; nothing looks at it
+    kind = next(iter(kinds.values()), TensorProto.FLOAT)  # of the outputs, as their shape: nothing looks at them
     graph = helper.make_graph(
         [node], "node", [helper.make_tensor_value_info(n, kinds[n], a.shape) for n, a in arrays.items()],
-        [helper.make_tensor_value_info(n, kind, None) for n in node.output if n],
+        [helper.make_tensor_value_info(n, kind, ()) for n in node.output if n],
     )  # fmt: skip
     imports = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(node.domain, 1)] if node.domain else [])
     return helper.make_model(graph, opset_imports=imports, ir_version=8)

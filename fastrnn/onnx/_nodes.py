@@ -65,8 +65,11 @@ def where(node):
 
 def attributes_of(node):
     """{name: value} of a node; strings as str."""
-    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
-    return {n: v.decode() if isinstance(v, bytes) else [s.decode() if isinstance(s, bytes) else s for s in v] if isinstance(v, list) else v for n, v in values.items()}
+
+    def text(value):
+        return value.decode(errors="replace") if isinstance(value, bytes) else list(map(text, value)) if isinstance(value, list) else value
+
+    return {a.name: text(onnx.helper.get_attribute_value(a)) for a in node.attribute if not a.ref_attr_name}
 
 
 def check_attributes(node, opset):
