@@ -5,5 +5,6 @@ The recurrence is fastrnn's; the operators around it run in onnx's reference eva
 
 from fastrnn.onnx._backend import Backend, BackendRep, prepare, run_model, run_node, supports_device
 from fastrnn.onnx._export import export
+from fastrnn.onnx._load import load
 
-__all__ = ["Backend", "BackendRep", "export", "prepare", "run_model", "run_node", "supports_device"]
+__all__ = ["Backend", "BackendRep", "export", "load", "prepare", "run_model", "run_node", "supports_device"]

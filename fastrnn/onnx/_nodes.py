@@ -126,15 +126,32 @@ def _functions(name, op_type, values, D):
         if f.lower() not in _BY_LOWER:
             raise NotImplementedError(f"{name} has the activation {f!r}, but ONNX has only {', '.join(ACTIVATIONS)}")
         ours, *defaults = _BY_LOWER[f.lower()]
-        made.append((ours, *(float(n.pop(0)) if n else default for n, default in zip(numbers, defaults))))
+        mine = [float(n.pop(0)) if n else default for n, default in zip(numbers, defaults)]
+        made.append((ours, *mine) if mine else ours)
     for which, count, left in zip(("alpha", "beta"), counts, numbers):
         if left:
             raise ValueError(f"{name}: activation_{which} has {count} numbers, but of {', '.join(given)} only {count - len(left)} take one")
     return tuple(tuple(made[d * len(usual) : (d + 1) * len(usual)]) for d in range(D))
 
 
-def layers(settings, W, R, B=None, P=None):
-    """The layers that compute a node: one, or two where its directions have different activations.
+@dataclass
+class Plan:
+    """What a layer is made of."""
+
+    cls: type
+    input_size: int
+    hidden_size: int
+    options: dict
+    params: dict  # by torch's names
+
+    def layer(self):
+        made = self.cls(self.input_size, self.hidden_size, **self.options)
+        made.load_state_dict(self.params)
+        return made
+
+
+def plans(settings, W, R, B=None, P=None):
+    """The layers that compute a node, before they are made: one, or two where its directions have different activations.
 
     Raises
     ------
@@ -142,8 +159,8 @@ def layers(settings, W, R, B=None, P=None):
     """
     H = _check_tensors(settings, W, R, B, P)
     if len(set(settings.functions)) == 1:
-        return [_layer(settings, slice(None), H, W, R, B, P)]
-    return [_layer(settings, slice(d, d + 1), H, W, R, B, P) for d in range(len(settings.reverse))]
+        return [_plan(settings, slice(None), H, W, R, B, P)]
+    return [_plan(settings, slice(d, d + 1), H, W, R, B, P) for d in range(len(settings.reverse))]
 
 
 def _check_tensors(settings, W, R, B, P):
@@ -169,7 +186,7 @@ def _check_tensors(settings, W, R, B, P):
     return H
 
 
-def _layer(settings, which, H, W, R, B, P):
+def _plan(settings, which, H, W, R, B, P):
     """The layer of one direction, or of both."""
     kind, reverse, functions = KINDS[settings.op_type], settings.reverse[which], settings.functions[which][0]
     options = {"clip": settings.clip, "bidirectional": len(reverse) == 2, "reverse": reverse == (True,), "bias": B is not None}
@@ -181,11 +198,9 @@ def _layer(settings, which, H, W, R, B, P):
     if settings.op_type == "GRU":
         options["reset_after"] = settings.reset_after
     if settings.op_type == "LSTM":
-        options |= {"output_activation": functions[2], "coupled": settings.coupled, "peephole": P is not None}
+        options |= {"output_activation": None if functions[2] == functions[1] else functions[2], "coupled": settings.coupled, "peephole": P is not None}
         gates = COUPLED_GATES if settings.coupled else gates
-    layer = kind.layer(W.shape[2], H, dtype=W.dtype.name, **options)
-    layer.load_state_dict(_params(settings, which, gates, H, W, R, B, P))
-    return layer
+    return Plan(kind.layer, W.shape[2], H, options | {"dtype": W.dtype.name}, _params(settings, which, gates, H, W, R, B, P))
 
 
 def _params(settings, which, gates, H, W, R, B, P):

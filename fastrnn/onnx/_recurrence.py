@@ -18,7 +18,7 @@ class Recurrence:
         """The layers for W, R, B, P: those made before if the weights are still the same."""
         made = self._made
         if made is None or not all(_same(a, kept) for a, kept in zip(weights, made[0])):
-            made = [_kept(a) for a in weights], _nodes.layers(self.settings, *weights)
+            made = [_kept(a) for a in weights], [plan.layer() for plan in _nodes.plans(self.settings, *weights)]
             self._made = made
         return made[1]
 

@@ -29,11 +29,15 @@ def compare(what, got, want):
     """Raise a ValueError if numbers differ by more than rounding."""
     if got.shape != want.shape:
         raise ValueError(f"verification failed: {what} has shape {got.shape}, but it should be {want.shape}")
-    scale = max(1.0, float(np.abs(want).max(initial=0)))
-    limit = TOLERANCE[want.dtype.name] * scale
-    worst = float(np.abs(got - want).max(initial=0))
+    worst, limit = distance(got, want)
     if not worst <= limit:
         raise ValueError(f"verification failed: {what} differs by up to {worst:.3g}, more than {limit:.3g}; verify=False leaves this comparison out")
+
+
+def distance(got, want):
+    """(greatest difference, greatest that is rounding)."""
+    scale = max(1.0, float(np.abs(want).max(initial=0)))
+    return float(np.abs(got - want).max(initial=0)), TOLERANCE[want.dtype.name] * scale
 
 
 def _by_onnxruntime(proto, feeds):
