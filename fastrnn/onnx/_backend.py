@@ -41,7 +41,7 @@ class BackendRep(BaseRep):
         """
         if kwargs:
             raise TypeError(f"run takes the inputs only, but got {', '.join(kwargs)}")
-        return self._results(*self._evaluator.run(None, self._feeds(inputs)))
+        return self._results(*self._evaluator.results(self._feeds(inputs)))
 
     def _feeds(self, inputs):
         names = self.input_names

@@ -34,19 +34,22 @@ class Recurrence:
         for d, layer in enumerate(layers):
             part = state if state is None or len(layers) == 1 else tuple(s[d : d + 1] for s in state)
             results.append(self._run(layer, X, part, sequence_lens))
-        y, states = results[0] if len(results) == 1 else (np.concatenate(a, axis=k) for k, a in ((2, [r[0] for r in results]), (1, [r[1] for r in results])))
+        y, states = results[0]
+        if len(results) == 2:
+            y = np.concatenate([y for y, _ in results], axis=2)
+            states = [np.concatenate(both) for both in zip(*(states for _, states in results))]
         Y = y.reshape(T, B, D, -1)
         Y = Y.transpose((1, 0, 2, 3) if batch_first else (0, 2, 1, 3))
         states = [s.transpose(1, 0, 2) for s in states] if batch_first else states
         return tuple(map(np.ascontiguousarray, (Y, *states)))
 
     def _run(self, layer, X, state, lengths):
-        """y (T,B,D*H) and the states (1 or 2, D, B, H) of one layer."""
+        """y (T,B,D*H) and the tuple of states (D,B,H) of one layer."""
         try:
             y, state_n = layer(X, state if state is None or layer.cell.has_c else state[0], lengths=lengths)
         except (TypeError, ValueError) as error:  # of the lengths: the rest has been looked at
             raise type(error)(f"{self.settings.where}: sequence_lens: {error}") from error
-        return y, np.stack(state_n) if layer.cell.has_c else state_n[None]
+        return y, state_n if layer.cell.has_c else (state_n,)
 
     def _x(self, X, layer):
         where = self.settings.where
