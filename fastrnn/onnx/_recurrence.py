@@ -6,6 +6,9 @@ import numpy as np
 
 from fastrnn.onnx import _nodes
 
+STREAMED = 64  # sequences up to which a stream is worth its memory
+KEPT = 4
+
 
 class Recurrence:
     """Computes one node. Safe to call from many threads."""
@@ -13,6 +16,7 @@ class Recurrence:
     def __init__(self, settings):
         self.settings = settings
         self._made = None
+        self._streams = []  # (layer, stream) that nobody is using
 
     def layers(self, *weights):
         """The layers for W, R, B, P: those made before if the weights are still the same."""
@@ -45,10 +49,30 @@ class Recurrence:
 
     def _run(self, layer, X, state, lengths):
         """y (T,B,D*H) and the tuple of states (D,B,H) of one layer."""
+        if lengths is None and not (layer.bidirectional or layer.reverse) and 0 < X.shape[1] <= STREAMED:
+            return self._stream(layer, X, state)
         try:
             y, state_n = layer(X, state if state is None or layer.cell.has_c else state[0], lengths=lengths)
         except (TypeError, ValueError) as error:  # of the lengths: the rest has been looked at
             raise type(error)(f"{self.settings.where}: sequence_lens: {error}") from error
+        return y, state_n if layer.cell.has_c else (state_n,)
+
+    def _stream(self, layer, X, state):
+        """The same by a stream, which costs less to call; one thread at a time has it, so the state in it is that thread's."""
+        try:
+            stream = self._streams.pop()
+        except IndexError:
+            stream = None
+        if stream is None or stream[0] is not layer or stream[1].batch_size != X.shape[1]:
+            stream = layer, layer.stream(X.shape[1])
+        made = stream[1]
+        if state is None:
+            made.reset()
+        else:
+            made.state = state if layer.cell.has_c else state[0]
+        y, state_n = made.run(X), made.state
+        if len(self._streams) < KEPT:
+            self._streams.append(stream)
         return y, state_n if layer.cell.has_c else (state_n,)
 
     def _x(self, X, layer):
