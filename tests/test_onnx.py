@@ -309,3 +309,17 @@ def test_inputs_that_do_not_fit_the_model_are_refused(inputs, error, words):
 
     with pytest.raises(error, match=words):
         backend.prepare(one().model()).run(inputs)
+
+
+def test_threads_that_share_a_model_do_not_share_its_state():
+    from concurrent.futures import ThreadPoolExecutor
+
+    import fastrnn.onnx as backend
+
+    case = one(given=("X", "W", "R", "B", "initial_h", "initial_c"), T=40)
+    rep, feeds = backend.prepare(case.model()), case.feeds
+    states = [{**feeds, "initial_h": feeds["initial_h"] * k} for k in range(8)]
+    want = [rep.run(f).Y for f in states]
+    with ThreadPoolExecutor(8) as pool:
+        for got, k in zip(pool.map(lambda k: rep.run(states[k % 8]).Y, range(200)), range(200)):
+            np.testing.assert_array_equal(got, want[k % 8])
