@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 _MODULES = (
-    "attention", "batches", "callbacks", "data", "distributed", "keras", "losses", "models", "optim", "parameters", "plotting", "search", "settings",
-    "sklearn", "stacked", "threadpoolctl", "torch", "training",
+    "attention", "batches", "callbacks", "data", "distributed", "keras", "losses", "models", "onnx", "optim", "parameters", "plotting", "search",
+    "settings", "sklearn", "stacked", "threadpoolctl", "torch", "training",
 )  # fmt: skip
 
 

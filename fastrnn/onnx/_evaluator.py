@@ -1,0 +1,75 @@
+"""onnx's reference evaluator with our recurrence in it; functions and the bodies of Loop, If and Scan have it too."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from fastrnn.onnx import _nodes
+from fastrnn.onnx._recurrence import Recurrence
+
+
+class _Node(OpRun):
+    """What ReferenceEvaluator makes of a recurrent node."""
+
+    def __init__(self, onnx_node, run_params, schema=None):
+        super().__init__(onnx_node, run_params, schema)
+        _nodes.check_attributes(onnx_node, run_params["opsets"][""])
+        self._values = _nodes.attributes_of(onnx_node)
+        self.recurrence = None if self.has_linked_attribute else Recurrence(_nodes.read(onnx_node, self._values))
+
+    def run(self, *args, linked_attributes=None, context=None, bindings=None):
+        """The node's outputs, None for those that have no name."""
+        recurrence = self.recurrence
+        if recurrence is None:  # attributes of the function that this node stands in
+            links = {a.name: linked_attributes[a.ref_attr_name] for a in self.onnx_node.attribute if a.ref_attr_name}
+            recurrence = Recurrence(_nodes.read(self.onnx_node, self._values | links))
+        return [y if name else None for name, y in zip(self.output, recurrence(*args))]
+
+    def _run(self, *args, **attributes):
+        return tuple(self.run(*args))
+
+
+class RNN(_Node):
+    """ONNX's RNN."""
+
+
+class GRU(_Node):
+    """ONNX's GRU."""
+
+
+class LSTM(_Node):
+    """ONNX's LSTM."""
+
+
+class Evaluator(ReferenceEvaluator):
+    """ReferenceEvaluator, whose recurrent nodes are ours and whose initializers can't be written to."""
+
+    def __init__(self, proto, **options):
+        super().__init__(proto, **{**options, "new_ops": [RNN, GRU, LSTM]})
+
+    def _init(self):
+        super()._init()
+        for array in self.rt_inits_.values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
+        for node in self.rt_nodes_:
+            if isinstance(node, _Node) and node.recurrence is not None:
+                self._build(node)
+
+    def results(self, feeds):
+        """The graph's outputs; a graph that is one recurrent node goes without the evaluator's bookkeeping."""
+        node = self.rt_nodes_[0] if len(self.rt_nodes_) == 1 else None
+        if not isinstance(node, _Node) or not set(self.output_names_) <= set(node.output):
+            return self.run(None, feeds)
+        values = {"": None, **self.rt_inits_, **feeds}
+        found = dict(zip(node.output, node.run(*(values[name] for name in node.input))))
+        return [found[name] for name in self.output_names_]
+
+    def _build(self, node):
+        """Make the layers of a node now if its weights are initializers that no input of the graph takes the place of."""
+        found = dict(zip(("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"), node.input))
+        names = [found.get(label) or None for label in ("W", "R", "B", "P")]
+        if all(n is None or (n in self.rt_inits_ and n not in self.input_names_) for n in names):
+            node.recurrence.layers(*(None if n is None else self.rt_inits_[n] for n in names))

@@ -1,0 +1,251 @@
+"""From an ONNX model that is a chain of recurrent nodes to one fastrnn network.
+
+What stands between the nodes (Squeeze, Transpose, Reshape, pieces of a state) differs from exporter to exporter. So it is not matched: the
+model is run on random sequences, and what each node is given must be, number for number, what the one before it gave.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from fastrnn.onnx import _model, _nodes, _verify
+from fastrnn.onnx._evaluator import Evaluator
+from fastrnn.stacked import Stacked
+
+T, B = 6, 3
+BETWEEN = {  # operators that move numbers and do not change them
+    "Cast", "Concat", "Constant", "ConstantOfShape", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split",
+    "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+
+def load(source, *, verify=True):
+    """Make a network of an ONNX model that is one recurrent stack, and nothing else: as torch exports nn.RNN, nn.GRU and nn.LSTM.
+
+    Parameters
+    ----------
+    source : a file's path, its bytes, or an onnx.ModelProto
+    verify : compare the outputs with the model's on random sequences before the network is returned
+
+    Returns
+    -------
+    An RNN, GRU or LSTM, of several layers where they are alike; else a Stacked. It is batch_first if the model is. Where the model takes an
+    initial state, so does a call of the network; a constant one has become `learn_initial_state`.
+
+    Raises
+    ------
+    NotImplementedError  the model has something else in it; the message names it. `prepare` runs such models.
+    ValueError           the file is damaged, a tensor is missing, left over or of a wrong shape, or verification failed.
+
+    Examples
+    --------
+    >>> import fastrnn, fastrnn.onnx
+    >>> model = fastrnn.onnx.export(fastrnn.LSTM(3, 4, 2, bidirectional=True))
+    >>> fastrnn.onnx.load(model)
+    LSTM(3, 4, num_layers=2, bidirectional=True)
+    """
+    model = _model.checked(_model.read(source))
+    chain = _Chain(model.graph)
+    feeds = chain.probe()
+    seen = Evaluator(model).run(None, feeds, intermediate=True)
+    plans = chain.plans(model, seen)
+    chain.check_links(seen)
+    net = _network(plans, chain.batch_first)
+    if verify:
+        _compare(chain, net, feeds, seen)
+    return net
+
+
+class _Chain:
+    """The recurrent nodes of a graph, and where their inputs come from."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.nodes = [node for node in graph.node if node.domain == "" and node.op_type in _nodes.KINDS]
+        if not self.nodes:
+            raise NotImplementedError("the model has no RNN, GRU or LSTM node at all, so there is no network to load: prepare(model) runs it")
+        others = sorted({n.op_type for n in graph.node if n not in self.nodes and (n.domain or n.op_type not in BETWEEN)})
+        if others:
+            raise NotImplementedError(f"the model is more than a recurrent stack: it has {', '.join(others)}; prepare(model) runs it")
+        self.constants = {t.name for t in graph.initializer}
+        self.inputs = {i.name: i for i in graph.input if i.name not in self.constants}
+        self.producer = {name: node for node in graph.node for name in node.output if name}
+        used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        left = [name for name in (*self.constants, *self.inputs) if name not in used]
+        if left:
+            raise ValueError(f"the model has tensors that nothing uses: {', '.join(map(repr, sorted(left)))}")
+        self.x, self.batch_first = self._source()
+
+    def _source(self):
+        """The graph's input that the first node reads, and whether it is (B, T, I)."""
+        first = self.nodes[0]
+        name, swapped = first.input[0], bool(_nodes.attributes_of(first).get("layout"))
+        while name not in self.inputs:
+            node = self.producer.get(name)
+            if node is None or node.op_type not in ("Transpose", "Identity"):
+                raise NotImplementedError(f"{_nodes.where(first)}: X is not an input of the model, but comes from {node.op_type if node else name}")
+            if node.op_type == "Transpose":
+                if _nodes.attributes_of(node).get("perm") != [1, 0, 2]:
+                    raise NotImplementedError(f"{_nodes.where(first)}: X is transposed by {_nodes.attributes_of(node).get('perm')}, not by [1, 0, 2]")
+                swapped = not swapped
+            name = node.input[0]
+        return name, swapped
+
+    def sources(self, name):
+        """The inputs of the graph whose numbers this value is made of."""
+        found, todo, done = set(), [name], set()
+        while todo:
+            name = todo.pop()
+            if name in done:
+                continue
+            done.add(name)
+            if name in self.inputs:
+                found.add(name)
+            node = self.producer.get(name)
+            if node is not None and node.op_type != "Shape":
+                todo += [n for n in node.input if n]
+        return found
+
+    def probe(self):
+        """{input: array} of random numbers, of the declared sizes where there are any."""
+        rng = np.random.default_rng(0)
+        others = {name: i.type.tensor_type.shape.dim for name, i in self.inputs.items() if name != self.x}
+        fixed = [dims[1].dim_value for dims in others.values() if len(dims) == 3 and dims[1].HasField("dim_value")]  # of a state
+        batch = fixed[0] if fixed and not self.batch_first else B
+        dims = self.inputs[self.x].type.tensor_type.shape.dim
+        usual = ((batch, T) if self.batch_first else (T, batch)) + (self._features(),)
+        shape = [d.dim_value if d.HasField("dim_value") else size for d, size in zip(dims, usual)]
+        if len(dims) != 3 or min(shape) < 1:
+            raise ValueError(f"input {self.x!r} has shape {shape}, but a recurrent node takes three axes, none of them empty")
+        batch, steps = shape[:2] if self.batch_first else shape[1::-1]
+        feeds = {self.x: self._random(self.x, shape, rng)}
+        for name, dims in others.items():
+            feeds[name] = self._random(name, [d.dim_value if d.HasField("dim_value") else batch for d in dims], rng)
+            if feeds[name].dtype.kind == "i":  # lengths, of which the first is that of x
+                feeds[name] = (steps - np.arange(feeds[name].size) % steps).reshape(feeds[name].shape).astype(feeds[name].dtype)
+        return feeds
+
+    def _random(self, name, shape, rng):
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.inputs[name].type.tensor_type.elem_type)
+        return (rng.standard_normal(shape) / 2).astype(dtype)
+
+    def _features(self):
+        shapes = {t.name: t.dims for t in self.graph.initializer}
+        W = shapes.get(self.nodes[0].input[1], ())
+        return W[2] if len(W) == 3 else 1
+
+    def value(self, seen, node, k):
+        """What a node was given as its k-th input, or None."""
+        return seen[node.input[k]] if k < len(node.input) and node.input[k] else None
+
+    def plans(self, model, seen):
+        """The plan of each node's layer, with its initial state if that is part of the model."""
+        made, opset = [], {o.domain: o.version for o in model.opset_import}[""]
+        for node in self.nodes:
+            _nodes.check_attributes(node, opset)
+            for label, k in (("W", 1), ("R", 2), ("B", 3), ("P", 7)):
+                if k < len(node.input) and self.sources(node.input[k]):
+                    raise NotImplementedError(f"{_nodes.where(node)}: {label} is made of the model's inputs, so it is no parameter")
+            settings = _nodes.read(node, _nodes.attributes_of(node))
+            plan, *other = _nodes.plans(settings, *(self.value(seen, node, k) for k in (1, 2, 3, 7)))
+            if other:
+                raise NotImplementedError(f"{settings.where} has other activations in its second direction, which no layer has; prepare(model) runs it")
+            self._add_state(plan, node, settings, seen)
+            made.append(plan)
+        return made
+
+    def _add_state(self, plan, node, settings, seen):
+        states = self.states(settings, node, seen)
+        given = [name for k in (5, 6) if k < len(node.input) and node.input[k] for name in self.sources(node.input[k])]
+        if self.x in given:
+            raise NotImplementedError(f"{settings.where}: the initial state is made of {self.x!r}, which no network here does; prepare(model) runs it")
+        plan.options["learn_initial_state"] = bool(not given and any(s.any() for s in states))
+        if plan.options["learn_initial_state"]:
+            if any((s != s[:, :1]).any() for s in states):
+                raise NotImplementedError(f"{settings.where}: the initial state is constant, but another one for each sequence of the batch")
+            plan.params |= {name: s[:, 0] for name, s in zip(("h_0", "c_0"), states)}
+
+    def states(self, settings, node, seen):
+        """The initial states that a node was given, each (D, B, H)."""
+        X, R = self.value(seen, node, 0), self.value(seen, node, 2)
+        shape = (R.shape[0], X.shape[0 if settings.batch_first else 1], R.shape[2])
+        found = []
+        for k in (5, 6)[: 2 if node.op_type == "LSTM" else 1]:
+            s = self.value(seen, node, k)
+            found.append(np.zeros(shape, X.dtype) if s is None else s.transpose(1, 0, 2) if settings.batch_first else s)
+        return found
+
+    def check_links(self, seen):
+        """Raise if a node was not given what the one before it gave, or not the same lengths."""
+        below = seen[self.x].swapaxes(0, 1) if self.batch_first else seen[self.x]
+        lengths = self.value(seen, self.nodes[0], 4)
+        for node in self.nodes:
+            layout = bool(_nodes.attributes_of(node).get("layout"))
+            X, own = self.value(seen, node, 0), self.value(seen, node, 4)
+            X = X.swapaxes(0, 1) if layout else X
+            if not np.array_equal(X, below):
+                raise NotImplementedError(f"{_nodes.where(node)}: its X, of shape {X.shape}, is not what the node before it gave, {below.shape}")
+            if (own is None) != (lengths is None) or (own is not None and not np.array_equal(own, lengths)):
+                raise NotImplementedError(f"{_nodes.where(node)}: its sequence_lens are not those of the first node")
+            Y = seen.get(node.output[0]) if node.output[0] else None
+            if Y is not None:
+                Y = Y.transpose((1, 0, 2, 3) if layout else (0, 2, 1, 3))
+                below = Y.reshape(*Y.shape[:2], -1)
+
+
+def _network(plans, batch_first):
+    """One layer where all are alike, else a Stacked of such."""
+    groups = []
+    for plan in plans:
+        last = groups[-1] if groups else None
+        if last and (plan.cls, plan.hidden_size, plan.options) == (last[0].cls, last[0].hidden_size, last[0].options):
+            last.append(plan)
+        else:
+            groups.append([plan])
+    layers = [_merged(group, batch_first) for group in groups]
+    return layers[0] if len(layers) == 1 else Stacked(layers)
+
+
+def _merged(group, batch_first):
+    first = group[0]
+    layer = first.cls(first.input_size, first.hidden_size, len(group), batch_first=batch_first, **first.options)
+    params = {name.replace("_l0", f"_l{k}"): a for k, plan in enumerate(group) for name, a in plan.params.items()}
+    for name in layer.cell.states if layer.learn_initial_state else ():
+        params[name] = np.concatenate([plan.params[name] for plan in group])
+    layer.load_state_dict(params)
+    return layer
+
+
+def _compare(chain, net, feeds, seen):
+    """Raise a ValueError if an output of the model is none of the network's."""
+    lengths = chain.value(seen, chain.nodes[0], 4)
+    nodes, state = iter(chain.nodes), []
+    for layer in getattr(net, "layers", [net]):
+        of_nodes = [chain.states(_nodes.read(node, _nodes.attributes_of(node)), node, seen) for _, node in zip(range(layer.num_layers), nodes)]
+        joined = tuple(map(np.concatenate, zip(*of_nodes)))
+        state.append(joined if layer.cell.has_c else joined[0])
+    results = list(_results(net, *net(feeds[chain.x], tuple(state) if isinstance(net, Stacked) else state[0], lengths=lengths)))
+    for output in chain.graph.output:
+        got = seen[output.name]
+        distances = [_verify.distance(got.reshape(a.shape), a) for a in results if a.size == got.size]
+        if not any(worst <= limit for worst, limit in distances):
+            nearest = f"the nearest differs by up to {min(distances)[0]:.3g}" if distances else "none has its size"
+            raise ValueError(
+                f"verification failed: output {output.name!r} of the model, of shape {got.shape}, is none of the network's outputs and states: {nearest}"
+            )
+
+
+def _results(net, y, final):
+    """What a model may give out: y, and states of all layers, of one, or of all members, and each of them with batch and time swapped."""
+    members = list(getattr(net, "layers", [net]))
+    finals = [f if layer.cell.has_c else (f,) for layer, f in zip(members, final if isinstance(net, Stacked) else [final])]
+    directions = y.reshape(*y.shape[:2], members[-1].num_directions, -1)
+    found = [y, directions] + [s for of_one in finals for s in of_one]
+    found += [part for layer, of_one in zip(members, finals) for s in of_one for part in np.split(s, layer.num_layers)]
+    found += [np.concatenate(s) for s in zip(*finals) if len({a.shape[2] for a in s}) == 1]
+    for a in found:
+        yield a
+        yield a.swapaxes(0, 1)
+    yield directions.transpose(0, 2, 1, 3)
+    yield directions.transpose(1, 2, 0, 3)

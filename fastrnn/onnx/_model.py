@@ -1,0 +1,183 @@
+"""ONNX models before they run: read from a file without trusting it, checked against ONNX's rules and against what there is here."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, external_data_helper, helper
+
+from fastrnn.onnx import _nodes
+
+_STANDARD = ("", "ai.onnx.ml", "ai.onnx.preview.training")  # domains whose operators onnx's reference evaluator has
+_FIELDS = {  # where a tensor's numbers are if not in raw_data, and how many a number needs there
+    TensorProto.FLOAT: ("float_data", 1), TensorProto.DOUBLE: ("double_data", 1), TensorProto.INT64: ("int64_data", 1),
+    TensorProto.INT32: ("int32_data", 1), TensorProto.BOOL: ("int32_data", 1), TensorProto.STRING: ("string_data", 1),
+}  # fmt: skip
+_COMPUTED = (TensorProto.FLOAT, TensorProto.DOUBLE)
+
+
+def read(model):
+    """A ModelProto from one, from bytes or from a file, with its external data."""
+    if isinstance(model, onnx.ModelProto):
+        source, base, proto = "this model", None, model
+    elif isinstance(model, bytes):
+        source, base, proto = "these bytes", None, _parsed("these bytes", model)
+    elif isinstance(model, (str, os.PathLike)):
+        source, base = os.fspath(model), os.path.dirname(os.path.abspath(model))
+        with open(model, "rb") as file:
+            proto = _parsed(source, file.read())
+    else:
+        raise TypeError(f"model is {type(model).__name__}, but it must be an onnx.ModelProto, its bytes, or a file's path")
+    if not proto.HasField("graph"):
+        raise ValueError(f"{source} is no ONNX model: it has no graph")
+    for tensor in external_data_helper._get_all_tensors(proto):
+        if external_data_helper.uses_external_data(tensor):
+            _load_external(source, tensor, base)
+        else:
+            _check_size(source, tensor)
+    return proto
+
+
+def _parsed(source, data):
+    try:
+        return onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise ValueError(f"{source} is no ONNX model, or a damaged one: {error}") from error
+
+
+def _claimed(source, tensor):
+    """How many numbers a tensor says it has."""
+    if any(n < 0 for n in tensor.dims):
+        raise ValueError(f"{source}: tensor {tensor.name!r} has a negative size: {tuple(tensor.dims)}")
+    return math.prod(tensor.dims)
+
+
+def _check_size(source, tensor):
+    """Refuse a tensor whose shape needs another number of numbers than there are."""
+    count = _claimed(source, tensor)
+    if tensor.HasField("raw_data"):
+        try:
+            item = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{source}: tensor {tensor.name!r} is of the unknown element type {tensor.data_type}") from error
+        there, needed = len(tensor.raw_data), count * item
+        if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
+            needed = -(-count // 2)
+        unit = "bytes"
+    elif tensor.data_type in _FIELDS:
+        field, each = _FIELDS[tensor.data_type]
+        there, needed, unit = len(getattr(tensor, field)), count * each, "numbers"
+    else:
+        return
+    if there != needed:
+        raise ValueError(f"{source}: tensor {tensor.name!r} has shape {tuple(tensor.dims)}, which is {needed} {unit}, but there are {there}")
+
+
+def _load_external(source, tensor, base):
+    """Fill a tensor from the file that it names, which must be beside the model's; onnx opens it and refuses to follow links."""
+    if base is None:
+        raise ValueError(f"{source}: the numbers of tensor {tensor.name!r} are in another file: give the path of the model's file instead")
+    try:
+        external_data_helper.load_external_data_for_tensor(_bounded(source, tensor, base), base)
+    except (OSError, onnx.checker.ValidationError) as error:
+        raise ValueError(f"{source}: the numbers of tensor {tensor.name!r} can't be read: {error}") from error
+    _check_size(source, tensor)
+
+
+def _bounded(source, tensor, base):
+    """The tensor, if the part of the file that it names has the size of its shape."""
+    info = external_data_helper.ExternalDataInfo(tensor)
+    path = os.path.join(base, info.location)
+    if info.length is None and os.path.isfile(path):
+        there = os.path.getsize(path) - (info.offset or 0)
+    else:
+        there = info.length
+    needed = _claimed(source, tensor) * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    if there is not None and there > max(needed, 0):
+        raise ValueError(f"{source}: tensor {tensor.name!r} has shape {tuple(tensor.dims)}, which is {needed} bytes, but {there} of {info.location!r} are its")
+    return tensor
+
+
+def checked(model):
+    """The model, if it is one by ONNX's rules and all of its operators are here."""
+    opsets = {o.domain: o.version for o in model.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    if opsets.get("", newest) > newest:
+        raise NotImplementedError(f"the model is of opset {opsets['']}, but this onnx knows those up to {newest}: install a newer onnx")
+    functions = {(f.domain, f.name) for f in model.functions}
+    _check_nodes(model.graph.node, _types(model.graph), opsets, functions)
+    for f in model.functions:
+        _check_nodes(f.node, {}, {o.domain: o.version for o in f.opset_import}, functions)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"this is no valid ONNX model: {error}") from error
+    return model
+
+
+def _types(graph):
+    """{name: element type} of what is declared."""
+    declared = {i.name: i.type.tensor_type.elem_type for i in (*graph.value_info, *graph.input)}
+    return declared | {t.name: t.data_type for t in graph.initializer}
+
+
+def _check_nodes(nodes, types, opsets, functions):
+    """Refuse, by name, the operators that are not there and the recurrent nodes that can't be."""
+    unknown = set()
+    for node in nodes:
+        version = opsets.get(node.domain)
+        if (node.domain, node.op_type) not in functions:
+            if version is None or node.domain not in _STANDARD or not onnx.defs.has(node.op_type, version, node.domain):
+                unknown.add(f"{node.domain}.{node.op_type}".lstrip("."))
+                continue
+            if node.domain == "" and node.op_type in _nodes.KINDS:
+                _check_recurrent(node, version, types)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _check_nodes(graph.node, types | _types(graph), opsets, functions)
+    if unknown:
+        missing = ", ".join(sorted(unknown))
+        raise NotImplementedError(f"the model has operators that neither ONNX {opsets.get('', '')} nor the model's own functions have: {missing}")
+
+
+def _check_recurrent(node, version, types):
+    _nodes.check_attributes(node, version)
+    if not any(a.ref_attr_name for a in node.attribute):
+        _nodes.read(node, _nodes.attributes_of(node))
+    for label, name in zip(("X", "W", "R", "B"), node.input):
+        kind = types.get(name, TensorProto.FLOAT)
+        if kind not in _COMPUTED:
+            what = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else kind
+            raise NotImplementedError(f"{_nodes.where(node)}: {label} is {what}, but fastrnn computes in FLOAT and DOUBLE: convert the model's tensors")
+
+
+def check_value(name, value, declared):
+    """An input as an array of the type and shape that the model declares."""
+    if declared.WhichOneof("value") != "tensor_type":
+        return value
+    value, wanted = np.asarray(value), declared.tensor_type
+    dtype = helper.tensor_dtype_to_np_dtype(wanted.elem_type)
+    if value.dtype != dtype and wanted.elem_type != TensorProto.STRING:
+        raise TypeError(f"input {name!r} is {value.dtype}, but the model takes {dtype}: convert with .astype({str(dtype)!r})")
+    if wanted.HasField("shape"):
+        dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in wanted.shape.dim]
+        fits = len(dims) == value.ndim and all(d == n for d, n in zip(dims, value.shape) if isinstance(d, int))
+        if not fits:
+            raise ValueError(f"input {name!r} has shape {value.shape}, but the model takes ({', '.join(map(str, dims))})")
+    return value
+
+
+def of_node(node, arrays, opset):
+    """A model of one node with these inputs."""
+    kinds = {name: helper.np_dtype_to_tensor_dtype(a.dtype) for name, a in arrays.items()}
+    kind = next(iter(kinds.values()), TensorProto.FLOAT)  # of the outputs, as their shape: nothing looks at them
+    graph = helper.make_graph(
+        [node], "node", [helper.make_tensor_value_info(n, kinds[n], a.shape) for n, a in arrays.items()],
+        [helper.make_tensor_value_info(n, kind, ()) for n in node.output if n],
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(node.domain, 1)] if node.domain else [])
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)

@@ -1,0 +1,104 @@
+"""Is an ONNX model the same function as what it was made from, or what was made from it? Compared on random sequences."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+
+from fastrnn import models
+from fastrnn.onnx._backend import prepare
+from fastrnn.stacked import Stacked
+
+T, B = 6, 3
+TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
+
+
+def exported(model, proto):
+    """Raise a ValueError if a model that was made of a layer or model gives other numbers, here or in onnxruntime."""
+    feeds, wanted = probe(model, {i.name for i in proto.graph.input}, {o.name for o in proto.graph.output})
+    found = {"fastrnn.onnx": prepare(proto).run(feeds)}
+    if model.dtype == np.float32 and importlib.util.find_spec("onnxruntime"):
+        found["onnxruntime"] = _by_onnxruntime(proto, feeds)
+    for runtime, outputs in found.items():
+        for output, got in zip(proto.graph.output, outputs, strict=True):
+            compare(f"the exported model's output {output.name!r} in {runtime}", got, wanted[output.name])
+
+
+def compare(what, got, want):
+    """Raise a ValueError if numbers differ by more than rounding."""
+    if got.shape != want.shape:
+        raise ValueError(f"verification failed: {what} has shape {got.shape}, but it should be {want.shape}")
+    worst, limit = distance(got, want)
+    if not worst <= limit:
+        raise ValueError(f"verification failed: {what} differs by up to {worst:.3g}, more than {limit:.3g}; verify=False leaves this comparison out")
+
+
+def distance(got, want):
+    """(greatest difference, greatest that is rounding)."""
+    scale = max(1.0, float(np.abs(want).max(initial=0)))
+    return float(np.abs(got - want).max(initial=0)), TOLERANCE[want.dtype.name] * scale
+
+
+def _by_onnxruntime(proto, feeds):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def probe(model, inputs, outputs):
+    """({input: array}, {output: array}) of random sequences, computed by the layer or model itself."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([T, 1, T // 2], "int32") if "sequence_lens" in inputs else None
+    feeds = {} if lengths is None else {"sequence_lens": lengths}
+    if isinstance(model, (models.SequenceClassifier, models.SequenceRegressor)):
+        return _whole_sequences(model, feeds, lengths, rng)
+    language = isinstance(model, models.LanguageModel)
+    net = model.rnn if language else model
+    state, named = _state(net, inputs, rng)
+    if language:
+        x = feeds["ids"] = rng.integers(0, len(model.vocabulary), (T, B))
+        y, final = net(x, state, lengths=lengths, embedding=model.embedding)
+        wanted = {"logits": model.linear(y)}
+    else:
+        x = feeds["x"] = rng.standard_normal((B, T, net.input_size) if net.batch_first else (T, B, net.input_size)).astype(net.dtype)
+        y, final = net(x, state, lengths=lengths)
+        wanted = {"y": np.ascontiguousarray(y)}
+    for prefix, layer, value in _members(net, final):
+        wanted |= {prefix + name.replace("_0", "_n"): s for name, s in zip(layer.cell.states, value if layer.cell.has_c else [value])}
+    return feeds | named, {name: wanted[name] for name in outputs}
+
+
+def _members(net, state):
+    """(prefix, layer, state) of a layer, or of each member of a Stacked."""
+    if not isinstance(net, Stacked):
+        return [("", net, state)]
+    return [(f"{k}.", layer, s) for k, (layer, s) in enumerate(zip(net.layers, state))]
+
+
+def _state(net, inputs, rng):
+    """A random state as the network takes it, None for those that are no inputs, and {name: array}."""
+    named, states = {}, []
+    for prefix, layer, _ in _members(net, [None] * len(getattr(net, "layers", ""))):
+        rows, has_c = layer.num_layers * layer.num_directions, layer.cell.has_c
+        made = {prefix + n: (rng.standard_normal((rows, B, size)) / 2).astype(layer.dtype) for n, size in zip(layer.cell.states, layer.state_sizes)}
+        if prefix + "h_0" not in inputs:
+            states.append(None)
+            continue
+        named |= made
+        states.append(tuple(made.values()) if has_c else made[prefix + "h_0"])
+    return tuple(states) if isinstance(net, Stacked) else states[0], named
+
+
+def _whole_sequences(model, feeds, lengths, rng):
+    x = rng.standard_normal((T, B, model.rnn.input_size)).astype(model.dtype)
+    ends = [T] * B if lengths is None else lengths
+    sequences = [x[:end, b] for b, end in enumerate(ends)]
+    if isinstance(model, models.SequenceClassifier):
+        return feeds | {"x": x}, {"probabilities": model.predict_proba(sequences)}
+    if model.per_step:  # where a sequence has ended too: what the linear layer makes of zeros
+        y, _ = model.rnn(model._scaler(x), lengths=lengths)
+        return feeds | {"x": x}, {"y": model._target_scaler.undo(model.linear(y))}
+    return feeds | {"x": x}, {"y": model.predict(sequences).reshape(B, -1)}
