@@ -16,10 +16,10 @@ import pytest
 from fastrnn import _engine
 
 if importlib.util.find_spec("fastrnn.bench"):
-    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, quiet, report, run, torch_modules
+    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, onnx_nodes, quiet, report, run, torch_modules
 else:  # the sources, built in place
     sys.path.append(str(Path(__file__).parent.parent))
-    from bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, quiet, report, run, torch_modules
+    from bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, onnx_nodes, quiet, report, run, torch_modules
 
 from reference import run as reference
 
@@ -234,6 +234,12 @@ def test_the_example_min_char_rnn_is_the_original_iteration_for_iteration():
 
 
 @pytest.mark.torch
+@pytest.mark.onnxruntime
+def test_the_bench_of_onnx_nodes_runs(capsys):
+    onnx_nodes.main(["--short"])
+    assert capsys.readouterr().out.count("\n| ") == 1 + len(onnx_nodes.NODES) * len(onnx_nodes.SHORT)
+
+
 def test_the_bench_of_torch_modules_runs(capsys):
     pytest.importorskip("torch", reason="torch is not installed: bench/torch_modules.py is NOT tested")
     torch_modules.main(["--short"])

@@ -8,7 +8,7 @@ from onnx.backend.base import Backend as Base
 from onnx.backend.base import BackendRep as BaseRep
 from onnx.backend.base import namedtupledict
 
-from fastrnn.onnx import _model
+from fastrnn.onnx import _direct, _model
 from fastrnn.onnx._evaluator import Evaluator
 
 
@@ -23,6 +23,7 @@ class BackendRep(BaseRep):
         self.input_names = [i.name for i in graph.input if i.name not in given]
         self.output_names = [o.name for o in graph.output]
         self._results = namedtupledict("Outputs", self.output_names)
+        self._direct = _direct.of(self._evaluator, self._types)
 
     def run(self, inputs, **kwargs):
         """Run the model.
@@ -41,7 +42,8 @@ class BackendRep(BaseRep):
         """
         if kwargs:
             raise TypeError(f"run takes the inputs only, but got {', '.join(kwargs)}")
-        return self._results(*self._evaluator.results(self._feeds(inputs)))
+        found = None if self._direct is None else self._direct(inputs)
+        return self._results(*(self._evaluator.results(self._feeds(inputs)) if found is None else found))
 
     def _feeds(self, inputs):
         names = self.input_names

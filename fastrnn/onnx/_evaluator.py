@@ -58,10 +58,15 @@ class Evaluator(ReferenceEvaluator):
             if isinstance(node, _Node) and node.recurrence is not None:
                 self._build(node)
 
+    def single(self):
+        """The node, if the graph is one recurrent node; None else."""
+        node = self.rt_nodes_[0] if len(self.rt_nodes_) == 1 else None
+        return node if isinstance(node, _Node) and set(self.output_names_) <= set(node.output) else None
+
     def results(self, feeds):
         """The graph's outputs; a graph that is one recurrent node goes without the evaluator's bookkeeping."""
-        node = self.rt_nodes_[0] if len(self.rt_nodes_) == 1 else None
-        if not isinstance(node, _Node) or not set(self.output_names_) <= set(node.output):
+        node = self.single()
+        if node is None:
             return self.run(None, feeds)
         values = {"": None, **self.rt_inits_, **feeds}
         found = dict(zip(node.output, node.run(*(values[name] for name in node.input))))
@@ -72,4 +77,4 @@ class Evaluator(ReferenceEvaluator):
         found = dict(zip(("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"), node.input))
         names = [found.get(label) or None for label in ("W", "R", "B", "P")]
         if all(n is None or (n in self.rt_inits_ and n not in self.input_names_) for n in names):
-            node.recurrence.layers(*(None if n is None else self.rt_inits_[n] for n in names))
+            node.recurrence.fixed = node.recurrence.layers(*(None if n is None else self.rt_inits_[n] for n in names))

@@ -16,6 +16,7 @@ class Recurrence:
     def __init__(self, settings):
         self.settings = settings
         self._made = None
+        self.fixed = None  # the layers, if the weights can't change
         self._streams = []  # (layer, stream) that nobody is using
 
     def layers(self, *weights):
@@ -58,22 +59,27 @@ class Recurrence:
         return y, state_n if layer.cell.has_c else (state_n,)
 
     def _stream(self, layer, X, state):
-        """The same by a stream, which costs less to call; one thread at a time has it, so the state in it is that thread's."""
-        try:
-            stream = self._streams.pop()
-        except IndexError:
-            stream = None
-        if stream is None or stream[0] is not layer or stream[1].batch_size != X.shape[1]:
-            stream = layer, layer.stream(X.shape[1])
-        made = stream[1]
+        """The same by a stream, which costs less to call."""
+        made = self.take_stream(layer, X.shape[1])
         if state is None:
             made.reset()
         else:
             made.state = state if layer.cell.has_c else state[0]
         y, state_n = made.run(X), made.state
-        if len(self._streams) < KEPT:
-            self._streams.append(stream)
+        self.give_stream(layer, made)
         return y, state_n if layer.cell.has_c else (state_n,)
+
+    def take_stream(self, layer, B):
+        """A stream of B sequences that nobody else has until it is given back, so the state in it is this thread's."""
+        try:
+            owner, made = self._streams.pop()
+        except IndexError:
+            return layer.stream(B)
+        return made if owner is layer and made.batch_size == B else layer.stream(B)
+
+    def give_stream(self, layer, stream):
+        if len(self._streams) < KEPT:
+            self._streams.append((layer, stream))
 
     def _x(self, X, layer):
         where = self.settings.where
