@@ -327,13 +327,15 @@ def test_threads_that_share_a_model_do_not_share_its_state():
 
 @pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("outputs", [("Y",), ("Y", "Y_h", "Y_c"), ("Y_h",)])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("state", [False, True])
-def test_a_model_of_one_node_goes_the_short_way_to_the_same_bits(op, outputs, state, monkeypatch):
+def test_a_model_of_one_node_goes_the_short_way_to_the_same_bits(op, outputs, state, direction, monkeypatch):
     import fastrnn.onnx as backend
 
     names = ("X", "W", "R", "B", *(("initial_h", *(("initial_c",) if op == "LSTM" else ())) if state else ()))
     outputs = outputs if op == "LSTM" else [o for o in outputs if o != "Y_c"]
-    case = Case(op, tensors(op, 5, 3, 4, 6, 1, np.random.default_rng(0), names), {"hidden_size": 6}, outputs)
+    values = tensors(op, 5, 3, 4, 6, 1 + (direction == "bidirectional"), np.random.default_rng(0), names)
+    case = Case(op, values, {"hidden_size": 6, "direction": direction}, outputs)
     rep, feeds = backend.prepare(case.model()), case.feeds
     found = [rep.run(feeds), rep.run(list(feeds.values())), rep.run(feeds)]
     monkeypatch.setattr(rep._evaluator, "results", None)
@@ -350,10 +352,11 @@ def test_what_the_short_way_does_not_take_goes_the_general_way():
     import fastrnn.onnx as backend
 
     rng, shape = np.random.default_rng(0), ("X", "W", "R", "B")
-    reverse = Case("LSTM", tensors("LSTM", 5, 3, 4, 6, 1, rng, shape), {"hidden_size": 6, "direction": "reverse"}, ("Y",))
+    two = {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "Tanh", "Sigmoid", "Relu", "Tanh"]}
+    unlike = Case("LSTM", tensors("LSTM", 5, 3, 4, 6, 2, rng, shape), {"hidden_size": 6, **two}, ("Y",))
     lengths = Case("LSTM", tensors("LSTM", 5, 3, 4, 6, 1, rng, (*shape, "sequence_lens")), {"hidden_size": 6}, ("Y",))
     outside = Case("LSTM", tensors("LSTM", 5, 3, 4, 6, 1, rng, shape), {"hidden_size": 6}, ("Y",), weights=("W", "R"))
-    assert [backend.prepare(case.model())._direct for case in (reverse, lengths, outside)] == [None] * 3
+    assert [backend.prepare(case.model())._direct for case in (unlike, lengths, outside)] == [None] * 3
     half = Case("LSTM", tensors("LSTM", 5, 3, 4, 6, 1, rng, (*shape, "initial_c")), {"hidden_size": 6}, ("Y",))
-    for case in (reverse, lengths, outside, half):
+    for case in (unlike, lengths, outside, half):
         np.testing.assert_allclose(backend.run_model(case.model(), case.feeds).Y, peer(case.model(), case.feeds)[0], **PEER)

@@ -16,17 +16,20 @@ def of(evaluator, types):
     node = evaluator.single()
     if node is None or node.recurrence is None or node.recurrence.fixed is None:
         return None
-    settings, layer = node.recurrence.settings, node.recurrence.fixed[0]
+    settings, (layer, *others) = node.recurrence.settings, node.recurrence.fixed
     names = [*node.input, *[""] * (8 - len(node.input))]
     given = [name for name in (names[0], names[5], names[6]) if name]
-    if settings.reverse != (False,) or settings.batch_first or names[4] or list(evaluator.input_names_) != given:
+    if others or settings.batch_first or names[4] or list(evaluator.input_names_) != given:
         return None
     whole = [helper.tensor_dtype_to_np_dtype(types[name].tensor_type.elem_type) == layer.dtype for name in given]
     return Direct(node.recurrence, layer, names, types, list(node.output), evaluator.output_names_) if all(whole) else None
 
 
 class Direct:
-    """One node of one direction with fixed weights, on few sequences without lengths. What it can't take is for the general way."""
+    """One node with fixed weights, on sequences without lengths. What it can't take is for the general way.
+
+    One direction forwards on few sequences is a stream's work, which costs less to call than the layer's; the outputs are the same.
+    """
 
     def __init__(self, recurrence, layer, names, types, outputs, wanted):
         self.recurrence, self.layer, self.dtype = recurrence, layer, layer.dtype
@@ -44,21 +47,30 @@ class Direct:
         X = inputs.get(self.x)
         if not self.whole or len(inputs) != len(self.names) or not self._fits(self.x, X, 3):
             return None
-        T, B, I = X.shape
-        H = self.layer.hidden_size
-        if not T or not 0 < B <= STREAMED or I != self.layer.input_size:
+        layer, (T, B, I) = self.layer, X.shape
+        if not T or not B or I != layer.input_size:
             return None
-        stream = self.recurrence.take_stream(self.layer, B)
-        if self.states:
-            for name, to in zip(self.states, (stream.h, stream.c)):
-                value = inputs.get(name)
-                if not self._fits(name, value, 3) or value.shape != (1, B, H):
-                    return None
+        state = [inputs.get(name) for name in self.states]
+        if not all(self._fits(name, s, 3) and s.shape == (layer.num_directions, B, layer.hidden_size) for name, s in zip(self.states, state)):
+            return None
+        if B <= STREAMED and not (layer.bidirectional or layer.reverse):
+            return self._streamed(X, state)
+        y, final = layer(X, None if not state else tuple(state) if layer.cell.has_c else state[0])
+        found = [y, *(final if layer.cell.has_c else (final,))]
+        if 0 in self.wanted:
+            found[0] = np.ascontiguousarray(y.reshape(T, B, layer.num_directions, -1).transpose(0, 2, 1, 3))
+        return [found[which] for which in self.wanted]
+
+    def _streamed(self, X, state):
+        stream, H = self.recurrence.take_stream(self.layer, X.shape[1]), self.layer.hidden_size
+        if state:
+            for to, value in zip((stream.h, stream.c), state):
                 to[:, :, :H] = value
         else:
             stream.reset()
         y = stream.run(X)
-        found = [self._output(which, y, stream, T, B, H) for which in self.wanted]
+        outputs = {0: lambda: y[:, None], 1: lambda: y[-1:].copy(), 2: lambda: np.array(stream.c[:, :, :H])}
+        found = [outputs[which]() for which in self.wanted]
         self.recurrence.give_stream(self.layer, stream)
         return found
 
@@ -68,8 +80,3 @@ class Direct:
             return False
         shape = value.shape
         return all(shape[k] == size for k, size in self.fixed[name])
-
-    def _output(self, which, y, stream, T, B, H):
-        if which == 0:
-            return y.reshape(T, 1, B, H)
-        return y[-1:].copy() if which == 1 else np.array(stream.c[:, :, :H])
