@@ -266,7 +266,8 @@ def _write(model, destination):
     if suffix == ".onnx":
         import fastrnn.onnx
 
-        fastrnn.onnx.export(model, destination)
+        alone = isinstance(model, Network) and len(model.steps) == 1
+        fastrnn.onnx.export(next(iter(model.layers.values())) if alone else model, destination)
         return f"wrote {destination}; its outputs on random input agree with fastrnn's"
     if suffix in _OUT:
         tensors = state_dict.from_layers(_layers(model))

@@ -283,3 +283,27 @@ def test_a_destination_with_another_suffix_is_refused_and_a_model_that_is_no_cha
     storage.save(tmp_path / "other", {}, {"model": "Strange"})
     status, _, err = run("convert", tmp_path / "other", tmp_path / "x.safetensors")
     assert status == 1 and "holds a Strange" in err
+
+
+@pytest.mark.onnxruntime
+def test_onnx_in_and_out(tmp_path, run):
+    net = Network({"rnn": fastrnn.LSTM(4, 5, 2, bidirectional=True, seed=0)})
+    model = LanguageModel("gru", 12, seed=0).fit(TEXT, epochs=1, batch_size=5, seq_len=17, verbose=False)
+    model.save(tmp_path / "model")
+    status, out, err = run("convert", tmp_path / "model", tmp_path / "model.onnx")
+    assert (status, err) == (0, "") and "agree" in out and (tmp_path / "model.onnx").stat().st_size > 1000
+    from fastrnn.onnx import export
+
+    export(net.layers["rnn"], tmp_path / "rnn.onnx")
+    status, out, err = run("convert", tmp_path / "rnn.onnx", tmp_path / "net")
+    assert (status, err) == (0, "") and "LSTM(4, 5, num_layers=2, bidirectional=True)" in out
+    same(Network.load(tmp_path / "net"), net, np.random.default_rng(0).standard_normal((7, 3, 4)).astype("float32"))
+    status, _, err = run("convert", tmp_path / "model.onnx", tmp_path / "new")
+    assert status == 1 and "more than a recurrent stack" in err and not (tmp_path / "new").exists()
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "rnn.onnx").read_bytes()[:300])
+    status, _, err = run("convert", tmp_path / "cut.onnx", tmp_path / "new")
+    assert status == 1 and err.startswith("fastrnn: error: ")
+    assert run("convert", tmp_path / "net", tmp_path / "out.onnx")[0] == 0
+    Network(layers()).save(tmp_path / "chain")
+    status, _, err = run("convert", tmp_path / "chain", tmp_path / "chain.onnx")
+    assert status == 1 and "Network can't be exported" in err and not (tmp_path / "chain.onnx").exists()
