@@ -171,3 +171,24 @@ def test_without_gradients_the_outputs_are_the_same(kind, inference):
     want = mine(x)[0]
     with torch.inference_mode() if inference else torch.no_grad():
         assert torch.equal(mine(x)[0], want)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_few_steps_without_gradients_have_the_bits_of_many_and_of_those_with(kind, layers):
+    """They go through a stream, which is kept: other batch sizes, another state and changed weights must reach it."""
+    module = getattr(ours, kind)(3, 5, layers)
+    state = [torch.randn(layers, 2, 5) for _ in range(2)][: 1 + (kind == "LSTM")]
+    for B in (2, 4, 2):
+        x = torch.randn(3, B, 3)
+        hx = None if B == 4 else tuple(state) if kind == "LSTM" else state[0]
+        wanted = flat(module(x, hx))
+        for _ in range(2):
+            with torch.no_grad():
+                found = flat(module(x, hx))
+                many_hx = None if hx is None else tuple(s.repeat(1, 200, 1) for s in state)
+                alone = flat(module(x.repeat(1, 200, 1), many_hx if many_hx is None or kind == "LSTM" else many_hx[0]))
+            for got, want, many in zip(found, wanted, alone):
+                assert torch.equal(got, want.detach()) and torch.equal(got, many[:, :B])
+        with torch.no_grad():
+            module.weight_hh_l0[0, 0] += 1

@@ -16,8 +16,10 @@ from torch.autograd import forward_ad
 from fastrnn import _engine, _stack, cells
 from fastrnn._bptt import backward as bptt
 from fastrnn._memory import Tape
+from fastrnn._recurrent import Recurrent
 
 DTYPES = {torch.float32: np.dtype("float32"), torch.float64: np.dtype("float64")}
+_FEW, _STREAMS = 256, 4  # rows of an inference call up to which a stream is used, and streams that are kept for one module
 _WHOLE, _LOOKED_AT = 4096, 128  # parameters up to so many numbers are compared whole in every call, of larger ones about so many numbers
 
 
@@ -92,18 +94,49 @@ class _Kept:
         self.packed = cells.Packed(net.cell, net.hidden_size, net.dtype, dict(zip(_names(net, bias), arrays, strict=True)))
         self._spots = [a.reshape(-1)[:: 1 if a.size <= _WHOLE else a.size // _LOOKED_AT | 1] for a in arrays]
         self._seen = [s.tobytes() for s in self._spots]
+        self._streams = []  # that no thread is using
 
     def stands(self, net, marks):
         return self.net is net and self.marks == marks and all(s.tobytes() == seen for s, seen in zip(self._spots, self._seen))
+
+    def run_few(self, x, state):
+        """y and the state behind it, of few steps in one direction: by a stream, which costs less to call and gives the same bits."""
+        try:
+            stream = self._streams.pop()
+        except IndexError:
+            stream = None
+        if stream is None or stream.batch_size != x.shape[1]:
+            stream = _engine.Stream(_Stepped(self.net, self.packed), x.shape[1], None)
+        for own, given in zip((stream.h, stream.c), state):
+            own[:, :, : given.shape[2]] = given
+        y = stream.run(x)
+        state_n = [own[:, :, : given.shape[2]].copy() for own, given in zip((stream.h, stream.c), state)]
+        if len(self._streams) < _STREAMS:
+            self._streams.append(stream)
+        return y, state_n
+
+
+class _Stepped:
+    """What an engine's stream asks of a layer."""
+
+    kind = "network"
+    _stream_layers = Recurrent._stream_layers
+
+    def __init__(self, net, packed):
+        self.cell, self.dtype, self.num_layers, self.input_size = net.cell, net.dtype, net.num_layers, net.input_size
+        self.output_size, self.hidden_size, self._made = net.output_size, net.hidden_size, packed
+
+    def _packed(self):
+        return self._made
 
 
 _kept = {}  # id of a weight_hh: (weak reference to it, _Kept)
 
 
-def _packed(net, params, bias):
-    """The packed weights of these parameters: those of the last call, if nothing has changed."""
+def _kept_for(net, params, bias):
+    """What is kept for these parameters: that of the last call, if nothing has changed."""
     if any(p.is_inference() or not p.is_contiguous() for p in params):  # no version counter, or no flat view
-        return _Kept(net, bias, [p.contiguous() for p in params], None).packed
+        return _Kept(net, bias, [p.contiguous() for p in params], None)
     marks = [_engine.isa(), *((p.data_ptr(), p._version) for p in params)]
     owner = params[1]
     key = id(owner)
@@ -111,7 +144,7 @@ def _packed(net, params, bias):
     if kept is None or reference() is not owner or not kept.stands(net, marks):
         kept = _Kept(net, bias, params, marks)
         _kept[key] = weakref.ref(owner, lambda dead: _forget(key, dead)), kept
-    return kept.packed
+    return kept
 
 
 def _forget(key, dead):
@@ -119,17 +152,22 @@ def _forget(key, dead):
         del _kept[key]
 
 
+def _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size):
+    """(net, what is kept for its parameters)."""
+    net = _net(kind, x.shape[-1], hidden_size, num_layers, bidirectional, proj_size, DTYPES[x.dtype])
+    return net, _kept_for(net, params, len(params) > (3 if proj_size else 2) * num_layers * net.num_directions)
+
+
 def _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key):
     """What forward and backward have in common: (net, packed weights, batch, rows of x, dropout)."""
-    net = _net(kind, x.shape[-1], hidden_size, num_layers, bidirectional, proj_size, DTYPES[x.dtype])
-    packed = _packed(net, params, len(params) > (3 if proj_size else 2) * num_layers * net.num_directions)
+    net, kept = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
     if batch_sizes is None:
         batch = _stack.even_batch(*x.shape[:2])
     else:
         sizes = batch_sizes.numpy()
         batch = _stack.Batch(len(sizes), int(sizes[0]), (sizes[:, None] > np.arange(sizes[0])).sum(axis=0))
     rows = np.ascontiguousarray(_array(x)).reshape(batch.total, x.shape[-1])
-    return net, packed, batch, rows, _stack.Dropout(dropout, int(key), False) if key is not None else None
+    return net, kept.packed, batch, rows, _stack.Dropout(dropout, int(key), False) if key is not None else None
 
 
 def run(
@@ -141,6 +179,11 @@ def run(
     x : (T, B, I), or the rows of a PackedSequence with its batch_sizes; any strides
     key : the key of the dropout masks, one number; None: no dropout
     """
+    if not (train or bidirectional) and batch_sizes is None and key is None and 0 < x.shape[0] * x.shape[1] <= _FEW:
+        _, found = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
+        y, state_n = found.run_few(np.ascontiguousarray(_array(x)), tuple(map(_array, state)))
+        h_n, *c_n = map(torch.from_numpy, state_n)
+        return torch.from_numpy(y), h_n, c_n[0] if c_n else _nothing(x), _nothing(x)
     net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
     tape, kept = None, _nothing(x)
     if train:
