@@ -6,11 +6,12 @@ import numpy as np
 
 from fastrnn import _check
 from fastrnn._bptt import backward
+from fastrnn._memory import OwnsTape
 from fastrnn.parameters import Gradients
 
 
-class Backward:
-    """The gradients of one forward pass. It owns the pass's tape until it is released or garbage-collected.
+class Backward(OwnsTape):
+    """The gradients of one forward pass. It owns the pass's tape until it is released or garbage-collected; copies of it share the tape.
 
     Calling it does not change the tape: it may be called again, from any thread.
     """
@@ -19,12 +20,12 @@ class Backward:
         self._layer, self._net, self._packed, self._batch = layer, net, packed, batch
         self._rows, self._context, self._tape, self._dropout = rows, context, tape, dropout
         self._y_shape, self._unbatched, self._embedding, self._learnt = y_shape, unbatched, embedding, learnt
-        self._version = layer.version
+        self._version = layer.version, None if embedding is None else embedding.version
 
     @property
     def nbytes(self):
         """Bytes of the tape."""
-        return self._tape.nbytes if self._tape is not None else 0
+        return 0 if self._tape.released else self._tape.nbytes
 
     def __call__(self, dy=None, dstate_n=None, *, need_x=True, into=None):
         """Gradients of ``(y * dy).sum() + (state_n * dstate_n).sum()``.
@@ -43,12 +44,12 @@ class Backward:
         Raises
         ------
         ValueError    dy or dstate_n is not of the shape that the forward pass gave.
-        RuntimeError  the tape was released, or the parameters were changed since the forward pass.
+        RuntimeError  the tape was released, or the parameters, also those of the embedding, were changed since the forward pass.
         """
         layer, batch = self._layer, self._batch
-        if self._tape is None:
+        if self._tape.released:
             raise RuntimeError("this backward was released: run vjp again")
-        _check.same_version(layer, self._version)
+        _check.same_versions(layer, self._embedding, self._version)
         dy = _check.dy(layer, dy, self._y_shape)
         dstate = _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
         if dy is not None:
@@ -78,10 +79,4 @@ class Backward:
 
     def release(self):
         """Give the tape's memory back; this backward can't be called any more."""
-        tape, self._tape = self._tape, None
-        if tape is not None:
-            tape.release()
-
-    def __del__(self):
-        if getattr(self, "_tape", None) is not None:
-            self.release()
+        self._tape.release()

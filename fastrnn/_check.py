@@ -199,6 +199,13 @@ def writable_like(name, value, shape, dtype):
     return value
 
 
+def apart(value, out, *, same=False):
+    """`value`, or a copy of it if writing to `out` would change it; same: `out` may be the very same memory."""
+    if not isinstance(out, np.ndarray) or not np.may_share_memory(value, out) or (same and value.ctypes.data == out.ctypes.data):
+        return value
+    return value.copy()
+
+
 # --- layers, losses, models ---
 
 
@@ -233,6 +240,8 @@ def integers(name, values):
     values = np.asarray(values)
     if values.dtype.kind not in "iu" and values.size:
         raise TypeError(f"{name} are {values.dtype}, but they must be whole numbers")
+    if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} go up to {values.max()}, but they must fit into 64-bit signed integers")
     return np.asarray(values, np.int64, order="C")
 
 
@@ -301,6 +310,13 @@ def same_version(layer, version):
             f"the parameters of this {layer.kind} were changed after the forward pass that this backward belongs to: "
             f"version {layer.version}, then {version}"
         )
+
+
+def same_versions(layer, embedding, versions):
+    """The parameters of a layer, and of the embedding before it if there is one, are those of the forward pass."""
+    same_version(layer, versions[0])
+    if embedding is not None:
+        same_version(embedding, versions[1])
 
 
 def valid_steps(value, steps_shape, name):

@@ -63,7 +63,7 @@ class Layout:
 
 
 class Block:
-    """One array from a pool, handed out as the named parts of a layout."""
+    """One array from a pool, handed out as the named parts of a layout. It goes back when it is released, or when nobody has it any more."""
 
     def __init__(self, pool, layout):
         self._pool, self._layout = pool, layout
@@ -74,6 +74,8 @@ class Block:
         return self._layout.size * self._layout.dtype.itemsize
 
     def __getitem__(self, name):
+        if self._array is None:
+            raise RuntimeError("this memory was released")
         view = self._views.get(name)
         if view is None:
             part, shape = self._layout.parts[name]
@@ -83,11 +85,31 @@ class Block:
     def __contains__(self, name):
         return name in self._layout.parts
 
+    @property
+    def released(self):
+        return self._array is None
+
     def release(self):
         """Give the memory back to the pool; the parts must not be used any more."""
         array, self._array = self._array, None
         if array is not None:
             self._pool.give(array, self._layout, self._views)
+
+    def __del__(self):
+        if getattr(self, "_array", None) is not None:
+            self.release()
+
+
+class OwnsTape:
+    """Base of what `vjp` hands out: copies share the tape, which is in the memory of this process only."""
+
+    def __copy__(self):
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __reduce__(self):
+        raise TypeError("the memory of a forward pass can be neither pickled nor deep-copied: call vjp again")
 
 
 class Tape(Block):

@@ -10,7 +10,7 @@ from fastrnn import _check, _check_cells, _engine
 from fastrnn._backward import Backward
 from fastrnn._memory import Pool
 from fastrnn._stack import Batch, Dropout, MaskedBatch, Net, Tokens, bias_rows, even_batch, forward, make_tape
-from fastrnn._states import LearntStream, states
+from fastrnn._states import states
 from fastrnn.cells import Packed
 from fastrnn.parameters import Layer, initial_values
 
@@ -139,8 +139,7 @@ class Recurrent(Layer):
         mask = _check.steps(self, "mask", mask, T, B, unbatched)
         resets = _check.resets(self, resets, T, B, unbatched)
         context = _check.context(self, context, B, unbatched)
-        if state is None and self.learn_initial_state:
-            state = tuple(np.broadcast_to(s[:, None], (len(s), B, s.shape[1])) for s in self._initial_state())
+        state = self._state_or_learnt(state, B)
         if mask is None or mask.all():
             batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
         else:
@@ -150,8 +149,14 @@ class Recurrent(Layer):
         else:
             rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
         if context is not None:
-            context = np.ascontiguousarray(batch.sorted(context))
+            context = np.array(batch.sorted(context), order="C")
         return batch, rows, state, context, unbatched
+
+    def _state_or_learnt(self, state, B):
+        """The state of B rows that was given, or the learnt initial one, or None for zeros."""
+        if state is None and self.learn_initial_state:
+            return tuple(np.broadcast_to(s[:, None], (len(s), B, s.shape[1])) for s in self._initial_state())
+        return state
 
     def _initial_state(self):
         """The learnt initial state: one array (L*D, H), or the LSTM's two."""
@@ -246,7 +251,7 @@ class Recurrent(Layer):
         ----------
         rng : int below 2**64, optional
             Key of the dropout masks; without it each call draws the next masks of this network's seed.
-        The others as in `__call__`. Arrays given here must not change before `backward` has been called.
+        The others as in `__call__`. A floating-point x must not change before `backward` has been called: it is not copied.
 
         Returns
         -------
@@ -290,7 +295,7 @@ class Recurrent(Layer):
 
         ``s.step(x_t, out=None)`` takes (batch_size, input_size) and gives (batch_size, hidden_size); ``s.run(x)`` takes several steps;
         ``s.state`` can be read and set; ``s.reset(rows=None)`` brings all rows or some back to the initial state; the
-        weights are those of its creation, until ``s.refresh()``.
+        weights are those of its creation, until ``s.refresh()``. A stream belongs to one thread at a time.
 
         Parameters
         ----------
@@ -315,8 +320,7 @@ class Recurrent(Layer):
             way = "bidirectional" if self.bidirectional else "reverse"
             raise ValueError(f"a stream needs outputs that do not depend on the future, but this {self.kind} is {way}")
         batch_size = _check.size("batch_size", batch_size)
-        made = LearntStream if self.learn_initial_state else _engine.Stream
-        return made(self, batch_size, _check.context(self, context, batch_size, False))
+        return _engine.Stream(self, batch_size, _check.context(self, context, batch_size, False))
 
     def _stream_layers(self, context):
         """(cell, Hp, Pp, [(w_ih, w, w2, bias, bias_stride, options) of each layer]) for a stream."""
@@ -328,6 +332,10 @@ class Recurrent(Layer):
             bias = bias_rows(packed, suffix, None if layer else context)
             layers.append((w_ih, *packed.recurrent(suffix), *bias, packed.options(suffix)))
         return self.cell, packed.Hp, packed.Pp, layers
+
+    def _stream_initial(self):
+        """What the rows of a stream start from, (L, 1, P) and (L, 1, H), or None for zeros."""
+        return [np.array(s)[:, None] for s in self._initial_state()] if self.learn_initial_state else None
 
     def _stream_out(self, out, shape):
         """Say what is wrong with an array that a stream cannot write to."""

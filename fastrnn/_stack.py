@@ -79,7 +79,7 @@ class Batch:
     def _take(self, resets):
         self.resets = None
         if resets is not None and resets.any():
-            self.resets = self.packed(np.ascontiguousarray(resets).reshape(self.T * self.B))
+            self.resets = self.packed(np.array(resets, order="C").reshape(self.T * self.B))
 
     def packed(self, rows):
         """The valid ones of the caller's (T*B, …) rows, in packed order; no copy if all are valid."""
@@ -192,9 +192,12 @@ class Tokens:
 
     @classmethod
     def of(cls, ids, weight):
-        """From packed int64 ids; only the rows that occur are kept where that saves work."""
+        """From packed ids, which are copied: backward adds to rows by them, and a caller may use the array again before that.
+
+        Only the rows that occur are kept where that saves work.
+        """
         if weight.shape[0] <= ids.size:
-            return cls(np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(weight), None)
+            return cls(np.array(ids, np.int64, order="C"), np.ascontiguousarray(weight), None)
         rows, inverse = np.unique(ids, return_inverse=True)
         return cls(inverse.reshape(-1).astype(np.int64), np.ascontiguousarray(weight[rows]), rows)
 

@@ -1,4 +1,4 @@
-"""States as results and as parameters: those after every step, from what a forward pass has left, and streams from a learnt initial one."""
+"""The states after every step, from what a forward pass has left."""
 
 from __future__ import annotations
 
@@ -73,26 +73,3 @@ def _step_again(net, packed, batch, x, context, tape, layer, d, rows):
     _engine.forward_layers([ready_sweep(net, packed, even_batch(1, n), layer, d, below, context, memory, h, c, y, False, 1)])
     scratch.release()
     return c[:, : net.hidden_size]
-
-
-class LearntStream(_engine.Stream):
-    """A stream whose rows start from the learnt initial state, as of its creation or of `refresh`."""
-
-    _layer = _initial = None  # until the compiled part is ready
-
-    def __init__(self, layer, batch_size, context):
-        self._layer = layer
-        self.refresh()
-        self.reset()
-
-    def refresh(self):
-        super().refresh()
-        if self._layer is not None:
-            self._initial = [np.array(s)[:, None] for s in self._layer._initial_state()]
-
-    def reset(self, rows=None):
-        super().reset(rows)
-        if self._initial is not None:
-            rows = slice(None) if rows is None else np.atleast_1d(rows)
-            for state, initial in zip((self.h, self.c), self._initial):
-                state[:, rows, : initial.shape[-1]] = initial

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn import _check, _check_attention, _engine
 from fastrnn._decoder import Decoding, Memory, PackedDecoder, Sizes
-from fastrnn._memory import Pool
+from fastrnn._memory import OwnsTape, Pool
 from fastrnn._stack import Batch, Dropout, Tokens, even_batch
 from fastrnn.parameters import Gradients, Layer
 
@@ -220,7 +220,7 @@ class AttentionDecoder(Layer):
         else:
             rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
         if context is not None:
-            context = np.ascontiguousarray(batch.sorted(context))
+            context = np.array(batch.sorted(context), order="C")
         return Decoding(rnn._net, self._sizes, self._packed(), batch, rows, state, context, memory, dropout, self._tapes)
 
     def _packed(self):
@@ -245,17 +245,18 @@ class AttentionDecoder(Layer):
         return alpha
 
 
-class DecoderBackward:
+class DecoderBackward(OwnsTape):
     """The gradients of one forward pass of an AttentionDecoder; see there."""
 
     def __init__(self, decoder, decoding, embedding):
-        self._decoder, self._decoding, self._embedding, self._version = decoder, decoding, embedding, decoder.version
+        self._decoder, self._decoding, self._embedding = decoder, decoding, embedding
+        self._version = decoder.version, None if embedding is None else embedding.version
 
     def __call__(self, dy=None, dstate_n=None, *, need_x=True, into=None) -> DecoderGradients:
         decoder, found = self._decoder, self._decoding
-        if found is None:
+        if found.tape.released:
             raise RuntimeError("this backward was released: run vjp again")
-        _check.same_version(decoder, self._version)
+        _check.same_versions(decoder, self._embedding, self._version)
         batch = found.batch
         dy = _check_attention.dy(decoder, dy, (batch.T, batch.B, decoder.output_size))
         dstate = _check.state(decoder.rnn, "dstate_n", dstate_n, batch.B, False)
@@ -278,10 +279,4 @@ class DecoderBackward:
 
     def release(self):
         """Give the memory of the tape back; this backward can't be called any more."""
-        found, self._decoding = self._decoding, None
-        if found is not None:
-            found.release()
-
-    def __del__(self):
-        if getattr(self, "_decoding", None) is not None:
-            self.release()
+        self._decoding.release()

@@ -167,7 +167,7 @@ class Linear(Layer):
         Parameters
         ----------
         x : (..., in_features) of the layer's dtype. A C-contiguous array is used without copying.
-        out : (..., out_features), C-contiguous, optional: receives y and is returned
+        out : (..., out_features), C-contiguous, optional: receives y and is returned; may overlap x
 
         Returns
         -------
@@ -178,7 +178,7 @@ class Linear(Layer):
         TypeError   x has another dtype.
         ValueError  x has another number of features; the message names both.
         """
-        return self._product(_check.features(self, x), out)
+        return self._product(_check.apart(_check.features(self, x), out), out)
 
     def _product(self, x, out):
         shape = (*x.shape[:-1], self.out_features)
@@ -200,7 +200,7 @@ class Linear(Layer):
         >>> g.x.shape, g.params["weight"][0], g.params["bias"]
         ((4, 3), array([4., 4., 4.], dtype=float32), array([4., 4.], dtype=float32))
         """
-        x = _check.features(self, x)
+        x = _check.apart(_check.features(self, x), out)
         y = self._product(x, out)
         y_shape, version = y.shape, self.version
 

@@ -65,6 +65,7 @@ class SoftmaxCrossEntropy:
         eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
         logits, targets, count = self._prepare(logits, targets, lengths)
         dlogits = np.empty_like(logits) if out is None else _check.writable_like("out", out, logits.shape, logits.dtype)
+        logits = _check.apart(logits, dlogits, same=True)
         nll = np.empty(targets.size)
         if weights is None:
             # nll will hold weight * NLL; dividing by the weight as it was rounded, and by the count, leaves the exact mean

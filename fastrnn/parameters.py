@@ -177,6 +177,8 @@ class Layer:
                 raise TypeError(f"{name} is {array.dtype}, but it must be an array of real numbers")
             if array.shape != self.slots[name].shape:
                 raise ValueError(f"{name} has shape {array.shape}, but this {type(self).__name__} needs {self.slots[name].shape}")
+        flat = self.storage.flat
+        new = {name: array.copy() if np.may_share_memory(array, flat) else array for name, array in new.items()}
         with self.storage.updating() as flat:
             for name, array in new.items():
                 self.slots[name].view(flat)[...] = array

@@ -88,7 +88,12 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
         _check.number("temperature", temperature, above=0)
         if beam > 1:
             raise ValueError(f"temperature is {temperature}, but beam search with beam={beam} draws nothing: leave one of them out")
-    limits = np.broadcast_to(np.asarray(max_length), (rows,)).astype(np.int64)
+    rnn = decoder.rnn if isinstance(decoder, AttentionDecoder) else decoder
+    _check_attention.writing(decoder, rnn, embedding, linear)
+    start = _check_attention.symbol("start", start, embedding.num_embeddings, "the embedding")
+    end = _check_attention.symbol("end", end, linear.out_features, "linear")
+    rows = _check.size("rows", rows, least=0)
+    limits = np.array(np.broadcast_to(_check.integers("max_length", max_length), (rows,)))
     if rows and limits.min() < 1:
         raise ValueError(f"max_length is {limits.min()}, but it must be at least 1")
     first = _start(decoder, rows, state, context, memory, memory_lengths)
@@ -116,8 +121,14 @@ def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, m
     -------
     (T, B) int64 ids without a -1
     """
-    given = np.ascontiguousarray(given, np.int64)
+    _check_attention.writing(decoder, decoder.rnn if isinstance(decoder, AttentionDecoder) else decoder, embedding, linear)
+    given = np.array(_check.integers("given", given))
+    if given.ndim != 2:
+        raise ValueError(f"given must be (T, B), got shape {given.shape}")
     T, B = given.shape
+    if given.size and (given.min() < -1 or given.max() >= embedding.num_embeddings or given[0].min() < 0):
+        wrong = given[0].min() if given[0].min() < 0 else given.min() if given.min() < -1 else given.max()
+        raise ValueError(f"given has the id {wrong}, but it must be from 0 to {embedding.num_embeddings - 1}, or after the first step -1")
     if T == 0 or B == 0:
         return given
     first = _start(decoder, B, state, context, memory, memory_lengths)
@@ -128,7 +139,7 @@ def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, m
 
 def _start(decoder, rows, state, context, memory, memory_lengths):
     rnn = decoder.rnn if isinstance(decoder, AttentionDecoder) else decoder
-    state = _check.state(rnn, "state", state, rows, False)
+    state = rnn._state_or_learnt(_check.state(rnn, "state", state, rows, False), rows)
     context = _check.context(rnn, context, rows, False)
     if isinstance(decoder, AttentionDecoder):
         memory = _check_attention.memory(decoder, memory, rows)

@@ -11,13 +11,13 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from attention cimport Attention, AttentionBackward, decode_backward_part, decode_part
-from blas cimport Gemm, gemm_is_ours, gemm_part, gemm_tiles
+from blas cimport GRID, Gemm, gemm_is_ours, gemm_part, gemm_tiles
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
 from search cimport MOST_HYPOTHESES, Search, search_part
 from threads cimport (
-    ALONE_MS, AT_HAND_US, AWAKE, MOST_LAYERS, MOST_PARTS, OWN_CACHE, SHARED_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS, WAVE_FLOPS, WAVE_STEPS,
-    cut_rows, parts_for, unit_parts,
+    ALONE_MS, AT_HAND_US, AWAKE, MOST_PARTS, OWN_CACHE, SHARED_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS,
+    STREAM_ALONE_FLOPS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, unit_parts,
 )
 
 import math
@@ -30,7 +30,8 @@ cdef double SLICE_FLOPS = 1e9           # about 10 ms of a core; signals are loo
 
 cdef int isa_index = 0
 cdef const rnn_kernels *table[2]
-cdef bint blas_asked = False
+cdef bint blas_asked = False            # whether a BLAS was looked for, and bound if there is one
+blas_lock = threading.Lock()
 cdef int default_threads = 1
 local = threading.local()
 
@@ -92,8 +93,14 @@ def compiler():
 def open_blas(str path=None):
     """Bind the BLAS for weight and input gradients: $FASTRNN_BLAS (a path, or "builtin"), else the private copy, else none."""
     global blas_asked
+    with blas_lock:
+        if path is not None or not blas_asked:   # else another thread was first
+            bind_blas(path)
+            blas_asked = True
+
+
+def bind_blas(path):
     cdef char message[512]
-    blas_asked = True
     rnn_blas_close()
     asked = path or os.environ.get("FASTRNN_BLAS", "")
     if asked == "builtin":
@@ -106,12 +113,33 @@ def open_blas(str path=None):
         raise RuntimeError(f"FASTRNN_BLAS={found[0]} can't be used: {message.decode(errors='replace')}; FASTRNN_BLAS=builtin does without")
 
 
+def renew_blas_lock():
+    """The lock may be held by a thread that a fork did not take along."""
+    global blas_lock
+    blas_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=renew_blas_lock)
+
+
 def blas_core():
     """Name of the BLAS core in use, or None if the built-in product is used."""
     if not blas_asked:
         open_blas()
     name = rnn_blas_core()
     return name.decode() if name != NULL else None
+
+
+def thresholds():
+    """The sizes at which the core takes another path, by name; tests draw sizes on both sides of each."""
+    return {
+        "ALONE_MS": ALONE_MS, "AT_HAND_US": AT_HAND_US, "AWAKE": AWAKE, "CHUNK_BYTES": CHUNK_BYTES, "CHUNK_STEPS": CHUNK_STEPS,
+        "GEMM_TERMS": table[0].gemm_terms, "GRID": GRID, "MOST_HYPOTHESES": MOST_HYPOTHESES, "MOST_PARTS": MOST_PARTS,
+        "OWN_CACHE": OWN_CACHE, "SHARED_CACHE": SHARED_CACHE, "SLICE_FLOPS": SLICE_FLOPS,
+        "SPLIT_FLOPS": SPLIT_FLOPS, "SPLIT_ROWS": SPLIT_ROWS, "STEP_GFLOPS": STEP_GFLOPS, "STREAM_ALONE_FLOPS": STREAM_ALONE_FLOPS,
+        "WAVE_FLOPS": WAVE_FLOPS, "WAVE_STEPS": WAVE_STEPS,
+    }
 
 
 def set_default_threads(int n):
@@ -477,7 +505,7 @@ cdef class Forward:
 
 cdef inline Py_ssize_t slice_steps(Py_ssize_t chunk, Py_ssize_t T, double flops) noexcept nogil:
     """Steps of a sweep, in whole chunks, after which signals are looked at."""
-    return max(chunk, <Py_ssize_t>(SLICE_FLOPS / flops * T) // chunk * chunk)
+    return max(chunk, <Py_ssize_t>(SLICE_FLOPS / max(flops, 1.0) * T) // chunk * chunk)
 
 
 def forward_sides(Forward one, Forward other):
@@ -501,7 +529,8 @@ def forward_layers(list layers):
 def forward_wave(list layers):
     """Layers from the bottom up at the same time, every parts-th on one thread, a chunk behind the one below it."""
     cdef Forward layer
-    cdef Sweep *sweeps[MOST_LAYERS + 1]
+    room = np.zeros(len(layers) + 1, np.uintp)    # pointers; the last one is NULL
+    cdef Sweep **sweeps = <Sweep **>address(room, True)
     cdef int i = 0, parts = min(current_threads(), <int>len(layers), rnn_cpus())
     cdef double flops = 0
     for layer in layers:
@@ -510,7 +539,6 @@ def forward_wave(list layers):
         sweeps[i] = &layer.s
         flops += layer.row_flops * layer.total
         i += 1
-    sweeps[i] = NULL
     run_sweeps(sweeps, parts, True, slice_steps(WAVE_STEPS, layer.s.T, flops / i), flops)
 
 
@@ -551,7 +579,7 @@ cdef bint sides_pay(Py_ssize_t B, double flops) except -1:
 
 def waves_pay(Py_ssize_t layers, Py_ssize_t B, Py_ssize_t T, double step_flops):
     """Whether layers that follow each other a few steps apart, on a thread each, beat a split of the rows or units of each layer."""
-    return (1 < layers <= MOST_LAYERS and current_threads() > 1 and forced_split < 0 and B < 2 * SPLIT_ROWS and T >= 4 * WAVE_STEPS
+    return (layers > 1 and current_threads() > 1 and forced_split < 0 and B < 2 * SPLIT_ROWS and T >= 4 * WAVE_STEPS
             and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and rnn_team_meeting() < 1e-6 and rnn_seconds() > units_again)
 
 
@@ -788,26 +816,28 @@ cdef class Stream:
     """Step through sequences that arrive bit by bit, with the weights as of its creation (or of `refresh`).
 
     Made by ``rnn.stream(batch_size, context)``. Its outputs are those of one call over the whole sequence, bit for bit.
+    A stream belongs to one thread at a time: a call while another thread is in one raises RuntimeError.
     """
-    cdef object layer, context, packed, dtype, scratch
+    cdef object layer, context, dtype
     cdef readonly object h, c                     # (L, B, Pp), (L, B, Hp) states; c is None without cell states
+    cdef object initial                           # what `reset` brings back: (L, 1, P) and (L, 1, H), or None for zeros
+    cdef object held                              # what the sweeps point into
     cdef readonly Py_ssize_t batch_size
     cdef Py_ssize_t L, I, H, P                    # P: features of h and y
     cdef Py_ssize_t offset[CHUNK_STEPS + 1]
     cdef Sweep *sweeps
     cdef bint is_double
+    cdef int taken                                # a call is under way
     cdef double flops                             # of one step
     cdef double ended                             # when the last call did, if it was worth looking at the clock
 
     def __cinit__(self, layer, Py_ssize_t batch_size, context):
         cdef Py_ssize_t t
-        self.layer, self.batch_size, self.context = layer, batch_size, context
+        self.layer, self.batch_size = layer, batch_size
+        self.context = None if context is None else np.array(context)
         self.dtype = layer.dtype
         self.is_double = layer.dtype.itemsize == 8
         self.L, self.I, self.H, self.P = layer.num_layers, layer.input_size, layer.hidden_size, layer.output_size
-        self.sweeps = <Sweep *>PyMem_Calloc(self.L, sizeof(Sweep))
-        if self.sweeps == NULL:
-            raise MemoryError()
         for t in range(CHUNK_STEPS + 1):
             self.offset[t] = t * batch_size
         self.refresh()
@@ -816,13 +846,33 @@ cdef class Stream:
     def __dealloc__(self):
         PyMem_Free(self.sweeps)
 
+    def __reduce__(self):
+        raise TypeError(
+            f"a stream can be neither pickled nor copied: pickle the {self.layer.kind} and `stream.state`, and make a new stream of them"
+        )
+
+    cdef int take(self) except -1:
+        if not rnn_take(&self.taken):
+            raise RuntimeError("this stream is used by another call at the same time: give each thread a stream of its own, or guard it by a lock")
+        return 0
+
     def refresh(self):
         """Take over the layer's parameters as they are now. The state stays."""
-        cdef Py_ssize_t l, B = self.batch_size, Hp, Pp, blocks, steps
+        self.take()
+        try:
+            self.rebuild()
+        finally:
+            rnn_give(&self.taken)
+
+    cdef int rebuild(self) except -1:
+        """New sweeps over new memory; nothing changes before all of it is there."""
+        cdef Py_ssize_t l, B = self.batch_size, Hp, Pp, blocks, steps, L = self.L
+        cdef Sweep *sweeps
         cdef Sweep *s
         cdef Options options
-        cell, Hp, Pp, self.packed = self.layer._stream_layers(self.context)
-        state = None if self.h is None else self.state
+        cdef double flops = 0
+        cell, Hp, Pp, packed = self.layer._stream_layers(self.context)
+        initial = self.layer._stream_initial()
         blocks = cell.blocks
         steps = chunk_steps(B, blocks * Hp * self.dtype.itemsize)
 
@@ -831,28 +881,38 @@ cdef class Stream:
             array.fill(0)
             return array
 
-        self.h = zeros(self.L, B, Pp)
-        self.c = zeros(self.L, B, Hp) if cell.has_c else None
+        h, c = zeros(L, B, Pp), zeros(L, B, Hp) if cell.has_c else None
+        for new, old, width in ((h, self.h, self.P), (c, self.c, self.H)):
+            if new is not None and old is not None:
+                new[:, :, :width] = old[:, :, :width]
         gates, h_prev, y = zeros(steps * B, blocks * Hp), zeros(2 * B, Pp), zeros(2, CHUNK_STEPS * B, self.P)
         c_prev = zeros(2 * B, Hp) if cell.has_c else None
-        self.scratch = gates, h_prev, c_prev, y
-        self.flops = 0
-        for l in range(self.L):
-            s = self.sweeps + l
-            w_ih, w, w2, bias, bias_stride, options = self.packed[l]
-            s.kernels = table[self.is_double]
-            s.cell, s.reverse, s.keep, s.B, s.I, s.H, s.Hp = cell.code, False, False, B, self.P if l else self.I, self.H, Hp
-            s.P, s.Pp, s.options = self.P, Pp, NULL if options is None else &options.options
-            s.item, s.blocks, s.x_blocks, s.chunk = self.dtype.itemsize, blocks, len(cell.x_gates), steps
-            s.offset = self.offset
-            s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
-            s.bias, s.bias_stride = address(bias), bias_stride
-            s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
-            s.h_n, s.c_n = address(self.h[l]), address(self.c[l]) if cell.has_c else NULL
-            s.y, s.y_stride = address(y[l % 2]), self.P
-            self.flops += 2.0 * B * blocks * self.H * (s.P + s.I)
-        if state is not None:
-            self.state = state
+        held = packed, gates, h_prev, c_prev, y, list(h), list(c) if cell.has_c else None, list(y)
+        sweeps = <Sweep *>PyMem_Calloc(L, sizeof(Sweep))
+        if sweeps == NULL:
+            raise MemoryError()
+        try:
+            for l in range(L):
+                s = sweeps + l
+                w_ih, w, w2, bias, bias_stride, options = packed[l]
+                s.kernels = table[self.is_double]
+                s.cell, s.reverse, s.keep, s.B, s.I, s.H, s.Hp = cell.code, False, False, B, self.P if l else self.I, self.H, Hp
+                s.P, s.Pp, s.options = self.P, Pp, NULL if options is None else &options.options
+                s.item, s.blocks, s.x_blocks, s.chunk = self.dtype.itemsize, blocks, len(cell.x_gates), steps
+                s.offset = self.offset
+                s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
+                s.bias, s.bias_stride = address(bias), bias_stride
+                s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
+                s.h_n, s.c_n = address(held[5][l]), address(held[6][l]) if cell.has_c else NULL
+                s.y, s.y_stride = address(held[7][l % 2]), self.P
+                flops += 2.0 * B * blocks * self.H * (s.P + s.I)
+        except BaseException:
+            PyMem_Free(sweeps)
+            raise
+        PyMem_Free(self.sweeps)
+        self.sweeps, self.flops = sweeps, flops
+        self.h, self.c, self.initial, self.held = h, c, initial, held
+        return 0
 
     cdef int advance(self, const char *x, char *y, Py_ssize_t T) except -1:
         """T steps of all layers, in chunks."""
@@ -873,9 +933,9 @@ cdef class Stream:
                 s.x = (x + t * row * self.I if self.I else NULL) if l == 0 else (s - 1).y
                 if l == self.L - 1:
                     s.y = y + t * row * self.P
-                if self.flops * n < 20000:        # shorter than giving the GIL away
+                if self.flops * n < STREAM_ALONE_FLOPS:      # all rows and units, however the rest of the call is divided
                     mode = rnn_flush_denormals()
-                    sweep_part(s, 0, 1)
+                    sweep(s, 0, s.B, 0, 1)
                     rnn_restore_denormals(mode)
                 else:
                     with nogil:
@@ -887,17 +947,36 @@ cdef class Stream:
             self.ended = rnn_seconds()
         return 0
 
+    cdef int advance_arrays(self, x, out, Py_ssize_t T) except -1:
+        """`advance` over arrays that were checked; one that overlaps the output is copied first."""
+        cdef const char *source = address(x)
+        cdef char *to = address(out, True)
+        cdef Py_ssize_t row = T * self.batch_size * (8 if self.is_double else 4)
+        if source < to + row * self.P and to < source + row * self.I:
+            x = np.array(x)
+            source = address(x)
+        self.take()
+        try:
+            self.advance(source, to, T)
+        finally:
+            rnn_give(&self.taken)
+        return 0
+
     def step(self, x_t, out=None):
         """One step.
 
         Parameters
         ----------
         x_t : (batch_size, input_size), of the layer's dtype
-        out : (batch_size, output_size), C-contiguous, optional; may not overlap x_t
+        out : (batch_size, output_size), C-contiguous, optional; may be or overlap x_t
 
         Returns
         -------
         y_t : (batch_size, output_size), `out` if given
+
+        Raises
+        ------
+        RuntimeError  another thread is using this stream.
         """
         if not self.fits(x_t, 2, -1):
             x_t = self.rows_of("x_t", x_t, (self.batch_size, self.I))
@@ -905,11 +984,11 @@ cdef class Stream:
             out = np.empty((self.batch_size, self.P), self.dtype)
         elif not self.fits(out, 2, self.P):
             self.layer._stream_out(out, (self.batch_size, self.P))
-        self.advance(address(x_t), address(out, True), 1)
+        self.advance_arrays(x_t, out, 1)
         return out
 
     def run(self, x, out=None):
-        """Several steps: x (T, batch_size, input_size) -> y (T, batch_size, output_size)."""
+        """Several steps: x (T, batch_size, input_size) -> y (T, batch_size, output_size); `out` may overlap x."""
         if not self.fits(x, 3, -1):
             x = self.rows_of("x", x, (None, self.batch_size, self.I))
         cdef Py_ssize_t T = x.shape[0]
@@ -917,7 +996,7 @@ cdef class Stream:
             out = np.empty((T, self.batch_size, self.P), self.dtype)
         elif not self.fits(out, 3, self.P) or out.shape[0] != T:
             self.layer._stream_out(out, (T, self.batch_size, self.P))
-        self.advance(address(x), address(out, True), T)
+        self.advance_arrays(x, out, T)
         return out
 
     cdef bint fits(self, array, int ndim, Py_ssize_t width) except -1:
@@ -948,22 +1027,40 @@ cdef class Stream:
         return np.ascontiguousarray(x)
 
     def reset(self, rows=None):
-        """Zero the state: of all rows, or of those whose indices or mask are given."""
-        for state in (self.h, self.c):
-            if state is not None:
-                state[:, slice(None) if rows is None else rows] = 0
+        """Bring the state back to zeros, or to the learnt initial state: of all rows, or of those whose indices or mask are given."""
+        where = slice(None) if rows is None else np.atleast_1d(rows)
+        self.take()
+        try:
+            for k, state in enumerate((self.h, self.c)):
+                if state is not None:
+                    state[:, where] = 0
+                    if self.initial is not None:
+                        state[:, where, : self.initial[k].shape[2]] = self.initial[k]
+        finally:
+            rnn_give(&self.taken)
 
     @property
     def state(self):
-        """A copy of the state, as the layer's call takes it; may be set."""
-        copies = tuple(np.array(s[:, :, :n]) for s, n in ((self.h, self.P), (self.c, self.H)) if s is not None)
+        """A copy of the state, as the layer's call takes it; may be set, None as with `reset`."""
+        self.take()
+        try:
+            copies = tuple(np.array(s[:, :, :n]) for s, n in ((self.h, self.P), (self.c, self.H)) if s is not None)
+        finally:
+            rnn_give(&self.taken)
         return copies if self.c is not None else copies[0]
 
     @state.setter
     def state(self, value):
         value = self.layer._stream_state(value, self.batch_size)
-        for state, new in zip((self.h, self.c), value):
-            state[:, :, : new.shape[2]] = new
+        if value is None:
+            self.reset()
+            return
+        self.take()
+        try:
+            for state, new in zip((self.h, self.c), value):
+                state[:, :, : new.shape[2]] = new
+        finally:
+            rnn_give(&self.taken)
 
 
 # ---- around the recurrence ----------------------------------------------------------------------------------------
@@ -1230,7 +1327,9 @@ cdef class Decoder:
         cdef Attention *d = &self.d
         cdef Forward layer = layers[0]
         cdef Py_ssize_t l
-        self.held = [layers, first, count, keys, values, v, w_query, w_out, bias, query, alpha, joined, a, feed, masks, row_id]
+        room = np.zeros(len(layers), np.uintp)
+        self.held = [layers, first, count, keys, values, v, w_query, w_out, bias, query, alpha, joined, a, feed, masks, row_id, room]
+        d.layers = <const Sweep **>address(room, True)
         d.kernels, d.item, d.L, d.B, d.H, d.offset = layer.s.kernels, layer.s.item, len(layers), layer.s.B, layer.s.H, layer.s.offset
         d.A, d.M, d.F, d.S = keys.shape[1], values.shape[1], a.shape[1], alpha.shape[1]
         if d.B:
@@ -1290,6 +1389,9 @@ cdef class Decoder:
         if self.total == 0:
             return
         parts = self.split(&d)
+        room = np.zeros(2 * d.L, np.uintp)
+        g.layers = <const SweepBackward **>address(room, True)
+        g.w_below = <const char **>(g.layers + d.L)
         g.forward, g.x_blocks = &d, d.layers[0].x_blocks
         for l in range(d.L):
             layer = layers[l]
@@ -1339,8 +1441,10 @@ cdef class Writer:
         cdef Search *s = &self.s
         cdef Forward layer = layers[0]
         cdef Py_ssize_t l
+        room = np.zeros(len(layers), np.uintp)
         self.held = [layers, attention, out, w, bias, logits, swap, ids, limits, given, row_id, score, symbols, parents, count, last, parent,
-                     ended, total]
+                     ended, total, room]
+        s.layers = <const Sweep **>address(room, True)
         s.kernels, s.item, s.L = layer.s.kernels, layer.s.item, len(layers)
         s.N, s.K, s.F, s.V = last.shape[0], last.shape[1], out.shape[1], logits.shape[1]
         self.row_flops = 2.0 * s.F * s.V

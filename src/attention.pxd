@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 from kernels cimport rnn_attend, rnn_attend_backward, rnn_kernels, rnn_product
 from recurrence cimport Sweep, SweepBackward, running, sweep, sweep_backward
-from threads cimport MOST_LAYERS, MOST_PARTS
+from threads cimport MOST_PARTS
 
 ctypedef struct Attention:
     const rnn_kernels *kernels
@@ -33,12 +33,12 @@ ctypedef struct Attention:
     const uint64_t *row_id            # (total,)
     Py_ssize_t cuts[MOST_PARTS + 1]
     Py_ssize_t t0, t1                 # steps of this slice
-    const Sweep *layers[MOST_LAYERS]
+    const Sweep **layers              # (L,)
 
 ctypedef struct AttentionBackward:
     Attention *forward
-    const SweepBackward *layers[MOST_LAYERS]
-    const char *w_below[MOST_LAYERS]  # packed for dgates @ W_ih: of the layer below (.., H), and of the feed (.., F) for layer 0
+    const SweepBackward **layers      # (L,)
+    const char **w_below              # (L,) packed for dgates @ W_ih: of the layer below (.., H), and of the feed (.., F) for layer 0
     Py_ssize_t x_blocks
     char *da                          # (total, F) in: gradient of a; out: of W [c; s] + b
     const char *w_out                 # packed for da @ W

@@ -195,6 +195,8 @@ const rnn_kernels *rnn_kernels_of(int index, int is_double);
 void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together);
 void rnn_team_meet(int part, int parts);                  /* returns when all parts have come here as often as this one */
 double rnn_team_meeting(void);                            /* seconds that a meeting of two costs here, measured once    */
+int rnn_take(int *taken);                                 /* 1 if nobody held it: the caller does until rnn_give     */
+void rnn_give(int *taken);
 void rnn_announce(int64_t *counter, int64_t value);       /* what was written before it is seen by who awaits it        */
 void rnn_await(const int64_t *counter, int64_t value);    /* until the counter has come that far                      */
 int rnn_cpus(void);                                       /* that this thread may run on now                            */

@@ -143,6 +143,8 @@ cdef extern from "kernels.h" nogil:
     double rnn_team_meeting() noexcept
     int rnn_cpus() noexcept
     double rnn_seconds() noexcept
+    int rnn_take(int *taken) noexcept
+    void rnn_give(int *taken) noexcept
     void rnn_announce(int64_t *counter, int64_t value) noexcept
     void rnn_await(const int64_t *counter, int64_t value) noexcept
     uint64_t rnn_flush_denormals() noexcept

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from attention cimport Attention, attend_rows, rows_product
 from kernels cimport rnn_kernels
 from recurrence cimport Sweep, sweep
-from threads cimport MOST_LAYERS, MOST_PARTS
+from threads cimport MOST_PARTS
 
 cdef enum:
     MOST_HYPOTHESES = 64
@@ -20,7 +20,7 @@ cdef enum:
 ctypedef struct Search:
     const rnn_kernels *kernels
     Py_ssize_t item, N, K, L, V, F
-    const Sweep *layers[MOST_LAYERS]  # T = 1, N*K rows
+    const Sweep **layers              # (L,)  T = 1, N*K rows
     const Attention *attention        # of N*K rows, or NULL: the output is that of the top layer
     const char *out                   # (N*K, F) output of a step
     const char *w                     # packed (V, F)

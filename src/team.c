@@ -66,6 +66,10 @@ void rnn_await(const int64_t *counter, int64_t value)
         }
 }
 
+int rnn_take(int *taken) { return !__atomic_exchange_n(taken, 1, __ATOMIC_ACQUIRE); }
+
+void rnn_give(int *taken) { __atomic_store_n(taken, 0, __ATOMIC_RELEASE); }
+
 /* Denormals count as zero inside a call (decaying states reach them, and they are 18-27x slower); the caller's mode comes back after it. */
 uint64_t rnn_flush_denormals(void)
 {

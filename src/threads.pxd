@@ -12,11 +12,11 @@ cdef enum:
     SPLIT_FLOPS = 4000000             # ... and the call is worth at least this much work
     AWAKE = 8                         # ... where threads have to be called; where they are at hand, an eighth of it is enough
     AT_HAND_US = 40                   # after a step of a stream another one is expected for so long, and threads do not park yet (team.c)
+    STREAM_ALONE_FLOPS = 20000        # a chunk of a stream that is less work than this runs on the calling thread, with the GIL
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
     SHARED_CACHE = 8000000            # ... and of those that stay in the one all share
     ALONE_MS = 2                      # parts do not wait for each other so long after the other core was found busy, at first
-    MOST_LAYERS = 32                  # layers that follow each other on different cores ...
-    WAVE_STEPS = 16                   # ... this many steps apart ...
+    WAVE_STEPS = 16                   # layers follow each other on different cores this many steps apart ...
     WAVE_FLOPS = 200000               # ... if a step is less work than this: else its units are split
     STEP_GFLOPS = 50                  # of one core in a step of a few rows: enough to know its time within a factor of two; a quarter of it from memory
 

@@ -3,11 +3,13 @@
 import importlib.util
 import os
 
+import fuzz
 import hypothesis
+import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import _engine, cli
+from fastrnn import _engine, _memory, cli
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
 
@@ -26,6 +28,24 @@ NEEDS = {
     "mpi4py": "training on several processes",
 }
 MISSING = {name: f"{name} is not installed: {what} is NOT tested" for name, what in NEEDS.items() if importlib.util.find_spec(name) is None}
+
+
+
+def _poisoned(make):
+    return lambda *args, **kwargs: fuzz.poison(make(*args, **kwargs))
+
+
+# Memory that was not written yet is NaN, new or used before, so that a result that nobody wrote is seen.
+np.empty, np.empty_like = _poisoned(np.empty), _poisoned(np.empty_like)
+_take = _memory.Pool.take
+
+
+def _take_poisoned(pool, layout):
+    array, views = _take(pool, layout)
+    return fuzz.poison(array), views
+
+
+_memory.Pool.take = _take_poisoned
 
 hypothesis.settings.register_profile(
     "fastrnn",
@@ -50,6 +70,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter):
+    if fuzz.counts:
+        terminalreporter.write_line(f"random cases: {sum(fuzz.counts.values())}")
     for why in MISSING.values():
         terminalreporter.write_line(f"WARNING: {why}", yellow=True)
 
