@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from fastrnn._arguments import Parser
+
 from . import grid, machine, measure, report
 from .peers import PEERS
 from .workers import Missing, Worker, WorkerError, cpus
@@ -17,7 +19,7 @@ FULL, LIGHT = 12.0, 6.0  # seconds that a case takes, roughly, with all peers an
 
 
 def parser():
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="fastrnn bench",
         description="Compare fastrnn with torch, onnxruntime, OpenVINO, JAX and NumPy: outputs first, then times, in turns.",
         epilog="Missing peers are named in the results; pip install 'fastrnn[bench]' brings them.",
@@ -141,7 +143,8 @@ def main(argv=None):
                 bar.update()
 
             path = run(cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say)
-        print("results:", path)
     page = report.write(arguments.out)
+    if not arguments.report_only:
+        print("results:", path)
     print("report:", page, page.with_name("table.md"))
     return 0

@@ -5,10 +5,18 @@ from __future__ import annotations
 import argparse
 import math
 
+from fastrnn._console import one_line
 
-class _Parser(argparse.ArgumentParser):
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong, and takes --debug, which the command reads by itself."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.add_argument("--debug", action="store_true", help="show where an error comes from")
+
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def _number(kind, description, holds):
@@ -46,9 +54,25 @@ def _probability_or_word(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not 'cosine', 'none' or a factor in 0 < f <= 1") from None
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; `command` in what it gives is the name of the one that was asked for."""
-    parser = _Parser(prog="fastrnn", description="Recurrent networks on the CPU: train a model of text or of other sequences, and use it.")
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments; `command` is the name of the command, and `rest` what is given to `bench`.
+
+    Raises
+    ------
+    SystemExit  they are wrong, which is said, or are --help.
+    """
+    if argv[:1] == ["train"] and argv[1:] and argv[1][:1] != "-":  # train qa is train --task qa
+        argv = ["train", "--task", *argv[1:]]
+    arguments, rest = _parser().parse_known_args(argv)
+    if arguments.command == "bench":
+        arguments.rest = rest
+    elif rest:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
+def _parser():
+    parser = Parser(prog="fastrnn", description="Recurrent networks on the CPU: train a model of text or of other sequences, and use it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_train(commands)
     _add_generate(commands)

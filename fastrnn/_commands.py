@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from pathlib import Path
 
-from fastrnn._console import fail
+import fastrnn
+from fastrnn import tasks
+from fastrnn._console import fail, optional_output
+from fastrnn.callbacks import CSVLog, JSONLog
+from fastrnn.convert import convert as convert_file
+from fastrnn.distributed import Ranks, started_by_mpiexec
+from fastrnn.models import LanguageModel
+from fastrnn.network import Network
+from fastrnn.optim import Cosine, ExponentialDecay
+from fastrnn.storage import holds_anything
 
 # Options of `train` that only some tasks have: text these, the others those of their Task; and the defaults of text
 _TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len")
@@ -17,18 +27,24 @@ _TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20,
 
 
 def convert(arguments):
-    from fastrnn.convert import convert
-
+    destination = Path(arguments.destination)
+    new = not destination.exists()
     options = {name: getattr(arguments, name) for name in ("key", "nonlinearity", "config", "vocabulary")}
-    for line in convert(arguments.source, arguments.destination, **options):
-        print(line)
+    try:
+        lines = convert_file(arguments.source, destination, **options)
+    except BaseException:  # Ctrl-C among them: nothing half written is left
+        if new and destination.is_dir():
+            shutil.rmtree(destination, ignore_errors=True)
+        elif new:
+            destination.unlink(missing_ok=True)
+        raise
+    with optional_output():
+        for line in lines:
+            print(line)
     return 0
 
 
 def train(arguments):
-    import fastrnn
-    from fastrnn.distributed import Ranks, started_by_mpiexec
-
     if arguments.threads is not None:
         fastrnn.set_num_threads(arguments.threads)
     ranks = Ranks() if started_by_mpiexec() else None
@@ -43,17 +59,12 @@ def train(arguments):
 
 
 def _train_here(arguments, ranks):
-    from fastrnn.callbacks import CSVLog, JSONLog
-    from fastrnn.optim import Cosine, ExponentialDecay
-    from fastrnn.storage import holds_anything
-    from fastrnn.tasks import TASKS, report, report_text
-
     follows = ranks is not None and ranks.rank > 0
-    tasks = sorted(set(arguments.task or ["text"]))
-    if len(tasks) > 1:
-        raise ValueError(f"the task is {tasks[0]} and {tasks[1]}: give one of them")
-    arguments.task = tasks[0]
-    task = TASKS.get(arguments.task)
+    names = sorted(set(arguments.task or ["text"]))
+    if len(names) > 1:
+        raise ValueError(f"the task is {names[0]} and {names[1]}: give one of them")
+    arguments.task = names[0]
+    task = tasks.TASKS.get(arguments.task)
     _fill_in(arguments, task)
     if holds_anything(arguments.out) and not arguments.resume and not follows:
         raise ValueError(f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out")
@@ -77,19 +88,21 @@ def _train_here(arguments, ranks):
         settings["callbacks"] = [(JSONLog if arguments.log.endswith(".jsonl") else CSVLog)(arguments.log)]
     model, data = _text_model(arguments, settings) if task is None else _task_model(arguments, task, settings)
 
-    def show(message, *_, **__):
+    shown = warnings.showwarning
+
+    def show(message, *rest):
         if str(message) != model.message:  # that is said below
-            print("fastrnn: warning:", message, file=sys.stderr)
+            shown(message, *rest)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
         warnings.showwarning = show
         model.fit(*data, **settings)
     if follows:
         return 0
     if model.outcome == "interrupted":
         return fail(f"{model.message}; model and checkpoint are in {arguments.out}, --resume continues", 130)
-    (report_text if task is None else report)(model, arguments.out)
+    with optional_output():
+        (tasks.report_text if task is None else tasks.report)(model, arguments.out)
     return fail(model.message, 1) if model.outcome == "diverged" else 0
 
 
@@ -115,8 +128,6 @@ def _fill_in(arguments, task):
 
 
 def _text_model(arguments, settings):
-    from fastrnn.models import LanguageModel
-
     model = LanguageModel(
         arguments.cell,
         arguments.hidden,
@@ -152,10 +163,7 @@ def _text_of_python():
 
 
 def generate(arguments):
-    from fastrnn.models import LanguageModel
-    from fastrnn.tasks import load
-
-    pieces = load(arguments.model, LanguageModel).generate_iter(
+    pieces = tasks.load(arguments.model, LanguageModel).generate_iter(
         arguments.prompt, arguments.length, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
     )
     sys.stdout.write(arguments.prompt)
@@ -167,23 +175,17 @@ def generate(arguments):
 
 
 def evaluate(arguments):
-    from fastrnn.models import LanguageModel
-    from fastrnn.tasks import load, score_text, task_of
-
-    model = load(arguments.model)
-    score = score_text if isinstance(model, LanguageModel) else task_of(model).score
+    model = tasks.load(arguments.model)
+    score = tasks.score_text if isinstance(model, LanguageModel) else tasks.task_of(model).score
     print(score(model, arguments.data))
     return 0
 
 
 def predict(arguments):
-    from fastrnn.models import LanguageModel
-    from fastrnn.tasks import load, task_of
-
-    model = load(arguments.model)
+    model = tasks.load(arguments.model)
     if isinstance(model, LanguageModel):
         raise ValueError(f"{arguments.model} holds a LanguageModel: fastrnn generate {arguments.model} writes with it")
-    task = task_of(model)
+    task = tasks.task_of(model)
     if arguments.beam is not None and not task.searches:
         raise ValueError(f"--beam is not an option for a {type(model).__name__}")
     for line in task.predict(model, arguments.data, *([arguments.beam or 1] if task.searches else [])):
@@ -198,16 +200,10 @@ def bench(arguments):
 
 
 def info(arguments):
-    import fastrnn
-
     if arguments.model is None:
         fastrnn.show_config()
         return 0
-    from fastrnn import Network
-    from fastrnn.models import LanguageModel
-    from fastrnn.tasks import load
-
-    model = load(arguments.model)
+    model = tasks.load(arguments.model)
     if isinstance(model, Network):
         print("model: Network", *(f"{name}: {step!r}" for name, step in model.steps.items()), f"num_parameters: {model.num_parameters}", sep="\n")
         return 0

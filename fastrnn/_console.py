@@ -1,12 +1,183 @@
-"""What the command writes to standard error."""
+"""Standard output and standard error of the command: what is written there, and what happens where it can't be."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
+import traceback
+import warnings
+
+from fastrnn._interrupts import OF_COMMAND
+
+_LONGEST = 1000  # characters of a message
+
+
+class OutputError(Exception):
+    """Standard output can't be written; `reader_left` says whether only the other end of the pipe is closed, as of ``| head``."""
+
+    def __init__(self, error: OSError | None):
+        self.reader_left = isinstance(error, BrokenPipeError)
+        super().__init__(f"standard output: {os.strerror(errno.EBADF) if error is None else error.strerror or error}")
+
+
+class Output:
+    """A stream as standard output: where it can't be written, OutputError is raised."""
+
+    def __init__(self, stream):
+        self._stream, self._failed = stream, stream is None or getattr(stream, "closed", False)
+
+    def write(self, text):
+        if self._failed:
+            raise OutputError(None)
+        self._do("write", text)
+
+    def flush(self):
+        if not self._failed:
+            self._do("flush")
+
+    def _do(self, name, *arguments):
+        try:
+            getattr(self._stream, name)(*arguments)
+        except OSError as error:
+            self._failed = True
+            raise OutputError(error) from None
+
+    def isatty(self):
+        return is_terminal(self._stream)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+class Messages(Output):
+    """A stream as standard error: what can't be written is dropped."""
+
+    def write(self, text):
+        with contextlib.suppress(OutputError):
+            super().write(text)
+
+    def flush(self):
+        with contextlib.suppress(OutputError):
+            super().flush()
+
+
+def is_terminal(stream) -> bool:
+    """Whether a stream is a terminal; a closed one, or None, is not."""
+    try:
+        return stream is not None and bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def say(message) -> None:
+    """Write a line to standard error, if that can be written."""
+    if sys.stderr is not None:  # print would take standard output for None
+        with contextlib.suppress(OSError, ValueError):
+            print(message, file=sys.stderr, flush=True)
 
 
 def fail(message, status: int) -> int:
     """Say in one line why the command ends, and return its exit status."""
-    prefix = "fastrnn:" if status == 130 else "fastrnn: error:"
-    print(prefix, " ".join(str(message).split()), file=sys.stderr)
+    say(f"{'fastrnn:' if status == 130 else 'fastrnn: error:'} {one_line(message)}")
     return status
+
+
+def one_line(message) -> str:
+    """A message without line breaks and control characters, cut if it is very long."""
+    text = " ".join(str(message).split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[: _LONGEST + 1])
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+_EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError, OutputError)
+_UNEXPECTED = (RecursionError, NotImplementedError)  # though they are RuntimeErrors
+
+
+@contextlib.contextmanager
+def optional_output():
+    """What is printed here is not the purpose of the command: a warning if it can't be written, nothing if its reader has left."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OutputError as error:
+        if not error.reader_left:
+            say(f"fastrnn: warning: {error}")
+
+
+@contextlib.contextmanager
+def redirected():
+    """Standard output and standard error as the command writes them."""
+    with contextlib.redirect_stdout(Output(sys.stdout)), contextlib.redirect_stderr(Messages(sys.stderr)):
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
+        yield
+
+
+@contextlib.contextmanager
+def warnings_as_lines():
+    """A warning is a line on standard error, and said once; those for programmers are not shown."""
+    said = set()
+
+    def show(message, *_, **__):
+        line = f"fastrnn: warning: {one_line(message)}"
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = show
+        yield
+
+
+def status_of(error: BaseException, debug: bool) -> int:
+    """Say in one line what has ended the command, and return its exit status.
+
+    Parameters
+    ----------
+    debug : whether the traceback comes before that line
+    """
+    if debug and not isinstance(error, SystemExit):
+        say("".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip())
+    if isinstance(error, SystemExit):  # --help, or a wrong option
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else fail(error.code, 1)
+    if isinstance(error, KeyboardInterrupt) or OF_COMMAND.seen:  # an import may have made another error of Ctrl-C
+        return fail("interrupted", 130)
+    if isinstance(error, OutputError) and error.reader_left:  # it has had enough: | head
+        return 0
+    return fail(_description(error), 1)
+
+
+def _description(error):
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory{f': {text}' if text else ''}"
+    if text and isinstance(error, _EXPECTED) and not isinstance(error, _UNEXPECTED):
+        return text
+    return f"{type(error).__name__}{f': {text}' if text else ''} (unexpected; --debug shows where)"
+
+
+def reopen_closed() -> None:
+    """Open the null device in place of each standard stream that is closed: a file that is opened must not get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def drop_unwritten() -> None:
+    """Let go of what standard output and standard error still hold and can't write: Python would complain about it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import time
 
+from fastrnn._console import is_terminal
+
 
 class Progress:
     """A bar in a terminal or notebook (loss, steps/s, time left) and a line for each look at the validation; elsewhere only the lines.
+
+    What stderr does not take, closed or the pipe of a reader that has left, is dropped: training goes on.
 
     Parameters
     ----------
@@ -25,29 +30,42 @@ class Progress:
         self._bar = None
 
     def __enter__(self):
-        if self._shown and (sys.stderr.isatty() or _in_notebook()):
-            self._bar = _tqdm()(
-                total=self._total,
-                initial=self._done,
-                unit=f" {self._unit}",
-                unit_scale=True,
-                dynamic_ncols=True,
-                smoothing=0.1,
-                bar_format="{percentage:3.0f}%|{bar}| {rate_fmt}, {remaining} left{postfix}",
-            )
+        if self._shown and (is_terminal(sys.stderr) or _in_notebook()):
+            with self._dropping():
+                self._bar = _tqdm()(
+                    total=self._total,
+                    initial=self._done,
+                    unit=f" {self._unit}",
+                    unit_scale=True,
+                    dynamic_ncols=True,
+                    smoothing=0.1,
+                    bar_format="{percentage:3.0f}%|{bar}| {rate_fmt}, {remaining} left{postfix}",
+                )
         return self
 
     def __exit__(self, *exception):
         if self._bar is not None:
-            self._bar.close()
+            with self._dropping():
+                self._bar.close()
+
+    @contextlib.contextmanager
+    def _dropping(self):
+        """Show nothing any more once stderr takes nothing any more."""
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: it is closed
+            if self._bar is not None:
+                self._bar.disable = True  # its end writes nothing
+            self._shown, self._bar = False, None
 
     def update(self, steps: int, loss: float) -> None:
         """An update is done."""
         self._done += steps
         if self._bar is not None:
             self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
-            self._bar.set_postfix_str(f"loss {self._loss:.3f}", refresh=False)
-            self._bar.update(steps)
+            with self._dropping():
+                self._bar.set_postfix_str(f"loss {self._loss:.3f}", refresh=False)
+                self._bar.update(steps)
 
     def note(self, entry: dict) -> None:
         """A look at the validation loss is done: `entry` of the history."""
@@ -60,12 +78,15 @@ class Progress:
                 words.append(f"{name} {value:.4f}")
         elapsed = time.monotonic() - self._start
         if self._bar is not None:
-            self._bar.write("  ".join(words), file=sys.stderr)
+            with self._dropping():
+                self._bar.write("  ".join(words), file=sys.stderr)
             return
         if self._done > self._resumed_at:
             speed = (self._done - self._resumed_at) / elapsed
             words += [f"{speed:,.0f} {self._unit}/s", f"{_clock((self._total - self._done) / speed)} left"]
-        print("  ".join(words), file=sys.stderr, flush=True)
+        with self._dropping():
+            if sys.stderr is not None:  # print would take standard output for None
+                print("  ".join(words), file=sys.stderr, flush=True)
 
 
 def _in_notebook():

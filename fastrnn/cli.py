@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-from fastrnn import _arguments, _commands
-from fastrnn._console import fail
+# Modules are imported in the functions, where an error of an import, or Ctrl-C during it, becomes one line.
+
+
+def command() -> int:
+    """Run the command as a process of its own, and return the exit status of `main`."""
+    try:
+        from fastrnn import _console
+        from fastrnn._interrupts import OF_COMMAND
+
+        OF_COMMAND.install()
+        _console.reopen_closed()
+        status = main()
+        OF_COMMAND.ignore()
+        _console.drop_unwritten()
+    except KeyboardInterrupt:
+        return 130
+    return status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,28 +30,25 @@ def main(argv: list[str] | None = None) -> int:
     -------
     The exit status: 0; 1 for bad input, 2 for bad usage, each with one line on stderr; 130 after Ctrl-C.
     """
+    from fastrnn import _console
+
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["train"] and argv[1:] and argv[1][:1] != "-":  # train qa is train --task qa
-        argv.insert(1, "--task")
-    try:
-        arguments, rest = _arguments.parser().parse_known_args(argv)
-        if arguments.command == "bench":
-            arguments.rest = rest
-        elif rest:
-            _arguments.parser().error(f"unrecognized arguments: {' '.join(rest)}")
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
-        status = getattr(_commands, arguments.command)(arguments)
-        sys.stdout.flush()
-        return status
-    except SystemExit as exit:  # --help, or a wrong option
-        return exit.code
-    except KeyboardInterrupt:
-        return fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe has had enough: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except OSError as error:
-        return fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, 1)
-    except (ValueError, RuntimeError, ImportError) as error:
-        return fail(error, 1)
+    with _console.redirected():
+        try:
+            status = _run(argv)
+            sys.stdout.flush()
+            return status
+        except BaseException as error:  # of whatever kind: none reaches the user as a traceback
+            return _console.status_of(error, debug="--debug" in argv)
+
+
+def _run(argv):
+    from fastrnn import _arguments, _console
+    from fastrnn._interrupts import OF_COMMAND
+
+    arguments = _arguments.parse(argv)
+    with _console.warnings_as_lines():
+        from fastrnn import _commands
+
+        OF_COMMAND.importing = False
+        return getattr(_commands, arguments.command)(arguments)

@@ -15,8 +15,8 @@ import os
 
 import numpy as np
 
+from fastrnn._threads import get_num_threads, set_num_threads
 from fastrnn.batches import row_share
-from fastrnn.threads import get_num_threads, set_num_threads
 
 # What mpiexec tells its processes: Open MPI, MPICH and Intel MPI, SLURM's srun --mpi
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")

@@ -33,7 +33,7 @@ def module_names():
 
 def test_import_takes_no_time():
     """The budget is 0.15 s, of which NumPy takes about 0.07. Best of five, and twice the budget for a busy CI machine."""
-    code = "import time; start = time.perf_counter(); import fastrnn; print(time.perf_counter() - start)"
+    code = "import time; start = time.perf_counter(); import fastrnn; fastrnn.LSTM; print(time.perf_counter() - start)"
     best = min(float(processes.output(code)) for _ in range(5))
     assert best < 2 * 0.15, f"{best:.3f} s"
 
@@ -44,6 +44,7 @@ import os, sys
 import numpy
 before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
 import fastrnn
+fastrnn.LSTM
 after = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
 assert after == before, f"{after - before} threads were started"
 heavy = ["torch", "onnx", "keras", "sklearn", "mpi4py", "matplotlib", "scipy", "threadpoolctl", "tqdm", "safetensors", "multiprocessing", "concurrent.futures"]
@@ -51,6 +52,17 @@ found = [name for name in heavy if name in sys.modules]
 assert not found, found
 """
     processes.output(code)
+
+
+def test_the_command_starts_before_numpy_is_imported():
+    """So that an error of an import, and Ctrl-C during it, is a line and no traceback."""
+    processes.output("import sys, fastrnn.cli; assert not {'numpy', 'argparse', 'fastrnn._engine'} & set(sys.modules)")
+
+
+def test_a_public_name_is_never_its_module():
+    code = "import fastrnn.models; from fastrnn import *; print(*(type(globals()[name]).__name__ for name in fastrnn.__all__))"
+    assert "module" not in processes.output(code).split()
+    assert set(fastrnn.__all__) <= set(dir(fastrnn))
 
 
 def test_one_thread_is_one_thread():
@@ -116,7 +128,7 @@ def test_the_best_instruction_set_is_chosen():
 
 
 def test_an_unknown_instruction_set_is_a_clear_error():
-    done = processes.python("import fastrnn", FASTRNN_ISA="v9")
+    done = processes.python("import fastrnn; fastrnn.LSTM", FASTRNN_ISA="v9")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(f"FASTRNN_ISA=v9, but this CPU can run: {', '.join(_engine.available_isas())}")
 
