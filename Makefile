@@ -4,6 +4,7 @@
 #   make build       build and install fastrnn into .venv
 #   make test        build, and run the tests (under 10 minutes)
 #   make test-long   the long tests too, and the whole suite once per instruction set of this CPU
+#   make fuzz        random cases for an hour, in rounds with other seeds each (make fuzz MINUTES=5); it stops at the first that fails
 #   make lint        ruff and cython-lint
 #   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (about an hour; make bench ARGS=--quick: twelve minutes)
 #   make sanitize    the tests on a build with the address and undefined-behaviour sanitizers
@@ -14,6 +15,7 @@
 PYTHON = python3
 ARGS =
 WERROR = 0
+MINUTES = 60
 LINT_TOOLS = ruff==0.17.6 cython-lint==0.22.1
 
 # The Python of the existing .venv, unless one was asked for; stamps carry its tag, so a change of Python rebuilds.
@@ -109,6 +111,14 @@ test-long: .venv/test-$(TAG)
 	@set -e; for isa in $$(.venv/bin/python -c '$(ISA_LIST)'); do \
 	    echo "== FASTRNN_ISA=$$isa"; (export FASTRNN_ISA=$$isa; $(PYTEST) $(ARGS)); done
 
+fuzz: .venv/test-$(TAG)
+	@mkdir -p build; : > build/fuzz.log; seed=100000; end=$$(($$(date +%s) + 60 * $(MINUTES))); \
+	while [ $$(date +%s) -lt $$end ]; do \
+	    (export FASTRNN_FUZZ=4 FASTRNN_FUZZ_SEED=$$seed; $(PYTEST) -m fuzz -x -q $(ARGS)) >build/fuzz-round.log 2>&1 || { cat build/fuzz-round.log; exit 1; }; \
+	    grep '^random cases' build/fuzz-round.log >>build/fuzz.log; seed=$$((seed + 100000)); \
+	    awk '{n += $$3} END {print n " random cases in " NR " rounds, nothing found"}' build/fuzz.log; \
+	done
+
 # On one thread, then on all cores. Results and page: build/bench. make bench ARGS=--quick
 bench: .venv/bench-$(TAG)
 	.venv/bin/fastrnn bench --threads 1 $(ARGS)
@@ -131,4 +141,4 @@ clean:
 	rm -rf .venv build dist *.egg-info fastrnn/_lib fastrnn/_engine*.so .pytest_cache .hypothesis .ruff_cache .benchmarks
 	find fastrnn tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help build demo test test-long bench lint sanitize clean
+.PHONY: help build demo test test-long fuzz bench lint sanitize clean
