@@ -129,6 +129,9 @@ class _Stepped:
     def _packed(self):
         return self._made
 
+    def _stream_initial(self):
+        return None
+
 
 _kept = {}  # id of a weight_hh: (weak reference to it, _Kept)
 
