@@ -66,8 +66,13 @@ def options(kind, config, keras_2=False):
     default = "hard_sigmoid" if keras_2 else "sigmoid"
     found |= {"activation": act, "recurrent_activation": activation(config.get("recurrent_activation", default), keras_2)}
     if kind == "GRU":
-        found["reset_after"] = bool(config.get("reset_after", not keras_2))
+        found["reset_after"] = resets_after(config, keras_2)
     return found
+
+
+def resets_after(config, keras_2=False):
+    """Whether a GRU with these settings applies r after the recurrent product: the default of Keras 3, not of Keras 1 and 2."""
+    return bool(config.get("reset_after", not keras_2))
 
 
 def make(kind, input_size, units, found, **more):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import warnings
 
 import numpy as np
 
@@ -20,17 +22,19 @@ def load(source, config=None, *, verify=True):
     source : path of a ``.keras`` file (Keras 3), of a whole model in ``.h5`` (Keras 2 or 3) or of a ``.weights.h5``; or a live Keras
         model or layer that is built. What the file is is told by its content.
     config : for a ``.weights.h5``, which has no settings: the model's ``to_json()`` as text or as an object, or a live model
-    verify : compare every recurrent layer, on random input with masked steps, with a float64 reference, and a live model with itself
+    verify : compare every recurrent layer alone, on random input with masked steps, with a float64 reference; and the outputs of a live model,
+        without a mask and with one, with the network's. Of a file, the other layers and their order are not compared with anything
 
     Returns
     -------
     Network : batch first; its layers have the names that they have in the model. What Keras' settings do around them are steps of it:
         ``"last"`` where return_sequences is False, ``("mask", value)``, ``("merge", mode)``, the activation of a Dense, …
+        A call starts from zeros where it is given no state, for ``stateful=True`` too.
 
     Raises
     ------
     ValueError           the file is broken, a tensor is missing, too many or of another shape, or outputs differ; the message names it.
-    NotImplementedError  a layer or setting that fastrnn does not have, by name.
+    NotImplementedError  a layer or setting that fastrnn does not have, by name; a functional model that is more than one chain.
 
     Notes
     -----
@@ -147,28 +151,28 @@ def _arrays_h5(weights, parts):
 
 
 def _build(path, parts, arrays, keras_2, verify):
-    steps, masked = {}, False
+    steps = {}
     for part, given in zip(parts, arrays, strict=True):
         layer = _layer(part, given, keras_2)
         if verify and part.kind in _convert.RECURRENT:
             _verify(path, part, layer, given, keras_2)
         try:
-            before, after = _around(part, masked, keras_2)
+            before, after = _around(part, keras_2)
         except NotImplementedError as error:
             raise NotImplementedError(f"{path}: layer {part.name!r}: {error}") from None
         steps |= before | ({} if layer is None else {part.name: layer}) | after
-        masked = (masked or bool(before)) and "last" not in after.values()
     try:
         return Network(steps)
     except (TypeError, ValueError) as error:
         raise NotImplementedError(f"{path}: {error}") from None
 
 
-def _around(part, masked, keras_2):
-    """The functions (before, after) a layer that make of it what its settings say. masked: a layer below gives a mask."""
+def _around(part, keras_2):
+    """The functions (before, after) a layer that make of it what its settings say, with a mask and without one."""
     name, config = part.name, part.config
     if part.kind == "Masking":
-        return {name: ("mask", config.get("mask_value", 0.0))}, {}
+        value = config.get("mask_value", 0.0)
+        return {name: ("mask", value)} | ({f"{name}.zero": "zero"} if value else {}), {}
     if part.kind == "Embedding":
         return ({f"{name}.mask": ("mask", 0)} if config.get("mask_zero") else {}), {}
     if part.kind == "Dense":
@@ -179,7 +183,7 @@ def _around(part, masked, keras_2):
             raise NotImplementedError(f"activation {function!r} of a Dense is not supported")
         return {}, {f"{name}.activation": function}
     after, sequences = {}, config.get("return_sequences", False)
-    zero = masked and (sequences if part.bidirectional else config.get("zero_output_for_mask", False))
+    zero = sequences if part.bidirectional else config.get("zero_output_for_mask", False)
     if zero and not sequences:
         raise NotImplementedError("zero_output_for_mask=True with return_sequences=False is not supported")
     if zero:
@@ -256,19 +260,63 @@ def _live(source, verify):
         arrays.append(given)
     net = _build(source.name, parts, arrays, False, verify)
     if verify:
-        probe = _probe(parts)
-        # also in float64, as Keras multiplies that in float32 on torch; the reference is exact
-        _compare(source.name, source.name, net(probe)[0], keras.ops.convert_to_numpy(source(probe)), 1e-4)
+        _compare_live(source, parts, net)
     return net
 
 
 _NAMES = {"kernel", "recurrent_kernel", "bias", "embeddings"}
 
 
+def _compare_live(source, parts, net):
+    """Compare with the live model on random input, with a mask too where the model takes one from its caller."""
+    import keras
+
+    # also in float64, as Keras multiplies that in float32 on torch; the reference is exact
+    tolerance, probe = 1e-4, _probe(parts)
+    _compare(source.name, source.name, net(probe)[0], _outputs(source, probe), tolerance)
+    takes_mask = isinstance(source, (keras.Model, keras.layers.RNN, keras.layers.Bidirectional))
+    if takes_mask and not any(part.kind in ("Embedding", "Masking") for part in parts):  # those make masks of their own
+        mask = np.random.default_rng(1).random(probe.shape[:2]) < 0.6
+        want = _outputs(source, probe, mask=keras.ops.convert_to_tensor(mask))
+        _compare(source.name, f"{source.name} with a mask", net(probe, mask=mask)[0], want, tolerance)
+
+
+def _outputs(source, x, **mask):
+    """What a live model gives from zero states."""
+    import keras
+
+    with _from_zeros(source), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a Sequential takes no masks, which its layers do
+        return keras.ops.convert_to_numpy(source(x, **mask))
+
+
+@contextlib.contextmanager
+def _from_zeros(source):
+    """The states of stateful layers are zeros inside, and what they were afterwards."""
+    import keras
+
+    layers = [layer for layer in source._flatten_layers() if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    states = [state for layer in layers for state in keras.tree.flatten(layer.states)]
+    kept = [keras.ops.convert_to_numpy(state.value).copy() for state in states]
+    try:
+        for layer in layers:
+            layer.reset_state()
+        yield
+    finally:
+        for state, value in zip(states, kept):
+            state.assign(value)
+
+
 def _probe(parts):
-    """Ids, or random numbers, that the first layer takes."""
+    """Ids, or random numbers, that the first layer takes, of the sizes that the model fixes; some steps of it are masked by the model's own mask."""
     rng = np.random.default_rng(0)
     first = next(part for part in parts if part.shapes)
+    shape = [fixed or size for fixed, size in zip(first.sizes, (3, 5))]
     if first.kind == "Embedding":
-        return rng.integers(0, first.shapes[0][1][0], (3, 5))
-    return rng.standard_normal((3, 5, first.shapes[0][1][0])).astype(first.dtype)
+        probe = rng.integers(0, first.shapes[0][1][0], shape)
+        probe[:, 1::3] = 0
+        return probe
+    probe = rng.standard_normal((*shape, first.shapes[0][1][0])).astype(first.dtype)
+    if parts[0].kind == "Masking":
+        probe[:, 1::3] = parts[0].config.get("mask_value", 0.0)
+    return probe

@@ -23,6 +23,7 @@ class Part:
     bidirectional: bool = False
     merge_mode: str | None = "concat"
     features: int | None = None  # of its output
+    sizes: tuple = (None, None)  # of batch and time, where the model fixes them
     dtype: str = "float32"
     shapes: list = field(default_factory=list)  # (name, shape) of its arrays, in Keras' order
 
@@ -51,7 +52,7 @@ def _entries(config):
     layers = inside.get("layers") if isinstance(inside, dict) else inside
     if not isinstance(layers, list):
         raise ValueError(f"the config of the {kind} model has no list of layers")
-    before = None
+    before, names = None, []
     for entry in layers:
         if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
             raise ValueError("a layer of the config is no object with a config of its own")
@@ -64,8 +65,46 @@ def _entries(config):
             sources = _sources(nodes)
             if len(nodes) > 1 or sources != ([] if before is None else [before]):
                 raise NotImplementedError(f"layer {name!r} takes {sources}, {len(nodes)} times, and {before!r} is before it: only a chain is supported")
+            _check_call(name, nodes)
             before = entry.get("name") or name
+            names.append(before)
         yield entry["class_name"], name, entry["config"], entry.get("build_config") or {}
+    if kind != "Sequential":
+        _check_ends(inside, names)
+
+
+def _check_ends(inside, names):
+    """Refuse a functional model with other inputs and outputs than its first and its last layer."""
+    for key, what, wanted in (("input_layers", "takes", names[:1]), ("output_layers", "gives", names[-1:])):
+        found = _sources(inside.get(key))
+        if len(found) != 1:
+            number, ends = f"{len(found)} {key.split('_')[0]}s", ", ".join(map(repr, sorted(found)))
+            raise NotImplementedError(f"the model {what} {number}, {ends}: only a chain of one input and one output is supported")
+        if found != wanted:
+            raise NotImplementedError(f"the model {what} {found[0]!r}, but {wanted} is the end of its chain of layers: only a whole chain is supported")
+
+
+def _check_call(name, nodes):
+    """Refuse what a functional model hands to a layer beside its input: it would be left out."""
+    for key, value in _call_options(nodes):
+        if key == "training" and value:
+            raise NotImplementedError(f"layer {name!r} is called with training=True, so that its dropout is active in predict: call it without")
+        if key != "training" and value is not None:
+            raise NotImplementedError(f"layer {name!r} is called with {key}={value!r}: only a chain is supported, in which a layer is given its input alone")
+
+
+def _call_options(nodes):
+    """(name, value) of a layer's arguments beside the first, in Keras 3's and in Keras 2's way of writing them."""
+    found = []
+    for node in nodes:
+        if isinstance(node, dict):
+            found += [("an argument", value) for value in (node.get("args") or [])[1:]]
+            found += (node.get("kwargs") or {}).items()
+        elif isinstance(node, list):
+            for source in node:
+                if isinstance(source, list) and len(source) > 3 and isinstance(source[3], dict):
+                    found += source[3].items()
+    return found
 
 
 def _sources(nodes):
@@ -86,11 +125,11 @@ def _sources(nodes):
     return found
 
 
-def _recurrent_shapes(part, units, features):
+def _recurrent_shapes(part, units, features, keras_2):
     G = _convert.RECURRENT[part.kind]
     shapes = [("kernel", (features, G * units)), ("recurrent_kernel", (units, G * units))]
     if part.config.get("use_bias", True):
-        two = part.kind == "GRU" and part.config.get("reset_after", False)
+        two = part.kind == "GRU" and _convert.resets_after(part.config, keras_2)
         shapes.append(("bias", (2, G * units) if two else (G * units,)))
     return shapes
 
@@ -126,7 +165,7 @@ def _recurrent(part, keras_2):
     except NotImplementedError as error:
         raise NotImplementedError(f"layer {part.name!r}: {error}") from None
     units = _size(part.name, config, "units")
-    part.shapes = _recurrent_shapes(part, units, part.features)
+    part.shapes = _recurrent_shapes(part, units, part.features, keras_2)
     if part.bidirectional:
         part.shapes = [(f"{side}/{name}", shape) for side in ("forward_layer", "backward_layer") for name, shape in part.shapes]
         if part.merge_mode is None:
@@ -136,14 +175,14 @@ def _recurrent(part, keras_2):
 
 def parts(config, keras_2=False):
     """The layers of a chain, as `Part`s. The error of what is not supported names the layer."""
-    found, features = [], None
+    found, features, sizes = [], None, (None, None)
     for kind, name, settings, build in _entries(config):
         shape = settings.get("batch_shape") or settings.get("batch_input_shape") or build.get("input_shape")
         if features is None and isinstance(shape, list) and len(shape) > 1:
-            features = shape[-1]
+            features, sizes = shape[-1], (*shape, None)[:2]
         if kind == "InputLayer" or kind in _PASSED:
             continue
-        part = Part(name, kind, settings, dtype=_dtype(name, settings))
+        part = Part(name, kind, settings, dtype=_dtype(name, settings), sizes=sizes)
         if kind == "Embedding":
             V, E = _size(name, settings, "input_dim"), _size(name, settings, "output_dim")
             part.shapes, features = [("embeddings", (V, E))], E

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrnn.keras import _convert
+
 
 def _sigmoid(a):
     return 0.5 + 0.5 * np.tanh(0.5 * a)
@@ -36,7 +38,7 @@ def function(name, keras_2):
     return FUNCTIONS[name]
 
 
-def _step(kind, config, arrays, functions, x, state):
+def _step(kind, reset_after, arrays, functions, x, state):
     kernel, recurrent, *rest = arrays
     bias = rest[0] if rest else np.zeros(kernel.shape[1])
     act, gate = functions
@@ -52,7 +54,7 @@ def _step(kind, config, arrays, functions, x, state):
     wz, wr, wh = np.split(recurrent, 3, axis=1)
     bz, br, bh = np.split(b_h, 3)
     z, r = gate(xz + h @ wz + bz), gate(xr + h @ wr + br)
-    new = act(xh + r * (h @ wh + bh)) if bias.ndim == 2 else act(xh + (r * h) @ wh)
+    new = act(xh + r * (h @ wh + bh)) if reset_after else act(xh + (r * h) @ wh)
     return [z * h + (1 - z) * new]
 
 
@@ -61,12 +63,13 @@ def run(kind, config, arrays, x, mask, keras_2):
     arrays, x = [np.asarray(a, np.float64) for a in arrays], np.asarray(x, np.float64)
     usual = {"activation": "tanh", "recurrent_activation": "hard_sigmoid" if keras_2 else "sigmoid"}
     functions = [function(config.get(name, value), keras_2) for name, value in usual.items()]
+    reset_after = kind == "GRU" and _convert.resets_after(config, keras_2)
     B, T, H = x.shape[0], x.shape[1], arrays[1].shape[0]
     y, last = np.zeros((B, T, H)), np.zeros((B, H))
     state = [np.zeros((B, H)) for _ in range(2 if kind == "LSTM" else 1)]
     for t in range(T)[:: -1 if config.get("go_backwards") else 1]:
         there = mask[:, t, None]
-        new = _step(kind, config, arrays, functions, x[:, t], state)
+        new = _step(kind, reset_after, arrays, functions, x[:, t], state)
         state = [np.where(there, a, b) for a, b in zip(new, state)]
         y[:, t] = last = np.where(there, new[0], last)
     return y
