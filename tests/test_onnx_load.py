@@ -77,3 +77,60 @@ def test_what_is_more_than_a_stack_is_refused_by_name(net, words):
 
     with pytest.raises(NotImplementedError, match=words):
         fastrnn.onnx.load(fastrnn.onnx.export(net()))
+
+
+def inside(outer):
+    """A model whose GRU is in the branches of an If, or in a function."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from onnx_cases import Case, tensors
+
+    case = Case("GRU", tensors("GRU", 5, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R")), {"hidden_size": 6}, ("Y",))
+    model, node = case.model(), onnx.NodeProto()
+    node.CopyFrom(model.graph.node[0])
+    del model.graph.node[:]
+    if outer == "If":
+        branch = helper.make_graph([node], "branch", [], [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)])
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+        branch.node[0].output[0] = branch.output[0].name = "Y_inside"
+        model.graph.node.append(helper.make_node("If", ["yes"], ["Y"], name="choice", then_branch=branch, else_branch=branch))
+    else:
+        imports = [helper.make_opsetid("", 14)]
+        model.functions.append(helper.make_function("my", "Twice", ["X", "W", "R"], ["Y"], [node], imports))
+        model.opset_import.append(helper.make_opsetid("my", 1))
+        model.graph.node.append(helper.make_node("Twice", ["X", "W", "R"], ["Y"], domain="my"))
+    return model, case.feeds
+
+
+@pytest.mark.parametrize("outer, words", [
+    ("If", r"node 'the_node' \(GRU\) lies inside node 'choice' \(If\), but load takes chains of nodes of the main graph: prepare\(model\) runs it"),
+    ("function", r"node 'the_node' \(GRU\) lies inside the function 'Twice', but load"),
+])  # fmt: skip
+def test_a_node_that_lies_inside_another_one_is_named_and_runs(outer, words):
+    import fastrnn.onnx
+
+    model, feeds = inside(outer)
+    with pytest.raises(NotImplementedError, match=words):
+        fastrnn.onnx.load(model)
+    assert fastrnn.onnx.run_model(model, feeds)[0].shape == (5, 1, 3, 6)
+
+
+def test_what_is_loaded_is_compared_with_onnxruntime(monkeypatch):
+    """The model's own nodes read gates in the same way as the network, so both may be wrong alike."""
+    import fastrnn.onnx
+    from fastrnn.onnx import _nodes
+
+    model = fastrnn.onnx.export(GRU(3, 4, seed=0))
+    monkeypatch.setitem(_nodes.KINDS, "GRU", _nodes.Kind(GRU, 3, (0, 1, 2), ("Sigmoid", "Tanh")))
+    with pytest.raises(ValueError, match="output 'y' of the model by onnxruntime, of shape .* is none of the network's outputs and states: .* differs"):
+        fastrnn.onnx.load(model)
+
+
+def test_an_input_without_shape_is_refused_by_load_and_runs():
+    import fastrnn.onnx
+
+    model = fastrnn.onnx.export(GRU(3, 4, seed=0), state=False, lengths=False)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(NotImplementedError, match="input 'x' has no shape"):
+        fastrnn.onnx.load(model)
+    assert fastrnn.onnx.run_model(model, [np.zeros((5, 2, 3), "float32")])[0].shape == (5, 2, 4)

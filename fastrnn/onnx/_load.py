@@ -26,7 +26,8 @@ def load(source, *, verify=True):
     Parameters
     ----------
     source : a file's path, its bytes, or an onnx.ModelProto
-    verify : compare the outputs with the model's on random sequences before the network is returned
+    verify : compare the outputs with the model's on random sequences before the network is returned: by `prepare` and, if it is installed
+        and runs the model, by onnxruntime
 
     Returns
     -------
@@ -45,24 +46,55 @@ def load(source, *, verify=True):
     >>> fastrnn.onnx.load(model)
     LSTM(3, 4, num_layers=2, bidirectional=True)
     """
+    return load_compared(source, verify)[0]
+
+
+def load_compared(source, verify=True):
+    """`load`, and what the network was compared with, in words."""
     model = _model.checked(_model.read(source))
-    chain = _Chain(model.graph)
+    chain = _Chain(model)
     feeds = chain.probe()
     seen = Evaluator(model).run(None, feeds, intermediate=True)
+    chain.seen = seen
     plans = chain.plans(model, seen)
     chain.check_links(seen)
     net = _network(plans, chain.batch_first)
-    if verify:
-        _compare(chain, net, feeds, seen)
-    return net
+    if not verify:
+        return net, "nothing was compared"
+    _compare(chain, net, feeds, seen, "this model's own nodes")
+    theirs = _verify.by_onnxruntime(model, feeds)
+    if theirs is None:
+        return net, (
+            "outputs on random input agree with those of fastrnn.onnx.prepare, which reads the nodes' tensors in the same way; "
+            "they were NOT compared with onnxruntime, which is not installed or does not run this model"
+        )
+    _compare(chain, net, feeds, dict(zip((o.name for o in model.graph.output), theirs)), "onnxruntime")
+    return net, "outputs on random input agree with onnxruntime's"
+
+
+def _hidden(nodes, functions):
+    """The first recurrent node inside a node's subgraphs or a function of the model, and where, in words; "" without one."""
+    bodies = [(_nodes.where(node), graph.node) for node in nodes for a in node.attribute for graph in (a.g, *a.graphs)]
+    bodies += [(f"the function {f.name!r}", f.node) for f in functions]
+    for outer, inside in bodies:
+        for node in inside:
+            if node.domain == "" and node.op_type in _nodes.KINDS:
+                return f"{_nodes.where(node)} lies inside {outer}"
+        deeper = _hidden(inside, ())
+        if deeper:
+            return f"{deeper} inside {outer}"
+    return ""
 
 
 class _Chain:
     """The recurrent nodes of a graph, and where their inputs come from."""
 
-    def __init__(self, graph):
-        self.graph = graph
+    def __init__(self, model):
+        self.graph = graph = model.graph
         self.nodes = [node for node in graph.node if node.domain == "" and node.op_type in _nodes.KINDS]
+        hidden = _hidden(graph.node, model.functions)
+        if hidden:
+            raise NotImplementedError(f"{hidden}, but load takes chains of nodes of the main graph: prepare(model) runs it")
         if not self.nodes:
             raise NotImplementedError("the model has no RNN, GRU or LSTM node at all, so there is no network to load: prepare(model) runs it")
         others = sorted({n.op_type for n in graph.node if n not in self.nodes and (n.domain or n.op_type not in BETWEEN)})
@@ -113,8 +145,11 @@ class _Chain:
         others = {name: i.type.tensor_type.shape.dim for name, i in self.inputs.items() if name != self.x}
         fixed = [dims[1].dim_value for dims in others.values() if len(dims) == 3 and dims[1].HasField("dim_value")]  # of a state
         batch = fixed[0] if fixed and not self.batch_first else B
-        dims = self.inputs[self.x].type.tensor_type.shape.dim
         usual = ((batch, T) if self.batch_first else (T, batch)) + (self._features(),)
+        shapeless = [name for name, i in self.inputs.items() if not i.type.tensor_type.HasField("shape")]
+        if shapeless:
+            raise NotImplementedError(f"input {shapeless[0]!r} has no shape, so load does not know what to probe the model with: prepare(model) runs it")
+        dims = self.inputs[self.x].type.tensor_type.shape.dim
         shape = [d.dim_value if d.HasField("dim_value") else size for d, size in zip(dims, usual)]
         if len(dims) != 3 or min(shape) < 1:
             raise ValueError(f"input {self.x!r} has shape {shape}, but a recurrent node takes three axes, none of them empty")
@@ -217,12 +252,12 @@ def _merged(group, batch_first):
     return layer
 
 
-def _compare(chain, net, feeds, seen):
-    """Raise a ValueError if an output of the model is none of the network's."""
-    lengths = chain.value(seen, chain.nodes[0], 4)
+def _compare(chain, net, feeds, seen, runtime):
+    """Raise a ValueError if an output of the model is none of the network's. seen : {output: array}, as this runtime gave them."""
+    lengths = chain.value(chain.seen, chain.nodes[0], 4)
     nodes, state = iter(chain.nodes), []
     for layer in getattr(net, "layers", [net]):
-        of_nodes = [chain.states(_nodes.read(node, _nodes.attributes_of(node)), node, seen) for _, node in zip(range(layer.num_layers), nodes)]
+        of_nodes = [chain.states(_nodes.read(node, _nodes.attributes_of(node)), node, chain.seen) for _, node in zip(range(layer.num_layers), nodes)]
         joined = tuple(map(np.concatenate, zip(*of_nodes)))
         state.append(joined if layer.cell.has_c else joined[0])
     results = list(_results(net, *net(feeds[chain.x], tuple(state) if isinstance(net, Stacked) else state[0], lengths=lengths)))
@@ -232,7 +267,8 @@ def _compare(chain, net, feeds, seen):
         if not any(worst <= limit for worst, limit in distances):
             nearest = f"the nearest differs by up to {min(distances)[0]:.3g}" if distances else "none has its size"
             raise ValueError(
-                f"verification failed: output {output.name!r} of the model, of shape {got.shape}, is none of the network's outputs and states: {nearest}"
+                f"verification failed: output {output.name!r} of the model by {runtime}, of shape {got.shape}, is none of the network's outputs and "
+                f"states: {nearest}; verify=False leaves this comparison out"
             )
 
 

@@ -113,10 +113,39 @@ def checked(model):
     for f in model.functions:
         _check_nodes(f.node, {}, {o.domain: o.version for o in f.opset_import}, functions)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_completed(model))
     except onnx.checker.ValidationError as error:
         raise ValueError(f"this is no valid ONNX model: {error}") from error
     return model
+
+
+def _completed(model):
+    """The model, or a copy with what onnx's checker asks for and other runtimes do without.
+
+    That is: shapes of inputs, types and shapes of outputs; and before IR version 4, that every initializer is an input too.
+    """
+    inputs = {i.name for i in model.graph.input}
+    early = 0 < model.ir_version < 4 and any(t.name not in inputs for t in model.graph.initializer)
+    if not early and all(map(_has_shape, (*model.graph.input, *model.graph.output))):
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    if early:
+        made.ir_version = 4
+    for value in made.graph.input:
+        if value.type.HasField("tensor_type") and not _has_shape(value):
+            value.type.tensor_type.shape.SetInParent()
+    for value in made.graph.output:
+        if not _has_shape(value):
+            kind = value.type.tensor_type.elem_type or TensorProto.FLOAT
+            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, ()))  # nothing looks at it
+    return made
+
+
+def _has_shape(value):
+    """Whether an input or output has a type, and a shape if that is a tensor's."""
+    kind = value.type.WhichOneof("value")
+    return kind is not None and (kind != "tensor_type" or value.type.tensor_type.HasField("shape"))
 
 
 def _types(graph):

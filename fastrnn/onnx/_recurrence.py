@@ -43,7 +43,7 @@ class Recurrence:
         if len(results) == 2:
             y = np.concatenate([y for y, _ in results], axis=2)
             states = [np.concatenate(both) for both in zip(*(states for _, states in results))]
-        Y = y.reshape(T, B, D, -1)
+        Y = y.reshape(T, B, D, layers[0].hidden_size)
         Y = Y.transpose((1, 0, 2, 3) if batch_first else (0, 2, 1, 3))
         states = [s.transpose(1, 0, 2) for s in states] if batch_first else states
         return tuple(map(np.ascontiguousarray, (Y, *states)))
