@@ -160,6 +160,8 @@ def _add_convert(commands):
     add("source", metavar="SRC", help="a state_dict that torch.save wrote, .safetensors, .onnx, .keras, .h5; or the directory of a model")
     add("destination", metavar="DST", help="a directory; or a file: .onnx, .pt (a state_dict), .safetensors")
     add("--key", metavar="NAME", help="which part of a torch file is the state_dict")
+    add("--order", metavar="A,B,…", help="the layers of a state_dict in the order of use, where the file and their sizes do not tell it")
+    add("--between", metavar="F", help="function behind a Linear that another layer of a state_dict follows: relu, tanh, none, …; or A=relu,B=none")
     add("--nonlinearity", choices=("tanh", "relu"), default="tanh", help="of vanilla layers in a state_dict, which does not say (tanh)")
     add("--config", metavar="FILE", help="settings of a .weights.h5: what model.to_json() gave")
     add("--vocabulary", metavar="FILE", help="JSON, the characters in the order of their ids or {character: id}: makes a language model that generates")

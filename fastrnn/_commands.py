@@ -29,7 +29,7 @@ _TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20,
 def convert(arguments):
     destination = Path(arguments.destination)
     new = not destination.exists()
-    options = {name: getattr(arguments, name) for name in ("key", "nonlinearity", "config", "vocabulary")}
+    options = {name: getattr(arguments, name) for name in ("key", "order", "between", "nonlinearity", "config", "vocabulary")}
     try:
         lines = convert_file(arguments.source, destination, **options)
     except BaseException:  # Ctrl-C among them: nothing half written is left

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
-import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from fastrnn.rnn import GRU, LSTM, RNN
 
 _OUT = (".onnx", ".pt", ".pth", ".safetensors")
 _NAMES = {RNN: "rnn", GRU: "gru", LSTM: "lstm"}
+_ORDER = "fastrnn.order"  # in the metadata of a .safetensors file: the names of the tensors in the state_dict's order, as JSON
 
 
-def convert(source, destination, *, key=None, nonlinearity="tanh", config=None, vocabulary=None):
+def convert(source, destination, *, key=None, order=None, between=None, nonlinearity="tanh", config=None, vocabulary=None):
     """Read a model, compare what was read with its source, write it, read it again. Gives lines that say what was done.
 
     Parameters
@@ -26,6 +28,8 @@ def convert(source, destination, *, key=None, nonlinearity="tanh", config=None, 
     source : a file of torch (a state_dict), .safetensors, .onnx, .keras or .h5; its content says which; or a fastrnn directory
     destination : a directory; or a file, of what its suffix says: .onnx, .pt, .pth (torch's state_dict), .safetensors. It must not exist.
     key : of the state_dict in a file that holds a dict of more
+    order : "a,b,c": the layers of a state_dict in the order of use, where the file or their sizes do not tell it; see `state_dict.to_network`
+    between : "relu", or "a=relu,b=none": the function behind a Linear that another layer of a state_dict follows; see there
     nonlinearity : "tanh" or "relu": of vanilla layers in a state_dict, which does not say
     config : for a .weights.h5, the file with the model's to_json()
     vocabulary : a JSON file with the list of the characters in the order of their ids, or {character: id}: makes a LanguageModel
@@ -37,7 +41,7 @@ def convert(source, destination, *, key=None, nonlinearity="tanh", config=None, 
     source, destination = Path(source), Path(destination)
     if storage.holds_anything(destination) if destination.is_dir() else destination.exists():
         raise ValueError(f"{destination} exists: choose another name, or remove it first")
-    model, said = _read(source, key, nonlinearity, config)
+    model, said = _read(source, _Options(key, order, between, nonlinearity, config))
     if vocabulary is not None:
         model = language_model(model, read_vocabulary(vocabulary))
         said.append(f"made a language model of {len(model.vocabulary)} characters")
@@ -45,30 +49,78 @@ def convert(source, destination, *, key=None, nonlinearity="tanh", config=None, 
     return said
 
 
-def _read(source, key, nonlinearity, config):
+@dataclass(frozen=True)
+class _Options:
+    """What is said of the source."""
+
+    key: str | None
+    order: str | None
+    between: str | None
+    nonlinearity: str
+    config: str | None
+
+    def refuse(self, kind, *names):
+        """Raise if one of these is given, as it would not count."""
+        for name in names:
+            if getattr(self, name) not in (None, "tanh"):
+                raise ValueError(f"--{name} {getattr(self, name)} does not count for {kind}: leave it out")
+
+
+def _read(source, options):
     """(model, what to say)."""
     if source.is_dir():
         from fastrnn.tasks import load
 
+        options.refuse("a directory of fastrnn", "key", "order", "between", "nonlinearity", "config")
         model = load(source)
         return model, [f"read {type(model).__name__}, {model.num_parameters} parameters"]
     kind = sniff(source)
     if kind in ("torch", "safetensors"):
-        tensors = read_torch(source, key) if kind == "torch" else read_safetensors(source)
-        net = state_dict.to_network(tensors, nonlinearity=nonlinearity)
-        said = [f"read {net!r} from {len(tensors)} tensors, {net.num_parameters} parameters"]
-        if any(type(layer) is RNN for layer in net.layers.values()):
-            said.append(f"nonlinearity {nonlinearity!r} is taken for granted, as a state_dict does not say")
-        return net, [*said, compare_with_torch(net, tensors)]
+        return _read_state_dict(source, kind, options)
+    options.refuse(f"{kind} files", "key", "order", "between", "nonlinearity")
     if kind == "onnx":
-        import fastrnn.onnx
+        from fastrnn.onnx._load import load_compared
 
-        net = Network({"rnn": fastrnn.onnx.load(source)})
+        options.refuse("onnx files", "config")
+        net, compared = load_compared(source)
+        net = Network({"rnn": net})
     else:
         import fastrnn.keras
 
-        net = fastrnn.keras.load(source, None if config is None else Path(config).read_text(encoding="utf-8"))
-    return net, [f"read {net!r}, {net.num_parameters} parameters; outputs were compared with those of the source"]
+        net = fastrnn.keras.load(source, None if options.config is None else Path(options.config).read_text(encoding="utf-8"))
+        rest = sorted({type(layer).__name__.replace("Linear", "Dense") for layer in net.layers.values() if not isinstance(layer, (GRU, LSTM, RNN))})
+        compared = "each recurrent layer alone agrees with a float64 reference of Keras' definitions; "
+        compared += f"{', '.join([*rest, 'the outputs of the whole'])} were not compared with anything"
+    return net, [f"read {net!r}, {net.num_parameters} parameters; {compared}"]
+
+
+def _read_state_dict(source, kind, options):
+    options.refuse("state_dicts", "config")
+    if kind == "torch":
+        tensors, kept = read_torch(source, options.key), True
+    else:
+        options.refuse("safetensors files", "key")
+        tensors, kept = _read_ordered(source)
+    order = None if options.order is None else [name.strip() for name in options.order.split(",")]
+    net, said = state_dict.read(tensors, order=order, between=_parsed_between(options.between), kept=kept, nonlinearity=options.nonlinearity)
+    vanilla = any(type(layer) is RNN for layer in net.layers.values())
+    if vanilla:
+        said.append(f"nonlinearity {options.nonlinearity!r} is taken for granted, as a state_dict does not say")
+    else:
+        options.refuse("a state_dict without vanilla layers", "nonlinearity")
+    first = f"read {net!r} from {len(tensors)} tensors, {net.num_parameters} parameters; x is (T, B, features), or ids (T, B), whatever batch_first was"
+    return net, [first, *said, compare_with_torch(net, tensors)]
+
+
+def _parsed_between(text):
+    """A function's name, or {layer: function} of "a=relu,b=none"; None without one."""
+    if text is None or "=" not in text:
+        return text
+    pairs = [part.strip().rpartition("=")[::2] for part in text.split(",")]
+    names = [name for name, _ in pairs]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(f"--between {text} must be one function, or NAME=FUNCTION for different layers, separated by commas")
+    return dict(pairs)
 
 
 def sniff(path):
@@ -129,7 +181,12 @@ def _holds(found):
 
 
 def read_safetensors(path):
-    """{name: array} of a .safetensors file, in the order in which they lie there."""
+    """{name: array} of a .safetensors file, in the order in which they lie there; in the state_dict's own order, if fastrnn wrote the file."""
+    return _read_ordered(path)[0]
+
+
+def _read_ordered(path):
+    """({name: array}, whether they are in the state_dict's order): the format sorts tensors by their names, but for files of fastrnn, which keep it."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -138,53 +195,34 @@ def read_safetensors(path):
         arrays = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         order = sorted(arrays, key=lambda name: header[name]["data_offsets"][0])
-    except (SafetensorError, ValueError, LookupError, TypeError, KeyError) as error:
+        kept = json.loads(header.get("__metadata__", {}).get(_ORDER, "null"))
+    except (SafetensorError, ValueError, LookupError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-    return {name: arrays[name] for name in _as_modules(arrays, order)}
-
-
-def _as_modules(arrays, names):
-    """The names in the order of use: safetensors sorts them. A table without bias comes first if its columns are the first recurrent input."""
-    groups = {}
-    for name in names:
-        groups.setdefault(name.rpartition(".")[0], []).append(name)
-    recurrent = [group for group in groups.values() if any("weight_hh" in name for name in group)]
-
-    def place(group):
-        if group in recurrent:
-            return 1
-        if len(group) > 1 or not recurrent or arrays[group[0]].ndim != 2:
-            return 2
-        takes = next((arrays[name].shape[-1] for name in recurrent[0] if re.search(r"weight_ih(_l0)?$", name)), None)
-        gives = next((arrays[name].shape[-1] for name in recurrent[-1] if "weight_hh" in name), None)
-        columns = arrays[group[0]].shape[1]
-        return 0 if columns == takes != gives or (columns == takes and not re.search("out|dec|lin|fc|head|proj", group[0].lower())) else 2
-
-    return [name for group in sorted(groups.values(), key=place) for name in group]
+    known = isinstance(kept, list) and all(isinstance(name, str) for name in kept) and sorted(kept) == sorted(order)
+    return {name: arrays[name] for name in (kept if known else order)}, known
 
 
 def compare_with_torch(net, tensors):
-    """Raise if the network's outputs on random input are not torch's; gives the line that says so."""
+    """Raise if a layer's outputs on random input are not torch's; gives the line that says what was compared: each layer alone."""
     try:
         import torch
     except ImportError:
         return "torch is not installed: outputs were NOT compared with torch's"
-    rng = np.random.default_rng(0)
-    first = next(iter(net.layers.values()))
-    ids = hasattr(first, "num_embeddings")
-    x = rng.integers(0, first.num_embeddings, (7, 3)) if ids else rng.standard_normal((7, 3, _width(first))).astype(net.dtype)
-    with torch.no_grad():
-        y = torch.from_numpy(x)
-        for name, layer in net.layers.items():
-            prefix = "" if name == "layer" and not any(key.startswith("layer.") for key in tensors) else f"{name}."
-            own = {key.removeprefix(prefix): torch.from_numpy(np.array(a)) for key, a in tensors.items() if key.rpartition(".")[0] == prefix[:-1]}
-            y = _torch_module(layer, own)(y)
-            y = y[0] if isinstance(y, tuple) else y
+    rng, worst = np.random.default_rng(0), 0.0
     bound = 1e-4 if net.dtype == np.float32 else 1e-10
-    largest = float(np.abs(net(x)[0] - y.numpy()).max())
-    if not largest <= bound * max(1.0, float(y.abs().max())):
-        raise ValueError(f"outputs differ from torch's by up to {largest:.3g}: please report this file; nothing was written")
-    return f"outputs on random input agree with torch's to {largest:.1e}"
+    for name, own in state_dict.modules(tensors).items():
+        layer = net.layers[name]
+        ids = hasattr(layer, "num_embeddings")
+        x = rng.integers(0, layer.num_embeddings, (7, 3)) if ids else rng.standard_normal((7, 3, _width(layer))).astype(net.dtype)
+        with torch.no_grad():
+            want = _torch_module(layer, {key: torch.from_numpy(np.array(a)) for key, a in own.items()})(torch.from_numpy(x))
+        want = (want[0] if isinstance(want, tuple) else want).numpy()
+        got = layer(x)
+        largest = float(np.abs((got[0] if isinstance(got, tuple) else got) - want).max())
+        if not largest <= bound * max(1.0, float(np.abs(want).max())):
+            raise ValueError(f"outputs of {name!r} differ from torch's by up to {largest:.3g}: please report this file; nothing was written")
+        worst = max(worst, largest)
+    return f"each layer alone agrees with torch's on random input, to {worst:.1e}; the chain of them was NOT compared, as no file holds your module's forward"
 
 
 def _width(layer):
@@ -267,15 +305,17 @@ def _write(model, destination):
         import fastrnn.onnx
 
         alone = isinstance(model, Network) and len(model.steps) == 1
-        fastrnn.onnx.export(next(iter(model.layers.values())) if alone else model, destination)
-        return f"wrote {destination}; its outputs on random input agree with fastrnn's"
+        layer = next(iter(model.layers.values())) if alone else model
+        fastrnn.onnx.export(layer, destination)
+        where = "fastrnn.onnx and onnxruntime" if layer.dtype == np.float32 and importlib.util.find_spec("onnxruntime") else "fastrnn.onnx alone"
+        return f"wrote {destination}; its outputs on random input, run by {where}, agree with fastrnn's"
     if suffix in _OUT:
         tensors = state_dict.from_layers(_layers(model))
         again = _write_tensors(tensors, destination, suffix)
-        if again.keys() != tensors.keys() or any(not np.array_equal(again[name], a) for name, a in tensors.items()):
+        if again.keys() != tensors.keys() or any(not np.array_equal(again[name], a, equal_nan=True) for name, a in tensors.items()):
             destination.unlink()
             raise ValueError(f"{destination} did not come back as it was written, and was removed")
-        return f"wrote {len(tensors)} tensors to {destination} and read them again: {', '.join(list(tensors)[:4])}, …"
+        return f"wrote {len(tensors)} tensors to {destination} and read them again: {', '.join(list(tensors)[:4])}, …{_left_out(model)}"
     if destination.suffix and not destination.is_dir() and len(destination.suffix) <= 6:
         raise ValueError(f"{destination}: a suffix says the format, one of {', '.join(_OUT)}; a directory of fastrnn has none")
     model.save(destination)
@@ -285,6 +325,14 @@ def _write(model, destination):
     if any(not np.array_equal(again[name], a, equal_nan=True) for name, a in model.state_dict().items()):
         raise ValueError(f"{destination} did not come back as it was written")
     return f"wrote {destination} and read it again, equal to the bit: fastrnn.Network.load reads it"
+
+
+def _left_out(model):
+    """What of a model is not in its state_dict, in words."""
+    if not isinstance(model, Network):
+        return "; its vocabulary and settings are not in them"
+    functions = [f"{name!r} ({step if isinstance(step, str) else step[0]})" for name, step in model.steps.items() if name not in model.layers]
+    return f"; not in a state_dict, and left out: {', '.join(functions)}" if functions else ""
 
 
 def _layers(model):
@@ -302,7 +350,7 @@ def _write_tensors(tensors, destination, suffix):
     if suffix == ".safetensors":
         from safetensors.numpy import save_file
 
-        save_file(tensors, destination)
+        save_file(tensors, destination, metadata={_ORDER: json.dumps(list(tensors))})
         return read_safetensors(destination)
     import torch
 

@@ -196,3 +196,16 @@ def test_a_live_model_is_compared_with_masks_too(monkeypatch):
     monkeypatch.setattr(_load, "_around", lambda *args: (right(*args)[0], {}))  # the zeros are forgotten
     with pytest.raises(ValueError, match="outputs of .* with a mask. differ from the source's"):
         fastrnn.keras.load(sequential(layer))
+
+
+def test_what_convert_says_of_keras_is_what_was_compared(tmp_path, run):
+    import keras
+
+    model = sequential(keras.layers.GRU(4, use_bias=False), keras.layers.Dense(2))
+    model.save(tmp_path / "m.keras")
+    status, out, err = run("convert", tmp_path / "m.keras", tmp_path / "net")
+    assert (status, err) == (0, "")
+    assert "each recurrent layer alone agrees with a float64 reference" in out and "Dense" in out and "not compared" in out
+    assert "Dense, the outputs of the whole were not compared with anything" in out
+    status, out, err = run("convert", tmp_path / "m.keras", tmp_path / "new", "--order", "gru,dense")
+    assert status == 1 and "--order gru,dense does not count for keras files" in err
