@@ -1,5 +1,6 @@
 """Random cases: how many, which, and how many there were."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -27,3 +28,12 @@ def poison(array: np.ndarray) -> np.ndarray:
     elif array.dtype.kind in "iu" and array.dtype.itemsize == 8:
         array.fill(0x5A5A5A5A5A5A5A5A)
     return array
+
+
+@contextlib.contextmanager
+def named(seed):
+    """Put the seed in front of the message of what fails inside."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error

@@ -1,7 +1,6 @@
 """fastrnn convert of state_dicts: the order of the layers, what stands between them, and what is claimed of either."""
 
-import os
-
+import fuzz
 import numpy as np
 import pytest
 
@@ -9,7 +8,6 @@ import fastrnn
 from fastrnn import Network, convert, state_dict
 
 F = np.float32
-TIMES = float(os.environ.get("FASTRNN_FUZZ", 1))
 
 
 def chain(module, x, between=None):
@@ -318,16 +316,22 @@ def drawn(seed):
 
 @pytest.mark.torch
 @pytest.mark.fuzz
-@pytest.mark.parametrize("seed", range(max(1, round(100 * TIMES))))
-def test_a_random_chain_is_read_right_or_its_order_is_asked_for(tmp_path, seed):
+def test_random_chains_are_read_right_or_their_order_is_asked_for(tmp_path):
+    for seed in fuzz.seeds("convert: chains", 40):
+        (tmp_path / str(seed)).mkdir()
+        with fuzz.named(seed):
+            read_or_ask(seed, tmp_path / str(seed))
+
+
+def read_or_ask(seed, folder):
     import torch
     from safetensors.torch import save_file
 
     module, between, x = drawn(seed)
     tensors = {f"{name}.{key}": t for name, part in module.items() for key, t in part.state_dict().items()}
-    save_file(tensors, tmp_path / "m.safetensors")
-    torch.save(tensors, tmp_path / "m.pt")
-    torch.save(dict(sorted(tensors.items())), tmp_path / "sorted.pt")
+    save_file(tensors, folder / "m.safetensors")
+    torch.save(tensors, folder / "m.pt")
+    torch.save(dict(sorted(tensors.items())), folder / "sorted.pt")
     known = {name: function for name, function in between.items() if function != "none"}
     want, text = chain(module, torch.from_numpy(x), known), ",".join(f"{n}={f}" for n, f in between.items()) or None
     first, *rest = module
@@ -336,11 +340,11 @@ def test_a_random_chain_is_read_right_or_its_order_is_asked_for(tmp_path, seed):
     for file in ("m.safetensors", "m.pt", "sorted.pt"):
         for given in (None, order):
             try:
-                said = convert.convert(tmp_path / file, tmp_path / f"{given is None}-{file[:-3]}-net", order=given, between=text)
+                said = convert.convert(folder / file, folder / f"{given is None}-{file[:-3]}-net", order=given, between=text)
             except ValueError as error:
-                assert given is None and "--order" in str(error), f"seed {seed}: {file}: {error}"
-                assert "m.pt" != file or "not known" in str(error), f"seed {seed}: {error}"
+                assert given is None and "--order" in str(error), f"{file}: {error}"
+                assert "m.pt" != file or "not known" in str(error), str(error)
                 continue
-            assert "the chain of them was NOT compared" in said[-2], f"seed {seed}"
-            net = Network.load(tmp_path / f"{given is None}-{file[:-3]}-net")
-            np.testing.assert_allclose(net(x)[0], want, atol=2e-5, err_msg=f"seed {seed}: {file}, --order {given}: {said}")
+            assert "the chain of them was NOT compared" in said[-2]
+            net = Network.load(folder / f"{given is None}-{file[:-3]}-net")
+            np.testing.assert_allclose(net(x)[0], want, atol=2e-5, err_msg=f"{file}, --order {given}: {said}")

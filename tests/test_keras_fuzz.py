@@ -1,7 +1,6 @@
 """Random Keras models: what is loaded gives what Keras gives, and the bits of the plain layers on any number of threads."""
 
-import os
-
+import fuzz
 import numpy as np
 import pytest
 
@@ -15,16 +14,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning"),
 ]
 
-TIMES = float(os.environ.get("FASTRNN_FUZZ", 1))
 UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33)  # both sides of every vector's width
 STEPS = (1, 2, 3, 5, 12)
 ROWS = (1, 2, 3, 5, 9)
 FUNCTIONS = ("tanh", "sigmoid", "relu", "linear", "elu", "selu", "silu", "softsign", "softplus", "leaky_relu", "hard_sigmoid")
 CELLS = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
-
-
-def seeds(number):
-    return range(max(1, round(number * TIMES)))
 
 
 def pick(rng, values):
@@ -96,13 +90,18 @@ def of_keras(made, x, mask):
     return keras.ops.convert_to_numpy(made(x) if mask is None else made(x, mask=keras.ops.convert_to_tensor(mask)))
 
 
-def close(got, want, seed):
+def close(got, want):
     scale = max(1.0, float(np.abs(want).max(initial=0)))
-    np.testing.assert_allclose(got / scale, want / scale, rtol=0, atol=3e-5, err_msg=f"seed {seed}")  # Keras on torch multiplies float64 in float32
+    np.testing.assert_allclose(got / scale, want / scale, rtol=0, atol=3e-5)  # Keras on torch multiplies float64 in float32
 
 
-@pytest.mark.parametrize("seed", seeds(30))
-def test_a_random_model_gives_what_keras_gives_on_any_number_of_threads(tmp_path, seed):
+def test_random_models_give_what_keras_gives_on_any_number_of_threads(tmp_path):
+    for seed in fuzz.seeds("keras: models loaded", 20):
+        with fuzz.named(seed):
+            compare_loaded(seed, tmp_path / f"{seed}.keras")
+
+
+def compare_loaded(seed, path):
     import fastrnn.keras
     from fastrnn.keras import _load
 
@@ -110,22 +109,27 @@ def test_a_random_model_gives_what_keras_gives_on_any_number_of_threads(tmp_path
     if seed % 3:
         net = fastrnn.keras.load(made)
     else:
-        made.save(tmp_path / "m.keras")
-        net = _load.read(str(tmp_path / "m.keras"), None, verify=True)
+        made.save(path)
+        net = _load.read(str(path), None, verify=True)
     want, found = of_keras(made, x, mask), []
     for threads in (1, 2, 3):
         with fastrnn.threads(threads):
             found.append(net(x, mask=mask))
-    close(found[0][0], want, seed)
+    close(found[0][0], want)
     one = net(x[:1], mask=None if mask is None else mask[:1])[0]
-    np.testing.assert_array_equal(one, found[0][0][:1], err_msg=f"seed {seed}: a row alone")
+    np.testing.assert_array_equal(one, found[0][0][:1], err_msg="a row alone")
     for y, state in found[1:]:
-        np.testing.assert_array_equal(y, found[0][0], err_msg=f"seed {seed}: threads")
-        assert str(state) == str(found[0][1]), f"seed {seed}: states"
+        np.testing.assert_array_equal(y, found[0][0], err_msg="threads")
+        assert str(state) == str(found[0][1])
 
 
-@pytest.mark.parametrize("seed", seeds(20))
-def test_a_random_model_of_our_layers_gives_what_keras_layers_give(seed):
+def test_random_models_of_our_layers_give_what_keras_layers_give():
+    for seed in fuzz.seeds("keras: models of our layers", 20):
+        with fuzz.named(seed):
+            compare_layers(seed)
+
+
+def compare_layers(seed):
     import fastrnn.keras
 
     theirs, (x, mask) = model(seed)
@@ -135,10 +139,10 @@ def test_a_random_model_of_our_layers_gives_what_keras_layers_give(seed):
     for threads in (1, 2, 3):
         with fastrnn.threads(threads):
             found.append(of_keras(ours, x, mask))
-    close(found[0], want, seed)
+    close(found[0], want)
     for y in found[1:]:
-        np.testing.assert_array_equal(y, found[0], err_msg=f"seed {seed}: threads")
-    close(fastrnn.keras.load(ours)(x, mask=mask)[0], want, seed)
+        np.testing.assert_array_equal(y, found[0], err_msg="threads")
+    close(fastrnn.keras.load(ours)(x, mask=mask)[0], want)
 
 
 def plain(kind, options, arrays, features):
@@ -167,8 +171,13 @@ def plain(kind, options, arrays, features):
     return layer
 
 
-@pytest.mark.parametrize("seed", seeds(30))
-def test_a_random_layer_has_the_bits_of_the_plain_layer(seed):
+def test_random_layers_have_the_bits_of_the_plain_layers():
+    for seed in fuzz.seeds("keras: layers", 30):
+        with fuzz.named(seed):
+            compare_bits(seed)
+
+
+def compare_bits(seed):
     """A layer of fastrnn.keras and a loaded one, without a mask and with one, also of no rows at all."""
     import keras
 
@@ -186,8 +195,8 @@ def test_a_random_layer_has_the_bits_of_the_plain_layer(seed):
         want = reference(x, mask=mask)[0]
         for threads in (1, 2, 3):
             with fastrnn.threads(threads):
-                np.testing.assert_array_equal(of_keras(layer, x, mask), want, err_msg=f"seed {seed}: fastrnn.keras.{kind}, {threads} threads")
-                np.testing.assert_array_equal(net(x, mask=mask)[0], want, err_msg=f"seed {seed}: load, {threads} threads")
+                np.testing.assert_array_equal(of_keras(layer, x, mask), want, err_msg=f"fastrnn.keras.{kind}, {threads} threads")
+                np.testing.assert_array_equal(net(x, mask=mask)[0], want, err_msg=f"load, {threads} threads")
     for shape in ((0, T, features), (B, 0, features)):
-        assert net(np.zeros(shape, dtype))[0].shape == (*shape[:2], options["units"]), f"seed {seed}"
-    assert keras.ops.convert_to_numpy(layer(np.zeros((0, T, features), dtype))).shape == (0, T, options["units"]), f"seed {seed}"
+        assert net(np.zeros(shape, dtype))[0].shape == (*shape[:2], options["units"])
+    assert keras.ops.convert_to_numpy(layer(np.zeros((0, T, features), dtype))).shape == (0, T, options["units"])
