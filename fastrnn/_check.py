@@ -419,6 +419,16 @@ def tagged(X, y):
     return sentences, tags
 
 
+def gradient(grad, write=False):
+    """A gradient of any shape, float32 or float64 and contiguous, as a 1-D view."""
+    if not isinstance(grad, np.ndarray) or grad.dtype not in (np.float32, np.float64):
+        got = grad.dtype if isinstance(grad, np.ndarray) else type(grad).__name__
+        raise TypeError(f"grad is {got}, but it must be a float32 or float64 array")
+    if not grad.flags.c_contiguous or not grad.flags.aligned or (write and not grad.flags.writeable):
+        raise ValueError(f"grad must be C-contiguous{' and writable' if write else ''}, got shape {grad.shape} and strides {grad.strides}")
+    return grad.reshape(-1)
+
+
 def flat_gradient(grad, flat, owner):
     """A gradient laid out like the parameters of an optimiser."""
     if not isinstance(grad, np.ndarray) or grad.dtype != flat.dtype or grad.shape != flat.shape or not grad.flags.c_contiguous:

@@ -207,7 +207,7 @@ def clip_by_value(grad, limit: float) -> None:
     >>> g
     array([ 0.5, -1. ,  1. ])
     """
-    _engine.clip_value(grad, _check.number("limit", limit, above=0))
+    _engine.clip_value(_check.gradient(grad, write=True), _check.number("limit", limit, above=0))
 
 
 def clip_by_global_norm(grad, max_norm: float) -> tuple[float, float]:
@@ -222,7 +222,7 @@ def clip_by_global_norm(grad, max_norm: float) -> tuple[float, float]:
     (5.0, 1.0)
     """
     max_norm = _check.number("max_norm", max_norm, above=0)
-    norm = math.sqrt(_engine.sum_of_squares(grad))
+    norm = math.sqrt(_engine.sum_of_squares(_check.gradient(grad)))
     scale = max_norm / (norm + 1e-6)
     return norm, 1.0 if scale > 1 else scale
 

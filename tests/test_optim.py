@@ -128,6 +128,20 @@ def test_clipping():
     assert np.isnan(scale)
     optim.clip_by_value(g, 3.5)
     assert_array_equal(g, [3, -3.5, np.nan])
+
+
+def test_clipping_takes_any_shape_and_refuses_what_the_engine_cannot_read():
+    g = np.array([[3.0, -4.0], [5.0, -6.0]], "float32")
+    assert optim.clip_by_global_norm(g, 100.0)[0] == pytest.approx(86**0.5)
+    optim.clip_by_value(g, 2)
+    assert_array_equal(g, [[2, -2], [2, -2]])
+    for wrong in (np.ones(3, "float16"), np.ones(3, "int64"), np.ones(3, "complex64"), [1.0, 2.0]):
+        with pytest.raises(TypeError, match="must be a float32 or float64 array"):
+            optim.clip_by_global_norm(wrong, 1.0)
+        with pytest.raises(TypeError, match="must be a float32 or float64 array"):
+            optim.clip_by_value(wrong, 1.0)
+    with pytest.raises(ValueError, match="grad must be C-contiguous and writable"):
+        optim.clip_by_value(np.ones((4, 4))[:, 1], 1.0)
     big = np.full(10, 1e30, "float32")  # its square is not a float32
     assert_allclose(optim.clip_by_global_norm(big, 1.0)[0], np.sqrt(10) * np.float32(1e30), rtol=1e-7)
 
