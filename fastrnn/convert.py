@@ -28,8 +28,9 @@ def convert(source, destination, *, key=None, order=None, between=None, nonlinea
     source : a file of torch (a state_dict), .safetensors, .onnx, .keras or .h5; its content says which; or a fastrnn directory
     destination : a directory; or a file, of what its suffix says: .onnx, .pt, .pth (torch's state_dict), .safetensors. It must not exist.
     key : of the state_dict in a file that holds a dict of more
-    order : "a,b,c": the layers of a state_dict in the order of use, where the file or their sizes do not tell it; see `state_dict.to_network`
-    between : "relu", or "a=relu,b=none": the function behind a Linear that another layer of a state_dict follows; see there
+    order : "a,b,c" or a list: the layers of a state_dict in the order of use, where the file or their sizes do not tell it; see
+        `state_dict.to_network`
+    between : "relu", or "a=relu,b=none" or a dict: the function behind a Linear that another layer of a state_dict follows; see there
     nonlinearity : "tanh" or "relu": of vanilla layers in a state_dict, which does not say
     config : for a .weights.h5, the file with the model's to_json()
     vocabulary : a JSON file with the list of the characters in the order of their ids, or {character: id}: makes a LanguageModel
@@ -54,8 +55,8 @@ class _Options:
     """What is said of the source."""
 
     key: str | None
-    order: str | None
-    between: str | None
+    order: str | list | None
+    between: str | dict | None
     nonlinearity: str
     config: str | None
 
@@ -97,12 +98,13 @@ def _read(source, options):
 def _read_state_dict(source, kind, options):
     options.refuse("state_dicts", "config")
     if kind == "torch":
-        tensors, kept = read_torch(source, options.key), True
+        tensors, kept, tied = read_torch(source, options.key), True, {}
     else:
         options.refuse("safetensors files", "key")
-        tensors, kept = _read_ordered(source)
-    order = None if options.order is None else [name.strip() for name in options.order.split(",")]
+        tensors, kept, tied = _read_ordered(source)
+    order = [name.strip() for name in options.order.split(",")] if isinstance(options.order, str) else options.order
     net, said = state_dict.read(tensors, order=order, between=_parsed_between(options.between), kept=kept, nonlinearity=options.nonlinearity)
+    said += [f"{name} is {other}, as the file says of tied weights" for name, other in tied.items()]
     vanilla = any(type(layer) is RNN for layer in net.layers.values())
     if vanilla:
         said.append(f"nonlinearity {options.nonlinearity!r} is taken for granted, as a state_dict does not say")
@@ -114,7 +116,7 @@ def _read_state_dict(source, kind, options):
 
 def _parsed_between(text):
     """A function's name, or {layer: function} of "a=relu,b=none"; None without one."""
-    if text is None or "=" not in text:
+    if not isinstance(text, str) or "=" not in text:
         return text
     pairs = [part.strip().rpartition("=")[::2] for part in text.split(",")]
     names = [name for name, _ in pairs]
@@ -186,7 +188,10 @@ def read_safetensors(path):
 
 
 def _read_ordered(path):
-    """({name: array}, whether they are in the state_dict's order): the format sorts tensors by their names, but for files of fastrnn, which keep it."""
+    """({name: array}, whether they are in the state_dict's order, {name: the name of the tensor that it is tied to}).
+
+    The format sorts tensors by their names, but for files of fastrnn, which keep the order. Of tied weights safetensors keeps one and names the other.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -194,12 +199,16 @@ def _read_ordered(path):
     try:
         arrays = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        texts = header.get("__metadata__", {})
+        tied = {name: other for name, other in texts.items() if name not in arrays and other in arrays}
         order = sorted(arrays, key=lambda name: header[name]["data_offsets"][0])
-        kept = json.loads(header.get("__metadata__", {}).get(_ORDER, "null"))
-    except (SafetensorError, ValueError, LookupError, TypeError, KeyError, AttributeError) as error:
+        kept = json.loads(texts.get(_ORDER, "null"))
+    except KeyError as error:  # an element type that NumPy does not have
+        raise ValueError(f"{path} has tensors of {error.args[0]}, but parameters must be float32 or float64: convert them first (module.float())") from None
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     known = isinstance(kept, list) and all(isinstance(name, str) for name in kept) and sorted(kept) == sorted(order)
-    return {name: arrays[name] for name in (kept if known else order)}, known
+    return {name: arrays[name] for name in (kept if known else order)} | {name: arrays[other] for name, other in tied.items()}, known, tied
 
 
 def compare_with_torch(net, tensors):
@@ -321,10 +330,11 @@ def _write(model, destination):
     model.save(destination)
     if not isinstance(model, Network):
         return f"wrote {destination}: fastrnn.models.{type(model).__name__}.load reads it"
-    again = Network.load(destination).state_dict()
-    if any(not np.array_equal(again[name], a, equal_nan=True) for name, a in model.state_dict().items()):
+    again = Network.load(destination)
+    arrays = again.state_dict()
+    if repr(again) != repr(model) or any(not np.array_equal(arrays[name], a, equal_nan=True) for name, a in model.state_dict().items()):
         raise ValueError(f"{destination} did not come back as it was written")
-    return f"wrote {destination} and read it again, equal to the bit: fastrnn.Network.load reads it"
+    return f"wrote {destination} and read it again, settings and numbers equal to the bit: fastrnn.Network.load reads it"
 
 
 def _left_out(model):

@@ -251,7 +251,8 @@ def _check_function(name, step, before, width):
 def _described(step):
     """A step as JSON has it."""
     if isinstance(step, Stacked):
-        return {"kind": "Stacked", "layers": [_described(layer) for layer in step.layers], "residual": step.residual}
+        found = {name: getattr(step, name) for name in ("dropout", "variational", "residual")}
+        return {"kind": "Stacked", "layers": [_described(layer) for layer in step.layers], **found}
     if not hasattr(step, "params"):
         return [step] if isinstance(step, str) else list(step)
     names = next(options for cls, options in _OPTIONS.items() if isinstance(step, cls))
@@ -268,6 +269,6 @@ def _made(described):
     options = dict(described)
     kind = options.pop("kind")
     if kind == "Stacked":
-        return Stacked([_made(layer) for layer in options["layers"]], residual=options["residual"])
+        return Stacked([_made(layer) for layer in options.pop("layers")], **options)
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return _KINDS[kind](**options, seed=0)

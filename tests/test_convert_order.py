@@ -212,6 +212,41 @@ def test_a_safetensors_file_of_fastrnn_keeps_the_order(tmp_path, run):
     np.testing.assert_array_equal(Network.load(tmp_path / "again")(x)[0], net(x)[0])
 
 
+@pytest.mark.torch
+def test_tied_weights_that_safetensors_left_out_are_there(tmp_path, run):
+    """save_model writes one of two tied tensors and the name of the other; the embedding was lost."""
+    from safetensors.torch import save_model
+
+    module = modules(embedding=("Embedding", (9, 4)), rnn=("GRU", (4, 4)), decoder=("Linear", (4, 9)))
+    module["decoder"].weight = module["embedding"].weight
+    save_model(module, str(tmp_path / "m.safetensors"))
+    status, out, err = run("convert", tmp_path / "m.safetensors", tmp_path / "net")
+    assert (status, err) == (0, "") and "embedding.weight is decoder.weight, as the file says of tied weights" in out
+    x = np.arange(9)[:, None]
+    import torch
+
+    np.testing.assert_allclose(Network.load(tmp_path / "net")(x)[0], chain(module, torch.from_numpy(x)), atol=2e-5)
+
+
+@pytest.mark.torch
+def test_an_element_type_that_numpy_has_not_is_not_called_damage(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({name: t.to(torch.bfloat16) for name, t in torch.nn.GRU(3, 4).state_dict().items()}, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="m.safetensors has tensors of BF16, but parameters must be float32 or float64: convert them first"):
+        convert.convert(tmp_path / "m.safetensors", tmp_path / "net")
+
+
+def test_a_list_and_a_dict_say_the_same_as_text(tmp_path):
+    net = Network({"b": fastrnn.Linear(4, 4, seed=0), "a": fastrnn.GRU(4, 4, seed=1)})
+    net.save(tmp_path / "net")
+    convert.convert(tmp_path / "net", tmp_path / "m.safetensors")
+    for name, order, between in (("text", "a,b", "a=relu"), ("objects", ["a", "b"], {"a": "relu"})):
+        said = convert.convert(tmp_path / "m.safetensors", tmp_path / name, order=order, between=between)
+        assert "order of the layers: a, b; it was given" in said[1] and list(Network.load(tmp_path / name).steps) == ["a", "a.relu", "b"]
+
+
 # --- what is no layer here, and options that do not count ----------------------
 
 

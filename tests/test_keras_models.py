@@ -209,3 +209,8 @@ def test_what_convert_says_of_keras_is_what_was_compared(tmp_path, run):
     assert "Dense, the outputs of the whole were not compared with anything" in out
     status, out, err = run("convert", tmp_path / "m.keras", tmp_path / "new", "--order", "gru,dense")
     assert status == 1 and "--order gru,dense does not count for keras files" in err
+    (tmp_path / "m.json").write_text(model.to_json())
+    model.save(tmp_path / "m.h5")
+    for name in ("m.keras", "m.h5"):
+        status, out, err = run("convert", tmp_path / name, tmp_path / "new", "--config", tmp_path / "m.json")
+        assert status == 1 and "has settings of its own, and the config that was given would not count" in err

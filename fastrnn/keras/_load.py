@@ -53,6 +53,7 @@ def load(source, config=None, *, verify=True):
 def read(path, config, *, verify):
     """`load` of a file that is not feared."""
     if _files.sniff(path) == "keras":
+        _refuse_config(path, config)
         archive = _files.KerasZip(path)
         try:
             version = archive.json("metadata.json").get("keras_version")
@@ -70,8 +71,16 @@ def read(path, config, *, verify):
             weights.close()
             raise ValueError(f"{path} has weights and no settings (a .weights.h5): give config=model.to_json(), or --config FILE to the command")
         return _finish(path, _parts(path, config, False), False, weights, _arrays_3, verify)
+    if config is not None:
+        weights.close()
+        _refuse_config(path, config)
     keras_2 = _keras_2(path, weights.attribute("keras_version"))
     return _finish(path, _parts(path, _files.parse(path, text, "model_config"), keras_2), keras_2, weights, _arrays_h5, verify)
+
+
+def _refuse_config(path, config):
+    if config is not None:
+        raise ValueError(f"{path} has settings of its own, and the config that was given would not count: leave it out")
 
 
 def _keras_2(path, version):
