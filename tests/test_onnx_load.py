@@ -134,3 +134,20 @@ def test_an_input_without_shape_is_refused_by_load_and_runs():
     with pytest.raises(NotImplementedError, match="input 'x' has no shape"):
         fastrnn.onnx.load(model)
     assert fastrnn.onnx.run_model(model, [np.zeros((5, 2, 3), "float32")])[0].shape == (5, 2, 4)
+
+
+@pytest.mark.parametrize("lengths, words", [([6, 6, 6], None), ([6, 4, 2], r"sequence_lens are part of the model, and not all of them are 6")])
+def test_lengths_that_are_part_of_the_model_are_refused_unless_they_are_whole(lengths, words):
+    """A network has no lengths of its own: called without, it ran on past them."""
+    from onnx_cases import Case, tensors
+
+    import fastrnn.onnx
+
+    case = Case("GRU", tensors("GRU", 6, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R")), {"hidden_size": 6}, ("Y",), ("W", "R", "sequence_lens"))
+    case.tensors["sequence_lens"] = np.array(lengths, "int32")
+    model = case.model()
+    if words is None:
+        np.testing.assert_allclose(fastrnn.onnx.load(model)(case.tensors["X"])[0], fastrnn.onnx.run_model(model, case.feeds)[0][:, 0], rtol=1e-6)
+        return
+    with pytest.raises(NotImplementedError, match=words):
+        fastrnn.onnx.load(model)

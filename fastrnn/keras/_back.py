@@ -46,9 +46,7 @@ def to_keras(layer, **options):
 
 def _recurrent(layer, options):
     kind = _KINDS[type(layer)]
-    for name, usual in _UNLIKE.items():
-        if getattr(layer, name, usual) != usual:
-            raise NotImplementedError(f"Keras' {kind} has no {name}={getattr(layer, name)!r}")
+    _refuse_unlike(layer)
     if kind == "LSTM" and layer.output_activation not in (None, layer.activation):
         raise NotImplementedError(f"Keras' LSTM has one activation for g and c, this one has {layer.activation!r} and {layer.output_activation!r}")
     settings = {"return_sequences": True, "use_bias": layer.bias, "dtype": str(layer.dtype)} | options
@@ -62,12 +60,20 @@ def _recurrent(layer, options):
     return getattr(keras.layers, kind)(layer.hidden_size, go_backwards=layer.reverse, **settings)
 
 
+def _refuse_unlike(layer):
+    """Name a setting of a recurrent layer that Keras' layers do not have: its parameters would be lost."""
+    for name, usual in _UNLIKE.items():
+        if getattr(layer, name, usual) != usual:
+            raise NotImplementedError(f"Keras' {_KINDS[type(layer)]} has no {name}={getattr(layer, name)!r}")
+
+
 def set_weights(keras_layer, layer):
     """Give a built Keras layer the weights of a fastrnn layer. Where Keras has one bias it becomes the sum of two.
 
     Raises
     ------
-    ValueError  shapes differ; both are named.
+    ValueError           shapes, or where a GRU applies its reset gate, differ; both are named.
+    NotImplementedError  the layer has what Keras' has not: several layers, peephole, clip, …
     """
     params = layer.params
     if isinstance(layer, fastrnn.Embedding):
@@ -75,7 +81,11 @@ def set_weights(keras_layer, layer):
     elif isinstance(layer, fastrnn.Linear):
         arrays = [params["weight"].T] + ([params["bias"]] if "bias" in params else [])
     else:
+        _refuse_unlike(layer)
         kind, two = _KINDS[type(layer)], getattr(layer, "reset_after", False)
+        theirs = getattr(getattr(keras_layer, "forward_layer", keras_layer), "reset_after", two)
+        if theirs != two:
+            raise ValueError(f"{keras_layer.name!r} has reset_after={theirs}, but the {type(layer).__name__} {two}")
         arrays = []
         for suffix in ("_l0", "_l0_reverse")[: layer.num_directions]:
             arrays += _convert.from_params(kind, params, two, suffix)

@@ -215,6 +215,10 @@ class _Chain:
         """Raise if a node was not given what the one before it gave, or not the same lengths."""
         below = seen[self.x].swapaxes(0, 1) if self.batch_first else seen[self.x]
         lengths = self.value(seen, self.nodes[0], 4)
+        T = len(below)
+        if lengths is not None and not self.sources(self.nodes[0].input[4]) and (lengths != T).any():
+            where = _nodes.where(self.nodes[0])
+            raise NotImplementedError(f"{where}: its sequence_lens are part of the model, and not all of them are {T}, as x has steps; prepare(model) runs it")
         for node in self.nodes:
             layout = bool(_nodes.attributes_of(node).get("layout"))
             X, own = self.value(seen, node, 0), self.value(seen, node, 4)
