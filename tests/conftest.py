@@ -25,6 +25,7 @@ NEEDS = {
     "threadpoolctl": "obedience to its limits",
     "matplotlib": "drawing",
     "tensorboardX": "its log",
+    "soundfile": "the WAV files of other kinds than 16 bits",
     "mpi4py": "training on several processes",
 }
 MISSING = {name: f"{name} is not installed: {what} is NOT tested" for name, what in NEEDS.items() if importlib.util.find_spec(name) is None}

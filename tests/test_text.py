@@ -1,6 +1,7 @@
 """Texts as words and as bytes, word vectors from elsewhere, and language models of them."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastrnn import storage
+from fastrnn import _splitting, storage
 from fastrnn.batches import Streams
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel, language_model
@@ -31,14 +32,14 @@ def fitted(request):
 # ---- words --------------------------------------------------------------------------------------------------------
 
 
-@given(st.text())
-def test_words_joined_are_the_text(text):
-    assert "".join(split_words(text)) == text
+@given(st.text(), st.sampled_from(["unicode", "simple"]))
+def test_words_joined_are_the_text(text, splitting):
+    assert "".join(split_words(text, splitting)) == text
 
 
-@given(st.text(alphabet=" \n\ta'’.é<unk>_1", max_size=40))
-def test_words_joined_are_a_text_of_blanks_and_signs(text):
-    words = split_words(text)
+@given(st.text(alphabet=" \n\ta'’.é<unk>_1\u0301\u200d", max_size=40), st.sampled_from(["unicode", "simple"]))
+def test_words_joined_are_a_text_of_blanks_and_signs(text, splitting):
+    words = split_words(text, splitting)
     assert "".join(words) == text
     assert all(words)
 
@@ -47,6 +48,51 @@ def test_where_words_begin_and_end():
     assert split_words("A dog’s 'bone'.") == ["A", " dog’s", " '", "bone", "'", "."]
     assert split_words("\n\n    can't (x2)!!\t") == ["\n", "\n", "   ", " can't", " (", "x2", ")", "!", "!", "\t"]
     assert split_words("<unk> <unk>  ") == ["<unk>", " <unk>", " ", " "]
+
+
+@pytest.mark.parametrize("text", ["नमस्ते दुनिया", "தமிழ் மொழி", "العَرَبِيَّة لغة", "שָׁלוֹם עולם", "re\u0301sume\u0301 x", "می\u200cخواهم x"])
+def test_combining_marks_stay_with_their_letters(text):
+    assert split_words(text) == [text.split()[0], " " + text.split()[1]]
+    words = LanguageModel("rnn", 4, level="word", min_count=1, seed=0).fit((text + "\n") * 20, **QUICK | {"batch_size": 2, "seq_len": 5})
+    assert {word for word in words.vocabulary.symbols if word[0] not in "<\n"} <= {text.split()[0], " " + text.split()[1]}
+    with pytest.raises(ValueError, match="has combining marks, which splitting='simple' cuts off: give 'unicode'"):
+        LanguageModel("rnn", 4, level="word", splitting="simple", seed=0).fit((text + "\n") * 20, **QUICK)
+
+
+def test_numbers_and_addresses_are_whole_and_chinese_characters_are_words():
+    assert split_words("3.14 at example.com, 日本") == ["3.14", " at", " example.com", ",", " 日", "本"]
+    assert split_words("3.14 at", "simple") == ["3", ".", "14", " at"]
+
+
+def test_a_saved_model_splits_as_it_was_trained_and_an_older_one_as_it_always_did(tmp_path):
+    text = "pi is 3.14, e is 2.72.\n" * 30
+    for splitting in ("unicode", "simple"):
+        model = small(splitting=splitting).fit(text, **QUICK)
+        assert ("3.14" in "".join(model.vocabulary.symbols)) == (splitting == "unicode")
+        model.save(tmp_path / splitting)
+        again = LanguageModel.load(tmp_path / splitting)
+        assert again.splitting == again.vocabulary.splitting == splitting
+        assert again.score(text) == model.score(text)
+    arrays, config = storage.load(tmp_path / "simple")
+    del config["splitting"]
+    storage.save(tmp_path / "older", arrays, config)
+    older = LanguageModel.load(tmp_path / "older")
+    assert older.splitting == "simple" and older.score(text) == model.score(text)
+    assert older.generate("pi is 3.14", 9, seed=1) == model.generate("pi is 3.14", 9, seed=1)
+
+
+def test_without_regex_words_are_split_the_simple_way_only_if_that_is_said(monkeypatch, tmp_path):
+    small().fit(TEXT, **QUICK).save(tmp_path / "m")
+    monkeypatch.setitem(sys.modules, "regex", None)
+    _splitting._unicode.cache_clear()
+    for make in (small, lambda: split_words("a b"), lambda: LanguageModel.load(tmp_path / "m")):
+        with pytest.raises(ImportError, match=r"need the package regex: pip install 'fastrnn\[data\]'. Or split the simple way"):
+            make()
+    assert small(splitting="simple").fit(TEXT, **QUICK).splitting == "simple"
+    with pytest.raises(ValueError, match="splitting=simple is for words, but level is 'character'"):
+        small("character", splitting="simple")
+    monkeypatch.undo()
+    _splitting._unicode.cache_clear()
 
 
 def test_rare_words_are_unknown_and_the_most_frequent_are_kept():

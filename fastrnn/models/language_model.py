@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from fastrnn import _check, _check_stacked
+from fastrnn._splitting import check_rule, first_cut
 from fastrnn.batches import Streams
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
@@ -20,7 +21,10 @@ from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
 
 # Defaults that the repr does not show
-_USUAL = {"input_dropout": 0.0, "variational": False, "level": "character", "min_count": None, "max_vocabulary": None, "tied": False, "label_smoothing": 0.0}
+_USUAL = {
+    "input_dropout": 0.0, "variational": False, "level": "character", "min_count": None, "max_vocabulary": None, "tied": False,
+    "label_smoothing": 0.0, "splitting": None,
+}  # fmt: skip
 
 
 class LanguageModel(Model):
@@ -45,6 +49,9 @@ class LanguageModel(Model):
     tied : the softmax has the embedding's weight (Press & Wolf 2017, Inan et al. 2017); embedding_size and hidden_size must be the same
     label_smoothing : 0..1, part of the target's probability that is spread over all symbols, in training only (`train_loss` has it,
         held-out losses and scores do not)
+    splitting : how a text is split into words: "unicode" (also None), at Unicode's word boundaries, which needs the package regex
+        (``pip install 'fastrnn[data]'``); "simple", into runs of letters and digits, for texts without combining marks. It is saved with the
+        model; a model saved without it is read as "simple", which it was
     dtype : "float32" or "float64"
     seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
 
@@ -90,6 +97,7 @@ class LanguageModel(Model):
         max_vocabulary: int | None = None,
         tied: bool = False,
         label_smoothing: float = 0.0,
+        splitting: str | None = None,
         dtype="float32",
         seed: int | None = None,
     ):
@@ -103,9 +111,12 @@ class LanguageModel(Model):
         self.level = _check.choice("level", level, tuple(LEVELS))
         self.min_count = None if min_count is None else _check.size("min_count", min_count)
         self.max_vocabulary = None if max_vocabulary is None else _check.size("max_vocabulary", max_vocabulary, least=2)
-        for name in ("min_count", "max_vocabulary"):
+        self.splitting = splitting
+        for name in ("min_count", "max_vocabulary", "splitting"):
             if level != "word" and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)} is for words, but level is {level!r}")
+        if level == "word":
+            self.splitting = check_rule(splitting or "unicode")
         self.tied = bool(tied)
         if self.tied and self._embedding_size != self._top_size:
             raise ValueError(
@@ -209,7 +220,9 @@ class LanguageModel(Model):
         if pretrained is not None and self.level != "word":
             raise ValueError(f"pretrained vectors are for words, but level is {self.level!r}")
         text = LEVELS[self.level].read(text)
-        symbols = split_words(text) if self.level == "word" else text
+        if self.splitting == "simple" and first_cut(text) is not None:
+            raise ValueError(f"the word {first_cut(text)!r} has combining marks, which splitting='simple' cuts off: give 'unicode'")
+        symbols = split_words(text, self.splitting) if self.level == "word" else text
         kept = len(symbols) - (round(len(symbols) * validation) if held_out == "end" else 0)
         vocabulary = self._vocabulary_of(symbols, kept)
         ids = vocabulary.encode(symbols)
@@ -242,7 +255,9 @@ class LanguageModel(Model):
         """The vocabulary: of characters all that occur, of words those of the first `kept`, which are the training part."""
         if self.level == "byte":
             return Bytes()
-        return Vocabulary.of(symbols) if self.level == "character" else Words.of(symbols[:kept], self.min_count or 2, self.max_vocabulary)
+        if self.level == "character":
+            return Vocabulary.of(symbols)
+        return Words.of(symbols[:kept], self.min_count or 2, self.max_vocabulary, self.splitting)
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
         """Mean NLL of a window and the state to go on with; the gradient is added to `into`, laid out as ``storage.flat``.
@@ -395,8 +410,14 @@ class LanguageModel(Model):
     def _fitted_config(self):
         return {"symbols": self.vocabulary.symbols}
 
+    @classmethod
+    def _of(cls, arrays, config):
+        older = {"splitting": "simple"} if config.get("level") == "word" else {}  # a model that was saved without it had only this
+        return super()._of(arrays, older | config)
+
     def _rebuild(self, config, arrays):
-        self._build(Bytes() if self.level == "byte" else LEVELS[self.level](config["symbols"]), 0)
+        symbols = config["symbols"]
+        self._build({"byte": Bytes, "character": lambda: Vocabulary(symbols), "word": lambda: Words(symbols, self.splitting)}[self.level](), 0)
 
 
 def _at(states, t):

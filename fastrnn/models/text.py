@@ -5,25 +5,25 @@ from __future__ import annotations
 import codecs
 import collections
 import os
-import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _files
+from fastrnn._splitting import UNKNOWN, split_words
 
 
-def read_text(source: str | os.PathLike) -> str:
-    """The text itself, or that of a UTF-8 file.
+def read_text(source: str | os.PathLike, encoding: str = "utf-8") -> str:
+    """The text itself, or that of a file; its line ends CR LF and CR become LF, as in Python's text files.
 
     Parameters
     ----------
-    source : a str is the text; a PathLike names a file
+    source : a str is the text; a PathLike names a regular file
+    encoding : of a file
 
     Raises
     ------
-    ValueError  the text or the file is empty, the file is not UTF-8, or the str is the name of a file.
+    ValueError  the text or the file is empty, the file is not in its encoding or no regular file, or the str is the name of a file.
     OSError     the file cannot be read.
 
     Examples
@@ -37,10 +37,10 @@ def read_text(source: str | os.PathLike) -> str:
         text, name = source, "the text"
     elif isinstance(source, os.PathLike):
         name = f"the file {os.fspath(source)}"
-        try:
-            text = Path(source).read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from None
+        text = _files.read_text(source, encoding, name)
+        if "\r" in text:
+            _files.say(f"{name}: {_files.counted(text.count(chr(13)), 'line end')} CR LF or CR read as LF")
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
     else:
         raise TypeError(f"the text is {type(source).__name__!r}, but it must be a str (the text itself) or a pathlib.Path (a file)")
     if not text:
@@ -65,6 +65,7 @@ def read_bytes(source) -> bytes | np.ndarray:
         data = source
     elif isinstance(source, os.PathLike):
         name = f"the file {os.fspath(source)}"
+        _files.check_file(source, name)
         data = np.memmap(source, np.uint8, "r") if os.path.getsize(source) else b""
     else:
         return read_text(source).encode("utf-8", "surrogatepass")
@@ -126,26 +127,10 @@ class Vocabulary:
         return self.symbols.index(symbol) if symbol in self.symbols else None
 
 
-UNKNOWN = "<unk>"
-_WORD = re.compile(rf" ?{UNKNOWN}| ?\w+(?:['’]\w+)*| ?[^\w\s]| +(?= )|\s")
-
-
-def split_words(text: str) -> list[str]:
-    r"""The words of a text, so that ``"".join(words) == text``.
-
-    A word is a run of letters and digits, with apostrophes inside (don't), or one other sign; the blank before it belongs to it. What is
-    left are line breaks, tabs and the further blanks of a run of blanks.
-
-    Examples
-    --------
-    >>> split_words("Well, don't!\n  It's 7.")
-    ['Well', ',', " don't", '!', '\n', ' ', " It's", ' 7', '.']
-    """
-    return _WORD.findall(text)
-
-
 class Words(Vocabulary):
     """A vocabulary of words, as `split_words` makes them; any other word is ``<unk>``, and so is the word ``<unk>`` in a text.
+
+    splitting : how a text is split; see `split_words`
 
     Examples
     --------
@@ -158,24 +143,28 @@ class Words(Vocabulary):
 
     unknown = 0
 
-    def __init__(self, symbols: list[str]):
-        self.symbols = symbols
+    def __init__(self, symbols: list[str], splitting: str = "unicode"):
+        self.symbols, self.splitting = symbols, splitting
         self._id_of = {symbol: i for i, symbol in enumerate(symbols)}
 
     @classmethod
-    def of(cls, words: list[str], min_count: int = 2, max_vocabulary: int | None = None) -> Words:
+    def of(cls, words: list[str], min_count: int = 2, max_vocabulary: int | None = None, splitting: str = "unicode") -> Words:
         """The words that occur at least `min_count` times, the most frequent first, at most `max_vocabulary` with ``<unk>``."""
         count = collections.Counter(words)
         known = [word for word, n in count.items() if n >= min_count and word.lstrip(" ") != UNKNOWN]
         if not known:
             raise ValueError(f"the text has no word that occurs min_count={min_count} times: lower min_count, or give more text")
         known.sort(key=lambda word: (-count[word], word))
-        return cls([UNKNOWN, *known][:max_vocabulary])
+        return cls([UNKNOWN, *known][:max_vocabulary], splitting)
 
     def encode(self, text: str | list[str], name: str = "the text") -> np.ndarray:
         """Ids, int32, of a text or of its words."""
-        words = split_words(text) if isinstance(text, str) else text
-        return np.fromiter((self._id_of.get(word, self.unknown) for word in words), np.int32, len(words))
+        words = split_words(text, self.splitting) if isinstance(text, str) else text
+        ids = np.fromiter((self._id_of.get(word, self.unknown) for word in words), np.int32, len(words))
+        unknown = np.count_nonzero(ids == self.unknown)
+        if unknown:
+            _files.say(f"{name}: {_files.counted(unknown, 'word')} of {len(words):,} read as {UNKNOWN}")
+        return ids
 
     def find(self, symbol):
         return self._id_of.get(symbol)

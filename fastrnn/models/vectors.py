@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fastrnn._files import check_file
+
 
 def read_vectors(source: Mapping | str | os.PathLike, words: list[str], size: int) -> dict[int, np.ndarray]:
     """The vectors of those of the words that have one: {place in words: (size,) float64}.
@@ -63,6 +65,7 @@ def _in_mapping(source, wanted, size):
 
 def _in_file(path, wanted, size):
     found, name = {}, os.fspath(path)
+    check_file(path)
     with open(path, "rb") as lines:
         for n, line in enumerate(lines, 1):
             if n == 1 and _is_head(line, name, size):

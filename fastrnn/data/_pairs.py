@@ -1,22 +1,30 @@
-"""Readers of pairs: translations, pronunciations, captions. They are in fastrnn.data."""
+"""Readers of pairs: translations, pronunciations, captions."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import zipfile
+import zlib
 
 import numpy as np
 
-from fastrnn._files import floats, is_number, lines, some
+from fastrnn._files import FLOAT32_MAX, check_file, counted, floats, full_lines, is_number, lines, rows, say, some
+from fastrnn._splitting import check_rule, first_cut, split_words
 
 
-def read_parallel(source_path: str | os.PathLike, target_path: str | os.PathLike):
-    """Sentences and their translations: two text files with as many lines.
+def read_parallel(
+    source_path: str | os.PathLike, target_path: str | os.PathLike, *, splitting: str = "simple", encoding: str = "utf-8"
+):
+    """Sentences and their translations: two text files with as many lines, as ``wc -l`` counts them.
 
-    Lines are lower-cased and cut into words (runs of letters and digits) and single other signs. An empty line gives a sentence without
-    words.
+    Lines are lower-cased and cut into words and single other signs. An empty line gives a sentence without words.
+
+    Parameters
+    ----------
+    splitting : "simple": words are runs of letters and digits; a text with combining marks, which it would cut off, is refused.
+        "unicode": words end at Unicode's word boundaries (UAX 29), as in ``LanguageModel``; needs the package regex
+    encoding : of both files
 
     Returns
     -------
@@ -24,7 +32,8 @@ def read_parallel(source_path: str | os.PathLike, target_path: str | os.PathLike
 
     Raises
     ------
-    ValueError  the files have different numbers of lines, or none; the message names both numbers.
+    ValueError   the files have different numbers of lines, or none; the message names both numbers. Or splitting="simple" would cut a word.
+    ImportError  splitting="unicode", and regex is not installed.
 
     Examples
     --------
@@ -35,18 +44,26 @@ def read_parallel(source_path: str | os.PathLike, target_path: str | os.PathLike
     >>> sources[0], targets[1]
     (['ein', 'hund', '.'], ['two', 'cats', '!'])
     """
+    check_rule(splitting)
     sides = []
     for path in (source_path, target_path):
-        texts = [line for _, line in lines(path)]
-        texts = texts[:-1] if texts[-1] == "" else texts  # behind the last line break
-        sides.append([re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts])
+        sides.append([])
+        for number, line in enumerate(full_lines(path, encoding), 1):
+            if splitting == "simple" and first_cut(line) is not None:
+                raise ValueError(
+                    f"{path}, line {number}: {first_cut(line)!r} has combining marks, which splitting='simple' cuts off: give "
+                    "splitting='unicode'"
+                )
+            text = line.lower()
+            words = re.findall(r"\w+|[^\w\s]", text) if splitting == "simple" else [word.strip() for word in split_words(text)]
+            sides[-1].append([word for word in words if word])
     if len(sides[0]) != len(sides[1]):
         numbers = f"{source_path} has {len(sides[0])} lines, but {target_path} has {len(sides[1])}"
         raise ValueError(f"{numbers}: they must be line by line the same")
     return some(*sides, source_path, "lines")
 
 
-def read_pairs(path: str | os.PathLike, *, targets: bool = True):
+def read_pairs(path: str | os.PathLike, *, targets: bool = True, encoding: str = "utf-8"):
     """Pairs of sequences, one a line: the source's words, a tab, the target's words; words are separated by blanks.
 
     A target may have no words.
@@ -54,6 +71,7 @@ def read_pairs(path: str | os.PathLike, *, targets: bool = True):
     Parameters
     ----------
     targets : False gives the sources only, and a line may then end before its tab
+    encoding : of the file
 
     Returns
     -------
@@ -71,8 +89,7 @@ def read_pairs(path: str | os.PathLike, *, targets: bool = True):
     ([['zwei', 'hunde'], ['ja']], [['two', 'dogs'], ['yes']])
     """
     sources, found = [], []
-    texts = [line for _, line in lines(path)]
-    for number, line in enumerate(texts[:-1] if texts[-1] == "" else texts, 1):  # behind the last line break is no line
+    for number, line in enumerate(full_lines(path, encoding), 1):
         source, *rest = line.split("\t")
         if len(rest) != 1 and (targets or rest):
             raise ValueError(f"{path}, line {number}: it has {len(rest)} tabs, but must have 1, between source and target")
@@ -84,7 +101,7 @@ def read_pairs(path: str | os.PathLike, *, targets: bool = True):
     return (sources, found) if targets else sources
 
 
-def read_dictionary(path: str | os.PathLike) -> dict[str, list[list[str]]]:
+def read_dictionary(path: str | os.PathLike, *, encoding: str = "utf-8") -> dict[str, list[list[str]]]:
     """Words and how they are pronounced: a pronouncing dictionary as CMUdict has it.
 
     A line has a word and its sounds; ``word(2)`` is another pronunciation of the word; digits for stress are left out, and a pronunciation
@@ -105,22 +122,25 @@ def read_dictionary(path: str | os.PathLike) -> dict[str, list[list[str]]]:
     >>> read_dictionary("some.dict")
     {'a': [['AH'], ['EY']], 'aachen': [['AA', 'K', 'AH', 'N']]}
     """
-    found = {}
-    for number, line in lines(path):
+    found, same = {}, 0
+    for number, line in lines(path, encoding):
         fields = [] if line.startswith(";;;") else line.partition("#")[0].split()
         if len(fields) == 1:
             raise ValueError(f"{path}, line {number}: the word {fields[0]!r} has no sounds")
         if fields:
             variants = found.setdefault(re.sub(r"\(\d+\)$", "", fields[0]), [])
             sounds = [re.sub(r"\d", "", sound) for sound in fields[1:]]
+            same += sounds in variants
             if sounds not in variants:
                 variants.append(sounds)
     if not found:
         raise ValueError(f"{path} has no words")
+    if same:
+        say(f"{path}: {counted(same, 'pronunciation')} left out that differ from others in stress only, or not at all")
     return found
 
 
-def read_captions(path: str | os.PathLike, *, texts: bool = True):
+def read_captions(path: str | os.PathLike, *, texts: bool = True, encoding: str = "utf-8"):
     """Vectors and a text for each: an ``.npz`` file with the arrays `vectors` and `texts`, or a CSV with numbers and, last, the text.
 
     A first line of the CSV without numbers is a header.
@@ -128,6 +148,7 @@ def read_captions(path: str | os.PathLike, *, texts: bool = True):
     Parameters
     ----------
     texts : whether there must be texts; else the array may be missing, and a CSV whose last fields are all numbers has none
+    encoding : of a CSV
 
     Returns
     -------
@@ -145,35 +166,45 @@ def read_captions(path: str | os.PathLike, *, texts: bool = True):
     >>> read_captions("captions.csv")
     (array([[1., 2.], [3., 1.]]), ['tall', 'very wide'])
     """
-    return _captions_of_arrays(path, texts) if os.fspath(path).endswith(".npz") else _captions_of_table(path, texts)
+    if os.fspath(path).lower().endswith(".npz"):
+        return _captions_of_arrays(path, texts)
+    return _captions_of_table(path, texts, encoding)
 
 
 def _captions_of_arrays(path, needed):
+    check_file(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a .npz file of plain arrays: it is no zip archive, or it is cut. numpy.savez writes one")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             vectors = np.asarray(arrays["vectors"])
             texts = np.asarray(arrays["texts"]) if needed or "texts" in arrays else np.full(vectors.shape[:1], "")
     except KeyError as error:
         raise ValueError(f"{path} must have the arrays 'vectors' and 'texts': {error.args[0]}") from None
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, SyntaxError) as error:
         raise ValueError(f"{path} is not a .npz file of plain arrays (objects are not read): {error}") from None
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiub":
         raise ValueError(f"{path}: vectors are {vectors.dtype} of shape {vectors.shape}, but they must be numbers of shape (N, D)")
     if texts.dtype.kind != "U" or texts.shape != vectors.shape[:1]:
         found = f"{texts.dtype} of shape {texts.shape}"
         raise ValueError(f"{path}: texts are {found}, but they must be {len(vectors)} str, one for each vector")
-    return vectors.astype(float), texts.tolist()
+    vectors = vectors.astype(float)
+    wrong = np.argwhere(~(np.abs(vectors) <= FLOAT32_MAX))
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise ValueError(f"{path}: vector {row} has {vectors[row, column]:g} at {column}, which is no number of float32")
+    return some(vectors, texts.tolist(), path, "vectors")
 
 
-def _captions_of_table(path, needed):
-    reader = csv.reader(line for _, line in lines(path))
-    rows = [(reader.line_num, row) for row in reader if row]
-    if rows and not any(map(is_number, rows[0][1][:-1])):
-        del rows[0]
-    if not needed and all(is_number(row[-1]) for _, row in rows):
-        rows = [(number, [*row, ""]) for number, row in rows]
-    for number, row in rows:
-        if len(row) < 2 or len(row) != len(rows[0][1]):
-            wanted = max(2, len(rows[0][1]))
+def _captions_of_table(path, needed, encoding):
+    table = [(number, row) for number, row in rows(path, encoding=encoding) if row]
+    if table and not any(map(is_number, table[0][1][:-1])):
+        say(f"{path}, line {table[0][0]}: read as names, {', '.join(table[0][1])[:60]}")
+        del table[0]
+    if not needed and all(is_number(row[-1]) for _, row in table):
+        table = [(number, [*row, ""]) for number, row in table]
+    for number, row in table:
+        if len(row) < 2 or len(row) != len(table[0][1]):
+            wanted = max(2, len(table[0][1]))
             raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}: numbers, and last the text")
-    return some(np.array([floats(row[:-1], path, number) for number, row in rows]), [row[-1] for _, row in rows], path, "vectors")
+    return some(np.array([floats(row[:-1], path, number) for number, row in table]), [row[-1] for _, row in table], path, "vectors")

@@ -1,0 +1,118 @@
+"""Dates of a table: in which forms they are read, and whether their steps are even."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import re
+
+from fastrnn._files import counted, is_number, say
+
+_DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y")
+_TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", "T%H:%M", "T%H:%M:%S", "T%H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_FORMATS = (
+    *(day + time + zone for day in _DAYS for time in _TIMES for zone in (("", "%z") if time else ("",))),
+    "%Y-%m", "%Y/%m", "%m/%Y", "%b %Y", "%B %Y", "%Y %b", "%b-%Y", "%Y-%b", "%YM%m",
+)  # fmt: skip
+_NUMBERS = {8: "%Y%m%d", 6: "%Y%m", 4: "%Y"}  # digits of a date that is a number
+_QUARTER = re.compile(r"(\d{4})[ -]?Q([1-4])|Q([1-4])[ -/](\d{4})", re.ASCII)
+
+
+def as_dates(texts, numbers: bool = False) -> list:
+    """The readings in which all texts are dates: lists of datetime, or of float where numbers count the time; [] if there is none.
+
+    Examples
+    --------
+    >>> [[date.month for date in reading] for reading in as_dates(["01/02/2024", "01/03/2024"])]
+    [[1, 1], [2, 3]]
+    >>> as_dates(["soon"]), len(as_dates(["1970 Q1", "1970 Q2"]))
+    ([], 1)
+    """
+    texts = [text.strip() for text in texts]
+    if not texts:
+        return []
+    if numbers and all(map(is_number, texts)):
+        form = _NUMBERS.get(len(texts[0])) if all(text.isdecimal() for text in texts) else None
+        dates = form and _parsed(texts, form)
+        return [dates] if dates else [[float(text) for text in texts]]
+    quarters = [_QUARTER.fullmatch(text) for text in texts]
+    if all(quarters):
+        return [[datetime.datetime(int(q[1] or q[4]), 3 * int(q[2] or q[3]) - 2, 1) for q in quarters]]
+    if not any(character.isdecimal() for character in texts[0]):
+        return []
+    possible = [form for form in _FORMATS if _parsed(texts[:1], form)]
+    return [dates for dates in (_parsed(texts, form) for form in possible) if dates]
+
+
+def _parsed(texts, form):
+    try:
+        return [datetime.datetime.strptime(text, form) for text in texts]
+    except ValueError:
+        return None
+
+
+def check_steps(dates, where, name, allow_gaps, path) -> None:
+    """Check that dates rise by even steps, in at least one reading.
+
+    Parameters
+    ----------
+    dates : (texts, readings) as `as_dates` gives them
+    where : i -> "file, line n" of a row
+    name : of the column
+    allow_gaps : uneven steps are counted and reported instead
+
+    Raises
+    ------
+    ValueError  a date falls or repeats, or steps are uneven; the message names the line and both dates.
+    """
+    texts, readings = dates
+    faults = [_fault(reading) for reading in readings]
+    if any(fault is None for fault in faults):
+        return
+    rising = [fault for fault in faults if fault[1] is not None]
+    place, usual, number = rising[0] if rising else faults[0]
+    pair = f"{where(place)}: {texts[place]!r} follows {texts[place - 1]!r} in the column {name!r}"
+    if usual is None:
+        raise ValueError(
+            f"{pair}, but dates must rise: sort the rows by time and give each time one row (several series: one column for each)"
+        )
+    if not allow_gaps:
+        raise ValueError(
+            f"{pair}, but most rows are {usual} apart: fill the gap, or take the rows as evenly spaced with allow_gaps=True (--allow-gaps)"
+        )
+    say(f"{path}: {counted(number, 'uneven step')} in the dates of {name!r}; the rows are taken as evenly spaced")
+
+
+def _fault(dates):
+    """None if steps are even; else (row, usual step as text, how many rows): the first row at fault; no text if it does not rise."""
+    fall = next((i for i in range(1, len(dates)) if not dates[i - 1] < dates[i]), None)
+    if fall is not None:
+        return fall, None, 1
+    steps, shown = _steps(dates)
+    if not steps:
+        return None
+    count = collections.Counter(steps)
+    usual = min(step for step, n in count.items() if n == max(count.values()))
+    if isinstance(dates[0], float):
+        wrong = [i for i, step in enumerate(steps, 1) if abs(step - usual) > 0.02 * usual]
+    else:
+        wrong = [i for i, step in enumerate(steps, 1) if step != usual and not _is_weekend(dates[i - 1], dates[i], usual)]
+    return (wrong[0], shown(usual), len(wrong)) if wrong else None
+
+
+def _steps(dates):
+    """The steps between dates and how to show one: in months if all are the same day of their month, or its last."""
+    if isinstance(dates[0], float):
+        return [later - earlier for earlier, later in zip(dates, dates[1:])], "{:g}".format
+    day = datetime.timedelta(days=1)
+    same_day = len({(date.day, date.time()) for date in dates}) == 1 or all((date + day).day == 1 for date in dates)
+    if same_day and all((a.year, a.month) != (b.year, b.month) for a, b in zip(dates, dates[1:])):
+        months = [12 * date.year + date.month for date in dates]
+        return [later - earlier for earlier, later in zip(months, months[1:])], lambda step: counted(step, "month")
+    return [later - earlier for earlier, later in zip(dates, dates[1:])], str
+
+
+def _is_weekend(earlier, later, usual):
+    """Whether a step of daily dates leaves out Saturday and Sunday only."""
+    day = datetime.timedelta(days=1)
+    return usual == day and earlier.weekday() == 4 and later - earlier == 3 * day
