@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+from fastrnn import _reading
 from fastrnn._console import one_line
 
 
@@ -80,7 +81,8 @@ def _parser():
     predict = commands.add_parser("predict", help="classes, tags, translations, the next steps: what a model says of such data")
     for command in (evaluate, predict):
         command.add_argument("model", metavar="DIR", help="directory of the model")
-        command.add_argument("--data", metavar="FILE", required=True, help="UTF-8 text for a model of it; else as for train --task")
+        command.add_argument("--data", metavar="FILE", required=True, help="text for a model of it; else as for train --task")
+        _reading.add_options(command, _count)
     predict.add_argument("--beam", type=_count, metavar="N", help="candidates that are followed side by side (1); for translate and caption")
     _add_convert(commands)
     info = commands.add_parser("info", help="show the configuration of this build, or of a model")
@@ -93,10 +95,10 @@ def _parser():
 def _add_train(commands):
     train = commands.add_parser("train", help="train a model", description="Train a model: fastrnn train TASK. Defaults are those of text.")
     add = train.add_argument
-    add("--task", choices=("text", "classify", "tag", "forecast", "music", "qa", "translate", "caption"), action="append",
-        help="text (default): a language model; classify: .ts files; tag: CoNLL-U; forecast: CSV; music: piano rolls as JSON; "
+    add("--task", choices=("text", "classify", "regress", "tag", "forecast", "music", "qa", "translate", "caption"), action="append",
+        help="text (default): a language model; classify, regress: .ts, .tsv, .arff; tag: CoNLL-U; forecast: CSV; music: piano rolls as JSON; "
              "qa: bAbI stories; translate: pairs of lines; caption: vectors and texts")
-    add("--data", metavar="FILE", help="for text UTF-8; without it the documentation that every Python carries (about 0.5 M characters)")
+    add("--data", metavar="FILE", help="the file; for text, without it, the documentation that every Python carries (about 0.5 M characters)")
     add("--held-out", metavar="FILE", help="look at this file for the best model, in place of --validation; not for text, forecast and music")
     add("--cell", choices=("lstm", "gru", "rnn"), help="kind of recurrent layer (lstm)")
     add("--hidden", type=_count, nargs="+", metavar="H", help="units of all layers, or of each (128)")
@@ -124,6 +126,8 @@ def _add_train(commands):
          help="rarer words are unknown words; with --level word (2), for translate (2), tag (1) and, of characters, caption (1)")
     text("--max-vocabulary", type=_vocabulary, metavar="V", help="keep the V most frequent words only, <unk> among them; with --level word")
     text("--pretrained", metavar="FILE", help="word vectors to start from, in GloVe's or word2vec's text format; with --level word")
+    text("--splitting", choices=("unicode", "simple"),
+         help="words end at Unicode's word boundaries, or are runs of letters and digits; with --level word (unicode)")
     text("--tied", action="store_true", default=None, help="one weight for embedding and softmax")
     text("--embedding", type=_count, metavar="E", help="numbers for each symbol at the input; H if not given")
     text("--seq-len", type=_count, metavar="T", help="steps of an update (50)")
@@ -140,6 +144,7 @@ def _add_train(commands):
     qa("--memory", type=_count, metavar="N", help="sentences that are kept of a story, its last ones (50)")
     qa("--tying", choices=("adjacent", "layerwise"), help="which tables are one (adjacent)")
     qa("--linear-start", type=_natural, metavar="N", help="epochs at first without the softmax over the memory (0)")
+    _reading.add_options(train, _count)
 
 
 def _add_generate(commands):

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import fastrnn
-from fastrnn import tasks
+from fastrnn import _reading, tasks
 from fastrnn._console import fail, optional_output
 from fastrnn.callbacks import CSVLog, JSONLog
 from fastrnn.convert import convert as convert_file
@@ -19,7 +19,7 @@ from fastrnn.optim import Cosine, ExponentialDecay
 from fastrnn.storage import holds_anything
 
 # Options of `train` that only some tasks have: text these, the others those of their Task; and the defaults of text
-_TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len")
+_TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len", "splitting")
 _OF_MOST = ("cell", "hidden", "layers", "dropout")
 _OF_QA = ("hops", "memory", "tying", "linear_start")
 _OF_SOME = ("held_out", "attention", "bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_OF_MOST, *_OF_QA, *_TEXT_ONLY)
@@ -87,6 +87,7 @@ def _train_here(arguments, ranks):
     if arguments.log is not None:
         settings["callbacks"] = [(JSONLog if arguments.log.endswith(".jsonl") else CSVLog)(arguments.log)]
     model, data = _text_model(arguments, settings) if task is None else _task_model(arguments, task, settings)
+    _reading.show_notes()
 
     shown = warnings.showwarning
 
@@ -137,11 +138,13 @@ def _text_model(arguments, settings):
         level=arguments.level or "character",
         min_count=arguments.min_count,
         max_vocabulary=arguments.max_vocabulary,
+        splitting=arguments.splitting,
         tied=bool(arguments.tied),
         seed=arguments.seed,
     )
     settings |= dict(seq_len=arguments.seq_len, validation=arguments.validation, pretrained=arguments.pretrained)
-    return model, [_text_of_python() if arguments.data is None else Path(arguments.data)]
+    reading = _reading.given(arguments, () if arguments.data is None else ("encoding",), "of --task text")
+    return model, [_text_of_python() if arguments.data is None else tasks.text_of(arguments.data, model.level, **reading)]
 
 
 def _task_model(arguments, task, settings):
@@ -152,8 +155,10 @@ def _task_model(arguments, task, settings):
         raise ValueError(f"--task {arguments.task} needs {' and '.join(missing)}")
     common = {name: getattr(arguments, option) for option, name in task.common.items()}
     model = task.model(**given, **common, seed=arguments.seed)
-    settings["validation"] = task.held_out(arguments)
-    return model, task.read(arguments.data)
+    reading = _reading.given(arguments, task.reading, f"of --task {arguments.task}")
+    model.reading = _reading.kept(reading)
+    settings["validation"] = task.held_out(arguments, **reading)
+    return model, task.read(arguments.data, **reading)
 
 
 def _text_of_python():
@@ -176,9 +181,17 @@ def generate(arguments):
 
 def evaluate(arguments):
     model = tasks.load(arguments.model)
-    score = tasks.score_text if isinstance(model, LanguageModel) else tasks.task_of(model).score
-    print(score(model, arguments.data))
+    if isinstance(model, LanguageModel):
+        print(tasks.score_text(model, arguments.data, **_reading.given(arguments, ("encoding",), "for a LanguageModel")))
+        return 0
+    task = tasks.task_of(model)
+    print(task.score(model, arguments.data, **_reading_of(arguments, task, model)))
     return 0
+
+
+def _reading_of(arguments, task, model):
+    """How a file is read: as those that the model was trained on, where nothing else is said."""
+    return (model.reading or {}) | _reading.given(arguments, task.reading, f"for a {type(model).__name__}")
 
 
 def predict(arguments):
@@ -188,7 +201,8 @@ def predict(arguments):
     task = tasks.task_of(model)
     if arguments.beam is not None and not task.searches:
         raise ValueError(f"--beam is not an option for a {type(model).__name__}")
-    for line in task.predict(model, arguments.data, *([arguments.beam or 1] if task.searches else [])):
+    beam = [arguments.beam or 1] if task.searches else []
+    for line in task.predict(model, arguments.data, *beam, **_reading_of(arguments, task, model)):
         print(line)
     return 0
 

@@ -26,14 +26,15 @@ def say(message: str) -> None:
 
 
 def counted(number: int, name: str) -> str:
-    """A number and its noun: "1 line", "2,000 lines".
+    """A number and its noun.
 
     Examples
     --------
-    >>> counted(1, "line"), counted(2000, "line")
-    ('1 line', '2,000 lines')
+    >>> counted(1, "line"), counted(2000, "line"), counted(2, "story")
+    ('1 line', '2,000 lines', '2 stories')
     """
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
+    several = name[:-1] + "ies" if name.endswith("ry") else name + "s"
+    return f"{number:,} {name if number == 1 else several}"
 
 
 def check_file(path, name: str | None = None) -> None:

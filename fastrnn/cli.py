@@ -43,11 +43,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv):
-    from fastrnn import _arguments, _console
+    from fastrnn import _arguments, _console, _reading
     from fastrnn._interrupts import OF_COMMAND
 
     arguments = _arguments.parse(argv)
-    with _console.warnings_as_lines():
+    with _console.warnings_as_lines(), _reading.notes():
         from fastrnn import _commands
 
         OF_COMMAND.importing = False

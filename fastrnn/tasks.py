@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fastrnn import Network, data, models, storage
+from fastrnn._files import counted, say
 from fastrnn.models import (
     EncoderDecoder,
     EventModel,
@@ -17,9 +19,11 @@ from fastrnn.models import (
     LanguageModel,
     MemoryNetwork,
     SequenceClassifier,
+    SequenceRegressor,
     SequenceTagger,
     VectorToSequence,
 )
+from fastrnn.models.text import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +34,15 @@ class Task:
     file : what --data is
     defaults : of the options that have others than for text
     options : {option of the command: argument of the model} beside those that all models have
-    read : path -> (what `fit` takes, and `score`)
-    held_out : options -> `validation` of `fit`
+    read : (path, **reading) -> (what `fit` takes, and `score`); `reading` are the options of the reader that were given
+    held_out : (options, **reading) -> `validation` of `fit`
     decides_by : options that say what is held out
-    score : (model, path) -> what `fastrnn evaluate` prints
-    predict : (model, path) -> lines of `fastrnn predict`; if it searches (model, path, beam)
+    score : (model, path, **reading) -> what `fastrnn evaluate` prints
+    predict : (model, path, **reading) -> lines of `fastrnn predict`; if it searches (model, path, beam, **reading)
     searches : whether predictions are searched for
     one_size : whether all layers have the same size
     common : {option that most tasks have: argument of the model}
+    reading : options of the reader
     """
 
     model: type
@@ -52,6 +57,7 @@ class Task:
     searches: bool = False
     one_size: bool = False
     common: dict = dataclasses.field(default_factory=lambda: dict(cell="cell", hidden="hidden_size", layers="num_layers", dropout="dropout"))
+    reading: tuple = ("encoding",)
 
 
 def load(directory, wanted: type | None = None):
@@ -73,122 +79,171 @@ def load(directory, wanted: type | None = None):
 
 def task_of(model) -> Task:
     """The task of a model, other than text."""
+    per_step = getattr(model, "per_step", False)
     for task in TASKS.values():
-        if task.model is type(model):
+        if task.model is type(model) and not per_step:
             return task
-    raise ValueError(f"the command has no task for a {type(model).__name__}: use it from Python")
+    raise ValueError(f"the command has no task for a {type(model).__name__}{' with per_step=True' * per_step}: use it from Python")
 
 
 def _accuracy(read, what):
-    def score(model, path):
-        return f"accuracy: {model.score(*read(path)):.4f} of {what}"
+    def score(model, path, **reading):
+        X, y = read(path, **reading)
+        _say_replaced(model, X)
+        return f"accuracy: {model.score(X, y):.4f} of {what}"
 
     return score
 
 
-def _classes(model, path):
-    return model.predict(data.read_ts(path)[0])
+_classes_of = functools.partial(data.read_series, labels="class")
+_numbers_of = functools.partial(data.read_series, labels="number")
 
 
-def _tags(model, path):
-    sentences, _ = data.read_conllu(path, column=2)
+def _labels(model, path, **reading):
+    return map(str, model.predict(data.read_series(path, labels=None, **reading)[0]))
+
+
+def _numbers(model, path, **reading):
+    found = model.predict(data.read_series(path, labels=None, **reading)[0])
+    return (",".join(map(repr, numbers.tolist())) for numbers in found.reshape(len(found), -1))
+
+
+def _r2(model, path, **reading):
+    return f"R2: {model.score(*_numbers_of(path, **reading)):.4f} (1 is perfect, 0 as good as the mean)"
+
+
+def _tags(model, path, **reading):
+    reading.pop("column", None)
+    sentences = data.read_conllu(path, tags=False, **reading)
     for words, tags in zip(sentences, model.predict(sentences)):
         yield from (f"{word}\t{tag}" for word, tag in zip(words, tags))
         yield ""
 
 
-def _series(path):
-    return (data.read_csv(path)[1],)
+def _series(path, **reading):
+    table = data.read_table(path, **reading)
+    return (table.series,) if table.exog is None else (table.series, table.exog)
 
 
-def _mase(model, path):
-    [series] = _series(path)
+def _mase(model, path, **reading):
+    series, *exog = _series(path, **reading)
     horizon = min(model.horizon, len(series) - 1)
-    found = model.predict(horizon, series=series[:-horizon])
+    given = {"exog": exog[0][:-horizon], "future_exog": exog[0][-horizon:]} if exog else {}
+    found = model.predict(horizon, series=series[:-horizon], **given)
     error = np.abs(found.reshape(horizon, -1) - series[-horizon:]).mean() / model.naive_error
     return f"MASE: {error:.4f} over the last {horizon} steps (below 1: better than the seasonal naive forecast within the training data)"
 
 
-def _forecast(model, path):
-    found = model.predict_quantiles(series=_series(path)[0])
+def _forecast(model, path, **reading):
+    table = data.read_table(path, **reading)
+    horizon, given = None, {}
+    if table.exog is not None:
+        if table.future_exog is None:
+            names = ", ".join(table.exog_names)
+            raise ValueError(f"{path} ends with the series: add rows with {names} of the steps to forecast, and no targets")
+        horizon, given = len(table.future_exog), {"exog": table.exog, "future_exog": table.future_exog}
+    found = model.predict_quantiles(horizon, series=table.series, **given)
     names = [f"{q:g}" for q in model.quantiles or []]
-    K = found.shape[2]
-    yield ",".join(f"{k}{':' if names else ''}{q}" for k in range(K) for q in names or [""])
+    yield ",".join(f"{name}{':' if names else ''}{q}" for name in table.names for q in names or [""])
     for step in found.transpose(1, 2, 0).reshape(found.shape[1], -1):
-        yield ",".join(f"{value:g}" for value in step)
+        yield ",".join(map(repr, step.tolist()))
 
 
-def _rolls(path):
-    return (data.read_rolls(path, "train"),)
+def _rolls(path, **reading):
+    return (data.read_rolls(path, "train", **reading),)
 
 
-def _nll(model, path):
-    return f"NLL: {-model.score(data.read_rolls(path, 'test')):.4f} nats per frame of the part 'test'"
+def _nll(model, path, **reading):
+    return f"NLL: {-model.score(data.read_rolls(path, 'test', **reading)):.4f} nats per frame of the part 'test'"
 
 
-def _piece(model, path):
-    prime = data.read_rolls(path, "test")[0][:8]
+def _piece(model, path, **reading):
+    prime = data.read_rolls(path, "test", **reading)[0][:8]
     for frame in model.generate(64, prime, seed=0):
         yield " ".join(str(note + data.LOWEST) for note in np.flatnonzero(frame))
 
 
-def _answers(model, path):
-    X, _ = data.read_babi(path, answers=False)
+def _answers(model, path, **reading):
+    X, _ = data.read_babi(path, answers=False, **reading)
+    _say_replaced(model, X)
     for (story, question), answer, weights in zip(X, model.predict(X), model.attention(X)):
         yield f"{' '.join(question)}? {answer}"
         yield "  " + "".join(f" hop {k:<2}" for k in range(1, model.hops + 1))
-        for sentence, of_hops in zip(story, weights.T):
+        for sentence, of_hops in zip(story[-model.memory :], weights.T):
             yield "  " + "".join(f"  {weight:.2f}" for weight in of_hops) + f"  {' '.join(sentence)}"
         yield ""
 
 
+def _say_replaced(model, X):
+    """Say which part of X the model does not see: sentences beyond its memory, words that it does not know."""
+    if isinstance(model, MemoryNetwork):
+        cut = [len(story) - model.memory for story, _ in X if len(story) > model.memory]
+        if cut:
+            say(f"the first {counted(sum(cut), 'sentence')} of {counted(len(cut), 'story')} left out, beyond memory={model.memory}")
+    if isinstance(model, EncoderDecoder):
+        known = set(model.source_vocabulary.symbols)
+        unknown = sum(symbol not in known for source in X for symbol in source)
+        if unknown:
+            say(f"{counted(unknown, 'source symbol')} of {sum(map(len, X)):,} read as <unk>")
+
+
 def _perplexity(read):
-    def score(model, path):
-        nll = -model.score(*read(path))
+    def score(model, path, **reading):
+        X, y = read(path, **reading)
+        _say_replaced(model, X)
+        nll = -model.score(X, y)
         return f"NLL: {nll:.4f} nats per symbol of the targets, perplexity {math.exp(nll):.4f}"
 
     return score
 
 
-def _sources(path):
-    return data.read_pairs(path, targets=False)
+def _sources(path, **reading):
+    return data.read_pairs(path, targets=False, **reading)
 
 
-def _vectors(path):
-    return data.read_captions(path, texts=False)[0]
+def _vectors(path, **reading):
+    return data.read_captions(path, texts=False, **reading)[0]
 
 
 def _targets(read):
-    def predict(model, path, beam):
-        for target in model.predict(read(path), beam=beam):
+    def predict(model, path, beam, **reading):
+        X = read(path, **reading)
+        _say_replaced(model, X)
+        for target in model.predict(X, beam=beam):
             yield target if isinstance(target, str) else " ".join(target)
 
     return predict
 
 
 def _file_or_part(read):
-    return lambda options: read(options.held_out) if options.held_out is not None else options.validation
+    return lambda options, **reading: read(options.held_out, **reading) if options.held_out is not None else options.validation
 
 
 TASKS = {
     "classify": Task(
-        SequenceClassifier, "series and their classes, a .ts file of the UCR/UEA archive", dict(layers=1, epochs=50, batch=16, lr=5e-3),
-        {"bidirectional": "bidirectional", "pooling": "pooling"}, data.read_ts, _file_or_part(data.read_ts), ("validation", "held_out"),
-        _accuracy(data.read_ts, "the series"), _classes,
+        SequenceClassifier, "series and their classes, a .ts file of the UCR/UEA archive, or .tsv or .arff",
+        dict(layers=1, epochs=50, batch=16, lr=5e-3), {"bidirectional": "bidirectional", "pooling": "pooling"},
+        _classes_of, _file_or_part(_classes_of), ("validation", "held_out"), _accuracy(_classes_of, "the series"), _labels,
+    ),
+    "regress": Task(
+        SequenceRegressor, "series and a number each, a .ts file with @targetLabel true, or .tsv or .arff",
+        dict(layers=1, epochs=50, batch=16, lr=5e-3), {"bidirectional": "bidirectional", "pooling": "pooling"},
+        _numbers_of, _file_or_part(_numbers_of), ("validation", "held_out"), _r2, _numbers,
     ),
     "tag": Task(
-        SequenceTagger, "words and their tags, CoNLL-U", dict(layers=1, dropout=0.3, epochs=15, batch=32, lr=3e-3),
+        SequenceTagger, "words and their tags, CoNLL-U, or CoNLL-2003 with --layout conll2003", dict(layers=1, dropout=0.3, epochs=15, batch=32, lr=3e-3),
         {"min_count": "min_count"}, data.read_conllu, _file_or_part(data.read_conllu), ("validation", "held_out"),
-        _accuracy(data.read_conllu, "the words"), _tags,
+        _accuracy(data.read_conllu, "the words"), _tags, reading=("encoding", "layout", "column"),
     ),
     "forecast": Task(
         Forecaster, "a table of numbers over time, CSV with a header", dict(cell="gru", hidden=32, layers=1, epochs=60, batch=16, lr=5e-3),
         {"window": "window", "horizon": "horizon", "season": "season", "logarithm": "log"}, _series,
-        lambda options: 0, (), _mase, _forecast,
+        lambda options, **reading: 0, (), _mase, _forecast,
+        reading=("encoding", "target", "exog", "date", "decimal", "separator", "allow_gaps"),
     ),
     "music": Task(
         EventModel, 'piano rolls, JSON {"train": …, "valid": …, "test": …}', dict(cell="gru", layers=1, dropout=0.5, epochs=100, batch=8, lr=5e-3),
-        {}, _rolls, lambda options: data.read_rolls(options.data, "valid"), (), _nll, _piece,
+        {}, _rolls, lambda options, **reading: data.read_rolls(options.data, "valid", **reading), (), _nll, _piece,
     ),
     "qa": Task(
         MemoryNetwork, "stories, questions and answers, a bAbI file", dict(hidden=20, epochs=100, batch=32, lr=0.01),
@@ -211,9 +266,18 @@ TASKS = {
 }  # fmt: skip
 
 
-def score_text(model: LanguageModel, path) -> str:
+def text_of(path, level: str, encoding: str | None = None):
+    """What a language model takes: the file, or its text if that is not UTF-8."""
+    if encoding is None:
+        return Path(path)
+    if level == "byte":
+        raise ValueError("--encoding is for text, but the level is byte: bytes are read as they are")
+    return read_text(Path(path), encoding)
+
+
+def score_text(model: LanguageModel, path, encoding: str | None = None) -> str:
     """What `fastrnn evaluate` prints for a language model."""
-    nll = -model.score(Path(path))
+    nll = -model.score(text_of(path, model.level, encoding))
     return f"NLL: {nll:.4f} nats per {model.level} ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}"
 
 

@@ -229,7 +229,9 @@ def test_a_model_of_words_or_bytes(run, data, tmp_path, level):
     assert run("generate", "fastrnn-lm", "--prompt", "7", "--length", 20, "--seed", 1)[1] == f"7{model.generate('7', 20, 0.8, seed=1)}\n"
     nll = -model.score(data)
     line = f"NLL: {nll:.4f} nats per {level} ({nll / np.log(2):.4f} bits), perplexity {np.exp(nll):.4f}\n"
-    assert run("evaluate", "fastrnn-lm", "--data", data) == (0, line, "")
+    status, out, err = run("evaluate", "fastrnn-lm", "--data", data)
+    assert (status, out) == (0, line)
+    assert re.fullmatch(r"fastrnn: note: the text: \d+ words of 1,400 read as <unk>\n" if level == "word" else "", err)
     shown = run("info", "fastrnn-lm")[1]
     assert f"level: {level}\n" in shown
     assert "tied: True\n" in shown
@@ -285,7 +287,7 @@ def test_wrong_usage_is_one_line_and_status_2(run, arguments, message):
 BAD_INPUT = [
     (["train", "--data", "nowhere.txt"], "nowhere.txt: No such file or directory"),
     (["train", "--data", "."], ".: Is a directory"),
-    (["train", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9"),
+    (["train", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9, in line 1: give its encoding, such as latin-1 or cp1252"),
     (["train", "--data", "empty.txt"], "the file empty.txt is empty"),
     (["train", "--data", "short.txt"], "9 symbols are too few: batch_size=50 streams of seq_len=50 need at least 2501"),
     (["train", "--data", "text.txt", "--out", "empty.txt/m"], "empty.txt/m: Not a directory"),
@@ -301,7 +303,7 @@ BAD_INPUT = [
     (["generate", "."], "no model in .: config.json is missing"),
     (["info", "nowhere"], "no model in nowhere: there is no such directory"),
     (["generate", "MODEL", "--prompt", "§"], "the prompt has 1 symbols that this model has not been trained on: '§'"),
-    (["evaluate", "MODEL", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9"),
+    (["evaluate", "MODEL", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9, in line 1: give its encoding, such as latin-1 or cp1252"),
     (
         ["evaluate", "MODEL", "--data", "short.txt"],
         "the text has 9 symbols that this model has not been trained on: 'f', 'g', 'h', 'j', 'k', …",

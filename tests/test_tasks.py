@@ -24,6 +24,14 @@ def write_ts(path, n):
     path.write_text("\n".join(lines) + "\n")
 
 
+def write_numbers(path, n):
+    lines = ["@problemName Slopes", "@targetLabel true", "@data"]
+    for _ in range(n):
+        slope, T = RNG.uniform(-1, 1), RNG.integers(4, 9)
+        lines.append(",".join(f"{v:.4f}" for v in slope * np.arange(T)) + f":{slope * (T - 1):.4f}")
+    path.write_text("\n".join(lines) + "\n")
+
+
 def write_conllu(path, n):
     words = {"dogs": "NOUN", "cats": "NOUN", "bark": "VERB", "sleep": "VERB", "loudly": "ADV"}
     with open(path, "w") as file:
@@ -36,7 +44,7 @@ def write_conllu(path, n):
 
 def write_csv(path, T):
     t = np.arange(T)
-    path.write_text("Date,Value\n" + "\n".join(f"m{i},{v:.4f}" for i, v in enumerate(np.exp(2 + 0.01 * t + 0.2 * np.sin(t * np.pi / 6)))) + "\n")
+    path.write_text("Date,Value\n" + "\n".join(f"{1990 + i // 12}-{i % 12 + 1:02},{v:.4f}" for i, v in enumerate(np.exp(2 + 0.01 * t + 0.2 * np.sin(t * np.pi / 6)))) + "\n")
 
 
 def write_rolls(path, n):
@@ -64,16 +72,16 @@ def write_captions(path, n):
 
 
 FILES = {"qa": (write_stories, 60, "a.txt"), "translate": (write_pairs, 160, "a.tsv")}
-FILES |= {"caption": (write_captions, 60, "captions.csv")}
+FILES |= {"caption": (write_captions, 60, "captions.csv"), "regress": (write_numbers, 60, "b.ts")}
 FILES |= {"classify": (write_ts, 40, "a.ts"), "tag": (write_conllu, 40, "a.conllu"), "forecast": (write_csv, 90, "a.csv"), "music": (write_rolls, 8, "a.json")}
 MORE = {"qa": ["--hops", 2, "--memory", 10, "--tying", "layerwise", "--linear-start", 2], "caption": []}
 MORE |= {"translate": ["--attention", "general", "--bidirectional", "--min-count", 1, "--dropout", 0]}
-MORE |= {"classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
+MORE |= {"regress": ["--pooling", "last"], "classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
          "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
 EVALUATED = {"qa": "accuracy: 1.0000 of the questions", "translate": "NLL: 0.", "caption": "NLL: 0."}
-EVALUATED |= {"classify": "accuracy: 1.0000 of the series", "tag": "accuracy: 1.0000 of the words", "forecast": "MASE: 0.", "music": "NLL: "}
+EVALUATED |= {"regress": "R2: 0.9", "classify": "accuracy: 1.0000 of the series", "tag": "accuracy: 1.0000 of the words", "forecast": "MASE: 0.", "music": "NLL: "}
 MODEL = {"qa": "MemoryNetwork", "translate": "EncoderDecoder", "caption": "VectorToSequence"}
-MODEL |= {"classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
+MODEL |= {"regress": "SequenceRegressor", "classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
 
 
 def made(task):
@@ -98,6 +106,8 @@ def test_a_task_from_data_to_predictions(task, run):
     lines = out.splitlines()
     if task == "classify":
         assert lines == data.read_ts(file)[1]
+    elif task == "regress":
+        np.testing.assert_allclose([float(line) for line in lines], data.read_ts(file, labels="number")[1], atol=0.8)
     elif task == "qa":
         [(story, question), *_], [answer, *_] = data.read_babi(file)
         assert lines[0] == f"{' '.join(question)}? {answer}" and lines[1].split() == ["hop", "1", "hop", "2"] and lines[4] == ""
@@ -198,7 +208,7 @@ def test_sizes_of_layers(run):
         (["qa", "--data", "a.txt", "--task", "tag"], "the task is qa and tag: give one of them"),
         (["qa", "--data", "a.ts"], "a.ts, line 1: it begins with '@problemName', but its number must be 1"),
         (["--task", "classify", "--data", "a.conllu"], "a.conllu, line 1: there is no label"),
-        (["--task", "tag", "--data", "a.ts"], "a.ts has no sentences"),
+        (["--task", "tag", "--data", "a.ts"], "a.ts, line 1: '@problemName Ramps' has no tab, but tabs separate the columns of CoNLL-U"),
         (["--task", "music", "--data", "a.csv"], "a.csv is not JSON"),
         (["--task", "forecast", "--data", "a.csv", "--window", 80, "--horizon", 40], "series 0 has 90 steps, but 120 are needed"),
     ],
@@ -230,10 +240,11 @@ def test_a_model_of_another_kind_is_named(command, run):
 
 def test_a_model_that_no_task_makes_is_shown_but_not_used(run):
     X = [np.ones((3, 2)), np.zeros((4, 2))]
-    SequenceRegressor("rnn", 4, seed=0).fit(X, [1.0, 2.0], epochs=0, verbose=False).save("m")
+    SequenceRegressor("rnn", 4, per_step=True, seed=0).fit(X, [[1.0, 2, 3], [1.0, 2, 3, 4]], epochs=0, verbose=False).save("m")
     assert "model: SequenceRegressor" in run("info", "m")[1]
     status, _, err = run("predict", "m", "--data", "x")
-    assert (status, err) == (1, "fastrnn: error: the command has no task for a SequenceRegressor: use it from Python\n")
+    message = "the command has no task for a SequenceRegressor with per_step=True: use it from Python"
+    assert (status, err) == (1, f"fastrnn: error: {message}\n")
 
 
 def mpi_run(ranks, *arguments, without_mpi4py=False):

@@ -31,6 +31,7 @@ class Model:
     LAYERS = ARGUMENTS = ()
     FIGURES = ("loss",)
     history, outcome, message, speed, storage = [], None, None, None, None
+    reading = None  # how the command read the data: options of a reader of fastrnn.data, saved with the model
 
     def _configuration(self):
         """The arguments that make such a model, as JSON has them."""
@@ -99,6 +100,8 @@ class Model:
         self._check_fitted()
         arrays = {f"{name}.{key}": array for name in self.LAYERS for key, array in getattr(self, name).params.items()}
         config = {"model": type(self).__name__, **self._configuration(), **self._fitted_config(), "history": self.history}
+        if self.reading is not None:
+            config["reading"] = self.reading
         storage.save(directory, arrays | self._fitted_arrays(), config)
 
     @classmethod
@@ -123,7 +126,7 @@ class Model:
         for name in model.LAYERS:
             prefix = f"{name}."
             getattr(model, name).load_state_dict({key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)})
-        model.history = config["history"]
+        model.history, model.reading = config["history"], config.get("reading")
         return model
 
 
