@@ -122,8 +122,12 @@ def lines(path, encoding: str = "utf-8", lone_cr: bool = False):
     for number, line in enumerate(read_text(path, encoding).split("\n"), 1):
         line = line[:-1] if line.endswith("\r") else line
         if not lone_cr and "\r" in line:
-            raise ValueError(f"{path}, line {number}: it has a carriage return inside: end lines with LF or CR LF")
+            raise _lone_return(path, number)
         yield number, line
+
+
+def _lone_return(path, number):
+    return ValueError(f"{path}, line {number}: it has a carriage return inside: end lines with LF or CR LF")
 
 
 def full_lines(path, encoding: str = "utf-8"):
@@ -143,8 +147,11 @@ def rows(path, separator: str = ",", encoding: str = "utf-8"):
     ------
     ValueError  a quote is never closed, or text follows a closed quote; the message names the line.
     """
-    first, found = 1, []
-    reader = csv.reader(io.StringIO(read_text(path, encoding), newline=""), delimiter=separator, strict=True)
+    first, found, text = 1, [], read_text(path, encoding)
+    lone = re.search(r"\r(?!\n)", text)
+    if lone is not None:
+        raise _lone_return(path, text.count("\n", 0, lone.start()) + 1)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for row in reader:
             found.append((first, row))

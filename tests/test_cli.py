@@ -284,10 +284,11 @@ def test_wrong_usage_is_one_line_and_status_2(run, arguments, message):
     assert err.count("\n") == 1
 
 
+NOT_UTF8 = "the file latin1.txt is not UTF-8: byte 3 is 0xe9, in line 1: give its encoding, such as latin-1 or cp1252"
 BAD_INPUT = [
     (["train", "--data", "nowhere.txt"], "nowhere.txt: No such file or directory"),
     (["train", "--data", "."], ".: Is a directory"),
-    (["train", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9, in line 1: give its encoding, such as latin-1 or cp1252"),
+    (["train", "--data", "latin1.txt"], NOT_UTF8),
     (["train", "--data", "empty.txt"], "the file empty.txt is empty"),
     (["train", "--data", "short.txt"], "9 symbols are too few: batch_size=50 streams of seq_len=50 need at least 2501"),
     (["train", "--data", "text.txt", "--out", "empty.txt/m"], "empty.txt/m: Not a directory"),
@@ -303,7 +304,7 @@ BAD_INPUT = [
     (["generate", "."], "no model in .: config.json is missing"),
     (["info", "nowhere"], "no model in nowhere: there is no such directory"),
     (["generate", "MODEL", "--prompt", "§"], "the prompt has 1 symbols that this model has not been trained on: '§'"),
-    (["evaluate", "MODEL", "--data", "latin1.txt"], "the file latin1.txt is not UTF-8: byte 3 is 0xe9, in line 1: give its encoding, such as latin-1 or cp1252"),
+    (["evaluate", "MODEL", "--data", "latin1.txt"], NOT_UTF8),
     (
         ["evaluate", "MODEL", "--data", "short.txt"],
         "the text has 9 symbols that this model has not been trained on: 'f', 'g', 'h', 'j', 'k', …",

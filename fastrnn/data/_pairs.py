@@ -89,7 +89,8 @@ def read_pairs(path: str | os.PathLike, *, targets: bool = True, encoding: str =
     ([['zwei', 'hunde'], ['ja']], [['two', 'dogs'], ['yes']])
     """
     sources, found = [], []
-    for number, line in enumerate(full_lines(path, encoding), 1):
+    texts = [line for _, line in lines(path, encoding)]
+    for number, line in enumerate(texts[:-1] if texts[-1] == "" else texts, 1):  # after the last line end there is no line
         source, *rest = line.split("\t")
         if len(rest) != 1 and (targets or rest):
             raise ValueError(f"{path}, line {number}: it has {len(rest)} tabs, but must have 1, between source and target")
@@ -198,13 +199,15 @@ def _captions_of_arrays(path, needed):
 
 def _captions_of_table(path, needed, encoding):
     table = [(number, row) for number, row in rows(path, encoding=encoding) if row]
-    if table and not any(map(is_number, table[0][1][:-1])):
+    if table and not any(is_number(cell) or re.match(r"[+-]?\.?\d", cell.strip()) for cell in table[0][1][:-1]):
         say(f"{path}, line {table[0][0]}: read as names, {', '.join(table[0][1])[:60]}")
         del table[0]
     if not needed and all(is_number(row[-1]) for _, row in table):
         table = [(number, [*row, ""]) for number, row in table]
     for number, row in table:
-        if len(row) < 2 or len(row) != len(table[0][1]):
-            wanted = max(2, len(table[0][1]))
-            raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}: numbers, and last the text")
+        first, wanted = table[0][0], max(2, len(table[0][1]))
+        if len(row) != wanted:
+            raise ValueError(
+                f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}, as line {first}: numbers, and last the text"
+            )
     return some(np.array([floats(row[:-1], path, number) for number, row in table]), [row[-1] for _, row in table], path, "vectors")

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from fastrnn._files import MISSING, counted, floats, is_number, lines, not_a_number, say, some
+from fastrnn._files import counted, floats, is_number, lines, not_a_number, say, some
 
 _FLAGS = ("timestamps", "missing", "univariate", "equallength", "classlabel", "targetlabel")
 _KEYS = (*_FLAGS, "problemname", "dimensions", "dimension", "serieslength", "data")
@@ -72,7 +72,7 @@ def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: 
     ([(3, 2), (2, 2)], ['up', 'down'])
     """
     _check_labels(labels)
-    header, X, y = {}, [], []
+    header, X, y, first = {}, [], [], None
     for number, line in lines(path, encoding):
         text, where = line.strip(), f"{path}, line {number}"
         if not text or text[0] in "#%":
@@ -86,7 +86,8 @@ def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: 
         label = parts.pop().strip() if _flag(header, "classlabel") is not False or _flag(header, "targetlabel") else None
         if not parts or label == "":
             raise ValueError(f"{where}: there is no label, which must stand last behind a colon")
-        X.append(_channels(parts, path, number, X))
+        first = first or number
+        X.append(_channels(parts, path, number, X, first))
         _check_against_header(header, X[-1], label, where)
         y.append(label if labels != "number" else floats([label], path, number)[0])
     return _labelled(X, y, labels, path)
@@ -145,14 +146,14 @@ def _check_kind(classes, numbers, header, where, labels):
         raise ValueError(f"{where}: {said!r} says that the series have no labels, but training and evaluation need them")
 
 
-def _channels(parts, path, number, before):
+def _channels(parts, path, number, before, first):
     """(T, channels) of the texts of the channels."""
     values = [floats(part.split(","), path, number) for part in parts]
     if len({len(channel) for channel in values}) > 1:
         lengths = sorted({len(channel) for channel in values})
         raise ValueError(f"{path}, line {number}: its channels have different lengths, {lengths}")
     if before and len(values) != before[0].shape[1]:
-        raise ValueError(f"{path}, line {number}: it has {len(values)} channels, but the lines before have {before[0].shape[1]}")
+        raise ValueError(f"{path}, line {number}: it has {len(values)} channels, but line {first} has {before[0].shape[1]}")
     return np.array(values).T
 
 
@@ -187,7 +188,7 @@ def read_tsv(path: str | os.PathLike, *, labels: str | None = "class", encoding:
     array([0.5, 1.5])
     """
     _check_labels(labels)
-    X, y, width, padded = [], [], None, 0
+    X, y, width, first, padded = [], [], None, None, 0
     for number, line in lines(path, encoding):
         if not line.strip():
             continue
@@ -195,20 +196,20 @@ def read_tsv(path: str | os.PathLike, *, labels: str | None = "class", encoding:
         where = f"{path}, line {number}"
         if not values or not label.strip():
             raise ValueError(f"{where}: {line[:40]!r} must be a label, a tab and values separated by tabs")
-        width = width or len(values)
+        width, first = width or len(values), first or number
         if len(values) != width:
-            raise ValueError(f"{where}: it has {len(values)} values, but the lines before have {width}")
-        X.append(_unpadded([values], path, number))
+            raise ValueError(f"{where}: it has {len(values)} values, but line {first} has {width}")
+        X.append(_unpadded([values], path, number, {"nan"}))
         padded += width - len(X[-1])
         y.append(label.strip() if labels != "number" else floats([label], path, number)[0])
     _say_padding(path, padded)
     return _labelled(X, y, labels, path)
 
 
-def _unpadded(channels, path, number):
-    """(T, channels) without the steps at the end at which all channels are missing."""
+def _unpadded(channels, path, number, padding):
+    """(T, channels) without the steps at the end at which all channels are padding."""
     steps = list(zip(*channels))
-    kept = max((t for t, step in enumerate(steps, 1) if any(value.strip().lower() not in MISSING for value in step)), default=0)
+    kept = max((t for t, step in enumerate(steps, 1) if any(value.strip().lower() not in padding for value in step)), default=0)
     if not kept:
         raise ValueError(f"{path}, line {number}: the series has no values")
     return np.array([floats(step, path, number) for step in steps[:kept]])
@@ -243,7 +244,7 @@ def read_arff(path: str | os.PathLike, *, labels: str | None = "class", encoding
            [2.]])], ['up'])
     """
     _check_labels(labels)
-    header, X, y, padded = None, [], [], 0
+    header, X, y, padded, first = None, [], [], 0, None
     head = []
     for number, line in lines(path, encoding):
         text, where = line.strip(), f"{path}, line {number}"
@@ -262,8 +263,9 @@ def read_arff(path: str | os.PathLike, *, labels: str | None = "class", encoding
             found = sorted({len(channel) for channel in channels})
             raise ValueError(f"{where}: its channels have {', '.join(map(str, found))} steps, but the header has {header.steps}")
         if X and len(channels) != X[0].shape[1]:
-            raise ValueError(f"{where}: it has {len(channels)} channels, but the lines before have {X[0].shape[1]}")
-        X.append(_unpadded(channels, path, number))
+            raise ValueError(f"{where}: it has {len(channels)} channels, but line {first} has {X[0].shape[1]}")
+        first = first or number
+        X.append(_unpadded(channels, path, number, {"nan", "?"}))
         padded += header.steps - len(X[-1])
         y.append(_arff_label(label, header, labels, where))
     if header is None:

@@ -51,16 +51,17 @@ def read_conllu(
         raise ValueError(f"column={column}, but columns count from 1")
     place = column or (4 if layout == "conllu" else None)
     split = _conllu_lines if layout == "conllu" else _conll2003_lines
-    sentences, found, width, last = [], [], None, None
-    for where, fields in split(path, encoding):
+    sentences, found, width, first, last = [], [], None, None, None
+    for number, fields in split(path, encoding):
         if fields is None:
             last = None
             continue
-        width = width or len(fields)
+        where = f"{path}, line {number}"
+        width, first = width or len(fields), first or number
         if tags and len(fields) < (place or 2):
             raise ValueError(f"{where}: it has {len(fields)} columns, but the tag is in column {place or 2}")
         if len(fields) != width:
-            raise ValueError(f"{where}: it has {len(fields)} columns, but the lines before have {width}")
+            raise ValueError(f"{where}: it has {len(fields)} columns, but line {first} has {width}")
         word, tag = fields[1 if layout == "conllu" else 0], fields[(place or width) - 1] if tags else None
         if not word.strip() or (tags and not tag.strip()):
             raise ValueError(f"{where}: its {'tag' if word.strip() else 'word'} is empty")
@@ -77,13 +78,15 @@ def read_conllu(
 
 
 def _conllu_lines(path, encoding):
-    """(where, columns of a word), or (where, None) where a sentence ends."""
+    """(line, columns of a word), or (line, None) where a sentence ends."""
     count, ranges, empty = 0, 0, 0
     for number, line in lines(path, encoding):
         where = f"{path}, line {number}"
         if not line.strip():
             count = 0
-            yield where, None
+            yield number, None
+        if line.startswith("#") and (count or (line[1:2] != " " and "\t" in line)):
+            raise ValueError(f"{where}: {line[:60]!r} is a comment {'inside a sentence' if count else 'with tabs'}, or a word without its number")
         if not line.strip() or line[0] == "#":
             continue
         fields = line.split("\t")
@@ -102,7 +105,7 @@ def _conllu_lines(path, encoding):
             )
         else:
             count += 1
-            yield where, fields
+            yield number, fields
     if ranges or empty:
         say(f"{path}: {counted(ranges, 'range')} of words and {counted(empty, 'empty node')} left out")
 
@@ -110,14 +113,14 @@ def _conllu_lines(path, encoding):
 def _conll2003_lines(path, encoding):
     documents = 0
     for number, line in lines(path, encoding):
-        where, fields = f"{path}, line {number}", line.split()
+        fields = line.split()
         if not fields:
-            yield where, None
+            yield number, None
         elif fields[0] == "-DOCSTART-":
             documents += 1
-            yield where, None
+            yield number, None
         else:
-            yield where, fields
+            yield number, fields
     if documents:
         say(f"{path}: {counted(documents, 'line')} -DOCSTART- left out")
 
@@ -163,6 +166,8 @@ def read_babi(path: str | os.PathLike, *, answers: bool = True, encoding: str = 
         if last == 1:
             story = []
         sentence, *answer = rest.split("\t")
+        if len(answer) > 2 or re.search(r"[.!?]\d", sentence) or not re.fullmatch(r"[\d ]*", "".join(answer[1:])):
+            raise ValueError(f"{path}, line {number}: it must be one sentence, or a question, a tab, its answer, a tab and numbers of sentences")
         words = re.findall(r"[^\s.,;:?!]+", sentence.lower())
         if not words:
             raise ValueError(f"{path}, line {number}: it has no words")
