@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import zipfile
-import zlib
 
 import numpy as np
 
-from fastrnn._files import FLOAT32_MAX, check_file, counted, floats, full_lines, is_number, lines, rows, say, some
+from fastrnn._files import FLOAT32_MAX, counted, floats, full_lines, is_number, lines, read_bytes, rows, say, some
 from fastrnn._splitting import check_rule, first_cut, split_words
 
 
@@ -173,17 +173,17 @@ def read_captions(path: str | os.PathLike, *, texts: bool = True, encoding: str 
 
 
 def _captions_of_arrays(path, needed):
-    check_file(path)
-    if not zipfile.is_zipfile(path):
+    content = io.BytesIO(read_bytes(path))
+    if not zipfile.is_zipfile(content):
         raise ValueError(f"{path} is not a .npz file of plain arrays: it is no zip archive, or it is cut. numpy.savez writes one")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(content, allow_pickle=False) as arrays:
             vectors = np.asarray(arrays["vectors"])
             texts = np.asarray(arrays["texts"]) if needed or "texts" in arrays else np.full(vectors.shape[:1], "")
     except KeyError as error:
         raise ValueError(f"{path} must have the arrays 'vectors' and 'texts': {error.args[0]}") from None
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a .npz file of plain arrays (objects are not read): {error}") from None
+    except Exception as error:  # zipfile, zlib and numpy have many kinds of them for a damaged archive, which is in memory
+        raise ValueError(f"{path} is not a .npz file of plain arrays (objects are not read): {error or type(error).__name__}") from None
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiub":
         raise ValueError(f"{path}: vectors are {vectors.dtype} of shape {vectors.shape}, but they must be numbers of shape (N, D)")
     if texts.dtype.kind != "U" or texts.shape != vectors.shape[:1]:
@@ -205,9 +205,8 @@ def _captions_of_table(path, needed, encoding):
     if not needed and all(is_number(row[-1]) for _, row in table):
         table = [(number, [*row, ""]) for number, row in table]
     for number, row in table:
-        first, wanted = table[0][0], max(2, len(table[0][1]))
+        wanted = max(2, len(table[0][1]))
         if len(row) != wanted:
-            raise ValueError(
-                f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}, as line {first}: numbers, and last the text"
-            )
+            like = f", as line {table[0][0]}" if number != table[0][0] else ""
+            raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}{like}: numbers, and last the text")
     return some(np.array([floats(row[:-1], path, number) for number, row in table]), [row[-1] for _, row in table], path, "vectors")

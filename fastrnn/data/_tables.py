@@ -214,10 +214,9 @@ class _Grid:
         return found
 
     def _wrong(self, cell):
-        if _GROUPED.fullmatch(cell.strip()) and not is_number(cell):
+        if not is_number(self._point(cell)) and _GROUPED.fullmatch(cell.strip()):
             return f"{cell[:40]!r} is not a number with decimal={self.decimal!r}: write it without signs for thousands, percent or money"
-        message = not_a_number(cell)
-        return message.replace("not a number", f"not a number with decimal={self.decimal!r}") if is_number(cell) else message
+        return not_a_number(cell)
 
     def found_targets(self, date):
         """All columns of numbers, but those that count the rows; what is left out is said."""
