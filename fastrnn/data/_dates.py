@@ -46,6 +46,10 @@ def as_dates(texts, numbers: bool = False) -> list:
 
 def _parsed(texts, form):
     try:
+        shape = len(texts[0])
+        if form.startswith("%Y-%m-%d") and shape in (10, 16, 19) and all(len(text) == shape and text[4] == text[7] == "-" for text in texts):
+            datetime.datetime.strptime(texts[0], form)
+            return [datetime.datetime.fromisoformat(text) for text in texts]  # the same, much faster
         return [datetime.datetime.strptime(text, form) for text in texts]
     except ValueError:
         return None

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from fastrnn._files import is_number, not_a_number, rows
+from fastrnn._files import is_number, not_a_number, plain_numbers, rows
 from fastrnn.data._dates import as_dates, check_steps
 
 _DATE_NAMES = {"date", "dates", "datetime", "time", "timestamp", "ds", "year", "month", "day", "period", "quarter", "week"}
@@ -112,7 +112,7 @@ def read_table(
         T -= 1
     if not T or not targets:
         raise ValueError(f"{path} has no column of numbers under a header")
-    series, others = grid.numbers(targets, 0, T), grid.numbers(exogs, 0, len(grid.rows))
+    series, others = grid.numbers(targets, T), grid.numbers(exogs, len(grid.rows))
     return Table(
         [grid.names[k] for k in targets], series, [grid.names[k] for k in exogs],
         others[:T] if exogs else None, others[T:] if exogs and T < len(others) else None,
@@ -155,8 +155,8 @@ class _Grid:
         data, names = [], []
         for k, cell in enumerate(self.rows[0]):
             below = [row[k] for row in self.rows[1:]]
-            numbers, dates = any(map(self._is_number, below)), below and as_dates(below) and not any(map(is_number, below))
-            if self._is_number(cell) or (dates and as_dates([cell, *below])):
+            numbers, dates = any(map(self._is_number, below)), any(as_dates([other]) for other in below[:3] if not is_number(other))
+            if self._is_number(cell) or (dates and as_dates([cell])):
                 data.append(cell)
             elif cell.strip() and (numbers or dates):
                 names.append(cell)
@@ -202,15 +202,16 @@ class _Grid:
             raise ValueError(f"{self.where(wrong)}: {cells[wrong][:40]!r} is not a date like the others in the column {self.names[k]!r}")
         return cells, found
 
-    def numbers(self, columns, first, last):
-        """(rows, columns) float64."""
-        found = np.empty((last - first, len(columns)))
-        for i in range(first, last):
-            for j, k in enumerate(columns):
-                cell = self.rows[i][k]
-                if not self._is_number(cell):
-                    raise ValueError(f"{self.where(i)}: {self._wrong(cell)} (column {self.names[k] or k + 1!r})")
-                found[i - first, j] = float(self._point(cell))
+    def numbers(self, columns, last):
+        """(last, columns) float64 of the first rows."""
+        found = np.empty((last, len(columns)))
+        for j, k in enumerate(columns):
+            cells = self.column(k)[:last]
+            values = plain_numbers([self._point(cell) for cell in cells])
+            if values is None:
+                wrong = next(i for i, cell in enumerate(cells) if not self._is_number(cell))
+                raise ValueError(f"{self.where(wrong)}: {self._wrong(cells[wrong])} (column {self.names[k] or k + 1!r})")
+            found[:, j] = values
         return found
 
     def _wrong(self, cell):
@@ -228,13 +229,11 @@ class _Grid:
             if self._begins_with_a_date(k):
                 left_out.append(f"{name or k + 1!r} (dates)")
                 continue
-            some = [cell for cell in cells if self._is_number(cell)]
-            grouped = next((i for i, cell in enumerate(cells) if _GROUPED.fullmatch(cell.strip()) and not self._is_number(cell)), None)
-            if some and len(some) < len(cells) or grouped is not None:
-                self._refuse_mixed(k, grouped)
-            elif not some:
+            values = plain_numbers([self._point(cell) for cell in cells])
+            if values is None:
+                self._check_no_numbers(k)
                 left_out.append(f"{name or k + 1!r} (no numbers)")
-            elif self._counts(k):
+            elif self._counts(k, np.diff(values)):
                 left_out.append(f"{name or k + 1!r} (counts the rows)")
             elif not name or name.lower() in _DATE_NAMES:
                 raise ValueError(
@@ -247,16 +246,20 @@ class _Grid:
             warnings.warn(f"{self.path}: columns left out: {', '.join(left_out)}; to choose, give target (--target)", stacklevel=4)
         return targets
 
-    def _refuse_mixed(self, k, grouped):
-        wrong = next(i for i, cell in enumerate(self.column(k)) if not self._is_number(cell)) if grouped is None else grouped
-        raise ValueError(
-            f"{self.where(wrong)}: {self._wrong(self.rows[wrong][k])} (column {self.names[k] or k + 1!r}); or choose other columns with "
-            "target= (--target)"
-        )
+    def _check_no_numbers(self, k):
+        """Whether a column has no numbers at all; one that has some, or has them with other signs, is an error."""
+        cells = self.column(k)
+        wrong = next((i for i, cell in enumerate(cells) if not self._is_number(cell) and _GROUPED.fullmatch(cell.strip())), None)
+        if wrong is None and any(map(self._is_number, cells)):
+            wrong = next(i for i, cell in enumerate(cells) if not self._is_number(cell))
+        if wrong is not None:
+            raise ValueError(
+                f"{self.where(wrong)}: {self._wrong(cells[wrong])} (column {self.names[k] or k + 1!r}); or choose other columns with "
+                "target= (--target)"
+            )
 
-    def _counts(self, k):
+    def _counts(self, k, steps):
         """Whether the numbers of a column rise by the same step, up to rounding; in fewer than 3 rows only if it has no name."""
-        steps = np.diff([float(self._point(cell)) for cell in self.column(k)])
         if len(steps) < 2:
             return not self.names[k] and (steps == 1).all()
         return steps.min() > 0 and steps.max() - steps.min() <= 0.02 * steps.max()
