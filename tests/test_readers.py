@@ -10,6 +10,7 @@ import wave
 
 import numpy as np
 import pytest
+from fuzz import seeds
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fastrnn import data
@@ -286,7 +287,7 @@ def test_damaged_arrays_are_refused_or_read_as_they_were(tmp_path):
     for save in (np.savez, np.savez_compressed):
         save(path, vectors=X, texts=np.array(y))
         content = path.read_bytes()
-        for case in range(150 * int(os.environ.get("FASTRNN_FUZZ", "1"))):
+        for case in seeds(f"readers {save.__name__}", 150):
             rng = np.random.default_rng(case)
             damaged = bytearray(content[: rng.integers(0, len(content))] if case % 3 == 0 else content)
             if case % 3:
@@ -297,7 +298,7 @@ def test_damaged_arrays_are_refused_or_read_as_they_were(tmp_path):
             except ValueError as error:
                 assert str(path) in str(error)
             else:
-                assert found.tolist() == X.tolist() and texts == y, f"{save.__name__}, case {case}"
+                assert found.tolist() == X.tolist() and texts == y, f"{save.__name__}, seed {case}"
 
 
 @pytest.mark.fuzz
@@ -305,7 +306,7 @@ def test_damaged_rolls_are_refused_or_read_as_they_were(tmp_path):
     pieces = [[[60, 64], [], [21, 108]], [[62]]]
     content = json.dumps({"train": pieces, "valid": [[[60]]]}, indent=1)
     path = tmp_path / "f"
-    for case in range(300 * int(os.environ.get("FASTRNN_FUZZ", "1"))):
+    for case in seeds("readers rolls", 300):
         rng = np.random.default_rng(case)
         at = int(rng.integers(0, len(content)))
         sign = str(rng.choice(["", "[", "]", ",", '"', "-", ".5", "null", "NaN", "\0", "x"]))
@@ -318,7 +319,7 @@ def test_damaged_rolls_are_refused_or_read_as_they_were(tmp_path):
         else:
             read = [[[int(k) + 21 for k in np.flatnonzero(frame)] for frame in roll] for roll in found]
             written = [[sorted({p for p in frame if p != -1}) for frame in piece] for piece in json.loads(damaged)["train"]]
-            assert read == written, f"case {case}"
+            assert read == written, f"seed {case}"
 
 
 # ---- every reader ----------------------------------------------------------------------------------------------------------------

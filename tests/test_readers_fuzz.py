@@ -1,18 +1,17 @@
 """The readers on files made from known content and damaged one way at a time: what is read is the content, or an error names the line.
 
-FASTRNN_FUZZ multiplies the number of cases. A case that fails says its format, its number, the damage and the file.
+A case that fails says its format, the damage, its seed and the file.
 """
 
-import os
 import re
 import warnings
 
 import numpy as np
 import pytest
+from fuzz import seeds
 
 from fastrnn import data
 
-CASES = 120 * int(os.environ.get("FASTRNN_FUZZ", "1"))
 WORDS = ["dog", "Katze", "naïve", "x1", "it's", "日本", "U.S.", "re\u0301sume\u0301", "-", '"', "#1", "don’t"]
 JUNK = ["x", "?", "", "nan", "inf", "1_0", "1e999", "1e300", "1,5", "1.2.3", "0x1", "12 5", "1O"]
 
@@ -393,7 +392,7 @@ DAMAGES = [
 def test_what_is_read_is_the_content_or_an_error_names_the_line(name, damage, tmp_path):
     write, read = FORMATS[name]
     path = tmp_path / "file"
-    for case in range(max(6, CASES // len(DAMAGES))):
+    for case in seeds(f"readers {name} {damage.__name__}", 6):
         rng = np.random.default_rng([case, list(FORMATS).index(name), DAMAGES.index(damage)])
         written = write(rng)
         damaged = damage(written, rng)
@@ -401,7 +400,7 @@ def test_what_is_read_is_the_content_or_an_error_names_the_line(name, damage, tm
             continue
         content, may_name = damaged
         path.write_bytes(content)
-        shown = f"\n{name}, {damage.__name__}, case {case}:\n{content.decode('utf-8', 'replace')}"
+        shown = f"\n{name}, {damage.__name__}, seed {case}:\n{content.decode('utf-8', 'replace')}"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
