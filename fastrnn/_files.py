@@ -50,7 +50,10 @@ def check_file(path, name: str | None = None) -> None:
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if kind != stat.S_IFREG:
-        raise ValueError(f"{name or path} is {_KINDS.get(kind, 'no file')}, but a regular file is needed: write the data to one first")
+        raise ValueError(
+            f"{name or path} is {_KINDS.get(kind, 'no file')}, but a regular file is needed: write the data to one "
+            "first"
+        )
     if os.fspath(path).lower().endswith((".pkl", ".pickle")):
         raise pickle_refused(path)
 
@@ -58,7 +61,8 @@ def check_file(path, name: str | None = None) -> None:
 def pickle_refused(path) -> ValueError:
     """The error for a pickle, which fastrnn never reads."""
     return ValueError(
-        f"{path} is a Python pickle. Reading one can run any code, so fastrnn reads none: load it with pickle, if you trust its "
+        f"{path} is a Python pickle. Reading one can run any code, so fastrnn reads none: load it with pickle, if "
+        "you trust its "
         "source, and save the data in the format that is read here (piano rolls: json.dump)"
     )
 
@@ -86,7 +90,9 @@ def read_text(path, encoding: str = "utf-8", name: str | None = None) -> str:
         utf8 = codecs.lookup(encoding).name == "utf-8"
         "".encode(encoding)
     except (LookupError, TypeError):
-        raise ValueError(f"there is no text encoding {encoding!r}: utf-8, utf-16, latin-1, cp1252, … (Python's names)") from None
+        raise ValueError(
+            f"there is no text encoding {encoding!r}: utf-8, utf-16, latin-1, cp1252, … (Python's names)"
+        ) from None
     data, name = read_bytes(path, name), name or path
     skipped = len(codecs.BOM_UTF8) if utf8 and data.startswith(codecs.BOM_UTF8) else 0
     try:
@@ -97,7 +103,11 @@ def read_text(path, encoding: str = "utf-8", name: str | None = None) -> str:
 
 
 def _undecodable(path, name, data, start, encoding):
-    message = f"{name} is not {encoding}: byte {start} is 0x{data[start]:02x}" if start < len(data) else f"{name} is not {encoding}"
+    message = (
+        f"{name} is not {encoding}: byte {start} is 0x{data[start]:02x}"
+        if start < len(data)
+        else f"{name} is not {encoding}"
+    )
     kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
     if _PICKLE.match(data) and data.endswith(b"."):
         return str(pickle_refused(path))
@@ -110,7 +120,7 @@ def _undecodable(path, name, data, start, encoding):
 
 
 def lines(path, encoding: str = "utf-8", lone_cr: bool = False):
-    """(number, line) of the lines of a file, without their ends, LF or CR LF; the last is "" if the file ends with a line end.
+    """(number, line) of the lines of a file, without their ends, LF or CR LF; "" after a last line end.
 
     Parameters
     ----------
@@ -132,7 +142,7 @@ def _lone_return(path, number):
 
 
 def full_lines(path, encoding: str = "utf-8"):
-    """The lines of a text file as ``wc -l`` counts them; a carriage return inside a line is a blank. The end of the file may end a line."""
+    """The lines of a file as ``wc -l`` counts them; a carriage return inside a line is a blank."""
     found = [line for _, line in lines(path, encoding, lone_cr=True)]
     found = found[:-1] if found[-1] == "" else found
     inside = sum(line.count("\r") for line in found)
@@ -164,7 +174,7 @@ def rows(path, separator: str = ",", encoding: str = "utf-8"):
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a finite number as files have them: ASCII digits, a point, an exponent; no underscores, no "nan" or "inf"."""
+    """Whether a text is a finite number: ASCII digits, a point, an exponent; not "1_0", "nan" or "inf"."""
     text = text.strip(" \t")
     return _NUMBER.fullmatch(text) is not None and abs(float(text)) <= FLOAT32_MAX
 

@@ -16,14 +16,37 @@ def add_options(parser, count) -> None:
     add = parser.add_argument_group("reading of files").add_argument
     add("--encoding", metavar="NAME", help="of the text: utf-8 (default), utf-16, latin-1, cp1252, … (Python's names)")
     add("--layout", choices=("conllu", "conll2003"), help="columns of words and tags; for tag (conllu)")
-    add("--column", type=count, metavar="N", help="column of the tag, from 1; for tag (4, UPOS; the last with --layout conll2003)")
-    add("--target", action="append", metavar="NAME", help="column to forecast, may be repeated; for forecast (all columns of numbers)")
-    add("--exog", action="append", metavar="NAME",
-        help="column that is known for the future too, may be repeated; for forecast. Rows without targets at the end are the future")  # fmt: skip
-    add("--date", metavar="NAME", help="column of the dates, which must rise by even steps; for forecast (found by its content)")
+    add(
+        "--column",
+        type=count,
+        metavar="N",
+        help="column of the tag, from 1; for tag (4, UPOS; the last with --layout conll2003)",
+    )
+    add(
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="column to forecast, may be repeated; for forecast (all columns of numbers)",
+    )
+    add(
+        "--exog",
+        action="append",
+        metavar="NAME",
+        help="column whose future is known, in rows without targets at the end; for forecast",
+    )
+    add(
+        "--date",
+        metavar="NAME",
+        help="column of the dates, which must rise by even steps; for forecast (found by its content)",
+    )
     add("--decimal", choices=(".", ","), help="decimal sign of the numbers; for forecast (.)")
     add("--separator", type=_separator, metavar="SIGN", help="between the columns: a sign, or tab; for forecast (,)")
-    add("--allow-gaps", action="store_true", default=None, help="take rows as evenly spaced though their dates are not; for forecast")
+    add(
+        "--allow-gaps",
+        action="store_true",
+        default=None,
+        help="take rows as evenly spaced though their dates are not; for forecast",
+    )
 
 
 def _separator(text):
@@ -56,7 +79,7 @@ def kept(options: dict) -> dict | None:
 
 @contextlib.contextmanager
 def notes():
-    """What readers leave out is a line on standard error each, by `show_notes` or at the end; not if an error ends the command."""
+    """Say what readers leave out, a line each: at `show_notes` and at the end, unless an error ends the command."""
     logger, handler = logging.getLogger("fastrnn"), _Notes()
     before = logger.level, logger.propagate
     logger.addHandler(handler)

@@ -19,7 +19,8 @@ def _unicode():
         import regex
     except ImportError:
         raise ImportError(
-            "Unicode's word boundaries need the package regex: pip install 'fastrnn[data]'. Or split the simple way, into runs of letters "
+            "Unicode's word boundaries need the package regex: pip install 'fastrnn[data]'. Or split the simple way, "
+            "into runs of letters "
             "and digits: splitting='simple' (--splitting simple)"
         ) from None
     return regex.compile(rf"(?w) ?{UNKNOWN}| ?\S(?:\B\S)*| +(?= )|\s", regex.V1)  # w: \B is inside a word of UAX 29
@@ -43,14 +44,14 @@ def check_rule(rule: str) -> str:
 def split_words(text: str, splitting: str = "unicode") -> list[str]:
     r"""Split a text into words, so that ``"".join(words) == text``.
 
-    A word is what lies between two word boundaries, or one other sign; the blank before it belongs to it. What is left are line
-    breaks, tabs and the further blanks of a run of blanks.
+    A word is what lies between two word boundaries, or one other sign; the blank before it belongs to it. What is left
+    are line breaks, tabs and the further blanks of a run of blanks.
 
     Parameters
     ----------
-    splitting : "unicode": Unicode's default word boundaries (UAX 29), which keep combining marks with their letters, "3.14" and "don't"
-        whole, and take each Chinese character as a word. "simple": a word is a run of letters and digits with apostrophes inside;
-        combining marks are cut off
+    splitting : "unicode": Unicode's default word boundaries (UAX 29), which keep combining marks with their letters,
+        "3.14" and "don't" whole, and take each Chinese character as a word. "simple": a word is a run of letters and
+        digits with apostrophes inside; combining marks are cut off
 
     Raises
     ------
@@ -73,7 +74,7 @@ def _cut():
 
 
 def first_cut(text: str) -> str | None:
-    """The first word of a text from which the simple rule would cut a combining mark or a joiner; None if there is none."""
+    """The first word of a text from which the simple rule would cut a combining mark or a joiner, or None."""
     if text.isascii():
         return None
     found = _cut().search(text)

@@ -1,22 +1,15 @@
 """The readers: what other formats and options mean, what is refused, and what is said."""
 
-import json
 import logging
-import os
-import pickle
 import struct
 import sys
 import wave
 
 import numpy as np
 import pytest
-from fuzz import seeds
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fastrnn import data
-from fastrnn.models import LanguageModel
-from fastrnn.models.text import read_bytes, read_text
-from fastrnn.models.vectors import read_vectors
 
 TS = "@problemName A\n@timeStamps false\n{}\n@data\n"
 
@@ -34,18 +27,46 @@ def table(**options):
 
 
 REFUSED = [
-    (data.read_ts, ts("@classLabel false", "1,2:3,4"), "line 4: '@classLabel false' says that the series have no labels"),
-    (data.read_ts, ts("@targetLabel true", "1,2:3.5"), "line 4: '@targetLabel true' says that the labels are numbers.*fastrnn train regress"),
-    (lambda p: data.read_ts(p, labels="number"), ts("@classLabel true a", "1:a"), "'@classLabel true a' says that the labels are classes"),
+    (
+        data.read_ts,
+        ts("@classLabel false", "1,2:3,4"),
+        "line 4: '@classLabel false' says that the series have no labels",
+    ),
+    (
+        data.read_ts,
+        ts("@targetLabel true", "1,2:3.5"),
+        "line 4: '@targetLabel true' says that the labels are numbers.*fastrnn train regress",
+    ),
+    (
+        lambda p: data.read_ts(p, labels="number"),
+        ts("@classLabel true a", "1:a"),
+        "'@classLabel true a' says that the labels are classes",
+    ),
     (lambda p: data.read_ts(p, labels="number"), ts("@targetLabel true", "1:a"), "line 5: 'a' is not a number"),
-    (data.read_ts, "@timeStamps true\n@data\n(0,1),(1,2):a\n", "line 1: '@timeStamps true': series with time stamps are not read"),
-    (data.read_ts, ts("@classLabel true a b", "1,?:a"), r"line 5: '\?' is not a number but a missing value: fill it in"),
+    (
+        data.read_ts,
+        "@timeStamps true\n@data\n(0,1),(1,2):a\n",
+        "line 1: '@timeStamps true': series with time stamps are not read",
+    ),
+    (
+        data.read_ts,
+        ts("@classLabel true a b", "1,?:a"),
+        r"line 5: '\?' is not a number but a missing value: fill it in",
+    ),
     (data.read_ts, ts("@classLabel true a b", "1,2:c"), "line 5: its label 'c' is not one of the header's, a, b"),
     (data.read_ts, ts("@classLabel maybe", "1:a"), "line 3: '@classLabel maybe' must say true or false"),
     (data.read_ts, ts("@dimensions two", "1:a"), "line 3: '@dimensions two' must have a whole number"),
     (data.read_ts, ts("@dimensions 2", "1:a"), "line 5: it has 1 channels, but the header says '@dimensions 2'"),
-    (data.read_ts, ts("@univariate true", "1:2:a"), "line 5: it has 2 channels, but the header says '@univariate true'"),
-    (data.read_ts, ts("@equalLength true\n@seriesLength 3", "1,2:a"), "line 6: it has 2 steps, but the header says '@seriesLength 3'"),
+    (
+        data.read_ts,
+        ts("@univariate true", "1:2:a"),
+        "line 5: it has 2 channels, but the header says '@univariate true'",
+    ),
+    (
+        data.read_ts,
+        ts("@equalLength true\n@seriesLength 3", "1,2:a"),
+        "line 6: it has 2 steps, but the header says '@seriesLength 3'",
+    ),
     (data.read_ts, "@problemName A\n1:a\n", "line 2: there is no @data before the first series"),
     (data.read_ts, ts("@frequency yearly", "1:a"), "line 3: '@frequency yearly' is not a line of a .ts header"),
     (data.read_ts, ts("@univariate true", "1:a", "@univariate true"), "line 6: '@univariate true' stands after @data"),
@@ -53,10 +74,26 @@ REFUSED = [
     (data.read_ts, ts("", "1e300:a"), "line 5: 1e300 is beyond 3.4e38, the largest number of float32: scale the data"),
     (data.read_tsv, "1\t2\tNaN\t3\n", "line 1: 'NaN' is not a number but a missing value"),
     (data.read_tsv, "1 2 3\n", "line 1: '1 2 3' must be a label, a tab and values separated by tabs"),
-    (data.read_arff, "@relation r\n@attribute a string\n@attribute y {1}\n@data\n", "line 2: the attribute 'a' is 'string'"),
-    (data.read_arff, "@relation r\n@attribute a real\n@attribute y real\n@data\n1,2\n", "line 3: the last attribute 'y' is 'real'.*train regress"),
-    (data.read_arff, "@relation r\n@attribute a real\n@attribute y {1}\n@data\n'1,1\n", "line 5: a quote is not closed"),
-    (data.read_arff, "@relation r\n@attribute a real\n@attribute y {1}\n@data\n1,2\n", "line 5: its label '2' is not one of the header's, 1"),
+    (
+        data.read_arff,
+        "@relation r\n@attribute a string\n@attribute y {1}\n@data\n",
+        "line 2: the attribute 'a' is 'string'",
+    ),
+    (
+        data.read_arff,
+        "@relation r\n@attribute a real\n@attribute y real\n@data\n1,2\n",
+        "line 3: the last attribute 'y' is 'real'.*train regress",
+    ),
+    (
+        data.read_arff,
+        "@relation r\n@attribute a real\n@attribute y {1}\n@data\n'1,1\n",
+        "line 5: a quote is not closed",
+    ),
+    (
+        data.read_arff,
+        "@relation r\n@attribute a real\n@attribute y {1}\n@data\n1,2\n",
+        "line 5: its label '2' is not one of the header's, 1",
+    ),
     (data.read_conllu, "1\tdogs\t_\tNOUN\nbark VERB\n", "line 2: 'bark VERB' has no tab.*--layout conll2003"),
     (data.read_conllu, "EU NNP B-NP B-ORG\n", "line 1: 'EU NNP B-NP B-ORG' has no tab.*layout='conll2003'"),
     (data.read_conllu, "1\ta\t_\tX\n3\tb\t_\tX\n", "line 2: it begins with '3', but the number of this word must be 2"),
@@ -69,19 +106,43 @@ REFUSED = [
     (data.read_csv, "a,b\n,1\n2,3\n", r"line 2: '' is not a number but a missing value.*\(column 'a'\).*target="),
     (data.read_csv, 'a,b\n1,"2\n3,4\n', "line 2: a quote is opened that is never closed"),
     (data.read_csv, 'a,b\n1,"2"x\n', "line 2: ',' expected after '\"'"),
-    (data.read_csv, "a;b\n1;2,5\n", r"line 1: it has 1 field; if ';' separates them, give separator=';' \(--separator\)"),
+    (
+        data.read_csv,
+        "a;b\n1;2,5\n",
+        r"line 1: it has 1 field; if ';' separates them, give separator=';' \(--separator\)",
+    ),
     (data.read_csv, "a;b\n1;2\n", "line 1: it has 1 field; if ';' separates them"),
-    (data.read_csv, 'a,b\n1,"1,234"\n2,"2,345"\n', r"line 2: '1,234' is not a number with decimal='\.': write it without signs for thousands"),
+    (
+        data.read_csv,
+        'a,b\n1,"1,234"\n2,"2,345"\n',
+        r"line 2: '1,234' is not a number with decimal='\.': write it without signs for thousands",
+    ),
     (data.read_csv, 'a,b\n1,"2,5"\n', r"line 2: '2,5' is not a number with decimal='\.'"),
     (table(decimal=",", separator=";"), "a;b\n1;2.5\n", "line 2: '2.5' is not a number with decimal=','"),
     (table(decimal=",", separator=";"), "a;b\n1;1.234,5\n", "line 2: '1.234,5' is not a number with decimal=','"),
     (data.read_csv, "a,b\n1,5%\n2,6%\n", r"line 2: '5%' is not a number with decimal='\.': .* percent or money"),
     (data.read_csv, "a,a\n1,2\n", "line 1: two columns are named 'a'"),
-    (data.read_csv, "name,112\n1949-01,118\n1949-02,119\n", "line 1: it is neither a header nor a row: 'name' is a name, but '112' is data"),
-    (data.read_csv, "Date,a\n2024-01,5\n2024-03,6\n2024-04,6\n", "line 3: '2024-03' follows '2024-01' .* but most rows are 1 month apart"),
-    (data.read_csv, "Date,a\n2024-02,5\n2024-01,6\n", "line 3: '2024-01' follows '2024-02' .* but dates must rise: sort the rows"),
+    (
+        data.read_csv,
+        "name,112\n1949-01,118\n1949-02,119\n",
+        "line 1: it is neither a header nor a row: 'name' is a name, but '112' is data",
+    ),
+    (
+        data.read_csv,
+        "Date,a\n2024-01,5\n2024-03,6\n2024-04,6\n",
+        "line 3: '2024-03' follows '2024-01' .* but most rows are 1 month apart",
+    ),
+    (
+        data.read_csv,
+        "Date,a\n2024-02,5\n2024-01,6\n",
+        "line 3: '2024-01' follows '2024-02' .* but dates must rise: sort the rows",
+    ),
     (data.read_csv, "Date,a\n2024-02,5\n2024-02,6\n", "line 3: '2024-02' follows '2024-02' .* give each time one row"),
-    (data.read_csv, "Date,a\n2024-01-01,5\nsoon,6\n", "line 3: 'soon' is not a date like the others in the column 'Date'"),
+    (
+        data.read_csv,
+        "Date,a\n2024-01-01,5\nsoon,6\n",
+        "line 3: 'soon' is not a date like the others in the column 'Date'",
+    ),
     (data.read_csv, "Date,a\n194901,5\n194902,6\n194904,7\n", "it is not clear what the column 'Date' is"),
     (table(date="Date"), "Date,a\n194901,5\n194902,6\n194904,7\n", "line 4: '194904' follows '194902'"),
     (table(target="x"), "a,b\n1,2\n", "has no column 'x' for target; it has a, b"),
@@ -90,7 +151,11 @@ REFUSED = [
     (table(separator=""), "a,b\n1,2\n", "separator='' must be one character"),
     (data.read_csv, "a\n1\n\n2\n", "line 3: '' is not a number but a missing value"),
     (data.read_csv, "a,b\r1,2\r3,4\r", "line 1: it has a carriage return inside: end lines with LF or CR LF"),
-    (rolls, '{"train": [[60, 62]]}', r"train 0, frame 0: 60 is not a list of pitches: write one note as \[60\], a rest as \[\]"),
+    (
+        rolls,
+        '{"train": [[60, 62]]}',
+        r"train 0, frame 0: 60 is not a list of pitches: write one note as \[60\], a rest as \[\]",
+    ),
     (rolls, '{"train": [[[60.0]]]}', r"train 0, frame 0: \[60.0\] is not a list of pitches from 21 to 108"),
     (rolls, '{"train": [[[true]]]}', r"frame 0: \[true\] is not a list of pitches"),
     (rolls, '{"train": [[[-2]]]}', r"frame 0: \[-2\] is not a list of pitches"),
@@ -98,10 +163,14 @@ REFUSED = [
     (rolls, '{"train": {"a": 1}}', "the part 'train' must be a list of at least one piece"),
     (rolls, '{"train": [[[60]]], "train": [[[61]]]}', "has two parts 'train'"),
     (rolls, "[" * 100000, "is not JSON|nested too deeply"),
-    (data.read_babi, "1 A b.\n2 C? yes 1\n", "line 2: a question must end in a question mark, and a tab must stand behind it"),
+    (
+        data.read_babi,
+        "1 A b.\n2 C? yes 1\n",
+        "line 2: a question must end in a question mark, and a tab must stand behind it",
+    ),
     (data.read_babi, "1 A b.\n2 C?\tyes\t13 D e.\n", "line 2: it must be one sentence, or a question, a tab"),
     (data.read_captions, "1.5.2,2x,wide\n3,4,tall\n", "line 1: '1.5.2' is not a number"),
-    (lambda p: data.read_parallel(p, p), "नमस्ते\n", "line 1: .* has combining marks, which splitting='simple' cuts off"),
+    (lambda p: data.read_parallel(p, p), "नमस्ते\n", "line 1: .* has combining marks, which splitting='simple'"),
 ]
 
 
@@ -120,7 +189,7 @@ def said(caplog):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-# ---- series ------------------------------------------------------------------------------------------------------------
+# ---- series --------------------------------------------------------------------------------------
 
 
 def test_series_without_labels_and_with_numbers(tmp_path):
@@ -152,7 +221,7 @@ def test_the_other_formats_of_the_archive(tmp_path, said):
     assert_array_equal(data.read_arff(arff, labels="number")[1], [2.5])
 
 
-# ---- words and tags ------------------------------------------------------------------------------------------------------
+# ---- words and tags ------------------------------------------------------------------------------
 
 
 def test_columns_separated_by_blanks(tmp_path, said):
@@ -172,7 +241,7 @@ def test_a_line_of_blanks_ends_a_sentence(tmp_path, said):
     assert said() == [f"{path}: 1 range of words and 1 empty node left out"]
 
 
-# ---- tables --------------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def test_a_file_without_header_keeps_its_first_row(tmp_path):
@@ -184,7 +253,9 @@ def test_a_file_without_header_keeps_its_first_row(tmp_path):
 def test_what_is_left_out_of_a_table_is_said(tmp_path):
     path = tmp_path / "f"
     path.write_text("row,value,note\n10,5,a\n11,7,b\n12,6,c\n")
-    with pytest.warns(UserWarning, match=r"columns left out: 'row' \(counts the rows\), 'note' \(no numbers\); to choose, give target"):
+    with pytest.warns(
+        UserWarning, match=r"columns left out: 'row' \(counts the rows\), 'note' \(no numbers\); to choose, give target"
+    ):
         assert data.read_csv(path)[0] == ["value"]
     assert data.read_csv(path, target=["row", "value"])[1].tolist() == [[10, 5], [11, 7], [12, 6]]
     path.write_text("row,value\n10,5\n11,7\n13,6\n")  # which counts nothing
@@ -194,15 +265,21 @@ def test_what_is_left_out_of_a_table_is_said(tmp_path):
 @pytest.mark.parametrize(
     "dates",
     [
-        ["2024-01-31", "2024-02-29", "2024-03-31"], ["1970 Q1", "1970 Q2", "1970 Q3"], ["Q4 1970", "Q1 1971"], ["31.12.2023", "01.01.2024"],
-        ["02/28/2024", "02/29/2024", "03/01/2024"], ["28/02/2024", "29/02/2024", "01/03/2024"], ["2024-01-01 23:30", "2024-01-02 00:00"],
-        ["2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"], ["2024-02-29T00:00:00Z", "2024-02-29T01:00:00Z"], ["Jan-49", "Feb-49"][:0],
+        ["2024-01-31", "2024-02-29", "2024-03-31"],
+        ["1970 Q1", "1970 Q2", "1970 Q3"],
+        ["Q4 1970", "Q1 1971"],
+        ["31.12.2023", "01.01.2024"],
+        ["02/28/2024", "02/29/2024", "03/01/2024"],
+        ["28/02/2024", "29/02/2024", "01/03/2024"],
+        ["2024-01-01 23:30", "2024-01-02 00:00"],
+        ["2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"],
+        ["2024-02-29T00:00:00Z", "2024-02-29T01:00:00Z"],
         ["2000-02-29", "2004-02-29"],
     ],
-)  # fmt: skip
+)
 def test_dates_in_even_steps_are_found(dates, tmp_path):
     path = tmp_path / "f"
-    path.write_text("when,value\n" + "".join(f"{date},{k * k}\n" for k, date in enumerate(dates or ["2020-01", "2020-02"])))
+    path.write_text("when,value\n" + "".join(f"{date},{k * k}\n" for k, date in enumerate(dates)))
     assert data.read_csv(path)[0] == ["value"]
 
 
@@ -224,7 +301,7 @@ def test_line_breaks_in_quotes_and_decimal_commas(tmp_path):
         data.read_csv(path, separator=";", decimal=",", target=["b"])
 
 
-# ---- sounds ---------------------------------------------------------------------------------------------------------------
+# ---- sounds --------------------------------------------------------------------------------------
 
 
 def write_wav(path, samples, rate=8000):
@@ -239,7 +316,9 @@ SOUND = np.round(np.sin(np.arange(300)) * 20000) / 32768
 
 
 @pytest.mark.soundfile
-@pytest.mark.parametrize("kind, subtype", [("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAVEX", "PCM_16"), ("WAVEX", "PCM_24")])
+@pytest.mark.parametrize(
+    "kind, subtype", [("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAVEX", "PCM_16"), ("WAVEX", "PCM_24")]
+)
 def test_other_kinds_of_wav_are_read_by_soundfile(kind, subtype, tmp_path, monkeypatch):
     import soundfile
 
@@ -251,7 +330,9 @@ def test_other_kinds_of_wav_are_read_by_soundfile(kind, subtype, tmp_path, monke
     with pytest.raises(ValueError, match="has 2 channels, but channel=2 counts from 0"):
         data.read_wav(tmp_path / "a.wav", channel=2)
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    message = r"is (PCM|float|EXTENSIBLE) with \d+ bits per sample; only PCM with 16 bits is read without soundfile: pip install 'fastrnn\[data\]'"
+    message = (
+        r"is (PCM|float|EXTENSIBLE) with \d+ bits per sample; only PCM with 16 bits .* pip install 'fastrnn\[data\]'"
+    )
     with pytest.raises(ImportError, match=message):
         data.read_wav(tmp_path / "a.wav", channel=0)
 
@@ -275,151 +356,3 @@ def test_rests_of_voices(tmp_path, said):
     [roll] = rolls(tmp_path / "f")
     assert roll.sum(1).tolist() == [1, 0, 0]
     assert said() == [f"{tmp_path / 'f'}, train: 3 rests written as -1"]
-
-
-# ---- arrays -------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.fuzz
-def test_damaged_arrays_are_refused_or_read_as_they_were(tmp_path):
-    X, y = np.arange(40.0).reshape(8, 5), [f"text {k}" for k in range(8)]
-    path = tmp_path / "a.npz"
-    for save in (np.savez, np.savez_compressed):
-        save(path, vectors=X, texts=np.array(y))
-        content = path.read_bytes()
-        for case in seeds(f"readers {save.__name__}", 150):
-            rng = np.random.default_rng(case)
-            damaged = bytearray(content[: rng.integers(0, len(content))] if case % 3 == 0 else content)
-            if case % 3:
-                damaged[rng.integers(0, len(damaged))] ^= 1 << rng.integers(0, 8)
-            path.write_bytes(damaged)
-            try:
-                found, texts = data.read_captions(path)
-            except ValueError as error:
-                assert str(path) in str(error)
-            else:
-                assert found.tolist() == X.tolist() and texts == y, f"{save.__name__}, seed {case}"
-
-
-@pytest.mark.fuzz
-def test_damaged_rolls_are_refused_or_read_as_they_were(tmp_path):
-    pieces = [[[60, 64], [], [21, 108]], [[62]]]
-    content = json.dumps({"train": pieces, "valid": [[[60]]]}, indent=1)
-    path = tmp_path / "f"
-    for case in seeds("readers rolls", 300):
-        rng = np.random.default_rng(case)
-        at = int(rng.integers(0, len(content)))
-        sign = str(rng.choice(["", "[", "]", ",", '"', "-", ".5", "null", "NaN", "\0", "x"]))
-        damaged = content[:at] + sign + content[at + 1 :]
-        path.write_text(damaged)
-        try:
-            found = rolls(path)
-        except ValueError as error:
-            assert str(path) in str(error)
-        else:
-            read = [[[int(k) + 21 for k in np.flatnonzero(frame)] for frame in roll] for roll in found]
-            written = [[sorted({p for p in frame if p != -1}) for frame in piece] for piece in json.loads(damaged)["train"]]
-            assert read == written, f"seed {case}"
-
-
-# ---- every reader ----------------------------------------------------------------------------------------------------------------
-
-READERS = [
-    data.read_ts, data.read_tsv, data.read_arff, data.read_conllu, data.read_csv, data.read_babi, data.read_pairs, data.read_dictionary,
-    data.read_captions, data.read_wav, rolls, lambda path: data.read_parallel(path, path), read_text, read_bytes,
-    lambda path: read_vectors(path, ["a"], 2),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("read", READERS, ids=range(len(READERS)))
-def test_what_is_no_regular_file_is_refused(read, tmp_path):
-    os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ValueError, match="fifo is a pipe, but a regular file is needed: write the data to one first"):
-        read(tmp_path / "fifo")
-    with pytest.raises(ValueError, match="/dev/zero is a device, but a regular file is needed"):
-        read(type(tmp_path)("/dev/zero"))
-    with pytest.raises(IsADirectoryError):
-        read(tmp_path)
-
-
-@pytest.mark.parametrize("read", READERS, ids=range(len(READERS)))
-def test_pickles_are_never_read(read, tmp_path):
-    for name in ("JSB.pkl", "JSB.pickle"):
-        (tmp_path / name).write_bytes(pickle.dumps({"train": [[[60]]]}, protocol=2 if name.endswith("e") else 0))
-        with pytest.raises(ValueError, match=r"is a Python pickle. Reading one can run any code, so fastrnn reads none.*json\.dump"):
-            read(tmp_path / name)
-
-
-@pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_pickle_under_another_name_is_seen_too(protocol, tmp_path):
-    (tmp_path / "f.json").write_bytes(pickle.dumps({"train": [[[60, 200]]], "x": 300.5}, protocol=protocol))
-    with pytest.raises(ValueError, match="is a Python pickle|is not JSON"):
-        rolls(tmp_path / "f.json")
-
-
-ENCODED = [
-    (data.read_ts, "1,2:größer\n", lambda found: found[1]),
-    (data.read_tsv, "größer\t1\n", lambda found: found[1]),
-    (data.read_arff, "@relation r\n@attribute a real\n@attribute y {größer}\n@data\n1,größer\n", lambda found: found[1]),
-    (data.read_conllu, "1\tgrößer\t_\tADJ\n", lambda found: found[0][0]),
-    (data.read_csv, "größer\n1\n5\n", lambda found: found[0]),
-    (data.read_babi, "1 größer\n2 was?\tgrößer\n", lambda found: found[1]),
-    (data.read_pairs, "größer\tx\n", lambda found: found[0][0]),
-    (data.read_dictionary, "größer A\n", list),
-    (data.read_captions, "1,größer\n2,größer\n", lambda found: found[1][:1]),
-    (read_text, "größer", lambda found: [found]),
-]
-
-
-@pytest.mark.parametrize("read, text, word", ENCODED, ids=range(len(ENCODED)))
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8-sig", "UTF-8"])
-def test_text_in_any_encoding(read, text, word, encoding, tmp_path):
-    path = tmp_path / "f"
-    path.write_text(text, encoding=encoding)
-    assert word(read(path, encoding=encoding)) == ["größer"]
-    if encoding == "utf-16":
-        with pytest.raises(ValueError, match="is not UTF-8: byte 0 is 0xff; it begins as UTF-16 does: give the encoding utf-16"):
-            read(path)
-    if encoding == "latin-1":
-        with pytest.raises(ValueError, match=r"is not UTF-8: byte \d+ is 0xf6, in line \d: give its encoding"):
-            read(path)
-    for wrong in ("utf-9", "rot13"):
-        with pytest.raises(ValueError, match=f"there is no text encoding '{wrong}'"):
-            read(path, encoding=wrong)
-
-
-def test_compressed_files_are_named(tmp_path):
-    (tmp_path / "f").write_bytes(b"\x1f\x8b\x08\0\0\0\0\0\0\xff")
-    with pytest.raises(ValueError, match="is not UTF-8: byte 1 is 0x8b; it is a gzip archive: unpack it first"):
-        data.read_ts(tmp_path / "f")
-
-
-def test_line_ends_of_a_text_are_counted(tmp_path, said):
-    (tmp_path / "f").write_bytes(b"a\r\nb\rc\n")
-    assert read_text(tmp_path / "f") == "a\nb\nc\n"
-    assert said() == [f"the file {tmp_path / 'f'}: 2 line ends CR LF or CR read as LF"]
-
-
-def test_parallel_lines_are_counted_as_wc_does(tmp_path, said):
-    (tmp_path / "a").write_bytes(b"one\rdog\r\ntwo\x0b\xc2\x85x\n")
-    (tmp_path / "b").write_bytes(b"ein hund\nzwei\n")
-    assert data.read_parallel(tmp_path / "a", tmp_path / "b") == ([["one", "dog"], ["two", "x"]], [["ein", "hund"], ["zwei"]])
-    assert said() == [f"{tmp_path / 'a'}: 1 carriage return inside lines counted as blanks, not as line ends"]
-
-
-def test_parallel_words_at_unicode_boundaries(tmp_path):
-    (tmp_path / "a").write_text("नमस्ते, दुनिया\nre\u0301sume\u0301 3.14\n")
-    found, _ = data.read_parallel(tmp_path / "a", tmp_path / "a", splitting="unicode")
-    assert found == [["नमस्ते", ",", "दुनिया"], ["re\u0301sume\u0301", "3.14"]]
-
-
-def test_unknown_words_are_counted(said):
-    text = "a b a b a b c\n" * 12
-    model = LanguageModel("rnn", 4, level="word", seed=0).fit(text, epochs=0, batch_size=2, seq_len=5, validation=0, verbose=False)
-    model.score("a b x y\na")
-    assert said() == ["the text: 2 words of 6 read as <unk>"]
-
-
-def test_bytes_are_read_as_they_are(tmp_path):
-    (tmp_path / "f").write_bytes(b"a\r\n\xff")
-    assert bytes(read_bytes(tmp_path / "f")) == b"a\r\n\xff"

@@ -1,168 +1,22 @@
-"""The readers on files made from known content and damaged one way at a time: what is read is the content, or an error names the line.
+"""The readers on files made from known content and damaged one way at a time.
+
+What is read is the content, or an error names the line.
 
 A case that fails says its format, the damage, its seed and the file.
 """
 
+import json
 import re
 import warnings
 
 import numpy as np
 import pytest
 from fuzz import seeds
+from reader_files import arff, babi, captions, conll2003, conllu, dictionary, pairs, parallel, table, ts, tsv
 
 from fastrnn import data
 
-WORDS = ["dog", "Katze", "naïve", "x1", "it's", "日本", "U.S.", "re\u0301sume\u0301", "-", '"', "#1", "don’t"]
 JUNK = ["x", "?", "", "nan", "inf", "1_0", "1e999", "1e300", "1,5", "1.2.3", "0x1", "12 5", "1O"]
-
-
-class Written:
-    """content : what a reader must find; lines : of the file; records : places of the lines that have data; cuts : what separates fields"""
-
-    def __init__(self, content, lines, records, cut, **more):
-        self.content, self.lines, self.records, self.cut = content, lines, records, cut
-        self.__dict__.update(more)
-
-
-def number(rng):
-    value = rng.choice([rng.normal(), rng.normal() * 1e6, round(rng.normal() * 10), 0.0])
-    return repr(float(value)) if rng.random() < 0.7 else f"{value:.3e}"
-
-
-def ts(rng):
-    C, N, T, equal = rng.integers(1, 4), rng.integers(1, 6), rng.integers(2, 5), rng.random() < 0.7
-    names = ["up", "down", "1"]
-    lines = ["# a comment", "@problemName Made", f"@dimensions {C}", f"@classLabel true {' '.join(names)}"]
-    lines += ["@equalLength true", f"@seriesLength {T}", "@data"] if equal else ["@data"]
-    X, y, records = [], [], []
-    for _ in range(N):
-        T, label = T if equal else rng.integers(1, 5), str(rng.choice(names))
-        texts = [[number(rng) for _ in range(T)] for _ in range(C)]
-        records.append(len(lines))
-        lines.append(":".join([*(",".join(row) for row in texts), label]))
-        X.append([[float(text) for text in row] for row in texts])
-        y.append(label)
-    return Written((X, y), lines, records, rng.choice([",", ":"]), numbers=(r"[,:]", -1), open_ended=not equal)
-
-
-def tsv(rng):
-    N, T = rng.integers(3, 6), rng.integers(2, 6)
-    X, y, lines = [], [], []
-    for _ in range(N):
-        texts, label = [number(rng) for _ in range(rng.integers(1, T + 1))], str(rng.choice(["1", "2", "-1"]))
-        lines.append("\t".join([label, *texts, *["NaN"] * (T - len(texts))]))
-        X.append([[float(text) for text in texts]])
-        y.append(label)
-    return Written((X, y), lines, list(range(N)), "\t", numbers=("\t", 0))
-
-
-def arff(rng):
-    N, T, C = rng.integers(1, 5), rng.integers(1, 5), rng.integers(1, 3)
-    lines = ["% a comment", "@relation made"]
-    steps = [f"@attribute t{t} numeric" for t in range(T)]
-    lines += steps if C == 1 else ["@attribute made relational", *steps, "@end made"]
-    lines += ["@attribute class {up,down,'not up'}", "@data"]
-    X, y, records = [], [], []
-    for _ in range(N):
-        texts, label = [[number(rng) for _ in range(T)] for _ in range(C)], str(rng.choice(["up", "down", "not up"]))
-        shown = f"'{label}'" if " " in label else label
-        records.append(len(lines))
-        series = "'" + r"\n".join(",".join(row) for row in texts) + "'" if C > 1 else ",".join(texts[0])
-        lines.append(f"{series},{shown}")
-        X.append([[float(text) for text in row] for row in texts])
-        y.append(label)
-    return Written((X, y), lines, records, ",", numbers=(None, 0))
-
-
-def conllu(rng):
-    sentences, tags, lines, records = [], [], [], []
-    for _ in range(rng.integers(3, 6)):
-        words = [str(word) for word in rng.choice(WORDS, rng.integers(1, 5))]
-        row = [str(tag) for tag in rng.choice(["NOUN", "VERB", "ADV"], len(words))]
-        if rng.random() < 0.5:
-            lines.append("# text = " + " ".join(words))
-        for i, (word, tag) in enumerate(zip(words, row), 1):
-            if rng.random() < 0.1:
-                lines.append(f"{i}-{i + 1}\tboth\t_\t_\t_")
-            records.append(len(lines))
-            lines.append(f"{i}\t{word}\t_\t{tag}\t_")
-        lines.append("")
-        sentences.append(words)
-        tags.append(row)
-    return Written((sentences, tags), lines, records, "\t", blanks=[i for i, line in enumerate(lines) if not line])
-
-
-def conll2003(rng):
-    sentences, tags, lines, records = [], [], ["-DOCSTART- -X- -X- O", ""], []
-    for _ in range(rng.integers(3, 6)):
-        words = [str(word) for word in rng.choice(WORDS, rng.integers(1, 5))]
-        row = [str(tag) for tag in rng.choice(["O", "B-PER", "I-PER"], len(words))]
-        for word, tag in zip(words, row):
-            records.append(len(lines))
-            lines.append(f"{word} NN B-NP {tag}")
-        lines.append("")
-        sentences.append(words)
-        tags.append(row)
-    blanks = [i for i, line in enumerate(lines) if not line and 1 < i < len(lines) - 1]
-    return Written((sentences, tags), lines, records, " ", blanks=blanks)
-
-
-def table(rng):
-    K, T = rng.integers(1, 4), rng.integers(4, 9)
-    names = [f"value {k}" for k in range(K)]
-    texts = [[number(rng) for _ in range(K)] for _ in range(T)]
-    dates = [f"{1990 + t // 12}-{t % 12 + 1:02}" for t in range(T)]
-    lines = [",".join(["Date", *names]), *(",".join([date, *row]) for date, row in zip(dates, texts))]
-    content = (names, [[float(text) for text in row] for row in texts])
-    return Written(content, lines, list(range(1, T + 1)), ",", numbers=(",", 0), ordered=True)
-
-
-def babi(rng):
-    X, y, lines, records = [], [], [], []
-    for _ in range(rng.integers(1, 4)):
-        story = []
-        for i in range(1, rng.integers(3, 7)):
-            records.append(len(lines))
-            if i > 1 and rng.random() < 0.4:
-                answer = str(rng.choice(["hall", "attic", "apple,milk"]))
-                lines.append(f"{i} Where is Mary? \t{answer}\t1")
-                X.append([list(story), ["where", "is", "mary"]])
-                y.append(answer)
-            else:
-                room = str(rng.choice(["hall", "attic"]))
-                lines.append(f"{i} Mary went to the {room}.")
-                story.append(["mary", "went", "to", "the", room])
-    if not y:
-        return babi(rng)
-    return Written((X, y), lines, records, "\t", questions=[i for i in records if "\t" in lines[i]])
-
-
-def pairs(rng):
-    rows = [([str(w) for w in rng.choice(WORDS, rng.integers(1, 4))], [str(w) for w in rng.choice(WORDS, rng.integers(0, 4))]) for _ in range(5)]
-    lines = [f"{' '.join(source)}\t{' '.join(target)}" for source, target in rows]
-    return Written(([s for s, _ in rows], [t for _, t in rows]), lines, list(range(5)), "\t")
-
-
-def dictionary(rng):
-    words = [f"word{k}" for k in range(rng.integers(1, 5))]
-    sounds = [[str(s) for s in rng.choice(["AH", "K", "T"], rng.integers(1, 4))] for _ in words]
-    lines = [f"{word} {' '.join(of)}" for word, of in zip(words, sounds)]
-    return Written({word: [of] for word, of in zip(words, sounds)}, lines, list(range(len(lines))), None)
-
-
-def captions(rng):
-    D, N = rng.integers(1, 4), rng.integers(3, 6)
-    texts = [[number(rng) for _ in range(D)] for _ in range(N)]
-    said = [str(rng.choice(["tall", "wide and dark", "x"])) for _ in range(N)]
-    lines = [",".join([*row, text]) for row, text in zip(texts, said)]
-    if D > 1:  # else a first line without a number is a header
-        return Written(([list(map(float, row)) for row in texts], said), lines, list(range(N)), ",", numbers=(",", -1))
-    return captions(rng)
-
-
-def parallel(rng):
-    rows = [[str(word) for word in rng.choice(["ein", "hund", "x1"], rng.integers(k == 3, 4))] for k in range(4)]
-    return Written((rows, [["one"], ["two"], ["three"], ["four"]]), [" ".join(row) for row in rows], list(range(4)), None)
 
 
 def plain(found):
@@ -201,7 +55,7 @@ FORMATS = {
 }
 
 
-# ---- damages: (Written, rng) -> (the bytes, lines that an error may name; None: it must be read), or None where it does not apply ----------
+# ---- damages: (Written, rng) -> (bytes, lines that an error may name, None: it must be read); None: not applicable ----
 
 
 def joined(lines):
@@ -300,7 +154,9 @@ def a_number_that_is_none(written, rng):
         return None
     k, junk = int(rng.choice(fields)), str(rng.choice(JUNK))
     padding = {"\t": ("nan",), None: ("nan", "?")}.get(cut, ())  # at its end it is a shorter series
-    if ("," in junk and cut != "\t") or (junk in padding and all(parts[j].lower() in padding for j in fields[fields.index(k) + 1 :])):
+    if ("," in junk and cut != "\t") or (
+        junk in padding and all(parts[j].lower() in padding for j in fields[fields.index(k) + 1 :])
+    ):
         return None
     parts[k] = junk
     return changed(written, place, "".join(parts)), {place + 1}
@@ -335,7 +191,9 @@ def a_line_twice(written, rng):
 
 def two_lines_swapped(written, rng):
     place = a_record(written, rng)
-    if place + 1 not in written.records or not (hasattr(written, "ordered") or (hasattr(written, "blanks") and written.cut == "\t")):
+    if place + 1 not in written.records or not (
+        hasattr(written, "ordered") or (hasattr(written, "blanks") and written.cut == "\t")
+    ):
         return None
     lines = list(written.lines)
     lines[place], lines[place + 1] = lines[place + 1], lines[place]
@@ -375,15 +233,34 @@ def a_label_that_is_none(written, rng):
         return None
     place = a_record(written, rng)
     cut = ":" if ":" in written.lines[place] else ","
-    return changed(written, place, written.lines[place].rpartition(cut)[0] + cut + str(rng.choice(["", "upp", "3"]))), {place + 1}
+    return changed(written, place, written.lines[place].rpartition(cut)[0] + cut + str(rng.choice(["", "upp", "3"]))), {
+        place + 1
+    }
 
 
 DAMAGES = [
-    nothing, windows_line_ends, byte_order_mark, no_last_line_end, a_byte_that_is_no_text, a_carriage_return_inside, a_separator_lost,
-    a_separator_twice, blanks_for_a_separator, the_last_field_lost, the_first_field_lost, a_number_that_is_none, two_lines_joined,
-    a_line_lost, a_line_twice, two_lines_swapped, an_empty_line_of_blanks, an_empty_line_lost, a_quote_opened, a_tab_of_a_question_lost,
+    nothing,
+    windows_line_ends,
+    byte_order_mark,
+    no_last_line_end,
+    a_byte_that_is_no_text,
+    a_carriage_return_inside,
+    a_separator_lost,
+    a_separator_twice,
+    blanks_for_a_separator,
+    the_last_field_lost,
+    the_first_field_lost,
+    a_number_that_is_none,
+    two_lines_joined,
+    a_line_lost,
+    a_line_twice,
+    two_lines_swapped,
+    an_empty_line_of_blanks,
+    an_empty_line_lost,
+    a_quote_opened,
+    a_tab_of_a_question_lost,
     a_label_that_is_none,
-]  # fmt: skip
+]
 
 
 @pytest.mark.fuzz
@@ -412,9 +289,11 @@ def test_what_is_read_is_the_content_or_an_error_names_the_line(name, damage, tm
                 f"lines {sorted(may_name)}, but the message is: {error}{shown}"
             )
         else:
-            assert found == plain(written.content) or may_name is not None and is_harmless(damage, name, found, written, content), (
-                f"read {found}, not {plain(written.content)}{shown}"
-            )
+            assert (
+                found == plain(written.content)
+                or may_name is not None
+                and is_harmless(damage, name, found, written, content)
+            ), f"read {found}, not {plain(written.content)}{shown}"
 
 
 def is_harmless(damage, name, found, written, content):
@@ -431,3 +310,50 @@ def _words(name, found):
     if name == "dictionary":
         return [word for key, variants in found.items() for variant in variants for word in [key, *variant]]
     return [word for row in found[0] for word in row]
+
+
+# ---- arrays --------------------------------------------------------------------------------------
+
+
+@pytest.mark.fuzz
+def test_damaged_arrays_are_refused_or_read_as_they_were(tmp_path):
+    X, y = np.arange(40.0).reshape(8, 5), [f"text {k}" for k in range(8)]
+    path = tmp_path / "a.npz"
+    for save in (np.savez, np.savez_compressed):
+        save(path, vectors=X, texts=np.array(y))
+        content = path.read_bytes()
+        for case in seeds(f"readers {save.__name__}", 150):
+            rng = np.random.default_rng(case)
+            damaged = bytearray(content[: rng.integers(0, len(content))] if case % 3 == 0 else content)
+            if case % 3:
+                damaged[rng.integers(0, len(damaged))] ^= 1 << rng.integers(0, 8)
+            path.write_bytes(damaged)
+            try:
+                found, texts = data.read_captions(path)
+            except ValueError as error:
+                assert str(path) in str(error)
+            else:
+                assert found.tolist() == X.tolist() and texts == y, f"{save.__name__}, seed {case}"
+
+
+@pytest.mark.fuzz
+def test_damaged_rolls_are_refused_or_read_as_they_were(tmp_path):
+    pieces = [[[60, 64], [], [21, 108]], [[62]]]
+    content = json.dumps({"train": pieces, "valid": [[[60]]]}, indent=1)
+    path = tmp_path / "f"
+    for case in seeds("readers rolls", 300):
+        rng = np.random.default_rng(case)
+        at = int(rng.integers(0, len(content)))
+        sign = str(rng.choice(["", "[", "]", ",", '"', "-", ".5", "null", "NaN", "\0", "x"]))
+        damaged = content[:at] + sign + content[at + 1 :]
+        path.write_text(damaged)
+        try:
+            found = data.read_rolls(path, "train")
+        except ValueError as error:
+            assert str(path) in str(error)
+        else:
+            read = [[[int(k) + 21 for k in np.flatnonzero(frame)] for frame in roll] for roll in found]
+            written = [
+                [sorted({p for p in frame if p != -1}) for frame in piece] for piece in json.loads(damaged)["train"]
+            ]
+            assert read == written, f"seed {case}"

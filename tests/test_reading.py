@@ -19,7 +19,9 @@ def write_table(path, rows=40, future=0, decimal=".", separator=","):
     lines = [separator.join(["month", "n", "sales", "price", "other"])]
     for t, p in enumerate(price):
         sales = f"{3 * p + 0.01 * t:.3f}".replace(".", decimal) if t < rows else ""
-        lines.append(separator.join([f"{2000 + t // 12}-{t % 12 + 1:02}", str(t), sales, f"{p:.4f}".replace(".", decimal), "x"]))
+        lines.append(
+            separator.join([f"{2000 + t // 12}-{t % 12 + 1:02}", str(t), sales, f"{p:.4f}".replace(".", decimal), "x"])
+        )
     path.write_text("\n".join(lines) + "\n")
     return price
 
@@ -28,9 +30,17 @@ def test_columns_are_chosen_and_remembered_by_the_model(run):
     write_table(Path("a.csv"), decimal=",", separator=";")
     price = write_table(Path("b.csv"), future=5, decimal=",", separator=";")
     options = ["--target", "sales", "--exog", "price", "--date", "month", "--decimal", ",", "--separator", ";"]
-    status, out, err = run("train", "forecast", "--data", "a.csv", "--window", 8, "--horizon", 3, *options, *QUICK, "--out", "m")
+    status, out, err = run(
+        "train", "forecast", "--data", "a.csv", "--window", 8, "--horizon", 3, *options, *QUICK, "--out", "m"
+    )
     assert (status, err) == (0, "")
-    assert tasks.load("m").reading == {"target": ["sales"], "exog": ["price"], "date": "month", "decimal": ",", "separator": ";"}
+    assert tasks.load("m").reading == {
+        "target": ["sales"],
+        "exog": ["price"],
+        "date": "month",
+        "decimal": ",",
+        "separator": ";",
+    }
     status, out, err = run("evaluate", "m", "--data", "a.csv")
     assert status == 0 and out.startswith("MASE: "), err
     status, out, err = run("predict", "m", "--data", "b.csv")
@@ -58,7 +68,9 @@ def test_what_is_left_out_is_one_line(run):
         status, _, err = run(command, "q", "--data", "qa.txt")
         assert (status, err) == (0, "fastrnn: note: the first 9 sentences of 9 stories left out, beyond memory=2\n")
     Path("p.tsv").write_text("a b\tx\n" * 20 + "c\ty\n")
-    status, _, err = run("train", "translate", "--data", "p.tsv", *QUICK, "--min-count", 2, "--validation", 0, "--out", "e")
+    status, _, err = run(
+        "train", "translate", "--data", "p.tsv", *QUICK, "--min-count", 2, "--validation", 0, "--out", "e"
+    )
     assert status == 0 and "fastrnn: note: sources: 1 symbol rarer than min_count=2 read as <unk>, 1 time\n" in err
     Path("new").write_text("a d e\n")
     assert run("predict", "e", "--data", "new")[2] == "fastrnn: note: 2 source symbols of 3 read as <unk>\n"
@@ -68,7 +80,9 @@ def test_words_in_columns(run):
     Path("a.txt").write_text("-DOCSTART- -X- O O\n\n" + "EU NNP B-NP B-ORG\nruns VBZ B-VP O\n\n" * 10)
     status, _, err = run("train", "tag", "--data", "a.txt", *QUICK, "--out", "m")
     assert status == 1 and "line 1: '-DOCSTART- -X- O O' has no tab" in err and len(err.splitlines()) == 1
-    status, _, err = run("train", "tag", "--data", "a.txt", "--layout", "conll2003", "--column", 2, *QUICK, "--out", "m")
+    status, _, err = run(
+        "train", "tag", "--data", "a.txt", "--layout", "conll2003", "--column", 2, *QUICK, "--out", "m"
+    )
     assert (status, err) == (0, "fastrnn: note: a.txt: 1 line -DOCSTART- left out\n")
     assert tasks.load("m").tags_ == ["NNP", "VBZ"]
     Path("new.txt").write_text("EU\nruns\n")
@@ -100,9 +114,15 @@ def test_texts_in_another_encoding(run):
     assert run("train", "--data", "a.txt", *options, "--out", "m")[0] == 0
     model = LanguageModel.load("m")
     assert "ö" in model.vocabulary.symbols
-    assert run("evaluate", "m", "--data", "a.txt", "--encoding", "latin-1")[1].startswith(f"NLL: {-model.score(text):.4f} ")
+    assert run("evaluate", "m", "--data", "a.txt", "--encoding", "latin-1")[1].startswith(
+        f"NLL: {-model.score(text):.4f} "
+    )
     message = "--encoding is for text, but the level is byte: bytes are read as they are"
-    assert run("train", "--data", "a.txt", *options, "--level", "byte", "--out", "b") == (1, "", f"fastrnn: error: {message}\n")
+    assert run("train", "--data", "a.txt", *options, "--level", "byte", "--out", "b") == (
+        1,
+        "",
+        f"fastrnn: error: {message}\n",
+    )
     message = "there is no text encoding 'klingon': utf-8, utf-16, latin-1, cp1252, … (Python's names)"
     assert run("evaluate", "m", "--data", "a.txt", "--encoding", "klingon") == (1, "", f"fastrnn: error: {message}\n")
 
@@ -114,21 +134,48 @@ def test_texts_in_another_encoding(run):
         (["train", "classify", "--data", "a.ts", "--layout", "conllu"], "--layout is not an option of --task classify"),
         (["train", "tag", "--data", "a.conllu", "--target", "x"], "--target is not an option of --task tag"),
         (["evaluate", "MODEL", "--data", "x", "--date", "x"], "--date is not an option for a LanguageModel"),
-        (["train", "--data", "fifo"], "the file fifo is a pipe, but a regular file is needed: write the data to one first"),
+        (
+            ["train", "--data", "fifo"],
+            "the file fifo is a pipe, but a regular file is needed: write the data to one first",
+        ),
         (["evaluate", "MODEL", "--data", "/dev/zero"], "the file /dev/zero is a device, but a regular file is needed"),
-        (["train", "--level", "byte", "--data", "/dev/zero"], "the file /dev/zero is a device, but a regular file is needed"),
-        (["train", "music", "--data", "JSB.pkl"], "JSB.pkl is a Python pickle. Reading one can run any code, so fastrnn reads none"),
-        (["train", "classify", "--data", "large.ts"], "large.ts, line 2: 1e300 is beyond 3.4e38, the largest number of float32: scale the data"),
-        (["train", "forecast", "--data", "large.csv", "--window", 2, "--horizon", 1], "large.csv, line 2: -1e300 is beyond 3.4e38"),
-        (["train", "caption", "--data", "none.npz"], "none.npz is not a .npz file of plain arrays: it is no zip archive, or it is cut"),
+        (
+            ["train", "--level", "byte", "--data", "/dev/zero"],
+            "the file /dev/zero is a device, but a regular file is needed",
+        ),
+        (
+            ["train", "music", "--data", "JSB.pkl"],
+            "JSB.pkl is a Python pickle. Reading one can run any code, so fastrnn reads none",
+        ),
+        (
+            ["train", "classify", "--data", "large.ts"],
+            "large.ts, line 2: 1e300 is beyond 3.4e38, the largest number of float32: scale the data",
+        ),
+        (
+            ["train", "forecast", "--data", "large.csv", "--window", 2, "--horizon", 1],
+            "large.csv, line 2: -1e300 is beyond 3.4e38",
+        ),
+        (
+            ["train", "caption", "--data", "none.npz"],
+            "none.npz is not a .npz file of plain arrays: it is no zip archive, or it is cut",
+        ),
     ],
 )
 def test_what_is_refused_is_one_line(arguments, message, run):
-    LanguageModel("rnn", 4, seed=0).fit("to be or not " * 20, epochs=0, batch_size=2, seq_len=5, verbose=False).save("model")
+    LanguageModel("rnn", 4, seed=0).fit("to be or not " * 20, epochs=0, batch_size=2, seq_len=5, verbose=False).save(
+        "model"
+    )
     os.mkfifo("fifo")
-    for name, content in (("JSB.pkl", b"(dp0"), ("large.ts", b"1:a\n1e300:b\n"), ("large.csv", b"a\n-1e300\n2\n"), ("none.npz", b"x")):
+    for name, content in (
+        ("JSB.pkl", b"(dp0"),
+        ("large.ts", b"1:a\n1e300:b\n"),
+        ("large.csv", b"a\n-1e300\n2\n"),
+        ("none.npz", b"x"),
+    ):
         Path(name).write_bytes(content)
-    status, out, err = run(*("model" if a == "MODEL" else a for a in arguments), *(["--out", "m"] if arguments[0] == "train" else []))
+    status, out, err = run(
+        *("model" if a == "MODEL" else a for a in arguments), *(["--out", "m"] if arguments[0] == "train" else [])
+    )
     assert (status, out) == (1, "")
     assert err.startswith(f"fastrnn: error: {message}") and len(err.splitlines()) == 1
     assert not Path("m").exists()
@@ -136,7 +183,9 @@ def test_what_is_refused_is_one_line(arguments, message, run):
 
 def test_a_model_saved_without_its_reading_is_read_as_before(run):
     write_table(Path("a.csv"))
-    run("train", "forecast", "--data", "a.csv", "--target", "sales", "--window", 8, "--horizon", 3, *QUICK, "--out", "m")
+    run(
+        "train", "forecast", "--data", "a.csv", "--target", "sales", "--window", 8, "--horizon", 3, *QUICK, "--out", "m"
+    )
     config = json.loads(Path("m/config.json").read_text())
     assert config["config"]["reading"] == {"target": ["sales"]}
     status, out, _ = run("predict", "m", "--data", "a.csv")

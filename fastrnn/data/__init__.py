@@ -1,8 +1,8 @@
 """Readers of files: time series, words and tags, tables, sounds, piano rolls, stories, and pairs.
 
-What a reader returns is what the file has. What is wrong is an error that names the file and the line. What a format or an option leaves
-out is reported to the logger "fastrnn" (level INFO); what a reader leaves out by its own judgement is a warning. All text may be in any
-encoding (`encoding=`, UTF-8 if not given). Pickles are never read.
+What a reader returns is what the file has. What is wrong is an error that names the file and the line. What a format or
+an option leaves out is reported to the logger "fastrnn" (level INFO); what a reader leaves out by its own judgement is
+a warning. All text may be in any encoding (`encoding=`, UTF-8 if not given). Pickles are never read.
 """
 
 from fastrnn.data._pairs import read_captions, read_dictionary, read_pairs, read_parallel

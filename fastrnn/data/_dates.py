@@ -8,7 +8,18 @@ import re
 
 from fastrnn._files import counted, is_number, say
 
-_DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y")
+_DAYS = (
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%d.%m.%Y",
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%d %b %Y",
+    "%d-%b-%Y",
+    "%b %d, %Y",
+)
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", "T%H:%M", "T%H:%M:%S", "T%H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 _FORMATS = (
     *(day + time + zone for day in _DAYS for time in _TIMES for zone in (("", "%z") if time else ("",))),
@@ -19,7 +30,7 @@ _QUARTER = re.compile(r"(\d{4})[ -]?Q([1-4])|Q([1-4])[ -/](\d{4})", re.ASCII)
 
 
 def as_dates(texts, numbers: bool = False) -> list:
-    """The readings in which all texts are dates: lists of datetime, or of float where numbers count the time; [] if there is none.
+    """The readings in which all texts are dates: lists of datetime, or of float where numbers count the time.
 
     Examples
     --------
@@ -47,7 +58,11 @@ def as_dates(texts, numbers: bool = False) -> list:
 def _parsed(texts, form):
     try:
         shape = len(texts[0])
-        if form.startswith("%Y-%m-%d") and shape in (10, 16, 19) and all(len(text) == shape and text[4] == text[7] == "-" for text in texts):
+        if (
+            form.startswith("%Y-%m-%d")
+            and shape in (10, 16, 19)
+            and all(len(text) == shape and text[4] == text[7] == "-" for text in texts)
+        ):
             datetime.datetime.strptime(texts[0], form)
             return [datetime.datetime.fromisoformat(text) for text in texts]  # the same, much faster
         return [datetime.datetime.strptime(text, form) for text in texts]
@@ -78,17 +93,19 @@ def check_steps(dates, where, name, allow_gaps, path) -> None:
     pair = f"{where(place)}: {texts[place]!r} follows {texts[place - 1]!r} in the column {name!r}"
     if usual is None:
         raise ValueError(
-            f"{pair}, but dates must rise: sort the rows by time and give each time one row (several series: one column for each)"
+            f"{pair}, but dates must rise: sort the rows by time and give each time one row (several series: one "
+            "column for each)"
         )
     if not allow_gaps:
         raise ValueError(
-            f"{pair}, but most rows are {usual} apart: fill the gap, or take the rows as evenly spaced with allow_gaps=True (--allow-gaps)"
+            f"{pair}, but most rows are {usual} apart: fill the gap, or take the rows as evenly spaced with "
+            "allow_gaps=True (--allow-gaps)"
         )
     say(f"{path}: {counted(number, 'uneven step')} in the dates of {name!r}; the rows are taken as evenly spaced")
 
 
 def _fault(dates):
-    """None if steps are even; else (row, usual step as text, how many rows): the first row at fault; no text if it does not rise."""
+    """None if steps are even; else (first row at fault, usual step or None if dates fall, rows at fault)."""
     fall = next((i for i in range(1, len(dates)) if not dates[i - 1] < dates[i]), None)
     if fall is not None:
         return fall, None, 1
@@ -100,7 +117,9 @@ def _fault(dates):
     if isinstance(dates[0], float):
         wrong = [i for i, step in enumerate(steps, 1) if abs(step - usual) > 0.02 * usual]
     else:
-        wrong = [i for i, step in enumerate(steps, 1) if step != usual and not _is_weekend(dates[i - 1], dates[i], usual)]
+        wrong = [
+            i for i, step in enumerate(steps, 1) if step != usual and not _is_weekend(dates[i - 1], dates[i], usual)
+        ]
     return (wrong[0], shown(usual), len(wrong)) if wrong else None
 
 

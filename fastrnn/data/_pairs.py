@@ -14,7 +14,11 @@ from fastrnn._splitting import check_rule, first_cut, split_words
 
 
 def read_parallel(
-    source_path: str | os.PathLike, target_path: str | os.PathLike, *, splitting: str = "simple", encoding: str = "utf-8"
+    source_path: str | os.PathLike,
+    target_path: str | os.PathLike,
+    *,
+    splitting: str = "simple",
+    encoding: str = "utf-8",
 ):
     """Sentences and their translations: two text files with as many lines, as ``wc -l`` counts them.
 
@@ -22,8 +26,9 @@ def read_parallel(
 
     Parameters
     ----------
-    splitting : "simple": words are runs of letters and digits; a text with combining marks, which it would cut off, is refused.
-        "unicode": words end at Unicode's word boundaries (UAX 29), as in ``LanguageModel``; needs the package regex
+    splitting : "simple": words are runs of letters and digits; a text with combining marks, which it would cut off, is
+        refused. "unicode": words end at Unicode's word boundaries (UAX 29), as in ``LanguageModel``; needs the package
+        regex
     encoding : of both files
 
     Returns
@@ -32,7 +37,8 @@ def read_parallel(
 
     Raises
     ------
-    ValueError   the files have different numbers of lines, or none; the message names both numbers. Or splitting="simple" would cut a word.
+    ValueError   the files have different numbers of lines, or none; the message names both numbers. Or
+        splitting="simple" would cut a word.
     ImportError  splitting="unicode", and regex is not installed.
 
     Examples
@@ -51,11 +57,16 @@ def read_parallel(
         for number, line in enumerate(full_lines(path, encoding), 1):
             if splitting == "simple" and first_cut(line) is not None:
                 raise ValueError(
-                    f"{path}, line {number}: {first_cut(line)!r} has combining marks, which splitting='simple' cuts off: give "
+                    f"{path}, line {number}: {first_cut(line)!r} has combining marks, which splitting='simple' cuts "
+                    "off: give "
                     "splitting='unicode'"
                 )
             text = line.lower()
-            words = re.findall(r"\w+|[^\w\s]", text) if splitting == "simple" else [word.strip() for word in split_words(text)]
+            words = (
+                re.findall(r"\w+|[^\w\s]", text)
+                if splitting == "simple"
+                else [word.strip() for word in split_words(text)]
+            )
             sides[-1].append([word for word in words if word])
     if len(sides[0]) != len(sides[1]):
         numbers = f"{source_path} has {len(sides[0])} lines, but {target_path} has {len(sides[1])}"
@@ -90,10 +101,14 @@ def read_pairs(path: str | os.PathLike, *, targets: bool = True, encoding: str =
     """
     sources, found = [], []
     texts = [line for _, line in lines(path, encoding)]
-    for number, line in enumerate(texts[:-1] if texts[-1] == "" else texts, 1):  # after the last line end there is no line
+    for number, line in enumerate(
+        texts[:-1] if texts[-1] == "" else texts, 1
+    ):  # after the last line end there is no line
         source, *rest = line.split("\t")
         if len(rest) != 1 and (targets or rest):
-            raise ValueError(f"{path}, line {number}: it has {len(rest)} tabs, but must have 1, between source and target")
+            raise ValueError(
+                f"{path}, line {number}: it has {len(rest)} tabs, but must have 1, between source and target"
+            )
         if not source.split():
             raise ValueError(f"{path}, line {number}: the source has no words")
         sources.append(source.split())
@@ -105,8 +120,9 @@ def read_pairs(path: str | os.PathLike, *, targets: bool = True, encoding: str =
 def read_dictionary(path: str | os.PathLike, *, encoding: str = "utf-8") -> dict[str, list[list[str]]]:
     """Words and how they are pronounced: a pronouncing dictionary as CMUdict has it.
 
-    A line has a word and its sounds; ``word(2)`` is another pronunciation of the word; digits for stress are left out, and a pronunciation
-    that differs in nothing else is left out too. What stands behind ``#``, and lines that begin with ``;;;``, are comments.
+    A line has a word and its sounds; ``word(2)`` is another pronunciation of the word; digits for stress are left out,
+    and a pronunciation that differs in nothing else is left out too. What stands behind ``#``, and lines that begin
+    with ``;;;``, are comments.
 
     Returns
     -------
@@ -142,13 +158,14 @@ def read_dictionary(path: str | os.PathLike, *, encoding: str = "utf-8") -> dict
 
 
 def read_captions(path: str | os.PathLike, *, texts: bool = True, encoding: str = "utf-8"):
-    """Vectors and a text for each: an ``.npz`` file with the arrays `vectors` and `texts`, or a CSV with numbers and, last, the text.
+    """Vectors and a text for each: ``.npz`` with the arrays `vectors` and `texts`, or CSV with the text last.
 
     A first line of the CSV without numbers is a header.
 
     Parameters
     ----------
-    texts : whether there must be texts; else the array may be missing, and a CSV whose last fields are all numbers has none
+    texts : whether there must be texts; else the array may be missing, and a CSV whose last fields are all numbers has
+        none
     encoding : of a CSV
 
     Returns
@@ -158,7 +175,8 @@ def read_captions(path: str | os.PathLike, *, texts: bool = True, encoding: str 
 
     Raises
     ------
-    ValueError  an array is missing or of another kind, numbers of vectors and texts differ, a field of the CSV is no number or missing.
+    ValueError  an array is missing or of another kind, numbers of vectors and texts differ, a field of the CSV is no
+        number or missing.
 
     Examples
     --------
@@ -175,17 +193,25 @@ def read_captions(path: str | os.PathLike, *, texts: bool = True, encoding: str 
 def _captions_of_arrays(path, needed):
     content = io.BytesIO(read_bytes(path))
     if not zipfile.is_zipfile(content):
-        raise ValueError(f"{path} is not a .npz file of plain arrays: it is no zip archive, or it is cut. numpy.savez writes one")
+        raise ValueError(
+            f"{path} is not a .npz file of plain arrays: it is no zip archive, or it is cut. numpy.savez writes one"
+        )
     try:
         with np.load(content, allow_pickle=False) as arrays:
             vectors = np.asarray(arrays["vectors"])
             texts = np.asarray(arrays["texts"]) if needed or "texts" in arrays else np.full(vectors.shape[:1], "")
     except KeyError as error:
         raise ValueError(f"{path} must have the arrays 'vectors' and 'texts': {error.args[0]}") from None
-    except Exception as error:  # zipfile, zlib and numpy have many kinds of them for a damaged archive, which is in memory
-        raise ValueError(f"{path} is not a .npz file of plain arrays (objects are not read): {error or type(error).__name__}") from None
+    except (
+        Exception
+    ) as error:  # zipfile, zlib and numpy have many kinds of them for a damaged archive, which is in memory
+        raise ValueError(
+            f"{path} is not a .npz file of plain arrays (objects are not read): {error or type(error).__name__}"
+        ) from None
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: vectors are {vectors.dtype} of shape {vectors.shape}, but they must be numbers of shape (N, D)")
+        raise ValueError(
+            f"{path}: vectors are {vectors.dtype} of shape {vectors.shape}, but they must be numbers of shape (N, D)"
+        )
     if texts.dtype.kind != "U" or texts.shape != vectors.shape[:1]:
         found = f"{texts.dtype} of shape {texts.shape}"
         raise ValueError(f"{path}: texts are {found}, but they must be {len(vectors)} str, one for each vector")
@@ -193,7 +219,9 @@ def _captions_of_arrays(path, needed):
     wrong = np.argwhere(~(np.abs(vectors) <= FLOAT32_MAX))
     if len(wrong):
         row, column = wrong[0].tolist()
-        raise ValueError(f"{path}: vector {row} has {vectors[row, column]:g} at {column}, which is no number of float32")
+        raise ValueError(
+            f"{path}: vector {row} has {vectors[row, column]:g} at {column}, which is no number of float32"
+        )
     return some(vectors, texts.tolist(), path, "vectors")
 
 
@@ -208,5 +236,13 @@ def _captions_of_table(path, needed, encoding):
         wanted = max(2, len(table[0][1]))
         if len(row) != wanted:
             like = f", as line {table[0][0]}" if number != table[0][0] else ""
-            raise ValueError(f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}{like}: numbers, and last the text")
-    return some(np.array([floats(row[:-1], path, number) for number, row in table]), [row[-1] for _, row in table], path, "vectors")
+            raise ValueError(
+                f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}{like}: numbers, and last "
+                "the text"
+            )
+    return some(
+        np.array([floats(row[:-1], path, number) for number, row in table]),
+        [row[-1] for _, row in table],
+        path,
+        "vectors",
+    )

@@ -45,13 +45,14 @@ def read_series(path: str | os.PathLike, *, labels: str | None = "class", encodi
 def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: str = "utf-8"):
     """Time series and a label each: the .ts files of the UCR/UEA archive.
 
-    Each line after the header has the channels and, last, the label, separated by colons; values are separated by commas. What the header
-    says (dimensions, lengths, classes) is checked. A file without a header has a label in each line. Lines that begin with # or % are
-    comments.
+    Each line after the header has the channels and, last, the label, separated by colons; values are separated by
+    commas. What the header says (dimensions, lengths, classes) is checked. A file without a header has a label in each
+    line. Lines that begin with # or % are comments.
 
     Parameters
     ----------
-    labels, encoding : as in `read_series`; a file with ``@classLabel false`` needs labels=None, one with ``@targetLabel true`` "number"
+    labels, encoding : as in `read_series`; a file with ``@classLabel false`` needs labels=None, one with ``@targetLabel
+        true`` "number"
 
     Returns
     -------
@@ -60,8 +61,8 @@ def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: 
 
     Raises
     ------
-    ValueError  a line has no label or one that the header does not name, a value is missing or no number, channels differ in length or
-        number, the series have time stamps; the message names the line.
+    ValueError  a line has no label or one that the header does not name, a value is missing or no number, channels
+        differ in length or number, the series have time stamps; the message names the line.
 
     Examples
     --------
@@ -83,7 +84,9 @@ def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: 
         if header and "data" not in header:
             raise ValueError(f"{where}: there is no @data before the first series")
         parts = text.split(":")
-        label = parts.pop().strip() if _flag(header, "classlabel") is not False or _flag(header, "targetlabel") else None
+        label = (
+            parts.pop().strip() if _flag(header, "classlabel") is not False or _flag(header, "targetlabel") else None
+        )
         if not parts or label == "":
             raise ValueError(f"{where}: there is no label, which must stand last behind a colon")
         first = first or number
@@ -115,14 +118,18 @@ def _read_key(header, text, where, labels):
     if key not in _KEYS:
         raise ValueError(f"{where}: {text[:60]!r} is not a line of a .ts header (@{', @'.join(_KEYS)})")
     if "data" in header or key in header:
-        raise ValueError(f"{where}: {text[:60]!r} stands {'after @data' if 'data' in header else 'in the header twice'}")
+        raise ValueError(
+            f"{where}: {text[:60]!r} stands {'after @data' if 'data' in header else 'in the header twice'}"
+        )
     header[key] = (words[0].lower() if words else "", words[1:], text)
     if key in _FLAGS and header[key][0] not in ("true", "false"):
         raise ValueError(f"{where}: {text[:60]!r} must say true or false")
     if key in ("dimensions", "dimension", "serieslength") and not header[key][0].isdecimal():
         raise ValueError(f"{where}: {text[:60]!r} must have a whole number")
     if key == "timestamps" and _flag(header, key):
-        raise ValueError(f"{where}: {text!r}: series with time stamps are not read: write evenly spaced values without them")
+        raise ValueError(
+            f"{where}: {text!r}: series with time stamps are not read: write evenly spaced values without them"
+        )
     if key == "data":
         _check_kind(_flag(header, "classlabel"), _flag(header, "targetlabel"), header, where, labels)
 
@@ -138,12 +145,15 @@ def _check_kind(classes, numbers, header, where, labels):
         )
     if labels == "number" and classes:
         raise ValueError(
-            f"{where}: {header['classlabel'][2][:60]!r} says that the labels are classes: read them with labels='class' "
+            f"{where}: {header['classlabel'][2][:60]!r} says that the labels are classes: read them with "
+            "labels='class' "
             "(fastrnn train classify)"
         )
     said = next((header[key][2] for key in ("classlabel", "targetlabel") if _flag(header, key) is False), None)
     if labels is not None and said is not None and not (classes or numbers):
-        raise ValueError(f"{where}: {said!r} says that the series have no labels, but training and evaluation need them")
+        raise ValueError(
+            f"{where}: {said!r} says that the series have no labels, but training and evaluation need them"
+        )
 
 
 def _channels(parts, path, number, before, first):
@@ -153,7 +163,9 @@ def _channels(parts, path, number, before, first):
         lengths = sorted({len(channel) for channel in values})
         raise ValueError(f"{path}, line {number}: its channels have different lengths, {lengths}")
     if before and len(values) != before[0].shape[1]:
-        raise ValueError(f"{path}, line {number}: it has {len(values)} channels, but line {first} has {before[0].shape[1]}")
+        raise ValueError(
+            f"{path}, line {number}: it has {len(values)} channels, but line {first} has {before[0].shape[1]}"
+        )
     return np.array(values).T
 
 
@@ -173,8 +185,8 @@ def _check_against_header(header, x, label, where):
 def read_tsv(path: str | os.PathLike, *, labels: str | None = "class", encoding: str = "utf-8"):
     """Time series of one channel and a label each: the .tsv files of the UCR archive.
 
-    Each line has the label and the values, separated by tabs. All lines have the same number of fields; a shorter series ends with ``NaN``,
-    which is left out.
+    Each line has the label and the values, separated by tabs. All lines have the same number of fields; a shorter
+    series ends with ``NaN``, which is left out.
 
     Parameters, Returns, Raises
     ---------------------------
@@ -209,7 +221,9 @@ def read_tsv(path: str | os.PathLike, *, labels: str | None = "class", encoding:
 def _unpadded(channels, path, number, padding):
     """(T, channels) without the steps at the end at which all channels are padding."""
     steps = list(zip(*channels))
-    kept = max((t for t, step in enumerate(steps, 1) if any(value.strip().lower() not in padding for value in step)), default=0)
+    kept = max(
+        (t for t, step in enumerate(steps, 1) if any(value.strip().lower() not in padding for value in step)), default=0
+    )
     if not kept:
         raise ValueError(f"{path}, line {number}: the series has no values")
     return np.array([floats(step, path, number) for step in steps[:kept]])
@@ -228,8 +242,8 @@ _FIELD = re.compile(r"""\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^,'"]*?)
 def read_arff(path: str | os.PathLike, *, labels: str | None = "class", encoding: str = "utf-8"):
     """Time series and a label each: the .arff files of the UCR/UEA archive.
 
-    One numeric attribute for each step, or a relational attribute that has one line for each channel; the label is the last attribute.
-    Missing steps at the end of a series are left out; a missing value inside is an error.
+    One numeric attribute for each step, or a relational attribute that has one line for each channel; the label is the
+    last attribute. Missing steps at the end of a series are left out; a missing value inside is an error.
 
     Parameters, Returns, Raises
     ---------------------------
@@ -261,7 +275,9 @@ def read_arff(path: str | os.PathLike, *, labels: str | None = "class", encoding
         channels = [channel.split(",") for channel in values[0].split(r"\n")] if header.relational else [values]
         if len({len(channel) for channel in channels}) > 1 or len(channels[0]) != header.steps:
             found = sorted({len(channel) for channel in channels})
-            raise ValueError(f"{where}: its channels have {', '.join(map(str, found))} steps, but the header has {header.steps}")
+            raise ValueError(
+                f"{where}: its channels have {', '.join(map(str, found))} steps, but the header has {header.steps}"
+            )
         if X and len(channels) != X[0].shape[1]:
             raise ValueError(f"{where}: it has {len(channels)} channels, but line {first} has {X[0].shape[1]}")
         first = first or number
@@ -275,7 +291,7 @@ def read_arff(path: str | os.PathLike, *, labels: str | None = "class", encoding
 
 
 class _Arff:
-    """fields : of a line; relational : whether the first is; steps : of a series; classes : set of str, or None for numbers"""
+    """fields : of a line; relational : whether the first is; steps : of a series; classes : set, or None for numbers"""
 
     def __init__(self, fields, relational, steps, classes):
         self.fields, self.relational, self.steps, self.classes = fields, relational, steps, classes
@@ -296,21 +312,31 @@ def _arff_header(head, labels):
         (inner if nested is not None else outer).append((where, name, kind))
         nested = name if kind.lower() == "relational" else nested
     if len(outer) < 2:
-        raise ValueError(f"{head[-1][0]}: the header has {len(outer)} attributes, but must have those of the series and, last, the label")
+        raise ValueError(
+            f"{head[-1][0]}: the header has {len(outer)} attributes, but must have those of the series and, last, "
+            "the label"
+        )
     *series, (where, name, kind) = outer
     relational = series[0][2].lower() == "relational"
     if relational and len(series) > 1:
         raise ValueError(f"{series[1][0]}: a relational attribute must be followed by the label only")
     for place, attribute, of in inner if relational else series:
         if of.lower() not in ("numeric", "real", "integer"):
-            raise ValueError(f"{place}: the attribute {attribute!r} is {of[:40]!r}, but the steps of a series must be numeric")
+            raise ValueError(
+                f"{place}: the attribute {attribute!r} is {of[:40]!r}, but the steps of a series must be numeric"
+            )
     classes = None
     if kind.startswith("{") and kind.endswith("}"):
         classes = set(_arff_fields(kind[1:-1], where))
     elif labels == "class":
-        raise ValueError(f"{where}: the last attribute {name!r} is {kind!r}, not a set of classes: numbers need labels='number' (train regress)")
+        raise ValueError(
+            f"{where}: the last attribute {name!r} is {kind!r}, not a set of classes: numbers need labels='number' "
+            "(train regress)"
+        )
     if labels == "number" and classes is not None:
-        raise ValueError(f"{where}: the last attribute {name!r} is a set of classes: they need labels='class' (train classify)")
+        raise ValueError(
+            f"{where}: the last attribute {name!r} is a set of classes: they need labels='class' (train classify)"
+        )
     return _Arff(len(outer), relational, len(inner if relational else series), classes)
 
 
@@ -337,5 +363,7 @@ def _arff_label(label, header, labels, where):
             raise ValueError(f"{where}: {not_a_number(label)}")
         return float(label)
     if label not in header.classes:
-        raise ValueError(f"{where}: its label {label[:40]!r} is not one of the header's, {', '.join(sorted(header.classes))[:80]}")
+        raise ValueError(
+            f"{where}: its label {label[:40]!r} is not one of the header's, {', '.join(sorted(header.classes))[:80]}"
+        )
     return label

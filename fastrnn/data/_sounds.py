@@ -15,9 +15,10 @@ LOWEST, NOTES = 21, 88  # of a piano, as MIDI pitches
 
 
 def read_rolls(path: str | os.PathLike, part: str, *, encoding: str = "utf-8") -> list:
-    """Piano rolls: JSON with a list of pieces for each part; a piece is a list of frames, a frame a list of MIDI pitches 21 to 108.
+    """Piano rolls: JSON with a list of pieces for each part.
 
-    A frame in which nothing sounds is ``[]``; in a frame of voices, -1 is a voice that rests.
+    A piece is a list of frames, a frame a list of MIDI pitches 21 to 108. A frame in which nothing sounds is ``[]``; in
+    a frame of voices, -1 is a voice that rests.
 
     Returns
     -------
@@ -25,7 +26,8 @@ def read_rolls(path: str | os.PathLike, part: str, *, encoding: str = "utf-8") -
 
     Raises
     ------
-    ValueError  there is no such part or two, it has no pieces, a piece no frames, a frame is not a list, a pitch is out of the range.
+    ValueError  there is no such part or two, it has no pieces, a piece no frames, a frame is not a list, a pitch is out
+        of the range.
 
     Examples
     --------
@@ -43,7 +45,9 @@ def read_rolls(path: str | os.PathLike, part: str, *, encoding: str = "utf-8") -
     except RecursionError:
         raise ValueError(f"{path} is not a list of pieces for each part: its lists are nested too deeply") from None
     if not isinstance(parts, dict) or part not in parts:
-        raise ValueError(f"{path} has no part {part!r}; it has {', '.join(parts) if isinstance(parts, dict) else 'no parts'}")
+        raise ValueError(
+            f"{path} has no part {part!r}; it has {', '.join(parts) if isinstance(parts, dict) else 'no parts'}"
+        )
     if not isinstance(parts[part], list) or not parts[part]:
         raise ValueError(f"{path}: the part {part!r} must be a list of at least one piece")
     rests = 0
@@ -73,7 +77,9 @@ def _check_frame(frame, where):
         hint = f": write one note as [{frame}], a rest as []" if isinstance(frame, (int, float)) else ""
         raise ValueError(f"{where}: {json.dumps(frame)[:40]} is not a list of pitches{hint}")
     if any(type(pitch) is not int or not (LOWEST <= pitch < LOWEST + NOTES or pitch == -1) for pitch in frame):
-        raise ValueError(f"{where}: {json.dumps(frame)[:60]} is not a list of pitches from {LOWEST} to {LOWEST + NOTES - 1}")
+        raise ValueError(
+            f"{where}: {json.dumps(frame)[:60]} is not a list of pitches from {LOWEST} to {LOWEST + NOTES - 1}"
+        )
 
 
 def _roll(piece):
@@ -112,11 +118,11 @@ def log_mel(samples, rate: int, *, bands: int = 40, window: float = 0.032, hop: 
     return np.log(np.abs(np.fft.rfft(frames)) ** 2 @ triangles.T + 1e-6)
 
 
-
 def read_wav(path: str | os.PathLike, *, channel: int | None = None):
     """The samples in -1..1 of one channel of a WAV file, and the rate.
 
-    16-bit PCM is read as it is; other kinds (24 bits, float, EXTENSIBLE, …) by soundfile, which ``pip install 'fastrnn[data]'`` installs.
+    16-bit PCM is read as it is; other kinds (24 bits, float, EXTENSIBLE, …) by soundfile, which ``pip install
+    'fastrnn[data]'`` installs.
 
     Parameters
     ----------
@@ -141,7 +147,10 @@ def read_wav(path: str | os.PathLike, *, channel: int | None = None):
     if channel is not None and not 0 <= channel < channels:
         raise ValueError(f"{path} has {channels} channels, but channel={channel} counts from 0")
     if channel is None and channels > 1:
-        warnings.warn(f"{path} has {channels} channels, and the first one is read: to choose, give channel=0 to {channels - 1}", stacklevel=2)
+        warnings.warn(
+            f"{path} has {channels} channels, and the first one is read: to choose, give channel=0 to {channels - 1}",
+            stacklevel=2,
+        )
     if (kind, bits) == (1, 16):
         return np.frombuffer(data, "<i2", size // 2, place)[channel or 0 :: channels] / 32768, rate
     samples = _by_soundfile(path, kind, bits)
@@ -153,7 +162,7 @@ def read_wav(path: str | os.PathLike, *, channel: int | None = None):
 
 
 def _riff(data, path):
-    """(kind, channels, rate, bytes of a step, bits of a sample, place and number of bytes of the samples) by the chunks of the file."""
+    """(kind, channels, rate, bytes of a step, bits of a sample, where the samples begin, their bytes)."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise ValueError(f"{path} is not a WAV file: it does not begin with RIFF … WAVE")
     head, at = None, 12
@@ -175,7 +184,8 @@ def _riff(data, path):
     plain = kind in (1, 3, 0xFFFE)
     if not (channels and rate and block and size) or size % block or (plain and block != channels * ((bits + 7) // 8)):
         raise ValueError(
-            f"{path} is not a WAV file: {channels} channels of {bits} bits at {rate} Hz do not fit {size} bytes of samples in steps of {block}"
+            f"{path} is not a WAV file: {channels} channels of {bits} bits at {rate} Hz do not fit {size} bytes of "
+            f"samples in steps of {block}"
         )
     return kind, channels, rate, block, bits, at, size
 
@@ -187,7 +197,8 @@ def _by_soundfile(path, kind, bits):
         import soundfile
     except ImportError as error:
         raise ImportError(
-            f"{path} is {named} with {bits} bits per sample; only PCM with 16 bits is read without soundfile: pip install 'fastrnn[data]' "
+            f"{path} is {named} with {bits} bits per sample; only PCM with 16 bits is read without soundfile: pip "
+            "install 'fastrnn[data]' "
             f"({error})"
         ) from None
     try:

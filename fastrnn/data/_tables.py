@@ -12,8 +12,23 @@ import numpy as np
 from fastrnn._files import is_number, not_a_number, plain_numbers, rows
 from fastrnn.data._dates import as_dates, check_steps
 
-_DATE_NAMES = {"date", "dates", "datetime", "time", "timestamp", "ds", "year", "month", "day", "period", "quarter", "week"}
-_GROUPED = re.compile(r"[+-]?[$€£]?\s?\d[\d.,'\u2009\u00a0\u202f ]*\s?[%$€£]?")  # thousands, decimal commas, percent, currencies
+_DATE_NAMES = {
+    "date",
+    "dates",
+    "datetime",
+    "time",
+    "timestamp",
+    "ds",
+    "year",
+    "month",
+    "day",
+    "period",
+    "quarter",
+    "week",
+}
+_GROUPED = re.compile(
+    r"[+-]?[$€£]?\s?\d[\d.,'\u2009\u00a0\u202f ]*\s?[%$€£]?"
+)  # thousands, decimal commas, percent, currencies
 
 
 @dataclasses.dataclass
@@ -21,7 +36,8 @@ class Table:
     """What `read_table` found.
 
     names : of the K columns; series : (T, K) float64
-    exog_names : of the E other variables; exog : (T, E) float64, or None; future_exog : (F, E), of the rows after the series, or None
+    exog_names : of the E other variables; exog : (T, E) float64, or None; future_exog : (F, E), of the rows after the
+        series, or None
     """
 
     names: list
@@ -31,7 +47,9 @@ class Table:
     future_exog: np.ndarray | None
 
 
-def read_csv(path: str | os.PathLike, *, target=None, date=None, decimal=".", separator=",", allow_gaps=False, encoding="utf-8"):
+def read_csv(
+    path: str | os.PathLike, *, target=None, date=None, decimal=".", separator=",", allow_gaps=False, encoding="utf-8"
+):
     """The names and the numbers of a table over time; see `read_table`, which also reads other variables.
 
     Returns
@@ -62,13 +80,15 @@ def read_table(
 ) -> Table:  # fmt: skip
     """A table over time, CSV: the series to forecast, and other variables.
 
-    A first line of names is a header; without one, the columns are named "1", "2", …. A column of dates is checked: they must rise by even
-    steps (seconds to years; weekends may be left out). Without `target` every column of numbers is one, but those that count the rows.
+    A first line of names is a header; without one, the columns are named "1", "2", …. A column of dates is checked:
+    they must rise by even steps (seconds to years; weekends may be left out). Without `target` every column of numbers
+    is one, but those that count the rows.
 
     Parameters
     ----------
     target : names of the columns to forecast, optional
-    exog : names of columns that are known for the future too; needs `target`. The last rows, where the targets are empty, are the future
+    exog : names of columns that are known for the future too; needs `target`. The last rows, where the targets are
+        empty, are the future
     date : name of the column of dates; found by its content if None
     decimal : "." or ","; numbers with thousands separators are refused
     separator : of the fields, one character
@@ -77,8 +97,9 @@ def read_table(
 
     Raises
     ------
-    ValueError  a row has another number of fields, a cell of a column of numbers is missing or none, a quote is not closed, dates fall,
-        repeat or leave gaps, or it is not clear what a column is. The message names the line and what to do.
+    ValueError  a row has another number of fields, a cell of a column of numbers is missing or none, a quote is not
+        closed, dates fall, repeat or leave gaps, or it is not clear what a column is. The message names the line and
+        what to do.
 
     Warns
     -----
@@ -94,7 +115,7 @@ def read_table(
     """
     if decimal not in (".", ","):
         raise ValueError(f"decimal={decimal!r}, but it must be '.' or ','")
-    if len(separator) != 1 or separator == decimal or separator in "\r\n\"":
+    if len(separator) != 1 or separator == decimal or separator in '\r\n"':
         raise ValueError(f"separator={separator!r} must be one character other than decimal={decimal!r}")
     if exog is not None and target is None:
         raise ValueError("exog needs target: name the columns to forecast")
@@ -103,7 +124,9 @@ def read_table(
     place = grid.place(date, "date") if date is not None else grid.found_date()
     if place is not None:
         check_steps(grid.dates(place, date is not None), grid.where, grid.names[place], allow_gaps, path)
-    targets = [grid.place(name, "target") for name in _names(target)] if target is not None else grid.found_targets(place)
+    targets = (
+        [grid.place(name, "target") for name in _names(target)] if target is not None else grid.found_targets(place)
+    )
     twice = {grid.names[k] for k in targets if k in exogs or k == place or targets.count(k) > 1}
     if twice:
         raise ValueError(f"the column {twice.pop()!r} has more than one part among target, exog and date")
@@ -139,7 +162,10 @@ class _Grid:
         width = len(found[0][1])
         for line, row in found:
             if len(row) != width:
-                raise ValueError(f"{path}, line {line}: it has {len(row)} fields, but the header has {width}{_hint(found, separator)}")
+                raise ValueError(
+                    f"{path}, line {line}: it has {len(row)} fields, but the header has "
+                    f"{width}{_hint(found, separator)}"
+                )
         self.lines, self.rows = [line for line, _ in found], [row for _, row in found]
         if self._has_header():
             self.names = [name.strip() for name in self.rows.pop(0)]
@@ -155,14 +181,18 @@ class _Grid:
         data, names = [], []
         for k, cell in enumerate(self.rows[0]):
             below = [row[k] for row in self.rows[1:]]
-            numbers, dates = any(map(self._is_number, below)), any(as_dates([other]) for other in below[:3] if not is_number(other))
+            numbers, dates = (
+                any(map(self._is_number, below)),
+                any(as_dates([other]) for other in below[:3] if not is_number(other)),
+            )
             if self._is_number(cell) or (dates and as_dates([cell])):
                 data.append(cell)
             elif cell.strip() and (numbers or dates):
                 names.append(cell)
         if data and names:
             raise ValueError(
-                f"{self.path}, line {self.lines[0]}: it is neither a header nor a row: {names[0]!r} is a name, but {data[0]!r} is data"
+                f"{self.path}, line {self.lines[0]}: it is neither a header nor a row: {names[0]!r} is a name, but "
+                f"{data[0]!r} is data"
             )
         return not data
 
@@ -182,7 +212,9 @@ class _Grid:
 
     def place(self, name, part):
         if name not in self.names:
-            raise ValueError(f"{self.path} has no column {name!r} for {part}; it has {', '.join(filter(None, self.names))}")
+            raise ValueError(
+                f"{self.path} has no column {name!r} for {part}; it has {', '.join(filter(None, self.names))}"
+            )
         return self.names.index(name)
 
     def found_date(self):
@@ -199,7 +231,10 @@ class _Grid:
         if not found:
             first = next((cell for cell in cells if as_dates([cell], numbers)), cells[0])
             wrong = next((i for i in range(len(cells)) if not as_dates([first, cells[i]], numbers)), 0)
-            raise ValueError(f"{self.where(wrong)}: {cells[wrong][:40]!r} is not a date like the others in the column {self.names[k]!r}")
+            raise ValueError(
+                f"{self.where(wrong)}: {cells[wrong][:40]!r} is not a date like the others in the column "
+                f"{self.names[k]!r}"
+            )
         return cells, found
 
     def numbers(self, columns, last):
@@ -210,13 +245,16 @@ class _Grid:
             values = plain_numbers([self._point(cell) for cell in cells])
             if values is None:
                 wrong = next(i for i, cell in enumerate(cells) if not self._is_number(cell))
-                raise ValueError(f"{self.where(wrong)}: {self._wrong(cells[wrong])} (column {self.names[k] or k + 1!r})")
+                raise ValueError(
+                    f"{self.where(wrong)}: {self._wrong(cells[wrong])} (column {self.names[k] or k + 1!r})"
+                )
             found[:, j] = values
         return found
 
     def _wrong(self, cell):
         if not is_number(self._point(cell)) and _GROUPED.fullmatch(cell.strip()):
-            return f"{cell[:40]!r} is not a number with decimal={self.decimal!r}: write it without signs for thousands, percent or money"
+            wrong = f"{cell[:40]!r} is not a number with decimal={self.decimal!r}"
+            return f"{wrong}: write it without signs for thousands, percent or money"
         return not_a_number(cell)
 
     def found_targets(self, date):
@@ -237,29 +275,35 @@ class _Grid:
                 left_out.append(f"{name or k + 1!r} (counts the rows)")
             elif not name or name.lower() in _DATE_NAMES:
                 raise ValueError(
-                    f"{self.path}: it is not clear what the column {name or k + 1!r} is: choose the columns with target= (--target) "
+                    f"{self.path}: it is not clear what the column {name or k + 1!r} is: choose the columns with "
+                    "target= (--target) "
                     "and date= (--date)"
                 )
             else:
                 targets.append(k)
         if left_out and targets:
-            warnings.warn(f"{self.path}: columns left out: {', '.join(left_out)}; to choose, give target (--target)", stacklevel=4)
+            warnings.warn(
+                f"{self.path}: columns left out: {', '.join(left_out)}; to choose, give target (--target)", stacklevel=4
+            )
         return targets
 
     def _check_no_numbers(self, k):
         """Whether a column has no numbers at all; one that has some, or has them with other signs, is an error."""
         cells = self.column(k)
-        wrong = next((i for i, cell in enumerate(cells) if not self._is_number(cell) and _GROUPED.fullmatch(cell.strip())), None)
+        wrong = next(
+            (i for i, cell in enumerate(cells) if not self._is_number(cell) and _GROUPED.fullmatch(cell.strip())), None
+        )
         if wrong is None and any(map(self._is_number, cells)):
             wrong = next(i for i, cell in enumerate(cells) if not self._is_number(cell))
         if wrong is not None:
             raise ValueError(
-                f"{self.where(wrong)}: {self._wrong(cells[wrong])} (column {self.names[k] or k + 1!r}); or choose other columns with "
+                f"{self.where(wrong)}: {self._wrong(cells[wrong])} (column {self.names[k] or k + 1!r}); or choose "
+                "other columns with "
                 "target= (--target)"
             )
 
     def _counts(self, k, steps):
-        """Whether the numbers of a column rise by the same step, up to rounding; in fewer than 3 rows only if it has no name."""
+        """Whether a column rises by the same step, up to rounding; in fewer than 3 rows only if it has no name."""
         if len(steps) < 2:
             return not self.names[k] and (steps == 1).all()
         return steps.min() > 0 and steps.max() - steps.min() <= 0.02 * steps.max()

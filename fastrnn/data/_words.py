@@ -9,18 +9,24 @@ from fastrnn._files import counted, lines, say, some
 
 
 def read_conllu(
-    path: str | os.PathLike, column: int | None = None, *, layout: str = "conllu", tags: bool = True, encoding: str = "utf-8"
+    path: str | os.PathLike,
+    column: int | None = None,
+    *,
+    layout: str = "conllu",
+    tags: bool = True,
+    encoding: str = "utf-8",
 ):
-    """Words and a tag for each: CoNLL-U, or the columns of CoNLL-2003. A line for each word, an empty line after each sentence.
+    """Words and a tag for each: CoNLL-U, or the columns of CoNLL-2003.
 
-    CoNLL-U separates columns by tabs; the first numbers the words of a sentence from 1, the second is the word. Ranges (``1-2``), empty
-    nodes (``1.1``) and comments (``#``) are left out. CoNLL-2003 separates columns by blanks or tabs; the first is the word. Lines
-    that begin with ``-DOCSTART-`` are left out. A line of blanks is an empty line.
+    Each word has a line, and an empty line follows each sentence; a line of blanks is an empty line. CoNLL-U separates
+    columns by tabs; the first numbers the words of a sentence from 1, the second is the word. Ranges (``1-2``), empty
+    nodes (``1.1``) and comments (``#``) are left out. CoNLL-2003 separates columns by blanks or tabs; the first is the
+    word. Lines that begin with ``-DOCSTART-`` are left out.
 
     Parameters
     ----------
-    column : of the tag, counted from 1. As default 4 (UPOS; 5 is XPOS) in CoNLL-U, and the last one in CoNLL-2003 (entities; 2 is the
-        part of speech)
+    column : of the tag, counted from 1. As default 4 (UPOS; 5 is XPOS) in CoNLL-U, and the last one in CoNLL-2003
+        (entities; 2 is the part of speech)
     layout : "conllu" or "conll2003"
     tags : whether words must have tags; False gives the sentences only
     encoding : of the file
@@ -31,8 +37,8 @@ def read_conllu(
 
     Raises
     ------
-    ValueError  a line has no tab, another number of columns than the first one, an empty word or tag, or a number out of turn; the message
-        names the line.
+    ValueError  a line has no tab, another number of columns than the first one, an empty word or tag, or a number out
+        of turn; the message names the line.
 
     Examples
     --------
@@ -50,11 +56,25 @@ def read_conllu(
     if column is not None and column < 1:
         raise ValueError(f"column={column}, but columns count from 1")
     place = column or (4 if layout == "conllu" else None)
-    split = _conllu_lines if layout == "conllu" else _conll2003_lines
-    sentences, found, width, first, last = [], [], None, None, None
+    sentences, found = [], []
+    for row in _sentences(path, layout, place, tags, encoding):
+        sentences.append([word for word, _ in row])
+        found.append([tag for _, tag in row])
+    sentences, found = some(sentences, found, path, "sentences")
+    if tags and all(tag == "_" for row in found for tag in row):
+        raise ValueError(f"{path} has no tags in {f'column {place}' if place else 'its last column'}: all are '_'")
+    return (sentences, found) if tags else sentences
+
+
+def _sentences(path, layout, place, tags, encoding):
+    """Lists of (word, tag), a list for each sentence."""
+    width, first, row = None, None, []
+    split, of_word = (_conllu_lines, 1) if layout == "conllu" else (_conll2003_lines, 0)
     for number, fields in split(path, encoding):
         if fields is None:
-            last = None
+            if row:
+                yield row
+            row = []
             continue
         where = f"{path}, line {number}"
         width, first = width or len(fields), first or number
@@ -62,19 +82,12 @@ def read_conllu(
             raise ValueError(f"{where}: it has {len(fields)} columns, but the tag is in column {place or 2}")
         if len(fields) != width:
             raise ValueError(f"{where}: it has {len(fields)} columns, but line {first} has {width}")
-        word, tag = fields[1 if layout == "conllu" else 0], fields[(place or width) - 1] if tags else None
+        word, tag = fields[of_word], fields[(place or width) - 1] if tags else None
         if not word.strip() or (tags and not tag.strip()):
             raise ValueError(f"{where}: its {'tag' if word.strip() else 'word'} is empty")
-        if last is None:
-            sentences.append([])
-            found.append([])
-            last = sentences
-        sentences[-1].append(word)
-        found[-1].append(tag)
-    sentences, found = some(sentences, found, path, "sentences")
-    if tags and all(tag == "_" for row in found for tag in row):
-        raise ValueError(f"{path} has no tags in column {place or width}: all are '_'")
-    return (sentences, found) if tags else sentences
+        row.append((word, tag))
+    if row:
+        yield row
 
 
 def _conllu_lines(path, encoding):
@@ -86,13 +99,17 @@ def _conllu_lines(path, encoding):
             count = 0
             yield number, None
         if line.startswith("#") and (count or (line[1:2] != " " and "\t" in line)):
-            raise ValueError(f"{where}: {line[:60]!r} is a comment {'inside a sentence' if count else 'with tabs'}, or a word without its number")
+            raise ValueError(
+                f"{where}: {line[:60]!r} is a comment {'inside a sentence' if count else 'with tabs'}, or a word "
+                "without its number"
+            )
         if not line.strip() or line[0] == "#":
             continue
         fields = line.split("\t")
         if len(fields) < 2:
             raise ValueError(
-                f"{where}: {line[:60]!r} has no tab, but tabs separate the columns of CoNLL-U; for columns separated by blanks, word first, "
+                f"{where}: {line[:60]!r} has no tab, but tabs separate the columns of CoNLL-U; for columns separated "
+                "by blanks, word first, "
                 "give layout='conll2003' (--layout conll2003)"
             )
         if re.fullmatch(r"\d+-\d+", fields[0]):
@@ -101,7 +118,8 @@ def _conllu_lines(path, encoding):
             empty += 1
         elif fields[0] != str(count + 1):
             raise ValueError(
-                f"{where}: it begins with {fields[0][:20]!r}, but the number of this word must be {count + 1} (an empty line ends a sentence)"
+                f"{where}: it begins with {fields[0][:20]!r}, but the number of this word must be {count + 1} (an "
+                "empty line ends a sentence)"
             )
         else:
             count += 1
@@ -128,24 +146,26 @@ def _conll2003_lines(path, encoding):
 def read_babi(path: str | os.PathLike, *, answers: bool = True, encoding: str = "utf-8"):
     """Stories, questions and answers: the files of the bAbI tasks (Weston et al. 2015).
 
-    A line is a number and a sentence, or a number, a question, a tab and its answer; number 1 begins a story. Words are made lower case,
-    and go without their punctuation; an answer of several words, "apple,football", is one symbol. What follows a second tab (the
-    numbers of the supporting sentences) is not read.
+    A line is a number and a sentence, or a number, a question, a tab and its answer; number 1 begins a story. Words are
+    made lower case, and go without their punctuation; an answer of several words, "apple,football", is one symbol. What
+    follows a second tab (the numbers of the supporting sentences) is not read.
 
     Parameters
     ----------
-    answers : whether each question must have one; else a line with a question mark at its end is a question too, and an answer may be ""
+    answers : whether each question must have one; else a line with a question mark at its end is a question too, and an
+        answer may be ""
     encoding : of the file
 
     Returns
     -------
-    X : list of pairs (story, question): the sentences of the story before the question, and the question, as lists of words
+    X : list of pairs (story, question): the sentences of the story before the question, and the question, as lists of
+        words
     y : list of str
 
     Raises
     ------
-    ValueError  a number is missing or out of turn, a sentence or answer is empty, a question comes before any sentence; the message
-        names the line.
+    ValueError  a number is missing or out of turn, a sentence or answer is empty, a question comes before any sentence;
+        the message names the line.
 
     Examples
     --------
@@ -167,13 +187,18 @@ def read_babi(path: str | os.PathLike, *, answers: bool = True, encoding: str = 
             story = []
         sentence, *answer = rest.split("\t")
         if len(answer) > 2 or re.search(r"[.!?]\d", sentence) or not re.fullmatch(r"[\d ]*", "".join(answer[1:])):
-            raise ValueError(f"{path}, line {number}: it must be one sentence, or a question, a tab, its answer, a tab and numbers of sentences")
+            raise ValueError(
+                f"{path}, line {number}: it must be one sentence, or a question, a tab, its answer, a tab and "
+                "numbers of sentences"
+            )
         words = re.findall(r"[^\s.,;:?!]+", sentence.lower())
         if not words:
             raise ValueError(f"{path}, line {number}: it has no words")
         question = sentence.rstrip().endswith("?")
         if not question and (answer or "?" in sentence):
-            raise ValueError(f"{path}, line {number}: a question must end in a question mark, and a tab must stand behind it")
+            raise ValueError(
+                f"{path}, line {number}: a question must end in a question mark, and a tab must stand behind it"
+            )
         if not question:
             story.append(words)
             continue
