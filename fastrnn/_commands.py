@@ -60,6 +60,8 @@ def train(arguments):
 
 def _train_here(arguments, ranks):
     follows = ranks is not None and ranks.rank > 0
+    if follows:  # the first process says what there is to say
+        _reading.drop_notes()
     names = sorted(set(arguments.task or ["text"]))
     if len(names) > 1:
         raise ValueError(f"the task is {names[0]} and {names[1]}: give one of them")
@@ -228,6 +230,8 @@ def info(arguments):
         return 0
     for name in ("level", "cell", "hidden_size", "num_layers", "dropout", "embedding_size", "tied", "dtype", "seed", "num_parameters"):
         print(f"{name}: {getattr(model, name)}")
+    if model.level == "word":
+        print(f"splitting: {model.splitting}")
     print(_symbols(model))
     losses = [(entry["validation_loss"], entry["epoch"]) for entry in model.history if entry["validation_loss"] is not None]
     if losses:

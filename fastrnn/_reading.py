@@ -101,6 +101,11 @@ def show_notes() -> None:
             handler.show()
 
 
+def drop_notes() -> None:
+    """Show no notes from here on."""
+    logging.getLogger("fastrnn").setLevel(logging.WARNING)
+
+
 class _Notes(logging.Handler):
     """Keeps messages until they are shown, each once."""
 

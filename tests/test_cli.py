@@ -234,6 +234,7 @@ def test_a_model_of_words_or_bytes(run, data, tmp_path, level):
     assert re.fullmatch(r"fastrnn: note: the text: \d+ words of 1,400 read as <unk>\n" if level == "word" else "", err)
     shown = run("info", "fastrnn-lm")[1]
     assert f"level: {level}\n" in shown
+    assert ("splitting: unicode\n" in shown) == (level == "word")
     assert "tied: True\n" in shown
     assert ("\nsymbols: 50 words: '<unk>', " if level == "word" else "\nsymbols: 256 bytes\n") in shown
     assert re.search(rf"held-out NLL: \S+ nats per {level} after epoch [01]\n", shown)

@@ -174,7 +174,7 @@ def marks_of(text):
 
 def page_examples():
     """The Python of README and of the pages for users, by page and number."""
-    for name in ("README.md", "docs/models.md", "docs/torch.md", "docs/onnx.md", "docs/keras.md", "docs/sklearn.md", "docs/moving.md"):
+    for name in ("README.md", "docs/models.md", "docs/data.md", "docs/torch.md", "docs/onnx.md", "docs/keras.md", "docs/sklearn.md", "docs/moving.md"):
         page = processes.ROOT / name
         text = page.read_text(encoding="utf-8") if page.exists() else ""
         for k, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)):
