@@ -180,6 +180,9 @@ def _say_replaced(model, X):
         cut = [len(story) - model.memory for story, _ in X if len(story) > model.memory]
         if cut:
             say(f"the first {counted(sum(cut), 'sentence')} of {counted(len(cut), 'story')} left out, beyond memory={model.memory}")
+        unknown = sum(word not in model._word_id for story, question in X for words in (*story, question) for word in words)
+        if unknown:
+            say(f"{counted(unknown, 'word')} that training had not left out")
     if isinstance(model, EncoderDecoder):
         known = set(model.source_vocabulary.symbols)
         unknown = sum(symbol not in known for source in X for symbol in source)

@@ -1,5 +1,7 @@
 """Writers of the files that the readers of fastrnn.data read, from random content."""
 
+import datetime
+
 WORDS = ["dog", "Katze", "naïve", "x1", "it's", "日本", "U.S.", "re\u0301sume\u0301", "-", '"', "#1", "don’t"]
 
 
@@ -98,10 +100,28 @@ def table(rng):
     K, T = rng.integers(1, 4), rng.integers(4, 9)
     names = [f"value {k}" for k in range(K)]
     texts = [[number(rng) for _ in range(K)] for _ in range(T)]
-    dates = [f"{1990 + t // 12}-{t % 12 + 1:02}" for t in range(T)]
+    day = datetime.date(2023, 12, int(rng.integers(1, 31)))
+    dates = [
+        [f"{1990 + t // 12}-{t % 12 + 1:02}" for t in range(T)],
+        [f"{1990 + t // 4} Q{t % 4 + 1}" for t in range(T)],
+        [str(day + datetime.timedelta(days=t)) for t in range(T)],
+        [(day + datetime.timedelta(weeks=t)).strftime("%d.%m.%Y") for t in range(T)],
+        [f"2024-02-{28 + (t + 20) // 24:02} {(t + 20) % 24:02}:00" for t in range(T)],
+    ][rng.integers(5)]
     lines = [",".join(["Date", *names]), *(",".join([date, *row]) for date, row in zip(dates, texts))]
     content = (names, [[float(text) for text in row] for row in texts])
     return Written(content, lines, list(range(1, T + 1)), ",", numbers=(",", 0), ordered=True)
+
+
+def european(rng):
+    """A table with decimal commas and semicolons."""
+    written = table(rng)
+    head, *rows = written.lines
+    lines = [head.replace(",", ";")]
+    for row in rows:
+        date, *numbers = row.split(",")
+        lines.append(";".join([date, *(text.replace(".", ",") for text in numbers)]))
+    return Written(written.content, lines, written.records, ";", numbers=(";", 0), ordered=True)
 
 
 def babi(rng):

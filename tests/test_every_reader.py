@@ -147,3 +147,12 @@ def test_unknown_words_are_counted(said):
 def test_bytes_are_read_as_they_are(tmp_path):
     (tmp_path / "f").write_bytes(b"a\r\n\xff")
     assert bytes(read_bytes(tmp_path / "f")) == b"a\r\n\xff"
+
+
+@pytest.mark.parametrize("number", ["1e300", "inf", "nan"])
+def test_vectors_beyond_float32_are_refused(number, tmp_path):
+    (tmp_path / "f").write_text(f"a 1 2\nb 1 {number}\n")
+    with pytest.raises(ValueError, match="line 2 of .* must be a word and 2 finite numbers"):
+        read_vectors(tmp_path / "f", ["a", "b"], 2)
+    with pytest.raises(ValueError, match="the pretrained vector of 'b' has numbers that are not finite, or beyond"):
+        read_vectors({"b": [1, float(number)]}, ["a", "b"], 2)

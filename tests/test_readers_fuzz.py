@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 from fuzz import seeds
-from reader_files import arff, babi, captions, conll2003, conllu, dictionary, pairs, parallel, table, ts, tsv
+from reader_files import arff, babi, captions, conll2003, conllu, dictionary, european, pairs, parallel, table, ts, tsv
 
 from fastrnn import data
 
@@ -47,6 +47,7 @@ FORMATS = {
     "conllu": (conllu, lambda path: plain(data.read_conllu(path))),
     "conll2003": (conll2003, lambda path: plain(data.read_conllu(path, layout="conll2003"))),
     "table": (table, lambda path: plain(data.read_csv(path))),
+    "european": (european, lambda path: plain(data.read_csv(path, decimal=",", separator=";"))),
     "babi": (babi, lambda path: plain(data.read_babi(path))),
     "pairs": (pairs, lambda path: plain(data.read_pairs(path))),
     "dictionary": (dictionary, lambda path: data.read_dictionary(path)),
@@ -216,7 +217,7 @@ def an_empty_line_lost(written, rng):
 
 def a_quote_opened(written, rng):
     place = a_record(written, rng)
-    if written.cut != "," or not hasattr(written, "numbers") or written.numbers[0] is None:
+    if written.cut not in (",", ";") or not hasattr(written, "numbers") or written.numbers[0] is None:
         return None
     return changed(written, place, '"' + written.lines[place]), {place + 1}
 

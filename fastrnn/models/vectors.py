@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 
 import numpy as np
 
-from fastrnn._files import check_file
+from fastrnn._files import FLOAT32_MAX, check_file
 
 
 def read_vectors(source: Mapping | str | os.PathLike, words: list[str], size: int) -> dict[int, np.ndarray]:
@@ -58,8 +57,8 @@ def _in_mapping(source, wanted, size):
             if vector.shape != (size,):
                 raise ValueError(f"the pretrained vector of {word!r} has shape {vector.shape}, but the model has embedding_size={size}")
             found[word] = vector
-            if not np.isfinite(vector).all():
-                raise ValueError(f"the pretrained vector of {word!r} has numbers that are not finite")
+            if not (np.abs(vector) <= FLOAT32_MAX).all():
+                raise ValueError(f"the pretrained vector of {word!r} has numbers that are not finite, or beyond float32")
     return found
 
 
@@ -97,6 +96,6 @@ def _is_head(line, name, size):
 
 def _is_number(field):
     try:
-        return math.isfinite(float(field))
+        return abs(float(field)) <= FLOAT32_MAX
     except ValueError:
         return False
