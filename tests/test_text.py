@@ -311,7 +311,7 @@ BAD = [
     (GLOVE + b"caf\xe9 1 2 3\n", "line 6 of {path} is not UTF-8: b'caf\\xe9 1 2 3\\n'"),
     (b"zebra 1 2 3\n", "none of the model's {words} words has a pretrained vector: are they of the same language and spelling?"),
     ({"cat": [1, 2]}, "the pretrained vector of 'cat' has shape (2,), but the model has embedding_size=3"),
-    ({"cat": [1, 2, math.inf]}, "the pretrained vector of 'cat' has numbers that are not finite"),
+    ({"cat": [1, 2, math.inf]}, "the pretrained vector of 'cat' has numbers that are not finite, or beyond float32"),
 ]
 
 
