@@ -311,14 +311,19 @@ def test_an_option_that_would_not_count_is_refused(tmp_path, run, source, option
 
 # --- at random -----------------------------------------------------------------
 
-NAMES = ("encoder", "decoder", "lstm", "gru", "fc", "head", "a", "z", "out", "rnn", "lin", "pre", "layers.0", "layers.1", "layers.2", "layers.10", "rnn1",
-         "rnn2", "rnn11", "block.0.rnn", "block.1.rnn", "block.1.fc", "h2o", "h10o")  # fmt: skip
+WORDS = ("encoder", "decoder", "lstm", "gru", "fc", "head", "a", "z", "out", "rnn", "lin", "pre")
+FAMILIES = ("rnn{}", "layers.{}", "block.{}.rnn", "h{}o", "stage{}.block.fc")
 
 
-def numbers_rise(names):
-    from fastrnn._layer_order import _rises
-
-    return not any(_rises(later, name) for k, name in enumerate(names) for later in names[k + 1 :])
+def names_drawn(rng, count):
+    """Different names, of which those that differ in a number only have rising numbers."""
+    words, last, found = list(rng.permutation(WORDS)), dict.fromkeys(FAMILIES, int(rng.integers(10))), []
+    families = [str(f) for f in rng.permutation(FAMILIES)[:2]]
+    for _ in range(count):
+        family = str(rng.choice(families))
+        last[family] += int(rng.integers(1, 5))
+        found.append(str(words.pop()) if rng.random() < 0.4 else family.format(last[family]))
+    return found
 
 
 def drawn(seed):
@@ -328,9 +333,7 @@ def drawn(seed):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     count = int(rng.integers(1, 6))
-    names = [str(n) for n in rng.permutation(NAMES)[:count]]
-    while not numbers_rise(names):
-        names = [str(n) for n in rng.permutation(NAMES)[:count]]
+    names = names_drawn(rng, count)
     first = features = int(rng.integers(3, 6))
     module, between = {}, {}
     for k, name in enumerate(names):
