@@ -48,7 +48,7 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     # the array file repeats the configuration (under one key: safetensors does not keep the order of several),
     # so that one hash covers both, and a damaged or edited config.json is noticed
     data = to_bytes(arrays, metadata={"fastrnn": json.dumps(config)})
-    digest = hashlib.sha256(data).hexdigest()
+    digest = _sha256(data)
     weights = f"{kind}-{digest[:12]}.safetensors"
     _replace(directory / weights, data)
     header = {"format_version": FORMAT_VERSION, "weights": weights, "sha256": digest}
@@ -100,14 +100,33 @@ def _is_array_file(name, kind):
     return re.fullmatch(rf"{kind}-[0-9a-f]{{12}}\.safetensors(\.tmp)?|{config}\.tmp", name) is not None
 
 
+def _pieces(data):
+    """Bytes in pieces of at most 16 MB: between two of them Ctrl-C is answered."""
+    view = memoryview(data)
+    return (view[first : first + (1 << 24)] for first in range(0, len(view), 1 << 24))
+
+
+def _sha256(data):
+    found = hashlib.sha256()
+    for piece in _pieces(data):
+        found.update(piece)
+    return found.hexdigest()
+
+
 def _replace(path, data):
     """Write a file so that it is there whole or not at all, and stays there if the power fails."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            for piece in _pieces(data):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     if os.name == "posix":  # a directory cannot be opened on Windows
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -149,7 +168,7 @@ def _parse_arrays(path, data, header):
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
-    digest = hashlib.sha256(data).hexdigest()
+    digest = _sha256(data)
     if digest != header["sha256"]:
         raise ValueError(
             f"{path} is damaged: its sha256 is {digest[:12]}…, but it was saved with {header['sha256'][:12]}… ({len(data)} bytes now)"

@@ -14,6 +14,7 @@ from fastrnn._splitting import check_rule, first_cut
 from fastrnn.batches import Streams
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
+from fastrnn.models.characters import digest
 from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
 from fastrnn.models.text import LEVELS, Bytes, Sampler, Vocabulary, Words, split_words
 from fastrnn.models.vectors import read_vectors
@@ -233,9 +234,8 @@ class LanguageModel(Model):
         seed = self._drawn_seed(settings)
 
         def identity():
-            data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
             return {
-                "text": hashlib.sha256(data).hexdigest()[:12],
+                "text": digest(text),
                 **dict(zip(("batch_size", "seq_len", "bptt"), sizes)),
                 "validation": validation,
                 "held_out": held_out,

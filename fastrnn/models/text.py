@@ -11,6 +11,7 @@ import numpy as np
 
 from fastrnn import _check, _files
 from fastrnn._splitting import UNKNOWN, split_words
+from fastrnn.models.characters import PIECE, Characters, code_points, pieces_of
 
 
 def read_text(source: str | os.PathLike, encoding: str = "utf-8") -> str:
@@ -37,15 +38,33 @@ def read_text(source: str | os.PathLike, encoding: str = "utf-8") -> str:
         text, name = source, "the text"
     elif isinstance(source, os.PathLike):
         name = f"the file {os.fspath(source)}"
-        text = _files.read_text(source, encoding, name)
-        if "\r" in text:
-            _files.say(f"{name}: {_files.counted(text.count(chr(13)), 'line end')} CR LF or CR read as LF")
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        try:
+            text = "".join(pieces_of(source, encoding))
+        except (UnicodeError, LookupError):
+            text = _files.read_text(source, encoding, name)  # which says what is wrong
     else:
         raise TypeError(f"the text is {type(source).__name__!r}, but it must be a str (the text itself) or a pathlib.Path (a file)")
     if not text:
         raise ValueError(f"{name} is empty")
     return text
+
+
+def read_characters(source: str | os.PathLike) -> Characters:
+    """As `read_text`, in one or two bytes for each character.
+
+    Examples
+    --------
+    >>> read_characters("to be").symbols
+    ' beot'
+    """
+    if not isinstance(source, os.PathLike):
+        text = read_text(source)
+        return Characters.of(pieces_of(text), len(text))
+    try:
+        found = Characters.of(pieces_of(source), os.path.getsize(source))
+    except UnicodeDecodeError:
+        found = ""
+    return found if len(found) else read_text(source)  # which says what is wrong
 
 
 def read_bytes(source) -> bytes | np.ndarray:
@@ -87,25 +106,27 @@ class Vocabulary:
     """
 
     unknown = None
-    read = staticmethod(read_text)
+    read = staticmethod(read_characters)
 
     def __init__(self, symbols: str):
         self.symbols = symbols
-        points = _code_points(symbols)
+        points = code_points(symbols)
         self._id_of_point = np.full(int(points.max()) + 1, -1, np.int32)
         self._id_of_point[points] = np.arange(len(points))
 
     @classmethod
-    def of(cls, text: str) -> Vocabulary:
+    def of(cls, text: str | Characters) -> Vocabulary:
         """The vocabulary of a text."""
-        return cls("".join(sorted(set(text))))
+        return cls(text.symbols if isinstance(text, Characters) else "".join(sorted(set(text))))
 
     def __len__(self):
         return len(self.symbols)
 
-    def encode(self, text: str, name: str = "the text") -> np.ndarray:
-        """Ids, int32. A ValueError names the symbols that are not in the vocabulary."""
-        points = _code_points(text)
+    def encode(self, text: str | Characters, name: str = "the text") -> np.ndarray:
+        """Ids, int32; of Characters in the smallest dtype. A ValueError names the symbols that are not in the vocabulary."""
+        if isinstance(text, Characters):
+            return text.in_order_of(self.encode(text.symbols, name))
+        points = code_points(text)
         ids = self._id_of_point[np.minimum(points, len(self._id_of_point) - 1)]
         ids[points >= len(self._id_of_point)] = -1
         if ids.size and ids.min() < 0:
@@ -142,6 +163,7 @@ class Words(Vocabulary):
     """
 
     unknown = 0
+    read = staticmethod(read_text)
 
     def __init__(self, symbols: list[str], splitting: str = "unicode"):
         self.symbols, self.splitting = symbols, splitting
@@ -150,7 +172,9 @@ class Words(Vocabulary):
     @classmethod
     def of(cls, words: list[str], min_count: int = 2, max_vocabulary: int | None = None, splitting: str = "unicode") -> Words:
         """The words that occur at least `min_count` times, the most frequent first, at most `max_vocabulary` with ``<unk>``."""
-        count = collections.Counter(words)
+        count = collections.Counter()
+        for first in range(0, len(words), PIECE):
+            count.update(words[first : first + PIECE])
         known = [word for word, n in count.items() if n >= min_count and word.lstrip(" ") != UNKNOWN]
         if not known:
             raise ValueError(f"the text has no word that occurs min_count={min_count} times: lower min_count, or give more text")
@@ -207,10 +231,6 @@ class Bytes(Vocabulary):
 
 
 LEVELS = {"character": Vocabulary, "word": Words, "byte": Bytes}
-
-
-def _code_points(text):
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 class Sampler:
