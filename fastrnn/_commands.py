@@ -7,6 +7,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy.random  # noqa: F401  these three are imported when first used, and may swallow Ctrl-C then
+import safetensors.numpy  # noqa: F401
+import tqdm  # noqa: F401
+
 import fastrnn
 from fastrnn import _reading, tasks
 from fastrnn._console import fail, optional_output

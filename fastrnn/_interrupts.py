@@ -22,6 +22,7 @@ class Interrupts:
         self._before = signal.getsignal(signal.SIGINT)
         self._installed = threading.current_thread() is threading.main_thread() and self._before in (signal.default_int_handler, OF_COMMAND)
         if self._installed:
+            self.pending = self._before is OF_COMMAND and OF_COMMAND.seen  # an import has swallowed it
             signal.signal(signal.SIGINT, self._handle)
         return self
 
