@@ -92,7 +92,6 @@ def one_line(message) -> str:
 
 
 _EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError, OutputError)
-_UNEXPECTED = (RecursionError, NotImplementedError)  # though they are RuntimeErrors
 
 
 @contextlib.contextmanager
@@ -158,7 +157,7 @@ def _description(error):
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):
         return f"not enough memory{f': {text}' if text else ''}"
-    if text and isinstance(error, _EXPECTED) and not isinstance(error, _UNEXPECTED):
+    if text and isinstance(error, _EXPECTED) and not isinstance(error, RecursionError):
         return text
     return f"{type(error).__name__}{f': {text}' if text else ''} (unexpected; --debug shows where)"
 

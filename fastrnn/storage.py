@@ -155,7 +155,7 @@ def _parse_config(path, raw, kind):
         version, weights, digest, _ = (header[key] for key in ("format_version", "weights", "sha256", "config"))
         if not (isinstance(version, int) and version > 0 and isinstance(weights, str) and isinstance(digest, str)):
             raise TypeError("a field holds what it cannot hold")
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     if version > FORMAT_VERSION:
         raise ValueError(f"{path} has format version {version}, but this fastrnn reads up to {FORMAT_VERSION}: it needs a newer fastrnn")
@@ -177,7 +177,7 @@ def _parse_arrays(path, data, header):
         size = int.from_bytes(data[:8], "little")
         config = json.loads(data[8 : 8 + size])["__metadata__"]["fastrnn"]
         arrays = from_bytes(data)
-    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} was not written by fastrnn: {type(error).__name__}: {error}") from None
     if config != json.dumps(header["config"]):
         raise ValueError(f"{path.parent} is damaged: its configuration is not the one that was saved with {path.name}")

@@ -190,6 +190,12 @@ def test_truncated_and_strange_files_are_named(folder):
         one_line(error)
 
 
+def test_a_configuration_that_is_nested_too_deeply_is_damaged(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="config.json is damaged: RecursionError"):
+        storage.load(folder)
+
+
 def test_a_newer_format_is_said_to_be_newer(folder):
     edit(folder, format_version=2)
     with pytest.raises(ValueError) as error:
