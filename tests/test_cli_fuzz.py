@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 
+import fuzz
 import numpy as np
 import pytest
 
@@ -20,7 +21,6 @@ from fastrnn import cli, state_dict
 from fastrnn.models import LanguageModel
 from fastrnn.rnn import GRU, LSTM
 
-CASES = int(os.environ.get("FASTRNN_FUZZ", "1"))
 LONGEST = 60  # seconds that a case may take on a busy machine
 
 # --- files of each format ------------------------------------------------------
@@ -326,25 +326,24 @@ def check(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("FASTRNN_NUM_THREADS", "1")
 
     def run(name, count, arguments_of):
-        for case in range(count * CASES):
-            seed = f"{name} {case}"
-            folder = tmp_path / str(case)
+        for seed in fuzz.seeds(f"command: {name}", count):
+            folder = tmp_path / str(seed)
             folder.mkdir()
             monkeypatch.chdir(folder)
-            arguments = [str(word) for word in arguments_of(random.Random(seed), folder)]
+            arguments = [str(word) for word in arguments_of(random.Random(f"{name} {seed}"), folder)]
             with limited(LONGEST) as late:
                 try:
                     status = cli.main(arguments)
                 except BaseException as error:
                     if isinstance(error, KeyboardInterrupt):
                         raise
-                    raise AssertionError(f"case {seed!r}: {arguments}: {error!r} left main") from error
+                    raise AssertionError(f"seed {seed}: {arguments}: {error!r} left main") from error
             out, err = capfd.readouterr()
             if os.environ.get("FASTRNN_FUZZ_SHOW"):
                 with capfd.disabled():
                     print(status, arguments[:2], err.splitlines()[-1:], file=sys.__stdout__)
             found = wrong(status, err, late)
-            assert found is None, f"case {seed!r}: {arguments}: {found}: status {status}, stderr: {err[-2000:]!r}"
+            assert found is None, f"seed {seed}: {arguments}: {found}: status {status}, stderr: {err[-2000:]!r}"
             for path in folder.rglob("*"):
                 path.chmod(0o700)
             shutil.rmtree(folder)
@@ -371,18 +370,18 @@ def models(tmp_path_factory):
 
 @pytest.mark.fuzz
 def test_train(check):
-    check("train", 150, train)
+    check("train", 100, train)
 
 
 @pytest.mark.fuzz
 def test_generate_evaluate_predict_and_info(check, models):
-    check("use", 150, lambda rng, folder: use(rng, folder, models))
+    check("use", 100, lambda rng, folder: use(rng, folder, models))
 
 
 @pytest.mark.fuzz
 def test_convert(check, models, tmp_path_factory):
     files = sources(tmp_path_factory.mktemp("sources"))
-    check("convert", 60, lambda rng, folder: convert(rng, folder, files, models))
+    check("convert", 40, lambda rng, folder: convert(rng, folder, files, models))
 
 
 @pytest.mark.fuzz
@@ -394,7 +393,7 @@ def test_words_that_are_no_command(check):
         found = rng.choices(words, k=rng.randint(0, 4))
         return [*found, "--data", "none"] if "train" in found else found  # without, it would train on Python's documentation
 
-    check("words", 150, arguments)
+    check("words", 60, arguments)
 
 
 # --- errors of every class -----------------------------------------------------

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 
+import fuzz
 import numpy as np
 import processes
 import pytest
@@ -18,7 +19,6 @@ from fastrnn.models import LanguageModel, SequenceClassifier
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
-CASES = int(os.environ.get("FASTRNN_FUZZ", "1"))
 SOON = 5.0  # seconds; half a second on a machine that has nothing else to do
 LINE = "the quick brown fox, 17 years old, jumps over the lazy dog's tail.\n"
 
@@ -110,18 +110,15 @@ COMMANDS = {
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", COMMANDS)
 def test_ctrl_c_at_a_random_moment(folder, tmp_path, name):
-    for case in range(CASES):
-        seed = f"{name}, {case}"
-        out = tmp_path / f"out-{case}"
+    for seed in fuzz.seeds(f"command: Ctrl-C, {name}", 1):
+        out = tmp_path / f"out-{seed}"
         where = ["--out", out] if COMMANDS[name][0] in ("train", "bench") else []
         with start(folder, [*COMMANDS[name], *where]) as process:
-            time.sleep(random.Random(seed).uniform(0, 1.5))
+            time.sleep(random.Random(f"{name} {seed}").uniform(0, 1.5))
             status, seconds, _, err = interrupt(process)
-        try:
+        with fuzz.named(seed):
             check(status, seconds, err)
             assert whole(out)
-        except AssertionError as error:
-            raise AssertionError(f"case {seed}: {error}") from error
 
 
 @pytest.mark.parametrize("moment", ["numpy", "numpy._core", "fastrnn._engine", "fastrnn.models.text", "numpy.random", "safetensors.numpy", "tqdm"])
