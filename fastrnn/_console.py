@@ -15,7 +15,7 @@ _LONGEST = 1000  # characters of a message
 
 
 class OutputError(Exception):
-    """Standard output can't be written; `reader_left` says whether only the other end of the pipe is closed, as of ``| head``."""
+    """Standard output can't be written; `reader_left`: only the other end of the pipe is closed, as of ``| head``."""
 
     def __init__(self, error: OSError | None):
         self.reader_left = isinstance(error, BrokenPipeError)
@@ -87,7 +87,9 @@ def fail(message, status: int) -> int:
 def one_line(message) -> str:
     """A message without line breaks and control characters, cut if it is very long."""
     text = " ".join(str(message).split())
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[: _LONGEST + 1])
+    text = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[: _LONGEST + 1]
+    )
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
@@ -96,7 +98,7 @@ _EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError, OutputEr
 
 @contextlib.contextmanager
 def optional_output():
-    """What is printed here is not the purpose of the command: a warning if it can't be written, nothing if its reader has left."""
+    """Print what is not the purpose of the command: a warning if that fails, silent if the reader has left."""
     try:
         yield
         sys.stdout.flush()
@@ -163,7 +165,7 @@ def _description(error):
 
 
 def reopen_closed() -> None:
-    """Open the null device in place of each standard stream that is closed: a file that is opened must not get its number."""
+    """Open the null device for each standard stream that is closed, so that no other file gets its number."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -172,7 +174,7 @@ def reopen_closed() -> None:
 
 
 def drop_unwritten() -> None:
-    """Let go of what standard output and standard error still hold and can't write: Python would complain about it at its end."""
+    """Drop what the standard streams still hold and can't write: Python would complain about it at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

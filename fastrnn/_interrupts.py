@@ -12,7 +12,7 @@ _SAME_PRESS = 0.3  # seconds in which a second signal is the same press: one of 
 
 
 class Interrupts:
-    """While it is entered, Ctrl-C interrupts at once where only results are being computed (`allowed`), else at the next such moment.
+    """While it is entered, Ctrl-C interrupts where only results are computed (`allowed`), else at the next such moment.
 
     In other threads than the main one, or where Ctrl-C was given another meaning, nothing is touched.
     """
@@ -20,7 +20,10 @@ class Interrupts:
     def __enter__(self):
         self._open = self.pending = False
         self._before = signal.getsignal(signal.SIGINT)
-        self._installed = threading.current_thread() is threading.main_thread() and self._before in (signal.default_int_handler, OF_COMMAND)
+        self._installed = threading.current_thread() is threading.main_thread() and self._before in (
+            signal.default_int_handler,
+            OF_COMMAND,
+        )
         if self._installed:
             self.pending = self._before is OF_COMMAND and OF_COMMAND.seen  # an import has swallowed it
             signal.signal(signal.SIGINT, self._handle)
@@ -49,7 +52,7 @@ class Interrupts:
 
 
 class _OfCommand:
-    """The answer to Ctrl-C in a process of the command: KeyboardInterrupt; while modules are imported, and the second time, the end.
+    """Ctrl-C in a process of the command: KeyboardInterrupt; while modules are imported, and the second time, the end.
 
     seen : whether there was one
     importing : nothing is to be saved yet. An exception might be lost in an import, or become another one
@@ -91,7 +94,9 @@ class _OfCommand:
     @staticmethod
     def _write(line):
         with contextlib.suppress(OSError):
-            os.write(2, f"{os.linesep if os.isatty(2) else ''}{line}{os.linesep}".encode())  # sys.stderr may be writing just now
+            os.write(
+                2, f"{os.linesep if os.isatty(2) else ''}{line}{os.linesep}".encode()
+            )  # sys.stderr may be writing just now
 
 
 OF_COMMAND = _OfCommand()

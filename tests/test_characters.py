@@ -23,7 +23,15 @@ def piece(request, monkeypatch):
 
 def texts():
     rng = np.random.default_rng(0)
-    alphabets = [range(97, 100), range(256), range(300), range(0x400, 0x460), range(0x4E00, 0x5200), range(0xFFF0, 0x10200), range(0xD7F0, 0xD810)]
+    alphabets = [
+        range(97, 100),
+        range(256),
+        range(300),
+        range(0x400, 0x460),
+        range(0x4E00, 0x5200),
+        range(0xFFF0, 0x10200),
+        range(0xD7F0, 0xD810),
+    ]
     for points in alphabets:
         for length in (1, 2, 50, 999):
             yield "".join(map(chr, rng.choice(points, length)))

@@ -45,7 +45,7 @@ def start(folder, arguments, before=""):
     """The command in a process of its own, as an installed script starts it, after some other code."""
     code = f"""
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes what it starts in the background deaf to Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 from fastrnn.cli import command
 {textwrap.dedent(before)}
 print("started", flush=True)
@@ -121,7 +121,10 @@ def test_ctrl_c_at_a_random_moment(folder, tmp_path, name):
             assert whole(out)
 
 
-@pytest.mark.parametrize("moment", ["numpy", "numpy._core", "fastrnn._engine", "fastrnn.models.text", "numpy.random", "safetensors.numpy", "tqdm"])
+@pytest.mark.parametrize(
+    "moment",
+    ["numpy", "numpy._core", "fastrnn._engine", "fastrnn.models.text", "numpy.random", "safetensors.numpy", "tqdm"],
+)
 def test_ctrl_c_while_modules_are_imported(folder, moment):
     before = f"""
     import os
@@ -193,8 +196,16 @@ PHASES = {
     "reading": ("fastrnn.models.text", "pieces_of", ["train", "--data", "long.txt", "--hidden", 8]),
     "ids": ("fastrnn.models.characters", "code_points", ["train", "--data", "long.txt", "--hidden", 8]),
     "the digest": ("fastrnn.models.characters", "_text", ["train", "--data", "long.txt", "--hidden", 8]),
-    "splitting": ("fastrnn.models.language_model", "split_words", ["train", "--data", "words.txt", "--level", "word", "--hidden", 8, "--layers", 1]),
-    "counting words": ("fastrnn.models.text", "Words.of", ["train", "--data", "words.txt", "--level", "word", "--hidden", 8, "--layers", 1]),
+    "splitting": (
+        "fastrnn.models.language_model",
+        "split_words",
+        ["train", "--data", "words.txt", "--level", "word", "--hidden", 8, "--layers", 1],
+    ),
+    "counting words": (
+        "fastrnn.models.text",
+        "Words.of",
+        ["train", "--data", "words.txt", "--level", "word", "--hidden", 8, "--layers", 1],
+    ),
     "the first checkpoint": ("fastrnn.storage", "_replace", ["train", "--data", "text.txt", "--hidden", 8]),
     "loading": ("fastrnn.storage", "_parse_arrays", ["evaluate", "character", "--data", "long.txt"]),
     "converting": ("fastrnn.state_dict", "from_layers", ["convert", "character", "out/new.safetensors"]),

@@ -1,4 +1,4 @@
-"""The fastrnn command where its output or its messages can't be written: closed, a full device, a pipe whose reader has left."""
+"""The fastrnn command where its output can't be written: closed, a full device, a pipe whose reader has left."""
 
 import contextlib
 import os
@@ -16,7 +16,9 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="redirections of a PO
 
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(60))
 SMALL = "--hidden 6 --layers 1 --batch 5 --seq-len 17 --epochs 3"
-FULL = pytest.param("/dev/full", marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full"))
+FULL = pytest.param(
+    "/dev/full", marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,11 @@ def test_output_that_cannot_be_written_is_an_error(folder, arguments):
     status, out, err = run(folder, f"{arguments} >&-")
     assert (status, out, err) == (1, "", "fastrnn: error: standard output: Bad file descriptor\n")
     if os.path.exists("/dev/full"):
-        assert run(folder, f"{arguments} > /dev/full") == (1, "", "fastrnn: error: standard output: No space left on device\n")
+        assert run(folder, f"{arguments} > /dev/full") == (
+            1,
+            "",
+            "fastrnn: error: standard output: No space left on device\n",
+        )
 
 
 @pytest.mark.parametrize("arguments", READING)
@@ -88,10 +94,14 @@ def test_an_error_where_nothing_can_be_said_is_seen_in_the_status(folder):
 
 
 def test_a_model_is_not_written_to_the_number_of_a_closed_stream(folder, tmp_path):
-    """A file that is opened gets the first free number: with stderr closed, 2, where C libraries write their messages."""
+    """With stderr closed, the next file would get its number, 2, where C libraries write their messages."""
     code = "import os; from fastrnn import _console; _console.reopen_closed(); print(os.open(os.devnull, os.O_RDONLY))"
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -c '{code}' 2>&- <&-"], env=processes.environment(), capture_output=True, text=True, timeout=60
+        ["bash", "-c", f"{sys.executable} -c '{code}' 2>&- <&-"],
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert int(done.stdout) > 2
 
@@ -124,7 +134,9 @@ class Broken:
 
 
 @pytest.mark.parametrize("lines", [0, 1, 5, 30])
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken pipe"), ValueError("closed file")])
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), BrokenPipeError(32, "Broken pipe"), ValueError("closed file")]
+)
 def test_a_bar_whose_terminal_is_gone_is_dropped(monkeypatch, lines, error):
     monkeypatch.setattr(sys, "stderr", Broken(lines, error))
     with Progress(True, 1000, 0, "steps") as progress:
@@ -139,7 +151,9 @@ def test_fit_without_a_stderr(monkeypatch, tmp_path, stream):
     """As under pythonw, or in a service."""
     closed = open(tmp_path / "log", "w")  # noqa: SIM115
     closed.close()
-    monkeypatch.setattr(sys, "stderr", {"none": None, "closed": closed, "without isatty": contextlib.nullcontext()}[stream])
+    monkeypatch.setattr(
+        sys, "stderr", {"none": None, "closed": closed, "without isatty": contextlib.nullcontext()}[stream]
+    )
     if stream == "without isatty":
         sys.stderr.write = sys.stderr.flush = lambda *_: None
     model = LanguageModel("gru", 6, seed=1).fit(TEXT, epochs=1, batch_size=5, seq_len=17)

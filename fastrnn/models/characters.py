@@ -18,7 +18,7 @@ PIECE = 1 << 20  # characters, or bytes, that are worked on at a time: between t
 class Characters:
     """A text as the characters that occur in it, and the number of its character at each place.
 
-    Its memory is a byte for each character, two bytes if more than 256 different ones occur, and four if more than 65,536 do.
+    It takes a byte for each character, two if more than 256 different ones occur, four if more than 65,536 do.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Characters:
 
     @classmethod
     def of(cls, pieces: Iterable[str], room: int = 0) -> Characters:
-        """The text that these pieces make together; memory is taken for `room` characters, and more if there are more."""
+        """Make the text of its pieces; memory is taken for `room` characters, and more if there are more."""
         ids, found, count = _Ids(room), [], 0
         number_of = np.full(0x110000, -1, np.int32)  # in the order in which the characters come
         for piece in pieces:
