@@ -147,7 +147,9 @@ def status_of(error: BaseException, debug: bool) -> int:
     if isinstance(error, SystemExit):  # --help, or a wrong option
         return error.code if isinstance(error.code, int) else 0 if error.code is None else fail(error.code, 1)
     if isinstance(error, KeyboardInterrupt) or OF_COMMAND.seen:  # an import may have made another error of Ctrl-C
-        return fail("interrupted", 130)
+        status = fail("interrupted", 130)
+        OF_COMMAND.leave(status)
+        return status
     if isinstance(error, OutputError) and error.reader_left:  # it has had enough: | head
         return 0
     return fail(_description(error), 1)

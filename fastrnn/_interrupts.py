@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -66,6 +67,7 @@ class _OfCommand:
         """Answer from now on, unless Ctrl-C is ignored, as in a process that a shell started in the background."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self)
+            sys.unraisablehook = _show_unraisable
 
     def ignore(self) -> None:
         """All is done: Ctrl-C changes nothing any more."""
@@ -83,6 +85,13 @@ class _OfCommand:
         if first:
             self._write("fastrnn: stopping; the model is being saved (Ctrl-C again: stop at once, without that)")
 
+    def leave(self, status) -> None:
+        """End the process now, if it is one of the command: to free a large text takes longer than the answer may."""
+        if signal.getsignal(signal.SIGINT) is self and "mpi4py" not in sys.modules:  # MPI has to be told
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+            os._exit(status)
+
     def _note(self):
         now = time.monotonic()
         if self.importing or (self.seen and now - self._first > _SAME_PRESS):
@@ -97,6 +106,12 @@ class _OfCommand:
             os.write(
                 2, f"{os.linesep if os.isatty(2) else ''}{line}{os.linesep}".encode()
             )  # sys.stderr may be writing just now
+
+
+def _show_unraisable(unraisable):
+    """Show it, but not Ctrl-C in a finaliser: a training has noted that, and elsewhere the second press ends the command."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 OF_COMMAND = _OfCommand()

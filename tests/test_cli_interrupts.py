@@ -159,6 +159,25 @@ def test_ctrl_c_in_a_finaliser_during_an_import_is_not_lost(folder):
     assert (process.returncode, out, err) == (130, "", "fastrnn: interrupted\n")
 
 
+def test_ctrl_c_in_a_finaliser_during_a_training_is_not_lost(folder, tmp_path):
+    before = """
+    import os
+    import fastrnn.models
+    kept = fastrnn.models.LanguageModel.loss_and_gradient
+    class Dies:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+    def dying(*arguments, **options):
+        Dies()
+        return kept(*arguments, **options)
+    fastrnn.models.LanguageModel.loss_and_gradient = dying
+    """
+    with start(folder, [*COMMANDS["a training"], "--out", tmp_path / "m"], before) as process:
+        out, err = process.communicate(timeout=60)
+    check(process.returncode, 0, err)
+    assert "--resume continues" in err.splitlines()[-1]
+
+
 def test_an_import_that_makes_another_error_of_ctrl_c(folder):
     before = """
     import fastrnn.convert
