@@ -1,4 +1,4 @@
-"""In which order are the layers of a state_dict used? Knows their names and sizes only, and says what the answer rests on."""
+"""The order in which the layers of a state_dict are used, from their names and sizes, and what that answer rests on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choose(modules, given=None, kept=True):
     Parameters
     ----------
     modules : {name: [Kind, …]}, in the order of the file; a table without bias has two kinds
-    given : the order as the user says it, a list of names, each alone or as "name:embedding" or "name:linear"; None if he does not
+    given : the order as the user says it, a list of names, each alone or as "name:embedding" or "name:linear"; or None
     kept : whether the file keeps the order in which the modules were defined
 
     Returns
@@ -47,7 +47,11 @@ def choose(modules, given=None, kept=True):
     if free is not None and len(free) == 1:
         return free[0], "no other order fits their sizes"
     if kept and not _against_numbers(names) and (not free or _kinds(modules, names)):
-        return _fitted(modules, names), "it is the order of the file, in which torch keeps that of their definition; another one is given with --order"
+        return (
+            _fitted(modules, names),
+            "it is the order of the file, in which torch keeps that of their definition; another one is given with "
+            "--order",
+        )
     found = _chains(modules, numbers=True) if free is None or free else free
     if found is not None and len(found) == 1:
         return found[0], "it is that of the numbers in their names; another one is given with --order"
@@ -56,8 +60,10 @@ def choose(modules, given=None, kept=True):
     if found and list(found[0]) == list(found[1]):
         return _fitted(modules, list(found[0])), ""  # raises, as the two differ in what a table is
     raise ValueError(
-        f"the order in which the {len(names)} layers are used is not known: {'the file does not keep it, and ' if not kept else ''}"
-        f"more than one fits their sizes. Give it with --order, as --order {','.join(found[0] if found else sorted(names, key=_natural))}"
+        f"the order in which the {len(names)} layers are used is not known: "
+        f"{'the file does not keep it, and ' if not kept else ''}"
+        "more than one fits their sizes. Give it with --order, as --order "
+        f"{','.join(found[0] if found else sorted(names, key=_natural))}"
         + (f" or --order {','.join(found[1])}" if found else "")
     )
 
@@ -74,7 +80,9 @@ def _given(modules, given):
         if kind is not None:
             kinds = [k for k in modules[name] if k.name == kind]
             if not kinds:
-                raise ValueError(f"--order calls {name!r} a {kind!r}, but it can only be: {', '.join(k.name for k in modules[name])}")
+                raise ValueError(
+                    f"--order calls {name!r} a {kind!r}, but it can only be: {', '.join(k.name for k in modules[name])}"
+                )
             modules[name] = kinds
         names.append(name)
     twice, missing = sorted({n for n in names if names.count(n) > 1}), [n for n in modules if n not in names]
@@ -90,14 +98,18 @@ def _fitted(modules, names):
     if len(found) > 1:
         name = names[0]
         raise ValueError(
-            f"whether {name!r}, a table without bias, is looked up by ids or multiplies is not known: write it as {name}:embedding or {name}:linear in "
+            f"whether {name!r}, a table without bias, is looked up by ids or multiplies is not known: write it as "
+            f"{name}:embedding or {name}:linear in "
             f"--order {','.join([f'{name}:embedding', *names[1:]])}"
         )
     if not found:
         end = next(k for k in range(1, len(names)) if not _kinds(modules, names[: k + 1]))
         gives = " or ".join(str(one[names[end - 1]].gives) for one in _kinds(modules, names[:end]))
         takes = " or ".join(f"{k.takes} features" for k in modules[names[end]] if k.takes is not None) or "ids"
-        raise ValueError(f"layer {names[end]!r} takes {takes}, but what is before it gives {gives} features: is the order another one? --order says it")
+        raise ValueError(
+            f"layer {names[end]!r} takes {takes}, but what is before it gives {gives} features: is the order another "
+            "one? --order says it"
+        )
     return found[0]
 
 
@@ -105,7 +117,12 @@ def _kinds(modules, names):
     """All ways to read the modules in this order as a chain: at most two, as only the first one may take ids."""
     found = [{names[0]: kind} for kind in modules[names[0]]]
     for before, name in zip(names, names[1:]):
-        found = [{**one, name: kind} for one in found for kind in modules[name] if kind.takes is not None and kind.takes == one[before].gives]
+        found = [
+            {**one, name: kind}
+            for one in found
+            for kind in modules[name]
+            if kind.takes is not None and kind.takes == one[before].gives
+        ]
     return found
 
 
@@ -114,7 +131,10 @@ class _TooManyError(Exception):
 
 
 def _chains(modules, numbers=False):
-    """The first two chains of all the modules, {name: Kind} each; None if that is too much to try. numbers: those in their names rise."""
+    """The first two chains of all the modules, {name: Kind} each; None if that is too much to try.
+
+    numbers : whether the numbers in their names must rise
+    """
     if len(modules) > _MOST_MODULES:
         return None
     before = {name: {other for other in modules if numbers and _rises(other, name)} for name in modules}
@@ -140,7 +160,10 @@ def _chains(modules, numbers=False):
 
 def _raise_no_chain(modules):
     sizes = ", ".join(f"{name} ({' or '.join(_size(k) for k in kinds)})" for name, kinds in modules.items())
-    raise ValueError(f"no order makes a chain of these layers, in which each takes the features that the one before it gives: {sizes}")
+    raise ValueError(
+        "no order makes a chain of these layers, in which each takes the features that the one before it gives: "
+        f"{sizes}"
+    )
 
 
 def _size(kind):
@@ -153,7 +176,7 @@ def _natural(name):
 
 
 def _rises(a, b):
-    """Whether a stands before b by a number: where the names first differ they differ in numbers only, and that of a is smaller."""
+    """Whether a stands before b by a number: where the names first differ, it is in numbers only, and a's is smaller."""
     for one, other in zip(a.split("."), b.split(".")):
         if one != other:
             alike = re.sub(r"\d+", "#", one) == re.sub(r"\d+", "#", other)

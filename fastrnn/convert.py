@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fastrnn import state_dict, storage
+from fastrnn import _tensor_files, state_dict, storage
+from fastrnn._tensor_files import read_ordered, read_torch
 from fastrnn.network import Network
 from fastrnn.rnn import GRU, LSTM, RNN
 
 _OUT = (".onnx", ".pt", ".pth", ".safetensors")
 _NAMES = {RNN: "rnn", GRU: "gru", LSTM: "lstm"}
-_ORDER = "fastrnn.order"  # in the metadata of a .safetensors file: the names of the tensors in the state_dict's order, as JSON
 
 
-def convert(source, destination, *, key=None, order=None, between=None, nonlinearity="tanh", config=None, vocabulary=None):
+def convert(
+    source, destination, *, key=None, order=None, between=None, nonlinearity="tanh", config=None, vocabulary=None
+):
     """Read a model, compare what was read with its source, write it, read it again. Gives lines that say what was done.
 
     Parameters
@@ -28,9 +29,10 @@ def convert(source, destination, *, key=None, order=None, between=None, nonlinea
     source : a file of torch (a state_dict), .safetensors, .onnx, .keras or .h5; its content says which; or a fastrnn directory
     destination : a directory; or a file, of what its suffix says: .onnx, .pt, .pth (torch's state_dict), .safetensors. It must not exist.
     key : of the state_dict in a file that holds a dict of more
-    order : "a,b,c" or a list: the layers of a state_dict in the order of use, where the file or their sizes do not tell it; see
-        `state_dict.to_network`
-    between : "relu", or "a=relu,b=none" or a dict: the function behind a Linear that another layer of a state_dict follows; see there
+    order : "a,b,c" or a list: the layers of a state_dict in the order of use, where neither the file nor their sizes
+        tell it; see `state_dict.to_network`
+    between : "relu", or "a=relu,b=none" or a dict: the function behind a Linear that another layer of a state_dict
+        follows; see there
     nonlinearity : "tanh" or "relu": of vanilla layers in a state_dict, which does not say
     config : for a .weights.h5, the file with the model's to_json()
     vocabulary : a JSON file with the list of the characters in the order of their ids, or {character: id}: makes a LanguageModel
@@ -88,8 +90,16 @@ def _read(source, options):
     else:
         import fastrnn.keras
 
-        net = fastrnn.keras.load(source, None if options.config is None else Path(options.config).read_text(encoding="utf-8"))
-        rest = sorted({type(layer).__name__.replace("Linear", "Dense") for layer in net.layers.values() if not isinstance(layer, (GRU, LSTM, RNN))})
+        net = fastrnn.keras.load(
+            source, None if options.config is None else Path(options.config).read_text(encoding="utf-8")
+        )
+        rest = sorted(
+            {
+                type(layer).__name__.replace("Linear", "Dense")
+                for layer in net.layers.values()
+                if not isinstance(layer, (GRU, LSTM, RNN))
+            }
+        )
         compared = "each recurrent layer alone agrees with a float64 reference of Keras' definitions; "
         compared += f"{', '.join([*rest, 'the outputs of the whole'])} were not compared with anything"
     return net, [f"read {net!r}, {net.num_parameters} parameters; {compared}"]
@@ -101,16 +111,19 @@ def _read_state_dict(source, kind, options):
         tensors, kept, tied = read_torch(source, options.key), True, {}
     else:
         options.refuse("safetensors files", "key")
-        tensors, kept, tied = _read_ordered(source)
+        tensors, kept, tied = read_ordered(source)
     order = [name.strip() for name in options.order.split(",")] if isinstance(options.order, str) else options.order
-    net, said = state_dict.read(tensors, order=order, between=_parsed_between(options.between), kept=kept, nonlinearity=options.nonlinearity)
+    net, said = state_dict.read(
+        tensors, order=order, between=_parsed_between(options.between), kept=kept, nonlinearity=options.nonlinearity
+    )
     said += [f"{name} is {other}, as the file says of tied weights" for name, other in tied.items()]
     vanilla = any(type(layer) is RNN for layer in net.layers.values())
     if vanilla:
         said.append(f"nonlinearity {options.nonlinearity!r} is taken for granted, as a state_dict does not say")
     else:
         options.refuse("a state_dict without vanilla layers", "nonlinearity")
-    first = f"read {net!r} from {len(tensors)} tensors, {net.num_parameters} parameters; x is (T, B, features), or ids (T, B), whatever batch_first was"
+    first = f"read {net!r} from {len(tensors)} tensors, {net.num_parameters} parameters"
+    first += "; x is (T, B, features), or ids (T, B), whatever batch_first was"
     return net, [first, *said, compare_with_torch(net, tensors)]
 
 
@@ -121,7 +134,9 @@ def _parsed_between(text):
     pairs = [part.strip().rpartition("=")[::2] for part in text.split(",")]
     names = [name for name, _ in pairs]
     if not all(names) or len(set(names)) < len(names):
-        raise ValueError(f"--between {text} must be one function, or NAME=FUNCTION for different layers, separated by commas")
+        raise ValueError(
+            f"--between {text} must be one function, or NAME=FUNCTION for different layers, separated by commas"
+        )
     return dict(pairs)
 
 
@@ -146,73 +161,8 @@ def sniff(path):
     raise ValueError(f"{path} is none of torch's, safetensors', ONNX' and Keras' files: its first bytes are {head!r}")
 
 
-def read_torch(path, key=None):
-    """{name: array} of a state_dict that torch.save wrote; torch reads it, with weights_only=True, so that no code in it is run.
-
-    Raises
-    ------
-    ValueError  the file is damaged or holds something else than tensors; the message says what.
-    """
-    import torch
-
-    size = os.path.getsize(path)
-    with zipfile.ZipFile(path) as archive:
-        claimed = sum(info.file_size for info in archive.infolist())
-    if claimed > size:
-        raise ValueError(f"{path} has {size} bytes, but its members claim {claimed}: torch does not write such files")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly every class for a damaged file
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged, or holds more than tensors: save module.state_dict() alone ({text})") from None
-    if key is not None:
-        if not isinstance(found, dict) or key not in found:
-            raise ValueError(f"{path} has no {key!r}: it holds {_holds(found)}")
-        found = found[key]
-    wrong = not isinstance(found, dict) or [name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
-    if wrong:
-        raise ValueError(f"{path} holds {_holds(found)}, but a state_dict is a dict of tensors: --key says which part of it is one")
-    odd = [name for name, t in found.items() if t.layout != torch.strided or t.is_quantized or t.dtype in (torch.bfloat16,)]
-    if odd:
-        raise ValueError(f"{odd[0]} is {found[odd[0]].dtype}, {found[odd[0]].layout}: only plain float32 and float64 tensors are read")
-    return {name: t.detach().contiguous().numpy() for name, t in found.items()}
-
-
-def _holds(found):
-    return f"a dict of {', '.join(map(repr, list(found)[:8]))}" if isinstance(found, dict) else f"a {type(found).__name__}"
-
-
-def read_safetensors(path):
-    """{name: array} of a .safetensors file, in the order in which they lie there; in the state_dict's own order, if fastrnn wrote the file."""
-    return _read_ordered(path)[0]
-
-
-def _read_ordered(path):
-    """({name: array}, whether they are in the state_dict's order, {name: the name of the tensor that it is tied to}).
-
-    The format sorts tensors by their names, but for files of fastrnn, which keep the order. Of tied weights safetensors keeps one and names the other.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    data = Path(path).read_bytes()
-    try:
-        arrays = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        texts = header.get("__metadata__", {})
-        tied = {name: other for name, other in texts.items() if name not in arrays and other in arrays}
-        order = sorted(arrays, key=lambda name: header[name]["data_offsets"][0])
-        kept = json.loads(texts.get(_ORDER, "null"))
-    except KeyError as error:  # an element type that NumPy does not have
-        raise ValueError(f"{path} has tensors of {error.args[0]}, but parameters must be float32 or float64: convert them first (module.float())") from None
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-    known = isinstance(kept, list) and all(isinstance(name, str) for name in kept) and sorted(kept) == sorted(order)
-    return {name: arrays[name] for name in (kept if known else order)} | {name: arrays[other] for name, other in tied.items()}, known, tied
-
-
 def compare_with_torch(net, tensors):
-    """Raise if a layer's outputs on random input are not torch's; gives the line that says what was compared: each layer alone."""
+    """Raise if a layer's outputs on random input are not torch's; gives the line that says what was compared."""
     try:
         import torch
     except ImportError:
@@ -222,16 +172,28 @@ def compare_with_torch(net, tensors):
     for name, own in state_dict.modules(tensors).items():
         layer = net.layers[name]
         ids = hasattr(layer, "num_embeddings")
-        x = rng.integers(0, layer.num_embeddings, (7, 3)) if ids else rng.standard_normal((7, 3, _width(layer))).astype(net.dtype)
+        x = (
+            rng.integers(0, layer.num_embeddings, (7, 3))
+            if ids
+            else rng.standard_normal((7, 3, _width(layer))).astype(net.dtype)
+        )
         with torch.no_grad():
-            want = _torch_module(layer, {key: torch.from_numpy(np.array(a)) for key, a in own.items()})(torch.from_numpy(x))
+            want = _torch_module(layer, {key: torch.from_numpy(np.array(a)) for key, a in own.items()})(
+                torch.from_numpy(x)
+            )
         want = (want[0] if isinstance(want, tuple) else want).numpy()
         got = layer(x)
         largest = float(np.abs((got[0] if isinstance(got, tuple) else got) - want).max())
         if not largest <= bound * max(1.0, float(np.abs(want).max())):
-            raise ValueError(f"outputs of {name!r} differ from torch's by up to {largest:.3g}: please report this file; nothing was written")
+            raise ValueError(
+                f"outputs of {name!r} differ from torch's by up to {largest:.3g}: please report this file; nothing "
+                "was written"
+            )
         worst = max(worst, largest)
-    return f"each layer alone agrees with torch's on random input, to {worst:.1e}; the chain of them was NOT compared, as no file holds your module's forward"
+    return (
+        f"each layer alone agrees with torch's on random input, to {worst:.1e}; the chain of them was NOT compared, as no "
+        "file holds your module's forward"
+    )
 
 
 def _width(layer):
@@ -316,15 +278,22 @@ def _write(model, destination):
         alone = isinstance(model, Network) and len(model.steps) == 1
         layer = next(iter(model.layers.values())) if alone else model
         fastrnn.onnx.export(layer, destination)
-        where = "fastrnn.onnx and onnxruntime" if layer.dtype == np.float32 and importlib.util.find_spec("onnxruntime") else "fastrnn.onnx alone"
+        where = (
+            "fastrnn.onnx and onnxruntime"
+            if layer.dtype == np.float32 and importlib.util.find_spec("onnxruntime")
+            else "fastrnn.onnx alone"
+        )
         return f"wrote {destination}; its outputs on random input, run by {where}, agree with fastrnn's"
     if suffix in _OUT:
         tensors = state_dict.from_layers(_layers(model))
-        again = _write_tensors(tensors, destination, suffix)
-        if again.keys() != tensors.keys() or any(not np.array_equal(again[name], a, equal_nan=True) for name, a in tensors.items()):
+        again = _tensor_files.write(tensors, destination, suffix)
+        if again.keys() != tensors.keys() or any(
+            not np.array_equal(again[name], a, equal_nan=True) for name, a in tensors.items()
+        ):
             destination.unlink()
             raise ValueError(f"{destination} did not come back as it was written, and was removed")
-        return f"wrote {len(tensors)} tensors to {destination} and read them again: {', '.join(list(tensors)[:4])}, …{_left_out(model)}"
+        some = ", ".join(list(tensors)[:4])
+        return f"wrote {len(tensors)} tensors to {destination} and read them again: {some}, …{_left_out(model)}"
     if destination.suffix and not destination.is_dir() and len(destination.suffix) <= 6:
         raise ValueError(f"{destination}: a suffix says the format, one of {', '.join(_OUT)}; a directory of fastrnn has none")
     model.save(destination)
@@ -332,16 +301,24 @@ def _write(model, destination):
         return f"wrote {destination}: fastrnn.models.{type(model).__name__}.load reads it"
     again = Network.load(destination)
     arrays = again.state_dict()
-    if repr(again) != repr(model) or any(not np.array_equal(arrays[name], a, equal_nan=True) for name, a in model.state_dict().items()):
+    if repr(again) != repr(model) or any(
+        not np.array_equal(arrays[name], a, equal_nan=True) for name, a in model.state_dict().items()
+    ):
         raise ValueError(f"{destination} did not come back as it was written")
-    return f"wrote {destination} and read it again, settings and numbers equal to the bit: fastrnn.Network.load reads it"
+    return (
+        f"wrote {destination} and read it again, settings and numbers equal to the bit: fastrnn.Network.load reads it"
+    )
 
 
 def _left_out(model):
     """What of a model is not in its state_dict, in words."""
     if not isinstance(model, Network):
         return "; its vocabulary and settings are not in them"
-    functions = [f"{name!r} ({step if isinstance(step, str) else step[0]})" for name, step in model.steps.items() if name not in model.layers]
+    functions = [
+        f"{name!r} ({step if isinstance(step, str) else step[0]})"
+        for name, step in model.steps.items()
+        if name not in model.layers
+    ]
     return f"; not in a state_dict, and left out: {', '.join(functions)}" if functions else ""
 
 
@@ -354,15 +331,3 @@ def _layers(model):
     if isinstance(model, LanguageModel):
         return {name: getattr(model, name) for name in model.LAYERS}
     raise ValueError(f"a {type(model).__name__} is more than a chain of layers, so no state_dict alone holds it; LanguageModel and Network are chains")
-
-
-def _write_tensors(tensors, destination, suffix):
-    if suffix == ".safetensors":
-        from safetensors.numpy import save_file
-
-        save_file(tensors, destination, metadata={_ORDER: json.dumps(list(tensors))})
-        return read_safetensors(destination)
-    import torch
-
-    torch.save({name: torch.from_numpy(a) for name, a in tensors.items()}, destination)
-    return read_torch(destination)

@@ -23,11 +23,23 @@ _PLAIN = {
 }  # fmt: skip
 
 
-# What stands in a state_dict beside, or in place of, parameters that a layer here has: the end of a name, what it is, what to do
+# Tensors of modules and wrappers that no layer here has: the last part of their names, what it is, what to do
 _FOREIGN = (
-    (r"running_mean|running_var|num_batches_tracked", "a BatchNorm", "fold it into the Linear layer beside it, or convert the layers around it one by one"),
-    (r"(.*_)?weight_g|weight_.*_g", "weight_norm", "call torch.nn.utils.remove_weight_norm on the module before you save its state_dict"),
-    (r"weight_u|.*_u", "spectral_norm", "call torch.nn.utils.remove_spectral_norm on the module before you save its state_dict"),
+    (
+        r"running_mean|running_var|num_batches_tracked",
+        "a BatchNorm",
+        "fold it into the Linear layer beside it, or convert the layers around it one by one",
+    ),
+    (
+        r"(.*_)?weight_g|weight_.*_g",
+        "weight_norm",
+        "call torch.nn.utils.remove_weight_norm on the module before you save its state_dict",
+    ),
+    (
+        r"weight_u|.*_u",
+        "spectral_norm",
+        "call torch.nn.utils.remove_spectral_norm on the module before you save its state_dict",
+    ),
     (r".*_mask", "pruning", "call torch.nn.utils.prune.remove on the module before you save its state_dict"),
     (r"in_proj_weight", "a MultiheadAttention", "no chain of layers here has one"),
 )
@@ -39,22 +51,23 @@ def to_network(tensors, *, order=None, between=None, nonlinearity="tanh", batch_
     Parameters
     ----------
     tensors : {name: array}, float32 or float64, as torch orders them: modules in the order of their definition
-    order : the names of the layers in the order of use, where it is another one; "name:embedding" and "name:linear" say what a table
-        without bias is, where its sizes allow both
-    between : the function that stands behind each Linear that another layer follows, a key of ``fastrnn.network.FUNCTIONS`` or "none"; or
-        {layer's name: function}. A state_dict does not show it, so a Linear before another layer is refused without it
+    order : the names of the layers in the order of use, where it is another one; "name:embedding" and "name:linear" say
+        what a table without bias is, where its sizes allow both
+    between : the function behind each Linear that another layer follows, a key of ``fastrnn.network.FUNCTIONS`` or
+        "none"; or {layer's name: function}. A state_dict does not show it: a Linear before another layer is refused
+        without it
     nonlinearity : of vanilla layers, which the state_dict does not say: "tanh", torch's usual one, or "relu"
     batch_first : how the network takes its input
 
     Returns
     -------
-    Network : its steps have the modules' names. What has no parameters (dropout, activations, residual connections, the choice of the last
-        step) is not in a state_dict; nothing but `between` is put there.
+    Network : its steps have the modules' names. What has no parameters (dropout, activations, residual connections, the
+        choice of the last step) is not in a state_dict; nothing but `between` is put there.
 
     Raises
     ------
-    ValueError  a tensor is missing, is no part of such a chain, or does not fit; the order of the layers, or what stands between two of
-        them, cannot be known. The message names them and says what to give.
+    ValueError  a tensor is missing, is no part of such a chain, or does not fit; the order of the layers, or what stands
+        between two of them, cannot be known. The message names them and says what to give.
 
     Examples
     --------
@@ -66,11 +79,18 @@ def to_network(tensors, *, order=None, between=None, nonlinearity="tanh", batch_
 
 
 def read(tensors, *, order=None, between=None, kept=True, nonlinearity="tanh", batch_first=False):
-    """`to_network`, and lines that say what was taken for granted. kept : whether the tensors are in torch's order, not in one of their names."""
+    """`to_network`, and lines that say what was taken for granted.
+
+    kept : whether the tensors lie in torch's order, and not in that of their names
+    """
     _refuse_foreign(tensors)
     dtype, groups = _dtype(tensors), modules(tensors)
     kinds = {step: _kinds(step, group) for step, group in groups.items()}
-    made = {step: _recurrent(step, group, nonlinearity, batch_first, dtype) for step, group in groups.items() if kinds[step] is None}
+    made = {
+        step: _recurrent(step, group, nonlinearity, batch_first, dtype)
+        for step, group in groups.items()
+        if kinds[step] is None
+    }
     kinds |= {step: [Kind("recurrent", layer.input_size, layer.output_size)] for step, (layer, _) in made.items()}
     chosen, why = _layer_order.choose(kinds, order, kept and all(map(_in_torchs_order, groups.values())))
     functions = _between(chosen, between)
@@ -81,7 +101,11 @@ def read(tensors, *, order=None, between=None, kept=True, nonlinearity="tanh", b
         else:
             arrays = groups[step]
             more = {"dtype": dtype, "seed": 0}
-            layer = Embedding(*arrays["weight"].shape, **more) if kind.takes is None else Linear(kind.takes, kind.gives, "bias" in arrays, **more)
+            layer = (
+                Embedding(*arrays["weight"].shape, **more)
+                if kind.takes is None
+                else Linear(kind.takes, kind.gives, "bias" in arrays, **more)
+            )
         layer.load_state_dict(arrays)
         steps[step] = layer
         if step in functions:
@@ -92,7 +116,8 @@ def read(tensors, *, order=None, between=None, kept=True, nonlinearity="tanh", b
 def _said(functions, between):
     here = ", ".join(f"{function} behind {step!r}" for step, function in functions.items())
     return (
-        f"between the layers: {f'{here}, as --between says, and nothing else' if here else 'nothing'}. A state_dict shows no activations, no residual "
+        f"between the layers: {f'{here}, as --between says, and nothing else' if here else 'nothing'}. A state_dict "
+        "shows no activations, no residual "
         "connections, no choice of the last step: what your module does there has to be added"
     )
 
@@ -110,23 +135,27 @@ def modules(tensors):
 
 
 def _refuse_foreign(tensors):
-    """Name the modules and wrappers whose tensors are known not to be those of a layer here, with what to do about them."""
+    """Refuse the tensors of modules and wrappers that no layer here has, and say what to do about them."""
     for name in tensors:
         parts = name.split(".")
         for pattern, what, advice in _FOREIGN:
             if re.fullmatch(pattern, parts[-1]):
-                raise ValueError(f"{name} is of {what}, which is no part of a chain of Embedding, RNN, GRU, LSTM and Linear: {advice}")
+                raise ValueError(
+                    f"{name} is of {what}, which is no part of a chain of Embedding, RNN, GRU, LSTM and Linear: "
+                    f"{advice}"
+                )
         if "parametrizations" in parts[:-1]:
             at = parts.index("parametrizations")
             wrapped = ".".join([*parts[:at], parts[at + 1]])
             raise ValueError(
                 f"{name} is of a parametrization of {wrapped} (weight_norm, spectral_norm, orthogonal): call "
-                f"torch.nn.utils.parametrize.remove_parametrizations(module, {parts[at + 1]!r}) before you save the state_dict"
+                f"torch.nn.utils.parametrize.remove_parametrizations(module, {parts[at + 1]!r}) before you save the "
+                "state_dict"
             )
 
 
 def _in_torchs_order(group):
-    """Whether a module's tensors lie as torch writes them, weights before biases and W_ih before W_hh, and are not sorted by their names."""
+    """Whether a module's tensors lie as torch writes them, weights before biases and W_ih before W_hh, unsorted."""
     names = [name.split("_l")[0] for name in group]
     places = [names.index(name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if name in names]
     places = places or [names.index(name) for name in ("weight", "bias") if name in names]
@@ -139,12 +168,18 @@ def _dtype(tensors):
     found = {array.dtype for array in tensors.values()}
     strange = [(name, array.dtype) for name, array in tensors.items() if array.dtype not in (np.float32, np.float64)]
     if strange:
-        raise ValueError(f"{strange[0][0]} is {strange[0][1]}, but parameters must be float32 or float64: convert them first (module.float())")
+        raise ValueError(
+            f"{strange[0][0]} is {strange[0][1]}, but parameters must be float32 or float64: convert them first "
+            "(module.float())"
+        )
     if len(found) > 1:
         raise ValueError("some tensors are float32 and some float64: convert the module to one of them first")
     broken = next((name for name, array in tensors.items() if not np.isfinite(array).all()), None)
     if broken:
-        raise ValueError(f"{broken} has numbers that are NaN or infinite: such a network cannot be compared with anything, and gives nothing but NaN")
+        raise ValueError(
+            f"{broken} has numbers that are NaN or infinite: such a network cannot be compared with anything, and "
+            "gives nothing but NaN"
+        )
     return found.pop()
 
 
@@ -156,11 +191,25 @@ def _kinds(step, group):
     strange = [name for name in group if name not in ("weight", "bias")]
     if strange or weight is None or weight.ndim != 2 or 0 in weight.shape:
         name = strange[0] if strange else "weight" if weight is not None else "bias"
-        advice = f"where is {step}.weight? safetensors leaves out tied weights" if weight is None and not strange else "convert such a module by hand"
-        advice = "a LayerNorm or BatchNorm has such weights; " + advice if weight is not None and weight.ndim == 1 else advice
-        raise ValueError(f"{_full(step, name)} {group[name].shape} is no part of a chain of Embedding, RNN, GRU, LSTM and Linear: {advice}")
+        advice = (
+            f"where is {step}.weight? safetensors leaves out tied weights"
+            if weight is None and not strange
+            else "convert such a module by hand"
+        )
+        advice = (
+            "a LayerNorm or BatchNorm has such weights; " + advice
+            if weight is not None and weight.ndim == 1
+            else advice
+        )
+        raise ValueError(
+            f"{_full(step, name)} {group[name].shape} is no part of a chain of Embedding, RNN, GRU, LSTM and Linear: "
+            f"{advice}"
+        )
     if "bias" in group and group["bias"].shape != weight.shape[:1]:
-        raise ValueError(f"{_full(step, 'bias')} has shape {group['bias'].shape}, but with a weight of {weight.shape} it must have {weight.shape[:1]}")
+        raise ValueError(
+            f"{_full(step, 'bias')} has shape {group['bias'].shape}, but with a weight of {weight.shape} it must "
+            f"have {weight.shape[:1]}"
+        )
     linear = Kind("linear", weight.shape[1], weight.shape[0])
     return [linear] if "bias" in group else [Kind("embedding", None, weight.shape[1]), linear]
 
@@ -169,9 +218,14 @@ def _between(chosen, between):
     """{layer: function} that stands behind it; refused where it has to be known and is not said."""
     names = list(chosen)
     asked = [name for name in names[:-1] if chosen[name].name == "linear"]
-    said = dict(between) if isinstance(between, Mapping) else dict.fromkeys(asked, between) if between is not None else {}
+    said = (
+        dict(between) if isinstance(between, Mapping) else dict.fromkeys(asked, between) if between is not None else {}
+    )
     if isinstance(between, str) and between != "none" and not asked:
-        raise ValueError(f"--between {between}: no Linear stands before another layer; --between NAME={between} says which layer it stands behind")
+        raise ValueError(
+            f"--between {between}: no Linear stands before another layer; --between NAME={between} says which layer "
+            "it stands behind"
+        )
     for name, function in said.items():
         if name not in chosen:
             raise ValueError(f"--between names {name!r}, but the layers are {', '.join(names)}")
@@ -181,8 +235,10 @@ def _between(chosen, between):
     if open_ends:
         name, after = open_ends[0], names[names.index(open_ends[0]) + 1]
         raise ValueError(
-            f"what stands between {name!r}, a Linear, and {after!r} is not in a state_dict: give --between relu, or another one of {', '.join(FUNCTIONS)}; "
-            f"--between none if nothing does; --between {','.join(f'{n}=relu' for n in asked)} for each Linear on its own"
+            f"what stands between {name!r}, a Linear, and {after!r} is not in a state_dict: give --between relu, or "
+            f"another one of {', '.join(FUNCTIONS)}; "
+            f"--between none if nothing does; --between {','.join(f'{n}=relu' for n in asked)} for each Linear on "
+            "its own"
         )
     return {name: function for name, function in said.items() if function != "none"}
 
@@ -197,7 +253,9 @@ def _recurrent(prefix, group, nonlinearity, batch_first, dtype):
     for name, array in group.items():
         parts = _PARAMETER.fullmatch(name)
         if parts is None:
-            raise ValueError(f"{_full(prefix, name)} {array.shape} stands beside a recurrent layer's parameters, but is none of them")
+            raise ValueError(
+                f"{_full(prefix, name)} {array.shape} stands beside a recurrent layer's parameters, but is none of them"
+            )
         layers.add(int(parts[3] or 0))
         own = name if parts[2] else name + "_l0"
         if own in arrays:
@@ -207,7 +265,10 @@ def _recurrent(prefix, group, nonlinearity, batch_first, dtype):
         if name not in arrays:
             raise ValueError(f"{_full(prefix, name)} is missing")
         if arrays[name].ndim != 2 or 0 in arrays[name].shape:
-            raise ValueError(f"{_full(prefix, name)} has shape {arrays[name].shape}, but it must have 2 axes, (gates * hidden_size, features)")
+            raise ValueError(
+                f"{_full(prefix, name)} has shape {arrays[name].shape}, but it must have 2 axes, (gates * "
+                "hidden_size, features)"
+            )
     proj = arrays.get("weight_hr_l0")
     units = arrays["weight_hh_l0"].shape[1] if proj is None else proj.shape[-1]
     gates, rest = divmod(arrays["weight_hh_l0"].shape[0], units)
@@ -225,10 +286,15 @@ def _recurrent(prefix, group, nonlinearity, batch_first, dtype):
         if name not in arrays:
             raise ValueError(f"{_full(prefix, name)} is missing")
         if arrays[name].shape != wanted.shape:
-            raise ValueError(f"{_full(prefix, name)} has shape {arrays[name].shape}, but beside the layer's other parameters it must have {wanted.shape}")
+            raise ValueError(
+                f"{_full(prefix, name)} has shape {arrays[name].shape}, but beside the layer's other parameters it "
+                f"must have {wanted.shape}"
+            )
     strange = sorted(arrays.keys() - layer.params.keys())
     if strange:
-        raise ValueError(f"{_full(prefix, strange[0])} is too many: the layer's other parameters are those of {layer!r}")
+        raise ValueError(
+            f"{_full(prefix, strange[0])} is too many: the layer's other parameters are those of {layer!r}"
+        )
     return layer, arrays
 
 
@@ -241,7 +307,11 @@ def from_layers(layers):
     """
     found = {}
     for name, layer in layers.items():
-        parts = {f"{name}.{k}": member for k, member in enumerate(layer.layers)} if isinstance(layer, Stacked) else {name: layer}
+        parts = (
+            {f"{name}.{k}": member for k, member in enumerate(layer.layers)}
+            if isinstance(layer, Stacked)
+            else {name: layer}
+        )
         if getattr(layer, "residual", False):
             raise ValueError(f"layer {name!r} is residual, which no layer of torch is")
         for part, one in parts.items():
@@ -259,4 +329,7 @@ def _check_plain(name, layer):
     if getattr(layer, "output_activation", None) not in (None, "tanh"):
         unlike["output_activation"] = layer.output_activation
     if unlike:
-        raise ValueError(f"layer {name!r}: torch.nn.{type(layer).__name__} has no {', '.join(f'{key}={value!r}' for key, value in unlike.items())}")
+        raise ValueError(
+            f"layer {name!r}: torch.nn.{type(layer).__name__} has no "
+            f"{', '.join(f'{key}={value!r}' for key, value in unlike.items())}"
+        )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import Network, cli, convert, state_dict, storage
+from fastrnn import Network, _tensor_files, cli, convert, state_dict, storage
 from fastrnn.models import LanguageModel
 
 TEXT = "".join(f"{n} squared is {n * n}.\n" for n in range(200))
@@ -256,7 +256,7 @@ def test_code_in_a_torch_file_is_not_run(tmp_path, monkeypatch, capsys):
 def test_files_cut_short_or_with_a_flipped_bit_are_read_right_or_refused(tmp_path, suffix):
     """A flipped bit of a weight is not to be noticed in a safetensors file, which has no checksum; anything else must be a ValueError."""
     net = Network({"rnn": fastrnn.GRU(3, 4, seed=0)})
-    convert._write_tensors(state_dict.from_layers(net.layers), tmp_path / f"whole{suffix}", suffix)
+    _tensor_files.write(state_dict.from_layers(net.layers), tmp_path / f"whole{suffix}", suffix)
     whole, rng, refused = (tmp_path / f"whole{suffix}").read_bytes(), np.random.default_rng(0), 0
     for trial in range(120):
         data = bytearray(whole)
@@ -269,7 +269,7 @@ def test_files_cut_short_or_with_a_flipped_bit_are_read_right_or_refused(tmp_pat
         try:
             kind = convert.sniff(path)
             assert kind in ("torch", "safetensors")
-            found = convert.read_torch(path) if kind == "torch" else convert.read_safetensors(path)
+            found = _tensor_files.read_torch(path) if kind == "torch" else _tensor_files.read_safetensors(path)
             state_dict.to_network(found)
         except ValueError:
             refused += 1

@@ -1,6 +1,5 @@
 """fastrnn convert of state_dicts: the order of the layers, what stands between them, and what is claimed of either."""
 
-import fuzz
 import numpy as np
 import pytest
 
@@ -38,7 +37,12 @@ def modules(**parts):
     import torch
 
     torch.manual_seed(0)
-    return torch.nn.ModuleDict({name: getattr(torch.nn, kind)(*sizes, **(options[0] if options else {})) for name, (kind, sizes, *options) in parts.items()})
+    return torch.nn.ModuleDict(
+        {
+            name: getattr(torch.nn, kind)(*sizes, **(options[0] if options else {}))
+            for name, (kind, sizes, *options) in parts.items()
+        }
+    )
 
 
 def agrees(directory, module, features=8, between=None):
@@ -64,7 +68,12 @@ def test_an_order_that_is_not_known_is_asked_for_and_taken(tmp_path, run, case, 
     module = modules(**UNKNOWN[case])
     path, names, between = saved(module, tmp_path / file), list(module), ["--between", "none"]
     status, out, err = run("convert", path, tmp_path / "net", *between)
-    assert (status, out) == (1, "") and "order in which the" in err and "Give it with --order, as --order" in err and all(n in err for n in names)
+    assert (
+        (status, out) == (1, "")
+        and "order in which the" in err
+        and "Give it with --order, as --order" in err
+        and all(n in err for n in names)
+    )
     assert not (tmp_path / "net").exists()
     status, out, err = run("convert", path, tmp_path / "net", "--order", ",".join(names), *between)
     assert (status, err) == (0, "") and f"order of the layers: {', '.join(names)}; it was given with --order" in out
@@ -78,7 +87,9 @@ def test_numbers_in_names_sort_as_numbers(tmp_path, run, prefix, ends):
     """rnn1, rnn10, rnn11, rnn2, … was the order of the file."""
     import torch
 
-    parts = {f"{prefix}{k}".replace(".", "_"): ("GRU", (8, 8)) for k in range(11)} | ({"a_head": ("Linear", (8, 2))} if ends else {})
+    parts = {f"{prefix}{k}".replace(".", "_"): ("GRU", (8, 8)) for k in range(11)} | (
+        {"a_head": ("Linear", (8, 2))} if ends else {}
+    )
     module = modules(**parts)
     tensors = {key.replace("layers_", "layers."): value for key, value in module.state_dict().items()}
     from safetensors.torch import save_file
@@ -105,7 +116,10 @@ def test_the_order_of_a_torch_file_is_said_to_be_that_of_definition(tmp_path, ru
     module = modules(encoder=("LSTM", (8, 8)), decoder=("LSTM", (8, 8)))
     path = saved(module, tmp_path / "m.pt")
     status, out, err = run("convert", path, tmp_path / "net")
-    assert (status, err) == (0, "") and "encoder, decoder; it is the order of the file, in which torch keeps that of their definition" in out
+    assert (status, err) == (
+        0,
+        "",
+    ) and "encoder, decoder; it is the order of the file, in which torch keeps that of their definition" in out
     agrees(tmp_path / "net", module)
     status, out, err = run("convert", path, tmp_path / "other", "--order", "decoder, encoder")
     assert (status, err) == (0, "") and "decoder, encoder; it was given with --order" in out
@@ -131,12 +145,19 @@ def test_an_order_that_does_not_fit_is_refused():
 def test_what_a_square_table_is_is_asked_for():
     """It became an Embedding, whatever it was."""
     rng = np.random.default_rng(0)
-    tensors = {"table.weight": rng.standard_normal((4, 4)).astype(F)} | {f"rnn.{k}": np.array(a) for k, a in fastrnn.GRU(4, 3).params.items()}
-    with pytest.raises(ValueError, match=r"whether 'table', a table without bias, is looked up by ids or multiplies is not known: .*table:embedding,rnn"):
+    tensors = {"table.weight": rng.standard_normal((4, 4)).astype(F)} | {
+        f"rnn.{k}": np.array(a) for k, a in fastrnn.GRU(4, 3).params.items()
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"whether 'table', a table without bias, is looked up by ids or multiplies is not known: .*table:embedding,rnn",
+    ):
         state_dict.to_network(tensors)
     net = state_dict.to_network(tensors, order=["table:linear", "rnn"], between="none")
     assert isinstance(net.layers["table"], fastrnn.Linear)
-    assert isinstance(state_dict.to_network(tensors, order=["table:embedding", "rnn"]).layers["table"], fastrnn.Embedding)
+    assert isinstance(
+        state_dict.to_network(tensors, order=["table:embedding", "rnn"]).layers["table"], fastrnn.Embedding
+    )
     tall = {**tensors, "table.weight": rng.standard_normal((9, 4)).astype(F)}
     assert isinstance(state_dict.to_network(tall).layers["table"], fastrnn.Embedding)  # only an embedding fits
     with pytest.raises(ValueError, match="layer:embedding"):
@@ -144,17 +165,28 @@ def test_what_a_square_table_is_is_asked_for():
 
 
 def test_a_module_called_layer_does_not_replace_what_has_no_name():
-    tensors = {name: np.array(a) for name, a in fastrnn.GRU(4, 3, seed=0).params.items()} | {"layer.weight": np.ones((2, 3), F), "layer.bias": np.ones(2, F)}
+    tensors = {name: np.array(a) for name, a in fastrnn.GRU(4, 3, seed=0).params.items()} | {
+        "layer.weight": np.ones((2, 3), F),
+        "layer.bias": np.ones(2, F),
+    }
     assert list(state_dict.to_network(tensors).layers) == ["layer_", "layer"]
 
 
 def test_many_layers_and_sizes_that_fit_nothing_are_answered_at_once():
     layer = fastrnn.GRU(2, 2)
-    many = {f"{chr(97 + k % 26)}{'x' * (k // 26)}.{name}": np.array(a) for k in range(150) for name, a in layer.params.items()}
+    many = {
+        f"{chr(97 + k % 26)}{'x' * (k // 26)}.{name}": np.array(a)
+        for k in range(150)
+        for name, a in layer.params.items()
+    }
     with pytest.raises(ValueError, match="the order in which the 150 layers are used is not known"):
         state_dict.read(many, kept=False)
     assert len(state_dict.to_network(many).layers) == 150
-    odd = {f"{'abcdefghijklmnop'[k]}.{name}": np.array(a) for k in range(14) for name, a in fastrnn.GRU(2 + k % 2, 2 + (k + 1) % 3).params.items()}
+    odd = {
+        f"{'abcdefghijklmnop'[k]}.{name}": np.array(a)
+        for k in range(14)
+        for name, a in fastrnn.GRU(2 + k % 2, 2 + (k + 1) % 3).params.items()
+    }
     with pytest.raises(ValueError, match="no order makes a chain of these layers|is not known"):
         state_dict.read(odd, kept=False)
 
@@ -169,7 +201,10 @@ def test_what_stood_behind_a_linear_is_asked_for(tmp_path, run, file):
     module = modules(lstm=("LSTM", (8, 6), {"bidirectional": True}), hidden=("Linear", (12, 5)), out=("Linear", (5, 3)))
     path = saved(module, tmp_path / file)
     status, out, err = run("convert", path, tmp_path / "net")
-    assert (status, out) == (1, "") and "what stands between 'hidden', a Linear, and 'out' is not in a state_dict: give --between relu" in err
+    assert (status, out) == (
+        1,
+        "",
+    ) and "what stands between 'hidden', a Linear, and 'out' is not in a state_dict: give --between relu" in err
     status, out, err = run("convert", path, tmp_path / "net", "--between", "relu")
     assert (status, err) == (0, "") and "relu behind 'hidden', as --between says" in out
     agrees(tmp_path / "net", module, between={"hidden": "relu"})
@@ -197,7 +232,15 @@ def test_a_function_without_a_place_is_refused():
 
 
 def test_what_a_state_dict_does_not_hold_is_said_when_one_is_written(tmp_path, run):
-    Network({"rnn": fastrnn.GRU(3, 4), "last": "last", "a": fastrnn.Linear(4, 3), "act": ("elu", 0.5), "b": fastrnn.Linear(3, 2)}).save(tmp_path / "net")
+    Network(
+        {
+            "rnn": fastrnn.GRU(3, 4),
+            "last": "last",
+            "a": fastrnn.Linear(4, 3),
+            "act": ("elu", 0.5),
+            "b": fastrnn.Linear(3, 2),
+        }
+    ).save(tmp_path / "net")
     status, out, err = run("convert", tmp_path / "net", tmp_path / "net.safetensors")
     assert (status, err) == (0, "") and "not in a state_dict, and left out: 'last' (last), 'act' (elu)" in out
 
@@ -233,8 +276,13 @@ def test_an_element_type_that_numpy_has_not_is_not_called_damage(tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    save_file({name: t.to(torch.bfloat16) for name, t in torch.nn.GRU(3, 4).state_dict().items()}, tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match="m.safetensors has tensors of BF16, but parameters must be float32 or float64: convert them first"):
+    save_file(
+        {name: t.to(torch.bfloat16) for name, t in torch.nn.GRU(3, 4).state_dict().items()}, tmp_path / "m.safetensors"
+    )
+    with pytest.raises(
+        ValueError,
+        match="m.safetensors has tensors of BF16, but parameters must be float32 or float64: convert them first",
+    ):
         convert.convert(tmp_path / "m.safetensors", tmp_path / "net")
 
 
@@ -244,14 +292,20 @@ def test_a_list_and_a_dict_say_the_same_as_text(tmp_path):
     convert.convert(tmp_path / "net", tmp_path / "m.safetensors")
     for name, order, between in (("text", "a,b", "a=relu"), ("objects", ["a", "b"], {"a": "relu"})):
         said = convert.convert(tmp_path / "m.safetensors", tmp_path / name, order=order, between=between)
-        assert "order of the layers: a, b; it was given" in said[1] and list(Network.load(tmp_path / name).steps) == ["a", "a.relu", "b"]
+        assert "order of the layers: a, b; it was given" in said[1] and list(Network.load(tmp_path / name).steps) == [
+            "a",
+            "a.relu",
+            "b",
+        ]
 
 
 # --- what is no layer here, and options that do not count ----------------------
 
 
 def gru(**more):
-    return {f"rnn.{name}": np.array(a) for name, a in fastrnn.GRU(3, 4).params.items()} | {k.replace("__", "."): a for k, a in more.items()}
+    return {f"rnn.{name}": np.array(a) for name, a in fastrnn.GRU(3, 4).params.items()} | {
+        k.replace("__", "."): a for k, a in more.items()
+    }
 
 
 ONE = np.ones(4, F)
@@ -307,82 +361,3 @@ def test_an_option_that_would_not_count_is_refused(tmp_path, run, source, option
     assert run("convert", tmp_path / "net", tmp_path / "m.safetensors")[0] == 0
     status, _, err = run("convert", tmp_path / source, tmp_path / "new", *option)
     assert status == 1 and words in err and not (tmp_path / "new").exists()
-
-
-# --- at random -----------------------------------------------------------------
-
-WORDS = ("encoder", "decoder", "lstm", "gru", "fc", "head", "a", "z", "out", "rnn", "lin", "pre")
-FAMILIES = ("rnn{}", "layers.{}", "block.{}.rnn", "h{}o", "stage{}.block.fc")
-
-
-def names_drawn(rng, count):
-    """Different names, of which those that differ in a number only have rising numbers."""
-    words, last, found = list(rng.permutation(WORDS)), dict.fromkeys(FAMILIES, int(rng.integers(10))), []
-    families = [str(f) for f in rng.permutation(FAMILIES)[:2]]
-    for _ in range(count):
-        family = str(rng.choice(families))
-        last[family] += int(rng.integers(1, 5))
-        found.append(str(words.pop()) if rng.random() < 0.4 else family.format(last[family]))
-    return found
-
-
-def drawn(seed):
-    """A chain of torch modules under random names, whose numbers rise, and the functions behind its Linear layers."""
-    import torch
-
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    count = int(rng.integers(1, 6))
-    names = names_drawn(rng, count)
-    first = features = int(rng.integers(3, 6))
-    module, between = {}, {}
-    for k, name in enumerate(names):
-        kind, gives = str(rng.choice(["RNN", "GRU", "LSTM", "Linear", "Embedding" if k == 0 else "LSTM"])), int(rng.integers(3, 6))
-        if kind == "Embedding":
-            module[name] = torch.nn.Embedding(6, gives)  # six rows, which no layer takes or gives
-        elif kind == "Linear":
-            module[name] = torch.nn.Linear(features, gives, bias=k == 0 or rng.random() < 0.8)
-            if k < count - 1:
-                between[name] = str(rng.choice(["relu", "tanh", "sigmoid", "none"]))
-        else:
-            module[name] = getattr(torch.nn, kind)(features, gives, int(rng.integers(1, 3)), bias=bool(rng.integers(2)))
-        features = gives
-    ids = isinstance(module[names[0]], torch.nn.Embedding)
-    x = rng.integers(0, 6, (5, 3)) if ids else rng.standard_normal((5, 3, first)).astype(F)
-    return module, between, x
-
-
-@pytest.mark.torch
-@pytest.mark.fuzz
-def test_random_chains_are_read_right_or_their_order_is_asked_for(tmp_path):
-    for seed in fuzz.seeds("convert: chains", 40):
-        (tmp_path / str(seed)).mkdir()
-        with fuzz.named(seed):
-            read_or_ask(seed, tmp_path / str(seed))
-
-
-def read_or_ask(seed, folder):
-    import torch
-    from safetensors.torch import save_file
-
-    module, between, x = drawn(seed)
-    tensors = {f"{name}.{key}": t for name, part in module.items() for key, t in part.state_dict().items()}
-    save_file(tensors, folder / "m.safetensors")
-    torch.save(tensors, folder / "m.pt")
-    torch.save(dict(sorted(tensors.items())), folder / "sorted.pt")
-    known = {name: function for name, function in between.items() if function != "none"}
-    want, text = chain(module, torch.from_numpy(x), known), ",".join(f"{n}={f}" for n, f in between.items()) or None
-    first, *rest = module
-    kind = "" if len(module[first].state_dict()) > 1 else ":embedding" if isinstance(module[first], torch.nn.Embedding) else ":linear"
-    order = ",".join([first + kind, *rest])
-    for file in ("m.safetensors", "m.pt", "sorted.pt"):
-        for given in (None, order):
-            try:
-                said = convert.convert(folder / file, folder / f"{given is None}-{file[:-3]}-net", order=given, between=text)
-            except ValueError as error:
-                assert given is None and "--order" in str(error), f"{file}: {error}"
-                assert "m.pt" != file or "not known" in str(error), str(error)
-                continue
-            assert "the chain of them was NOT compared" in said[-2]
-            net = Network.load(folder / f"{given is None}-{file[:-3]}-net")
-            np.testing.assert_allclose(net(x)[0], want, atol=2e-5, err_msg=f"{file}, --order {given}: {said}")

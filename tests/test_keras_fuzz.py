@@ -1,4 +1,4 @@
-"""Random Keras models: what is loaded gives what Keras gives, and the bits of the plain layers on any number of threads."""
+"""Random Keras models: loaded, they give what Keras gives, and the bits of the plain layers on any number of threads."""
 
 import fuzz
 import numpy as np
@@ -17,7 +17,19 @@ pytestmark = [
 UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33)  # both sides of every vector's width
 STEPS = (1, 2, 3, 5, 12)
 ROWS = (1, 2, 3, 5, 9)
-FUNCTIONS = ("tanh", "sigmoid", "relu", "linear", "elu", "selu", "silu", "softsign", "softplus", "leaky_relu", "hard_sigmoid")
+FUNCTIONS = (
+    "tanh",
+    "sigmoid",
+    "relu",
+    "linear",
+    "elu",
+    "selu",
+    "silu",
+    "softsign",
+    "softplus",
+    "leaky_relu",
+    "hard_sigmoid",
+)
 CELLS = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
 
@@ -26,7 +38,12 @@ def pick(rng, values):
 
 
 def settings(rng, kind, sequences, dtype):
-    found = {"units": pick(rng, UNITS), "use_bias": bool(rng.integers(2)), "return_sequences": sequences, "dtype": dtype}
+    found = {
+        "units": pick(rng, UNITS),
+        "use_bias": bool(rng.integers(2)),
+        "return_sequences": sequences,
+        "dtype": dtype,
+    }
     if rng.random() < 0.4:
         found["activation"] = pick(rng, FUNCTIONS)
         if kind != "SimpleRNN":
@@ -54,8 +71,14 @@ def model(seed, source=None):
 
     L, rng = keras.layers, np.random.default_rng(seed)
     source, dtype, V = source or L, pick(rng, ("float32", "float32", "float64")), 7
-    first, number, features = pick(rng, ("plain", "plain", "embedding", "masking")), int(rng.integers(1, 4)), pick(rng, UNITS)
-    layers = [L.Input((None,) if first == "embedding" else (None, features), dtype="int32" if first == "embedding" else dtype)]
+    first, number, features = (
+        pick(rng, ("plain", "plain", "embedding", "masking")),
+        int(rng.integers(1, 4)),
+        pick(rng, UNITS),
+    )
+    layers = [
+        L.Input((None,) if first == "embedding" else (None, features), dtype="int32" if first == "embedding" else dtype)
+    ]
     if first == "embedding":
         layers.append(L.Embedding(V, features, mask_zero=bool(rng.integers(2)), dtype=dtype))
     elif first == "masking":
@@ -92,7 +115,9 @@ def of_keras(made, x, mask):
 
 def close(got, want):
     scale = max(1.0, float(np.abs(want).max(initial=0)))
-    np.testing.assert_allclose(got / scale, want / scale, rtol=0, atol=3e-5)  # Keras on torch multiplies float64 in float32
+    np.testing.assert_allclose(
+        got / scale, want / scale, rtol=0, atol=3e-5
+    )  # Keras on torch multiplies float64 in float32
 
 
 def test_random_models_give_what_keras_gives_on_any_number_of_threads(tmp_path):
@@ -195,7 +220,9 @@ def compare_bits(seed):
         want = reference(x, mask=mask)[0]
         for threads in (1, 2, 3):
             with fastrnn.threads(threads):
-                np.testing.assert_array_equal(of_keras(layer, x, mask), want, err_msg=f"fastrnn.keras.{kind}, {threads} threads")
+                np.testing.assert_array_equal(
+                    of_keras(layer, x, mask), want, err_msg=f"fastrnn.keras.{kind}, {threads} threads"
+                )
                 np.testing.assert_array_equal(net(x, mask=mask)[0], want, err_msg=f"load, {threads} threads")
     for shape in ((0, T, features), (B, 0, features)):
         assert net(np.zeros(shape, dtype))[0].shape == (*shape[:2], options["units"])

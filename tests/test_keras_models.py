@@ -89,7 +89,9 @@ def test_a_mask_given_to_a_bidirectional_is_what_it_is_in_keras(merge, top):
     import fastrnn.keras
 
     L = keras.layers
-    layers = [L.Bidirectional(L.LSTM(4, return_sequences=True), merge_mode=merge)] + ([L.Bidirectional(L.GRU(3)), L.Dense(2)] if top else [])
+    layers = [L.Bidirectional(L.LSTM(4, return_sequences=True), merge_mode=merge)] + (
+        [L.Bidirectional(L.GRU(3)), L.Dense(2)] if top else []
+    )
     model, x = sequential(*layers), sequences()
     np.testing.assert_allclose(fastrnn.keras.load(model)(x, mask=MASK)[0], outputs(model, x, MASK), **CLOSE)
 
@@ -111,7 +113,9 @@ def test_zeros_of_masked_steps_without_sequences_are_refused():
     import fastrnn.keras
 
     model = sequential(keras.layers.LSTM(4, zero_output_for_mask=True, name="odd"))
-    with pytest.raises(NotImplementedError, match="'odd': zero_output_for_mask=True with return_sequences=False is not supported"):
+    with pytest.raises(
+        NotImplementedError, match="'odd': zero_output_for_mask=True with return_sequences=False is not supported"
+    ):
         fastrnn.keras.load(model)
 
 
@@ -149,8 +153,17 @@ def test_a_functional_model_that_is_more_than_a_chain_is_refused(tmp_path, which
 def states_of(model):
     import keras
 
-    layers = [layer for outer in model.layers for layer in (getattr(outer, "forward_layer", outer), getattr(outer, "backward_layer", None))]
-    return [keras.ops.convert_to_numpy(v.value).copy() for layer in layers if layer for v in keras.tree.flatten(layer.states)]
+    layers = [
+        layer
+        for outer in model.layers
+        for layer in (getattr(outer, "forward_layer", outer), getattr(outer, "backward_layer", None))
+    ]
+    return [
+        keras.ops.convert_to_numpy(v.value).copy()
+        for layer in layers
+        if layer
+        for v in keras.tree.flatten(layer.states)
+    ]
 
 
 @pytest.mark.parametrize("wrap", [False, True])
@@ -162,7 +175,9 @@ def test_loading_a_stateful_model_leaves_its_state_alone(wrap):
 
     L = keras.layers
     layer = L.LSTM(4, stateful=True, return_sequences=True)
-    model = sequential(L.Bidirectional(layer, merge_mode="sum") if wrap else layer, L.GRU(2, stateful=True), batch_size=2)
+    model = sequential(
+        L.Bidirectional(layer, merge_mode="sum") if wrap else layer, L.GRU(2, stateful=True), batch_size=2
+    )
     x = sequences()[:2]
     first = outputs(model, x)
     before = states_of(model)
@@ -206,7 +221,9 @@ def test_what_convert_says_of_keras_is_what_was_compared(tmp_path, run):
     model.save(tmp_path / "m.keras")
     status, out, err = run("convert", tmp_path / "m.keras", tmp_path / "net")
     assert (status, err) == (0, "")
-    assert "each recurrent layer alone agrees with a float64 reference" in out and "Dense" in out and "not compared" in out
+    assert (
+        "each recurrent layer alone agrees with a float64 reference" in out and "Dense" in out and "not compared" in out
+    )
     assert "Dense, the outputs of the whole were not compared with anything" in out
     status, out, err = run("convert", tmp_path / "m.keras", tmp_path / "new", "--order", "gru,dense")
     assert status == 1 and "--order gru,dense does not count for keras files" in err

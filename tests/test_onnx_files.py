@@ -77,7 +77,12 @@ def test_external_data_beside_the_model_is_read(tmp_path):
 
 def loose(change):
     """A case, and its model after a change that onnx's checker does not take and onnxruntime does."""
-    case = Case("LSTM", tensors("LSTM", 5, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R", "B")), {"hidden_size": 6}, ("Y", "Y_h"))
+    case = Case(
+        "LSTM",
+        tensors("LSTM", 5, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R", "B")),
+        {"hidden_size": 6},
+        ("Y", "Y_h"),
+    )
     model = case.model()
     change(model)
     return case, model

@@ -1,4 +1,4 @@
-"""Random ONNX nodes and exports: onnxruntime's numbers, and the bits of the plain layers, on both sides of every threshold."""
+"""Random ONNX nodes and exports: onnxruntime's numbers and the plain layers' bits, on both sides of every threshold."""
 
 import fuzz
 import numpy as np
@@ -65,14 +65,26 @@ def plain(case):
     D, gates = len(t["W"]), {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}[op]
     order, peeps = ([0, 3, 1], [0, 1]) if at.get("input_forget") else (gates, [0, 2, 1])
     defaults = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}[op]
-    names, alphas, betas = at.get("activations", defaults)[: len(defaults)], *(list(at.get(f"activation_{n}", [])) for n in ("alpha", "beta"))
-    ours = {"HardSigmoid": ("hard_sigmoid", 2), "LeakyRelu": ("leaky_relu", 1), "ThresholdedRelu": ("thresholded_relu", 1), "ScaledTanh": ("scaled_tanh", 2)}
+    names, alphas, betas = (
+        at.get("activations", defaults)[: len(defaults)],
+        *(list(at.get(f"activation_{n}", [])) for n in ("alpha", "beta")),
+    )
+    ours = {
+        "HardSigmoid": ("hard_sigmoid", 2),
+        "LeakyRelu": ("leaky_relu", 1),
+        "ThresholdedRelu": ("thresholded_relu", 1),
+        "ScaledTanh": ("scaled_tanh", 2),
+    }
     functions = []
     for name in names:
         known, numbers = ours.get(name, (name.lower(), {"Elu": 1, "Affine": 2}.get(name, 0)))
         values = [float(np.float32(part.pop(0))) for part in (alphas, betas)[:numbers]]
         functions.append((known, *values) if values else known)
-    options = {"clip": float(np.float32(at["clip"])) if "clip" in at else None, "bias": "B" in t, "dtype": t["W"].dtype.name}
+    options = {
+        "clip": float(np.float32(at["clip"])) if "clip" in at else None,
+        "bias": "B" in t,
+        "dtype": t["W"].dtype.name,
+    }
     options |= {"bidirectional": D == 2, "reverse": at["direction"] == "reverse"}
     if op == "RNN":
         options["nonlinearity"] = functions[0]
@@ -97,7 +109,9 @@ def plain(case):
     layer.load_state_dict(params)
     x = t["X"].swapaxes(0, 1) if at.get("layout") else t["X"]
     zeros = np.zeros((D, x.shape[1], H), x.dtype)
-    states = [t[n].swapaxes(0, 1) if n in t and at.get("layout") else t.get(n, zeros) for n in ("initial_h", "initial_c")]
+    states = [
+        t[n].swapaxes(0, 1) if n in t and at.get("layout") else t.get(n, zeros) for n in ("initial_h", "initial_c")
+    ]
     return layer, np.ascontiguousarray(x), tuple(states) if op == "LSTM" else states[0]
 
 
@@ -107,14 +121,23 @@ def wanted(case):
     y, final = layer(x, state, lengths=case.tensors.get("sequence_lens"))
     T, B, D, H = *x.shape[:2], layer.num_directions, layer.hidden_size
     Y = y.reshape(T, B, D, H)
-    finals = [s.swapaxes(0, 1) if case.attributes.get("layout") else s for s in (final if layer.cell.has_c else (final,))]
-    return dict(zip(("Y", "Y_h", "Y_c"), (Y.transpose(1, 0, 2, 3) if case.attributes.get("layout") else Y.transpose(0, 2, 1, 3), *finals)))
+    finals = [
+        s.swapaxes(0, 1) if case.attributes.get("layout") else s for s in (final if layer.cell.has_c else (final,))
+    ]
+    return dict(
+        zip(
+            ("Y", "Y_h", "Y_c"),
+            (Y.transpose(1, 0, 2, 3) if case.attributes.get("layout") else Y.transpose(0, 2, 1, 3), *finals),
+        )
+    )
 
 
 def by_onnxruntime(case):
     """Whether onnxruntime has this node, and the same definition of it: it ends the process where there are no rows."""
     t = case.tensors
-    empty = 0 in t["X"].shape[:2] or not t.get("sequence_lens", np.ones(1)).all()  # zeros of an empty sequence, not the initial state
+    empty = (
+        0 in t["X"].shape[:2] or not t.get("sequence_lens", np.ones(1)).all()
+    )  # zeros of an empty sequence, not the initial state
     return not empty and t["X"].dtype == np.float32 and "layout" not in case.attributes
 
 
@@ -149,14 +172,28 @@ def network(seed):
     dtype = pick(rng, ("float32", "float32", "float64"))
     for k in range(int(rng.integers(1, 3))):
         kind = pick(rng, (fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM))
-        options = {"bidirectional": bool(rng.integers(2)), "bias": rng.random() < 0.8, "learn_initial_state": rng.random() < 0.2}
+        options = {
+            "bidirectional": bool(rng.integers(2)),
+            "bias": rng.random() < 0.8,
+            "learn_initial_state": rng.random() < 0.2,
+        }
         if not options["bidirectional"]:
             options["reverse"] = rng.random() < 0.2
         if kind is fastrnn.GRU:
             options["reset_after"] = bool(rng.integers(2))
         if kind is fastrnn.LSTM:
             options |= {"peephole": rng.random() < 0.3, "coupled": rng.random() < 0.3}
-        layers.append(kind(features, pick(rng, SIZES), int(rng.integers(1, 3)), batch_first=batch_first, dtype=dtype, seed=seed + k, **options))
+        layers.append(
+            kind(
+                features,
+                pick(rng, SIZES),
+                int(rng.integers(1, 3)),
+                batch_first=batch_first,
+                dtype=dtype,
+                seed=seed + k,
+                **options,
+            )
+        )
         features = layers[-1].output_size
     net = layers[0] if len(layers) == 1 else fastrnn.Stacked(layers)
     T, B = pick(rng, STEPS), pick(rng, ROWS)

@@ -85,7 +85,9 @@ def inside(outer):
     from onnx import TensorProto, helper, numpy_helper
     from onnx_cases import Case, tensors
 
-    case = Case("GRU", tensors("GRU", 5, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R")), {"hidden_size": 6}, ("Y",))
+    case = Case(
+        "GRU", tensors("GRU", 5, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R")), {"hidden_size": 6}, ("Y",)
+    )
     model, node = case.model(), onnx.NodeProto()
     node.CopyFrom(model.graph.node[0])
     del model.graph.node[:]
@@ -93,7 +95,9 @@ def inside(outer):
         branch = helper.make_graph([node], "branch", [], [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)])
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
         branch.node[0].output[0] = branch.output[0].name = "Y_inside"
-        model.graph.node.append(helper.make_node("If", ["yes"], ["Y"], name="choice", then_branch=branch, else_branch=branch))
+        model.graph.node.append(
+            helper.make_node("If", ["yes"], ["Y"], name="choice", then_branch=branch, else_branch=branch)
+        )
     else:
         imports = [helper.make_opsetid("", 14)]
         model.functions.append(helper.make_function("my", "Twice", ["X", "W", "R"], ["Y"], [node], imports))
@@ -122,7 +126,10 @@ def test_what_is_loaded_is_compared_with_onnxruntime(monkeypatch):
 
     model = fastrnn.onnx.export(GRU(3, 4, seed=0))
     monkeypatch.setitem(_nodes.KINDS, "GRU", _nodes.Kind(GRU, 3, (0, 1, 2), ("Sigmoid", "Tanh")))
-    with pytest.raises(ValueError, match="output 'y' of the model by onnxruntime, of shape .* is none of the network's outputs and states: .* differs"):
+    with pytest.raises(
+        ValueError,
+        match="output 'y' of the model by onnxruntime, of shape .* is none of the network's outputs and states: .* differs",
+    ):
         fastrnn.onnx.load(model)
 
 
@@ -136,18 +143,31 @@ def test_an_input_without_shape_is_refused_by_load_and_runs():
     assert fastrnn.onnx.run_model(model, [np.zeros((5, 2, 3), "float32")])[0].shape == (5, 2, 4)
 
 
-@pytest.mark.parametrize("lengths, words", [([6, 6, 6], None), ([6, 4, 2], r"sequence_lens are part of the model, and not all of them are 6")])
+@pytest.mark.parametrize(
+    "lengths, words",
+    [([6, 6, 6], None), ([6, 4, 2], r"sequence_lens are part of the model, and not all of them are 6")],
+)
 def test_lengths_that_are_part_of_the_model_are_refused_unless_they_are_whole(lengths, words):
     """A network has no lengths of its own: called without, it ran on past them."""
     from onnx_cases import Case, tensors
 
     import fastrnn.onnx
 
-    case = Case("GRU", tensors("GRU", 6, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R")), {"hidden_size": 6}, ("Y",), ("W", "R", "sequence_lens"))
+    case = Case(
+        "GRU",
+        tensors("GRU", 6, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R")),
+        {"hidden_size": 6},
+        ("Y",),
+        ("W", "R", "sequence_lens"),
+    )
     case.tensors["sequence_lens"] = np.array(lengths, "int32")
     model = case.model()
     if words is None:
-        np.testing.assert_allclose(fastrnn.onnx.load(model)(case.tensors["X"])[0], fastrnn.onnx.run_model(model, case.feeds)[0][:, 0], rtol=1e-6)
+        np.testing.assert_allclose(
+            fastrnn.onnx.load(model)(case.tensors["X"])[0],
+            fastrnn.onnx.run_model(model, case.feeds)[0][:, 0],
+            rtol=1e-6,
+        )
         return
     with pytest.raises(NotImplementedError, match=words):
         fastrnn.onnx.load(model)

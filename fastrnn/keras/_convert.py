@@ -71,7 +71,7 @@ def options(kind, config, keras_2=False):
 
 
 def resets_after(config, keras_2=False):
-    """Whether a GRU with these settings applies r after the recurrent product: the default of Keras 3, not of Keras 1 and 2."""
+    """Whether a GRU with these settings applies r after the product: the default of Keras 3, not of Keras 1 and 2."""
     return bool(config.get("reset_after", not keras_2))
 
 

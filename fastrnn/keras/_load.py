@@ -22,8 +22,9 @@ def load(source, config=None, *, verify=True):
     source : path of a ``.keras`` file (Keras 3), of a whole model in ``.h5`` (Keras 2 or 3) or of a ``.weights.h5``; or a live Keras
         model or layer that is built. What the file is is told by its content.
     config : for a ``.weights.h5``, which has no settings: the model's ``to_json()`` as text or as an object, or a live model
-    verify : compare every recurrent layer alone, on random input with masked steps, with a float64 reference; and the outputs of a live model,
-        without a mask and with one, with the network's. Of a file, the other layers and their order are not compared with anything
+    verify : compare every recurrent layer alone, on random input with masked steps, with a float64 reference; and the
+        outputs of a live model, without a mask and with one, with the network's. Of a file, the other layers and their
+        order are not compared with anything
 
     Returns
     -------
@@ -34,7 +35,7 @@ def load(source, config=None, *, verify=True):
     Raises
     ------
     ValueError           the file is broken, a tensor is missing, too many or of another shape, or outputs differ; the message names it.
-    NotImplementedError  a layer or setting that fastrnn does not have, by name; a functional model that is more than one chain.
+    NotImplementedError  a layer or setting that fastrnn does not have, by name; a functional model that is no chain.
 
     Notes
     -----
@@ -317,7 +318,10 @@ def _from_zeros(source):
 
 
 def _probe(parts):
-    """Ids, or random numbers, that the first layer takes, of the sizes that the model fixes; some steps of it are masked by the model's own mask."""
+    """Ids, or random numbers, that the first layer takes, of the sizes that the model fixes.
+
+    Some of its steps are masked by the model's own mask.
+    """
     rng = np.random.default_rng(0)
     first = next(part for part in parts if part.shapes)
     shape = [fixed or size for fixed, size in zip(first.sizes, (3, 5))]

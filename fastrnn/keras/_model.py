@@ -79,18 +79,29 @@ def _check_ends(inside, names):
         found = _sources(inside.get(key))
         if len(found) != 1:
             number, ends = f"{len(found)} {key.split('_')[0]}s", ", ".join(map(repr, sorted(found)))
-            raise NotImplementedError(f"the model {what} {number}, {ends}: only a chain of one input and one output is supported")
+            raise NotImplementedError(
+                f"the model {what} {number}, {ends}: only a chain of one input and one output is supported"
+            )
         if found != wanted:
-            raise NotImplementedError(f"the model {what} {found[0]!r}, but {wanted} is the end of its chain of layers: only a whole chain is supported")
+            raise NotImplementedError(
+                f"the model {what} {found[0]!r}, but {wanted} is the end of its chain of layers: only a whole chain "
+                "is supported"
+            )
 
 
 def _check_call(name, nodes):
     """Refuse what a functional model hands to a layer beside its input: it would be left out."""
     for key, value in _call_options(nodes):
         if key == "training" and value:
-            raise NotImplementedError(f"layer {name!r} is called with training=True, so that its dropout is active in predict: call it without")
+            raise NotImplementedError(
+                f"layer {name!r} is called with training=True, so that its dropout is active in predict: call it "
+                "without"
+            )
         if key != "training" and value is not None:
-            raise NotImplementedError(f"layer {name!r} is called with {key}={value!r}: only a chain is supported, in which a layer is given its input alone")
+            raise NotImplementedError(
+                f"layer {name!r} is called with {key}={value!r}: only a chain is supported, in which a layer is "
+                "given its input alone"
+            )
 
 
 def _call_options(nodes):

@@ -58,7 +58,9 @@ class Direct:
         y, final = layer(X, None if not state else tuple(state) if layer.cell.has_c else state[0])
         found = [y, *(final if layer.cell.has_c else (final,))]
         if 0 in self.wanted:
-            found[0] = np.ascontiguousarray(y.reshape(T, B, layer.num_directions, layer.hidden_size).transpose(0, 2, 1, 3))
+            found[0] = np.ascontiguousarray(
+                y.reshape(T, B, layer.num_directions, layer.hidden_size).transpose(0, 2, 1, 3)
+            )
         return [found[which] for which in self.wanted]
 
     def _streamed(self, X, state):

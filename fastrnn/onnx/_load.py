@@ -26,8 +26,8 @@ def load(source, *, verify=True):
     Parameters
     ----------
     source : a file's path, its bytes, or an onnx.ModelProto
-    verify : compare the outputs with the model's on random sequences before the network is returned: by `prepare` and, if it is installed
-        and runs the model, by onnxruntime
+    verify : compare the outputs with the model's on random sequences before the network is returned: by `prepare` and,
+        if it is installed and runs the model, by onnxruntime
 
     Returns
     -------
@@ -65,7 +65,8 @@ def load_compared(source, verify=True):
     theirs = _verify.by_onnxruntime(model, feeds)
     if theirs is None:
         return net, (
-            "outputs on random input agree with those of fastrnn.onnx.prepare, which reads the nodes' tensors in the same way; "
+            "outputs on random input agree with those of fastrnn.onnx.prepare, which reads the nodes' tensors in the "
+            "same way; "
             "they were NOT compared with onnxruntime, which is not installed or does not run this model"
         )
     _compare(chain, net, feeds, dict(zip((o.name for o in model.graph.output), theirs)), "onnxruntime")
@@ -73,7 +74,7 @@ def load_compared(source, verify=True):
 
 
 def _hidden(nodes, functions):
-    """The first recurrent node inside a node's subgraphs or a function of the model, and where, in words; "" without one."""
+    """The first recurrent node in a node's subgraphs or a function of the model, and where, in words; "" without one."""
     bodies = [(_nodes.where(node), graph.node) for node in nodes for a in node.attribute for graph in (a.g, *a.graphs)]
     bodies += [(f"the function {f.name!r}", f.node) for f in functions]
     for outer, inside in bodies:
@@ -94,7 +95,9 @@ class _Chain:
         self.nodes = [node for node in graph.node if node.domain == "" and node.op_type in _nodes.KINDS]
         hidden = _hidden(graph.node, model.functions)
         if hidden:
-            raise NotImplementedError(f"{hidden}, but load takes chains of nodes of the main graph: prepare(model) runs it")
+            raise NotImplementedError(
+                f"{hidden}, but load takes chains of nodes of the main graph: prepare(model) runs it"
+            )
         if not self.nodes:
             raise NotImplementedError("the model has no RNN, GRU or LSTM node at all, so there is no network to load: prepare(model) runs it")
         others = sorted({n.op_type for n in graph.node if n not in self.nodes and (n.domain or n.op_type not in BETWEEN)})
@@ -148,7 +151,10 @@ class _Chain:
         usual = ((batch, T) if self.batch_first else (T, batch)) + (self._features(),)
         shapeless = [name for name, i in self.inputs.items() if not i.type.tensor_type.HasField("shape")]
         if shapeless:
-            raise NotImplementedError(f"input {shapeless[0]!r} has no shape, so load does not know what to probe the model with: prepare(model) runs it")
+            raise NotImplementedError(
+                f"input {shapeless[0]!r} has no shape, so load does not know what to probe the model with: "
+                "prepare(model) runs it"
+            )
         dims = self.inputs[self.x].type.tensor_type.shape.dim
         shape = [d.dim_value if d.HasField("dim_value") else size for d, size in zip(dims, usual)]
         if len(dims) != 3 or min(shape) < 1:
@@ -218,7 +224,10 @@ class _Chain:
         T = len(below)
         if lengths is not None and not self.sources(self.nodes[0].input[4]) and (lengths != T).any():
             where = _nodes.where(self.nodes[0])
-            raise NotImplementedError(f"{where}: its sequence_lens are part of the model, and not all of them are {T}, as x has steps; prepare(model) runs it")
+            raise NotImplementedError(
+                f"{where}: its sequence_lens are part of the model, and not all of them are {T}, as x has steps; "
+                "prepare(model) runs it"
+            )
         for node in self.nodes:
             layout = bool(_nodes.attributes_of(node).get("layout"))
             X, own = self.value(seen, node, 0), self.value(seen, node, 4)
@@ -257,11 +266,14 @@ def _merged(group, batch_first):
 
 
 def _compare(chain, net, feeds, seen, runtime):
-    """Raise a ValueError if an output of the model is none of the network's. seen : {output: array}, as this runtime gave them."""
+    """Raise a ValueError if an output of the model, {output: array} as this runtime gave them, is none of the network's."""
     lengths = chain.value(chain.seen, chain.nodes[0], 4)
     nodes, state = iter(chain.nodes), []
     for layer in getattr(net, "layers", [net]):
-        of_nodes = [chain.states(_nodes.read(node, _nodes.attributes_of(node)), node, chain.seen) for _, node in zip(range(layer.num_layers), nodes)]
+        of_nodes = [
+            chain.states(_nodes.read(node, _nodes.attributes_of(node)), node, chain.seen)
+            for _, node in zip(range(layer.num_layers), nodes)
+        ]
         joined = tuple(map(np.concatenate, zip(*of_nodes)))
         state.append(joined if layer.cell.has_c else joined[0])
     results = list(_results(net, *net(feeds[chain.x], tuple(state) if isinstance(net, Stacked) else state[0], lengths=lengths)))
@@ -271,7 +283,8 @@ def _compare(chain, net, feeds, seen, runtime):
         if not any(worst <= limit for worst, limit in distances):
             nearest = f"the nearest differs by up to {min(distances)[0]:.3g}" if distances else "none has its size"
             raise ValueError(
-                f"verification failed: output {output.name!r} of the model by {runtime}, of shape {got.shape}, is none of the network's outputs and "
+                f"verification failed: output {output.name!r} of the model by {runtime}, of shape {got.shape}, is "
+                "none of the network's outputs and "
                 f"states: {nearest}; verify=False leaves this comparison out"
             )
 

@@ -122,7 +122,7 @@ def checked(model):
 def _completed(model):
     """The model, or a copy with what onnx's checker asks for and other runtimes do without.
 
-    That is: shapes of inputs, types and shapes of outputs; and before IR version 4, that every initializer is an input too.
+    That is: shapes of inputs, types and shapes of outputs; before IR version 4, that every initializer is an input too.
     """
     inputs = {i.name for i in model.graph.input}
     early = 0 < model.ir_version < 4 and any(t.name not in inputs for t in model.graph.initializer)

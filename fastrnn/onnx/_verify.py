@@ -41,7 +41,7 @@ def distance(got, want):
 
 
 def by_onnxruntime(proto, feeds):
-    """The outputs that onnxruntime gives; None where it is not installed or does not have the model's operators (float64, layout=1)."""
+    """The outputs that onnxruntime gives; None where it is not installed or does not have an operator (float64, layout=1)."""
     if not importlib.util.find_spec("onnxruntime"):
         return None
     try:
