@@ -112,12 +112,12 @@ def test_replace_swaps_and_restore_swaps_back_with_the_same_parameters():
 
 def test_an_optimiser_gives_the_same_losses_as_with_torchs_layer():
     curves = []
-    for module in pair("LSTM", 8, 16):
+    for module in pair("LSTM", 8, 16, dtype=torch.float64):  # in float32 a few of the 200 losses differ by 2e-4, as roundings add up
         torch.manual_seed(0)
-        head = torch.nn.Linear(16, 8)
+        head = torch.nn.Linear(16, 8, dtype=torch.float64)
         optimiser = torch.optim.Adam([*module.parameters(), *head.parameters()], lr=1e-2)
         ids = torch.randint(8, (12, 6), generator=torch.Generator().manual_seed(3))
-        x, losses = torch.nn.functional.one_hot(ids, 8).float(), []
+        x, losses = torch.nn.functional.one_hot(ids, 8).double(), []
         for _ in range(200):
             loss = torch.nn.functional.cross_entropy(head(module(x[:-1])[0]).flatten(0, 1), ids[1:].flatten())
             optimiser.zero_grad()
@@ -126,7 +126,7 @@ def test_an_optimiser_gives_the_same_losses_as_with_torchs_layer():
             optimiser.step()
             losses.append(loss.item())
         curves.append(losses)
-    np.testing.assert_allclose(curves[1], curves[0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0, atol=1e-8)
     assert curves[0][-1] < 0.5 * curves[0][0]
 
 
@@ -152,7 +152,7 @@ def test_an_in_place_change_between_forward_and_backward_is_torchs_error():
 
 def test_what_it_does_not_do_is_refused_by_name():
     _, mine = pair("LSTM", 3, 4)
-    with pytest.raises(TypeError, match="input is torch.float64, but this fastrnn.torch.LSTM has parameters of torch.float32"):
+    with pytest.raises(ValueError, match=r"RNN input dtype \(torch.float64\) does not match weight dtype \(torch.float32\)"):
         mine(torch.randn(4, 2, 3, dtype=torch.float64))
     with pytest.raises(NotImplementedError, match="input is on meta"):
         mine(torch.empty(4, 2, 3, device="meta"))

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: fastrnn.tor
 pytestmark = pytest.mark.torch
 
 import fastrnn.torch as ours  # noqa: E402
-from fastrnn.torch import _operator  # noqa: E402
+from fastrnn.torch import _operator, _packed  # noqa: E402
 
 LAYERS, CELLS = ["RNN", "GRU", "LSTM"], ["RNNCell", "GRUCell", "LSTMCell"]
 
@@ -120,16 +120,16 @@ def test_packed_weights_are_made_once_and_freed_with_the_parameters(monkeypatch)
     made, packed = [], _operator.cells.Packed
     monkeypatch.setattr(_operator.cells, "Packed", lambda *args: made.append(1) or packed(*args))
     gc.collect()
-    there, module, x = len(_operator._kept), ours.LSTM(3, 4), torch.randn(1, 1, 3)
+    there, module, x = len(_packed._kept), ours.LSTM(3, 4), torch.randn(1, 1, 3)
     with torch.no_grad():
         module(x), module(x)
     module(x)[0].sum().backward()
-    assert len(made) == 1 and len(_operator._kept) == there + 1
+    assert len(made) == 1 and len(_packed._kept) == there + 1
     module.double()(x.double())
     assert len(made) == 2
     del module
     gc.collect()
-    assert len(_operator._kept) == there
+    assert len(_packed._kept) == there
 
 
 @pytest.mark.parametrize("wrap", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.orthogonal])
@@ -162,7 +162,7 @@ def test_strided_expanded_and_empty_inputs(kind):
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b)
     for module in (mine, theirs):
-        with pytest.raises(RuntimeError, match=r"T=0|sequence length"):
+        with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0"):
             module(torch.zeros(0, 2, 3))
 
 
@@ -239,9 +239,9 @@ def test_replace_takes_cells_and_names_what_it_cannot_take_before_it_swaps():
 
 
 def test_a_wrong_state_says_both_shapes():
-    with pytest.raises(RuntimeError, match=r"h_0 has shape \(1, 3, 4\), but GRU with this input needs \(1, 2, 4\)"):
+    with pytest.raises(RuntimeError, match=r"Expected hidden size \(1, 2, 4\), got \[1, 3, 4\]"):
         ours.GRU(3, 4)(torch.randn(5, 2, 3), torch.zeros(1, 3, 4))
-    with pytest.raises(RuntimeError, match="input has 5 features, but this fastrnn.torch.LSTMCell was made with input_size=3"):
+    with pytest.raises(RuntimeError, match=r"input.size\(-1\) must be equal to input_size. Expected 3, got 5"):
         ours.LSTMCell(3, 4)(torch.randn(2, 5))
 
 

@@ -8,33 +8,31 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn.torch._operator import DTYPES, compute
+from fastrnn.torch import _checks
+from fastrnn.torch._operator import compute
+from fastrnn.torch._packed import forget
 
 
-def _refuse(module, data, weight):
-    """What this module can't take, before any work."""
-    kind = type(module).__name__.removeprefix("Parametrized")
-    name = f"fastrnn.torch.{kind}"
-    for what, tensor in (("input is", data), ("parameters are", weight)):
-        if tensor.device.type != "cpu":
-            raise NotImplementedError(f"{name} computes on the CPU, but its {what} on {tensor.device}: move it, or use torch.nn.{kind}")
-    if torch.is_autocast_enabled("cpu"):
-        raise NotImplementedError(f"{name} computes in float32 or float64, not under autocast: leave it out with torch.autocast('cpu', enabled=False)")
-    if data.dtype not in DTYPES or data.dtype != weight.dtype:
-        raise TypeError(f"input is {data.dtype}, but this {name} has parameters of {weight.dtype}; both must be float32, or both float64")
-    if data.shape[-1] != module.input_size:
-        raise RuntimeError(f"input has {data.shape[-1]} features, but this {name} was made with input_size={module.input_size}")
+class _Module:
+    """What layers and cells share, in front of torch's class."""
+
+    def __prepare_scriptable__(self):
+        kind = type(self).__name__
+        raise NotImplementedError(
+            f"fastrnn.torch.{kind} can't be scripted: use torch.jit.trace or torch.export, "
+            f"or script torch.nn.{kind} after fastrnn.torch.restore(model)"
+        )
+
+    def _apply(self, *args, **kwargs):
+        forget(self.parameters(recurse=False))  # torch may swap the tensors, which it can't where one is referred to
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        forget(self.parameters(recurse=False))
+        return super()._load_from_state_dict(*args, **kwargs)
 
 
-def _check_state(module, state, shapes, dtype):
-    for name, s, shape in zip(("h_0", "c_0"), state, shapes):
-        if tuple(s.shape) != shape:
-            raise RuntimeError(f"{name} has shape {tuple(s.shape)}, but {type(module).__name__} with this input needs {shape}")
-        if s.dtype != dtype or s.device.type != "cpu":
-            raise TypeError(f"{name} is {s.dtype} on {s.device}, but the input is {dtype} on cpu")
-
-
-class _Layer(nn.Module):
+class _Layer(_Module, nn.Module):
     """What RNN, GRU and LSTM share. `_torch` is the class they take the place of."""
 
     reset_parameters, extra_repr, all_weights = nn.RNNBase.reset_parameters, nn.RNNBase.extra_repr, nn.RNNBase.all_weights
@@ -60,19 +58,20 @@ class _Layer(nn.Module):
         packed = isinstance(input, PackedSequence)
         data, sizes, order, back = input if packed else (input, None, None, None)
         if data.dim() not in ((2,) if packed else (2, 3)):
-            raise ValueError(f"{type(self).__name__}: input must be 2-D or 3-D, got {data.dim()}-D")
+            axes = "2D in a PackedSequence" if packed else "2D or 3D"
+            raise ValueError(f"{type(self).__name__}: Expected input to be {axes}, got {data.dim()}D instead")
         params = self._flat_weights
-        _refuse(self, data, params[0])
+        _checks.module_input(self, data, params[0])
         unbatched = not packed and data.dim() == 2
         if unbatched:
             data = data.unsqueeze(1)
         elif self.batch_first and not packed:
             data = data.transpose(0, 1)
         if data.shape[0] == 0 and not packed:
-            raise RuntimeError("input has T=0 steps, but torch's layers and these need at least 1")
-        state = self._state(data, sizes, order, hx, unbatched)
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        state = self._state(data, input, hx, unbatched)
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
-        key = torch.randint(2**62, (1,), dtype=torch.int64) if dropout else None
+        key = torch.randint(2**62, (1,), dtype=torch.int64, device="cpu") if dropout else None
         kind = self.nonlinearity if self.mode.startswith("RNN") else self.mode
         y, *state_n = compute(
             data, sizes, state, params, kind, self.hidden_size, self.num_layers, self.bidirectional, self.proj_size, dropout, key,
@@ -86,21 +85,25 @@ class _Layer(nn.Module):
         state_n = tuple(s.squeeze(1) for s in state_n) if unbatched else tuple(state_n)
         return y, state_n if self.mode == "LSTM" else state_n[0]
 
-    def _state(self, data, sizes, order, hx, unbatched):
+    def _state(self, data, input, hx, unbatched):
         """The initial state, (L*D, B, …) each, in the order of the packed rows."""
-        lstm, rows = self.mode == "LSTM", self.num_layers * (2 if self.bidirectional else 1)
-        B = data.shape[1] if sizes is None else int(sizes[0])
-        shapes = [(rows, B, width) for width in (self.proj_size or self.hidden_size, self.hidden_size)[: 1 + lstm]]
+        lstm, packed, traced = self.mode == "LSTM", isinstance(input, PackedSequence), torch.jit.is_tracing()
+        # B is a number in batch_sizes: an int would be a constant of a trace
+        B = data.shape[1] if not packed else input.batch_sizes[0] if traced else int(input.batch_sizes[0])
+        sizes = self.hidden_size, self.num_layers, self.bidirectional, self.proj_size
+        shapes = _checks.state_shapes(self.mode, *sizes, B)
         if hx is None:
             return [data.new_zeros(shape) for shape in shapes]
         state = list(hx) if lstm else [hx]
+        if not (packed and traced):
+            _checks.states(state, [(rows, width) for rows, _, width in shapes] if unbatched else shapes, data)
         if unbatched:
-            for s in state:
-                if s.dim() != 2:
-                    raise RuntimeError(f"for unbatched 2-D input, the state must be 2-D too, got {s.dim()}-D")
-            state = [s.unsqueeze(1) for s in state]
-        _check_state(self, state, shapes, data.dtype)
-        return state if order is None else [s.index_select(1, order) for s in state]
+            return [s.unsqueeze(1) for s in state]
+        if not packed or input.sorted_indices is None:
+            return state
+        if traced:  # as below, but it fails where there are more states than rows
+            return [s.new_zeros(shape).index_copy(1, input.unsorted_indices, s) for s, shape in zip(state, shapes)]
+        return [s.index_select(1, input.sorted_indices) for s in state]
 
 
 class RNN(_Layer):
@@ -140,22 +143,23 @@ class LSTM(_Layer):
     _torch = nn.LSTM
 
 
-class _Cell:
+class _Cell(_Module):
     """What the cells share, in front of torch's class: another forward."""
 
     def forward(self, input, hx=None):
         """As torch's: the next state, h or (h, c), from (B, I) or (I,)."""
         if input.dim() not in (1, 2):
-            raise ValueError(f"{type(self).__name__}: input must be 1-D or 2-D, got {input.dim()}-D")
-        _refuse(self, input, self.weight_ih)
+            raise ValueError(f"{type(self).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        _checks.module_input(self, input, self.weight_ih)
         lstm, unbatched = isinstance(self, LSTMCell), input.dim() == 1
         data = input[None, None] if unbatched else input[None]
-        shapes = [(1, data.shape[1], self.hidden_size)] * (1 + lstm)
+        shape = (*input.shape[:-1], self.hidden_size)
         if hx is None:
-            state = [data.new_zeros(shape) for shape in shapes]
+            state = [data.new_zeros((1, data.shape[1], self.hidden_size)) for _ in range(1 + lstm)]
         else:
-            state = [s[None, None] if unbatched else s[None] for s in (hx if lstm else [hx])]
-            _check_state(self, state, shapes, data.dtype)
+            state = list(hx) if lstm else [hx]
+            _checks.states(state, [shape] * (1 + lstm), input)
+            state = [s[None, None] if unbatched else s[None] for s in state]
         params = [self.weight_ih, self.weight_hh, *([self.bias_ih, self.bias_hh] if self.bias else [])]
         kind = self.nonlinearity if isinstance(self, RNNCell) else "LSTM" if lstm else "GRU"
         _, *state_n = compute(data, None, state, params, kind, self.hidden_size, 1, False, 0, 0.0, None)
@@ -215,13 +219,34 @@ def _reason(module):
     if type(module) not in _OURS:
         return f"{type(module).__name__} is a class of its own, made from torch's (a parametrization makes one too)"
     for p in module.parameters():
-        if p.dtype not in DTYPES or p.device.type != "cpu":
+        if p.dtype not in _checks.DTYPES or p.device.type != "cpu":
             return f"its parameters are {p.dtype} on {p.device}, but must be float32 or float64 on cpu"
     return None
 
 
 def restore(model):
-    """Undo `replace`. Returns the names of the layers that are torch's again."""
+    """Undo `replace`.
+
+    Returns
+    -------
+    The names of the layers that are torch's again; ``""`` is the model itself.
+
+    Raises
+    ------
+    ValueError  there are layers whose class was made from fastrnn.torch's, by a parametrization for one; they are named,
+        and nothing was restored.
+    """
+    made = [
+        f"{name or 'the model'}: {type(module).__name__} is a class of its own, made from {ours.__name__}"
+        for name, module in model.named_modules()
+        for ours in _OURS.values()
+        if isinstance(module, ours) and type(module) is not ours
+    ]
+    if made:
+        raise ValueError(
+            "fastrnn.torch.restore can't take " + "; ".join(made) + "; nothing was restored. "
+            "If it is parametrized, call torch.nn.utils.parametrize.remove_parametrizations first"
+        )
     return _swap(model, {ours: theirs for theirs, ours in _OURS.items()})
 
 

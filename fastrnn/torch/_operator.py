@@ -1,4 +1,4 @@
-"""The custom operator behind the modules: forward, its fake kernel and its gradient, and the packed weights that calls share.
+"""The custom operator behind the modules: forward, its fake kernel and its gradient.
 
 The tape is a tensor that the operator returns: torch owns its memory, and a graph may be kept, freed or run twice.
 """
@@ -6,8 +6,7 @@ The tape is a tensor that the operator returns: torch owns its memory, and a gra
 from __future__ import annotations
 
 import math
-import weakref
-from functools import lru_cache
+from functools import lru_cache, wraps
 
 import numpy as np
 import torch
@@ -16,18 +15,19 @@ from torch.autograd import forward_ad
 from fastrnn import _engine, _stack, cells
 from fastrnn._bptt import backward as bptt
 from fastrnn._memory import Tape
-from fastrnn._recurrent import Recurrent
+from fastrnn.torch import _checks
+from fastrnn.torch._checks import DTYPES
+from fastrnn.torch._packed import array, kept_for
 
-DTYPES = {torch.float32: np.dtype("float32"), torch.float64: np.dtype("float64")}
-_FEW, _STREAMS = 256, 4  # rows of an inference call up to which a stream is used, and streams that are kept for one module
-_WHOLE, _LOOKED_AT = 4096, 128  # parameters up to so many numbers are compared whole in every call, of larger ones about so many numbers
+_BATCHED = torch._C._parse_dispatch_key("Batched")
+_FEW = 256  # rows of an inference call up to which a stream is used
 
 
 class _Owned:
     """A pool of one array that a tensor owns."""
 
     def __init__(self, tensor):
-        self._array = _array(tensor)
+        self._array = array(tensor)
 
     def take(self, layout):
         return self._array, {}
@@ -38,10 +38,6 @@ class _Owned:
 
 def _nothing(x):
     return torch.empty(0, dtype=x.dtype)
-
-
-def _array(tensor):
-    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 @lru_cache(maxsize=256)
@@ -57,13 +53,6 @@ def _net(kind, input_size, hidden_size, num_layers, bidirectional, proj_size, dt
     return _stack.Net(_cell(kind, proj_size), input_size, hidden_size, num_layers, 2 if bidirectional else 1, 0, dtype)
 
 
-@lru_cache(maxsize=256)
-def _names(net, bias):
-    """The parameters' names in torch's order."""
-    kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if bias else []), *(["weight_hr"] if net.cell.proj_size else [])]
-    return [kind + suffix for _, _, suffix in net.parts for kind in kinds]
-
-
 def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, rows, B, padded):
     """Numbers that suffice for a tape of so many rows, whatever its layout shares. Linear in rows and B, which may be symbols."""
     cell, D = _cell(kind, proj_size), 2 if bidirectional else 1
@@ -71,6 +60,12 @@ def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, r
     each = Pp + (cell.has_c + (0 if padded and cell.output_is_tape else cell.blocks)) * Hp
     total = num_layers * D * (rows * each + B * Pp) + (num_layers - 1) * rows * D * (proj_size or hidden_size)
     return total + 64 // DTYPES[dtype].itemsize * (num_layers * D * 3 + num_layers)
+
+
+@lru_cache(maxsize=256)
+def _size_of_tape(isa, *sizes):
+    """The same, of numbers."""
+    return _tape_size(*sizes)
 
 
 def _clear_gaps(array, layout):
@@ -82,83 +77,10 @@ def _clear_gaps(array, layout):
     array[end:] = 0
 
 
-class _Kept:
-    """Packed weights, and what tells whether the parameters are still those they were made of.
-
-    `data_ptr` and `_version` tell of everything but writes through `.data` or a NumPy view; of those the numbers looked at tell.
-    """
-
-    def __init__(self, net, bias, params, marks):
-        self.net, self.marks = net, marks
-        arrays = [_array(p) for p in params]  # they hold the memory, so that no other tensor gets its address
-        self.packed = cells.Packed(net.cell, net.hidden_size, net.dtype, dict(zip(_names(net, bias), arrays, strict=True)))
-        self._spots = [a.reshape(-1)[:: 1 if a.size <= _WHOLE else a.size // _LOOKED_AT | 1] for a in arrays]
-        self._seen = [s.tobytes() for s in self._spots]
-        self._streams = []  # that no thread is using
-
-    def stands(self, net, marks):
-        return self.net is net and self.marks == marks and all(s.tobytes() == seen for s, seen in zip(self._spots, self._seen))
-
-    def run_few(self, x, state):
-        """y and the state behind it, of few steps in one direction: by a stream, which costs less to call and gives the same bits."""
-        try:
-            stream = self._streams.pop()
-        except IndexError:
-            stream = None
-        if stream is None or stream.batch_size != x.shape[1]:
-            stream = _engine.Stream(_Stepped(self.net, self.packed), x.shape[1], None)
-        for own, given in zip((stream.h, stream.c), state):
-            own[:, :, : given.shape[2]] = given
-        y = stream.run(x)
-        state_n = [own[:, :, : given.shape[2]].copy() for own, given in zip((stream.h, stream.c), state)]
-        if len(self._streams) < _STREAMS:
-            self._streams.append(stream)
-        return y, state_n
-
-
-class _Stepped:
-    """What an engine's stream asks of a layer."""
-
-    kind = "network"
-    _stream_layers = Recurrent._stream_layers
-
-    def __init__(self, net, packed):
-        self.cell, self.dtype, self.num_layers, self.input_size = net.cell, net.dtype, net.num_layers, net.input_size
-        self.output_size, self.hidden_size, self._made = net.output_size, net.hidden_size, packed
-
-    def _packed(self):
-        return self._made
-
-    def _stream_initial(self):
-        return None
-
-
-_kept = {}  # id of a weight_hh: (weak reference to it, _Kept)
-
-
-def _kept_for(net, params, bias):
-    """What is kept for these parameters: that of the last call, if nothing has changed."""
-    if any(p.is_inference() or not p.is_contiguous() for p in params):  # no version counter, or no flat view
-        return _Kept(net, bias, [p.contiguous() for p in params], None)
-    marks = [_engine.isa(), *((p.data_ptr(), p._version) for p in params)]
-    owner = params[1]
-    key = id(owner)
-    reference, kept = _kept.get(key, (None, None))
-    if kept is None or reference() is not owner or not kept.stands(net, marks):
-        kept = _Kept(net, bias, params, marks)
-        _kept[key] = weakref.ref(owner, lambda dead: _forget(key, dead)), kept
-    return kept
-
-
-def _forget(key, dead):
-    if _kept.get(key, (None,))[0] is dead:
-        del _kept[key]
-
-
 def _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size):
     """(net, what is kept for its parameters)."""
     net = _net(kind, x.shape[-1], hidden_size, num_layers, bidirectional, proj_size, DTYPES[x.dtype])
-    return net, _kept_for(net, params, len(params) > (3 if proj_size else 2) * num_layers * net.num_directions)
+    return net, kept_for(net, params, _checks.has_bias(len(params), num_layers, net.num_directions, proj_size))
 
 
 def _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key):
@@ -167,10 +89,19 @@ def _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, 
     if batch_sizes is None:
         batch = _stack.even_batch(*x.shape[:2])
     else:
+        _checks.packed_rows(batch_sizes, x.shape[0])
         sizes = batch_sizes.numpy()
         batch = _stack.Batch(len(sizes), int(sizes[0]), (sizes[:, None] > np.arange(sizes[0])).sum(axis=0))
-    rows = np.ascontiguousarray(_array(x)).reshape(batch.total, x.shape[-1])
-    return net, kept.packed, batch, rows, _stack.Dropout(dropout, int(key), False) if key is not None else None
+    rows = np.ascontiguousarray(array(x)).reshape(batch.total, x.shape[-1])
+    masks = None if key is None else (_DropAll if dropout == 1 else _stack.Dropout)(dropout, int(key), False)
+    return net, kept.packed, batch, rows, masks
+
+
+class _DropAll(_stack.Dropout):
+    """Dropout of everything, which torch allows: zeros, where a mask would multiply by infinity."""
+
+    def apply(self, y, batch, layer):
+        y[...] = 0
 
 
 def run(
@@ -184,25 +115,44 @@ def run(
     """
     if not (train or bidirectional) and batch_sizes is None and key is None and 0 < x.shape[0] * x.shape[1] <= _FEW:
         _, found = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
-        y, state_n = found.run_few(np.ascontiguousarray(_array(x)), tuple(map(_array, state)))
+        y, state_n = found.run_few(np.ascontiguousarray(array(x)), tuple(map(array, state)))
         h_n, *c_n = map(torch.from_numpy, state_n)
         return torch.from_numpy(y), h_n, c_n[0] if c_n else _nothing(x), _nothing(x)
     net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
     tape, kept = None, _nothing(x)
     if train:
-        kept = x.new_empty(_tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B, batch_sizes is None))
+        sizes = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B, batch_sizes is None
+        kept = x.new_empty(_size_of_tape(_engine.isa(), *sizes))
         tape = _stack.make_tape(net, batch, packed, masks, _Owned(kept))
         _clear_gaps(kept.numpy(), _stack.tape_layout(net, batch, packed, masks))
-    y, state_n = _stack.forward(net, packed, batch, rows, tuple(map(_array, state)), None, tape, masks)
+    y, state_n = _stack.forward(net, packed, batch, rows, tuple(map(array, state)), None, tape, masks)
     h_n, *c_n = map(torch.from_numpy, state_n)
     return torch.from_numpy(y.reshape(*x.shape[:-1], y.shape[-1])), h_n, c_n[0] if c_n else _nothing(x), kept
 
 
-recurrent = torch.library.custom_op("fastrnn::recurrent", run, mutates_args=())
+def _refuse_onnx():
+    if torch.onnx.is_in_onnx_export():
+        raise NotImplementedError(
+            "torch.onnx.export knows torch's layers only: call fastrnn.torch.restore(model), export it, "
+            "and call fastrnn.torch.replace(model) again"
+        )
+
+
+@wraps(run)
+def _run(*arguments):
+    _checks.operator(*arguments[:-1])
+    x, batch_sizes, state, _, *settings = arguments
+    _checks.operator_rows(x, batch_sizes, state, *settings[:5])
+    return run(*arguments)
+
+
+recurrent = torch.library.custom_op("fastrnn::recurrent", _run, mutates_args=())
 
 
 @recurrent.register_fake
 def _(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key, train):
+    _refuse_onnx()
+    _checks.operator(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
     features, rows = (2 if bidirectional else 1) * (proj_size or hidden_size), math.prod(x.shape[:-1])
     settings = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype
     states = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
@@ -221,22 +171,43 @@ def run_backward(
     dy: torch.Tensor, dstate: list[torch.Tensor], kind: str, hidden_size: int, num_layers: int, bidirectional: bool, proj_size: int,
     dropout: float, key: torch.Tensor | None, need_x: bool,
 ) -> list[torch.Tensor]:  # fmt: skip
-    """Gradients of x (empty if it is not needed), of the state, of the parameters."""
+    """Gradients of x (empty if it is not needed), of the state, of the parameters.
+
+    tape : what `run` kept; empty, as in a program that was traced without gradients: it is made now
+    """
+    given = x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
+    _checks.gradients(dy, dstate, x, (2 if bidirectional else 1) * (proj_size or hidden_size), state)
+    if tape.shape == (0,):
+        tape = run(*given, True)[3]
     net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
-    kept = Tape(_Owned(tape), _stack.tape_layout(net, batch, packed, masks))
+    sizes = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B, batch_sizes is None
+    _checks.tape(tape, _size_of_tape(_engine.isa(), *sizes))
+    kept = Tape(_Owned(tape.contiguous()), _stack.tape_layout(net, batch, packed, masks))
     grads = {name: np.zeros(p.shape, net.dtype) for name, p in packed.params.items()}
-    dy = np.ascontiguousarray(_array(dy)).reshape(batch.total, dy.shape[-1])
-    dstate = tuple(map(_array, dstate))
+    dy = np.ascontiguousarray(array(dy)).reshape(batch.total, dy.shape[-1])
+    dstate = tuple(map(array, dstate))
     dx, dstate_0, _ = bptt(net, packed, batch, rows, None, kept, masks, dy, dstate, grads, need_x=need_x)
     dx = torch.from_numpy(dx.reshape(x.shape)) if need_x else x.new_empty(0)
     return [dx, *map(torch.from_numpy, dstate_0), *map(torch.from_numpy, grads.values())]
 
 
-_recurrent_backward = torch.library.custom_op("fastrnn::recurrent_backward", run_backward, mutates_args=())
+@wraps(run_backward)
+def _run_backward(x, batch_sizes, state, params, tape, dy, dstate, *settings):
+    _checks.operator(x, batch_sizes, state, params, *settings[:-1])
+    _checks.operator_rows(x, batch_sizes, state, *settings[:5])
+    _checks.operator_gradients(x, tape, dy, dstate)
+    return run_backward(x, batch_sizes, state, params, tape, dy, dstate, *settings)
+
+
+_recurrent_backward = torch.library.custom_op("fastrnn::recurrent_backward", _run_backward, mutates_args=())
 
 
 @_recurrent_backward.register_fake
 def _(x, batch_sizes, state, params, tape, dy, dstate, *settings):
+    _, hidden_size, _, bidirectional, proj_size = settings[:5]
+    _checks.operator(x, batch_sizes, state, params, *settings[:-1])
+    _checks.gradients(dy, dstate, x, (2 if bidirectional else 1) * (proj_size or hidden_size), state)
+    _checks.operator_gradients(x, tape, dy, dstate)
     made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, *state, *params)]
     return made if settings[-1] else [x.new_empty(0), *made[1:]]
 
@@ -248,13 +219,56 @@ def _refuse_twice(ctx, *grads):
 _recurrent_backward.register_autograd(_refuse_twice)
 
 
+def _select(argument, dim, i):
+    """Element i of what is batched in a (nested) argument."""
+    if isinstance(argument, (list, tuple)):
+        return argument if dim is None else [_select(a, d, i) for a, d in zip(argument, dim, strict=True)]
+    return argument if dim is None else argument.select(dim, i)
+
+
+def _one_by_one(info, in_dims, *arguments):
+    """Many gradients at once, as jacobian(vectorize=True) and is_grads_batched=True ask for: one after the other."""
+    rows = [[_select(a, dim, i) for a, dim in zip(arguments, in_dims, strict=True)] for i in range(info.batch_size)]
+    each = [run_backward(*row) for row in rows]
+    return [torch.stack(found) for found in zip(*each, strict=True)], [0] * len(each[0])
+
+
+def _each(call, before, dy, dstate, after):
+    """The gradients; dy and dstate may hold many of them, as torch.autograd.grad(is_grads_batched=True) makes them."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    many = [level > 0 and torch._C._dispatch_keys(t).has(_BATCHED) for t in (dy, *dstate)]
+    if not any(many):
+        return call(*before, dy, dstate, *after)
+    rows = [torch._remove_batch_dim(t, level, 1, 0) if is_many else t for t, is_many in zip((dy, *dstate), many)]
+    size = next(len(t) for t, is_many in zip(rows, many) if is_many)
+    each = []
+    for i in range(size):
+        one, *others = (t[i] if is_many else t for t, is_many in zip(rows, many))
+        each.append(call(*before, one, others, *after))
+    return [torch._add_batch_dim(torch.stack(found), 0, level) for found in zip(*each, strict=True)]
+
+
+def _refuse_transforms(*arguments):
+    raise NotImplementedError(
+        "fastrnn.torch has no forward-mode derivatives and no torch.func transforms (vmap, grad, jvp …): "
+        "use torch.nn's layer there"
+    )
+
+
+if hasattr(torch.library, "register_vmap"):  # torch 2.5 and later
+    torch.library.register_vmap("fastrnn::recurrent", _refuse_transforms)
+    torch.library.register_vmap("fastrnn::recurrent_backward", _one_by_one)
+
+
 def _gradients(ctx, dy, dh, dc, _):
     n = 1 + ctx.states
     x, *saved = ctx.saved_tensors
     key = saved.pop() if ctx.masked else None
     batch_sizes = saved.pop() if ctx.packed else None
     state, params, tape, need_x = saved[: n - 1], saved[n - 1 : -1], saved[-1], ctx.needs_input_grad[0]
-    g = torch.ops.fastrnn.recurrent_backward(x, batch_sizes, state, params, tape, dy, [dh, dc][: n - 1], *ctx.settings, key, need_x)
+    before, after = (x, batch_sizes, state, params, tape), (*ctx.settings, key, need_x)
+    g = _each(torch.ops.fastrnn.recurrent_backward, before, dy, [dh, dc][: n - 1], after)
     return g[0] if need_x else None, None, g[1:n], g[n:], *[None] * (len(ctx.settings) + 2)
 
 
@@ -266,28 +280,33 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, batch_sizes, states, settings, x, *rest):
-        ctx.batch_sizes, ctx.states, ctx.settings = batch_sizes, states, settings
+        ctx.states, ctx.settings = states, settings
         y, h_n, c_n, tape = run(x, batch_sizes, rest[:states], rest[states:], *settings, True)
-        ctx.save_for_backward(x, *rest, tape)
+        ctx.save_for_backward(x, *rest, tape, batch_sizes)
         return (y, h_n, c_n)[: 1 + states]
 
     @staticmethod
     def backward(ctx, dy, *dstate):
-        x, *rest, tape = ctx.saved_tensors
+        x, *rest, tape, batch_sizes = ctx.saved_tensors
         n, need_x = ctx.states, ctx.needs_input_grad[3]
-        call = torch.ops.fastrnn.recurrent_backward if torch.is_grad_enabled() else run_backward  # the first refuses a second backward
-        dx, *others = call(x, ctx.batch_sizes, rest[:n], rest[n:], tape, dy, list(dstate), *ctx.settings, need_x)
+        # the operator refuses a second backward
+        transformed = torch._C._functorch.peek_interpreter_stack() is not None
+        alone = not (transformed or torch.is_grad_enabled()) and _nobody_looks((dy, *dstate))
+        call = run_backward if alone else torch.ops.fastrnn.recurrent_backward
+        dx, *others = _each(call, (x, batch_sizes, rest[:n], rest[n:], tape), dy, list(dstate), (*ctx.settings, need_x))
         return None, None, None, dx if need_x else None, *others
 
 
 def compute(x, batch_sizes, state, params, *settings):
     """(y, h_n) or (y, h_n, c_n): through the operator where a compiler, tracer, mode or transform must see it."""
+    compiled = torch.compiler.is_compiling()
     train = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *params))
-    if not torch.compiler.is_compiling() and (forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None):
-        raise NotImplementedError(
-            "fastrnn.torch has no forward-mode derivatives and no torch.func transforms (vmap, grad, jvp …): use torch.nn's layer there"
-        )
-    if torch.compiler.is_compiling() or not _nobody_looks((x, *state, *params)):
+    if not compiled and (forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None):
+        _refuse_transforms()
+    if compiled or not _nobody_looks((x, *state, *params)):
+        if not compiled and torch.jit.is_tracing():
+            train = False  # a trace may be called with and without gradients: its backward makes the tape
+            _refuse_onnx()
         return recurrent(x, batch_sizes, state, params, *settings, train)[: 1 + len(state)]
     if train:
         return _Eager.apply(batch_sizes, len(state), settings, x, *state, *params)
