@@ -236,7 +236,8 @@ def check_stacked(seed):
     T, B, size, _, _ = draw_sizes(rng, "gru", dtype)
     T, layers, width = min(T, 200), [], size
     for k in range(int(rng.integers(1, 4))):
-        layers.append(make(rng.choice(CELLS), width, int(rng.integers(2, 20)), int(rng.integers(1, 3)), dtype=dtype, seed=k, bidirectional=bool(rng.random() < 0.2)))
+        sizes = width, int(rng.integers(2, 20)), int(rng.integers(1, 3))
+        layers.append(make(rng.choice(CELLS), *sizes, dtype=dtype, seed=k, bidirectional=bool(rng.random() < 0.2)))
         width = layers[-1].output_size
     net = fastrnn.Stacked(layers)
     x = rng.standard_normal((T, B, size)).astype(dtype)
