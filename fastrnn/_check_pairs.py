@@ -7,6 +7,7 @@ import numbers
 import numpy as np
 
 from fastrnn._check import size
+from fastrnn._check_data import numeric
 
 RESERVED = ("</s>", "<s>")
 
@@ -50,17 +51,9 @@ def not_longer(name, value, max_length):
         )
 
 
-def some_left(kept, out, validation):
-    """Not all pairs are held out."""
-    if not len(kept):
-        raise ValueError(f"validation={validation} holds out all of {len(out)} pairs: lower it, or give a pair (X, y)")
-
-
-def vectors(value, width, dtype):
-    """(N, D) finite numbers of a model's dtype; `width`: the D that it knows, None if it is new."""
-    value = np.asarray(value)
-    if value.dtype.kind not in "fiub":
-        raise TypeError(f"X is {value.dtype}, but it must hold real numbers")
+def vectors(value, width):
+    """(N, D) finite numbers of their own dtype; `width`: the D that the model knows, None if it is new."""
+    value = numeric("X", value)
     if value.ndim != 2 or not value.shape[1]:
         raise ValueError(f"X must be (N, D), a vector of D numbers for each of N sequences, got shape {value.shape}")
     if width is not None and value.shape[1] != width:
@@ -68,7 +61,7 @@ def vectors(value, width, dtype):
     if not np.isfinite(value).all():
         n, k = np.argwhere(~np.isfinite(value))[0]
         raise ValueError(f"X[{n}] has {value[n, k]} at {k}: replace such values, or leave the vector out")
-    return np.ascontiguousarray(value, dtype)
+    return value
 
 
 def sampling(value, epochs):

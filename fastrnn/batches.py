@@ -16,6 +16,7 @@ import numpy as np
 from fastrnn import _check
 from fastrnn.layers import random_key
 
+_CHUNK = 1 << 20  # ids that are counted at a time
 _POOL = 32  # batches among whose sequences those of similar length are put together
 
 
@@ -84,6 +85,26 @@ class Streams:
             side.steps = side._x.size
         return first, last
 
+    def order(self) -> np.ndarray:
+        """The ids of all streams, one stream after another."""
+        return np.concatenate([self._x, self._targets[:, -1:]], 1).ravel()
+
+    def counts(self, num_ids: int) -> np.ndarray:
+        """How often each id below `num_ids` occurs; negative ones are not counted."""
+        found = np.zeros(num_ids, np.int64)
+        for part in (self._x, self._targets[:, -1:]):
+            for row in part:
+                for first in range(0, len(row), _CHUNK):  # bincount converts its argument
+                    some = row[first : first + _CHUNK]
+                    found += np.bincount(some[some >= 0], minlength=num_ids)
+        return found
+
+    def whole_windows(self) -> Streams:
+        """The same streams in windows that neither overlap nor skip steps, as for an evaluation."""
+        found = copy.copy(self)
+        found.bptt = self.seq_len
+        return found
+
     def share(self, rank: int, ranks: int) -> Streams:
         """The rows of one of several processes."""
         rows = row_share(len(self._x), rank, ranks)
@@ -143,7 +164,7 @@ class Sequences:
 
     Parameters
     ----------
-    x : N arrays (T_i, I), or (T_i,) of ids, all of one dtype and width, T_i >= 1
+    x : N arrays (T_i, I), or (T_i,) of ids, all of one width, T_i >= 1
     batch_size : sequences of a batch, at most
     max_steps : steps of a batch with its padding, at most; optional. A sequence that alone is longer is a batch by itself.
     seed : int, optional: the order of each epoch is drawn from it; without it the sequences always come by length, longest first
@@ -162,6 +183,7 @@ class Sequences:
         self._batch_size = _check.size("batch_size", batch_size)
         self._max_steps = None if max_steps is None else _check.size("max_steps", max_steps)
         self._lengths = np.array([len(sequence) for sequence in x])
+        self._common = np.result_type(*{sequence.dtype for sequence in x}) if len(x) else None
         self.steps = int(self._lengths.sum())
         self.begin(0)
 
@@ -209,7 +231,7 @@ class Sequences:
 
     def _ragged(self, rows) -> Ragged:
         first, lengths = self._x[rows[0]], self._lengths[rows]
-        x = np.zeros((lengths.max(), len(rows), *first.shape[1:]), first.dtype)
+        x = np.zeros((lengths.max(), len(rows), *first.shape[1:]), self._common)
         for b, row in enumerate(rows):
             x[: lengths[b], b] = self._x[row]
         return Ragged(rows, x, lengths)

@@ -1,22 +1,30 @@
 """What is told of a training run while it goes on: logs as CSV, JSON lines or for TensorBoard.
 
 A callback is any callable that takes an entry of the history (a dict: `epoch`, `update`, `lr`, `train_loss`, `validation_loss`, …);
-training stops if it returns True. If it has a method `begin(history)`, that is called first, with what a resumed run has behind it.
+training stops if it returns True. If it has a method `begin(history)`, that is called before any work, with what a resumed run has
+behind it.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from pathlib import Path
 
 
 class _File:
-    """A text file with an entry in each line."""
+    """A text file with an entry in each line.
+
+    Raises
+    ------
+    OSError  the file cannot be written: it is a directory, or its folder cannot be made or written to.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
+        _check_writable(self.path)
 
     def begin(self, history: list) -> None:
         """Write what is known already, in place of what the file held."""
@@ -24,6 +32,17 @@ class _File:
         self.path.write_text("", encoding="utf-8")
         for entry in history:
             self(entry)
+
+
+def _check_writable(path):
+    """An OSError if a file could not be written there; nothing is made."""
+    if path.exists():
+        wrong = errno.EISDIR if path.is_dir() else None if os.access(path, os.W_OK) else errno.EACCES
+    else:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        wrong = errno.ENOTDIR if not folder.is_dir() else None if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+    if wrong is not None:
+        raise OSError(wrong, os.strerror(wrong), str(path))
 
 
 class JSONLog(_File):

@@ -63,6 +63,7 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
     Raises
     ------
     ValueError, TypeError  an argument is out of its range or does not fit.
+    RuntimeError  scores of symbols are NaN, so that none is the most likely one.
 
     Notes
     -----
@@ -103,6 +104,11 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
     for low in range(0, rows, group):
         some = order[low : low + group]
         for row, hypotheses in zip(some, writers.write(some, beam, limits[some], length_penalty)):
+            if not hypotheses or any(np.isnan(hypothesis.score) for hypothesis in hypotheses):
+                raise RuntimeError(
+                    f"the scores of the symbols for row {row} are NaN: what enters the decoder is not finite, or its parameters have left all "
+                    "bounds; train again with a lower lr"
+                )
             found[row] = hypotheses[:n_best]
     return found
 

@@ -23,7 +23,8 @@ class Settings:
     freeze : patterns of parameters that stay as they are
     clip_norm, clip_value : limit of the gradient's global norm, of each of its elements; None is no limit
     accumulate : batches of an update; their gradients are averaged as if they had been one batch
-    loss_limit : stop when the loss of an update is above this many times the first one, or is NaN; None: only if it is NaN
+    loss_limit : stop when the loss of an update is above this many times the first one, or is not finite; None: only if it is not
+        finite. Where batches are small, the first one is the greatest of as many updates as have 32 targets, at most of 32
     monitor : what is compared to find the best model: "loss", or another figure of the validation, of which more is better
     patience : stop after this many looks at the validation part without a better one; None never does
     evaluate_every : look at the validation loss at each epoch's end, and in long epochs after every this many updates

@@ -15,6 +15,8 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
+
 FORMAT_VERSION = 1
 CONFIG_FILES = {"model": "config.json", "checkpoint": "checkpoint.json"}
 
@@ -47,7 +49,8 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     directory.mkdir(parents=True, exist_ok=True)
     # the array file repeats the configuration (under one key: safetensors does not keep the order of several),
     # so that one hash covers both, and a damaged or edited config.json is noticed
-    data = to_bytes(arrays, metadata={"fastrnn": json.dumps(config)})
+    # safetensors writes the memory of an array, whatever its strides
+    data = to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata={"fastrnn": json.dumps(config)})
     digest = _sha256(data)
     weights = f"{kind}-{digest[:12]}.safetensors"
     _replace(directory / weights, data)

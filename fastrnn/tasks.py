@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from fastrnn import Network, data, models, storage
+from fastrnn._check_data import by_name
 from fastrnn._files import counted, say
 from fastrnn.models import (
     EncoderDecoder,
@@ -120,9 +122,32 @@ def _tags(model, path, **reading):
         yield ""
 
 
+class _Named:
+    """Columns of numbers with names: enough of a data frame for a Forecaster to take the columns by name."""
+
+    def __init__(self, columns, values):
+        self.columns, self._values = columns, values
+        self.ndim, self.shape = values.ndim, values.shape
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getitem__(self, key):
+        if isinstance(key, slice):  # rows
+            return _Named(self.columns, self._values[key])
+        return _Named(key, self._values[:, [self.columns.index(name) for name in key]])
+
+    def to_numpy(self):
+        return self._values
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values if dtype is None else self._values.astype(dtype)
+
+
 def _series(path, **reading):
     table = data.read_table(path, **reading)
-    return (table.series,) if table.exog is None else (table.series, table.exog)
+    series = _Named(table.names, table.series)
+    return (series,) if table.exog is None else (series, _Named(table.exog_names, table.exog))
 
 
 def _mase(model, path, **reading):
@@ -130,8 +155,14 @@ def _mase(model, path, **reading):
     horizon = min(model.horizon, len(series) - 1)
     given = {"exog": exog[0][:-horizon], "future_exog": exog[0][-horizon:]} if exog else {}
     found = model.predict(horizon, series=series[:-horizon], **given)
-    error = np.abs(found.reshape(horizon, -1) - series[-horizon:]).mean() / model.naive_error
-    return f"MASE: {error:.4f} over the last {horizon} steps (below 1: better than the seasonal naive forecast within the training data)"
+    wanted = np.asarray(by_name("series", series[-horizon:], model.columns_))
+    error = np.abs(found.reshape(horizon, -1) - wanted).mean()
+    if not model.naive_error:
+        return f"MAE: {error:.4g} over the last {horizon} steps (MASE is not defined: the training data are constant or repeat their season)"
+    return (
+        f"MASE: {error / model.naive_error:.4f} over the last {horizon} steps (below 1: better than the seasonal naive forecast within the "
+        "training data)"
+    )
 
 
 def _forecast(model, path, **reading):
@@ -141,10 +172,12 @@ def _forecast(model, path, **reading):
         if table.future_exog is None:
             names = ", ".join(table.exog_names)
             raise ValueError(f"{path} ends with the series: add rows with {names} of the steps to forecast, and no targets")
-        horizon, given = len(table.future_exog), {"exog": table.exog, "future_exog": table.future_exog}
-    found = model.predict_quantiles(horizon, series=table.series, **given)
+        exog, future = _Named(table.exog_names, table.exog), _Named(table.exog_names, table.future_exog)
+        horizon, given = len(future), {"exog": exog, "future_exog": future}
+    found = model.predict_quantiles(horizon, series=_Named(table.names, table.series), **given)
     names = [f"{q:g}" for q in model.quantiles or []]
-    yield ",".join(f"{name}{':' if names else ''}{q}" for name in table.names for q in names or [""])
+    columns = model.columns_ or table.names
+    yield ",".join(f"{column}{':' if names else ''}{q}" for column in columns for q in names or [""])
     for step in found.transpose(1, 2, 0).reshape(found.shape[1], -1):
         yield ",".join(map(repr, step.tolist()))
 
@@ -286,6 +319,7 @@ def score_text(model: LanguageModel, path, encoding: str | None = None) -> str:
 
 def report(model, out) -> None:
     """Print what training has come to."""
+    _report_message(model)
     for name in model.FIGURES:
         values = [entry[f"validation_{name}"] for entry in model.history if entry.get(f"validation_{name}") is not None]
         if values:
@@ -295,8 +329,15 @@ def report(model, out) -> None:
     print(f"model: {out} ({model.num_parameters:,} parameters); on other data: fastrnn predict {out} --data FILE")
 
 
+def _report_message(model):
+    """Say what there is to say about a training that went on to its end."""
+    if model.message is not None and model.outcome in ("finished", "stopped early"):
+        print("fastrnn: warning:", model.message, file=sys.stderr)
+
+
 def report_text(model, out) -> None:
     """The same for a language model."""
+    _report_message(model)
     losses = [entry["validation_loss"] for entry in model.history if entry["validation_loss"] is not None]
     if model.pretrained_words is not None:
         print(f"pretrained vectors: for {model.pretrained_words:,} of {len(model.vocabulary):,} words")

@@ -18,6 +18,8 @@ from fastrnn.groups import Grouped, frozen_to_zero
 from fastrnn.layers import random_key
 from fastrnn.settings import Settings
 
+_FEW = 32  # targets, and updates, before which a loss is taken for one of chance
+
 
 @dataclasses.dataclass
 class Position:
@@ -28,7 +30,8 @@ class Position:
     index: int = 0  # of the next batch in the epoch
     update: int = 0
     evaluated: int = -1  # the update after which the validation loss was looked at last
-    first_loss: float | None = None
+    first_loss: float | None = None  # what `loss_limit` multiplies: the greatest of the first updates
+    first_weight: float = 0.0  # of these updates
     loss_sum: float = 0.0  # of the updates since then
     loss_count: int = 0
     best_loss: float | None = None
@@ -53,9 +56,13 @@ class Training:
     identity : {name: what JSON can hold} that a checkpoint must agree with to be resumed: the model's configuration, the data
     on_best : called after each better validation loss
     unit : what a step is, for the progress bar
+    untrained_counts : whether the parameters before the first update may be the best
     """
 
-    def __init__(self, model, batches, settings: Settings, *, seed, validation=None, identity=None, on_best=None, unit="steps"):
+    def __init__(
+        self, model, batches, settings: Settings, *, seed, validation=None, identity=None, on_best=None, unit="steps",
+        untrained_counts=True,
+    ):  # fmt: skip
         for name in ("patience", "monitor"):
             if getattr(settings, name) not in (None, "loss") and validation is None:
                 raise ValueError(f"{name}={getattr(settings, name)!r} needs a validation part, but there is none")
@@ -73,7 +80,7 @@ class Training:
             "schedule": repr(self.schedule),
             **{name: getattr(settings, name) for name in ("clip_norm", "clip_value", "accumulate", "monitor", "evaluate_every")},
         }
-        self.at = Position(seed)
+        self.at, self._untrained_counts = Position(seed), untrained_counts
         self.state = None  # carried from batch to batch
         self.best = np.array(model.storage.flat)
         self.gradient = np.zeros_like(model.storage.flat)
@@ -85,7 +92,7 @@ class Training:
         self.steps = 0  # done in that time
 
     def start(self) -> None:
-        """Read the checkpoint, or write the first one: what is wrong with either is noticed before any work."""
+        """Read the checkpoint, or write the first one, and open the logs: what is wrong with them is noticed before any work."""
         ranks, folder = self.ranks, self.settings.checkpoint
         if ranks is not None:
             ranks.share_threads()
@@ -94,6 +101,10 @@ class Training:
             resumes = ranks.agree(resumes)
         if resumes:
             self._restore()
+        for callback in self._callbacks:
+            if hasattr(callback, "begin"):
+                callback.begin(self.at.history)
+        if resumes:
             return
         if ranks is not None:
             first = ranks.broadcast({"parameters": self.model.storage.flat})["parameters"]
@@ -105,9 +116,6 @@ class Training:
     def run(self) -> None:
         """Train, after `start`. Then the model holds the best parameters; `outcome` and `message` say how the run ended."""
         self._saved = time.monotonic()
-        for callback in self._callbacks:
-            if hasattr(callback, "begin"):
-                callback.begin(self.at.history)
         self.batches.begin(self.at.epoch)
         total = self.batches.steps * self.settings.epochs
         done = round(self.batches.steps * (self.at.epoch + self.at.index / len(self.batches)))
@@ -148,13 +156,8 @@ class Training:
         at, settings = self.at, self.settings
         start = time.perf_counter()
         count = min(settings.accumulate, len(self.batches) - at.index)
-        loss, steps, state = self._gradient(count)
-        if at.first_loss is None:
-            at.first_loss = loss
-        limit = math.inf if settings.loss_limit is None else settings.loss_limit * at.first_loss
-        if not loss <= limit:
-            over = "" if math.isnan(loss) else f", over {settings.loss_limit:g} times its first value {at.first_loss:.4g}"
-            raise _DivergedError(f"the loss is {loss:.4g} at update {at.update + 1}{over}")
+        loss, weight, steps, state = self._gradient(count)
+        self._check_loss(loss, weight)
         frozen_to_zero(self.gradient, self.optimizer)
         scale = 1.0
         if settings.clip_value is not None:
@@ -174,8 +177,25 @@ class Training:
         self.steps += steps
         self.progress.update(steps, loss)
 
+    def _check_loss(self, loss, weight):
+        """Raise _DivergedError if the loss is NaN, infinite, or above `loss_limit` times the first one.
+
+        The loss of a few sequences may be small by chance, so that the first one is the greatest of several updates where batches are small.
+        """
+        at, factor = self.at, self.settings.loss_limit
+        if self._is_first() and math.isfinite(loss):
+            at.first_loss, at.first_weight = max(loss, at.first_loss or 0.0), at.first_weight + weight
+        limit = math.inf if factor is None or not at.first_loss else factor * at.first_loss
+        if not math.isfinite(loss) or loss > limit:
+            over = "" if math.isnan(loss) or math.isinf(limit) else f", over {factor:g} times its first value {at.first_loss:.4g}"
+            raise _DivergedError(f"the loss is {loss:.4g} at update {at.update + 1}{over}")
+
+    def _is_first(self):
+        """Whether the next update is the first one, or the batches so far were too small to tell how large the loss is."""
+        return self.at.first_loss is None or (self.at.first_weight < _FEW and self.at.update < _FEW)
+
     def _gradient(self, count):
-        """Mean loss, steps and the state after the next `count` batches, of all processes together; `gradient` holds the mean."""
+        """Mean loss, weight, steps and the state after the next `count` batches, of all processes together; `gradient` holds the mean."""
         at, ranks, state = self.at, self.ranks, self.state
         rank = 0 if ranks is None else ranks.rank
         alone = count == 1 and ranks is None
@@ -191,7 +211,7 @@ class Training:
                 loss, state = self.model.loss_and_gradient(batch, state, into=self._room(alone), rng=key)
                 steps += self.batches.steps_of(batch)
                 if alone:
-                    return loss, steps, state
+                    return loss, self.batches.weight_of(batch) if self._is_first() else 0.0, steps, state
                 w = self.batches.weight_of(batch)
                 loss_sum, weight = loss_sum + w * loss, weight + w
                 self.gradient += np.multiply(self._part, w, out=self._part)
@@ -201,7 +221,7 @@ class Training:
             if interrupted:
                 raise KeyboardInterrupt
         self.gradient *= 1 / (weight or 1)
-        return loss_sum / (weight or 1), int(steps), state
+        return loss_sum / (weight or 1), weight, int(steps), state
 
     def _room(self, alone):
         """Where the gradient of a batch goes: zeros."""
@@ -238,7 +258,7 @@ class Training:
         at.history.append(entry)
         self.progress.note(entry)
         answers = [callback(entry) for callback in self._callbacks]
-        stops = any(answer is True for answer in answers)
+        stops = any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
         self._asked_to_stop = stops if self.ranks is None else self.ranks.agree(stops)
         at.evaluated, at.loss_sum, at.loss_count = at.update, 0.0, 0
         self._compare(train_loss, figures)
@@ -257,6 +277,8 @@ class Training:
         if at.update:
             self.schedule.observe(loss)
         at.looks_since_best += 1
+        if math.isnan(loss) or not (at.update or self._untrained_counts):
+            return
         if at.best_loss is None or loss < at.best_loss:
             at.best_loss, at.best_update, at.looks_since_best = loss, at.update, 0
             self.best[:] = self.model.storage.flat
@@ -268,10 +290,20 @@ class Training:
         at, diverged = self.at, self.outcome == "diverged"
         if self.settings.checkpoint is not None and not diverged:
             self._save()
-        never_looked = at.best_update == 0 and at.update > 0
-        if diverged or (self.validation is not None and not never_looked):
+        only_first_look = at.update > 0 and at.evaluated <= 0  # interrupted in the first epoch: nothing is known of what was learnt
+        if diverged or (self.validation is not None and at.best_loss is not None and not only_first_look):
             with self.model.storage.updating() as flat:
                 flat[:] = self.best
+        if self.validation is not None and at.update and self.message is None:
+            figure = f"validation_{self.settings.monitor}"
+            if at.best_loss is None:
+                self.message = f"the {figure} was never a number: the parameters kept are the last ones"
+            elif at.best_update == 0:
+                before = next(entry[figure] for entry in at.history)
+                self.message = (
+                    f"no look at the validation part found a better {figure} than {before:.4g}, the one before training, so the first "
+                    "parameters are kept: give more data or epochs, or change lr"
+                )
         if diverged:
             kept = "those from before the first update" if at.best_update == 0 else f"the best, of update {at.best_update}"
             self.message += f"; the parameters kept are {kept}; a lower lr than {self.settings.lr} may help"

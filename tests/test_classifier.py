@@ -146,14 +146,16 @@ NAN = [np.zeros((4, 2)), np.array([[1.0, 2.0], [3.0, np.nan]])]
         (NAN, [0, 1], {}, ValueError, "sequence 1 has nan at step 1, feature 1: replace such values, or leave the sequence out"),
         ([np.full((4, 2), "a")], [0], {}, TypeError, "sequence 0 is <U1, but it must hold real numbers"),
         ([np.zeros((4, 2))] * 2, [0], {}, ValueError, r"y has shape \(1,\), but there are 2 sequences"),
-        ([np.zeros((4, 2))] * 2, [0.5, 1.5], {}, TypeError, "y is float64, but labels must be strings or whole numbers"),
+        ([np.zeros((4, 2))] * 2, [0.5, 1.5], {}, TypeError, r"y\[0\] is 0.5, but labels must be all strings or all whole numbers"),
+        ([np.zeros((4, 2))] * 2, np.array([0.0, 1.0]), {}, TypeError, r"y is float64, but labels must be .*: convert them with y.astype\(int\)"),
+        ([np.zeros((4, 2))] * 2, ["up", 1], {}, TypeError, r"y\[1\] is 1, and y\[0\] is 'up', but labels must be all strings or all whole"),
         ([np.zeros((4, 2))] * 2, ["a", "a"], {}, ValueError, "y has only the class 'a', but there must be at least 2"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"class_weight": {0: 1.0}}, ValueError, "class_weight has no weight for 1"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"class_weight": "equal"}, ValueError, "class_weight is 'equal', but it must be one of 'balanced'"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"sample_weight": [1, -1]}, ValueError, "weights must be finite and not negative, got -1.0"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"sample_weight": [1]}, ValueError, r"weights have shape \(1,\), but there are targets of shape \(2,\)"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"validation": ([np.zeros((4, 3))], [0])}, ValueError, "sequence 0 has 3 features, but this model was fitted with 2"),
-        ([np.zeros((4, 2))] * 2, [0, 1], {"validation": ([np.zeros((4, 2))], [7])}, ValueError, "y has classes that this model was not fitted with: 7"),
+        ([np.zeros((4, 2))] * 2, [0, 1], {"validation": ([np.zeros((4, 2))], [7])}, UserWarning, "the held-out part has labels .*: 7; 1 of 1"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"validation": 1.0}, ValueError, "validation is 1.0, but it must be a number from 0"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"batch_size": 0}, ValueError, "batch_size is 0, but it must be at least 1"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"momentum": 1}, TypeError, "momentum"),
@@ -235,5 +237,5 @@ def test_what_a_generator_lacks_is_named():
         SequenceClassifier().fit(*data(), updates=3, verbose=False)
     with pytest.raises(ValueError, match="the generator ended in epoch 0 before batch 3, but updates=3: lower updates"):
         SequenceClassifier().fit(lambda epoch: [next(batches_of(epoch))] * 2, **make)
-    with pytest.raises(ValueError, match="y has classes that this model was not fitted with: 'left'"):
+    with pytest.raises(ValueError, match="y has labels that are not among classes: 'left'"):
         SequenceClassifier().fit(lambda epoch: iter([([np.ones((2, 2))], ["left"])]), **make)

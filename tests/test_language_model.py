@@ -263,7 +263,7 @@ def test_ctrl_c_stops_within_half_a_second_and_keeps_the_best(tmp_path):
         assert finished - asked < 0.5
         assert (outcome, message) == ("interrupted", f"training was interrupted after {position['update']} updates")
         assert caught == [message]
-        kept = storage.load(tmp_path / "c", kind="checkpoint")[0]["best" if position["best_update"] else "parameters"]
+        kept = storage.load(tmp_path / "c", kind="checkpoint")[0]["best" if position["evaluated"] else "parameters"]
         assert_array_equal(np.array(flat, "float32"), kept)
         assert_array_equal(LanguageModel.load(tmp_path / "c").storage.flat, kept)
     assert outcome == "finished"
@@ -523,7 +523,7 @@ def resumed(**options):
     """Resume in a directory that has a checkpoint, with something else than before."""
 
     def call(folder):
-        small().fit(TEXT, **QUICK | {"epochs": 1}, checkpoint=folder)
+        small().fit(TEXT, **QUICK | {"epochs": 0}, checkpoint=folder)
         model = small(**options.pop("model", {}))
         model.fit(options.pop("text", TEXT), **QUICK | options, checkpoint=folder, resume=True)
 
@@ -655,8 +655,7 @@ def test_a_checkpoint_of_another_build_gives_a_warning(tmp_path):
     "call, message",
     [
         (lambda m: m.score("7"), "the text has 1 symbol, but a score needs at least 2"),
-        (lambda m: m.score("7äöüßñç!"), "the text has 7 symbols that this model has not been trained on: '!', 'ß', 'ä', 'ç', 'ñ', …"),
-        (lambda m: m.generate("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
+            (lambda m: m.generate("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
         (lambda m: m.generate_iter("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
         (lambda m: m.generate(temperature=-1), "temperature is -1, but it must be >= 0"),
         (lambda m: m.generate(top_k=0), "top_k is 0, but it must be at least 1"),

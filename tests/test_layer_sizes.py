@@ -38,7 +38,7 @@ def batch_of(name, model):
 
         return _Windows([np.random.default_rng(1).standard_normal((12, 2))], model, 1, 9, None)[0]
     targets = np.array([0, 1, 0, 1]) if name == "classifier" else np.ones((4, 1))
-    return model._batches(X, targets, np.ones(4), 0.0, 9, None, 0, model._scaler)[0][0]
+    return model._batches(X, targets, np.ones(4), None, 9, None, 0, model._scaler)[0][0]
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -39,7 +39,7 @@ def test_gradients_through_the_whole_regressor(cell, layers):
         model.fit(X, targets, epochs=0, **QUIET)
         weights = np.arange(1.0, 7.0)
         scaled = [model._target_scaler(t) for t in targets] if per_step else model._target_scaler(targets)
-        [batch] = model._batches(X, scaled, weights, 0.0, 6, None, 0, model._scaler)[0]
+        [batch] = model._batches(X, scaled, weights, None, 6, None, 0, model._scaler)[0]
         assert_gradient(model, batch)
 
 
@@ -151,7 +151,7 @@ def test_steps_past_a_length_do_not_count_in_the_loss():
     scaled, scratch = [model._target_scaler(s) for s in steps], np.zeros(model.storage.size)
 
     def loss(rows):
-        [batch] = model._batches([X[i] for i in rows], [scaled[i] for i in rows], np.ones(len(rows)), 0.0, 6, None, 0, model._scaler)[0]
+        [batch] = model._batches([X[i] for i in rows], [scaled[i] for i in rows], np.ones(len(rows)), None, 6, None, 0, model._scaler)[0]
         return model.loss_and_gradient(batch, into=scratch, rng=0)[0]
 
     lengths = np.array([len(x) for x in X])
@@ -202,6 +202,7 @@ def test_an_event_model_comes_back_from_disk_and_goes_on_alike(tmp_path):
     lambda **o: SequenceRegressor("lstm", 5, seed=0).fit(*ragged()[:2], validation=0.2, **o),
     lambda **o: Forecaster(7, 5, hidden_size=4, seed=0).fit(series(), validation=10, **o),
 ])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:no look at the validation part")
 def test_a_training_resumed_in_the_middle_has_the_same_bits(make, tmp_path):
     fit = dict(batch_size=4, lr=0.01, evaluate_every=2, **QUIET)
     whole = make(epochs=3, **fit)
@@ -215,9 +216,9 @@ def test_memory_mapped_sequences_are_not_read_into_memory(tmp_path):
     data = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (30, 50, 4))
     data[:] = np.random.default_rng(0).standard_normal(data.shape)
     y = np.arange(30) % 2
-    from fastrnn import _check
+    from fastrnn import _check_data
 
-    assert all(np.shares_memory(x, data) for x in _check.sequences(data, None, np.dtype("float32")))
+    assert all(np.shares_memory(x, data) for x in _check_data.sequences(data))
     mapped = SequenceClassifier("gru", 4, seed=0).fit(data, y, epochs=2, **QUIET)
     assert_array_equal(mapped.storage.flat, SequenceClassifier("gru", 4, seed=0).fit(np.array(data), y, epochs=2, **QUIET).storage.flat)
 

@@ -107,7 +107,7 @@ def test_rare_words_share_one_vector():
         ([["a"]], [], {}, ValueError, "y has 0 lists of tags, but there are 1 sentences"),
         ([["a", "b"]], [["N"]], {}, ValueError, "sentence 0 has 2 words, but 1 tags"),
         ([["a", "b"]], [["N", 3]], {}, TypeError, "the tags of sentence 0 must be str, got 3"),
-        ([["a"]], [["N"]], {"validation": ([["a"]], [["V"]])}, ValueError, "the held-out part has tags that the training part has not: V"),
+        ([["a"]], [["N"]], {"validation": ([["a"]], [["V"]])}, UserWarning, "the held-out part has tags that the training part has not: 'V'"),
     ],
 )
 def test_bad_data_is_named_before_any_work(X, y, options, error, message):

@@ -12,12 +12,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from fastrnn import _splitting, storage
 from fastrnn.batches import Streams
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models import LanguageModel, language_model
+from fastrnn.models import LanguageModel, text_parts
 from fastrnn.models.text import UNKNOWN, Bytes, Vocabulary, Words, read_bytes, split_words
 from fastrnn.models.vectors import read_vectors
 
 TEXT = "".join(f"The {kind} cat isn't {n % 7},\n\n  and {n} dogs don't mind: “fine”.\n" for n in range(60) for kind in ("old", "new"))
 QUICK = dict(epochs=2, batch_size=4, seq_len=11, lr=0.01, verbose=False)
+
+pytestmark = pytest.mark.filterwarnings("ignore:(the held-out part|the text) has words that:UserWarning")
 
 
 def small(level="word", **options):
@@ -149,6 +151,7 @@ def test_bytes_are_read_as_they_are(tmp_path):
         assert str(caught.value) == f"{name} is empty"
 
 
+@pytest.mark.filterwarnings("ignore:no look at the validation part")
 def test_any_bytes_train_a_byte_model(tmp_path):
     data = np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes()
     (tmp_path / "data").write_bytes(data)
@@ -195,14 +198,17 @@ def test_tying_saves_a_weight():
         assert abs(-model.score(TEXT) - math.log(256)) < 0.3
 
 
+@pytest.mark.filterwarnings("ignore:no look at the validation part")
 def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary():
     """Nor do they count: what the model learns from is the training part alone."""
     text = "one two three four five.\n" * 40 + "six six seven.\n" * 20  # 280 words and 100
     model = small().fit(text, **QUICK | {"validation": 100 / 380, "epochs": 1})
     assert {" six", "six", " seven"}.isdisjoint(model.vocabulary.symbols)
     assert {"one", " five", ".", "\n"} < set(model.vocabulary.symbols)
+    with pytest.warns(UserWarning, match="the held-out part has words that the training part has not: ' seven', ' six', 'six'; 60 of 100 words"):
+        small().fit(text, **QUICK | {"validation": 100 / 380, "epochs": 1})
     held_out = Streams(model.vocabulary.encode(text)[-100:], 4, 11)
-    assert model.evaluate(held_out)["loss"] == model.history[-1]["validation_loss"]
+    assert model.evaluate(held_out)["loss"] == min(entry["validation_loss"] for entry in model.history)
 
 
 def test_score_is_per_word_and_unseen_words_are_one_unknown_word():
@@ -215,6 +221,8 @@ def test_score_is_per_word_and_unseen_words_are_one_unknown_word():
     nll = softmax_cross_entropy(model.linear(y), ids[1:, None])
     assert_allclose(model.score(text), -nll, rtol=1e-12)
     assert model.score(text.replace("zebra", "gnu").replace(" a ", " the ")) == model.score(text)
+    with pytest.warns(UserWarning, match="the text has words .*: ' a', ' unicorns', ' zebra'; 3 of 15 words: they count as <unk>"):
+        model.score(text)
     assert_allclose(model.perplexity(text), math.exp(nll), rtol=1e-12)
 
 
@@ -332,8 +340,13 @@ def test_wrong_vectors_are_named_before_any_work(vectors, message, tmp_path, mon
 def test_a_character_model_still_knows_only_its_characters():
     model = small("character").fit(TEXT, **QUICK | {"epochs": 0})
     assert type(model.vocabulary) is Vocabulary
-    with pytest.raises(ValueError, match="the text has 1 symbols that this model has not been trained on: 'ß'"):
-        model.score("the ß")
+    with pytest.warns(UserWarning, match="the text has symbols that this model was not trained on: 'ß'; 1 of 5 symbols: .* the mean is over the others"):
+        found = model.score("the ß")
+    assert found == model.score("the ")
+    with pytest.warns(UserWarning, match="'ß'"), pytest.raises(ValueError, match="this model knows none of the symbols of the text behind its first"):
+        model.score("tß")
+    with pytest.raises(ValueError, match="the prompt has 1 symbols that this model has not been trained on: 'ß'"):
+        model.generate("the ß")
 
 
 def test_a_file_of_bytes_is_mapped_not_read(tmp_path, monkeypatch):
@@ -342,8 +355,8 @@ def test_a_file_of_bytes_is_mapped_not_read(tmp_path, monkeypatch):
     fit = dict(epochs=1, batch_size=4, seq_len=20, verbose=False)
     from_bytes = LanguageModel("gru", 8, level="byte", seed=0).fit(data.tobytes(), **fit)
     seen = []
-    real = language_model.Streams
-    monkeypatch.setattr(language_model, "Streams", lambda ids, *sizes: seen.append(ids) or real(ids, *sizes))
+    real = text_parts.Streams
+    monkeypatch.setattr(text_parts, "Streams", lambda ids, *sizes: seen.append(ids) or real(ids, *sizes))
     model = LanguageModel("gru", 8, level="byte", seed=0).fit(tmp_path / "file", **fit)
     assert_array_equal(model.storage.flat, from_bytes.storage.flat)
     assert all(isinstance(ids, np.ndarray) and isinstance(root(ids), np.memmap) for ids in seen) and len(seen) == 2

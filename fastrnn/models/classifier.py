@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from fastrnn import _check, _engine
+from fastrnn import _check, _check_data, _engine
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models.model import DEFAULTS
+from fastrnn.models import unseen
+from fastrnn.models.model import DEFAULTS, most_likely
 from fastrnn.models.pooled import Pooled
 from fastrnn.settings import Settings
 
@@ -28,7 +31,8 @@ class SequenceClassifier(Pooled):
 
     Attributes
     ----------
-    classes_ : (K,) the labels, sorted
+    classes_ : (K,) the labels of the training part, sorted
+    features_ : names of the features if they came as columns of data frames, else None
     history, outcome, message : as in LanguageModel; the history also has `validation_accuracy`
     speed : steps/s of the last `fit`, padding not counted
 
@@ -50,13 +54,15 @@ class SequenceClassifier(Pooled):
 
         Parameters
         ----------
-        X : list of N arrays (T, features), T >= 1, of any lengths; or an array (N, T, features)
-        y : (N,) labels: strings or whole numbers
+        X : list of N arrays or data frames (T, features), T >= 1, of any lengths; or an array (N, T, features), which may be padded with
+            NaN. Columns of frames go by their names. Features are shifted and scaled in float64
+        y : (N,) labels: all strings or all whole numbers
         epochs : times through the data
         batch_size : sequences of an update; those of similar length come together
         max_steps : steps of an update with padding, at most, optional
-        validation : a pair (X, y), or the part of the sequences, drawn with the seed, that is held out: the model that is best on it is
-            kept. 0: the last model is kept
+        validation : a pair (X, y), or the fraction of the sequences, drawn with the seed, that is held out: the parameters that are
+            best on it are kept, which may be the first ones. The scaler and `classes_` are those of the others. A label that only the
+            held-out part has counts as wrong, and a warning names it. 0: the last parameters are kept
         class_weight : {label: weight}, or "balanced" (each class counts the same), optional
         sample_weight : (N,) numbers >= 0, optional
         updates, classes : where X is a generator: a function of the epoch that gives pairs (sequences, labels), a batch each. `updates`
@@ -84,64 +90,78 @@ class SequenceClassifier(Pooled):
             return self._fit_generator(X, updates, classes, validation, settings)
         if updates is not None or classes is not None:
             raise ValueError("updates and classes are for a generator, but X is none")
-        X, classes, targets = _data(X, y, None, self.dtype)
-        seed = self._drawn_seed(settings)
-        weights = _weights(classes, targets, class_weight, sample_weight)
+        features = _check_data.columns(X)
+        X = _check_data.sequences(X)
+        y, seed = _check_data.labels(y, len(X)), self._drawn_seed(settings)
+        weights = np.ones(len(X)) if sample_weight is None else _check.weights(sample_weight, (len(X),))
         if isinstance(validation, (tuple, list)):
-            held_X, _, held_targets = _data(*validation, X[0].shape[1], self.dtype, classes)
-            validation = held_X, held_targets
+            held_X = _check_data.sequences(validation[0], X[0].shape[1], features)
+            held = held_X, _check_data.labels(validation[1], len(held_X))
+        else:
+            X, y, weights, held = self._split(X, y, weights, validation, seed)
+        classes, targets = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            where = "the part of y that is not held out" if held is not None else "y"
+            raise ValueError(f"{where} has only the class {classes[0].item()!r}, but there must be at least 2")
+        weights = weights * _class_weights(classes, targets.reshape(-1), class_weight)
         scaler = self._scaler_of(X)
-        data, held_out = self._batches(X, targets, weights, validation, batch_size, max_steps, seed, scaler)
+        held = None if held is None else (held[0], _targets(held[1], classes, unseen.HELD_OUT))
+        sizes = batch_size, max_steps, seed
+        data, held_out = self._batches(X, targets.reshape(-1), weights, held, *sizes, scaler)
 
-        def identity():
+        def identity(data):
             return {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
 
         def build():
             self.classes_ = classes
-            self._build(X[0].shape[1], len(classes), scaler, seed)
+            self._build(X[0].shape[1], len(classes), scaler, seed, features)
 
-        self._run(self._start(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps"))
+        self._train(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps")
         return self
 
     def _fit_generator(self, make, updates, classes, validation, settings):
         if updates is None or classes is None:
             raise ValueError("X is a generator: give updates (batches of an epoch) and classes (all labels that there are)")
-        classes, seed = np.unique(classes), self._drawn_seed(settings)
-        first = _check.sequences(next(iter(make(0)))[0], None, self.dtype)
+        classes, seed = np.unique(_check_data.labels(classes, len(classes))), self._drawn_seed(settings)
+        first = next(iter(make(0)))[0]
+        features = _check_data.columns(first)
+        first = _check_data.sequences(first)
         width, scaler = first[0].shape[1], self._scaler_of(first)
-        data = self._generated(make, updates, width, scaler, lambda X, y: _data(X, y, width, self.dtype, classes)[2])
+        data = self._generated(make, updates, width, features, scaler, lambda X, y: _targets(y, classes, None, N=len(X)))
         held_out = None
         if validation:
-            held_X, _, held_targets = _data(*validation, width, self.dtype, classes)
-            held_out = self._batches(held_X, held_targets, np.ones(len(held_X)), 0.0, 64, None, seed, scaler)[0]
+            held_X = _check_data.sequences(validation[0], width, features)
+            held = held_X, _targets(validation[1], classes, unseen.HELD_OUT, N=len(held_X))
+            held_out = self._batches(*held, np.ones(len(held_X)), held, 64, None, seed, scaler)[1]
 
-        def identity():
+        def identity(data):
             return {"data": "generated", "updates": updates, "classes": classes.tolist()}
 
         def build():
             self.classes_ = classes
-            self._build(width, len(classes), scaler, seed)
+            self._build(width, len(classes), scaler, seed, features)
 
-        self._run(self._start(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps"))
+        self._train(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps")
         return self
 
     def _loss(self, logits, batch):
         return softmax_cross_entropy.vjp(logits, batch.targets, weights=batch.weights)
 
     def evaluate(self, batches) -> dict:
-        """{"loss": mean NLL, "accuracy": part of the sequences} over some batches."""
-        nll = right = total = 0
+        """{"loss": mean NLL, "accuracy": fraction of the sequences} over some batches; see ``fastrnn.models.unseen``."""
+        nll = right = known = total = 0
         for batch in batches:
             logits = self._outputs(batch.sequences)
             nll += float(softmax_cross_entropy(logits, batch.targets, reduction="none").sum())
             right += int((logits.argmax(1) == batch.targets).sum())
+            known += int((batch.targets >= 0).sum())
             total += len(batch.targets)
-        return {"loss": nll / total, "accuracy": right / total}
+        return {"loss": nll / known if known else math.nan, "accuracy": right / total}
 
     def predict_proba(self, X, *, batch_size: int = 256) -> np.ndarray:
         """(N, K) probabilities of the classes, in the order of `classes_`. X as in `fit`."""
         self._check_fitted()
-        X = _check.sequences(X, self.rnn.input_size, self.dtype)
+        X = self._sequences(X)
         out = np.empty((len(X), len(self.classes_)), self.dtype)
         for ragged, logits in self._outputs_of(X, batch_size):
             _engine.softmax(logits, logits)
@@ -149,18 +169,27 @@ class SequenceClassifier(Pooled):
         return out
 
     def predict(self, X) -> np.ndarray:
-        """(N,) the most likely label of each sequence. X as in `fit`."""
-        best = self.predict_proba(X).argmax(1)
+        """(N,) the most likely label of each sequence. X as in `fit`.
+
+        Raises
+        ------
+        RuntimeError  the network gives NaN, so that no label is the most likely one.
+        """
+        best = most_likely(self.predict_proba(X), "sequence")
         return self.classes_[best]
 
     def score(self, X, y) -> float:
-        """Accuracy: the part of the sequences whose label is predicted. X and y as in `fit`."""
+        """Accuracy: the fraction of the sequences whose label is predicted. X and y as in `fit`.
+
+        A label that the model was not fitted with counts as wrong, and a warning names it.
+        """
         self._check_fitted()
-        X, _, targets = _data(X, y, self.rnn.input_size, self.dtype, self.classes_)
-        return float((self.predict_proba(X).argmax(1) == targets).mean())
+        X = self._sequences(X)
+        targets = _targets(y, self.classes_, "y", N=len(X))
+        return float((most_likely(self.predict_proba(X), "sequence") == targets).mean())
 
     def _fitted_config(self):
-        return {"input_size": self.rnn.input_size, "classes": self.classes_.tolist()}
+        return {**super()._fitted_config(), "classes": self.classes_.tolist()}
 
     @staticmethod
     def _outputs_in(config):
@@ -171,35 +200,26 @@ class SequenceClassifier(Pooled):
         self.classes_ = np.array(config["classes"])
 
 
-def _data(X, y, width, dtype, classes=None):
-    """Checked sequences, the classes, and the number of the class of each sequence."""
-    X = _check.sequences(X, width, dtype)
-    y = np.asarray(y)
-    if y.shape != (len(X),):
-        raise ValueError(f"y has shape {y.shape}, but there are {len(X)} sequences: give one label for each")
-    if y.dtype.kind not in "iubU":
-        raise TypeError(f"y is {y.dtype}, but labels must be strings or whole numbers")
-    if classes is None:
-        classes, targets = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y has only the class {classes[0].item()!r}, but there must be at least 2")
-        return X, classes, targets.reshape(-1)
-    targets = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-    unknown = np.unique(y[classes[targets] != y])
-    if len(unknown):
-        raise ValueError(f"y has classes that this model was not fitted with: {', '.join(map(repr, unknown[:5].tolist()))}")
-    return X, classes, targets
+def _targets(y, classes, where, *, N=None):
+    """(N,) the number of the class of each label; where it is not known, `unseen.UNSEEN` and a warning, or without `where` an error."""
+    y = y if N is None else _check_data.labels(y, N)
+    number = {label: k for k, label in enumerate(classes.tolist())}
+    if where is None:
+        strange = [label for label in dict.fromkeys(y.tolist()) if label not in number]
+        if strange:
+            raise ValueError(f"y has labels that are not among classes: {', '.join(map(repr, strange[:5]))}")
+    targets = unseen.encode(y.tolist(), number, "labels", where)
+    return np.array(targets, np.int64)
 
 
-def _weights(classes, targets, class_weight, sample_weight):
-    """(N,) weight of each sequence."""
-    weights = np.ones(len(targets)) if sample_weight is None else _check.weights(sample_weight, targets.shape)
+def _class_weights(classes, targets, class_weight):
+    """Weight of each sequence by its class: (N,), or 1."""
     if class_weight is None:
-        return weights
+        return 1.0
     if isinstance(class_weight, str):
         _check.choice("class_weight", class_weight, ("balanced",))
-        return weights * (len(targets) / len(classes) / np.bincount(targets))[targets]
+        return (len(targets) / len(classes) / np.bincount(targets))[targets]
     missing = [label for label in classes.tolist() if label not in class_weight]
     if missing:
         raise ValueError(f"class_weight has no weight for {', '.join(map(repr, missing[:5]))}")
-    return weights * _check.weights([class_weight[label] for label in classes.tolist()], classes.shape)[targets]
+    return _check.weights([class_weight[label] for label in classes.tolist()], classes.shape)[targets]

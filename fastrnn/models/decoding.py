@@ -10,6 +10,7 @@ from fastrnn import _check, _check_pairs, search
 from fastrnn.attention import AttentionDecoder
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_linear, softmax_linear_nll
+from fastrnn.models import unseen
 from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, remember_at_first
 from fastrnn.models.pairs import Pairs
 from fastrnn.models.symbols import Symbols
@@ -60,8 +61,9 @@ class Decoding(Model):
         batch_size : pairs of an update; those of similar length come together
         max_steps : steps of an update with their padding, of sources or of targets, at most, optional
         max_length : a source or target of more symbols is an error, optional
-        validation : a pair (X, y), or the part of the pairs, drawn with the seed, that is held out: the model that is best on it is kept.
-            0: the last model is kept
+        validation : a pair (X, y), or the fraction of the pairs, drawn with the seed, that is held out: the parameters that are best on
+            it are kept, which may be the first ones. A warning names the symbols of held-out targets that the training part has not: they
+            count as ``<unk>``, or, where training had no rare symbols to learn that from, have no loss. 0: the last parameters are kept
         label_smoothing : 0..1, part of a target's probability that is spread over all symbols, in training only
         scheduled_sampling : 0..1, or a function of the epoch (from 0) that gives such a number: probability that the input of a step is
             what the model itself draws after the step before, instead of the target's symbol (Bengio et al. 2015, who let it rise)
@@ -76,8 +78,7 @@ class Decoding(Model):
         Raises
         ------
         ValueError, TypeError  numbers of sources and targets differ, a source is empty or has the wrong size, a sequence is longer than
-            max_length, the held-out part has symbols that cannot be encoded, an argument is out of its range. Nothing has been changed or
-            written then.
+            max_length, an argument is out of its range. Nothing has been changed or written then.
 
         Warns
         -----
@@ -93,29 +94,29 @@ class Decoding(Model):
             held = self._pairs(*validation, max_length, self._width_of(X))
         else:
             out, kept = held_out_rows(len(y), validation, random_key(seed, 2))
-            _check_pairs.some_left(kept, out, validation)
             if len(out):
                 held = _some(X, out), _some(y, out)
                 X, y = _some(X, kept), _some(y, kept)
         known, vocabulary = self._known_of(X), Symbols.of(y, self.min_count, ends=True)
         options = dict(max_steps=max_steps, seed=random_key(seed, 1), sampling=sampling)
-        data = Pairs(self._sources(X, known), _encoded(vocabulary, y), vocabulary, batch_size, **options)
+        data = Pairs(self._sources(X, known), [vocabulary.encode(one) for one in y], vocabulary, batch_size, **options)
         if held is not None:
-            targets = _encoded(vocabulary, held[1], "held-out y")
+            targets = vocabulary.encode_targets(held[1], unseen.HELD_OUT)
             held = Pairs(self._sources(held[0], known), targets, vocabulary, batch_size, max_steps=max_steps)
 
-        def identity():
+        def identity(data):
             sampled = "a function" if callable(scheduled_sampling) else scheduled_sampling
             sizes = {"batch_size": batch_size, "max_steps": max_steps}
             learning = {"label_smoothing": label_smoothing, "scheduled_sampling": sampled}
-            return {"data": data.digest(self._fitted_config()), **sizes, **learning}
+            found = self._fitted_config() | {name: array.tolist() for name, array in self._fitted_arrays().items()}
+            return {"data": data.digest(found), **sizes, **learning}
 
         def build():
             self._build(known, vocabulary, seed)
             self._label_smoothing, self._longest = label_smoothing, max(map(len, y))
             self._joined = all(isinstance(sequence, str) for sequence in y)
 
-        self._run(self._start(build, data, settings, seed=seed, validation=held, identity=identity, unit="symbols"))
+        self._train(build, data, settings, seed=seed, validation=held, identity=identity, unit="symbols")
         return self
 
     def _pairs(self, X, y, max_length=None, width=None):
@@ -228,8 +229,12 @@ class Decoding(Model):
         return nll, valid % len(batch.rows)
 
     def evaluate(self, batches) -> dict:
-        """{"loss": mean NLL of the target symbols, ``</s>`` among them} over some batches, teacher-forced."""
-        return {"loss": sum(float(self._nll(batch)[0].sum()) for batch in batches) / batches.steps}
+        """{"loss": mean NLL of the target symbols, ``</s>`` among them} over some batches, teacher-forced.
+
+        A symbol that the model does not know has no NLL if there is no ``<unk>``: the mean is over the others.
+        """
+        found = [self._nll(batch)[0] for batch in batches]
+        return {"loss": sum(float(nll.sum()) for nll in found) / sum(map(len, found))}
 
     def _batches(self, X, y=None, batch_size=64):
         """Pairs of a fitted model, by length; without y all targets are empty."""
@@ -239,7 +244,7 @@ class Decoding(Model):
             targets = [np.empty(0, np.int32)] * len(X)
         else:
             X, y = self._pairs(X, y, width=self._width)
-            targets = _encoded(self.vocabulary, y)
+            targets = self.vocabulary.encode_targets(y, "y")
         return Pairs(self._sources(X, self._known), targets, self.vocabulary, batch_size)
 
     def predict(self, X, *, beam: int = 1, n_best: int | None = None, length_penalty: float = 0.0, max_length: int | None = None) -> list:
@@ -304,16 +309,23 @@ class Decoding(Model):
         return "".join(symbols) if self._joined else symbols
 
     def log_likelihood(self, X, y) -> np.ndarray:
-        """(N,) float64: log-probability of each target given its source, in nats, its ``</s>`` among the symbols. X and y as in `fit`."""
+        """(N,) float64: log-probability of each target given its source, in nats, its ``</s>`` among the symbols. X and y as in `fit`.
+
+        It is minus infinity where a symbol is not known and there is no ``<unk>``; a warning names it.
+        """
         batches = self._batches(X, y)
         found = np.zeros(len(batches.targets))
         for batch in batches:
             nll, rows = self._nll(batch)
             found[batch.rows] = -np.bincount(rows, nll, len(batch.rows))
+        found[[bool((target < 0).any()) for target in batches.targets]] = -np.inf
         return found
 
     def score(self, X, y) -> float:
-        """Mean log-likelihood, in nats per target symbol, ``</s>`` among them (higher is better, at most 0). X and y as in `fit`."""
+        """Mean log-likelihood, in nats per target symbol, ``</s>`` among them (higher is better, at most 0). X and y as in `fit`.
+
+        A symbol that the model does not know counts as ``<unk>``, or is left out of the mean if there is none; a warning names it.
+        """
         return -self.evaluate(self._batches(X, y))["loss"]
 
     def _fitted_config(self):
@@ -326,7 +338,3 @@ class Decoding(Model):
 
 def _some(values, rows):
     return [values[i] for i in rows] if isinstance(values, list) else values[rows]
-
-
-def _encoded(vocabulary, y, name="y"):
-    return [vocabulary.encode(sequence, f"{name}[{n}]") for n, sequence in enumerate(y)]

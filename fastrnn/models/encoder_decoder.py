@@ -35,7 +35,7 @@ class EncoderDecoder(Decoding):
     input_feeding : with attention, the decoder's input is also what it gave at the step before (Luong et al. 2015)
     source_embedding, target_embedding : numbers of a symbol's vector
     min_count : symbols that are rarer in the training data become ``<unk>``. Source symbols that the model does not know are always
-        ``<unk>``; a target symbol that it does not know is, if training had rare ones, else it is an error
+        ``<unk>``; a target symbol that it does not know is, if training had rare ones; see `fit` and `score`
     tied : the softmax has the target embedding's weight (Press & Wolf 2017); target_embedding and decoder_size must be the same
     dropout : probability of a zero between layers, in the encoder's outputs and vector and in the decoder's output, in training
     dtype : "float32" or "float64"

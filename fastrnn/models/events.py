@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_stacked
+from fastrnn import _check, _check_data, _check_stacked
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
@@ -76,7 +76,7 @@ class EventModel(Model):
         Parameters
         ----------
         X : list of N arrays (T, n) of 0 and 1, T >= 1
-        validation : a list of sequences, or the part of X, drawn with the seed, that is held out
+        validation : a list of sequences, or the fraction of X, drawn with the seed, that is held out
         The others as in ``SequenceClassifier.fit``
 
         Returns
@@ -103,19 +103,19 @@ class EventModel(Model):
         data = Sequences(X, batch_size, max_steps=max_steps, seed=random_key(seed, 1))
         held = Sequences(held, batch_size, max_steps=max_steps) if held else None
 
-        def identity():
+        def identity(data):
             digest = hashlib.sha256(b"".join(x.tobytes() for x in X)).hexdigest()[:12]
             return {"data": digest, "batch_size": batch_size, "max_steps": max_steps}
 
-        self._run(self._start(lambda: self._build(n, seed), data, settings, seed=seed, validation=held, identity=identity, unit="steps"))
+        self._train(lambda: self._build(n, seed), data, settings, seed=seed, validation=held, identity=identity, unit="steps")
         return self
 
     def _checked(self, X, n=None):
-        X = _check.sequences(X, n, self.dtype)
+        X = _check_data.sequences(X, n)
         for i, x in enumerate(X):
             if ((x != 0) & (x != 1)).any():
                 raise ValueError(f"sequence {i} has {x[(x != 0) & (x != 1)][0]:g}, but events are 0 or 1")
-        return X
+        return [x.astype(self.dtype, copy=False) for x in X]
 
     def _build(self, n, seed):
         """Make the layers, with first values drawn from `seed`, in one storage."""
@@ -178,7 +178,10 @@ class EventModel(Model):
         stream, found = self.rnn.stream(), np.zeros((_check.size("length", length, least=0), n), self.dtype)
         h = stream.run(before[:, None])[-1]
         for t in range(length):
-            found[t] = rng.random(n) < _sigmoid(self.linear(h)[0])
+            p = _sigmoid(self.linear(h)[0])
+            if np.isnan(p).any():
+                raise RuntimeError(f"the probabilities of step {t} are NaN: the parameters have left all bounds; train again with a lower lr")
+            found[t] = rng.random(n) < p
             h = stream.step(found[t : t + 1])
         return found
 

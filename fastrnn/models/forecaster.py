@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_stacked
+from fastrnn import _check, _check_data, _check_stacked
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
 from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
-from fastrnn.models.scaling import Scaler, from_arrays, to_arrays
+from fastrnn.models.scaling import Scaler, cast, check_range, from_arrays, to_arrays
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
 
@@ -22,7 +22,7 @@ class Forecaster(Model):
 
     The network reads `window` steps; then it goes on for the steps to forecast, with zeros in place of the values and a flag that says so,
     and its output at each of them is the forecast. So it can forecast more steps than it was trained on. Other variables that are known
-    for the future too (holidays, prices) are read at all steps.
+    for the future too (holidays, prices) are read at all steps. Differences, logarithms and scales are computed in float64.
 
     Parameters
     ----------
@@ -45,6 +45,7 @@ class Forecaster(Model):
     ((12,), True)
     """
 
+    columns_ = exog_columns_ = None  # names, if the series of `fit` were data frames
     LAYERS = ("rnn", "linear")
     ARGUMENTS = ("window", "horizon", "cell", "hidden_size", "num_layers", "season", "difference", "log", "quantiles", "dropout")
 
@@ -83,12 +84,13 @@ class Forecaster(Model):
 
         Parameters
         ----------
-        series : (T,) or (T, K), or a list of such with any T; in order of time, without gaps
+        series : (T,) or (T, K), or a list of such with any T; in order of time, without gaps. Columns of data frames go by their names,
+            here and in all other methods
         exog : (T, E), or a list of such: other variables, known for the future too; optional
         epochs : times through all windows of the series
         batch_size : windows of an update
-        validation : so many last steps of each series are held out, at least `horizon`; the model that is best on them is kept. 0: the
-            last model is kept
+        validation : so many last steps of each series are held out, at least `horizon`; the parameters that are best on them are kept,
+            which may be the first ones. 0: the last parameters are kept
         verbose : show progress on stderr
         The others as in ``SequenceClassifier.fit``
 
@@ -109,7 +111,8 @@ class Forecaster(Model):
         _check.size("validation", validation, least=0)
         if 0 < validation < self.horizon:
             raise ValueError(f"validation={validation} steps are fewer than horizon={self.horizon}: hold out more, or none")
-        given, exogs, flat = self._given(series, exog)
+        names = _check_data.columns(_several(series)[0][0]), _check_data.columns(None if exog is None else _several(exog)[0][0])
+        given, exogs, flat = self._given(series, exog, names=names)[:3]
         changed = [self._changed(one) for one in given]
         lost, needed = len(given[0]) - len(changed[0]), self.window + self.horizon
         for i, one in enumerate(changed):
@@ -118,31 +121,38 @@ class Forecaster(Model):
                     f"series {i} has {len(given[i])} steps, but {needed + lost + validation} are needed: window={self.window}, "
                     f"horizon={self.horizon}, differences {lost}, validation={validation}"
                 )
-        scaler = Scaler.of([one[: len(one) - validation] for one in changed])
+        scaler = Scaler.of([one[: len(one) - validation] for one in changed], constant=0.0, name="variable")
         E = 0 if exogs is None else exogs[0].shape[1]
-        exog_scaler = Scaler.of([one[: len(one) - validation] for one in exogs]) if E else None
+        exog_scaler = Scaler.of([one[: len(one) - validation] for one in exogs], name="variable") if E else None
+        if validation:
+            check_range("series", changed, scaler, self.dtype)
+            check_range("exog", exogs or [], exog_scaler, self.dtype)
         inputs = [self._inputs(one, scaler, None if exogs is None else exogs[i][lost:], exog_scaler) for i, one in enumerate(changed)]
         seed, K = self._drawn_seed(settings), given[0].shape[1]
         data = _Windows([one[: len(one) - validation] for one in inputs], self, K, batch_size, random_key(seed, 1))
         held = _Windows([one[len(one) - validation - self.window :] for one in inputs], self, K, batch_size, None) if validation else None
 
-        def identity():
-            digest = hashlib.sha256(b"".join(one.tobytes() for one in inputs)).hexdigest()[:12]
+        def identity(data):
+            scale = to_arrays("scaler", scaler).values()
+            digest = hashlib.sha256(b"".join(one.tobytes() for one in (*inputs, *scale))).hexdigest()[:12]
             return {"data": digest, "batch_size": batch_size, "validation": validation}
 
         def build():
-            self._scaler, self._exog_scaler, self._flat, self._end = scaler, exog_scaler, flat, given[-1]
-            self._exog_end = None if exogs is None else exogs[-1]
+            self._scaler, self._exog_scaler, self._flat = scaler, exog_scaler, flat
+            self.columns_, self.exog_columns_ = names
+            kept = self.window + lost  # steps that a forecast goes on from
+            self._ends = [one[-kept:] for one in given]
+            self._exog_ends = None if exogs is None else [one[-kept:] for one in exogs]
             self.naive_error = self._naive(given)
             self._build(K, E, seed)
 
-        self._run(self._start(build, data, settings, seed=seed, validation=held, identity=identity, unit="steps"))
+        self._train(build, data, settings, seed=seed, validation=held, identity=identity, unit="steps")
         return self
 
-    def _given(self, series, exog, K=None, E=None):
-        """Lists of checked arrays (T, K) and (T, E) or None, and whether a series was (T,)."""
-        many = isinstance(series, (list, tuple)) and len(series) > 0 and np.ndim(series[0]) > 0
-        given = [_check.real_numbers("series", one, self.dtype) for one in (series if many else [series])]
+    def _given(self, series, exog, K=None, E=None, names=(None, None)):
+        """Lists of checked arrays (T, K) and (T, E) or None, whether a series was (T,), and whether there were several."""
+        series, many = _several(series)
+        given = [_check_data.real_numbers("series", _check_data.by_name("series", one, names[0])) for one in series]
         flat = given[0].ndim == 1
         given = [one[:, None] if one.ndim == 1 else one for one in given]
         K = given[0].shape[-1] if K is None else K
@@ -152,12 +162,12 @@ class Forecaster(Model):
             if self.log and (one <= 0).any():
                 raise ValueError(f"log=True needs values above 0, but a series has {one.min():g}")
         if exog is None:
-            return given, None, flat
-        exogs = [_check.real_numbers("exog", one, self.dtype) for one in (exog if many else [exog])]
+            return given, None, flat, many
+        exogs = [_check_data.real_numbers("exog", _check_data.by_name("exog", one, names[1])) for one in (exog if many else [exog])]
         E = exogs[0].shape[-1] if E is None else E
         if len(exogs) != len(given) or any(e.shape != (len(g), E) for e, g in zip(exogs, given)):
             raise ValueError(f"exog has shapes {[e.shape for e in exogs]}, but the series have {[len(g) for g in given]} steps and E={E}")
-        return given, exogs, flat
+        return given, exogs, flat, many
 
     def _changed(self, series):
         """(T - lost, K): logarithms and differences, as configured."""
@@ -186,15 +196,16 @@ class Forecaster(Model):
 
     def _inputs(self, changed, scaler, exog, exog_scaler):
         """(T, K + E + 1): scaled values, other variables, and the flag of a forecast step."""
-        parts = [scaler(changed), np.zeros((len(changed), 1), self.dtype)]
+        parts = [scaler(changed), np.zeros((len(changed), 1))]
         if exog is not None:
             parts.insert(1, exog_scaler(exog))
-        return np.concatenate(parts, 1)
+        return cast(np.concatenate(parts, 1), self.dtype, lambda place: f"step {place[0]}")
 
     def _naive(self, series):
-        """Mean absolute error of the seasonal naive forecast within the series (Hyndman & Koehler 2006)."""
+        """Mean absolute error of the seasonal naive forecast within the series (Hyndman & Koehler 2006); 0 if it is rounding."""
         lag = self.season or 1
-        return float(np.concatenate([np.abs(one[lag:] - one[:-lag]).ravel() for one in series]).mean())
+        error = float(np.concatenate([np.abs(one[lag:] - one[:-lag]).ravel() for one in series]).mean())
+        return error if error > 4 * np.finfo(np.float64).eps * max(np.abs(one).max() for one in series) else 0.0
 
     def _build(self, K, E, seed):
         """Make the layers, with first values drawn from `seed`, in one storage."""
@@ -234,27 +245,51 @@ class Forecaster(Model):
             count += x.shape[1]
         return {"loss": total / count}
 
-    def predict(self, horizon: int | None = None, *, series=None, exog=None, future_exog=None) -> np.ndarray:
-        """The steps that follow, (horizon,) or (horizon, K); the median where there are quantiles.
+    def predict(self, horizon: int | None = None, *, series=None, exog=None, future_exog=None):
+        """The steps that follow, (horizon,) or (horizon, K), float64; the median where there are quantiles.
 
         Parameters
         ----------
         horizon : as in training if None
-        series, exog : what is gone on from; by default the (last) series of `fit`
-        future_exog : (horizon, E), if the model was fitted with exog
+        series, exog : what is gone on from; by default the (last) series of `fit`. Of a list of series a list of forecasts is given
+        future_exog : (horizon, E), or a list of such, if the model was fitted with exog
         """
-        found = self.predict_quantiles(horizon, series=series, exog=exog, future_exog=future_exog)
-        found = found[self.quantiles.index(0.5) if self.quantiles else 0]
+        found, many = self._forecasts(horizon, series, exog, future_exog)
+        found = [self._median(one) for one in found]
+        return found if many else found[0]
+
+    def predict_quantiles(self, horizon: int | None = None, *, series=None, exog=None, future_exog=None):
+        """(Q, horizon, K) in the order of `quantiles`, which do not cross; where differences are learnt, each follows its own path.
+
+        Arguments as of `predict`; of a list of series a list is given.
+        """
+        found, many = self._forecasts(horizon, series, exog, future_exog)
+        return found if many else found[0]
+
+    def _median(self, quantiles):
+        """(horizon,) or (horizon, K) of (Q, horizon, K)."""
+        found = quantiles[self.quantiles.index(0.5) if self.quantiles else 0]
         return found[:, 0] if self._flat else found
 
-    def predict_quantiles(self, horizon: int | None = None, *, series=None, exog=None, future_exog=None) -> np.ndarray:
-        """(Q, horizon, K) in the order of `quantiles`, which do not cross; where differences are learnt, each follows its own path."""
+    def _forecasts(self, horizon, series, exog, future_exog):
+        """A list of arrays (Q, horizon, K), one for each series, and whether several were asked for."""
         self._check_fitted()
         horizon = self.horizon if horizon is None else _check.size("horizon", horizon)
-        before, exog_before = self._end, self._exog_end
+        before, exog_before, many = self._ends[-1:], self._exog_ends and self._exog_ends[-1:], False
         if series is not None:
-            given, exogs, _ = self._given(series, exog, self._K, self._E)
-            before, exog_before = given[0], None if exogs is None else exogs[0]
+            before, exog_before, _, many = self._given(series, exog, self._K, self._E, (self.columns_, self.exog_columns_))
+        elif exog is not None:
+            raise ValueError("exog belongs to a series, but none is given: give both, or future_exog only")
+        futures = future_exog if many and future_exog is not None else [future_exog] * len(before)
+        if len(futures) != len(before):
+            raise ValueError(f"future_exog has {len(futures)} arrays, but there are {len(before)} series: give one for each")
+        found = []
+        for k, (one, future) in enumerate(zip(before, futures)):
+            found.append(self._forecast(horizon, one, None if exog_before is None else exog_before[k], future))
+        return found, many
+
+    def _forecast(self, horizon, before, exog_before, future_exog):
+        """(Q, horizon, K) of the steps that follow `before`, (T, K)."""
         changed = self._changed(before)
         if len(changed) < self.window:
             raise ValueError(f"the series has {len(before)} steps, but {self.window + len(before) - len(changed)} are needed to go on from")
@@ -262,44 +297,81 @@ class Forecaster(Model):
         if self._E:
             if future_exog is None or exog_before is None:
                 raise ValueError("this model was fitted with exog: give future_exog, and exog with series")
-            future_exog = _check.real_numbers("future_exog", future_exog, self.dtype)
+            future_exog = _check_data.real_numbers("future_exog", _check_data.by_name("future_exog", future_exog, self.exog_columns_))
             if future_exog.shape != (horizon, self._E):
                 raise ValueError(f"future_exog has shape {future_exog.shape}, but ({horizon}, {self._E}) is needed")
             exog = np.concatenate([exog_before[-self.window :], future_exog])
-        nothing = np.zeros((horizon, self._K), self.dtype)
+        nothing = np.broadcast_to(self._scaler.mean, (horizon, self._K))  # scaled it is 0
         x = self._inputs(np.concatenate([changed[-self.window :], nothing]), self._scaler, exog, self._exog_scaler)
         x = _without_values(x[:, None], self.window, self._K)
         output = self.linear(np.ascontiguousarray(self.rnn(x)[0][self.window :, 0])).reshape(horizon, self._K, -1)
         changes = np.sort(self._scaler.undo(output.transpose(0, 2, 1)), axis=1)
-        return np.ascontiguousarray(self._restored(changes.astype(float), before.astype(float)).transpose(1, 0, 2)).astype(self.dtype)
+        return np.ascontiguousarray(self._restored(changes, before).transpose(1, 0, 2))
 
     def mase(self, series, *, future_exog=None) -> float:
         """Mean absolute scaled error of the forecast of the steps `series` that follow those of `fit`.
 
         The scale is the error of the seasonal naive forecast within the series of `fit`; a figure below 1 is better than that
         (Hyndman & Koehler 2006).
+
+        Parameters
+        ----------
+        series : the steps that follow the (last) series of `fit`; or a list of those that follow each of them
+        future_exog : for these steps, (len(series), E), or a list of such
+
+        Raises
+        ------
+        ValueError  the naive forecast has no error within the series of `fit`, as where a series is constant: MASE is not defined then.
         """
-        [wanted], _, _ = self._given(series, None, self._K)
-        found = self.predict(len(wanted), future_exog=future_exog).reshape(wanted.shape)
-        return float(np.abs(found - wanted).mean()) / self.naive_error
+        self._check_fitted()
+        wanted, _, _, many = self._given(series, None, self._K, names=(self.columns_, None))
+        ends = self._ends if many else self._ends[-1:]
+        if len(wanted) != len(ends):
+            raise ValueError(f"series is a list of {len(wanted)}, but the model was fitted with {len(ends)}: give what follows each of them")
+        if not self.naive_error:
+            raise ValueError(
+                "MASE is not defined: the seasonal naive forecast has no error within the series of fit, as these are constant or repeat "
+                "their season; compare predict with the series instead"
+            )
+        futures = future_exog if many and future_exog is not None else [future_exog] * len(ends)
+        errors = []
+        for k, one in enumerate(wanted):
+            exog = None if self._exog_ends is None else self._exog_ends[k if many else -1]
+            found = self._median(self._forecast(len(one), ends[k], exog, futures[k]))
+            errors.append(np.abs(found.reshape(one.shape) - one).ravel())
+        return float(np.concatenate(errors).mean()) / self.naive_error
 
     def score(self, series, *, future_exog=None) -> float:
         """Minus `mase`: higher is better, at most 0."""
         return -self.mase(series, future_exog=future_exog)
 
     def _fitted_config(self):
-        return {"K": self._K, "E": self._E, "flat": self._flat, "naive_error": self.naive_error}
+        found = {"K": self._K, "E": self._E, "flat": self._flat, "naive_error": self.naive_error, "series": len(self._ends)}
+        return found | {"columns": self.columns_, "exog_columns": self.exog_columns_}
 
     def _fitted_arrays(self):
-        end = {"end": self._end} | ({"exog_end": self._exog_end} if self._E else {})
-        return {**to_arrays("scaler", self._scaler), **(to_arrays("exog_scaler", self._exog_scaler) if self._E else {}), **end}
+        ends = {"end": self._ends[-1]} | {f"end.{k}": end for k, end in enumerate(self._ends[:-1])}
+        if self._E:
+            ends |= {"exog_end": self._exog_ends[-1]} | {f"exog_end.{k}": end for k, end in enumerate(self._exog_ends[:-1])}
+        return {**to_arrays("scaler", self._scaler), **(to_arrays("exog_scaler", self._exog_scaler) if self._E else {}), **ends}
 
     def _rebuild(self, config, arrays):
         self._scaler = from_arrays("scaler", arrays)
         self._exog_scaler = from_arrays("exog_scaler", arrays) if config["E"] else None
         self._flat, self.naive_error = config["flat"], config["naive_error"]
-        self._end, self._exog_end = arrays["end"], arrays.get("exog_end")
+        self.columns_, self.exog_columns_ = config.get("columns"), config.get("exog_columns")
+
+        def ends(name):  # of a model saved by an older version only the last one, in its dtype
+            return [arrays[key].astype(np.float64) for key in (*(f"{name}.{k}" for k in range(config.get("series", 1) - 1)), name)]
+
+        self._ends, self._exog_ends = ends("end"), ends("exog_end") if config["E"] else None
         self._build(config["K"], config["E"], 0)
+
+
+def _several(series):
+    """The series as a list, and whether they came as one."""
+    many = isinstance(series, (list, tuple)) and len(series) > 0 and np.ndim(series[0]) > 0
+    return (series if many else [series]), many
 
 
 def _without_values(x, window, K):

@@ -17,6 +17,7 @@ from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models.characters import digest
 from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
 from fastrnn.models.text import LEVELS, Bytes, Sampler, Vocabulary, Words, split_words
+from fastrnn.models.text_parts import text_batches
 from fastrnn.models.vectors import read_vectors
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
@@ -74,7 +75,7 @@ class LanguageModel(Model):
     >>> model.perplexity(text) < 2
     True
     >>> words = LanguageModel("gru", 32, level="word", tied=True, seed=0)
-    >>> words = words.fit(text, epochs=25, batch_size=8, seq_len=10, lr=0.02, verbose=False)
+    >>> words = words.fit(text.strip(), epochs=25, batch_size=8, seq_len=10, lr=0.02, verbose=False)
     >>> words.generate("the quick", length=3, temperature=0)
     ' brown fox jumps'
     """
@@ -163,19 +164,10 @@ class LanguageModel(Model):
         self._logits = {}
 
     def fit(
-        self,
-        text: str | bytes | os.PathLike,
-        *,
-        epochs: int = 20,
-        batch_size: int = 50,
-        seq_len: int = 50,
-        bptt: int | None = None,
-        validation: float = 0.1,
-        held_out: str = "end",
-        pretrained: Mapping | str | os.PathLike | None = None,
-        verbose: bool = True,
+        self, text: str | bytes | os.PathLike, *, epochs: int = 20, batch_size: int = 50, seq_len: int = 50, bptt: int | None = None,
+        validation: float = 0.1, held_out: str = "end", pretrained: Mapping | str | os.PathLike | None = None, verbose: bool = True,
         **settings,
-    ) -> LanguageModel:
+    ) -> LanguageModel:  # fmt: skip
         """Learn from a text, anew.
 
         The text is cut into `batch_size` streams that are read side by side, `seq_len` symbols per update; the state is carried on
@@ -188,7 +180,9 @@ class LanguageModel(Model):
         epochs : times through the text
         batch_size, seq_len : rows and steps of an update
         bptt : steps that the gradient goes back through, seq_len if None; see ``fastrnn.batches.Streams``
-        validation : this part of the text is held out; the best model on it is kept. 0: the last model is kept
+        validation : this fraction of the text is held out; the parameters that are best on it are kept, which may be the first ones. A
+            warning names the symbols that only this part has: words count as ``<unk>``, characters as wrong answers. 0: the last
+            parameters are kept
         held_out : "end": the end of the text; "streams": the end of every stream, as char-rnn does
         pretrained : word vectors to start from, ``{word: vector}`` or a text file of GloVe or word2vec, of embedding_size numbers; for
             words, see ``fastrnn.models.vectors``. Words without one are drawn as always; all are trained on. See `pretrained_words`
@@ -210,12 +204,13 @@ class LanguageModel(Model):
         RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "loss_limit": 3.0, "progress": verbose, **settings})
-        self._run(self._begin(text, (batch_size, seq_len, bptt), validation, held_out, pretrained, settings))
+        required, options = self._parts(text, (batch_size, seq_len, bptt), validation, held_out, pretrained, settings)
+        self._train(*required, **options)
         self._logits = {}
         return self
 
-    def _begin(self, text, sizes, validation, held_out, pretrained, settings):
-        """Make the layers and the Training over the text; sizes are those of Streams."""
+    def _parts(self, text, sizes, validation, held_out, pretrained, settings):
+        """How to build the layers, the batches of the text, the settings, and options of `_train`; sizes are those of Streams."""
         _check.probability("validation", validation)
         _check.choice("held_out", held_out, ("end", "streams"))
         if pretrained is not None and self.level != "word":
@@ -224,16 +219,12 @@ class LanguageModel(Model):
         if self.splitting == "simple" and first_cut(text) is not None:
             raise ValueError(f"the word {first_cut(text)!r} has combining marks, which splitting='simple' cuts off: give 'unicode'")
         symbols = split_words(text, self.splitting) if self.level == "word" else text
-        kept = len(symbols) - (round(len(symbols) * validation) if held_out == "end" else 0)
-        vocabulary = self._vocabulary_of(symbols, kept)
-        ids = vocabulary.encode(symbols)
-        batches, held = Streams(ids[:kept], *sizes), None
-        if validation:
-            batches, held = (batches, _held_out(ids[kept:], *sizes[:2])) if held_out == "end" else batches.split(validation)
+        vocabulary, batches, held, warn = text_batches(symbols, self._vocabulary_of, sizes, validation, held_out)
         vectors = read_vectors(pretrained, vocabulary.symbols, self._embedding_size) if pretrained is not None else {}
         seed = self._drawn_seed(settings)
+        warn()
 
-        def identity():
+        def identity(data):
             return {
                 "text": digest(text),
                 **dict(zip(("batch_size", "seq_len", "bptt"), sizes)),
@@ -249,15 +240,15 @@ class LanguageModel(Model):
                 for place, vector in vectors.items():
                     self.embedding.slots["weight"].view(flat)[place] = vector
 
-        return self._start(build, batches, settings, seed=seed, validation=held, identity=identity, unit=f"{self.level}s")
+        return (build, batches, settings), dict(seed=seed, validation=held, identity=identity, unit=f"{self.level}s")
 
-    def _vocabulary_of(self, symbols, kept):
-        """The vocabulary: of characters all that occur, of words those of the first `kept`, which are the training part."""
+    def _vocabulary_of(self, symbols, training):
+        """The vocabulary: of characters all that occur, of words those of the training part."""
         if self.level == "byte":
             return Bytes()
         if self.level == "character":
             return Vocabulary.of(symbols)
-        return Words.of(symbols[:kept], self.min_count or 2, self.max_vocabulary, self.splitting)
+        return Words.of(training, self.min_count or 2, self.max_vocabulary, self.splitting)
 
     def loss_and_gradient(self, batch, state=None, *, into, rng: int):
         """Mean NLL of a window and the state to go on with; the gradient is added to `into`, laid out as ``storage.flat``.
@@ -316,27 +307,39 @@ class LanguageModel(Model):
         return self._logits[shape]
 
     def evaluate(self, batches) -> dict:
-        """{"loss": mean NLL over all steps} of some Streams, the state carried from window to window."""
-        total, state = 0.0, None
-        for ids, targets, *_ in batches:
-            y, state = self.rnn(ids, state, embedding=self.embedding)
+        """{"loss": mean NLL over all steps} of some Streams, the state carried from window to window.
+
+        A negative id is a symbol that is not known: it enters as a vector of zeros and does not count in the mean.
+        """
+        total, known, state = 0.0, 0, None
+        for ids, targets, *_ in batches.whole_windows():
+            if ids.min() >= 0:
+                y, state = self.rnn(ids, state, embedding=self.embedding)
+            else:
+                x = np.where((ids >= 0)[..., None], self.embedding.params["weight"][ids], self.dtype.type(0))
+                y, state = self.rnn(x, state)
             total += float(softmax_cross_entropy(self.linear(y), targets, reduction="none").sum())
-        return {"loss": total / batches.steps}
+            known += int(np.count_nonzero(targets >= 0))
+        return {"loss": total / known}
 
     def score(self, text: str | bytes | os.PathLike) -> float:
         """Log-likelihood of a text, in nats per symbol (higher is better, at most 0).
 
         The first symbol is given; each other one is predicted from all before it. A word that the model does not know counts as
-        ``<unk>``: its log-likelihood is that of meeting some unknown word.
+        ``<unk>``: its log-likelihood is that of meeting some unknown word. A character that it does not know has none: the mean is over
+        the others. A warning names what is not known.
 
         Raises
         ------
-        ValueError  the text has fewer than 2 symbols, or characters that this model does not know.
+        ValueError  the text has fewer than 2 symbols, or none that this model knows behind the first.
         """
         self._check_fitted()
-        ids = self.vocabulary.encode(self.vocabulary.read(text))
+        text = self.vocabulary.read(text)
+        ids = self.vocabulary.encode_other(text, "the text")
         if len(ids) < 2:
             raise ValueError(f"the text has {len(ids)} symbol, but a score needs at least 2")
+        if ids[1:].max() < 0:
+            raise ValueError("this model knows none of the symbols of the text behind its first: there is nothing to score")
         return -self.evaluate(Streams(ids, 1, min(1000, len(ids) - 1)))["loss"]
 
     def perplexity(self, text: str | bytes | os.PathLike) -> float:
@@ -424,10 +427,3 @@ def _at(states, t):
     """The state at step t, of the states (n, T, B, H) of all steps, or a tuple of such."""
     return np.ascontiguousarray(states[:, t]) if isinstance(states, np.ndarray) else tuple(_at(part, t) for part in states)
 
-
-def _held_out(ids, batch_size, seq_len):
-    """Batches of the held-out part: as many streams as in training, fewer if it is short."""
-    if len(ids) < 2:
-        raise ValueError(f"the held-out part has {len(ids)} symbols, but it needs at least 2: raise validation, or set it to 0")
-    rows = max(1, min(batch_size, (len(ids) - 1) // seq_len))
-    return Streams(ids, rows, min(seq_len, len(ids) - 1))

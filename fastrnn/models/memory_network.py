@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fastrnn import _check, _check_stories, _engine
 from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models.model import DEFAULTS, Model, held_out_rows
+from fastrnn.models import unseen
+from fastrnn.models.model import DEFAULTS, Model, held_out_rows, most_likely
 from fastrnn.models.stories import Questions
 from fastrnn.parameters import Layer, Storage
 from fastrnn.settings import Settings
@@ -98,8 +101,9 @@ class MemoryNetwork(Model):
         y : list of N answers (str)
         epochs : times through the data
         batch_size : questions of an update
-        validation : a pair (X, y), or the part of the questions, drawn with the seed, that is held out: the model that is best on it,
-            always with the softmax over the memory, is kept. 0: the last model is kept
+        validation : a pair (X, y), or the fraction of the questions, drawn with the seed, that is held out: the parameters that are
+            best on it, always with the softmax over the memory, are kept, which may be the first ones. An answer that only the held-out
+            part has counts as wrong, and a warning names it. 0: the last parameters are kept
         verbose : show progress on stderr
         The others: as in ``SequenceClassifier.fit``, but by default lr=0.01
 
@@ -120,28 +124,27 @@ class MemoryNetwork(Model):
         if 0 < epochs <= self.linear_start:
             raise ValueError(f"epochs={epochs} are all without the softmax, as linear_start={self.linear_start}: raise epochs")
         X, y = _check_stories.stories(X, y)
-        answers, seed = sorted(set(y)), self._drawn_seed(settings)
+        seed = self._drawn_seed(settings)
         if isinstance(validation, (tuple, list)):
             held = _check_stories.stories(*validation)
         else:
             out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
             held = [X[i] for i in out], [y[i] for i in out]
             X, y = [X[i] for i in kept], [y[i] for i in kept]
+        answers = sorted(set(y))
         words = {word for story, question in X for sentence in {*story, question} for word in sentence}
-        before = self.__dict__.copy()
-        try:
-            self._build(answers, sorted(words - set(answers)), seed)
+
+        def batches():
             data = Questions(self, X, y, batch_size, random_key(seed, 1))
-            validation = Questions(self, *held, batch_size, None) if held[0] else None
+            return data, Questions(self, *held, batch_size, None) if held[0] else None
 
-            def identity():
-                return {"data": data.digest(), "batch_size": batch_size}
+        def identity(data):
+            return {"data": data.digest(), "batch_size": batch_size}
 
-            run = self._start(lambda: None, data, settings, seed=seed, validation=validation, identity=identity, unit="questions")
-        except BaseException:
-            self.__dict__ = before
-            raise
-        self._run(run)
+        self._train(
+            lambda: self._build(answers, sorted(words - set(answers)), seed), batches, settings, seed=seed, identity=identity,
+            unit="questions",
+        )  # fmt: skip
         return self
 
     def _build(self, answers, words, seed):
@@ -229,13 +232,17 @@ class MemoryNetwork(Model):
         _engine.bag_backward(batch.question, *batch.store, self._ramp, du, grads[f"words_{tables.of_question}"])
 
     def evaluate(self, batches) -> dict:
-        """{"loss": mean NLL, "accuracy": part of the questions} over some batches, with the softmax over the memory."""
-        nll = right = 0
+        """{"loss": mean NLL, "accuracy": fraction of the questions} over some batches, with the softmax over the memory.
+
+        See ``fastrnn.models.unseen`` for answers that the model does not know.
+        """
+        nll = right = known = 0
         for batch in batches:
             logits = self._forward(batch, batch.ages, True)[0]
             nll += float(softmax_cross_entropy(logits, batch.targets, reduction="none").sum())
             right += int((logits.argmax(1) == batch.targets).sum())
-        return {"loss": nll / batches.steps, "accuracy": right / batches.steps}
+            known += int((batch.targets >= 0).sum())
+        return {"loss": nll / known if known else math.nan, "accuracy": right / batches.steps}
 
     def _found(self, X):
         """(batch, logits, weights) of each batch of some questions."""
@@ -253,8 +260,13 @@ class MemoryNetwork(Model):
         return np.concatenate(found)
 
     def predict(self, X) -> list:
-        """N answers: the most likely one to each question. X as in `fit`."""
-        return [self.answers_[k] for k in self.predict_proba(X).argmax(1)]
+        """N answers: the most likely one to each question. X as in `fit`.
+
+        Raises
+        ------
+        RuntimeError  the network gives NaN, so that no answer is the most likely one.
+        """
+        return [self.answers_[k] for k in most_likely(self.predict_proba(X), "question")]
 
     def attention(self, X) -> list:
         """N arrays (hops, sentences): how much each sentence of the story counted at each hop; 0 for those forgotten. X as in `fit`."""
@@ -266,8 +278,13 @@ class MemoryNetwork(Model):
         return found
 
     def score(self, X, y) -> float:
-        """Accuracy: the part of the questions that are answered right. X and y as in `fit`; an answer never seen in `fit` counts as wrong."""
+        """Accuracy: the fraction of the questions that are answered right. X and y as in `fit`.
+
+        An answer that the model was not fitted with counts as wrong, and a warning names it.
+        """
+        self._check_fitted()
         X, y = _check_stories.stories(X, y)
+        unseen.encode(y, dict.fromkeys(self.answers_, 0), "answers", "y")
         return sum(mine == theirs for mine, theirs in zip(self.predict(X), y)) / len(y)
 
     def _fitted_config(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 
@@ -67,33 +68,45 @@ class Model:
         seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
         return seed if settings.ranks is None else settings.ranks.agree(seed)
 
-    def _start(self, build, batches, settings: Settings, *, identity, **options) -> Training:
-        """Call `build`, which makes the layers, and start a Training; if that does not go well, nothing has changed.
-
-        identity : a function that says what a checkpoint knows the data by: it reads all of them, so it is called only for a checkpoint
-        """
-        on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
-        before = self.__dict__.copy()
+    @contextlib.contextmanager
+    def _all_or_nothing(self):
+        """If what is done in it fails, the model is as it was before, its parameters too."""
+        before, storage = self.__dict__.copy(), self.storage
+        flat = None if storage is None else storage.flat.copy()
         try:
-            build()
-            options["identity"] = {} if settings.checkpoint is None else self._configuration() | identity()
-            run = Training(self, batches, settings, on_best=on_best, **options)
-            run.start()
+            yield
         except BaseException:
             self.__dict__ = before
+            if storage is not None and not np.array_equal(storage.flat, flat, equal_nan=True):
+                with storage.updating() as parameters:
+                    parameters[:] = flat
             raise
-        self.history = run.at.history
-        return run
 
-    def _run(self, run: Training) -> None:
-        """Train to the end, and say how it ended."""
-        run.run()
-        self.outcome, self.message = run.outcome, run.message
-        self.speed = run.steps / run.seconds if run.seconds else None
-        if run.settings.checkpoint is not None and not run.settings.follows:
-            self.save(run.settings.checkpoint)
+    def _train(self, build, batches, settings: Settings, *, identity, prepare=lambda run: None, **options) -> Training:
+        """Call `build`, which makes the layers, train to the end, and say how it ended; if that fails, nothing has changed.
+
+        batches : those of training, or a function that makes them and the held-out ones once the layers are there
+        identity : a function that says what a checkpoint knows the data by: it reads all of them, so it is called only for a checkpoint
+        prepare : called with the Training before it runs
+        """
+        on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
+        with self._all_or_nothing():
+            build()
+            if callable(batches):
+                batches, options["validation"] = batches()
+            options["identity"] = {} if settings.checkpoint is None else self._configuration() | identity(batches)
+            run = Training(self, batches, settings, on_best=on_best, **options)
+            run.start()
+            prepare(run)
+            self.history = run.at.history
+            run.run()
+            self.outcome, self.message = run.outcome, run.message
+            self.speed = run.steps / run.seconds if run.seconds else None
+            if run.settings.checkpoint is not None and not run.settings.follows:
+                self.save(run.settings.checkpoint)
         if run.message is not None:
             warnings.warn(run.message, RuntimeWarning, stacklevel=3)
+        return run
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write the model to a directory, which may hold an older one: config.json and one safetensors file."""
@@ -143,8 +156,29 @@ def remember_at_first(net, seed: int) -> None:
             initialise(layer, "torch", forget_bias=1.0, seed=random_key(seed, k) if k else seed)
 
 
-def held_out_rows(N, part, key):
-    """(rows held out, rows kept) of N: a part drawn with the key, none if it is 0."""
-    held = round(N * _check.probability("validation", part))
+def held_out_rows(N, part, key, name="validation"):
+    """(rows held out, rows kept) of N: a part drawn with the key, none if it is 0. Otherwise neither may be empty."""
+    held = round(N * _check.probability(name, part))
+    if part and not 0 < held < N:
+        if N < 2:
+            raise ValueError(f"{name}={part} of {N} cannot be held out: give more data, or {name}=0")
+        what = "all" if held else "none"
+        raise ValueError(f"{name}={part} of {N} would hold out {what}: give a part from {0.6 / N:.2g} to {(N - 0.6) / N:.2g}, or 0")
     order = np.random.default_rng(key).permutation(N) if held else np.arange(N)
     return order[:held], order[held:]
+
+
+def most_likely(scores, what: str) -> np.ndarray:
+    """The place of the greatest of each row of scores (N, K).
+
+    Raises
+    ------
+    RuntimeError  a row has a NaN; `what` is what it belongs to.
+    """
+    wrong = np.flatnonzero(np.isnan(scores).any(1))
+    if len(wrong):
+        raise RuntimeError(
+            f"the network's outputs for {what} {wrong[0]} are NaN, as those of {len(wrong)} of {len(scores)}: its parameters have left all "
+            "bounds, or its inputs are too large; train again with a lower lr"
+        )
+    return scores.argmax(1)

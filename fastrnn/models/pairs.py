@@ -18,7 +18,7 @@ class Pair:
     rows: np.ndarray  # (B,) which pairs they are
     source: Ragged | np.ndarray  # (B, D) if the sources are vectors
     inputs: np.ndarray  # (T, B) ids that begin with <s>
-    targets: np.ndarray  # (T, B) ids that end with </s>, -1 behind it
+    targets: np.ndarray  # (T, B) ids that end with </s>, -1 behind it and where a symbol is not known
     lengths: np.ndarray  # (B,) of the targets, 1..T
     sampling: float = 0.0  # probability that an input is the model's own choice
 
@@ -60,7 +60,9 @@ class Pairs(Sequences):
 
     def _batch(self, rows):
         targets = _padded(self.targets, rows, -1)
-        inputs = np.maximum(np.roll(targets, 1, axis=0), 0)
+        inputs = np.roll(targets, 1, axis=0)
+        there = np.arange(len(targets))[:, None] < self._lengths[rows]
+        inputs = np.where(inputs >= 0, inputs, np.where(there, self._start, 0))  # a symbol that is not known enters as <s>
         inputs[0] = self._start
         source = self._sources[rows] if isinstance(self._sources, np.ndarray) else None
         if source is None:

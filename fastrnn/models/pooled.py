@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_stacked
+from fastrnn import _check, _check_data, _check_stacked
 from fastrnn.batches import Generated, Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.models.model import CELLS, Model, held_out_rows, recurrent, remember_at_first
-from fastrnn.models.scaling import Scaler, Unscaled, from_arrays, to_arrays
+from fastrnn.models.scaling import Scaler, Unscaled, cast, check_range, from_arrays, to_arrays
 from fastrnn.parameters import Storage
 
 
@@ -65,6 +65,7 @@ POOLINGS = {"last": last, "mean": mean, "max": greatest}
 class Pooled(Model):
     """Base: a subclass has `_loss(output, batch) -> loss, backward` and gives `_build` the number of outputs."""
 
+    features_ = None  # names of the features, if they were fitted in data frames
     LAYERS = ("rnn", "linear")
     ARGUMENTS = ("cell", "hidden_size", "num_layers", "bidirectional", "pooling", "dropout", "standardize")
 
@@ -95,12 +96,16 @@ class Pooled(Model):
     def _pool(self):
         return POOLINGS[self.pooling]
 
-    def _scaler_of(self, X):
-        return Scaler.of(X) if self.standardize else Unscaled()
+    def _scaler_of(self, X, **options):
+        return Scaler.of(X, **options) if self.standardize else Unscaled()
 
-    def _build(self, input_size, outputs, scaler, seed):
+    def _sequences(self, X):
+        """Checked sequences for a fitted model."""
+        return _check_data.sequences(X, self.rnn.input_size, self.features_)
+
+    def _build(self, input_size, outputs, scaler, seed, features=None):
         """Make the layers, with first values drawn from `seed`, in one storage."""
-        self._scaler = scaler
+        self._scaler, self.features_ = scaler, features
         self.storage = Storage(self.dtype)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.rnn = recurrent(
@@ -134,37 +139,45 @@ class Pooled(Model):
 
     def _outputs_of(self, X, batch_size):
         """(rows, outputs) of checked sequences, batch by batch."""
-        for batch in Labelled(X, None, None, self._scaler, batch_size, None, None):
+        for batch in Labelled(X, None, None, self._scaler, batch_size, None, None, dtype=self.dtype):
             yield batch.sequences, self._outputs(batch.sequences)
 
-    def _batches(self, X, targets, weights, validation, batch_size, max_steps, seed, scaler):
-        """Training and held-out batches; `validation` is the pair (X, targets), or a part of the sequences."""
-        held = None
-        if isinstance(validation, tuple):
-            held = Labelled(*validation, None, scaler, batch_size, max_steps, None)
-        else:
-            out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
-            if len(out):
-                held = Labelled([X[i] for i in out], _some(targets, out), None, scaler, batch_size, max_steps, None)
-            X, targets, weights = [X[i] for i in kept], _some(targets, kept), weights[kept]
-        return Labelled(X, targets, weights, scaler, batch_size, max_steps, random_key(seed, 1)), held
+    @staticmethod
+    def _split(X, y, weights, validation, seed):
+        """X, y and weights of training, and the held-out (X, y) or None, before anything is learnt from them."""
+        out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
+        if not len(out):
+            return X, y, weights, None
+        return _some(X, kept), _some(y, kept), weights[kept], (_some(X, out), _some(y, out))
 
-    def _generated(self, make, updates, width, scaler, targets_of):
+    def _batches(self, X, targets, weights, held, batch_size, max_steps, seed, scaler):
+        """Training and held-out batches; `held` is a pair (X, targets) or None."""
+        if not self.standardize:
+            check_range("sequence", X, scaler, self.dtype)
+        if held is not None:
+            check_range("held-out sequence", held[0], scaler, self.dtype)
+            held = Labelled(*held, None, scaler, batch_size, max_steps, None, dtype=self.dtype)
+        return Labelled(X, targets, weights, scaler, batch_size, max_steps, random_key(seed, 1), dtype=self.dtype), held
+
+    def _generated(self, make, updates, width, features, scaler, targets_of):
         """Batches of a generator of pairs (X, y); `targets_of(X, y)` checks y."""
 
         def batch_of(given, share):
             X, y = given
-            X = _check.sequences(X, width, self.dtype)
+            X = _check_data.sequences(X, width, features)
             targets, X = targets_of(X, y)[share], X[share]
-            return Labelled(X, targets, np.ones(len(X)), scaler, len(X), None, None)[0] if X else None
+            return Labelled(X, targets, np.ones(len(X)), scaler, len(X), None, None, dtype=self.dtype)[0] if X else None
 
         return Generated(make, updates, batch_of, Labelled.steps_of, lambda batch: float(batch.weights.sum()))
 
     def _fitted_arrays(self):
         return to_arrays("scaler", self._scaler)
 
+    def _fitted_config(self):
+        return {"input_size": self.rnn.input_size} | ({} if self.features_ is None else {"features": self.features_})
+
     def _rebuild(self, config, arrays):
-        self._build(config["input_size"], self._outputs_in(config), from_arrays("scaler", arrays), 0)
+        self._build(config["input_size"], self._outputs_in(config), from_arrays("scaler", arrays), 0, config.get("features"))
 
 
 def _some(targets, rows):
@@ -183,15 +196,17 @@ class Labelled(Sequences):
 
     targets : (N, …) array, or N arrays (T_i, …) with one for each step; None if there are none
     weights : (N,), or None
+    dtype : of the engine
     """
 
-    def __init__(self, X, targets, weights, scaler, batch_size, max_steps, seed):
+    def __init__(self, X, targets, weights, scaler, batch_size, max_steps, seed, *, dtype):
         super().__init__(X, batch_size, max_steps=max_steps, seed=seed)
-        self._targets, self._weights, self._scaler = targets, weights, scaler
+        self._targets, self._weights, self._scaler, self._dtype = targets, weights, scaler, dtype
 
     def _batch(self, rows):
         ragged = self._ragged(rows)
-        ragged.x = self._scaler(ragged.x)
+        with np.errstate(over="ignore"):  # `cast` names what is too large
+            ragged.x = cast(self._scaler(ragged.x), self._dtype, lambda place: f"sequence {rows[place[1]]}")
         targets = self._targets
         if isinstance(targets, list):
             targets = np.zeros((len(ragged.x), len(rows), *self._targets[0].shape[1:]), self._targets[0].dtype)
@@ -210,9 +225,9 @@ class Labelled(Sequences):
         each = batch.sequences.lengths if isinstance(self._targets, list) else 1
         return float((batch.weights * each).sum())
 
-    def digest(self):
-        """What a checkpoint knows the data by."""
+    def digest(self, *others):
+        """What a checkpoint knows the data by, and other arrays."""
         found = hashlib.sha256(self._weights.tobytes())
-        for array in (*self._x, *self._targets):
+        for array in (*self._x, *self._targets, *others):
             found.update(np.ascontiguousarray(array).tobytes())
         return found.hexdigest()[:12]

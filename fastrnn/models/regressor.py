@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _check_data
 from fastrnn.losses import mean_squared_error
 from fastrnn.models.model import DEFAULTS
 from fastrnn.models.pooled import Pooled, each
-from fastrnn.models.scaling import from_arrays, to_arrays
+from fastrnn.models.scaling import cast, check_range, from_arrays, to_arrays
 from fastrnn.settings import Settings
 
 
@@ -44,9 +44,9 @@ class SequenceRegressor(Pooled):
 
         Parameters
         ----------
-        X : list of N arrays (T, features), T >= 1, of any lengths; or an array (N, T, features)
-        y : (N,) or (N, K) numbers; with per_step N arrays (T,) or (T, K)
-        validation : a pair (X, y), or the part of the sequences that is held out
+        X : as in ``SequenceClassifier.fit``
+        y : (N,) or (N, K) numbers; with per_step N arrays (T,) or (T, K). They are shifted and scaled in float64
+        validation : a pair (X, y), or the fraction of the sequences that is held out
         sample_weight : (N,) numbers >= 0, optional
         The others as in ``SequenceClassifier.fit``
 
@@ -64,25 +64,33 @@ class SequenceRegressor(Pooled):
         RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
-        X = _check.sequences(X, None, self.dtype)
+        features = _check_data.columns(X)
+        X = _check_data.sequences(X)
         y, flat = self._targets(X, y)
         seed = self._drawn_seed(settings)
         weights = np.ones(len(X)) if sample_weight is None else _check.weights(sample_weight, (len(X),))
-        scaler, target_scaler = self._scaler_of(X), self._scaler_of(y if self.per_step else [y])
         if isinstance(validation, (tuple, list)):
-            held_X = _check.sequences(validation[0], X[0].shape[1], self.dtype)
-            validation = held_X, self._scaled(self._targets(held_X, validation[1], y[0].shape[-1])[0], target_scaler)
+            held_X = _check_data.sequences(validation[0], X[0].shape[1], features)
+            held = held_X, self._targets(held_X, validation[1], y[0].shape[-1])[0]
+        else:
+            X, y, weights, held = self._split(X, y, weights, validation, seed)
+        if settings.monitor == "r2" and held is not None:
+            enough_for_r2(held[1])
+        scaler = self._scaler_of(X)
+        target_scaler = self._scaler_of(y if self.per_step else [y], constant=0.0, name="target")
+        held = None if held is None else (held[0], self._scaled(held[1], target_scaler, "held-out y"))
         y = self._scaled(y, target_scaler)
-        data, held_out = self._batches(X, y, weights, validation, batch_size, max_steps, seed, scaler)
+        data, held_out = self._batches(X, y, weights, held, batch_size, max_steps, seed, scaler)
 
-        def identity():
-            return {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
+        def identity(data):
+            scale = to_arrays("target_scaler", target_scaler).values()
+            return {"data": data.digest(*scale), "batch_size": batch_size, "max_steps": max_steps}
 
         def build():
             self._target_scaler, self._flat = target_scaler, flat
-            self._build(X[0].shape[1], y[0].shape[-1], scaler, seed)
+            self._build(X[0].shape[1], y[0].shape[-1], scaler, seed, features)
 
-        self._run(self._start(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps"))
+        self._train(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps")
         return self
 
     @property
@@ -92,14 +100,14 @@ class SequenceRegressor(Pooled):
     def _targets(self, X, y, width=None):
         """y as (N, K), or N arrays (T_i, K), checked, and whether K was left out."""
         if not self.per_step:
-            y = _check.real_numbers("y", y, self.dtype)
+            y = _check_data.real_numbers("y", y)
             if y.shape[:1] != (len(X),) or y.ndim > 2:
                 raise ValueError(f"y has shape {y.shape}, but there are {len(X)} sequences: give (N,) or (N, K) numbers")
             found, flat = y.reshape(len(X), -1), y.ndim == 1
         else:
             if len(y) != len(X):
                 raise ValueError(f"y has {len(y)} sequences, but X has {len(X)}")
-            y = [_check.real_numbers(f"y[{i}]", of_one, self.dtype) for i, of_one in enumerate(y)]
+            y = [_check_data.real_numbers(f"y[{i}]", of_one) for i, of_one in enumerate(y)]
             for i, (x, of_one) in enumerate(zip(X, y)):
                 if of_one.shape[:1] != x.shape[:1] or of_one.ndim > 2 or of_one.shape[1:] != y[0].shape[1:]:
                     raise ValueError(f"y[{i}] has shape {of_one.shape}, but X[{i}] has {len(x)} steps and y[0] has shape {y[0].shape}")
@@ -108,8 +116,12 @@ class SequenceRegressor(Pooled):
             raise ValueError(f"y has {found[0].shape[-1]} numbers for each, but this model has {width}")
         return found, flat
 
-    def _scaled(self, y, scaler):
-        return [scaler(of_one) for of_one in y] if self.per_step else scaler(y)
+    def _scaled(self, y, scaler, name="y"):
+        """Targets as the network learns them."""
+        if self.per_step:
+            check_range(name, y, scaler, self.dtype)
+            return [scaler(of_one).astype(self.dtype, copy=False) for of_one in y]
+        return cast(scaler(y), self.dtype, name)
 
     def _loss(self, output, batch):
         if not self.per_step:
@@ -130,11 +142,11 @@ class SequenceRegressor(Pooled):
         return {"loss": float(((found - wanted) ** 2).mean()), "r2": _r2(found, wanted)}
 
     def predict(self, X, *, batch_size: int = 256):
-        """(N,) or (N, K) numbers, as y was in `fit`; with per_step a list of N arrays (T,) or (T, K)."""
+        """(N,) or (N, K) numbers, as y was in `fit`; with per_step a list of N arrays (T,) or (T, K). They are float64."""
         self._check_fitted()
-        X = _check.sequences(X, self.rnn.input_size, self.dtype)
+        X = self._sequences(X)
         K = self.linear.out_features
-        found = [None] * len(X) if self.per_step else np.empty((len(X), K), self.dtype)
+        found = [None] * len(X) if self.per_step else np.empty((len(X), K))
         for ragged, output in self._outputs_of(X, batch_size):
             output = self._target_scaler.undo(output)
             if not self.per_step:
@@ -145,16 +157,22 @@ class SequenceRegressor(Pooled):
         return found[:, 0] if self._flat and not self.per_step else found
 
     def score(self, X, y) -> float:
-        """R², the coefficient of determination (1 is perfect, 0 is as good as the mean), the mean over the K numbers."""
+        """R², the coefficient of determination (1 is perfect, 0 is as good as the mean), the mean over the K numbers.
+
+        A column that never changes counts 1 if it is met exactly, else 0. At least two rows are needed.
+        """
         self._check_fitted()
-        y, _ = self._targets(_check.sequences(X, self.rnn.input_size, self.dtype), y, self.linear.out_features)
+        X = self._sequences(X)
+        y, _ = self._targets(X, y, self.linear.out_features)
         found = self.predict(X)
         if self.per_step:
             found, y = np.concatenate([f.reshape(len(f), -1) for f in found]), np.concatenate(y)
-        return _r2(found.reshape(y.shape).astype(float), y.astype(float))
+        if len(y) < 2:
+            raise ValueError("y has 1 row, but R² needs at least 2")
+        return _r2(found.reshape(y.shape), y)
 
     def _fitted_config(self):
-        return {"input_size": self.rnn.input_size, "outputs": self.linear.out_features, "flat": self._flat}
+        return {**super()._fitted_config(), "outputs": self.linear.out_features, "flat": self._flat}
 
     def _fitted_arrays(self):
         return {**super()._fitted_arrays(), **to_arrays("target_scaler", self._target_scaler)}
@@ -171,5 +189,14 @@ class SequenceRegressor(Pooled):
 def _r2(found, wanted):
     """The mean over the columns; a column that never changes counts 1 if it is met exactly, else 0, as in scikit-learn."""
     residual, total = ((found - wanted) ** 2).sum(0), ((wanted - wanted.mean(0)) ** 2).sum(0)
-    constant = total == 0
+    constant = (wanted == wanted[0]).all(0)
     return float(np.where(constant, residual == 0, 1 - residual / np.where(constant, 1, total)).mean())
+
+
+def enough_for_r2(y, advice="hold out more, or leave monitor='r2' out") -> None:
+    """Raise a ValueError if R² of held-out targets, (N, K) or N arrays (T_i, K), does not depend on the model."""
+    rows = np.concatenate(y) if isinstance(y, list) else y
+    if len(rows) < 2:
+        raise ValueError(f"the held-out part has {len(rows)} row of targets, but R² needs at least 2: {advice}")
+    if (rows == rows[0]).all():
+        raise ValueError(f"all {len(rows)} held-out targets are {rows[0, 0]:g}, so that R² says nothing: {advice}")

@@ -1,16 +1,18 @@
-"""Shifts and scales features, as learnt from the training data; a model saves it with its parameters."""
+"""Shift and scale features, as learnt from the training data, in float64; a model saves both with its parameters."""
 
 from __future__ import annotations
 
 import numpy as np
 
+_ROUNDING = 4 * np.finfo(np.float64).eps  # a deviation below this part of the mean is rounding
+
 
 class Scaler:
-    """To mean 0 and standard deviation 1 of each feature; a feature that never changes is only shifted.
+    """Scale each feature to mean 0 and standard deviation 1; a feature that never changes is only shifted.
 
     Parameters
     ----------
-    mean, deviation : (n,) float64
+    mean, deviation : (n,) float64; a deviation of 0 does not scale, and `undo` then gives the mean
 
     Examples
     --------
@@ -22,25 +24,44 @@ class Scaler:
     """
 
     def __init__(self, mean, deviation):
-        self.mean, self.deviation = mean, deviation
+        self.mean, self.deviation = np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
+        self._divisor = np.where(self.deviation > 0, self.deviation, 1.0)
 
     @classmethod
-    def of(cls, X):
-        """From a list of arrays (T_i, n), read one at a time."""
+    def of(cls, X, constant: float = 1.0, name: str = "feature") -> Scaler:
+        """Learn from a list of arrays (T_i, n), read one at a time.
+
+        Parameters
+        ----------
+        constant : the deviation of what never changes
+        name : what a column is, for the message
+
+        Raises
+        ------
+        ValueError  the numbers are too large to take a mean and a deviation of.
+        """
         steps = sum(len(x) for x in X)
-        mean = sum(np.sum(x, 0, np.float64) for x in X) / steps
-        deviation = np.sqrt(sum(((x - mean) ** 2).sum(0) for x in X) / steps)
-        return cls(mean, np.where(deviation > 0, deviation, 1.0))
+        low = np.min([x.min(0) for x in X], axis=0).astype(np.float64)
+        high = np.max([x.max(0) for x in X], axis=0).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = sum(np.sum(x, 0, np.float64) for x in X) / steps
+            mean = np.clip(mean + sum((x - mean).sum(0) for x in X) / steps, low, high)
+            spread = np.maximum(high - mean, mean - low)
+            wrong = np.flatnonzero(~np.isfinite(mean) | ~np.isfinite(spread))
+        if len(wrong):
+            k = wrong[0]
+            raise ValueError(f"{name} {k} goes from {low[k]:g} to {high[k]:g}, too far for a mean in float64: give it in another unit")
+        unit = np.where(spread > 0, spread, 1.0)
+        deviation = unit * np.sqrt(sum((((x - mean) / unit) ** 2).sum(0) for x in X) / steps)  # no square overflows or vanishes
+        return cls(mean, np.where(deviation > _ROUNDING * np.abs(mean), deviation, constant))
 
-    def __call__(self, x):
-        """Scaled, of x's dtype."""
-        dtype = x.dtype
-        return (x - self.mean.astype(dtype)) * (1 / self.deviation).astype(dtype)
+    def __call__(self, x) -> np.ndarray:
+        """Shifted and scaled, float64."""
+        return (x - self.mean) / self._divisor
 
-    def undo(self, x):
-        """As it was before."""
-        dtype = x.dtype
-        return x * self.deviation.astype(dtype) + self.mean.astype(dtype)
+    def undo(self, x) -> np.ndarray:
+        """As it was before, float64."""
+        return x * self.deviation + self.mean
 
 
 class Unscaled:
@@ -49,7 +70,47 @@ class Unscaled:
     def __call__(self, x):
         return x
 
-    undo = __call__
+    def undo(self, x):
+        """The same, float64."""
+        return np.asarray(x, np.float64)
+
+
+def cast(x, dtype, name) -> np.ndarray:
+    """An array in the dtype of the engine, without a copy if it has it.
+
+    Parameters
+    ----------
+    name : what it is; or a function of a place in it, a tuple, that gives that
+
+    Raises
+    ------
+    ValueError  a number is too large for it.
+    """
+    if x.dtype == dtype:
+        return x
+    with np.errstate(over="ignore"):
+        found = x.astype(dtype)
+    if not np.isfinite(found).all():
+        place = tuple(np.argwhere(~np.isfinite(found))[0].tolist())
+        raise ValueError(f"{name(place) if callable(name) else name} {_too_large(x[place], dtype)}")
+    return found
+
+
+def check_range(name: str, X, scaler, dtype) -> None:
+    """Raise a ValueError if a scaled number of the arrays (T_i, n) is too large for the dtype of the engine."""
+    limit = np.finfo(dtype).max
+    for n, x in enumerate(X):
+        with np.errstate(over="ignore", invalid="ignore"):
+            ends = np.abs(scaler(np.stack([x.min(0), x.max(0)])))
+        if not (ends <= limit).all():
+            raise ValueError(f"{name} {n} {_too_large(ends.max(), dtype)}")
+
+
+def _too_large(value, dtype):
+    return (
+        f"has {value:g} where it enters the network, which computes in {dtype}, up to {np.finfo(dtype).max:.2g}: give it in another unit, "
+        "or make the model with dtype='float64'"
+    )
 
 
 def to_arrays(name, scaler) -> dict:

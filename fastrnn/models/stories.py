@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrnn.batches import Sequences
 from fastrnn.layers import random_key
+from fastrnn.models import unseen
 
 EMPTY = ()  # the sentence that every story begins with: a hop that has nothing to look for looks there
 
@@ -40,10 +41,8 @@ class Questions(Sequences):
         self._whole = np.array([len(story) for story, _ in X])
         self._targets = None
         if y is not None:
-            unknown = set(y) - set(model.answers_)
-            if unknown:
-                raise ValueError(f"the held-out part has answers that the training part has not: {', '.join(sorted(unknown)[:5])}")
-            self._targets = np.array([model._word_id[answer] for answer in y])
+            ids = unseen.encode(y, {answer: k for k, answer in enumerate(model.answers_)}, "answers", unseen.HELD_OUT)
+            self._targets = np.array(ids)
         self._store = _store([*number, EMPTY], model)
         super().__init__([np.array([len(number), *story]) for story in stories], batch_size, seed=seed)
         self._memory = model.memory

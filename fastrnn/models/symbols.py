@@ -7,6 +7,7 @@ import collections
 import numpy as np
 
 from fastrnn._files import counted, say
+from fastrnn.models import unseen
 
 END, UNKNOWN, START = "</s>", "<unk>", "<s>"
 
@@ -16,7 +17,7 @@ class Symbols:
 
     Of sources: ``<unk>``, then the symbols. A symbol that the model does not know is ``<unk>``, whether training had such symbols or not
     (if it had none, the vector of ``<unk>`` is as it was drawn). Of targets: ``</s>``, which ends each sequence, then ``<unk>`` only if
-    training had symbols below min_count, then the symbols; without ``<unk>`` a symbol that the model does not know is an error.
+    training had symbols below min_count, then the symbols; without ``<unk>`` a symbol that the model does not know is `unseen.UNSEEN`.
 
     symbols : list of str, the most frequent first, behind those of the vocabulary itself
     start : the id that stands before a target, ``<s>``: one more than all ids that can be predicted
@@ -59,16 +60,19 @@ class Symbols:
     def start(self) -> int:
         return len(self.symbols)
 
-    def encode(self, sequence, name: str = "the sequence") -> np.ndarray:
-        """Ids, int32, without the end. A ValueError names a symbol that is not known, where there is no ``<unk>``."""
-        ids = [self._id_of.get(symbol, self._unknown) for symbol in sequence]
-        if self._unknown is None and None in ids:
-            unknown = sequence[ids.index(None)]
-            raise ValueError(
-                f"{name} has the symbol {unknown!r}, which the training targets have not, and they had no rare ones to learn {UNKNOWN} "
-                "from: leave it out, or fit with min_count > 1"
-            )
-        return np.array(ids, np.int32)
+    def encode(self, sequence) -> np.ndarray:
+        """Ids, int32, without the end."""
+        other = unseen.UNSEEN if self._unknown is None else self._unknown
+        return np.array([self._id_of.get(symbol, other) for symbol in sequence], np.int32)
+
+    def encode_targets(self, sequences, where: str) -> list[np.ndarray]:
+        """The ids of each target. One warning names the symbols that are not known; `where` is what the targets are."""
+        strange = [symbol for sequence in sequences for symbol in sequence if symbol not in self._id_of]
+        effect = f"they count as {UNKNOWN}" if self._unknown is not None else (
+            f"without {UNKNOWN}, which training with min_count > 1 learns from rare symbols, they have no loss and can only be predicted wrong"
+        )  # fmt: skip
+        unseen.warn(strange, sum(map(len, sequences)), "symbols", where, effect)
+        return [self.encode(sequence) for sequence in sequences]
 
     def decode(self, ids) -> list[str]:
         """The symbols of some ids."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_stacked, _engine
+from fastrnn import _check, _check_data, _check_stacked, _engine
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, recurrent, remember_at_first
+from fastrnn.models import unseen
+from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, most_likely, recurrent, remember_at_first
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
 
@@ -93,8 +95,9 @@ class SequenceTagger(Model):
         epochs : times through the data
         batch_size : sentences of an update; those of similar length come together
         max_steps : words of an update with padding, at most, optional
-        validation : a pair (X, y), or the part of the sentences, drawn with the seed, that is held out: the model that is best on it is
-            kept. 0: the last model is kept
+        validation : a pair (X, y), or the fraction of the sentences, drawn with the seed, that is held out: the parameters that are
+            best on it are kept, which may be the first ones. A tag that only the held-out part has counts as wrong, and a warning names
+            it. 0: the last parameters are kept
         verbose : show progress on stderr
         The others: as in ``SequenceClassifier.fit``
 
@@ -112,10 +115,10 @@ class SequenceTagger(Model):
         RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
-        sentences, tags = _check.tagged(X, y)
+        sentences, tags = _check_data.tagged(X, y)
         seed = self._drawn_seed(settings)
         if isinstance(validation, (tuple, list)):
-            held = _check.tagged(*validation)
+            held = _check_data.tagged(*validation)
         else:
             out, kept = held_out_rows(len(sentences), validation, random_key(seed, 2))
             held = [sentences[i] for i in out], [tags[i] for i in out]
@@ -124,20 +127,17 @@ class SequenceTagger(Model):
         vocabulary = sorted(word for word, n in count.items() if n >= self.min_count)
         alphabet = "".join(sorted(set("".join(count))))
         names = sorted({tag for row in tags for tag in row})
-        before = self.__dict__.copy()
-        try:
-            self._build(vocabulary, alphabet, names, seed)
+
+        def batches():
             data = _Tagged(self, sentences, tags, batch_size, max_steps, random_key(seed, 1))
-            validation = _Tagged(self, *held, batch_size, max_steps, None) if held[0] else None
+            return data, _Tagged(self, *held, batch_size, max_steps, None) if held[0] else None
 
-            def identity():
-                return {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
+        def identity(data):
+            return {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
 
-            run = self._start(lambda: None, data, settings, seed=seed, validation=validation, identity=identity, unit="words")
-        except BaseException:
-            self.__dict__ = before
-            raise
-        self._run(run)
+        self._train(
+            lambda: self._build(vocabulary, alphabet, names, seed), batches, settings, seed=seed, identity=identity, unit="words"
+        )  # fmt: skip
         return self
 
     def _build(self, vocabulary, alphabet, tags, seed):
@@ -221,27 +221,40 @@ class SequenceTagger(Model):
         return self.linear(self.rnn(x, lengths=ragged.lengths)[0])
 
     def evaluate(self, batches) -> dict:
-        """{"loss": mean NLL, "accuracy": part of the words} over some batches."""
-        nll = right = 0
+        """{"loss": mean NLL, "accuracy": fraction of the words} over some batches; see ``fastrnn.models.unseen``."""
+        nll = right = known = 0
         for batch in batches:
             ragged, targets, logits = batch[0], batch[-1], self._logits(batch)
+            valid = np.arange(len(targets))[:, None] < ragged.lengths
             nll += float(softmax_cross_entropy(logits, targets, lengths=ragged.lengths, reduction="none").sum())
-            right += int((logits.argmax(2) == targets)[np.arange(len(targets))[:, None] < ragged.lengths].sum())
-        return {"loss": nll / batches.steps, "accuracy": right / batches.steps}
+            right += int((logits.argmax(2) == targets)[valid].sum())
+            known += int((targets >= 0)[valid].sum())
+        return {"loss": nll / known if known else math.nan, "accuracy": right / batches.steps}
 
     def predict(self, X) -> list:
-        """N lists: the most likely tag of each word of each sentence. X as in `fit`."""
+        """N lists: the most likely tag of each word of each sentence. X as in `fit`.
+
+        Raises
+        ------
+        RuntimeError  the network gives NaN, so that no tag is the most likely one.
+        """
         self._check_fitted()
         found = [None] * len(X)
-        for batch in _Tagged(self, _check.tagged(X, None)[0], None, 64, None, None):
-            best, ragged = self._logits(batch).argmax(2), batch[0]
+        for batch in _Tagged(self, _check_data.tagged(X, None)[0], None, 64, None, None):
+            logits, ragged = self._logits(batch), batch[0]
             for b, row in enumerate(ragged.rows):
-                found[row] = [self.tags_[k] for k in best[: ragged.lengths[b], b]]
+                best = most_likely(logits[: ragged.lengths[b], b], f"sentence {row}, word")
+                found[row] = [self.tags_[k] for k in best]
         return found
 
     def score(self, X, y) -> float:
-        """Accuracy: the part of the words whose tag is predicted. X and y as in `fit`; a tag never seen in training counts as wrong."""
-        X, y = _check.tagged(X, y)
+        """Accuracy: the fraction of the words whose tag is predicted. X and y as in `fit`.
+
+        A tag that the model was not fitted with counts as wrong, and a warning names it.
+        """
+        self._check_fitted()
+        X, y = _check_data.tagged(X, y)
+        unseen.encode([tag for row in y for tag in row], self._tag_id, "tags", "y")
         pairs = [(mine, theirs) for row, tags in zip(self.predict(X), y) for mine, theirs in zip(row, tags)]
         return sum(mine == theirs for mine, theirs in pairs) / len(pairs)
 
@@ -262,10 +275,8 @@ class _Tagged(Sequences):
         super().__init__([np.array([form_id[w] for w in sentence]) for sentence in sentences], batch_size, max_steps=max_steps, seed=seed)
         self._targets = None
         if tags is not None:
-            unknown = {tag for row in tags for tag in row} - set(model.tags_)
-            if unknown:
-                raise ValueError(f"the held-out part has tags that the training part has not: {', '.join(sorted(unknown)[:5])}")
-            self._targets = [np.array([model._tag_id[tag] for tag in row]) for row in tags]
+            ids = unseen.encode([tag for row in tags for tag in row], model._tag_id, "tags", unseen.HELD_OUT)
+            self._targets = np.split(np.array(ids, np.int64), np.cumsum(self._lengths)[:-1])
 
     def _batch(self, rows):
         ragged = self._ragged(rows)

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastrnn import _check, _files
 from fastrnn._splitting import UNKNOWN, split_words
+from fastrnn.models import unseen
 from fastrnn.models.characters import PIECE, Characters, code_points, pieces_of
 
 
@@ -135,6 +136,15 @@ class Vocabulary:
             raise ValueError(f"{name} has {len(unknown)} symbols that this model has not been trained on: {shown}")
         return ids
 
+    def encode_other(self, text: str | Characters, where: str) -> np.ndarray:
+        """Ids of a text of which some symbols may not be known: `unseen.UNSEEN`, and one warning that names them."""
+        text = text if isinstance(text, Characters) else Characters.of([text])
+        number = {symbol: k for k, symbol in enumerate(self.symbols)}
+        numbers = [number.get(symbol, unseen.UNSEEN) for symbol in text.symbols]
+        strange = {text.symbols[k]: int(np.count_nonzero(text.ids == k)) for k, found in enumerate(numbers) if found == unseen.UNSEEN}
+        unseen.warn(strange, len(text), "symbols", where, "the model has no probability of them, and the mean is over the others")
+        return text.in_order_of(np.array(numbers, np.int64))
+
     def decode(self, ids) -> str:
         """The text of some ids."""
         return "".join(self.pieces(ids))
@@ -184,11 +194,20 @@ class Words(Vocabulary):
     def encode(self, text: str | list[str], name: str = "the text") -> np.ndarray:
         """Ids, int32, of a text or of its words."""
         words = split_words(text, self.splitting) if isinstance(text, str) else text
-        ids = np.fromiter((self._id_of.get(word, self.unknown) for word in words), np.int32, len(words))
+        ids = self._ids(words)
         unknown = np.count_nonzero(ids == self.unknown)
         if unknown:
             _files.say(f"{name}: {_files.counted(unknown, 'word')} of {len(words):,} read as {UNKNOWN}")
         return ids
+
+    def encode_other(self, text, where):
+        words = split_words(text, self.splitting)
+        strange = (word for word in words if word not in self._id_of and word.lstrip(" ") != UNKNOWN)
+        unseen.warn(strange, len(words), "words", where, f"they count as {UNKNOWN}")
+        return self._ids(words)
+
+    def _ids(self, words):
+        return np.fromiter((self._id_of.get(word, self.unknown) for word in words), np.int32, len(words))
 
     def find(self, symbol):
         return self._id_of.get(symbol)
@@ -216,6 +235,9 @@ class Bytes(Vocabulary):
         """Ids, uint8; an array is not copied."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         return np.frombuffer(data, np.uint8)
+
+    def encode_other(self, text, where):
+        return self.encode(text)
 
     def pieces(self, ids, before=()):
         """Characters as soon as their last byte has come; what is no UTF-8 comes as U+FFFD."""
@@ -256,7 +278,9 @@ class Sampler:
         self._rng = np.random.default_rng(seed)
 
     def __call__(self, logits) -> int:
-        """An id; logits (V,)."""
+        """An id; logits (V,). A RuntimeError if one of them is NaN or infinity: there is nothing to draw from."""
+        if np.isnan(logits).any() or logits.max() == np.inf:
+            raise RuntimeError("the logits of the next symbol are NaN or infinite: the parameters have left all bounds; train with a lower lr")
         if self._temperature == 0:
             return int(logits.argmax())
         z = logits.astype(np.float64)

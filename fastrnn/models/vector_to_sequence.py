@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastrnn import _check, _check_pairs
 from fastrnn.models.decoding import Code, Decoding
 from fastrnn.models.model import CELLS
-from fastrnn.models.scaling import Scaler, Unscaled, from_arrays, to_arrays
+from fastrnn.models.scaling import Scaler, Unscaled, cast, from_arrays, to_arrays
 
 
 class VectorToSequence(Decoding):
@@ -18,8 +20,7 @@ class VectorToSequence(Decoding):
     context : where the vector enters: "initial", as the initial state of all layers, through ``tanh(W v + b)``; "every", at every step as
         an extra bias; "both"
     embedding_size : numbers of a symbol's vector
-    min_count : symbols that are rarer in the training data become ``<unk>``; without rare ones there is none, and a symbol that the
-        model does not know is an error
+    min_count : symbols that are rarer in the training data become ``<unk>``; without rare ones there is none
     tied : the softmax has the embedding's weight (Press & Wolf 2017); embedding_size and hidden_size must be the same
     dropout : probability of a zero between layers and in the network's output, in training
     standardize : shift and scale each number of the vectors to mean 0 and deviation 1, as learnt from the training data
@@ -87,13 +88,14 @@ class VectorToSequence(Decoding):
         return self._known[0]
 
     def _checked(self, X, width, max_length):
-        return _check_pairs.vectors(X, width, self.dtype)
+        return _check_pairs.vectors(X, width)
 
     def _known_of(self, X):
         return X.shape[1], Scaler.of([X]) if self.standardize else Unscaled()
 
     def _sources(self, X, known):
-        return known[1](X)
+        with np.errstate(over="ignore"):  # `cast` names what is too large
+            return np.ascontiguousarray(cast(known[1](X), self.dtype, lambda place: f"vector {place[0]}"))
 
     def _build_source(self, known, seed):
         return (), known[0], 0, False

@@ -109,6 +109,6 @@ def _whole_sequences(model, feeds, lengths, rng):
     if isinstance(model, models.SequenceClassifier):
         return feeds | {"x": x}, {"probabilities": model.predict_proba(sequences)}
     if model.per_step:  # where a sequence has ended too: what the linear layer makes of zeros
-        y, _ = model.rnn(model._scaler(x), lengths=lengths)
-        return feeds | {"x": x}, {"y": model._target_scaler.undo(model.linear(y))}
+        y, _ = model.rnn(model._scaler(x).astype(x.dtype), lengths=lengths)
+        return feeds | {"x": x}, {"y": model._target_scaler.undo(model.linear(y)).astype(x.dtype)}
     return feeds | {"x": x}, {"y": model.predict(sequences).reshape(B, -1)}

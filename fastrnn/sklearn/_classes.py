@@ -11,7 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastrnn import _engine
 from fastrnn.losses import softmax_cross_entropy
+from fastrnn.models import unseen
 from fastrnn.models.classifier import SequenceClassifier
+from fastrnn.models.model import most_likely
 from fastrnn.models.pooled import each
 from fastrnn.sklearn._estimator import Estimator
 
@@ -65,12 +67,23 @@ class _Classes(ClassifierMixin, Estimator):
     def _make(self, targets):
         return _ClassNet(per_step=self.PER_STEP, **self._net_options())
 
-    def _scaled(self, net, targets):
-        net.class_weights = self._class_weights if self.PER_STEP else None
-        return targets
+    def _check_held_out(self, held, kept):
+        held, kept = (np.concatenate(part) if self.PER_STEP else part for part in (held, kept))
+        unseen.encode(self.classes_[held].tolist(), dict.fromkeys(self.classes_[kept].tolist(), 0), "labels", unseen.HELD_OUT)
+
+    def _weighted(self, net, targets, weights):
+        y = self.classes_[np.concatenate(targets) if self.PER_STEP else targets]
+        if self.PER_STEP:
+            net.class_weights = np.ones(len(self.classes_))
+            present = np.isin(self.classes_, y)
+            net.class_weights[present] = compute_class_weight(self.class_weight, classes=self.classes_[present], y=y)
+        elif self.class_weight is not None:
+            weights = weights * compute_sample_weight(self.class_weight, y)
+        return weights
 
     def _labels(self, y, X, form):
         self._need_y(y)
+        y = y.detach().cpu().numpy() if hasattr(y, "detach") else y
         y = column_or_1d(self._per_step(y, X, form) if self.PER_STEP else y, warn=True)
         check_consistent_length(y, np.empty(sum(map(len, X)) if self.PER_STEP else len(X)))
         check_classification_targets(y)
@@ -79,16 +92,18 @@ class _Classes(ClassifierMixin, Estimator):
     def fit(self, X, y, sample_weight=None, *, lengths=None):
         """Learn. X, y as the class says; sample_weight (N,), one for each sequence. Anew, unless warm_start."""
         continues = self._continues()
-        X, form = self._read(X, lengths, reset=not continues)
-        return self._fit_classes(X, self._labels(y, X, form), None, sample_weight, anew=not continues, epochs=self.max_iter)
+        with self._all_or_nothing():
+            X, form = self._read(X, lengths, reset=not continues)
+            return self._fit_classes(X, self._labels(y, X, form), None, sample_weight, anew=not continues, epochs=self.max_iter)
 
     def partial_fit(self, X, y, classes=None, sample_weight=None, *, lengths=None):
         """One epoch over some more data; the first call gives all `classes`. The scaler is that of the first call."""
         anew = not hasattr(self, "_net")
         if anew and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        X, form = self._read(X, lengths, reset=anew)
-        return self._fit_classes(X, self._labels(y, X, form), classes, sample_weight, anew=anew, epochs=1, once=True)
+        with self._all_or_nothing():
+            X, form = self._read(X, lengths, reset=anew)
+            return self._fit_classes(X, self._labels(y, X, form), classes, sample_weight, anew=anew, epochs=1, once=True)
 
     def _fit_classes(self, X, y, classes, sample_weight, **options):
         weights = self._weights_of(sample_weight, X)
@@ -97,12 +112,6 @@ class _Classes(ClassifierMixin, Estimator):
         if len(strange):
             raise ValueError(f"y has labels {strange[:5].tolist()}, but the classes are {known.tolist()}: fit with warm_start=False to begin anew")
         self.classes_ = known
-        if self.class_weight is not None and not self.PER_STEP:
-            weights = weights * compute_sample_weight(self.class_weight, y)
-        elif self.PER_STEP:
-            self._class_weights = np.ones(len(known))
-            present = np.isin(known, y)
-            self._class_weights[present] = compute_class_weight(self.class_weight, classes=known[present], y=y)
         return self._learn(X, self._split(np.searchsorted(known, y), X), weights, len(known), **options)
 
     def predict_proba(self, X, *, lengths=None):
@@ -123,7 +132,7 @@ class _Classes(ClassifierMixin, Estimator):
         return self._split(found, X) if form != "rows" else found
 
     def _decoded(self, outputs):
-        return self.classes_[outputs.argmax(1)]
+        return self.classes_[most_likely(outputs, "step" if self.PER_STEP else "sequence")]
 
     def score(self, X, y, sample_weight=None, *, lengths=None):
         """Accuracy: of the sequences; of the tagger, of the steps, each with its sequence's weight."""
@@ -132,6 +141,8 @@ class _Classes(ClassifierMixin, Estimator):
         if self.PER_STEP:
             found, y = self._per_step(found, X, form), self._per_step(y, X, form)
             sample_weight = None if sample_weight is None else np.repeat(sample_weight, [len(x) for x in X])
+        y = np.asarray(y)
+        unseen.encode(y.ravel().tolist(), dict.fromkeys(self.classes_.tolist(), 0), "labels", "y")
         return float(accuracy_score(y, found, sample_weight=sample_weight))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -10,10 +11,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastrnn import _check, _check_data
 from fastrnn.layers import random_key
 from fastrnn.models.model import held_out_rows
+from fastrnn.models.scaling import cast
 from fastrnn.settings import Settings
+from fastrnn.sklearn._forms import as_list
 
+_REAL = [np.float64, np.float32]  # what X may be: it is scaled in float64, whatever the network computes in
 _EVERY_EPOCH = 2**62  # updates between two looks: only at the ends of epochs
 
 
@@ -74,14 +79,17 @@ class Estimator(BaseEstimator):
         """N arrays (T_i, F), checked; and which of the forms X had: "rows", "list" or "array"."""
         if isinstance(X, tuple) and len(X) == 2 and np.ndim(X[0]) == 2 and np.ndim(X[1]) == 1:
             X, lengths = X
-        if isinstance(X, (list, tuple)) and X and all(np.ndim(x) == 2 for x in X):
+        X = as_list(X)
+        if isinstance(X, (list, tuple)) and X and (_check_data.is_frame(X[0]) or np.ndim(X[0]) == 2):
             if lengths is not None:
                 raise ValueError("lengths is for one array, but X is a list of sequences, which have lengths of their own")
             return self._read_list(X, reset), "list"
         if isinstance(X, np.ndarray) and X.ndim == 3:
-            lengths = np.full(len(X), X.shape[1]) if lengths is None else _lengths(lengths, len(X), X.shape[1])
+            if lengths is None:
+                return self._read_list(list(_check_data.without_padding(X)), reset), "array"
+            lengths = _lengths(lengths, len(X), X.shape[1])
             return self._read_list([x[:length] for x, length in zip(X, lengths)], reset), "array"
-        rows = validate_data(self, X, dtype=self.dtype, reset=reset)
+        rows = validate_data(self, X, dtype=_REAL, reset=reset)
         lengths = np.ones(len(rows), int) if lengths is None else _lengths(lengths, None, len(rows))
         if lengths.sum() != len(rows):
             raise ValueError(f"lengths add up to {lengths.sum()}, but X has {len(rows)} rows")
@@ -91,14 +99,17 @@ class Estimator(BaseEstimator):
         if not X:
             raise ValueError("Found array with 0 sample(s): there are no sequences")
         if any(hasattr(x, "columns") for x in X):
-            return [validate_data(self, x, dtype=self.dtype, reset=reset and k == 0) for k, x in enumerate(X)]
-        X = [np.asarray(x) for x in X]
+            return [validate_data(self, x, dtype=_REAL, reset=reset and k == 0) for k, x in enumerate(X)]
+        X = [_check_data.numeric(f"sequence {k}", x) for k, x in enumerate(X)]
         for k, x in enumerate(X):
             if x.shape[1] != X[0].shape[1]:
                 raise ValueError(f"sequence {k} has {x.shape[1]} features, but sequence 0 has {X[0].shape[1]}")
             if not len(x):
                 raise ValueError(f"sequence {k} has no steps: leave it out")
-        rows = validate_data(self, np.concatenate(X), dtype=self.dtype, reset=reset)
+            if not np.isfinite(x).all():
+                t, feature = np.argwhere(~np.isfinite(x))[0]
+                raise ValueError(f"Input X contains {'NaN' if np.isnan(x[t, feature]) else 'infinity'}: sequence {k} at step {t}, feature {feature}")
+        rows = validate_data(self, np.concatenate(X), dtype=_REAL, reset=reset)
         return np.split(rows, np.cumsum([len(x) for x in X])[:-1])
 
     def _per_step(self, y, X, form):
@@ -121,6 +132,8 @@ class Estimator(BaseEstimator):
 
     def _net_options(self):
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
+        if not sizes:
+            raise ValueError("hidden_layer_sizes is (), but a network needs a recurrent layer: give the size of each, such as (64,)")
         options = {name: getattr(self, name) for name in ("cell", "bidirectional", "pooling", "dropout", "standardize", "dtype")}
         return options | {"hidden_size": sizes if len(sizes) > 1 else sizes[0], "num_layers": len(sizes)}
 
@@ -137,16 +150,16 @@ class Estimator(BaseEstimator):
             kept = np.flatnonzero(weights)
             X, weights = [X[k] for k in kept], weights[kept]
             targets = [targets[k] for k in kept] if self.PER_STEP else targets[kept]
+        stops = self.early_stopping and not once
         if anew:
             self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             self._fits, self.loss_curve_, self.validation_scores_ = 0, [], []
-            net = self._make(targets)
-        else:
-            net = self._net
-        targets, stops = self._scaled(net, targets), self.early_stopping and not once
         X, targets, weights, held = self._hold_out(X, targets, weights, stops)
+        net = self._make(targets) if anew else self._net
+        weights = self._weighted(net, targets, weights)
+        targets, held = self._scaled(net, targets), None if held is None else (held[0], self._scaled(net, held[1]))
         patience = _Patience(np.inf if once else self.tol, np.inf if once else self.n_iter_no_change, self.FIGURE if stops else None)
-        size = min(self.batch_size, len(X))
+        size = min(200 if isinstance(self.batch_size, str) and self.batch_size == "auto" else _check.size("batch_size", self.batch_size), len(X))
         settings = Settings(
             epochs=epochs, optimizer=self.solver, lr=self.learning_rate_init, weight_decay=self.alpha / size if self.alpha else None,
             groups={"*bias*": {"weight_decay": 0.0}} if self.alpha else {}, clip_norm=self.clip_norm, loss_limit=None,
@@ -156,11 +169,15 @@ class Estimator(BaseEstimator):
         scaler = net._scaler_of(X) if anew else net._scaler
         data, held_out = net._batches(X, targets, weights, held, size, None, seed, scaler)
         build = (lambda: net._build(self.n_features_in_, outputs, scaler, seed)) if anew else (lambda: None)
-        run = net._start(build, data, settings, seed=seed, validation=held_out, identity=None, unit="steps")
         moments = self._moments if once and not anew else {}
-        if moments.keys() == self._moments_of(run.optimizer).keys():  # else another solver
-            run.optimizer.load_state_dict(run.optimizer.state_dict() | moments)
-        net._run(run)
+
+        def prepare(run):
+            if moments.keys() == self._moments_of(run.optimizer).keys():  # else another solver
+                run.optimizer.load_state_dict(run.optimizer.state_dict() | moments)
+
+        run = net._train(
+            build, data, settings, seed=seed, validation=held_out, identity=None, unit="steps", prepare=prepare, untrained_counts=not anew
+        )  # fmt: skip
         self._net, self._fits, self._moments = net, self._fits + 1, self._moments_of(run.optimizer) if once else {}
         self._tell(patience, epochs, stops, once)
         return self
@@ -171,13 +188,39 @@ class Estimator(BaseEstimator):
         return {name: value for name, value in optimizer.state_dict().items() if isinstance(value, np.ndarray) or name == "updates"}
 
     def _hold_out(self, X, targets, weights, stops):
+        """Sequences, targets and weights of training, and the held-out (sequences, targets) or None."""
         if not stops:
-            return X, targets, weights, 0.0
-        out, kept = held_out_rows(len(X), self.validation_fraction, random_key(self._seed, 2))
-        if not len(out) or not len(kept):
-            raise ValueError(f"early_stopping holds out {self.validation_fraction} of {len(X)} sequences: neither part may be empty")
+            return X, targets, weights, None
+        out, kept = held_out_rows(len(X), self.validation_fraction, random_key(self._seed, 2), "validation_fraction")
         some = (lambda rows: [targets[k] for k in rows]) if isinstance(targets, list) else (lambda rows: targets[rows])
+        count = sum(map(len, some(out))) if self.PER_STEP else len(out)
+        if count < 2:
+            raise ValueError(
+                f"early_stopping holds out validation_fraction={self.validation_fraction} of {len(X)} sequences, but 1 target is too few to "
+                f"choose by: hold out at least 2, with validation_fraction={1.6 / len(X):.2g} or more, or give more sequences"
+            )
+        if not len(kept):
+            raise ValueError(f"early_stopping holds out all of {len(X)} sequences")
+        self._check_held_out(some(out), some(kept))
         return [X[k] for k in kept], some(kept), weights[kept], ([X[k] for k in out], some(out))
+
+    def _check_held_out(self, held, kept):
+        """Whether the held-out targets can be compared with what is learnt from the others."""
+
+    def _weighted(self, net, targets, weights):
+        """The weight of each sequence of training."""
+        return weights
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self):
+        """If what is done in it fails, the estimator is as it was before."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def _tell(self, patience, epochs, stops, once):
         """The attributes that MLPClassifier has."""
@@ -225,14 +268,14 @@ class Estimator(BaseEstimator):
             check_is_fitted(self)  # raises; itself it takes longer than the step
         if self._net.bidirectional or (not self.PER_STEP and self._net.pooling != "last"):
             raise ValueError("predict_step needs bidirectional=False and pooling='last': otherwise a prediction needs the whole sequence")
-        rows = np.asarray(x_t, dtype=self._net.dtype)
+        rows = np.asarray(x_t, dtype=np.float64)
         single = rows.ndim == 1
         rows = rows[None] if single else rows
         if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
             raise ValueError(f"x_t has shape {np.shape(x_t)}, but {type(self).__name__} is expecting {self.n_features_in_} features: (F,) or (B, F)")
         if not np.isfinite(rows).all():
             raise ValueError("x_t has NaN or infinity: replace such values")
-        y, state = self._net.rnn(self._net._scaler(rows)[None], state)
+        y, state = self._net.rnn(cast(self._net._scaler(rows), self._net.dtype, "x_t")[None], state)
         found = self._decoded(self._net.linear(y[0]).astype(np.float64))
         return (found[0] if single else found), state
 

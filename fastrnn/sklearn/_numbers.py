@@ -8,7 +8,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from fastrnn.models.regressor import SequenceRegressor
+from fastrnn import _check
+from fastrnn.models.regressor import SequenceRegressor, enough_for_r2
+from fastrnn.models.scaling import cast
 from fastrnn.sklearn._estimator import Estimator
 
 
@@ -22,25 +24,31 @@ class RNNRegressor(RegressorMixin, Estimator):
 
     def _make(self, targets):
         net = SequenceRegressor(per_step=self.PER_STEP, **self._net_options())
-        net._target_scaler = net._scaler_of(targets if self.PER_STEP else [targets])
+        net._target_scaler = net._scaler_of(targets if self.PER_STEP else [targets], name="target")
         return net
 
     def _scaled(self, net, targets):
         return net._scaled(targets, net._target_scaler)
 
+    def _check_held_out(self, held, kept):
+        enough_for_r2(held, "raise validation_fraction, or leave early_stopping out")
+
     def _numbers(self, y, X):
         self._need_y(y)
-        y = check_array(y, ensure_2d=False, dtype=self.dtype, input_name="y", estimator=self)
+        y = y.detach().cpu() if hasattr(y, "detach") else y
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
         check_consistent_length(y, X)
         return y.reshape(len(y), -1), y.ndim == 1
 
     def fit(self, X, y, sample_weight=None, *, lengths=None):
         """Learn. sample_weight (N,), one for each sequence. Anew, unless warm_start."""
-        return self._fit_numbers(X, y, sample_weight, lengths, anew=not self._continues(), epochs=self.max_iter)
+        with self._all_or_nothing():
+            return self._fit_numbers(X, y, sample_weight, lengths, anew=not self._continues(), epochs=self.max_iter)
 
     def partial_fit(self, X, y, sample_weight=None, *, lengths=None):
         """One epoch over some more data. The scalers are those of the first call."""
-        return self._fit_numbers(X, y, sample_weight, lengths, anew=not hasattr(self, "_net"), epochs=1, once=True)
+        with self._all_or_nothing():
+            return self._fit_numbers(X, y, sample_weight, lengths, anew=not hasattr(self, "_net"), epochs=1, once=True)
 
     def _fit_numbers(self, X, y, sample_weight, lengths, **options):
         X, _ = self._read(X, lengths, reset=options["anew"])
@@ -90,6 +98,7 @@ class RNNForecaster(RNNRegressor):
     def predict(self, X, horizon=1, *, lengths=None):
         """(N, horizon, F): the steps after the end of each sequence; each is put in again to find the next."""
         check_is_fitted(self)
+        horizon = _check.size("horizon", horizon)
         X, _ = self._read(X, lengths)
         found = np.empty((len(X), horizon, self.n_features_in_))
         for ragged, _ in self._net._outputs_of(X, 256):
@@ -98,7 +107,7 @@ class RNNForecaster(RNNRegressor):
             for k in range(horizon):
                 found[ragged.rows, k] = self._decoded(self._net.linear(top).astype(np.float64))
                 if k + 1 < horizon:
-                    x = self._net._scaler(found[ragged.rows, k].astype(self._net.dtype))
+                    x = cast(self._net._scaler(found[ragged.rows, k]), self._net.dtype, f"forecast step {k}")
                     y, state = self._net.rnn(x[None], state)
                     top = y[0]
         return found
