@@ -549,7 +549,11 @@ BAD = [
     (lambda _: LanguageModel(seed=-1), ValueError, "seed is -1, but it must be at least 0"),
     (fit(""), ValueError, "the text is empty"),
     (fit(file(b"")), ValueError, "the file {folder}/t.txt is empty"),
-    (fit(file(b"caf\xe9 au lait")), ValueError, "the file {folder}/t.txt is not UTF-8: byte 3 is 0xe9"),
+    (
+        fit(file(b"caf\xe9 au lait")),
+        ValueError,
+        "the file {folder}/t.txt is not UTF-8: byte 3 is 0xe9, in line 1: give its encoding, such as latin-1 or cp1252",
+    ),
     (
         fit(lambda folder: str(file(b"x")(folder))),
         ValueError,
