@@ -111,4 +111,4 @@ def _whole_sequences(model, feeds, lengths, rng):
     if model.per_step:  # where a sequence has ended too: what the linear layer makes of zeros
         y, _ = model.rnn(model._scaler(x).astype(x.dtype), lengths=lengths)
         return feeds | {"x": x}, {"y": model._target_scaler.undo(model.linear(y)).astype(x.dtype)}
-    return feeds | {"x": x}, {"y": model.predict(sequences).reshape(B, -1)}
+    return feeds | {"x": x}, {"y": model.predict(sequences).astype(x.dtype).reshape(B, -1)}
