@@ -352,6 +352,20 @@ def check_search(seed):
         with fastrnn.threads(1):
             want = search(decoder, embedding, linear, rows=1, max_length=limits[b], **options, **one)
         same_hypotheses([found[b]], want, f"{decoder}, {options}, row {b}")
+        check_scores(decoder, embedding, linear, found[b], one, options, f"{decoder}, {options}, row {b}")
+
+
+def check_scores(decoder, embedding, linear, found, given, options, what):
+    """The scores of what was written for one row are those of one call over the same symbols."""
+    memory = (given["memory"],) if "memory" in given else ()
+    given = {name: a for name, a in given.items() if name != "memory"}
+    for h in found[:3]:
+        y = decoder(np.array([options["start"], *h.ids])[:, None], *memory, embedding=embedding, **given)[0][:, 0]
+        logits = linear(y).astype("float64")
+        likely = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        symbols = [*h.ids, options["end"]][: len(h.ids) + h.ended]
+        total = sum(likely[t, symbol] for t, symbol in enumerate(symbols)) / ((5 + len(symbols)) / 6) ** options["length_penalty"]
+        assert_allclose(h.score, total, rtol=1e-9 if decoder.dtype == "float64" else 1e-4, atol=1e-5, err_msg=what)
 
 
 def same_hypotheses(got, want, what):
