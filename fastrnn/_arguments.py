@@ -44,6 +44,13 @@ _fraction = _number(float, "a number in 0 <= p < 1", lambda v: 0 <= v < 1)
 _probability = _number(float, "a number in 0 < p <= 1", lambda v: 0 < v <= 1)
 
 
+def _path(text):
+    """An argparse type: a path, which an empty text is not (it would be the current directory)."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give a path, or . for this directory")
+    return text
+
+
 def _decay(text):
     return text if text in ("cosine", "none") else _probability_or_word(text)
 
@@ -116,7 +123,7 @@ def _add_train(commands):
     add("--patience", type=_count, metavar="N", help="stop after N epochs without a better held-out loss")
     add("--seed", type=_natural, default=0, help="the same seed gives the same model, bit for bit (0)")
     add("--threads", type=_count, metavar="N", help="threads; all cores if not given")
-    add("--out", metavar="DIR", help="directory of the model and of the checkpoint (./fastrnn-lm; ./fastrnn-classify, … for other tasks)")
+    add("--out", type=_path, metavar="DIR", help="directory of the model and of the checkpoint (./fastrnn-lm; ./fastrnn-classify, … for other tasks)")
     add("--log", metavar="FILE", help="write each epoch's figures there, as CSV or, if it ends in .jsonl, as JSON")
     add("--resume", action="store_true", help="continue from the checkpoint in DIR, with the same options as before")
     add("--quiet", action="store_true", help="show no progress")

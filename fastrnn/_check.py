@@ -39,8 +39,18 @@ def dtype(value):
     return found
 
 
+def unmasked(name, value):
+    """Refuse a masked array in which anything is masked: its mask would be lost."""
+    if type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{name} is a masked array, in which {np.ma.count_masked(value)} of {value.size} values are masked: fill them with "
+            f"{name}.filled(…), or leave their steps out"
+        )
+
+
 def array(name, value, of):
     """An array of the network's dtype, copied only if it is not aligned; `of` is the layer that asks."""
+    unmasked(name, value)
     value = np.asarray(value)
     if value.dtype != of.dtype:
         raise TypeError(f"{name} is {value.dtype}, but this {of.kind} computes in {of.dtype}: convert with {name}.astype('{of.dtype}')")
@@ -68,6 +78,7 @@ def ids(layer, value, embedding):
     """Integer ids for an embedding, time-major (T, B), and whether they came unbatched."""
     if "weight" not in getattr(embedding, "params", ()):
         raise TypeError(f"embedding is {type(embedding).__name__}, but it must be a fastrnn.Embedding")
+    unmasked("x", value)
     value = np.asarray(value)
     weight = embedding.params["weight"]
     if value.dtype.kind not in "iu":
@@ -237,6 +248,7 @@ def random_key(key):
 
 def integers(name, values):
     """Integers of any shape, as C-contiguous int64."""
+    unmasked(name, values)
     values = np.asarray(values)
     if values.dtype.kind not in "iu" and values.size:
         raise TypeError(f"{name} are {values.dtype}, but they must be whole numbers")
@@ -275,6 +287,7 @@ def features(layer, x):
 
 def real_rows(name, values):
     """(T, B, n) or (rows, n), float32 or float64, C-contiguous (copied only if it was not)."""
+    unmasked(name, values)
     values = np.asarray(values)
     if values.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} is {values.dtype}, but it must be float32 or float64")

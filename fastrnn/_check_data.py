@@ -6,6 +6,8 @@ import numbers
 
 import numpy as np
 
+from fastrnn._check import unmasked
+
 
 def is_frame(value) -> bool:
     """Whether it is a data frame: it has named columns."""
@@ -16,6 +18,7 @@ def numeric(name: str, value) -> np.ndarray:
     """An array of real numbers of its own dtype; an object array of numbers becomes float64, a torch tensor an array."""
     if hasattr(value, "detach"):  # a tensor, which may need a gradient
         value = value.detach().cpu()
+    unmasked(name, value)
     try:
         found = np.asarray(value)
     except ValueError:  # lists of different lengths
@@ -72,6 +75,7 @@ def sequences(value, width: int | None = None, names: list | None = None) -> lis
     """
     if value is None or isinstance(value, str):
         raise TypeError(f"X is {value!r:.40}, but it must be a list of N arrays (T, features)")
+    unmasked("X", value)
     if is_frame(value):
         value = nested(value)
     elif hasattr(value, "detach"):

@@ -112,7 +112,7 @@ def redirected():
     """Standard output and standard error as the command writes them."""
     with contextlib.redirect_stdout(Output(sys.stdout)), contextlib.redirect_stderr(Messages(sys.stderr)):
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
+            sys.stdout.reconfigure(errors="backslashreplace")  # what it cannot show stays distinct from other characters
         yield
 
 

@@ -20,11 +20,17 @@ class _File:
     Raises
     ------
     OSError  the file cannot be written: it is a directory, or its folder cannot be made or written to.
+    ValueError  the file holds something other than such a log, which would be lost.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         _check_writable(self.path)
+        if self.path.is_file():
+            with open(self.path, "rb") as file:
+                first = file.readline(65536).decode("utf-8", "replace").strip()
+            if first and not self._begins_a_log(first):
+                raise ValueError(f"{self.path} is not a {type(self).__name__}, and writing one would overwrite it: choose another name, or remove it")
 
     def begin(self, history: list) -> None:
         """Write what is known already, in place of what the file held."""
@@ -61,6 +67,10 @@ class JSONLog(_File):
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
+    @staticmethod
+    def _begins_a_log(line):
+        return line.startswith('{"epoch":')
+
 
 class CSVLog(_File):
     """Writes each entry as a line of a table; its columns are those of the first entry, and None is an empty field."""
@@ -71,6 +81,10 @@ class CSVLog(_File):
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(entry)
+
+    @staticmethod
+    def _begins_a_log(line):
+        return line.startswith("epoch,")
 
 
 class TensorBoard:

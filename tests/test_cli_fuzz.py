@@ -102,6 +102,7 @@ TASKS |= {"caption": [captions, arrays]}
 NEEDED = {
     "text": ["--hidden", "6", "--layers", "1", "--batch", "3", "--seq-len", "5"],
     "forecast": ["--window", "6", "--horizon", "2", "--hidden", "4"],
+    "qa": ["--hidden", "4", "--validation", "0.4"],  # of few stories
 }
 OWN = {
     "text": [

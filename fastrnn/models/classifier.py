@@ -103,7 +103,8 @@ class SequenceClassifier(Pooled):
         if len(classes) < 2:
             where = "the part of y that is not held out" if held is not None else "y"
             raise ValueError(f"{where} has only the class {classes[0].item()!r}, but there must be at least 2")
-        weights = weights * _class_weights(classes, targets.reshape(-1), class_weight)
+        with np.errstate(over="ignore"):  # refused by `_batches`
+            weights = weights * _class_weights(classes, targets.reshape(-1), class_weight)
         scaler = self._scaler_of(X)
         held = None if held is None else (held[0], _targets(held[1], classes, unseen.HELD_OUT))
         sizes = batch_size, max_steps, seed

@@ -152,6 +152,7 @@ class Pooled(Model):
 
     def _batches(self, X, targets, weights, held, batch_size, max_steps, seed, scaler):
         """Training and held-out batches; `held` is a pair (X, targets) or None."""
+        weights = _usable(weights)
         if not self.standardize:
             check_range("sequence", X, scaler, self.dtype)
         if held is not None:
@@ -178,6 +179,16 @@ class Pooled(Model):
 
     def _rebuild(self, config, arrays):
         self._build(config["input_size"], self._outputs_in(config), from_arrays("scaler", arrays), 0, config.get("features"))
+
+
+def _usable(weights):
+    """Weights (N,), brought by a power of two to numbers that float32 has if they are very large or small: only their ratios count."""
+    largest = weights.max()
+    if not np.isfinite(largest):
+        raise ValueError("sample_weight times class_weight is too large for float64: only their ratios count, so give smaller ones")
+    if not largest > 0:
+        raise ValueError(f"all {len(weights)} sequences have weight 0: nothing can be learnt; give sample_weight or class_weight above 0")
+    return weights if 2.0**-60 < largest < 2.0**60 else np.ldexp(weights, -int(np.frexp(largest)[1]))
 
 
 def _some(targets, rows):

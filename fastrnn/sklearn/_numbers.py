@@ -74,11 +74,16 @@ class RNNRegressor(RegressorMixin, Estimator):
 
 
 class RNNForecaster(RNNRegressor):
-    """The steps that follow a sequence, each from those before it. X as RNNClassifier's, with two steps at least; y is not used."""
+    """The steps that follow a sequence, each from those before it. X as RNNClassifier's, with two steps at least; y is not used.
+
+    `bidirectional` must be False, since the reverse direction sees the step that is to be forecast; `pooling` does not count.
+    """
 
     PER_STEP = True
 
     def _fit_numbers(self, X, y, sample_weight, lengths, **options):
+        if self.bidirectional:
+            raise ValueError("RNNForecaster needs bidirectional=False: the reverse direction would see the step that it is to forecast")
         X, _ = self._read(X, lengths, reset=options["anew"])
         short = [k for k, x in enumerate(X) if len(x) < 2]
         if short:

@@ -1,0 +1,88 @@
+"""What would give wrong numbers or lose data without a word, and is refused: forecasts that see the future, masks that would be dropped,
+weights that say nothing, logs in place of other files.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastrnn
+from fastrnn.callbacks import CSVLog, JSONLog
+from fastrnn.models import Forecaster, SequenceClassifier, SequenceRegressor
+
+X = list(np.random.default_rng(0).standard_normal((12, 5, 2)))
+Y = ["a", "b"] * 6
+
+
+@pytest.mark.sklearn
+def test_a_forecaster_that_would_see_the_step_it_forecasts_is_refused():
+    from fastrnn.sklearn import RNNForecaster
+
+    for verb in ("fit", "partial_fit"):
+        with pytest.raises(ValueError, match="RNNForecaster needs bidirectional=False: the reverse direction would see"):
+            getattr(RNNForecaster((4,), bidirectional=True, max_iter=1), verb)(X)
+
+
+def test_a_mask_that_would_be_lost_is_refused():
+    masked = np.ma.masked_greater(np.arange(60.0), 50)
+    rnn = fastrnn.GRU(2, 3)
+    for call, message in (
+        (lambda: Forecaster(12, 6, hidden_size=4).fit(masked, epochs=1, verbose=False), "9 of 60 values are masked"),
+        (lambda: SequenceClassifier("gru", 4).fit([np.ma.array(x, mask=x > 1) for x in X], Y, epochs=1, verbose=False), "sequence 0 is a masked array"),
+        (lambda: rnn(np.ma.array(np.ones((4, 1, 2), "float32"), mask=True)), "x is a masked array, in which 8 of 8"),
+        (lambda: fastrnn.Embedding(3, 2)(np.ma.array([0, 1], mask=[0, 1])), "ids is a masked array"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    same = rnn(np.ma.array(np.ones((4, 1, 2), "float32")))[0]  # nothing is masked
+    assert_array_equal(same, rnn(np.ones((4, 1, 2), "float32"))[0])
+
+
+@pytest.mark.parametrize("make", [SequenceClassifier, SequenceRegressor])
+@pytest.mark.parametrize("size", [2.0**-1000, 2.0**-61, 2.0**-59, 2.0**59, 2.0**61, 2.0**1000])
+def test_only_the_ratios_of_weights_count(make, size):
+    weights = np.random.default_rng(1).uniform(1, 2, len(X))
+    y = Y if make is SequenceClassifier else np.arange(12.0)
+    models = [make("gru", 4, seed=0).fit(X, y, epochs=2, sample_weight=weights * s, validation=0, verbose=False) for s in (1, size)]
+    assert_allclose(models[1].storage.flat, models[0].storage.flat, rtol=1e-6, atol=1e-7)
+
+
+def test_weights_of_which_all_are_zero_are_refused():
+    for options in (dict(class_weight={"a": 0, "b": 0}), dict(sample_weight=np.zeros(12))):
+        with pytest.raises(ValueError, match="sequences have weight 0: nothing can be learnt"):
+            SequenceClassifier("gru", 4).fit(X, Y, epochs=1, verbose=False, **options)
+    with pytest.raises(ValueError, match="sample_weight times class_weight is too large"):
+        SequenceClassifier("gru", 4).fit(
+            X, Y, epochs=1, verbose=False, sample_weight=np.full(12, 1e300), class_weight={"a": 1e300, "b": 1}
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("log, own", [(CSVLog, "epoch,update\n1,2\n"), (JSONLog, '{"epoch": 1}\n')])
+def test_a_log_replaces_nothing_but_a_log(log, own, tmp_path):
+    path = tmp_path / "data"
+    for text in ("@data\n1,2:a\n", "a,b\n1,2\n", "\xff"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"is not a {log.__name__}, and writing one would overwrite it"):
+            log(path)
+        assert path.read_text() == text
+    for text in ("", own):
+        path.write_text(text)
+        log(path).begin([])
+        assert path.read_text() == ""
+
+
+def test_the_command_keeps_the_data_where_the_log_would_replace_it(run):
+    text = "@classLabel true a b\n@data\n1,2:a\n2,3:b\n1,2:a\n2,3:b\n"
+    Path("d.ts").write_text(text)
+    status, _, err = run("train", "classify", "--data", "d.ts", "--log", "d.ts", "--out", "o", "--epochs", "1", "--validation", "0")
+    assert status == 1
+    assert "d.ts is not a CSVLog, and writing one would overwrite it" in err
+    assert Path("d.ts").read_text() == text
+
+
+def test_an_empty_name_of_a_directory_is_refused(run):
+    status, _, err = run("train", "--out", "")
+    assert status == 2
+    assert "--out: it is empty: give a path, or . for this directory" in err
