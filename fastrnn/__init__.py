@@ -83,4 +83,6 @@ def _import_engine():
             f"the compiled part of fastrnn is not in {Path(__file__).parent}: these are the sources. "
             "Start Python in another folder to use an installed fastrnn, or build it here with `pip install -e .`"
         )
-    return importlib.import_module("fastrnn._engine")
+    engine = importlib.import_module("fastrnn._engine")
+    importlib.import_module("fastrnn._threads")  # it tells the engine how many threads a call may use
+    return engine

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 # Modules are imported in the functions, where an error of an import, or Ctrl-C during it, becomes one line.
@@ -18,7 +20,9 @@ def command() -> int:
         status = main()
         OF_COMMAND.ignore()
         _console.drop_unwritten()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before `main` could answer it
+        with contextlib.suppress(OSError):
+            os.write(2, b"fastrnn: interrupted\n")
         return 130
     return status
 

@@ -409,7 +409,7 @@ def test_unknown_options_are_refused():
 
 @pytest.mark.parametrize("value", ["0", "-1", "two"])
 def test_a_wrong_number_of_threads_in_the_environment_is_a_clear_error(value):
-    done = processes.python("import fastrnn", FASTRNN_NUM_THREADS=value)
+    done = processes.python("import fastrnn; fastrnn.LSTM", FASTRNN_NUM_THREADS=value)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"ValueError: FASTRNN_NUM_THREADS={value}, but it must be a whole number of at least 1"
 

@@ -32,8 +32,8 @@ def module_names():
 
 
 def test_import_takes_no_time():
-    """The budget is 0.15 s, of which NumPy takes about 0.07. Best of five, and twice the budget for a busy CI machine."""
-    code = "import time; start = time.perf_counter(); import fastrnn; fastrnn.LSTM; print(time.perf_counter() - start)"
+    """The budget is 0.15 s of processor time, of which NumPy takes about 0.07. Best of five, and twice the budget for a slow CI machine."""
+    code = "import time; start = time.process_time(); import fastrnn; fastrnn.LSTM; print(time.process_time() - start)"
     best = min(float(processes.output(code)) for _ in range(5))
     assert best < 2 * 0.15, f"{best:.3f} s"
 

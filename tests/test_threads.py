@@ -51,6 +51,11 @@ def test_the_environment_gives_the_first_number_of_threads(variables, want):
     assert processes.output("import fastrnn; print(fastrnn.get_num_threads())", **variables).strip() == want
 
 
+def test_a_layer_uses_all_threads_though_nobody_asked_how_many_there_are():
+    code = "import fastrnn; fastrnn.LSTM; from fastrnn import _engine; print(_engine.current_threads())"
+    assert processes.output(code, FASTRNN_NUM_THREADS="3").strip() == "3"
+
+
 def test_without_a_word_there_are_no_more_threads_than_cpus():
     count = int(processes.output("import fastrnn; print(fastrnn.get_num_threads())"))
     assert 1 <= count <= len(os.sched_getaffinity(0))
