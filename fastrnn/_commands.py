@@ -13,14 +13,14 @@ import tqdm  # noqa: F401
 
 import fastrnn
 from fastrnn import _reading, tasks
-from fastrnn._console import fail, optional_output
+from fastrnn._console import fail, optional_output, say
 from fastrnn.callbacks import CSVLog, JSONLog
 from fastrnn.convert import convert as convert_file
 from fastrnn.distributed import Ranks, started_by_mpiexec
 from fastrnn.models import LanguageModel
 from fastrnn.network import Network
 from fastrnn.optim import Cosine, ExponentialDecay
-from fastrnn.storage import holds_anything
+from fastrnn.storage import exists, holds_anything
 
 # Options of `train` that only some tasks have: text these, the others those of their Task; and the defaults of text
 _TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len", "splitting")
@@ -74,6 +74,8 @@ def _train_here(arguments, ranks):
     _fill_in(arguments, task)
     if holds_anything(arguments.out) and not arguments.resume and not follows:
         raise ValueError(f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out")
+    if arguments.resume and not follows and not exists(arguments.out, kind="checkpoint"):
+        say(f"fastrnn: there is no checkpoint in {arguments.out}: --resume begins a new training")
     decay = arguments.lr_decay
     settings = dict(
         epochs=arguments.epochs,
@@ -116,6 +118,8 @@ def _train_here(arguments, ranks):
 def _fill_in(arguments, task):
     """Options that were not given get the task's defaults; one that another task has is an error."""
     name = arguments.task
+    if arguments.held_out is not None and arguments.validation is not None:
+        raise ValueError("--validation and --held-out both say what is held out: give one of them")
     own = (*_OF_MOST, *_TEXT_ONLY) if task is None else (*task.common, *task.options, *task.decides_by)
     for option in _OF_SOME:
         if option not in own and getattr(arguments, option) is not None:

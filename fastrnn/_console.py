@@ -93,6 +93,7 @@ def one_line(message) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
+_EXTRAS = {"matplotlib": "plot", "sklearn": "sklearn", "torch": "torch", "onnx": "onnx", "keras": "keras", "mpi4py": "mpi"}  # module: extra
 _EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError, OutputError)
 
 
@@ -161,6 +162,8 @@ def _description(error):
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):
         return f"not enough memory{f': {text}' if text else ''}"
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"{text}: pip install 'fastrnn[{_EXTRAS[error.name]}]'"
     if text and isinstance(error, _EXPECTED) and not isinstance(error, RecursionError):
         return text
     return f"{type(error).__name__}{f': {text}' if text else ''} (unexpected; --debug shows where)"

@@ -27,8 +27,9 @@ def read_torch(path, key=None):
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly every class for a damaged file
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is damaged, or holds more than tensors: save module.state_dict() alone ({text})") from None
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors: save module.state_dict() alone ({type(error).__name__})"
+        ) from None
     if key is not None:
         if not isinstance(found, dict) or key not in found:
             raise ValueError(f"{path} has no {key!r}: it holds {_holds(found)}")

@@ -320,10 +320,12 @@ def score_text(model: LanguageModel, path, encoding: str | None = None) -> str:
 def report(model, out) -> None:
     """Print what training has come to."""
     _report_message(model)
-    for name in model.FIGURES:
-        values = [entry[f"validation_{name}"] for entry in model.history if entry.get(f"validation_{name}") is not None]
-        if values:
-            print(f"held-out {name}: {values[0]:.4f} before, {(min if name == 'loss' else max)(values):.4f} at best")
+    looks = [entry for entry in model.history if entry.get("validation_loss") is not None]
+    if looks:
+        kept = min((entry for entry in looks if not math.isnan(entry["validation_loss"])), key=lambda entry: entry["validation_loss"], default=looks[-1])
+        for name in model.FIGURES:
+            first, last = looks[0][f"validation_{name}"], kept[f"validation_{name}"]
+            print(f"held-out {name}: {first:.4f} before, {last:.4f} after epoch {kept['epoch']:g}, whose parameters are kept")
     if model.speed is not None:
         print(f"speed: {model.speed:,.0f} steps/s")
     print(f"model: {out} ({model.num_parameters:,} parameters); on other data: fastrnn predict {out} --data FILE")

@@ -86,3 +86,40 @@ def test_an_empty_name_of_a_directory_is_refused(run):
     status, _, err = run("train", "--out", "")
     assert status == 2
     assert "--out: it is empty: give a path, or . for this directory" in err
+
+
+@pytest.mark.pandas
+def test_the_times_of_a_series_rise_by_even_steps():
+    import pandas as pd
+
+    values = 10 + 3 * np.sin(np.arange(48) * np.pi / 6)
+    months = pd.Series(values, pd.date_range("2020-01-31", periods=48, freq="ME"))
+    forecaster = Forecaster(12, 6, hidden_size=4, seed=0)
+    want = forecaster.fit(values, epochs=1, verbose=False).predict()
+    for series in (months, months.to_frame("v"), months.set_axis(months.index.to_period("M")), months.set_axis(months.index.tz_localize("UTC"))):
+        found = forecaster.fit(series, epochs=1, verbose=False).predict()
+        assert_array_equal(np.ravel(found), want)
+    working_days = pd.Series(values, pd.bdate_range("2024-01-01", periods=48))
+    forecaster.fit(working_days, epochs=1, verbose=False)
+    shuffled = months.sample(frac=1, random_state=0)
+    for series, exog, message in (
+        (months[::-1], None, "2023-11-30 00:00:00 after 2023-12-31 00:00:00, but times must rise: sort by time"),
+        (shuffled, None, "times must rise"),
+        (pd.concat([months, months]), None, "times must rise"),
+        (months.drop(months.index[20]), None, "but most rows are 1 month apart: fill the gap"),
+        (months, months[::-1].to_frame(), "the index of exog differs from that of the series"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            forecaster.fit(series, exog, epochs=1, verbose=False)
+
+
+def test_options_that_say_the_same_and_a_resume_of_nothing_are_said(run):
+    Path("t.txt").write_text("abc def " * 100)
+    small = ["--data", "t.txt", "--hidden", "4", "--layers", "1", "--batch", "2", "--seq-len", "5", "--epochs", "1", "--quiet"]
+    status, _, err = run("train", *small, "--out", "new", "--resume")
+    assert status == 0
+    assert "fastrnn: there is no checkpoint in new: --resume begins a new training" in err
+    Path("d.ts").write_text("@classLabel true a b\n@data\n" + "1,2:a\n2,3:b\n" * 5)
+    status, _, err = run("train", "classify", "--data", "d.ts", "--held-out", "d.ts", "--validation", "0.2", "--out", "o")
+    assert status == 1
+    assert "--validation and --held-out both say what is held out: give one of them" in err

@@ -104,6 +104,38 @@ def check_steps(dates, where, name, allow_gaps, path) -> None:
     say(f"{path}: {counted(number, 'uneven step')} in the dates of {name!r}; the rows are taken as evenly spaced")
 
 
+def check_times(series, exog=None) -> None:
+    """Check that the times of a pandas Series or frame rise by even steps, and that other variables have the same; other indexes do not count.
+
+    Raises
+    ------
+    ValueError  a time falls or repeats, steps are uneven, or the times of exog are others; the message names the times.
+    """
+    times = _times(series)
+    if times is None:
+        return
+    fault = _fault([time.to_pydatetime() for time in times])
+    if fault is not None:
+        place, usual, _ = fault
+        pair = f"the index of the series has {times[place]} after {times[place - 1]}"
+        if usual is None:
+            raise ValueError(f"{pair}, but times must rise: sort by time (series.sort_index()) and give each time one row")
+        raise ValueError(
+            f"{pair}, but most rows are {usual} apart: fill the gap, or give series.to_numpy() to take the rows as evenly spaced"
+        )
+    others = _times(exog)
+    if others is not None and not times.equals(others):
+        raise ValueError("the index of exog differs from that of the series: give exog.loc[series.index]")
+
+
+def _times(given):
+    """The index of a pandas Series or frame if it holds times, as time stamps; else None."""
+    index = getattr(given, "index", None)
+    if hasattr(index, "to_timestamp"):
+        return index.to_timestamp()
+    return index if hasattr(index, "to_pydatetime") else None
+
+
 def _fault(dates):
     """None if steps are even; else (first row at fault, usual step or None if dates fall, rows at fault)."""
     fall = next((i for i in range(1, len(dates)) if not dates[i - 1] < dates[i]), None)

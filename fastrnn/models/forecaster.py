@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrnn import _check, _check_data, _check_stacked
 from fastrnn.batches import Sequences
+from fastrnn.data._dates import check_times
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
 from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
@@ -152,6 +153,8 @@ class Forecaster(Model):
     def _given(self, series, exog, K=None, E=None, names=(None, None)):
         """Lists of checked arrays (T, K) and (T, E) or None, whether a series was (T,), and whether there were several."""
         series, many = _several(series)
+        for one, other in zip(series, [None] * len(series) if exog is None else exog if many else [exog]):
+            check_times(one, other)
         given = [_check_data.real_numbers("series", _check_data.by_name("series", one, names[0])) for one in series]
         flat = given[0].ndim == 1
         given = [one[:, None] if one.ndim == 1 else one for one in given]
