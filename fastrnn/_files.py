@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import logging
+import operator
 import os
 import re
 import stat
@@ -209,9 +210,47 @@ def not_a_number(text: str) -> str:
     bare = text.strip()
     if _NUMBER.fullmatch(bare):
         return f"{bare} is beyond 3.4e38, the largest number of float32: scale the data"
-    if bare.lower() in MISSING:
+    if is_missing(bare):
         return f"{text[:40]!r} is not a number but a missing value: fill it in, or leave the line out"
     return f"{text[:40]!r} is not a number"
+
+
+def is_missing(text: str) -> bool:
+    """Whether a text stands for a missing value: empty, "?", "NA", …"""
+    return text.strip().lower() in MISSING
+
+
+def whole(value, name: str) -> int:
+    """An argument that must be a whole number.
+
+    Raises
+    ------
+    TypeError  it is of another type; the message names the argument.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}={value!r}, but it must be a whole number")
+    return operator.index(value)
+
+
+def full_rows(found: list, path) -> list:
+    """Rows as `rows` gives them without the empty lines; those between rows are counted and reported.
+
+    Raises
+    ------
+    ValueError  the first row begins with # and has another number of fields than the next one.
+    """
+    while found and not found[-1][1]:
+        found.pop()
+    empty = [line for line, row in found if not row]
+    full = [(line, row) for line, row in found if row]
+    if len(full) > 1 and full[0][1][0].startswith("#") and len(full[0][1]) != len(full[1][1]):
+        raise ValueError(
+            f"{path}, line {full[0][0]}: {full[0][1][0][:60]!r} looks like a comment, but comments are not read: "
+            "delete the lines before the header, or before the first row"
+        )
+    if empty:
+        say(f"{path}: {counted(len(empty), 'empty line')} left out, the first is line {empty[0]}")
+    return full
 
 
 def some(a, b, path, what):

@@ -46,7 +46,7 @@ BAD = [
     (data.read_dictionary, "a AH0\n\nb # nothing\n", "line 3: the word 'b' has no sounds"),
     (data.read_dictionary, ";;; a comment\n", "has no words"),
     (data.read_captions, "1,2,wide\n3,tall\n", "line 2: it has 2 fields, but must have 3, as line 1: numbers, and last the text"),
-    (data.read_captions, "wide\ntall\n", "line 2: it has 1 fields, but must have 2: numbers, and last the text"),
+    (data.read_captions, "wide\ntall\n", "line 1: it has 1 fields, but must have 2: numbers, and last the text"),
     (data.read_captions, "1,2,wide\n3,x,tall\n", "line 2: 'x' is not a number"),
     (data.read_captions, "a,b,text\n", "has no vectors"),
 ]

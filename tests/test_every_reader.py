@@ -156,3 +156,152 @@ def test_vectors_beyond_float32_are_refused(number, tmp_path):
         read_vectors(tmp_path / "f", ["a", "b"], 2)
     with pytest.raises(ValueError, match="the pretrained vector of 'b' has numbers that are not finite, or beyond"):
         read_vectors({"b": [1, float(number)]}, ["a", "b"], 2)
+
+
+# ---- what is not clear, or is in a form that is not read -----------------------------------------
+
+
+def ts(header, *lines):
+    return "\n".join(["@problemName A", "@timeStamps false", header, "@data", *lines, ""])
+
+
+def table(**options):
+    return lambda path: data.read_table(path, **options)
+
+
+REFUSED = [
+    (
+        data.read_ts,
+        "@problemName x\n@univariate false\n@data\n1,2:3,4\n5,6:7,8\n",
+        "line 4: '3,4' stands where the label must stand, but it is a channel: .*@classLabel false",
+    ),
+    (data.read_ts, ts("@classLabel true", "1,2:3,NaN"), "line 5: '3,NaN' stands where the label must .* a channel"),
+    (data.read_ts, "1,2:3,4\n", "line 1: '3,4' stands where the label must stand"),
+    (lambda p: data.read_ts(p, labels=None), ts("", "1,2:3,4"), "line 5: '3,4' stands where the label must stand"),
+    (lambda p: data.read_ts(p, labels="number"), ts("", "1:2:3"), "line 5: it is not clear whether '3' is a label"),
+    (data.read_ts, ts("", "1:2"), "line 5: it is not clear whether '2' is a label .*@classLabel"),
+    (data.read_ts, ts("@dimensions " + "9" * 5000, "1:2"), "line 3: '@dimensions 9+' must have a whole number"),
+    (lambda p: data.read_captions(p, texts=False), "NA\n1\n", "line 1: 'NA' is not a number but a missing value"),
+    (lambda p: data.read_captions(p, texts=False), "1.5.2\n1\n", "line 1: '1.5.2' is not a number"),
+    (data.read_captions, "NA,NA,a\n1,2,b\n", "line 1: 'NA' is not a number but a missing value"),
+    (data.read_captions, ",,a\n1,2,b\n", "line 1: '' is not a number but a missing value"),
+    (data.read_captions, "a,text\n1,2,b\n", "line 2: it has 3 fields, but must have 2, as line 1"),
+    (data.read_captions, "# made\n1,2,b\n", "line 1: '# made' looks like a comment"),
+    (data.read_csv, "NA\n1\n5\n", "line 1: 'NA' is not a number but a missing value"),
+    (data.read_csv, "# made by x\na,b\n1,2\n", "line 1: '# made by x' looks like a comment.* delete the lines before"),
+    (data.read_csv, "a\n1\n2\n3\n", r"no column of numbers .*'a' \(counts the rows\); to choose, give target= \(--t"),
+    (data.read_csv, "Date,a\n2024-01,1\n2024-02,2\n2024-03,3\n", r"left out: 'a' \(counts the rows\)"),
+    (table(target=3), "a,b\n1,2\n", "target=3, but it must be a name of a column, or a list of names"),
+    (table(separator=None), "a,b\n1,2\n", "separator=None must be one character"),
+    (data.read_csv, "Date,a\n1/1/24,5\n1/3/24,6\n1/4/24,8\n1/5/24,9\n", "line 3: '1/3/24' follows '1/1/24'"),
+    (data.read_csv, "Date,a\n01.01.24,5\n01.01.24,6\n", "line 3: '01.01.24' follows '01.01.24'"),
+    (data.read_csv, "Date,a\n1 January 2024,5\n1 March 2023,6\n", "line 3: .* dates must rise"),
+    (data.read_csv, "Date,a\nJan-49,5\nMar-49,6\nApr-49,8\nMay-49,9\n", "line 3: .* most rows are 1 month apart"),
+    (data.read_csv, "Date,a\n2024-W01,5\n2024-W03,6\n2024-W04,8\n2024-W05,9\n", "line 3: .* apart"),
+    (data.read_csv, "Date,a\n2024-W01,5\n2024-W54,6\n", "line 3: '2024-W54' is not a date like the others"),
+    (data.read_csv, "Date,a\n0000 Q1,5\n0000 Q2,6\n", "line 2: '0000 Q1' is neither a number nor a date"),
+    (
+        data.read_csv,
+        "Date,a\n2024-01-01 00:00 +0000,5\n2024-01-01 02:00 +0100,6\n2024-01-01 03:00 +0000,9\n",
+        "line 4: .* most rows are 1:00:00 apart",
+    ),
+    (data.read_csv, "x,a\n,5\n,6\n,8\n2024-01,9\n2024-02,8\n", "line 2: '' is not a date like the others .*'x'"),
+    (
+        data.read_csv,
+        "Date,a\n1st of May,5\n2nd of May,6\n",
+        r"line 2: '1st of May' is neither a number nor a date .*'Date'.*2024-01-31.*--target\) and date= \(--date\)",
+    ),
+    (data.read_csv, "month,a\nJan,5\nFeb,6\n", "line 2: 'Jan' is neither a number nor a date"),
+    (data.read_csv, "x,a\n1.2M,5\n1.3M,6\n", "line 2: '1.2M' is neither a number nor a date"),
+    (table(date="x"), "x,a\nsoon,5\nlate,6\n", "line 2: 'soon' is not a date in a form that is read"),
+    (rolls, '{"train": [[[%s]]]}' % ("9" * 5000), "file, train 0, frame 0: .* is not a list of pitches"),
+    (data.read_babi, "9" * 5000 + " A b.\n", "line 1: it begins with '9+', but its number must be 1"),
+    (lambda p: data.read_conllu(p, layout="conll2003"), "a\tB C\n", "line 1: its tag 'B C' has a blank"),
+    (lambda p: data.read_parallel(p, p), "İstanbul\n", "line 1: .* has combining marks, which splitting='simple'"),
+]
+
+
+@pytest.mark.parametrize("read, text, message", REFUSED, ids=range(len(REFUSED)))
+def test_what_is_not_clear_is_refused_with_its_line_and_what_to_do(read, text, message, tmp_path):
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "file")
+
+
+def test_a_label_is_certain_by_the_dimensions_or_the_lengths(tmp_path):
+    path = tmp_path / "f"
+    for head, line, channels in (
+        ("@dimensions 2", "1:2:3", 2),
+        ("@univariate true", "1:3", 1),
+        ("@classLabel true", "1:2:3", 2),
+        ("@problemName x", "1,2:2,2:3", 2),
+        ("@classLabel true 3,4 3", "1,2:3", 1),
+    ):
+        path.write_text(f"{head}\n@data\n{line}\n")
+        X, y = data.read_ts(path)
+        assert (X[0].shape[1], y) == (channels, ["3"])
+    path.write_text("@targetLabel false\n@data\n1,2:3,4\n")
+    assert data.read_ts(path, labels=None)[0][0].shape == (2, 2)
+
+
+def test_vectors_of_one_number_keep_the_first(tmp_path, said):
+    (tmp_path / "f").write_text("1\n2\n3\n")
+    assert data.read_captions(tmp_path / "f", texts=False)[0].tolist() == [[1], [2], [3]]
+    (tmp_path / "f").write_text("width\n2\n3\n")
+    assert data.read_captions(tmp_path / "f", texts=False)[0].tolist() == [[2], [3]]
+    assert said()[-1].endswith("line 1: read as names, width")
+
+
+def test_a_first_row_of_numbers_is_said_to_be_data(tmp_path, said):
+    path = tmp_path / "f"
+    path.write_text("country,1990,1991\nx,1,2\ny,5,7\nz,3,9\n")
+    with pytest.warns(UserWarning) as found:
+        assert data.read_csv(path)[1].tolist() == [[1990, 1991], [1, 2], [5, 7], [3, 9]]
+    first = f"{path}, line 1: read as data, not as names of columns, since it has numbers or dates (1990, 1991): "
+    assert any(str(one.message).startswith(first) for one in found)
+    assert data.read_csv(path, target="2")[1].shape == (4, 1)
+    with pytest.raises(ValueError, match="no column '1990' for target; it has 1, 2, 3, as line 1 was read as data"):
+        data.read_csv(path, target="1990")
+    path.write_text("2019,2020,text\n1,2,wide\n")
+    with pytest.warns(UserWarning, match="line 1: read as a vector and its text, not as names"):
+        assert data.read_captions(path)[1] == ["text", "wide"]
+    path.write_text("1,2,wide\n")
+    data.read_captions(path)
+    assert said()[-1].startswith(f"{path}, line 1: read as a vector and its text, not as names")
+
+
+def test_escapes_in_quotes_are_undone(tmp_path):
+    head = "@relation r\n@attribute a real\n@attribute y {'don\\'t',\"a \\\\ b\",'50\\%'}\n@data\n"
+    (tmp_path / "f").write_text(head + "1,'don\\'t'\n1,\"don't\"\n2,'a \\\\ b'\n3,50%\n")
+    assert data.read_arff(tmp_path / "f")[1] == ["don't", "don't", "a \\ b", "50%"]
+
+
+def test_blanks_inside_words_between_tabs(tmp_path):
+    (tmp_path / "f").write_text("New York\tB-LOC\nruns\tO\n\n10\u00a0000 O\n")
+    words = [["New York", "runs"], ["10\u00a0000"]]
+    assert data.read_conllu(tmp_path / "f", layout="conll2003") == (words, [["B-LOC", "O"], ["O"]])
+
+
+def test_empty_lines_of_tables_are_counted(tmp_path, said):
+    path = tmp_path / "f"
+    path.write_text("a,b\n1,2\n\n\n3,5\n\n")
+    assert data.read_csv(path)[1].shape == (2, 2)
+    path.write_text("1,2,x\n\n3,5,y\n\n")
+    assert data.read_captions(path)[1] == ["x", "y"]
+    assert f"{path}: 2 empty lines left out, the first is line 3" in said()
+    assert f"{path}: 1 empty line left out, the first is line 2" in said()
+
+
+def test_a_date_that_target_leaves_unchecked_is_said(tmp_path, said):
+    (tmp_path / "f").write_text("Date,a\n1st of May,5\n2nd of May,6\n")
+    assert data.read_csv(tmp_path / "f", target="a")[1].shape == (2, 1)
+    assert said() == [f"{tmp_path / 'f'}, line 2: '1st of May' is no date that is read: 'Date' was not checked"]
+
+
+@pytest.mark.parametrize("number", [2.0, "2", True])
+def test_numbers_of_columns_and_channels_are_whole(number, tmp_path):
+    (tmp_path / "f").write_text("1\ta\t_\tX\n")
+    with pytest.raises(TypeError, match=f"column={number!r}, but it must be a whole number"):
+        data.read_conllu(tmp_path / "f", number)
+    with pytest.raises(TypeError, match=f"channel={number!r}, but it must be a whole number"):
+        data.read_wav(tmp_path / "f", channel=number)

@@ -246,8 +246,10 @@ def test_a_line_of_blanks_ends_a_sentence(tmp_path, said):
 
 def test_a_file_without_header_keeps_its_first_row(tmp_path):
     (tmp_path / "f").write_text("1949-01,112\n1949-02,118\n1949-03,132\n")
-    names, series = data.read_csv(tmp_path / "f")
+    with pytest.warns(UserWarning, match=r"line 1: read as data, not as names of columns.*\(1949-01, 112\)"):
+        names, series = data.read_csv(tmp_path / "f")
     assert names == ["2"] and series[:, 0].tolist() == [112, 118, 132]
+    assert data.read_csv(tmp_path / "f", target="2")[1].tolist() == series.tolist()
 
 
 def test_what_is_left_out_of_a_table_is_said(tmp_path):
@@ -275,6 +277,19 @@ def test_what_is_left_out_of_a_table_is_said(tmp_path):
         ["2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"],
         ["2024-02-29T00:00:00Z", "2024-02-29T01:00:00Z"],
         ["2000-02-29", "2004-02-29"],
+        ["2024-02-29 11:30 PM", "2024-03-01 12:30 AM"],
+        ["31 January 2024", "29 February 2024", "31 March 2024"],
+        ['"January 30, 2024"', '"January 31, 2024"', '"February 1, 2024"'],
+        ["1/31/24", "2/29/24", "3/31/24"],
+        ["31.1.24", "29.2.24"],
+        ["24/12/31", "25/01/01", "25/01/02"],
+        ["Nov-68", "Dec-68", "Jan-69"],
+        ["Dec-99", "Jan-00", "Feb-00"],
+        ["28-Feb-24", "29-Feb-24", "01-Mar-24", "04-Mar-24"],
+        ["2020-W52", "2020-W53", "2021-W01"],
+        ["2020W531", "2020W532"],
+        ["2024-01-01 00:00 +0000", "2024-01-01 02:00 +0100", "2024-01-01 02:00 +0000"],
+        ["2024-01-01 00:00:00 UTC", "2024-01-02 00:00:00 UTC"],
     ],
 )
 def test_dates_in_even_steps_are_found(dates, tmp_path):

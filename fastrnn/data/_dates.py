@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import functools
 import re
 
 from fastrnn._files import counted, is_number, say
@@ -19,14 +20,31 @@ _DAYS = (
     "%d %b %Y",
     "%d-%b-%Y",
     "%b %d, %Y",
+    "%d %B %Y",
+    "%d-%B-%Y",
+    "%d/%b/%Y",
+    "%B %d, %Y",
+    "%B %d %Y",
+    "%b %d %Y",
+    *(f"%d{sign}%m{sign}%y" for sign in "./-"),
+    *(f"%m{sign}%d{sign}%y" for sign in "./-"),
+    *(f"%y{sign}%m{sign}%d" for sign in "./-"),
+    "%d %b %y",
+    "%d-%b-%y",
 )
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", "T%H:%M", "T%H:%M:%S", "T%H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 _FORMATS = (
-    *(day + time + zone for day in _DAYS for time in _TIMES for zone in (("", "%z") if time else ("",))),
+    *(day + time + zone for day in _DAYS for time in _TIMES for zone in (("", "%z", " %z") if time else ("",))),
     "%Y-%m", "%Y/%m", "%m/%Y", "%b %Y", "%B %Y", "%Y %b", "%b-%Y", "%Y-%b", "%YM%m",
+    "%b-%y", "%b %y", "%B-%y", "%B %y", "%y-%b", "%B-%Y", "%Y %B", "%Y-%B",
 )  # fmt: skip
 _NUMBERS = {8: "%Y%m%d", 6: "%Y%m", 4: "%Y"}  # digits of a date that is a number
+_WEEK = re.compile(r"(\d{4})-?W(\d\d)(?:-?([1-7]))?", re.ASCII)
 _QUARTER = re.compile(r"(\d{4})[ -]?Q([1-4])|Q([1-4])[ -/](\d{4})", re.ASCII)
+
+
+_ZONE = r"(?<=[\dM])(?: ?[+-]\d\d:?\d\d| ?Z)$"
+_UTC = re.compile(r"(\d) ?(?:UTC|GMT)$")
 
 
 def as_dates(texts, numbers: bool = False) -> list:
@@ -46,13 +64,58 @@ def as_dates(texts, numbers: bool = False) -> list:
         form = _NUMBERS.get(len(texts[0])) if all(text.isdecimal() for text in texts) else None
         dates = form and _parsed(texts, form)
         return [dates] if dates else [[float(text) for text in texts]]
+    if all(_WEEK.fullmatch(text) for text in texts):
+        weeks = _made(texts, _WEEK, lambda year, week, day: datetime.datetime.fromisocalendar(year, week, day or 1))
+        return [weeks] if weeks else []
     quarters = [_QUARTER.fullmatch(text) for text in texts]
     if all(quarters):
-        return [[datetime.datetime(int(q[1] or q[4]), 3 * int(q[2] or q[3]) - 2, 1) for q in quarters]]
+        found = _made(texts, _QUARTER, lambda a, b, c, d: datetime.datetime(a or d, 3 * (b or c) - 2, 1))
+        return [found] if found else []
     if not any(character.isdecimal() for character in texts[0]):
         return []
-    possible = [form for form in _FORMATS if _parsed(texts[:1], form)]
-    return [dates for dates in (_parsed(texts, form) for form in possible) if dates]
+    texts = [_UTC.sub(r"\1 +0000", text) for text in texts]
+    likely = _by_shape().get(_shape(texts[0], _ZONE, "[A-Za-z]{3}"), ())
+    possible = [form for form in likely if _parsed(texts[:1], form)]
+    found = [(form, _parsed(texts, form)) for form in possible]
+    earlier = [_from_1900(dates) for form, dates in found if dates and "%y" in form]
+    return [dates for dates in (*(dates for _, dates in found), *earlier) if dates]
+
+
+def _shape(text, zone, month):
+    """What a date and its form have in common: the signs between numbers, whether a zone ends it, a month's name."""
+    bare = re.sub(zone, "", text) if ":" in text or "%M" in text else text
+    return re.sub("%?[A-Za-z0-9]", "", bare), bare != text, re.search(month, text) is not None
+
+
+@functools.cache
+def _by_shape():
+    """{shape: forms}. strptime compiles each form anew, so that trying all of them would be slow."""
+    found = {}
+    for form in _FORMATS:
+        found.setdefault(_shape(form, " ?%z", "%[bB]"), []).append(form)
+    return found
+
+
+def _made(texts, pattern, of):
+    """Dates from the numbers in the groups of a pattern, or None where one is no date."""
+    try:
+        return [of(*(int(part) if part else 0 for part in pattern.fullmatch(text).groups())) for text in texts]
+    except ValueError:
+        return None
+
+
+def _from_1900(dates):
+    """Another reading of years of two digits: the first year is in the 20th century, and 00 follows 99; or None.
+
+    strptime takes 69 to 99 as years from 1969 on and 00 to 68 as years from 2000 on.
+    """
+    first = dates[0].year % 100
+    try:
+        found = [date.replace(year=date.year % 100 + (1900 if date.year % 100 >= first else 2000)) for date in dates]
+    except ValueError:  # 29 February 1900
+        return None
+    far = any(abs(later.year - earlier.year) > 50 for earlier, later in zip(found, found[1:]))
+    return None if far else found
 
 
 def _parsed(texts, form):
@@ -60,6 +123,7 @@ def _parsed(texts, form):
         shape = len(texts[0])
         if (
             form.startswith("%Y-%m-%d")
+            and "%p" not in form
             and shape in (10, 16, 19)
             and all(len(text) == shape and text[4] == text[7] == "-" for text in texts)
         ):

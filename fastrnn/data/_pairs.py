@@ -5,12 +5,28 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 import zipfile
 
 import numpy as np
 
-from fastrnn._files import FLOAT32_MAX, counted, floats, full_lines, is_number, lines, read_bytes, rows, say, some
+from fastrnn._files import (
+    FLOAT32_MAX,
+    counted,
+    floats,
+    full_lines,
+    full_rows,
+    is_missing,
+    is_number,
+    lines,
+    read_bytes,
+    rows,
+    say,
+    some,
+)  # fmt: skip
 from fastrnn._splitting import check_rule, first_cut, split_words
+
+_TEXT_NAMES = {"text", "texts", "caption", "captions", "description", "sentence", "words", "target", "label", "name"}
 
 
 def read_parallel(
@@ -55,13 +71,13 @@ def read_parallel(
     for path in (source_path, target_path):
         sides.append([])
         for number, line in enumerate(full_lines(path, encoding), 1):
-            if splitting == "simple" and first_cut(line) is not None:
+            text = line.lower()  # which may add combining marks: "İ" becomes "i" and U+0307
+            if splitting == "simple" and first_cut(text) is not None:
                 raise ValueError(
-                    f"{path}, line {number}: {first_cut(line)!r} has combining marks, which splitting='simple' cuts "
+                    f"{path}, line {number}: {first_cut(text)!r} has combining marks, which splitting='simple' cuts "
                     "off: give "
                     "splitting='unicode'"
                 )
-            text = line.lower()
             words = (
                 re.findall(r"\w+|[^\w\s]", text)
                 if splitting == "simple"
@@ -160,7 +176,8 @@ def read_dictionary(path: str | os.PathLike, *, encoding: str = "utf-8") -> dict
 def read_captions(path: str | os.PathLike, *, texts: bool = True, encoding: str = "utf-8"):
     """Vectors and a text for each: ``.npz`` with the arrays `vectors` and `texts`, or CSV with the text last.
 
-    A first line of the CSV without numbers is a header.
+    A first line of the CSV without numbers is a header; whether there is one is reported. Empty lines are left out and
+    counted.
 
     Parameters
     ----------
@@ -177,6 +194,11 @@ def read_captions(path: str | os.PathLike, *, texts: bool = True, encoding: str 
     ------
     ValueError  an array is missing or of another kind, numbers of vectors and texts differ, a field of the CSV is no
         number or missing.
+
+    Warns
+    -----
+    UserWarning  the first line of the CSV has numbers and is read as data, but its last field is named as a column of
+        texts is ("text", "caption", …).
 
     Examples
     --------
@@ -226,23 +248,45 @@ def _captions_of_arrays(path, needed):
 
 
 def _captions_of_table(path, needed, encoding):
-    table = [(number, row) for number, row in rows(path, encoding=encoding) if row]
-    if table and not any(is_number(cell) or re.match(r"[+-]?\.?\d", cell.strip()) for cell in table[0][1][:-1]):
-        say(f"{path}, line {table[0][0]}: read as names, {', '.join(table[0][1])[:60]}")
-        del table[0]
-    if not needed and all(is_number(row[-1]) for _, row in table):
-        table = [(number, [*row, ""]) for number, row in table]
+    table = full_rows(rows(path, encoding=encoding), path)
+    if not table:
+        raise ValueError(f"{path} has no vectors")
+    first, row = table[0]
+    bare = not needed and all(is_number(row[-1]) for _, row in table[1:] or table)
+    header = _is_header(row, bare)
+    bare = bare and (header or len(row) == 1 or is_number(row[-1]))
+    wanted = max(1 if bare else 2, len(row))
     for number, row in table:
-        wanted = max(2, len(table[0][1]))
         if len(row) != wanted:
-            like = f", as line {table[0][0]}" if number != table[0][0] else ""
+            like = f", as line {first}" if number != first else ""
             raise ValueError(
                 f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}{like}: numbers, and last "
                 "the text"
             )
+    _say_header(path, *table[0], header)
+    table = [(number, [*row, ""] if bare else row) for number, row in table[header:]]
     return some(
         np.array([floats(row[:-1], path, number) for number, row in table]),
         [row[-1] for _, row in table],
         path,
         "vectors",
     )
+
+
+def _is_header(row, bare):
+    """Whether the first row is names: no field for a number begins as one, and not all stand for missing values."""
+    cells = row if bare else row[:-1]
+    data = any(is_number(cell) or re.match(r"[+-]?\.?\d", cell.strip()) for cell in cells)
+    return not data and not (cells and all(map(is_missing, cells)))
+
+
+def _say_header(path, number, row, header):
+    """Report whether the first row was read as names; warn where it was not, but looks like them."""
+    if header:
+        say(f"{path}, line {number}: read as names, {', '.join(row)[:60]}")
+        return
+    message = f"{path}, line {number}: read as a vector and its text, not as names, since it has numbers"
+    if row[-1].strip().lower() in _TEXT_NAMES:
+        warnings.warn(f"{message}: if it is a header, give names that are no numbers, or delete it", stacklevel=4)
+    else:
+        say(message)

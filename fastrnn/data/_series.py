@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from fastrnn._files import counted, floats, is_number, lines, not_a_number, say, some
+from fastrnn._files import counted, floats, is_missing, is_number, lines, not_a_number, say, some
 
 _FLAGS = ("timestamps", "missing", "univariate", "equallength", "classlabel", "targetlabel")
 _KEYS = (*_FLAGS, "problemname", "dimensions", "dimension", "serieslength", "data")
@@ -47,7 +47,8 @@ def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: 
 
     Each line after the header has the channels and, last, the label, separated by colons; values are separated by
     commas. What the header says (dimensions, lengths, classes) is checked. A file without a header has a label in each
-    line. Lines that begin with # or % are comments.
+    line; a header that names neither classes nor targets is obeyed where the labels are certain all the same. Lines
+    that begin with # or % are comments.
 
     Parameters
     ----------
@@ -61,8 +62,8 @@ def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: 
 
     Raises
     ------
-    ValueError  a line has no label or one that the header does not name, a value is missing or no number, channels
-        differ in length or number, the series have time stamps; the message names the line.
+    ValueError  a line has no label or one that the header does not name, or a channel in its place, a value is missing
+        or no number, channels differ in length or number, the series have time stamps; the message names the line.
 
     Examples
     --------
@@ -84,11 +85,11 @@ def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: 
         if header and "data" not in header:
             raise ValueError(f"{where}: there is no @data before the first series")
         parts = text.split(":")
-        label = (
-            parts.pop().strip() if _flag(header, "classlabel") is not False or _flag(header, "targetlabel") else None
-        )
+        label = None if _has_labels(header) is False else parts.pop().strip()
         if not parts or label == "":
             raise ValueError(f"{where}: there is no label, which must stand last behind a colon")
+        if label is not None:
+            _check_label(header, parts, label, where)
         first = first or number
         X.append(_channels(parts, path, number, X, first))
         _check_against_header(header, X[-1], label, where)
@@ -111,6 +112,30 @@ def _flag(header, key):
     return header[key][0] == "true" if key in header else None
 
 
+def _has_labels(header):
+    """Whether each line has a label, as the header says; None if it does not."""
+    said = [_flag(header, key) for key in ("classlabel", "targetlabel")]
+    return True if True in said else False if False in said else None
+
+
+def _check_label(header, parts, label, where):
+    """Whether what stands last is a label, not a channel; `parts` are the channels before it."""
+    values = label.split(",")
+    named = _flag(header, "classlabel") and label in header["classlabel"][1]
+    if not named and len(values) > 1 and all(is_number(value) or is_missing(value) for value in values):
+        raise ValueError(
+            f"{where}: {label[:40]!r} stands where the label must stand, but it is a channel: write a label last, or "
+            "'@classLabel false' into the header if there are none"
+        )
+    wanted = 1 if _flag(header, "univariate") else header.get("dimensions") or header.get("dimension")
+    certain = _has_labels(header) or not header or wanted or not is_number(label) or "," in "".join(parts)
+    if not certain:
+        raise ValueError(
+            f"{where}: it is not clear whether {label[:40]!r} is a label or a channel of one step: write '@classLabel "
+            "true …', '@targetLabel true' or '@classLabel false' into the header"
+        )
+
+
 def _read_key(header, text, where, labels):
     """Put a line of the header into {key in lower case: (first word in lower case, further words, whole line)}."""
     key, _, rest = text[1:].partition(" ")
@@ -124,7 +149,7 @@ def _read_key(header, text, where, labels):
     header[key] = (words[0].lower() if words else "", words[1:], text)
     if key in _FLAGS and header[key][0] not in ("true", "false"):
         raise ValueError(f"{where}: {text[:60]!r} must say true or false")
-    if key in ("dimensions", "dimension", "serieslength") and not header[key][0].isdecimal():
+    if key in ("dimensions", "dimension", "serieslength") and not re.fullmatch("[0-9]{1,18}", header[key][0]):
         raise ValueError(f"{where}: {text[:60]!r} must have a whole number")
     if key == "timestamps" and _flag(header, key):
         raise ValueError(
@@ -238,6 +263,9 @@ _NAME = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s'"{]+)"""
 _ATTRIBUTE = re.compile(rf"@attribute\s+{_NAME}\s*(.*)", re.IGNORECASE)
 _FIELD = re.compile(r"""\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^,'"]*?))\s*(,|$)""")
 
+_ESCAPE = re.compile(r"\\(.)")
+_SIGNS = {"n": "\n", "r": "\r", "t": "\t"}
+
 
 def read_arff(path: str | os.PathLike, *, labels: str | None = "class", encoding: str = "utf-8"):
     """Time series and a label each: the .arff files of the UCR/UEA archive.
@@ -272,7 +300,7 @@ def read_arff(path: str | os.PathLike, *, labels: str | None = "class", encoding
         if len(fields) != header.fields:
             raise ValueError(f"{where}: it has {len(fields)} fields, but the header has {header.fields} attributes")
         *values, label = fields
-        channels = [channel.split(",") for channel in values[0].split(r"\n")] if header.relational else [values]
+        channels = [channel.split(",") for channel in re.split(r"\n|\\n", values[0])] if header.relational else [values]
         if len({len(channel) for channel in channels}) > 1 or len(channels[0]) != header.steps:
             found = sorted({len(channel) for channel in channels})
             raise ValueError(
@@ -341,7 +369,7 @@ def _arff_header(head, labels):
 
 
 def _arff_fields(text, where):
-    """The fields of a line, without quotes."""
+    """The fields of a line, without quotes and the escapes in them."""
     found, place = [], 0
     if text.startswith("{"):
         raise ValueError(f"{where}: sparse data are not read")
@@ -349,7 +377,8 @@ def _arff_fields(text, where):
         field = _FIELD.match(text, place)
         if field is None:
             raise ValueError(f"{where}: a quote is not closed, or text follows it")
-        found.append(next(part for part in field.groups() if part is not None))
+        quoted = field[1] if field[1] is not None else field[2]
+        found.append(field[3] if quoted is None else _ESCAPE.sub(lambda sign: _SIGNS.get(sign[1], sign[1]), quoted))
         place = field.end()
         if field[4] == "":
             return found

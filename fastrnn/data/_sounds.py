@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from fastrnn._files import counted, read_bytes, read_text, say
+from fastrnn._files import counted, read_bytes, read_text, say, whole
 
 LOWEST, NOTES = 21, 88  # of a piano, as MIDI pitches
 
@@ -39,7 +39,7 @@ def read_rolls(path: str | os.PathLike, part: str, *, encoding: str = "utf-8") -
     """
     text = read_text(path, encoding)
     try:
-        parts = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
+        parts = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs), parse_int=_pitch)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: line {error.lineno}: {error.msg}") from None
     except RecursionError:
@@ -70,6 +70,11 @@ def _once(path, pairs):
         twice = next(name for k, (name, _) in enumerate(pairs) if name in dict(pairs[:k]))
         raise ValueError(f"{path} has two parts {twice!r}")
     return found
+
+
+def _pitch(digits):
+    """The number of some digits; text beyond 20 of them, which is no pitch."""
+    return int(digits) if len(digits) <= 20 else digits
 
 
 def _check_frame(frame, where):
@@ -137,11 +142,13 @@ def read_wav(path: str | os.PathLike, *, channel: int | None = None):
     ------
     ValueError   it is no WAV file, it is cut, has no samples or no such channel, or has samples that are not finite.
     ImportError  the kind of file needs soundfile.
+    TypeError    `channel` is no whole number.
 
     Warns
     -----
     UserWarning  there are several channels and `channel` is None.
     """
+    channel = None if channel is None else whole(channel, "channel")
     data = read_bytes(path)
     kind, channels, rate, block, bits, place, size = _riff(data, path)
     if channel is not None and not 0 <= channel < channels:

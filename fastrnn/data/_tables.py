@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import warnings
 
 import numpy as np
 
-from fastrnn._files import is_number, not_a_number, plain_numbers, rows
+from fastrnn._files import full_rows, is_missing, is_number, not_a_number, plain_numbers, rows, say
 from fastrnn.data._dates import as_dates, check_steps
 
 _DATE_NAMES = {
@@ -82,7 +83,7 @@ def read_table(
 
     A first line of names is a header; without one, the columns are named "1", "2", …. A column of dates is checked:
     they must rise by even steps (seconds to years; weekends may be left out). Without `target` every column of numbers
-    is one, but those that count the rows.
+    is one, but those that count the rows. Empty lines are left out and counted.
 
     Parameters
     ----------
@@ -98,12 +99,14 @@ def read_table(
     Raises
     ------
     ValueError  a row has another number of fields, a cell of a column of numbers is missing or none, a quote is not
-        closed, dates fall, repeat or leave gaps, or it is not clear what a column is. The message names the line and
+        closed, dates fall, repeat or leave gaps, a column has digits in every cell or the name of dates but neither
+        numbers nor dates in a form that is read, or it is not clear what a column is. The message names the line and
         what to do.
 
     Warns
     -----
-    UserWarning  columns without numbers, or that count the rows, are left out; not with `target`.
+    UserWarning  columns without numbers, or that count the rows, are left out, or the first row has numbers or dates
+        and is read as data; not with `target`.
 
     Examples
     --------
@@ -115,13 +118,19 @@ def read_table(
     """
     if decimal not in (".", ","):
         raise ValueError(f"decimal={decimal!r}, but it must be '.' or ','")
-    if len(separator) != 1 or separator == decimal or separator in '\r\n"':
+    if not isinstance(separator, str) or len(separator) != 1 or separator == decimal or separator in '\r\n"':
         raise ValueError(f"separator={separator!r} must be one character other than decimal={decimal!r}")
     if exog is not None and target is None:
         raise ValueError("exog needs target: name the columns to forecast")
+    _check_names(target, "target")
+    _check_names(exog, "exog")
     grid = _Grid(path, decimal, separator, encoding)
     exogs = [grid.place(name, "exog") for name in _names(exog)]
     place = grid.place(date, "date") if date is not None else grid.found_date()
+    if place is None and target is not None:
+        grid.say_unchecked_dates()
+    if target is None and not grid.has_header:
+        grid.warn_no_header()
     if place is not None:
         check_steps(grid.dates(place, date is not None), grid.where, grid.names[place], allow_gaps, path)
     targets = (
@@ -146,17 +155,21 @@ def _names(given):
     return [] if given is None else [given] if isinstance(given, str) else list(given)
 
 
+def _check_names(given, part):
+    if not (given is None or isinstance(given, str) or np.iterable(given)):
+        raise ValueError(f"{part}={given!r}, but it must be a name of a column, or a list of names")
+
+
 class _Grid:
     """The cells of a file: names : of the columns; rows : lists of str; lines : the line of each row"""
 
     def __init__(self, path, decimal, separator, encoding):
         self.path, self.decimal = path, decimal
         found = rows(path, separator, encoding)
-        while found and not found[-1][1]:
-            found.pop()
-        if found and len(found[0][1]) == 1:
+        single = next((row for _, row in found if row), [])
+        if len(single) == 1 and not single[0].startswith("#"):
             _check_single(found, path, separator)
-        found = [(line, row) for line, row in found if row]
+        found = full_rows(found, path)
         if not found:
             raise ValueError(f"{path} has no column of numbers under a header")
         width = len(found[0][1])
@@ -167,7 +180,8 @@ class _Grid:
                     f"{width}{_hint(found, separator)}"
                 )
         self.lines, self.rows = [line for line, _ in found], [row for _, row in found]
-        if self._has_header():
+        self.has_header = self._has_header()
+        if self.has_header:
             self.names = [name.strip() for name in self.rows.pop(0)]
             self.lines.pop(0)
         else:
@@ -181,10 +195,7 @@ class _Grid:
         data, names = [], []
         for k, cell in enumerate(self.rows[0]):
             below = [row[k] for row in self.rows[1:]]
-            numbers, dates = (
-                any(map(self._is_number, below)),
-                any(as_dates([other]) for other in below[:3] if not is_number(other)),
-            )
+            numbers, dates = any(map(self._is_number, below)), self._are_dates(below)
             if self._is_number(cell) or (dates and as_dates([cell])):
                 data.append(cell)
             elif cell.strip() and (numbers or dates):
@@ -194,7 +205,18 @@ class _Grid:
                 f"{self.path}, line {self.lines[0]}: it is neither a header nor a row: {names[0]!r} is a name, but "
                 f"{data[0]!r} is data"
             )
+        if names and all(map(is_missing, self.rows[0])):
+            raise ValueError(f"{self.path}, line {self.lines[0]}: {not_a_number(names[0])}")
         return not data
+
+    def warn_no_header(self):
+        """Say that the first row is data."""
+        shown = ", ".join(cell.strip() for cell in self.rows[0] if self._is_number(cell) or as_dates([cell]))[:60]
+        warnings.warn(
+            f"{self.where(0)}: read as data, not as names of columns, since it has numbers or dates ({shown}): if it "
+            "is a header, give names that are no numbers; if not, choose the columns with target= (--target)",
+            stacklevel=4,
+        )
 
     def _point(self, cell):
         """A cell with a decimal point; one that has both signs stays no number."""
@@ -212,9 +234,9 @@ class _Grid:
 
     def place(self, name, part):
         if name not in self.names:
-            raise ValueError(
-                f"{self.path} has no column {name!r} for {part}; it has {', '.join(filter(None, self.names))}"
-            )
+            known = ", ".join(filter(None, self.names))
+            why = "" if self.has_header else f", as line {self.lines[0]} was read as data"
+            raise ValueError(f"{self.path} has no column {name!r} for {part}; it has {known}{why}")
         return self.names.index(name)
 
     def found_date(self):
@@ -222,14 +244,32 @@ class _Grid:
         return next((k for k in range(len(self.names)) if self._begins_with_a_date(k)), None)
 
     def _begins_with_a_date(self, k):
-        return any(not self._is_number(cell) and as_dates([cell]) for cell in self.column(k)[:3])
+        return self._are_dates(self.column(k))
+
+    def _are_dates(self, cells):
+        """Whether one of the first three cells that are not empty is a date, other than a number."""
+        full = itertools.islice((cell for cell in cells if not is_missing(cell)), 3)
+        return any(not self._is_number(cell) and as_dates([cell]) for cell in full)
+
+    def say_unchecked_dates(self):
+        """Report the first column that is named like dates, and is neither numbers nor dates in a form that is read."""
+        for k, name in enumerate(self.names):
+            if name.lower() in _DATE_NAMES and not any(map(self._is_number, self.column(k))):
+                cell = self.rows[0][k].strip()[:40] if self.rows else ""
+                say(f"{self.where(0)}: {cell!r} is no date that is read: {name!r} was not checked")
+                return
 
     def dates(self, k, numbers):
         """[(text, dates in each possible reading)]; `numbers`: 19490131, 1949.5 or 7 are dates too."""
         cells = self.column(k)
         found = as_dates(cells, numbers)
         if not found:
-            first = next((cell for cell in cells if as_dates([cell], numbers)), cells[0])
+            first = next((cell for cell in cells if as_dates([cell], numbers)), None)
+            if first is None:
+                raise ValueError(
+                    f"{self.where(0)}: {cells[0][:40]!r} is not a date in a form that is read, such as 2024-01-31 "
+                    f"(column {self.names[k]!r})"
+                )
             wrong = next((i for i in range(len(cells)) if not as_dates([first, cells[i]], numbers)), 0)
             raise ValueError(
                 f"{self.where(wrong)}: {cells[wrong][:40]!r} is not a date like the others in the column "
@@ -269,6 +309,7 @@ class _Grid:
                 continue
             values = plain_numbers([self._point(cell) for cell in cells])
             if values is None:
+                self._check_no_dates(k, date)
                 self._check_no_numbers(k)
                 left_out.append(f"{name or k + 1!r} (no numbers)")
             elif self._counts(k, np.diff(values)):
@@ -281,11 +322,29 @@ class _Grid:
                 )
             else:
                 targets.append(k)
-        if left_out and targets:
+        if left_out and not targets:
+            raise ValueError(
+                f"{self.path} has no column of numbers under a header, other than those that were left out: "
+                f"{', '.join(left_out)}; to choose, give target= (--target)"
+            )
+        if left_out:
             warnings.warn(
                 f"{self.path}: columns left out: {', '.join(left_out)}; to choose, give target (--target)", stacklevel=4
             )
         return targets
+
+    def _check_no_dates(self, k, date):
+        """Whether a column without numbers may be dates in a form that is not read; `date`: the column of dates."""
+        cells = self.column(k)
+        named = date is None and self.names[k].lower() in _DATE_NAMES and any(not is_missing(cell) for cell in cells)
+        digits = all(any(map(str.isdecimal, cell)) for cell in cells)
+        other = digits and not any(_GROUPED.fullmatch(cell.strip()) for cell in cells)
+        if (named or other) and not any(map(self._is_number, cells)):
+            raise ValueError(
+                f"{self.where(0)}: {cells[0][:40]!r} is neither a number nor a date in a form that is read (column "
+                f"{self.names[k] or k + 1!r}): write dates as 2024-01-31, or choose the columns with target= "
+                "(--target) and date= (--date)"
+            )
 
     def _check_no_numbers(self, k):
         """Whether a column has no numbers at all; one that has some, or has them with other signs, is an error."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from fastrnn._files import counted, lines, say, some
+from fastrnn._files import counted, lines, say, some, whole
 
 
 def read_conllu(
@@ -21,7 +21,8 @@ def read_conllu(
     Each word has a line, and an empty line follows each sentence; a line of blanks is an empty line. CoNLL-U separates
     columns by tabs; the first numbers the words of a sentence from 1, the second is the word. Ranges (``1-2``), empty
     nodes (``1.1``) and comments (``#``) are left out. CoNLL-2003 separates columns by blanks or tabs; the first is the
-    word. Lines that begin with ``-DOCSTART-`` are left out.
+    word. A line that has tabs is split at tabs only, so that words may have blanks. Lines that begin with ``-DOCSTART-``
+    are left out.
 
     Parameters
     ----------
@@ -39,6 +40,7 @@ def read_conllu(
     ------
     ValueError  a line has no tab, another number of columns than the first one, an empty word or tag, or a number out
         of turn; the message names the line.
+    TypeError   `column` is no whole number.
 
     Examples
     --------
@@ -53,7 +55,7 @@ def read_conllu(
     """
     if layout not in ("conllu", "conll2003"):
         raise ValueError(f"layout={layout!r}, but it must be 'conllu' or 'conll2003'")
-    if column is not None and column < 1:
+    if column is not None and whole(column, "column") < 1:
         raise ValueError(f"column={column}, but columns count from 1")
     place = column or (4 if layout == "conllu" else None)
     sentences, found = [], []
@@ -85,6 +87,8 @@ def _sentences(path, layout, place, tags, encoding):
         word, tag = fields[of_word], fields[(place or width) - 1] if tags else None
         if not word.strip() or (tags and not tag.strip()):
             raise ValueError(f"{where}: its {'tag' if word.strip() else 'word'} is empty")
+        if tags and layout == "conll2003" and re.search(r"\s", tag):
+            raise ValueError(f"{where}: its tag {tag[:40]!r} has a blank, as its columns are separated by tabs")
         row.append((word, tag))
     if row:
         yield row
@@ -131,10 +135,11 @@ def _conllu_lines(path, encoding):
 def _conll2003_lines(path, encoding):
     documents = 0
     for number, line in lines(path, encoding):
-        fields = line.split()
-        if not fields:
+        if not line.strip():
             yield number, None
-        elif fields[0] == "-DOCSTART-":
+            continue
+        fields = [field.strip() for field in line.split("\t")] if "\t" in line.strip() else re.split(" +", line.strip(" "))
+        if fields[0].partition(" ")[0] == "-DOCSTART-":
             documents += 1
             yield number, None
         else:
@@ -179,7 +184,7 @@ def read_babi(path: str | os.PathLike, *, answers: bool = True, encoding: str = 
         if not line.strip():
             continue
         count, _, rest = line.strip(" ").partition(" ")
-        if not count.isdecimal() or int(count) not in (1, last + 1):
+        if not count.isdecimal() or len(count) > 18 or int(count) not in (1, last + 1):
             expected = f"1 or {last + 1}" if last else "1"
             raise ValueError(f"{path}, line {number}: it begins with {count[:20]!r}, but its number must be {expected}")
         last = int(count)
