@@ -17,6 +17,9 @@ MISSING = {"", "?", "-", ".", "na", "n/a", "nan", "null", "none"}
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _SIGNS = re.compile(r"[0-9eE+\-. \t]*")  # of numbers that float() reads, but not "1_0", "nan", "infinity"
+_MEANT = re.compile(
+    r"[+-]?(?:[$€£]?\s?\.?\d[\d.,'_\u2009\u00a0\u202f ]*(?:e[+-]?\d+)?\s?[%$€£]?|inf|infinity)", re.IGNORECASE
+)
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 _MAGIC = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
@@ -218,6 +221,11 @@ def not_a_number(text: str) -> str:
 def is_missing(text: str) -> bool:
     """Whether a text stands for a missing value: empty, "?", "NA", …"""
     return text.strip().lower() in MISSING
+
+
+def may_be_number(text: str) -> bool:
+    """Whether a text is no name but a number in another form, or a missing value: "$5", "1,234", "5%", "inf", "NA"."""
+    return is_missing(text) or _MEANT.fullmatch(text.strip()) is not None
 
 
 def whole(value, name: str) -> int:

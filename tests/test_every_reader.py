@@ -184,6 +184,22 @@ REFUSED = [
     (lambda p: data.read_captions(p, texts=False), "NA\n1\n", "line 1: 'NA' is not a number but a missing value"),
     (lambda p: data.read_captions(p, texts=False), "1.5.2\n1\n", "line 1: '1.5.2' is not a number"),
     (data.read_captions, "NA,NA,a\n1,2,b\n", "line 1: 'NA' is not a number but a missing value"),
+    (data.read_captions, "inf,-Infinity,a\n1,2,b\n", "line 1: 'inf' is not a number"),
+    (data.read_captions, "$5,a\n1,b\n", r"line 1: '\$5' is not a number"),
+    (data.read_csv, "inf\n1\n5\n", "line 1: 'inf' is not a number"),
+    (data.read_csv, '"1,5"\n1\n5\n', r"line 1: '1,5' is not a number with decimal='\.'"),
+    (table(allow_gaps=True), "Date,a\n01.02.24,1\n31.01.24,5\n", "line 3: .* dates must rise"),
+    (
+        lambda p: data.read_conllu(p, layout="conll2003"),
+        "x O\n\nNew York\tB-LOC\n",
+        "line 3: 'New York' has a blank between tabs, but line 1 is separated by blanks: separate all lines by tabs",
+    ),
+    (
+        lambda p: data.read_conllu(p, layout="conll2003"),
+        "New York\tB-LOC\nLos Angeles\n",
+        "line 2: it is separated by blanks, but 'New York' in line 1 has a blank between tabs: separate all lines by t",
+    ),
+    (lambda p: data.read_ts(p, labels=None), "@univariate true\n@data\n1,2\n", "no label, .*@classLabel false"),
     (data.read_captions, ",,a\n1,2,b\n", "line 1: '' is not a number but a missing value"),
     (data.read_captions, "a,text\n1,2,b\n", "line 2: it has 3 fields, but must have 2, as line 1"),
     (data.read_captions, "# made\n1,2,b\n", "line 1: '# made' looks like a comment"),
@@ -277,9 +293,10 @@ def test_escapes_in_quotes_are_undone(tmp_path):
 
 
 def test_blanks_inside_words_between_tabs(tmp_path):
-    (tmp_path / "f").write_text("New York\tB-LOC\nruns\tO\n\n10\u00a0000 O\n")
-    words = [["New York", "runs"], ["10\u00a0000"]]
-    assert data.read_conllu(tmp_path / "f", layout="conll2003") == (words, [["B-LOC", "O"], ["O"]])
+    (tmp_path / "f").write_text("New York\tB-LOC\nruns\tO\n")
+    assert data.read_conllu(tmp_path / "f", layout="conll2003") == ([["New York", "runs"]], [["B-LOC", "O"]])
+    (tmp_path / "f").write_text("10\u00a0000 O\n", encoding="utf-8")
+    assert data.read_conllu(tmp_path / "f", layout="conll2003") == ([["10\u00a0000"]], [["O"]])
 
 
 def test_empty_lines_of_tables_are_counted(tmp_path, said):

@@ -36,7 +36,7 @@ _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", "T%H:%M", "T%H:%M:%S", "T%H
 _FORMATS = (
     *(day + time + zone for day in _DAYS for time in _TIMES for zone in (("", "%z", " %z") if time else ("",))),
     "%Y-%m", "%Y/%m", "%m/%Y", "%b %Y", "%B %Y", "%Y %b", "%b-%Y", "%Y-%b", "%YM%m",
-    "%b-%y", "%b %y", "%B-%y", "%B %y", "%y-%b", "%B-%Y", "%Y %B", "%Y-%B",
+    "%b-%y", "%b %y", "%B-%y", "%B %y", "%B-%Y", "%Y %B", "%Y-%B",
 )  # fmt: skip
 _NUMBERS = {8: "%Y%m%d", 6: "%Y%m", 4: "%Y"}  # digits of a date that is a number
 _WEEK = re.compile(r"(\d{4})-?W(\d\d)(?:-?([1-7]))?", re.ASCII)
@@ -77,8 +77,11 @@ def as_dates(texts, numbers: bool = False) -> list:
     likely = _by_shape().get(_shape(texts[0], _ZONE, "[A-Za-z]{3}"), ())
     possible = [form for form in likely if _parsed(texts[:1], form)]
     found = [(form, _parsed(texts, form)) for form in possible]
-    earlier = [_from_1900(dates) for form, dates in found if dates and "%y" in form]
-    return [dates for dates in (*(dates for _, dates in found), *earlier) if dates]
+    found = [(form, dates) for form, dates in found if dates]
+    year_last = [(form, dates) for form, dates in found if not form.startswith("%y")]
+    found = year_last or found  # a year of two digits comes first only where nothing else can
+    earlier = [_from_1900(dates) for form, dates in found if "%y" in form]
+    return [*(dates for _, dates in found), *filter(None, earlier)]
 
 
 def _shape(text, zone, month):

@@ -16,9 +16,9 @@ from fastrnn._files import (
     floats,
     full_lines,
     full_rows,
-    is_missing,
     is_number,
     lines,
+    may_be_number,
     read_bytes,
     rows,
     say,
@@ -263,21 +263,17 @@ def _captions_of_table(path, needed, encoding):
                 f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}{like}: numbers, and last "
                 "the text"
             )
+    full = [(number, [*row, ""] if bare else row) for number, row in table[header:]]
+    vectors = np.array([floats(row[:-1], path, number) for number, row in full])
     _say_header(path, *table[0], header)
-    table = [(number, [*row, ""] if bare else row) for number, row in table[header:]]
-    return some(
-        np.array([floats(row[:-1], path, number) for number, row in table]),
-        [row[-1] for _, row in table],
-        path,
-        "vectors",
-    )
+    return some(vectors, [row[-1] for _, row in full], path, "vectors")
 
 
 def _is_header(row, bare):
-    """Whether the first row is names: no field for a number begins as one, and not all stand for missing values."""
+    """Whether the first row is names: no field for a number begins as one, and not all may be numbers."""
     cells = row if bare else row[:-1]
     data = any(is_number(cell) or re.match(r"[+-]?\.?\d", cell.strip()) for cell in cells)
-    return not data and not (cells and all(map(is_missing, cells)))
+    return not data and not (cells and all(map(may_be_number, cells)))
 
 
 def _say_header(path, number, row, header):

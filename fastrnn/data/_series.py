@@ -87,7 +87,7 @@ def read_ts(path: str | os.PathLike, *, labels: str | None = "class", encoding: 
         parts = text.split(":")
         label = None if _has_labels(header) is False else parts.pop().strip()
         if not parts or label == "":
-            raise ValueError(f"{where}: there is no label, which must stand last behind a colon")
+            raise ValueError(f"{where}: there is no label, which must stand last behind a colon (or @classLabel false)")
         if label is not None:
             _check_label(header, parts, label, where)
         first = first or number

@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from fastrnn._files import full_rows, is_missing, is_number, not_a_number, plain_numbers, rows, say
+from fastrnn._files import full_rows, is_missing, is_number, may_be_number, not_a_number, plain_numbers, rows, say
 from fastrnn.data._dates import as_dates, check_steps
 
 _DATE_NAMES = {
@@ -205,8 +205,8 @@ class _Grid:
                 f"{self.path}, line {self.lines[0]}: it is neither a header nor a row: {names[0]!r} is a name, but "
                 f"{data[0]!r} is data"
             )
-        if names and all(map(is_missing, self.rows[0])):
-            raise ValueError(f"{self.path}, line {self.lines[0]}: {not_a_number(names[0])}")
+        if names and all(map(may_be_number, self.rows[0])):
+            raise ValueError(f"{self.path}, line {self.lines[0]}: {self._wrong(names[0])}")
         return not data
 
     def warn_no_header(self):

@@ -21,7 +21,7 @@ def read_conllu(
     Each word has a line, and an empty line follows each sentence; a line of blanks is an empty line. CoNLL-U separates
     columns by tabs; the first numbers the words of a sentence from 1, the second is the word. Ranges (``1-2``), empty
     nodes (``1.1``) and comments (``#``) are left out. CoNLL-2003 separates columns by blanks or tabs; the first is the
-    word. A line that has tabs is split at tabs only, so that words may have blanks. Lines that begin with ``-DOCSTART-``
+    word. A line with tabs is split at tabs only, so that words may have blanks. Lines that begin with ``-DOCSTART-``
     are left out.
 
     Parameters
@@ -133,17 +133,28 @@ def _conllu_lines(path, encoding):
 
 
 def _conll2003_lines(path, encoding):
-    documents = 0
+    documents, blank, inside = 0, None, None  # the first line split at blanks; the first field with a blank inside
     for number, line in lines(path, encoding):
         if not line.strip():
             yield number, None
             continue
-        fields = [field.strip() for field in line.split("\t")] if "\t" in line.strip() else re.split(" +", line.strip(" "))
+        tabs = "\t" in line.strip()
+        fields = [field.strip() for field in line.split("\t")] if tabs else re.split(" +", line.strip())
         if fields[0].partition(" ")[0] == "-DOCSTART-":
             documents += 1
             yield number, None
-        else:
-            yield number, fields
+            continue
+        blank = number if blank is None and not tabs and len(fields) > 1 else blank
+        inside = inside or next(((number, field) for field in fields if " " in field), None)
+        if blank and inside:
+            place, field = inside
+            wrong = (
+                f"line {number}: it is separated by blanks, but {field!r} in line {place} has a blank between tabs"
+                if number == blank
+                else f"line {number}: {field!r} has a blank between tabs, but line {blank} is separated by blanks"
+            )
+            raise ValueError(f"{path}, {wrong}: separate all lines by tabs, or none")
+        yield number, fields
     if documents:
         say(f"{path}: {counted(documents, 'line')} -DOCSTART- left out")
 
