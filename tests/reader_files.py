@@ -107,7 +107,12 @@ def table(rng):
         [str(day + datetime.timedelta(days=t)) for t in range(T)],
         [(day + datetime.timedelta(weeks=t)).strftime("%d.%m.%Y") for t in range(T)],
         [f"2024-02-{28 + (t + 20) // 24:02} {(t + 20) % 24:02}:00" for t in range(T)],
-    ][rng.integers(5)]
+        [(day + datetime.timedelta(days=t)).strftime("%d %B %Y") for t in range(T)],
+        [(day + datetime.timedelta(weeks=t)).strftime("%m/%d/%y") for t in range(T)],
+        [(day + datetime.timedelta(weeks=t)).strftime("%G-W%V") for t in range(T)],
+        [datetime.date(1968 + (6 + t) // 12, (6 + t) % 12 + 1, 1).strftime("%b-%y") for t in range(T)],
+        [f"2024-02-{28 + (t + 20) // 24:02} {(t + 20) % 24:02}:00 +0100" for t in range(T)],
+    ][rng.integers(10)]
     lines = [",".join(["Date", *names]), *(",".join([date, *row]) for date, row in zip(dates, texts))]
     content = (names, [[float(text) for text in row] for row in texts])
     return Written(content, lines, list(range(1, T + 1)), ",", numbers=(",", 0), ordered=True)
