@@ -1,5 +1,7 @@
 """Random ONNX nodes and exports: onnxruntime's numbers and the plain layers' bits, on both sides of every threshold."""
 
+import dataclasses
+
 import fuzz
 import numpy as np
 import pytest
@@ -161,8 +163,16 @@ def compare_node(seed):
                     np.testing.assert_array_equal(got, want[name], err_msg=what)
                     assert got.dtype == want[name].dtype and got.flags.c_contiguous and got.flags.writeable, what
     if by_onnxruntime(case):
+        exact = wanted(dataclasses.replace(case, tensors={n: a if a.dtype.kind == "i" else a.astype("float64") for n, a in case.tensors.items()}))
         for name, theirs in zip(case.outputs, peer(model, case.feeds), strict=True):
-            np.testing.assert_allclose(want[name], theirs, rtol=PEER["rtol"], atol=3e-5, err_msg=f"{name} of {case}")
+            agree(want[name], theirs, exact[name], f"{name} of {case}")
+
+
+def agree(ours, theirs, exact, what):
+    """Two float32 results are alike, or, where a network amplifies roundings, about as far from the float64 one."""
+    if not np.allclose(ours, theirs, rtol=PEER["rtol"], atol=3e-5):
+        mine, other = (float(np.abs(a - exact).max()) for a in (ours, theirs))
+        assert mine <= 20 * other + 3e-5 and other <= 20 * mine + 3e-5, f"{what}: {mine:g} and {other:g} from float64"
 
 
 def network(seed):
