@@ -20,7 +20,7 @@ from fastrnn.distributed import Ranks, started_by_mpiexec
 from fastrnn.models import LanguageModel
 from fastrnn.network import Network
 from fastrnn.optim import Cosine, ExponentialDecay
-from fastrnn.storage import exists, holds_anything
+from fastrnn.storage import holds_anything
 
 # Options of `train` that only some tasks have: text these, the others those of their Task; and the defaults of text
 _TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len", "splitting")
@@ -74,8 +74,8 @@ def _train_here(arguments, ranks):
     _fill_in(arguments, task)
     if holds_anything(arguments.out) and not arguments.resume and not follows:
         raise ValueError(f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out")
-    if arguments.resume and not follows and not exists(arguments.out, kind="checkpoint"):
-        say(f"fastrnn: there is no checkpoint in {arguments.out}: --resume begins a new training")
+    if arguments.resume and not follows and not holds_anything(arguments.out):
+        say(f"fastrnn: there is nothing in {arguments.out}: --resume begins a new training")
     decay = arguments.lr_decay
     settings = dict(
         epochs=arguments.epochs,
