@@ -228,7 +228,7 @@ PHASES = {
     "the first checkpoint": ("fastrnn.storage", "_replace", ["train", "--data", "text.txt", "--hidden", 8]),
     "loading": ("fastrnn.storage", "_parse_arrays", ["evaluate", "character", "--data", "long.txt"]),
     "converting": ("fastrnn.state_dict", "from_layers", ["convert", "character", "out/new.safetensors"]),
-    "writing": ("fastrnn.convert", "_write_tensors", ["convert", "character", "out/new.safetensors"]),
+    "writing": ("fastrnn._tensor_files", "write", ["convert", "character", "out/new.safetensors"]),
 }
 
 
@@ -246,8 +246,8 @@ def test_ctrl_c_in_a_phase(folder, tmp_path, name):
     class Later(threading.Thread):
         def run(self):
             time.sleep(0.02)
-            os.kill(os.getpid(), signal.SIGINT)
             os.write(2, b"asked %f" % time.monotonic() + os.linesep.encode())
+            os.kill(os.getpid(), signal.SIGINT)
     once = []
     def called(*arguments, **options):
         if not once:
