@@ -322,3 +322,9 @@ def test_numbers_of_columns_and_channels_are_whole(number, tmp_path):
         data.read_conllu(tmp_path / "f", number)
     with pytest.raises(TypeError, match=f"channel={number!r}, but it must be a whole number"):
         data.read_wav(tmp_path / "f", channel=number)
+
+
+def test_a_range_of_words_has_as_many_columns_as_the_words(tmp_path):
+    (tmp_path / "f").write_text("1\ta\t_\tX\n2-3\tb\t_\tX\t_\n2\tb\t_\tX\n3\tc\t_\tX\n")
+    with pytest.raises(ValueError, match="line 2: it has 5 columns, but line 1 has 4"):
+        data.read_conllu(tmp_path / "f")

@@ -97,6 +97,7 @@ def _sentences(path, layout, place, tags, encoding):
 def _conllu_lines(path, encoding):
     """(line, columns of a word), or (line, None) where a sentence ends."""
     count, ranges, empty = 0, 0, 0
+    width, first = None, None
     for number, line in lines(path, encoding):
         where = f"{path}, line {number}"
         if not line.strip():
@@ -116,6 +117,9 @@ def _conllu_lines(path, encoding):
                 "by blanks, word first, "
                 "give layout='conll2003' (--layout conll2003)"
             )
+        width, first = width or len(fields), first or number
+        if len(fields) != width and not re.fullmatch(r"\d+", fields[0]):  # of a word: see _sentences
+            raise ValueError(f"{where}: it has {len(fields)} columns, but line {first} has {width}")
         if re.fullmatch(r"\d+-\d+", fields[0]):
             ranges += 1
         elif re.fullmatch(r"\d+\.\d+", fields[0]):
