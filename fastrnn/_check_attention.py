@@ -45,8 +45,9 @@ def memory_lengths(value, S, B):
     return value
 
 
-def writing(decoder, rnn, embedding, linear):
+def writing(decoder, embedding, linear):
     """The layers before and after a decoder that writes: they fit it and each other."""
+    rnn = getattr(decoder, "rnn", decoder)  # of an AttentionDecoder
     if not hasattr(rnn, "cell"):
         raise TypeError(f"decoder is {type(rnn).__name__}, but it must be an RNN, GRU, LSTM or AttentionDecoder")
     for name in ("bidirectional", "reverse"):

@@ -89,8 +89,7 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
         _check.number("temperature", temperature, above=0)
         if beam > 1:
             raise ValueError(f"temperature is {temperature}, but beam search with beam={beam} draws nothing: leave one of them out")
-    rnn = decoder.rnn if isinstance(decoder, AttentionDecoder) else decoder
-    _check_attention.writing(decoder, rnn, embedding, linear)
+    _check_attention.writing(decoder, embedding, linear)
     start = _check_attention.symbol("start", start, embedding.num_embeddings, "the embedding")
     end = _check_attention.symbol("end", end, linear.out_features, "linear")
     rows = _check.size("rows", rows, least=0)
@@ -127,7 +126,7 @@ def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, m
     -------
     (T, B) int64 ids without a -1
     """
-    _check_attention.writing(decoder, decoder.rnn if isinstance(decoder, AttentionDecoder) else decoder, embedding, linear)
+    _check_attention.writing(decoder, embedding, linear)
     given = np.array(_check.integers("given", given))
     if given.ndim != 2:
         raise ValueError(f"given must be (T, B), got shape {given.shape}")
