@@ -99,8 +99,9 @@ demo: build
 	@rm -rf build/demo
 	@.venv/bin/fastrnn train --out build/demo
 
-# Run from the folder tests: in the root, `python -c` would find the sources instead of what was installed.
-PYTEST = cd tests && ../.venv/bin/pytest
+# Run from the folder tests: in the root, `python -c` would find the sources instead of what was installed. A process for each core, of at
+# most four; a file's tests stay together. ARGS=-n0 is one process, as a debugger needs it.
+PYTEST = cd tests && ../.venv/bin/pytest -n auto --maxprocesses 4 --dist loadfile --benchmark-disable
 
 test: .venv/test-$(TAG)
 	@.venv/bin/python -c 'import importlib.util as u; u.find_spec("torch") or print("torch is not installed here: tests against torch are left out")'

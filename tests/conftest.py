@@ -70,6 +70,18 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=why))
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes of pytest-xdist
+        session.config.workeroutput["random cases"] = fuzz.counts
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Add up what the processes of pytest-xdist have counted."""
+    for test, count in getattr(node, "workeroutput", {}).get("random cases", {}).items():
+        fuzz.counts[test] = fuzz.counts.get(test, 0) + count
+
+
 def pytest_terminal_summary(terminalreporter):
     if fuzz.counts:
         terminalreporter.write_line(f"random cases: {sum(fuzz.counts.values())}")
