@@ -12,6 +12,7 @@ import fastrnn
 from fastrnn import _engine, _memory, cli
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's idle threads leave the cores to the other processes of a run
 
 # What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
 NEEDS = {

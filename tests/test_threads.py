@@ -472,8 +472,9 @@ statm = pytest.mark.skipif(
 
 
 @statm
-def test_32_python_threads_of_small_calls_get_the_same_bits_and_memory_stays_flat():
-    """In each 10,000 calls of a layer that all share, and 10,000 steps of a stream of its own."""
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_32_python_threads_of_small_calls_get_the_same_bits_and_memory_stays_flat(count):
+    """In each, `count` calls of a layer that all share, and `count` steps of a stream of its own."""
     code = f"""
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, fastrnn
@@ -494,7 +495,7 @@ def work(n):
 with ThreadPoolExecutor(32) as pool:
     list(pool.map(work, [400] * 32))
     first = memory()
-    list(pool.map(work, [10_000] * 32))
+    list(pool.map(work, [{count}] * 32))
     print(first, memory())
 """
     first, last = map(float, processes.output(code, timeout=300).split())
