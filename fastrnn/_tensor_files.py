@@ -7,6 +7,8 @@ import os
 import zipfile
 from pathlib import Path
 
+from fastrnn import _disk, _safetensors
+
 _ORDER = "fastrnn.order"  # in a .safetensors file's metadata: the tensors' names in the state_dict's order, as JSON
 
 
@@ -86,13 +88,18 @@ def read_ordered(path):
 
 
 def write(tensors, destination, suffix):
-    """Write {name: array} as a .safetensors file, or as torch.save writes it, and read it again."""
-    if suffix == ".safetensors":
-        from safetensors.numpy import save_file
+    """Write {name: array} as a .safetensors file, or as torch.save writes it, whole or not at all, and read it again.
 
-        save_file(tensors, destination, metadata={_ORDER: json.dumps(list(tensors))})
+    Raises
+    ------
+    OSError  the file cannot be written; the message names it.
+    """
+    if suffix == ".safetensors":
+        pieces = _safetensors.pieces(tensors, {_ORDER: json.dumps(list(tensors))})
+        _disk.write_output(destination, lambda file: file.write_all(pieces))
         return read_safetensors(destination)
     import torch
 
-    torch.save({name: torch.from_numpy(a) for name, a in tensors.items()}, destination)
+    given = {name: torch.from_numpy(a) for name, a in tensors.items()}
+    _disk.write_output(destination, lambda file: torch.save(given, file))
     return read_torch(destination)

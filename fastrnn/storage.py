@@ -4,25 +4,35 @@ A directory holds two files: ``model-<sha256[:12]>.safetensors`` with the arrays
 full hash and the format version, replaced last and at once. So a directory holds a whole model at every moment, the old one or the new
 one, even if the machine stops in the middle of a save. Old array files are removed afterwards. A checkpoint is the same under the
 names ``checkpoint-….safetensors`` and ``checkpoint.json``, so it may live beside a model.
+
+Any number of processes and threads may save into a directory and read from it: the file ``save.lock`` is locked during a save, so that
+one save after the other is done and the last one stays. Readers need no lock. ``training.lock`` is locked while a training writes its
+checkpoints there; a second one is refused. Both files are removed at the end. On Windows, and on file systems without locks, saves may
+overlap; files that may belong to another save are then kept for a day.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 from pathlib import Path
 
-import numpy as np
+from fastrnn import _disk, _safetensors
 
 FORMAT_VERSION = 1
 CONFIG_FILES = {"model": "config.json", "checkpoint": "checkpoint.json"}
+_SAVE_LOCK, _TRAINING_LOCK = "save.lock", "training.lock"
+_OLD = 86_400  # seconds after which an unnamed file belongs to no save that is still going on
 
 
 def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     """Write arrays and a configuration, replacing what was there in one step.
+
+    The arrays are written and hashed in pieces of 16 MB: no copy of them is made.
 
     Parameters
     ----------
@@ -33,7 +43,8 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
 
     Raises
     ------
-    OSError  the directory cannot be written; what it held is whole.
+    OSError     the directory cannot be written; the message names the file. What the directory held is whole, and no temporary file is left.
+    ValueError  an array has a dtype that the format does not have, or the configuration takes more than 100 MB.
 
     Examples
     --------
@@ -43,23 +54,87 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     >>> load(folder)
     ({'w': array([1., 1.])}, {'hidden_size': 2})
     """
-    from safetensors.numpy import save as to_bytes
-
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    # the array file repeats the configuration (under one key: safetensors does not keep the order of several),
-    # so that one hash covers both, and a damaged or edited config.json is noticed
-    # safetensors writes the memory of an array, whatever its strides
-    data = to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata={"fastrnn": json.dumps(config)})
-    digest = _sha256(data)
-    weights = f"{kind}-{digest[:12]}.safetensors"
-    _replace(directory / weights, data)
-    header = {"format_version": FORMAT_VERSION, "weights": weights, "sha256": digest}
-    _replace(directory / CONFIG_FILES[kind], json.dumps({**header, "config": config}, indent=1).encode())
-    for old in directory.iterdir():
-        if _is_array_file(old.name, kind) and old.name != weights:
-            with contextlib.suppress(OSError):  # in use on Windows: the next save removes it
-                old.unlink()
+    # the array file repeats the configuration, so that one hash covers both, and a damaged or edited config.json is noticed
+    pieces = _safetensors.pieces(arrays, {"fastrnn": json.dumps(config)})
+    digest = hashlib.sha256()
+
+    def fill_arrays(file):
+        for piece in pieces:
+            digest.update(piece)
+            file.write(piece)
+        return f"{kind}-{digest.hexdigest()[:12]}.safetensors"
+
+    _disk.make_folder(directory)
+    with _disk.lock(directory / _SAVE_LOCK, wait=True) as alone:
+        before = None if alone else _named_weights(directory, kind)
+        weights = _disk.write_file(directory, f"{kind}.safetensors", fill_arrays)
+        header = {"format_version": FORMAT_VERSION, "weights": weights, "sha256": digest.hexdigest()}
+        text = json.dumps({**header, "config": config}, indent=1).encode()
+        _disk.write_file(directory, CONFIG_FILES[kind], lambda file: file.write_all([text]))
+        with contextlib.suppress(OSError):
+            _remove_leftovers(directory, kind, weights, before, alone)
+
+
+def _named_weights(directory, kind):
+    """The array file that the configuration names now, or None."""
+    try:
+        return json.loads((directory / CONFIG_FILES[kind]).read_bytes())["weights"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _remove_leftovers(directory, kind, weights, before, alone):
+    """Remove what no configuration names: the arrays of the last save, and what a process has left that was killed in a save.
+
+    Where the file system has no locks (not `alone`), a file may belong to a save that is going on, unless it is old or was `before`.
+    """
+    now = (directory / weights).stat().st_mtime  # by the clock of the file system
+    kept = {weights} if alone else {weights, _named_weights(directory, kind)}
+    for path in directory.iterdir():
+        if path.name not in kept and _is_leftover(path.name, kind):
+            with contextlib.suppress(OSError):  # in use on Windows, or another save has removed it
+                if alone or path.name == before or now - path.lstat().st_mtime > _OLD:
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def training(directory):
+    """Keep other trainings out of a directory while the block runs.
+
+    Parameters
+    ----------
+    directory : of the checkpoints, made if it is not there, and removed if it is empty in the end; None: nothing is done
+
+    Raises
+    ------
+    ValueError  another training writes to it.
+    """
+    if directory is None:
+        yield
+        return
+    directory = Path(directory)
+    made = _disk.make_folder(directory)
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_disk.lock(directory / _TRAINING_LOCK, wait=False))
+            except BlockingIOError:
+                raise ValueError(
+                    f"another training is writing to {directory}: wait until it has ended, or choose another directory"
+                ) from None
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
+
+
+def check_no_training(directory) -> None:
+    """A ValueError if a training is writing to the directory; nothing is made."""
+    if (Path(directory) / _TRAINING_LOCK).exists():
+        with training(directory):
+            pass
 
 
 def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
@@ -69,19 +144,24 @@ def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
     ------
     FileNotFoundError  there is none.
     ValueError         it is damaged, or of a newer format; the message says which file and how.
+    MemoryError        there is not enough memory for the arrays; no more than they take is asked for.
     """
     directory = Path(directory)
+    missing = 0
     while True:
-        raw = _read_config(directory, kind)
+        with _disk.naming(directory / CONFIG_FILES[kind]):
+            raw = _read_config(directory, kind)
         header = _parse_config(directory / CONFIG_FILES[kind], raw, kind)
         path = directory / header["weights"]
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            if _read_config(directory, kind) != raw:
-                continue  # another process saved just now: read the new one
-            raise FileNotFoundError(f"{path} is missing, though {CONFIG_FILES[kind]} names it: copy the whole directory") from None
-        return _parse_arrays(path, data, header)
+            with _disk.naming(path), open(path, "rb", buffering=0) as file:
+                return _read_arrays(path, file, header)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):  # ESTALE: of NFS, for a file removed elsewhere
+                raise
+        missing += 1
+        if _read_config(directory, kind) == raw and missing > 1:  # else another process saved just now: read the new one
+            raise FileNotFoundError(f"{path} is missing, though {CONFIG_FILES[kind]} names it: copy the whole directory")
 
 
 def exists(directory, *, kind: str = "model") -> bool:
@@ -94,48 +174,16 @@ def holds_anything(directory) -> bool:
     directory = Path(directory)
     if not directory.exists():
         return False
-    return any(not any(_is_array_file(path.name, kind) for kind in CONFIG_FILES) for path in directory.iterdir())
+    locks = (_SAVE_LOCK, _TRAINING_LOCK)
+    return any(path.name not in locks and not any(_is_leftover(path.name, kind) for kind in CONFIG_FILES) for path in directory.iterdir())
 
 
-def _is_array_file(name, kind):
+def _is_leftover(name, kind):
     """An array file, or a file half written: what is nothing without the configuration that names it."""
     config = re.escape(CONFIG_FILES[kind])
-    return re.fullmatch(rf"{kind}-[0-9a-f]{{12}}\.safetensors(\.tmp)?|{config}\.tmp", name) is not None
-
-
-def _pieces(data):
-    """Bytes in pieces of at most 16 MB: between two of them Ctrl-C is answered."""
-    view = memoryview(data)
-    return (view[first : first + (1 << 24)] for first in range(0, len(view), 1 << 24))
-
-
-def _sha256(data):
-    found = hashlib.sha256()
-    for piece in _pieces(data):
-        found.update(piece)
-    return found.hexdigest()
-
-
-def _replace(path, data):
-    """Write a file so that it is there whole or not at all, and stays there if the power fails."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            for piece in _pieces(data):
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # a directory cannot be opened on Windows
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    before = r"(\.tmp)?"  # the temporary names of older versions
+    pattern = rf"{kind}-[0-9a-f]{{12}}\.safetensors{before}|{config}\.tmp|({kind}\.safetensors|{config}){_disk.TEMPORARY}"
+    return re.fullmatch(pattern, name) is not None
 
 
 def _read_config(directory, kind):
@@ -167,21 +215,43 @@ def _parse_config(path, raw, kind):
     return header
 
 
-def _parse_arrays(path, data, header):
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as from_bytes
+class _Hashed:
+    """A file that is hashed while it is read."""
 
-    digest = _sha256(data)
+    def __init__(self, file):
+        self._file, self._digest, self.size = file, hashlib.sha256(), 0
+
+    def readinto(self, view):
+        count = self._file.readinto(view)
+        self._digest.update(view[:count])
+        self.size += count
+        return count
+
+    def hexdigest(self):
+        """Of the whole file, what was not read yet too."""
+        piece = bytearray(1 << 20)
+        while self.readinto(memoryview(piece)):
+            pass
+        return self._digest.hexdigest()
+
+
+def _read_arrays(path, file, header):
+    """(arrays, configuration) of the file with the arrays, which is compared with config.json."""
+    hashed, size, wrong = _Hashed(file), os.fstat(file.fileno()).st_size, None
+    try:
+        arrays, metadata = _safetensors.read(hashed, size)
+        config = metadata["fastrnn"]
+    except (ValueError, KeyError) as error:  # first it is to be said whether the file has changed
+        wrong = f"{type(error).__name__}: {error}"
+    except MemoryError:
+        raise MemoryError(f"the arrays of {path} take {size} bytes") from None
+    digest = hashed.hexdigest()
     if digest != header["sha256"]:
         raise ValueError(
-            f"{path} is damaged: its sha256 is {digest[:12]}…, but it was saved with {header['sha256'][:12]}… ({len(data)} bytes now)"
+            f"{path} is damaged: its sha256 is {digest[:12]}…, but it was saved with {header['sha256'][:12]}… ({hashed.size} bytes now)"
         )
-    try:
-        size = int.from_bytes(data[:8], "little")
-        config = json.loads(data[8 : 8 + size])["__metadata__"]["fastrnn"]
-        arrays = from_bytes(data)
-    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} was not written by fastrnn: {type(error).__name__}: {error}") from None
+    if wrong is not None:
+        raise ValueError(f"{path} was not written by fastrnn: {wrong}")
     if config != json.dumps(header["config"]):
         raise ValueError(f"{path.parent} is damaged: its configuration is not the one that was saved with {path.name}")
     return arrays, header["config"]

@@ -226,8 +226,8 @@ PHASES = {
         "Words.of",
         ["train", "--data", "words.txt", "--level", "word", "--hidden", 8, "--layers", 1],
     ),
-    "the first checkpoint": ("fastrnn.storage", "_replace", ["train", "--data", "text.txt", "--hidden", 8]),
-    "loading": ("fastrnn.storage", "_parse_arrays", ["evaluate", "character", "--data", "long.txt"]),
+    "the first checkpoint": ("fastrnn._disk", "write_file", ["train", "--data", "text.txt", "--hidden", 8]),
+    "loading": ("fastrnn.storage", "_read_arrays", ["evaluate", "character", "--data", "long.txt"]),
     "converting": ("fastrnn.state_dict", "from_layers", ["convert", "character", "out/new.safetensors"]),
     "writing": ("fastrnn._tensor_files", "write", ["convert", "character", "out/new.safetensors"]),
 }
@@ -278,7 +278,7 @@ def test_what_is_half_written_is_removed(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     storage.save(tmp_path / "m", {"a": np.ones(3)}, {"k": 1})
-    monkeypatch.setattr(storage.os, "fsync", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         storage.save(tmp_path / "m", {"a": np.zeros(3)}, {"k": 2})
     arrays, config = storage.load(tmp_path / "m")

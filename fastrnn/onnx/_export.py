@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import onnx
 
-from fastrnn import _check, models
+from fastrnn import _check, _disk, models
 from fastrnn._recurrent import Recurrent
 from fastrnn.onnx import _verify, _write
 from fastrnn.stacked import Stacked
@@ -36,6 +34,7 @@ def export(model, path=None, *, lengths=True, state=None, opset=14, verify=True)
     ------
     NotImplementedError  ONNX, or this export, has no such thing; the message names it.
     ValueError           verification failed; nothing has been written.
+    OSError              the file cannot be written; the message names it, and no part of it is left.
 
     Notes
     -----
@@ -66,8 +65,8 @@ def export(model, path=None, *, lengths=True, state=None, opset=14, verify=True)
     if verify:
         _verify.exported(model, made)
     if path is not None:
-        with open(os.fspath(path), "wb") as file:
-            file.write(made.SerializeToString())
+        data = made.SerializeToString()
+        _disk.write_output(path, lambda file: file.write_all([data]))
     return made
 
 
