@@ -20,7 +20,7 @@ from fastrnn.distributed import Ranks, started_by_mpiexec
 from fastrnn.models import LanguageModel
 from fastrnn.network import Network
 from fastrnn.optim import Cosine, ExponentialDecay
-from fastrnn.storage import holds_anything
+from fastrnn.storage import check_no_training, holds_anything
 
 # Options of `train` that only some tasks have: text these, the others those of their Task; and the defaults of text
 _TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len", "splitting")
@@ -72,6 +72,8 @@ def _train_here(arguments, ranks):
     arguments.task = names[0]
     task = tasks.TASKS.get(arguments.task)
     _fill_in(arguments, task)
+    if not follows:
+        check_no_training(arguments.out)
     if holds_anything(arguments.out) and not arguments.resume and not follows:
         raise ValueError(f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out")
     if arguments.resume and not follows and not holds_anything(arguments.out):

@@ -190,21 +190,23 @@ class LockedFile:
     Attributes
     ----------
     descriptor : of the open file; None when it is closed
-    locked : whether it is locked: not if the file system has no locks, nor if it is a device or a pipe
+    regular : whether it is a regular file, not a device or a pipe
+    locked : whether it is locked: not if the file system has no locks, nor if it is not regular
 
     Raises
     ------
     BlockingIOError  another one has it, and `wait` is False.
     """
 
-    descriptor, locked = None, False
+    descriptor, regular, locked = None, False, False
 
     def __init__(self, path, *, wait: bool, flags: int = 0):
         self.path = path
         _open_files.add(self)
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
         try:
-            if fcntl is not None and stat.S_ISREG(os.fstat(self.descriptor).st_mode):
+            self.regular = stat.S_ISREG(os.fstat(self.descriptor).st_mode)
+            if fcntl is not None and self.regular:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 self.locked = True
         except BlockingIOError:

@@ -58,7 +58,7 @@ def pieces(arrays: dict, metadata: dict | None = None):
     --------
     >>> data = b"".join(pieces({"w": np.ones(2, "float32")}))
     >>> len(data), data[8:30]
-    (80, b'{"w":{"dtype":"F32","s')
+    (72, b'{"w":{"dtype":"F32","s')
     """
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}

@@ -2,26 +2,33 @@
 
 A callback is any callable that takes an entry of the history (a dict: `epoch`, `update`, `lr`, `train_loss`, `validation_loss`, …);
 training stops if it returns True. If it has a method `begin(history)`, that is called before any work, with what a resumed run has
-behind it.
+behind it. If it has a method `end()`, that is called when the training has ended, however it did.
 """
 
 from __future__ import annotations
 
 import csv
 import errno
+import io
 import json
 import os
 from pathlib import Path
+
+from fastrnn import _disk
 
 
 class _File:
     """A text file with an entry in each line.
 
+    From `begin` to `end` the file is locked: another training that would write it is refused, also in another process.
+
     Raises
     ------
     OSError  the file cannot be written: it is a directory, or its folder cannot be made or written to.
-    ValueError  the file holds something other than such a log, which would be lost.
+    ValueError  the file holds something other than such a log, which would be lost; or another training is writing it.
     """
+
+    _file = None
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -34,10 +41,41 @@ class _File:
 
     def begin(self, history: list) -> None:
         """Write what is known already, in place of what the file held."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("", encoding="utf-8")
+        self.end()
+        with _disk.naming(self.path):
+            _disk.make_folder(self.path.parent)
+            self._open()
+            if self._file.regular:
+                os.ftruncate(self._file.descriptor, 0)
         for entry in history:
             self(entry)
+
+    def __call__(self, entry: dict) -> None:
+        """Append an entry."""
+        with _disk.naming(self.path):
+            if self._file is None or not self._file.is_current():  # not begun, or somebody has removed the file
+                self._open()
+            descriptor = self._file.descriptor
+            first = not self._file.regular or os.fstat(descriptor).st_size == 0
+            data = memoryview(self._lines(entry, first).encode())
+            while len(data):
+                data = data[os.write(descriptor, data) :]
+
+    def end(self) -> None:
+        """Close the file. Another entry opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self):
+        self.end()
+        try:
+            self._file = _disk.LockedFile(self.path, wait=False, flags=os.O_APPEND)
+        except BlockingIOError:
+            raise ValueError(f"another training, or another callback, is writing {self.path}: give each a file of its own") from None
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_file"}  # a copy is not open
 
 
 def _check_writable(path):
@@ -59,13 +97,14 @@ class JSONLog(_File):
     >>> log = JSONLog("log.jsonl")
     >>> log.begin([])
     >>> log({"epoch": 1, "train_loss": 0.5})
+    >>> log.end()
     >>> log.path.read_text()
     '{"epoch": 1, "train_loss": 0.5}\\n'
     """
 
-    def __call__(self, entry: dict) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+    @staticmethod
+    def _lines(entry, first):
+        return json.dumps(entry) + "\n"
 
     @staticmethod
     def _begins_a_log(line):
@@ -75,12 +114,14 @@ class JSONLog(_File):
 class CSVLog(_File):
     """Writes each entry as a line of a table; its columns are those of the first entry, and None is an empty field."""
 
-    def __call__(self, entry: dict) -> None:
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(entry), lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(entry)
+    @staticmethod
+    def _lines(entry, first):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(entry), lineterminator="\n")
+        if first:
+            writer.writeheader()
+        writer.writerow(entry)
+        return text.getvalue()
 
     @staticmethod
     def _begins_a_log(line):

@@ -28,7 +28,8 @@ class Settings:
     monitor : what is compared to find the best model: "loss", or another figure of the validation, of which more is better
     patience : stop after this many looks at the validation part without a better one; None never does
     evaluate_every : look at the validation loss at each epoch's end, and in long epochs after every this many updates
-    checkpoint : directory for checkpoints, or None; written at every look, and after `checkpoint_every` seconds (0: every update)
+    checkpoint : directory for checkpoints, or None; written at every look, and after `checkpoint_every` seconds (0: every update).
+        While one training writes there, a second one is refused
     resume : continue from the checkpoint there; if the directory is empty, from the start
     callbacks : callables that take each entry of the history, see ``fastrnn.callbacks``; training stops if one returns True
     distributed : True, or a communicator of mpi4py: this is one of several processes that train together, see ``fastrnn.distributed``
@@ -80,7 +81,15 @@ class Settings:
             raise TypeError(f"schedule is {self.schedule!r}, but it must be a fastrnn.optim.Schedule")
         if self.resume and self.checkpoint is None:
             raise ValueError("resume=True needs the directory of the checkpoint, but checkpoint is None")
-        if self.checkpoint is not None and not self.follows and storage.holds_anything(self.checkpoint):
+        if self.checkpoint is not None and not self.follows:
+            storage.check_no_training(self.checkpoint)
+        self.check_directory()
+
+    def check_directory(self) -> None:
+        """Raise a ValueError if a training cannot begin, or be resumed, from what the directory of the checkpoints holds."""
+        if self.checkpoint is None or self.follows:
+            return
+        if storage.holds_anything(self.checkpoint):
             if not self.resume:
                 raise ValueError(f"{self.checkpoint} is not empty: give resume to continue the training there, or another directory")
             if not storage.exists(self.checkpoint, kind="checkpoint"):

@@ -131,6 +131,12 @@ class Training:
                 self.message = f"{error}: training stopped"
             self._finish()
 
+    def close(self) -> None:
+        """Tell the callbacks that the run has ended, however it did."""
+        for callback in self._callbacks:
+            if hasattr(callback, "end"):
+                callback.end()
+
     @property
     def _callbacks(self):
         return () if self.settings.follows else self.settings.callbacks

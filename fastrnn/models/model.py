@@ -90,16 +90,20 @@ class Model:
         prepare : called with the Training before it runs
         """
         on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
-        with self._all_or_nothing():
+        with storage.training(None if settings.follows else settings.checkpoint), self._all_or_nothing():
+            settings.check_directory()  # again: another training may have been there since
             build()
             if callable(batches):
                 batches, options["validation"] = batches()
             options["identity"] = {} if settings.checkpoint is None else self._configuration() | identity(batches)
             run = Training(self, batches, settings, on_best=on_best, **options)
-            run.start()
-            prepare(run)
-            self.history = run.at.history
-            run.run()
+            try:
+                run.start()
+                prepare(run)
+                self.history = run.at.history
+                run.run()
+            finally:
+                run.close()
             self.outcome, self.message = run.outcome, run.message
             self.speed = run.steps / run.seconds if run.seconds else None
             if run.settings.checkpoint is not None and not run.settings.follows:
