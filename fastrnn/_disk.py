@@ -17,8 +17,7 @@ except ImportError:  # Windows
 
 PIECE = 1 << 24  # bytes given to the system at once: between two pieces Ctrl-C is answered
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-# What a file system without locks, or without fsync of directories, answers
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+# What a file system answers that cannot fsync directories
 _NO_FSYNC = {errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -209,16 +208,10 @@ class LockedFile:
             if fcntl is not None and self.regular:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 self.locked = True
-        except BlockingIOError:
-            self.close()
-            raise
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
+        except BaseException as error:  # Ctrl-C while it waits, too
+            if not isinstance(error, OSError) or isinstance(error, BlockingIOError):
                 self.close()
                 raise
-        except BaseException:  # Ctrl-C while it waits
-            self.close()
-            raise
 
     def is_current(self) -> bool:
         """Whether the path still leads to this file."""
