@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import numbers
+import sys
 
 import numpy as np
 
 
-def size(name, value, least=1):
-    """A whole number of at least `least`."""
+def size(name, value, least=1, most=sys.maxsize):
+    """A whole number of at least `least` and at most `most`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} is {value!r}, but it must be a whole number")
     if value < least:
         raise ValueError(f"{name} is {value}, but it must be at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} is {value}, but it must be at most {most}")
     return int(value)
+
+
+def seed(value):
+    """A seed: a whole number of any size from 0 on, or None."""
+    return None if value is None else size("seed", value, least=0, most=None)
 
 
 def probability(name, value):

@@ -9,6 +9,7 @@ import numpy as np
 from fastrnn._check import size
 from fastrnn._check_data import numeric
 
+_EPOCHS = 10_000  # for which a function of the epoch is checked before training
 RESERVED = ("</s>", "<s>")
 
 
@@ -67,7 +68,7 @@ def vectors(value, width):
 def sampling(value, epochs):
     """The probability of scheduled sampling as a function of the epoch, of a number 0..1 or a function that gives one in all epochs."""
     of_epoch, where = (value, " in epoch {}") if callable(value) else (lambda epoch: value, "")
-    for epoch in range(max(1, epochs)):
+    for epoch in range(min(max(1, epochs), _EPOCHS) if callable(value) else 1):
         p = of_epoch(epoch)
         if isinstance(p, bool) or not isinstance(p, numbers.Real) or not 0 <= p <= 1:
             raise ValueError(

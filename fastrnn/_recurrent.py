@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import numpy as np
 
-from fastrnn import _check, _check_cells, _engine
+from fastrnn import _check, _check_cells, _check_memory, _engine
 from fastrnn._backward import Backward
 from fastrnn._memory import Pool
 from fastrnn._stack import Batch, Dropout, MaskedBatch, Net, Tokens, bias_rows, even_batch, forward, make_tape
@@ -43,31 +44,53 @@ class Recurrent(Layer):
         self.learn_initial_state = bool(learn_initial_state)
         self.seed = seed
         self._calls = 0
+        dtype = _check.dtype(dtype)
+        what = f"{self.kind}({self.input_size}, {self.hidden_size}, num_layers={self.num_layers})"
+        _check_memory.parameters(what, *self._count(), dtype, storage)
         rng = np.random.default_rng(seed)
         self._key = int(rng.integers(2**63))
         values = initial_values(self._shapes(), self.hidden_size, cell.gates, "torch", rng)
-        self._own(storage, _check.dtype(dtype), values)
+        self._own(storage, dtype, values)
         self._reset_caches()
 
-    def _shapes(self):
+    def _shapes_of_layer(self, layer):
+        """{name: shape} of the parameters that every layer has."""
         G, H, D, P = self.num_gates, self.hidden_size, self.num_directions, self.state_sizes[0]
         shapes = {}
+        for suffix in [f"_l{layer}", f"_l{layer}_reverse"][:D]:
+            shapes["weight_ih" + suffix] = (G * H, self.input_size if layer == 0 else D * P)
+            shapes["weight_hh" + suffix] = (G * H, P)
+            if self.bias:
+                shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (G * H,)
+            if self.cell.proj_size:
+                shapes["weight_hr" + suffix] = (P, H)
+            if self.cell.peephole:
+                shapes["weight_peephole" + suffix] = ((G - 1) * H,)
+        return shapes
+
+    def _shapes(self):
+        """{name: shape} of all parameters."""
+        shapes = {}
         for layer in range(self.num_layers):
-            for suffix in [f"_l{layer}", f"_l{layer}_reverse"][:D]:
-                shapes["weight_ih" + suffix] = (G * H, self.input_size if layer == 0 else D * P)
-                shapes["weight_hh" + suffix] = (G * H, P)
-                if self.bias:
-                    shapes["bias_ih" + suffix] = shapes["bias_hh" + suffix] = (G * H,)
-                if self.cell.proj_size:
-                    shapes["weight_hr" + suffix] = (P, H)
-                if self.cell.peephole:
-                    shapes["weight_peephole" + suffix] = ((G - 1) * H,)
+            shapes |= self._shapes_of_layer(layer)
+        return shapes | self._other_shapes()
+
+    def _other_shapes(self):
+        """{name: shape} of the parameters for a context and for the initial state."""
+        G, H, D = self.num_gates, self.hidden_size, self.num_directions
+        shapes = {}
         if self.context_size:
             for suffix in ["_l0", "_l0_reverse"][:D]:
                 shapes["weight_ch" + suffix] = (G * H, self.context_size)
         if self.learn_initial_state:
             shapes |= {name: (self.num_layers * D, size) for name, size in zip(self.cell.states, self.state_sizes)}
         return shapes
+
+    def _count(self):
+        """(numbers, arrays) of the parameters, without a loop over layers."""
+        first, above = ([math.prod(shape) for shape in self._shapes_of_layer(layer).values()] for layer in (0, 1))
+        others, L = [math.prod(shape) for shape in self._other_shapes().values()], self.num_layers - 1
+        return sum(first) + L * sum(above) + sum(others), len(first) + L * len(above) + len(others)
 
     def _reset_caches(self):
         super()._reset_caches()

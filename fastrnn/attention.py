@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrnn import _check, _check_attention, _engine
+from fastrnn import _check, _check_attention, _check_memory, _engine
 from fastrnn._decoder import Decoding, Memory, PackedDecoder, Sizes
 from fastrnn._memory import OwnsTape, Pool
 from fastrnn._stack import Batch, Dropout, Tokens, even_batch
@@ -88,8 +88,10 @@ class AttentionDecoder(Layer):
             shapes |= {"weight_query": (self.size, H), "weight_score": (self.size,)}
         if input_feeding:
             shapes["weight_feed"] = (rnn.num_gates * H, F)
-        rng, inputs = np.random.default_rng(seed), {"bias_out": M + H, "weight_feed": H}
         self._end_of_rnn(rnn)
+        what = f"AttentionDecoder(…, memory_size={M}, size={self.size}, output_size={F})"
+        _check_memory.shaped(what, shapes, rnn.dtype, rnn.storage)
+        rng, inputs = np.random.default_rng(seed), {"bias_out": M + H, "weight_feed": H}
         arrays = {f"rnn.{name}": slot for name, slot in rnn.slots.items()}
         for name, shape in shapes.items():
             bound = 1 / math.sqrt(inputs.get(name, shape[-1]))

@@ -66,6 +66,11 @@ class Streams:
         self._x, self._targets = ids[: B * L].reshape(B, L), ids[1 : B * L + 1].reshape(B, L)
         self.steps = L * B
 
+    @property
+    def rows(self) -> int:
+        """Streams side by side."""
+        return len(self._x)
+
     def begin(self, epoch: int) -> None:
         """Every epoch is the same."""
 

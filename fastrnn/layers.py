@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from fastrnn import _check, _engine
+from fastrnn import _check, _check_memory, _engine
 from fastrnn.parameters import Gradients, Layer
 
 _WORD = (1 << 64) - 1
@@ -59,8 +59,10 @@ class Embedding(Layer):
     def __init__(self, num_embeddings: int, embedding_dim: int, *, dtype="float32", seed=None, storage=None):
         self.num_embeddings = _check.size("num_embeddings", num_embeddings)
         self.embedding_dim = _check.size("embedding_dim", embedding_dim)
+        shape = (self.num_embeddings, self.embedding_dim)
+        _check_memory.shaped(f"Embedding{shape}", {"weight": shape}, _check.dtype(dtype), storage)
         rng = np.random.default_rng(seed)
-        self._own(storage, dtype, {"weight": rng.standard_normal((self.num_embeddings, self.embedding_dim))})
+        self._own(storage, dtype, {"weight": rng.standard_normal(shape)})
 
     def __repr__(self):
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype='{self.dtype}')"
@@ -148,9 +150,11 @@ class Linear(Layer):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, weight=None, dtype="float32", seed=None, storage=None):
         self.in_features = _check.size("in_features", in_features)
         self.out_features = _check.size("out_features", out_features)
+        shape = (self.out_features, self.in_features)
+        shapes = ({"weight": shape} if weight is None else {}) | ({"bias": shape[:1]} if bias else {})
+        _check_memory.shaped(f"Linear{shape[::-1]}", shapes, _check.dtype(dtype), storage)
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.in_features)
-        shape = (self.out_features, self.in_features)
         arrays = {"weight": rng.uniform(-bound, bound, shape) if weight is None else _check.slot("weight", weight, shape, storage)}
         if bias:
             arrays["bias"] = rng.uniform(-bound, bound, self.out_features)

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastrnn import _check, storage
+from fastrnn._check_memory import Budget
 from fastrnn._recurrent import Recurrent
+from fastrnn._schema import FLAG, FRACTION, NUMBER, SIZE, TEXT, ListOf, OrNull, Record, Rule, choice, number, of_file, shown, whole
 from fastrnn.layers import Embedding, Linear
+from fastrnn.parameters import Storage
 from fastrnn.rnn import GRU, LSTM, RNN
 from fastrnn.stacked import Stacked
 
@@ -171,10 +174,24 @@ class Network:
         FileNotFoundError  there is none;  ValueError  it is damaged, of a newer format, or another kind of model.
         """
         arrays, config = storage.load(directory)
-        if config.get("model") != "Network":
-            raise ValueError(f"{directory} holds a {config.get('model')}, but this is Network.load")
-        net = cls({name: _made(described) for name, described in config["steps"]})
-        net.load_state_dict(arrays)
+        found = config.get("model")
+        if found != "Network":
+            raise ValueError(f"{directory} holds a {found if isinstance(found, str) else shown(found)}, but this is Network.load")
+        return cls._of(arrays, config, directory)
+
+    @classmethod
+    def _of(cls, arrays, config, directory):
+        """The network that was saved in a directory; no layer is made that has more parameters than the arrays."""
+        with of_file(os.path.join(directory, storage.CONFIG_FILES["model"])):
+            _SCHEMA.check(config)
+            names, budget = [name for name, _ in config["steps"]], Budget(arrays)
+            if len(set(names)) < len(names):
+                raise ValueError("steps has a name twice")
+            net = cls({name: _made(described, budget) for name, described in config["steps"]})
+            for name, array in net.state_dict().items():
+                if name in arrays and arrays[name].dtype != array.dtype:
+                    raise ValueError(f"the array {name} is {arrays[name].dtype}, but by the configuration it must be {array.dtype}")
+            net.load_state_dict(arrays)
         return net
 
     def load_state_dict(self, arrays: Mapping) -> None:
@@ -262,13 +279,83 @@ def _described(step):
     return {"kind": type(step).__name__, "dtype": str(step.dtype), **found}
 
 
-def _made(described):
-    """The step of what `_described` gave."""
+def _made(described, budget):
+    """The step of what `_described` gave; its parameters count in the budget."""
     if isinstance(described, list):
         return described[0] if len(described) == 1 else tuple(described)
     options = dict(described)
     kind = options.pop("kind")
     if kind == "Stacked":
-        return Stacked([_made(layer) for layer in options.pop("layers")], **options)
+        return Stacked([_made(layer, budget) for layer in options.pop("layers")], **options)
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return _KINDS[kind](**options, seed=0)
+    return _KINDS[kind](**options, seed=0, storage=Storage(options["dtype"], budget))
+
+
+class _Step(Rule):
+    """A step as `_described` gives it: a list with a function's name and its numbers, or an object of the layer's own kind."""
+
+    def __init__(self, kinds):
+        super().__init__("a function [name, …], or a layer {\"kind\": …}", lambda value: type(value) in (list, dict))
+        self._kinds = kinds
+
+    def check(self, value, key):
+        super().check(value, key)
+        if type(value) is list:
+            _FUNCTION.check(value, key)
+            return
+        choice(*self._kinds).check(value.get("kind"), f"{key}.kind")
+        self._kinds[value["kind"]].check(value, key)
+
+
+class _NamedStep(Rule):
+    """[name, step]"""
+
+    def __init__(self, step):
+        super().__init__("[name, step]", lambda value: type(value) is list and len(value) == 2 and type(value[0]) is str)
+        self._step = step
+
+    def check(self, value, key):
+        super().check(value, key)
+        self._step.check(value[1], f"{key}[1]")
+
+
+def _layer(sizes, flags=(), **others):
+    """The rule of a layer: its sizes must be there, and the others may; those that it had not from the start have a default."""
+    required = {"kind": TEXT, "dtype": choice("float32", "float64"), **dict.fromkeys(sizes, SIZE)}
+    return Record(required, {**dict.fromkeys(flags, FLAG), **others})
+
+
+_FUNCTION = Rule(
+    "a list with a function's name, and numbers or the name of a merge",
+    lambda value: type(value) is list and value != [] and all(type(one) is str or NUMBER.holds(one) for one in value),
+)
+_ACTIVATION = Rule(
+    "an activation's name, or a list of it and its numbers",
+    lambda value: type(value) is str or (
+        type(value) is list and 0 < len(value) <= 3 and type(value[0]) is str and all(map(NUMBER.holds, value[1:]))
+    ),
+)  # fmt: skip
+_CLIP = OrNull(number(above=0))
+_FLAGS = ("bias", "batch_first", "bidirectional", "reverse", "variational", "learn_initial_state")
+_RECURRENT_KINDS = {
+    kind: _layer(("hidden_size",), _FLAGS, input_size=whole(), num_layers=SIZE, dropout=FRACTION, clip=_CLIP, **others)
+    for kind, others in {
+        "RNN": {"nonlinearity": _ACTIVATION},
+        "GRU": {"reset_after": FLAG, "activation": _ACTIVATION, "recurrent_activation": _ACTIVATION},
+        "LSTM": {
+            "proj_size": whole(), "peephole": FLAG, "coupled": FLAG, "activation": _ACTIVATION, "recurrent_activation": _ACTIVATION,
+            "output_activation": OrNull(_ACTIVATION),
+        },
+    }.items()
+}  # fmt: skip
+_STACKED = Record(
+    {"kind": TEXT, "layers": ListOf(_Step(_RECURRENT_KINDS), least=1)}, {"dropout": FRACTION, "variational": FLAG, "residual": FLAG}
+)
+_STEP = _Step(
+    {
+        "Embedding": _layer(("num_embeddings", "embedding_dim")), "Linear": _layer(("in_features", "out_features"), ("bias",)),
+        **_RECURRENT_KINDS, "Stacked": _STACKED,
+    }
+)  # fmt: skip
+_SCHEMA = Record({"model": TEXT, "steps": ListOf(_NamedStep(_STEP), least=1)})
+

@@ -41,6 +41,7 @@ class Storage:
     Parameters
     ----------
     dtype : "float32" or "float64"
+    budget : fastrnn._check_memory.Budget, optional: how many parameters the layers may have together, where they come from a file
 
     Examples
     --------
@@ -54,8 +55,9 @@ class Storage:
     (1, 12.0)
     """
 
-    def __init__(self, dtype="float32"):
+    def __init__(self, dtype="float32", budget=None):
         self.dtype = _check.dtype(dtype)
+        self.budget = budget
         self.version = 0
         self.size = 0
         self._parts = []

@@ -21,12 +21,13 @@ import os
 import re
 from pathlib import Path
 
-from fastrnn import _disk, _safetensors
+from fastrnn import _disk, _safetensors, _schema
 
 FORMAT_VERSION = 1
 CONFIG_FILES = {"model": "config.json", "checkpoint": "checkpoint.json"}
 _SAVE_LOCK, _TRAINING_LOCK = "save.lock", "training.lock"
 _OLD = 86_400  # seconds after which an unnamed file belongs to no save that is still going on
+_HEADER = _schema.Record({"format_version": _schema.SIZE, "weights": _schema.TEXT, "sha256": _schema.TEXT, "config": _schema.OBJECT})
 
 
 def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
@@ -189,7 +190,7 @@ def _is_leftover(name, kind):
 def _read_config(directory, kind):
     path = directory / CONFIG_FILES[kind]
     try:
-        return path.read_bytes()
+        return _schema.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
     if not directory.is_dir():
@@ -202,14 +203,16 @@ def _read_config(directory, kind):
 
 def _parse_config(path, raw, kind):
     try:
-        header = json.loads(raw)
-        version, weights, digest, _ = (header[key] for key in ("format_version", "weights", "sha256", "config"))
-        if not (isinstance(version, int) and version > 0 and isinstance(weights, str) and isinstance(digest, str)):
-            raise TypeError("a field holds what it cannot hold")
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-    if version > FORMAT_VERSION:
+        header = _schema.parse(raw)
+        version = header.get("format_version") if isinstance(header, dict) else None
+        newer = _schema.SIZE.holds(version) and version > FORMAT_VERSION  # whose other keys may be any
+        if not newer:
+            _HEADER.check(header)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if newer:
         raise ValueError(f"{path} has format version {version}, but this fastrnn reads up to {FORMAT_VERSION}: it needs a newer fastrnn")
+    weights, digest = header["weights"], header["sha256"]
     if weights != f"{kind}-{digest[:12]}.safetensors" or not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError(f"{path} is damaged: it names the file {weights!r} and the hash {digest[:12]!r}…, which do not fit")
     return header

@@ -14,6 +14,7 @@ import numpy as np
 from fastrnn import Network, data, models, storage
 from fastrnn._check_data import by_name
 from fastrnn._files import counted, say
+from fastrnn._schema import shown
 from fastrnn.models import (
     EncoderDecoder,
     EventModel,
@@ -72,11 +73,11 @@ def load(directory, wanted: type | None = None):
     arrays, config = storage.load(directory)
     found = config.get("model")
     if found == "Network" and wanted is None:
-        return Network.load(directory)
+        return Network._of(arrays, config, directory)
     if found not in models.__all__ or (wanted is not None and found != wanted.__name__):
         needs = f"a {wanted.__name__}" if wanted is not None else f"one of {', '.join(models.__all__)}"
-        raise ValueError(f"{directory} holds a {found}, but this needs {needs}")
-    return getattr(models, found)._of(arrays, config)
+        raise ValueError(f"{directory} holds a {found if isinstance(found, str) else shown(found)}, but this needs {needs}")
+    return getattr(models, found)._of(arrays, config, directory)
 
 
 def task_of(model) -> Task:

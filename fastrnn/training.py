@@ -6,14 +6,16 @@ import contextlib
 import copy
 import dataclasses
 import math
+import os
 import time
 import warnings
 
 import numpy as np
 
-from fastrnn import _engine, optim, storage
+from fastrnn import _check_memory, _checkpoint, _engine, optim, storage
 from fastrnn._interrupts import Interrupts
 from fastrnn._progress import Progress
+from fastrnn._schema import of_file
 from fastrnn.groups import Grouped, frozen_to_zero
 from fastrnn.layers import random_key
 from fastrnn.settings import Settings
@@ -82,6 +84,9 @@ class Training:
         }
         self.at, self._untrained_counts = Position(seed), untrained_counts
         self.state = None  # carried from batch to batch
+        copies = 3 + len(getattr(self.optimizer, "_moments", ()))  # the best, the gradient, what is packed, and running means
+        what = f"training {model.storage.size:,} parameters: copies of them"
+        _check_memory.fits(what, copies * model.storage.flat.nbytes, "make the model smaller")
         self.best = np.array(model.storage.flat)
         self.gradient = np.zeros_like(model.storage.flat)
         self._part = None  # gradient of one of several batches or processes
@@ -117,6 +122,8 @@ class Training:
         """Train, after `start`. Then the model holds the best parameters; `outcome` and `message` say how the run ended."""
         self._saved = time.monotonic()
         self.batches.begin(self.at.epoch)
+        if self.at.index > len(self.batches):
+            raise ValueError(f"{self._checkpoint_file}: position.index is {self.at.index}, but an epoch has {len(self.batches)} batches")
         total = self.batches.steps * self.settings.epochs
         done = round(self.batches.steps * (self.at.epoch + self.at.index / len(self.batches)))
         shown = self.settings.progress and not self.settings.follows
@@ -317,7 +324,7 @@ class Training:
     def _save(self):
         """Write a checkpoint: all that the future of the run depends on. The states of all processes are in it."""
         self._saved = time.monotonic()
-        state = _leaves(self.state)
+        state = _checkpoint.leaves(self.state)
         if self.ranks is not None:
             state = self.ranks.gather_rows(state)
         if self.settings.follows or self.settings.checkpoint is None:
@@ -331,7 +338,7 @@ class Training:
             "position": dataclasses.asdict(self.at),
             "optimizer": {name: value for name, value in optimizer.items() if not isinstance(value, np.ndarray)},
             "schedule": self.schedule.state_dict(),
-            "state": _structure(self.state),
+            "state": _checkpoint.structure(self.state),
             "computed_by": _computed_by(),
         }
         storage.save(self.settings.checkpoint, arrays, config, kind="checkpoint")
@@ -342,15 +349,33 @@ class Training:
         arrays, config = ({}, None) if self.settings.follows else storage.load(folder, kind="checkpoint")
         if self.ranks is not None:
             arrays, config = self.ranks.broadcast(arrays), self.ranks.agree(config)
+        with of_file(self._checkpoint_file):
+            _checkpoint.check_identity(config)
         for name, mine in self.identity.items():
             theirs = config["identity"].get(name)
             if theirs != mine:
                 raise ValueError(
-                    f"the checkpoint in {folder} was made with {name}={theirs!r}, but now it is {mine!r}: to continue, it must be the same"
+                    f"the checkpoint in {folder} was made with {name}={theirs!r:.200}, but now it is {mine!r:.200}: to continue, it must be the same"
                 )
+        with of_file(self._checkpoint_file):
+            self._continue_from(arrays, config)
         if config["computed_by"] != _computed_by():
             before, now = (", ".join(f"{k} {v}" for k, v in by.items()) for by in (config["computed_by"], _computed_by()))
             warnings.warn(f"the checkpoint was computed by {before}, now it is {now}: the bits may differ", RuntimeWarning, stacklevel=4)
+
+    @property
+    def _checkpoint_file(self):
+        return os.path.join(self.settings.checkpoint, storage.CONFIG_FILES["checkpoint"])
+
+    def _continue_from(self, arrays, config):
+        """Take over what a checkpoint holds, after a check of all of it."""
+        options = dict(flat=self.model.storage.flat, optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict())
+        _checkpoint.check(config, arrays, figures=() if self.validation is None else self.model.FIGURES, **options)
+        rows = (lambda array: array) if self.ranks is None else self.ranks.rows_of
+        parts = [rows(arrays[f"state.{k}"]) for k in range(_checkpoint.count(config["state"]))]
+        self.state = _checkpoint.rebuilt(config["state"], iter(parts))
+        if self.state is not None and hasattr(self.model, "check_state"):
+            self.model.check_state(self.state, self.batches)
         with self.model.storage.updating() as flat:
             flat[:] = arrays["parameters"]
         self.best[:] = arrays["best"]
@@ -358,8 +383,6 @@ class Training:
         self.optimizer.load_state_dict(config["optimizer"] | moments)
         self.schedule.load_state_dict(config["schedule"])
         self.at = Position(**config["position"])
-        rows = (lambda array: array) if self.ranks is None else self.ranks.rows_of
-        self.state = _rebuilt(config["state"], iter([rows(arrays[f"state.{i}"]) for i in range(_count(config["state"]))]))
 
 
 class _DivergedError(Exception):
@@ -374,23 +397,6 @@ def _optimizer(model, settings):
     if settings.groups or settings.freeze:
         return Grouped(make, model.storage, model.slots, settings.groups, settings.freeze, **options)
     return make(model.storage, **options)
-
-
-def _structure(state):
-    """How a state is put together, for JSON: None, "array", or a list of such."""
-    return None if state is None else "array" if isinstance(state, np.ndarray) else [_structure(part) for part in state]
-
-
-def _leaves(state):
-    return [] if state is None else [state] if isinstance(state, np.ndarray) else [leaf for part in state for leaf in _leaves(part)]
-
-
-def _count(structure):
-    return 0 if structure is None else 1 if structure == "array" else sum(map(_count, structure))
-
-
-def _rebuilt(structure, leaves):
-    return None if structure is None else next(leaves) if structure == "array" else tuple(_rebuilt(part, leaves) for part in structure)
 
 
 def _computed_by():

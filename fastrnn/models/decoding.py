@@ -13,6 +13,7 @@ from fastrnn.losses import softmax_linear, softmax_linear_nll
 from fastrnn.models import unseen
 from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, remember_at_first
 from fastrnn.models.pairs import Pairs
+from fastrnn.models.schemas import LONGEST
 from fastrnn.models.symbols import Symbols
 from fastrnn.parameters import Slot, Storage
 from fastrnn.settings import Settings
@@ -123,13 +124,13 @@ class Decoding(Model):
         """Checked sources and targets."""
         X, y = self._checked(X, width, max_length), _check_pairs.sequences("y", y, empty=True)
         _check_pairs.same_number(X, y)
-        _check_pairs.not_longer("targets", y, max_length)
+        _check_pairs.not_longer("targets", y, LONGEST if max_length is None else min(max_length, LONGEST))
         return X, y
 
     def _build(self, known, vocabulary, seed):
         """Make the layers, with first values drawn from `seed`, in one storage."""
         self._known, self.vocabulary = known, vocabulary
-        self.storage = Storage(self.dtype)
+        self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
         names, vector_size, memory_size, state_fits = self._build_source(known, seed)
         cell, H, L, E = self._decoder
@@ -287,7 +288,7 @@ class Decoding(Model):
         X, max_length : as in `predict`
         """
         temperature = _check.number("temperature", temperature, above=0)
-        seed = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else _check.size("seed", seed, least=0)
+        seed = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else _check.seed(seed)
         return [self._decoded(best[0].ids) for best in self._found(X, max_length, temperature=temperature, seed=int(seed))]
 
     def _found(self, X, max_length, *, seed=None, **options):

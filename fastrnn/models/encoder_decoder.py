@@ -106,7 +106,7 @@ class EncoderDecoder(Decoding):
         self.dropout = _check.probability("dropout", dropout)
         _check_pairs.tied(self.tied, "target_embedding", target_embedding, "decoder_size", self._decoder[1])
         self.dtype = _check.dtype(dtype)
-        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         self.history = []
 
     @property

@@ -67,7 +67,7 @@ class EventModel(Model):
         self.input_dropout = _check.probability("input_dropout", input_dropout)
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
-        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         self.history = []
 
     def fit(self, X, *, epochs: int = 100, batch_size: int = 16, max_steps=None, validation=0.0, verbose: bool = True, **settings):
@@ -119,7 +119,7 @@ class EventModel(Model):
 
     def _build(self, n, seed):
         """Make the layers, with first values drawn from `seed`, in one storage."""
-        self.storage = Storage(self.dtype)
+        self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.rnn = recurrent(self.cell, n, self.hidden_size, self.num_layers, dropout=self.dropout, seed=random_key(seed, 3), **make)
         self.linear = Linear(self.rnn.output_size, n, seed=random_key(seed, 4), **make)

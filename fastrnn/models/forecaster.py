@@ -13,7 +13,9 @@ from fastrnn.data._dates import check_times
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
 from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
-from fastrnn.models.scaling import Scaler, cast, check_range, from_arrays, to_arrays
+from fastrnn.models.pooled import names_fit
+from fastrnn.models.scaling import Scaler, cast, check_range, from_arrays, numbers_in, to_arrays
+from fastrnn.models.schemas import LONGEST
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
 
@@ -66,8 +68,8 @@ class Forecaster(Model):
         dtype="float32",
         seed: int | None = None,
     ):
-        for name in ("window", "horizon", "num_layers"):
-            setattr(self, name, _check.size(name, locals()[name]))
+        self.window, self.num_layers = _check.size("window", window), _check.size("num_layers", num_layers)
+        self.horizon = _check.size("horizon", horizon, most=LONGEST)
         self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.season = None if season is None else _check.size("season", season)
@@ -77,7 +79,7 @@ class Forecaster(Model):
             raise ValueError(f"quantiles are {tuple(self.quantiles)}, but 0.5 must be among them: it is what predict gives")
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
-        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         self.history = []
 
     def fit(self, series, exog=None, *, epochs: int = 100, batch_size: int = 32, validation: int = 0, verbose: bool = True, **settings):
@@ -213,7 +215,7 @@ class Forecaster(Model):
     def _build(self, K, E, seed):
         """Make the layers, with first values drawn from `seed`, in one storage."""
         self._K, self._E, Q = K, E, len(self.quantiles or [0])
-        self.storage = Storage(self.dtype)
+        self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.rnn = recurrent(self.cell, K + E + 1, self.hidden_size, self.num_layers, dropout=self.dropout, seed=random_key(seed, 3), **make)
         self.linear = Linear(self.rnn.output_size, K * Q, seed=random_key(seed, 4), **make)
@@ -359,16 +361,26 @@ class Forecaster(Model):
         return {**to_arrays("scaler", self._scaler), **(to_arrays("exog_scaler", self._exog_scaler) if self._E else {}), **ends}
 
     def _rebuild(self, config, arrays):
-        self._scaler = from_arrays("scaler", arrays)
-        self._exog_scaler = from_arrays("exog_scaler", arrays) if config["E"] else None
+        K, E, series = config["K"], config["E"], config.get("series", 1)
+        self._scaler = from_arrays("scaler", arrays, K)
+        self._exog_scaler = from_arrays("exog_scaler", arrays, E) if E else None
         self._flat, self.naive_error = config["flat"], config["naive_error"]
         self.columns_, self.exog_columns_ = config.get("columns"), config.get("exog_columns")
+        names_fit("columns", self.columns_, K)
+        names_fit("exog_columns", self.exog_columns_, E)
+        if self._flat and K != 1:
+            raise ValueError(f"flat is true, but K is {K}: only one variable can be flat")
+        if series > len(arrays):
+            raise ValueError(f"series is {series:,}, but there are {len(arrays)} arrays, and each series has one")
+        kept = self.window + sum(self._lags)
 
-        def ends(name):  # of a model saved by an older version only the last one, in its dtype
-            return [arrays[key].astype(np.float64) for key in (*(f"{name}.{k}" for k in range(config.get("series", 1) - 1)), name)]
+        def ends(name, width):  # of a model saved by an older version only the last one, whole and in its dtype
+            return [numbers_in(arrays, key, (kept, width)) for key in (*(f"{name}.{k}" for k in range(series - 1)), name)]
 
-        self._ends, self._exog_ends = ends("end"), ends("exog_end") if config["E"] else None
-        self._build(config["K"], config["E"], 0)
+        self._ends, self._exog_ends = ends("end", K), ends("exog_end", E) if E else None
+        if self.log and any((end <= 0).any() for end in self._ends):
+            raise ValueError("log is true, but the end of a series is not above 0")
+        self._build(K, E, 0)
 
 
 def _several(series):

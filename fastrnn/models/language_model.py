@@ -126,7 +126,7 @@ class LanguageModel(Model):
             )
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, least=0, most=1)
         self.dtype = _check.dtype(dtype)
-        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         self.history = []
         self._logits = {}
 
@@ -150,7 +150,7 @@ class LanguageModel(Model):
         V, E, H = len(vocabulary), self._embedding_size, self._top_size
         seeds = [random_key(seed, layer) for layer in range(3)]
         self.vocabulary = vocabulary
-        self.storage = Storage(self.dtype)
+        self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.embedding = Embedding(V, E, seed=seeds[0], **make)
         self.rnn = recurrent(self.cell, E, self.hidden_size, self.num_layers, dropout=self.dropout, variational=self.variational, seed=seeds[1], **make)
@@ -276,6 +276,11 @@ class LanguageModel(Model):
             dropout_backward(dy, out=dy)
         rnn_backward(dy, into)
         return loss, state
+
+    def check_state(self, state, batches) -> None:
+        """Raise a ValueError or TypeError if a state that a checkpoint carries is not one of the rnn for the rows of these Streams."""
+        check = _check_stacked.member_states if hasattr(self.rnn, "layers") else _check.state
+        check(self.rnn, "state", state, batches.rows, False)
 
     def _rnn_vjp(self, ids, state, rng, return_states):
         """The rnn's vjp over the embedded ids, with dropout between them; backward takes dy and `into`."""
@@ -414,9 +419,9 @@ class LanguageModel(Model):
         return {"symbols": self.vocabulary.symbols}
 
     @classmethod
-    def _of(cls, arrays, config):
+    def _arguments_in(cls, config):
         older = {"splitting": "simple"} if config.get("level") == "word" else {}  # a model that was saved without it had only this
-        return super()._of(arrays, older | config)
+        return older | super()._arguments_in(config)
 
     def _rebuild(self, config, arrays):
         symbols = config["symbols"]

@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 
-from fastrnn import _check, _check_stories, _engine
+from fastrnn import _check, _check_memory, _check_stories, _engine
+from fastrnn._schema import shown
 from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
 from fastrnn.models.model import DEFAULTS, Model, held_out_rows, most_likely
+from fastrnn.models.schemas import MOST_HOPS
 from fastrnn.models.stories import Questions
 from fastrnn.parameters import Layer, Storage
 from fastrnn.settings import Settings
@@ -82,14 +84,15 @@ class MemoryNetwork(Model):
         dtype="float32",
         seed: int | None = None,
     ):
-        for name in ("size", "hops", "memory"):
-            setattr(self, name, _check.size(name, locals()[name]))
+        self.size = _check.size("size", size)
+        self.hops = _check.size("hops", hops, most=MOST_HOPS)
+        self.memory = _check.size("memory", memory, most=2**31 - 1)
         self.tying = _check.choice("tying", tying, ("adjacent", "layerwise"))
         self.position_encoding, self.temporal_encoding = bool(position_encoding), bool(temporal_encoding)
         self.noise = _check.number("noise", noise, least=0, most=1)
         self.linear_start = _check.size("linear_start", linear_start, least=0)
         self.dtype = _check.dtype(dtype)
-        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         self.history = []
 
     def fit(self, X, y, *, epochs: int = 100, batch_size: int = 32, validation=0.0, verbose: bool = True, **settings):
@@ -151,7 +154,7 @@ class MemoryNetwork(Model):
         """Make the tables, with first values drawn from `seed`. The first rows of a table are those of the answers."""
         self.answers_, self._words = answers, words
         self._word_id = {word: i for i, word in enumerate([*answers, *words])}
-        self.storage = Storage(self.dtype)
+        self.storage = Storage(self.dtype, self._budget)
         self.tables = _Tables(self, random_key(seed, 3))
         self._ramp = np.arange(1, self.size + 1, dtype=self.dtype) / self.dtype.type(self.size)
 
@@ -291,6 +294,9 @@ class MemoryNetwork(Model):
         return {"answers": self.answers_, "words": self._words}
 
     def _rebuild(self, config, arrays):
+        both = {*config["answers"]} & {*config["words"]}
+        if both:
+            raise ValueError(f"words has {shown(min(both))}, which is among answers already")
         self._build(config["answers"], config["words"], 0)
 
 
@@ -316,6 +322,8 @@ class _Tables(Layer):
             shapes |= {f"ages_{k}": (model.memory + 1, d) for k in self.of_memory}
         if not adjacent:
             shapes |= {"answers": (A, d), "between": (d, d)}
+        what = f"MemoryNetwork(size={d}, hops={model.hops}, memory={model.memory})"
+        _check_memory.shaped(what, shapes, model.dtype, model.storage)
         self._num_answers = A
         self._own(model.storage, model.dtype, {name: DEVIATION * rng.standard_normal(shape) for name, shape in shapes.items()})
 

@@ -9,7 +9,10 @@ import warnings
 import numpy as np
 
 from fastrnn import _check, stacked, storage
+from fastrnn._check_memory import Budget
+from fastrnn._schema import of_file, shown
 from fastrnn.layers import random_key
+from fastrnn.models import schemas
 from fastrnn.parameters import initialise
 from fastrnn.rnn import GRU, LSTM, RNN
 from fastrnn.settings import Settings
@@ -32,6 +35,7 @@ class Model:
     LAYERS = ARGUMENTS = ()
     FIGURES = ("loss",)
     history, outcome, message, speed, storage = [], None, None, None, None
+    _budget = None  # of the parameters of a model that is being loaded
     reading = None  # how the command read the data: options of a reader of fastrnn.data, saved with the model
 
     def _configuration(self):
@@ -57,6 +61,10 @@ class Model:
         if self.storage is None:
             name = type(self).__name__
             raise RuntimeError(f"this {name} has not been fitted: call fit(…) or {name}.load(directory)")
+
+    def check_state(self, state, batches) -> None:
+        """Raise a ValueError if a state that a checkpoint carries from batch to batch is none of this model."""
+        raise ValueError(f"it carries a state from batch to batch, but a {type(self).__name__} has none")
 
     @property
     def slots(self) -> dict:
@@ -132,19 +140,50 @@ class Model:
         """
         arrays, config = storage.load(directory)
         if config.get("model") != cls.__name__:
-            raise ValueError(f"{directory} holds a {config.get('model')!r}, but this is {cls.__name__}.load")
-        return cls._of(arrays, config)
+            raise ValueError(f"{directory} holds a {shown(config.get('model'))}, but this is {cls.__name__}.load")
+        return cls._of(arrays, config, directory)
 
     @classmethod
-    def _of(cls, arrays, config):
-        """The model that was saved. An argument that it did not have yet has its default."""
-        model = cls(**{name: config[name] for name in (*cls.ARGUMENTS, "dtype", "seed") if name in config})
-        model._rebuild(config, arrays)
+    def _of(cls, arrays, config, directory):
+        """The model that was saved in a directory. An argument that it did not have yet has its default.
+
+        Raises
+        ------
+        ValueError  a value of the configuration, or an array, is not what a model of this class has; the message names the file and the
+            key. No layer is made then that has more parameters than the arrays.
+        """
+        with of_file(os.path.join(directory, storage.CONFIG_FILES["model"])):
+            schemas.check(config)
+            model = cls(**cls._arguments_in(config))
+            model._budget = Budget(arrays)
+            model._rebuild(config, arrays)
+            del model._budget, model.storage.budget
+            _check_arrays(arrays, {name: slot.shape for name, slot in model.slots.items()}, model.dtype, model._fitted_arrays())
         for name in model.LAYERS:
             prefix = f"{name}."
             getattr(model, name).load_state_dict({key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)})
         model.history, model.reading = config["history"], config.get("reading")
         return model
+
+    @classmethod
+    def _arguments_in(cls, config):
+        """The arguments of the constructor, as a configuration has them."""
+        return {name: config[name] for name in (*cls.ARGUMENTS, "dtype", "seed") if name in config}
+
+
+def _check_arrays(arrays, shapes, dtype, others):
+    """Raise a ValueError that names an array which is missing, not known, or of another shape or dtype than a parameter has."""
+    wanted = shapes.keys() | others.keys()
+    for names, what in ((wanted - arrays.keys(), "is missing"), (arrays.keys() - wanted, "is none that such a model has")):
+        if names:
+            raise ValueError(f"the array {shown(min(names))} {what}: the sizes in the configuration do not fit the arrays saved beside it")
+    for name, shape in shapes.items():
+        found = arrays[name]
+        if found.shape != shape or found.dtype != dtype:
+            raise ValueError(
+                f"the array {name} is {found.dtype} of shape {found.shape}, but by the sizes in the configuration it must be {dtype} of "
+                f"shape {shape}"
+            )
 
 
 def recurrent(cell: str, input_size: int, hidden_size, num_layers: int, *, dropout: float = 0.0, **options):

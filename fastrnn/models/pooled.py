@@ -89,7 +89,7 @@ class Pooled(Model):
         self.pooling = _check.choice("pooling", pooling, tuple(POOLINGS))
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
-        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         self.history = []
 
     @property
@@ -106,7 +106,7 @@ class Pooled(Model):
     def _build(self, input_size, outputs, scaler, seed, features=None):
         """Make the layers, with first values drawn from `seed`, in one storage."""
         self._scaler, self.features_ = scaler, features
-        self.storage = Storage(self.dtype)
+        self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.rnn = recurrent(
             self.cell, input_size, self.hidden_size, self.num_layers,
@@ -178,7 +178,16 @@ class Pooled(Model):
         return {"input_size": self.rnn.input_size} | ({} if self.features_ is None else {"features": self.features_})
 
     def _rebuild(self, config, arrays):
-        self._build(config["input_size"], self._outputs_in(config), from_arrays("scaler", arrays), 0, config.get("features"))
+        size, features = config["input_size"], config.get("features")
+        names_fit("features", features, size)
+        scaler = from_arrays("scaler", arrays, size, self.standardize)
+        self._build(size, self._outputs_in(config), scaler, 0, features)
+
+
+def names_fit(key, names, count):
+    """As many names as there are columns, or None."""
+    if names is not None and len(names) != count:
+        raise ValueError(f"{key} has {len(names)} names, but there are {count} columns")
 
 
 def _usable(weights):

@@ -182,8 +182,10 @@ class SequenceRegressor(Pooled):
         return config["outputs"]
 
     def _rebuild(self, config, arrays):
+        if config["flat"] and config["outputs"] != 1:
+            raise ValueError(f"flat is true, but outputs is {config['outputs']}: only one number for each can be flat")
         super()._rebuild(config, arrays)
-        self._target_scaler, self._flat = from_arrays("target_scaler", arrays), config["flat"]
+        self._target_scaler, self._flat = from_arrays("target_scaler", arrays, config["outputs"], self.standardize), config["flat"]
 
 
 def _r2(found, wanted):

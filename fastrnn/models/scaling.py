@@ -118,6 +118,40 @@ def to_arrays(name, scaler) -> dict:
     return {f"{name}.mean": scaler.mean, f"{name}.deviation": scaler.deviation} if isinstance(scaler, Scaler) else {}
 
 
-def from_arrays(name, arrays):
-    """The scaler that was saved."""
-    return Scaler(arrays[f"{name}.mean"], arrays[f"{name}.deviation"]) if f"{name}.mean" in arrays else Unscaled()
+def from_arrays(name: str, arrays, size: int, scales: bool = True):
+    """The scaler that was saved.
+
+    Parameters
+    ----------
+    size : features that it is for
+    scales : whether there is one
+
+    Raises
+    ------
+    ValueError  one of its arrays is missing, or is not what a scaler has; the message names it.
+    """
+    if not scales:
+        return Unscaled()
+    parts = [numbers_in(arrays, f"{name}.{part}", (size,)) for part in ("mean", "deviation")]
+    if (parts[1] < 0).any():
+        raise ValueError(f"the array {name}.deviation has {parts[1].min():g}, but a deviation is at least 0")
+    return Scaler(*parts)
+
+
+def numbers_in(arrays, name: str, shape: tuple) -> np.ndarray:
+    """An array that was saved, float64; its first axis may be longer than that of `shape` if it has two.
+
+    Raises
+    ------
+    ValueError  it is missing, of another shape, or has something else than finite real numbers; the message names it.
+    """
+    if name not in arrays:
+        raise ValueError(f"the array {name} is missing")
+    array = arrays[name]
+    longer = array.ndim == len(shape) == 2 and array.shape[0] > shape[0]
+    if array.dtype.kind != "f" or (array.shape[1:] if longer else array.shape) != (shape[1:] if longer else shape):
+        least = "at least " if len(shape) == 2 else ""
+        raise ValueError(f"the array {name} is {array.dtype} of shape {array.shape}, but it must be of real numbers and of shape {least}{shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"the array {name} has {array[~np.isfinite(array)][0]}, but its numbers must be finite")
+    return array.astype(np.float64)

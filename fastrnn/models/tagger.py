@@ -82,7 +82,7 @@ class SequenceTagger(Model):
         self.dropout = _check.probability("dropout", dropout)
         self.word_dropout = _check.probability("word_dropout", word_dropout)
         self.dtype = _check.dtype(dtype)
-        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         self.history = []
 
     def fit(self, X, y, *, epochs: int = 20, batch_size: int = 32, max_steps=None, validation=0.0, verbose: bool = True, **settings):
@@ -146,7 +146,7 @@ class SequenceTagger(Model):
         self._word_id = {word: i for i, word in enumerate(vocabulary, UNKNOWN + 1)}
         self._char_id = {char: i for i, char in enumerate(alphabet, UNKNOWN + 1)}
         self._tag_id = {tag: i for i, tag in enumerate(tags)}
-        self.storage = Storage(self.dtype)
+        self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
         Hc = self.char_hidden_size
         self.words = Embedding(len(vocabulary) + 1, self.word_size, seed=random_key(seed, 3), **make)

@@ -72,7 +72,7 @@ class VectorToSequence(Decoding):
         _check_pairs.tied(self.tied, "embedding_size", embedding_size, "hidden_size", hidden_size)
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
-        self.seed = None if seed is None else _check.size("seed", seed, least=0)
+        self.seed = _check.seed(seed)
         self.history = []
 
     @property
@@ -113,4 +113,4 @@ class VectorToSequence(Decoding):
         return to_arrays("scaler", self._known[1])
 
     def _known_in(self, config, arrays):
-        return config["width"], from_arrays("scaler", arrays)
+        return config["width"], from_arrays("scaler", arrays, config["width"], self.standardize)
