@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 
 _UNCHECKED = 64 << 20  # bytes that are allocated without asking how much memory there is
-_OF_AN_ARRAY = 1500  # bytes of Python objects for each parameter array: its name, Slot and view, and their entries in dicts
+_OF_AN_ARRAY = 1000  # bytes of Python objects for each parameter array: its name, Slot and view, and their entries in dicts
 
 
 def available() -> tuple[int, str]:
@@ -112,9 +112,10 @@ def fits(what: str, needed: int, advice: str) -> None:
 
 
 class Budget:
-    """The parameters that the arrays of a file hold: the layers that are made for them can't have more.
+    """The parameters that the arrays of a file hold: the layers that are made for them can't have many more.
 
-    So what a file takes in memory is bounded by its own size, whatever sizes its configuration names.
+    So what a file takes in memory is bounded by its own size, whatever sizes its configuration names. Twice as many are allowed, and a few
+    more, since a comparison of each array tells better which size is wrong.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ class Budget:
 
     def __init__(self, arrays: Mapping):
         self._numbers, self._arrays = sum(array.size for array in arrays.values()), len(arrays)
-        self._left = [self._numbers, self._arrays]
+        self._left = [2 * self._numbers + 100_000, 2 * self._arrays + 100]
 
     def take(self, what: str, numbers: int, arrays: int) -> None:
         """Count a layer's parameters.

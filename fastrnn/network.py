@@ -58,6 +58,7 @@ FUNCTIONS = {
     "log_softmax": _log_softmax,
 }
 _MERGES = {"sum": lambda a, b: a + b, "mul": lambda a, b: a * b, "ave": lambda a, b: (a + b) / 2}
+_NUMBERS = {"leaky_relu": 1, "hard_sigmoid": 2, "elu": 1, "mask": 1}  # that a function takes at most
 _SHAPING = ("last", "flip", "zero", "mask", "merge")
 
 
@@ -224,11 +225,16 @@ def _sizes(layer):
 def _check_steps(steps, layers):
     if not layers:
         raise ValueError("a Network needs one layer or more")
-    features, before, width, first = None, None, 1, next(iter(layers.values()))
+    features, before, width, first, pooled = None, None, 1, next(iter(layers.values())), None
     for name, step in steps.items():
         if name not in layers:
-            merged = _check_function(name, step, before, width) == "merge"
-            features, width = (features // 2, 1) if merged else (features, width)
+            function = _check_function(name, step, before, width)
+            if isinstance(first, Embedding) and before is None and function != "mask":
+                raise ValueError(f"step {name!r} is {function!r}, but before an Embedding there are ids: only 'mask' can come before it")
+            if pooled is not None and function in ("last", "mask", "zero", "flip"):
+                raise ValueError(f"step {name!r} is {function!r}, which is of several steps, but {pooled!r} before it leaves only the last one")
+            pooled = name if function == "last" else pooled
+            features, width = (features // 2, 1) if function == "merge" else (features, width)
             continue
         if not isinstance(step, (Embedding, Linear, *_RECURRENT)):
             raise TypeError(f"step {name!r} is {type(step).__name__}, but it must be Embedding, RNN, GRU, LSTM, Stacked, Linear or a function's name")
@@ -237,6 +243,8 @@ def _check_steps(steps, layers):
         takes, gives = _sizes(step)
         if step is not first and takes != features:
             raise ValueError(f"layer {name!r} takes {'ids' if takes is None else f'{takes} features'}, but what is before it gives {features} features")
+        if pooled is not None and isinstance(step, _RECURRENT):
+            raise ValueError(f"layer {name!r} is of several steps, but {pooled!r} before it leaves only the last one")
         if getattr(step, "context_size", 0):
             raise ValueError(f"layer {name!r} was made with context_size={step.context_size}, but a Network has no context")
         features, before, width = gives, step, 1
@@ -260,8 +268,13 @@ def _check_function(name, step, before, width):
         _check.choice(f"step {name!r}", numbers[0] if len(numbers) == 1 else None, tuple(_MERGES))
         if width != 2:
             raise ValueError(f"step {name!r}: 'merge' is of two directions, but what is before it has {width}")
-    if function == "mask" and len(numbers) != 1:
+    elif function == "mask" and len(numbers) != 1:
         raise ValueError(f"step {name!r}: 'mask' needs its value: ('mask', 0.0)")
+    elif len(numbers) > _NUMBERS.get(function, 0):
+        raise ValueError(f"step {name!r}: {function} takes at most {_NUMBERS.get(function, 0)} numbers, but it has {len(numbers)}")
+    else:
+        for value in numbers:
+            _check.number(f"step {name!r}: the number of {function}", value)
     return function
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check, _check_stacked
+from fastrnn import _check, _check_memory, _check_stacked
 from fastrnn._stack import Dropout, even_batch
 from fastrnn.layers import random_key
 from fastrnn.parameters import Gradients, Layer, Storage
+
+_OF_A_LAYER = 10_000  # bytes of a layer's Python objects
 
 
 class Stacked(Layer):
@@ -320,7 +322,9 @@ def make(
     if isinstance(sizes, int) and not residual:
         more = dict(dropout=dropout, variational=variational, context_size=context_size, seed=seed)
         return cell(input_size, sizes, num_layers, **more, **options)
-    sizes = [sizes] * num_layers if isinstance(sizes, int) else sizes
+    if isinstance(sizes, int):
+        _check_memory.fits(f"the parameters of {num_layers:,} layers", num_layers * _OF_A_LAYER, "make fewer")
+        sizes = [sizes] * num_layers
     rng, layers = np.random.default_rng(seed), []
     for size in sizes:
         layers.append(cell(input_size, size, context_size=0 if layers else context_size, seed=int(rng.integers(2**63)), **options))

@@ -28,7 +28,7 @@ import fastrnn
 from fastrnn import Network, cli, storage
 from fastrnn.models import EncoderDecoder, Forecaster, LanguageModel, MemoryNetwork, SequenceClassifier, SequenceRegressor, VectorToSequence
 
-ROOM = 1 << 30  # bytes of address space beyond what the process has at the beginning: the directories have a few thousand
+ROOM = 400 << 20  # bytes of address space beyond what the process has at the beginning: the directories have a few thousand
 SECONDS = 20  # of a case, on a busy machine
 
 # --- models -------------------------------------------------------------------
@@ -135,6 +135,9 @@ def read(folder, kind="model"):
 # --- mutations ----------------------------------------------------------------
 
 
+TWICE = '"\\u0000twice": ['  # in JSON: a key that stands for another one, which is written a second time
+
+
 def nested(depth):
     value = []
     for _ in range(depth):
@@ -196,10 +199,10 @@ def changed(rng, config):
 def as_text(config):
     """JSON in which "\0twice": [key, value] has become a second key."""
     text = json.dumps(config)
-    at = text.find('"\\u0000twice": [')
+    at = text.find(TWICE)
     if at < 0:
         return text
-    end, start = at, at + len('"\\u0000twice": [')
+    start = at + len(TWICE)
     value, end = json.JSONDecoder().raw_decode(text[start - 1 :])
     return f"{text[:at]}{json.dumps(value[0])}: {json.dumps(value[1])}{text[start - 1 + end :]}"
 
@@ -239,7 +242,7 @@ def changed_arrays(rng, arrays):
 def damage(rng, arrays, config, folder, kind="model"):
     """Write a directory that is damaged in one to three ways."""
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        if rng.random() < 0.7 and "\0twice" not in str(config):
+        if rng.random() < 0.7 and TWICE not in json.dumps(config):
             config = changed(rng, config)
         else:
             arrays = changed_arrays(rng, arrays) if arrays else arrays

@@ -157,7 +157,8 @@ class Model:
             model = cls(**cls._arguments_in(config))
             model._budget = Budget(arrays)
             model._rebuild(config, arrays)
-            del model._budget, model.storage.budget
+            del model._budget
+            model.storage.budget = None
             _check_arrays(arrays, {name: slot.shape for name, slot in model.slots.items()}, model.dtype, model._fitted_arrays())
         for name in model.LAYERS:
             prefix = f"{name}."
