@@ -4,49 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-from pathlib import Path
 
-from fastrnn import _disk, _safetensors
+from fastrnn import _disk, _foreign, _safetensors, _torch_file
 
 _ORDER = "fastrnn.order"  # in a .safetensors file's metadata: the tensors' names in the state_dict's order, as JSON
 
 
 def read_torch(path, key=None):
-    """{name: array} of a state_dict that torch.save wrote; torch reads it, with weights_only=True, so that no code in it is run.
-
-    Raises
-    ------
-    ValueError  the file is damaged or holds something else than tensors; the message says what.
-    """
-    import torch
-
-    size = os.path.getsize(path)
-    with zipfile.ZipFile(path) as archive:
-        claimed = sum(info.file_size for info in archive.infolist())
-    if claimed > size:
-        raise ValueError(f"{path} has {size} bytes, but its members claim {claimed}: torch does not write such files")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly every class for a damaged file
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors: save module.state_dict() alone ({type(error).__name__})"
-        ) from None
-    if key is not None:
-        if not isinstance(found, dict) or key not in found:
-            raise ValueError(f"{path} has no {key!r}: it holds {_holds(found)}")
-        found = found[key]
-    wrong = not isinstance(found, dict) or [name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
-    if wrong:
-        raise ValueError(f"{path} holds {_holds(found)}, but a state_dict is a dict of tensors: --key says which part of it is one")
-    odd = [name for name, t in found.items() if t.layout != torch.strided or t.is_quantized or t.dtype in (torch.bfloat16,)]
-    if odd:
-        raise ValueError(f"{odd[0]} is {found[odd[0]].dtype}, {found[odd[0]].layout}: only plain float32 and float64 tensors are read")
-    return {name: t.detach().contiguous().numpy() for name, t in found.items()}
-
-
-def _holds(found):
-    return f"a dict of {', '.join(map(repr, list(found)[:8]))}" if isinstance(found, dict) else f"a {type(found).__name__}"
+    """{name: array} of a state_dict that torch.save wrote; see `_torch_file.read`."""
+    return _torch_file.read(path, key)
 
 
 def read_safetensors(path):
@@ -59,32 +25,41 @@ def read_ordered(path):
 
     The format sorts tensors by their names; files of fastrnn name the order. Of tied weights there is one, and the
     metadata names the others.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
 
-    data = Path(path).read_bytes()
-    try:
-        arrays = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        texts = header.get("__metadata__", {})
+    Raises
+    ------
+    ValueError  the file is damaged, or asks for more memory than it has numbers; the message names the file.
+    """
+    _foreign.check_regular(path)
+    with _foreign.reading(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            arrays, texts = _safetensors.read(file, size)
+        except _safetensors.DtypeError as error:
+            raise ValueError(
+                f"{path} has tensors of {error.dtype}, but parameters must be float32 or float64: convert them first "
+                "(module.float())"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
         tied = {name: other for name, other in texts.items() if name not in arrays and other in arrays}
-        order = sorted(arrays, key=lambda name: header[name]["data_offsets"][0])
-        kept = json.loads(texts.get(_ORDER, "null"))
-    except KeyError as error:  # an element type that NumPy does not have
-        raise ValueError(
-            f"{path} has tensors of {error.args[0]}, but parameters must be float32 or float64: convert them first "
-            "(module.float())"
-        ) from None
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-    known = isinstance(kept, list) and all(isinstance(name, str) for name in kept) and sorted(kept) == sorted(order)
-    return (
-        {name: arrays[name] for name in (kept if known else order)}
-        | {name: arrays[other] for name, other in tied.items()},
-        known,
-        tied,
-    )
+        total = sum(a.nbytes for a in arrays.values()) + sum(arrays[other].nbytes for other in tied.values())
+        _foreign.check_total(path, total, size)
+        kept = _names(texts.get(_ORDER), arrays)
+    found = {name: arrays[name] for name in kept or arrays} | {name: arrays[other] for name, other in tied.items()}
+    return found, kept is not None, tied
+
+
+def _names(text, arrays):
+    """The names of all arrays in the order that the metadata say; None if they say none."""
+    if text is None:
+        return None
+    try:
+        kept = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(kept, list) and all(isinstance(name, str) for name in kept)
+    return kept if known and sorted(kept) == sorted(arrays) else None
 
 
 def write(tensors, destination, suffix):

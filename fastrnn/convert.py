@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fastrnn import _tensor_files, state_dict, storage
+from fastrnn import _foreign, _tensor_files, state_dict, storage
 from fastrnn._tensor_files import read_ordered, read_torch
 from fastrnn.network import Network
 from fastrnn.rnn import GRU, LSTM, RNN
 
+MOST_TEXT = 16 << 20  # characters of a config or a vocabulary
 _OUT = (".onnx", ".pt", ".pth", ".safetensors")
 _NAMES = {RNN: "rnn", GRU: "gru", LSTM: "lstm"}
 
@@ -90,9 +90,7 @@ def _read(source, options):
     else:
         import fastrnn.keras
 
-        net = fastrnn.keras.load(
-            source, None if options.config is None else Path(options.config).read_text(encoding="utf-8")
-        )
+        net = fastrnn.keras.load(source, None if options.config is None else _text(options.config))
         rest = sorted(
             {
                 type(layer).__name__.replace("Linear", "Dense")
@@ -107,6 +105,11 @@ def _read(source, options):
 
 def _read_state_dict(source, kind, options):
     options.refuse("state_dicts", "config")
+    with _foreign.reading(source):
+        return _of_state_dict(source, kind, options)
+
+
+def _of_state_dict(source, kind, options):
     if kind == "torch":
         tensors, kept, tied = read_torch(source, options.key), True, {}
     else:
@@ -127,6 +130,13 @@ def _read_state_dict(source, kind, options):
     return net, [first, *said, compare_with_torch(net, tensors)]
 
 
+def _text(path):
+    """The text of a file that is no model; JSON of this size is none that these readers take."""
+    _foreign.check_regular(path)
+    with _foreign.reading(path), open(path, encoding="utf-8") as file:
+        return file.read(MOST_TEXT)
+
+
 def _parsed_between(text):
     """A function's name, or {layer: function} of "a=relu,b=none"; None without one."""
     if not isinstance(text, str) or "=" not in text:
@@ -142,6 +152,7 @@ def _parsed_between(text):
 
 def sniff(path):
     """"torch", "safetensors", "keras" or "onnx", by the file's content; a ValueError if it is none of them."""
+    _foreign.check_regular(path)
     with open(path, "rb") as file:
         head = file.read(9)
     if head[:4] == b"PK\x03\x04":
@@ -222,10 +233,7 @@ def _torch_module(layer, own):
 
 def read_vocabulary(path):
     """The characters in the order of their ids."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    found = _foreign.parse_json(path, _text(path), MOST_TEXT)
     if isinstance(found, dict):
         if sorted(found.values(), key=str) != sorted(range(len(found)), key=str):
             raise ValueError(f"{path}: the ids of {len(found)} characters must be 0..{len(found) - 1}, each once")

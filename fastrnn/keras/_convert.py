@@ -39,7 +39,7 @@ def activation(value, keras_2=False):
             return "leaky_relu", 0.2  # Keras' slope; torch's and ONNX' is 0.01
         if name in PLAIN:
             return name
-    raise NotImplementedError(f"the activation {value!r} is not supported: use one of {', '.join(sorted(PLAIN | {'hard_sigmoid', 'leaky_relu'}))}")
+    raise NotImplementedError(f"the activation {repr(value)[:80]} is not supported: use one of {', '.join(sorted(PLAIN | {'hard_sigmoid', 'leaky_relu'}))}")
 
 
 def activation_back(value):

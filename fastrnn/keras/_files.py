@@ -6,13 +6,15 @@ Knows zip, JSON and HDF5, and not what layers are.
 from __future__ import annotations
 
 import io
-import json
+import math
 import os
 import zipfile
 
 import numpy as np
 
-MOST_CONFIG = 64 << 20  # bytes of a config; Keras' own are some kB
+from fastrnn import _foreign
+
+MOST_CONFIG = 4 << 20  # bytes of a config; Keras' own are some kB
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # Of what a model's weights take: those of an optimizer (Adam: two more) and HDF5's own.
 _TIMES, _MORE = 8, 16 << 20
@@ -21,6 +23,7 @@ _BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeErro
 
 def sniff(path):
     """"keras" or "h5", by the file's first bytes, whatever its name is."""
+    _foreign.check_regular(path)
     with open(path, "rb") as file:
         head = file.read(8)
     if head[:4] == b"PK\x03\x04":
@@ -33,10 +36,7 @@ def sniff(path):
 
 def parse(path, text, what):
     """A JSON object."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {what} is not JSON: {type(error).__name__}: {error}") from None
+    found = _foreign.parse_json(f"{path}: {what}", text, MOST_CONFIG)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: {what} is {type(found).__name__}, not an object")
     return found
@@ -74,7 +74,8 @@ class KerasZip:
 
     def weights(self, expected):
         """The HDF5 file inside; expected: bytes of the model's own weights."""
-        return Weights(self.path, io.BytesIO(self._read("model.weights.h5", _TIMES * expected + _MORE)))
+        most = _TIMES * min(expected, os.path.getsize(self.path)) + _MORE
+        return Weights(self.path, io.BytesIO(self._read("model.weights.h5", most)))
 
     def close(self):
         self._zip.close()
@@ -98,13 +99,22 @@ class Weights:
 
     def attribute(self, name, group=""):
         """Text, or a list of texts, of an attribute; None without one."""
+        where = f"{self.path}: attribute {name!r} of {group or '/'}"
         try:
-            value = (self._node(group) if group else self._file).attrs.get(name)
+            attributes = (self._node(group) if group else self._file).attrs
+            if name not in attributes:
+                return None
+            found = attributes.get_id(name)
+            if math.prod((0,) if found.shape is None else found.shape) * found.dtype.itemsize > self.size:
+                raise ValueError("it claims more bytes than the file has")
+            value = attributes[name]
         except _BROKEN as error:
-            raise ValueError(f"{self.path}: attribute {name!r} of {group or '/'} is broken: {error}") from None
-        if isinstance(value, np.ndarray):
-            return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in value.ravel()]
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            raise ValueError(f"{where} is broken: {error}") from None
+        several = isinstance(value, np.ndarray)
+        texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in (value.ravel() if several else [value])]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{where} is {type(value).__name__}, but it must be text")
+        return list(map(str, texts)) if several else str(texts[0])
 
     def _node(self, place):
         """The group or dataset there; every step must be inside this file."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import warnings
 
 import numpy as np
 
 import fastrnn
+from fastrnn import _foreign
 from fastrnn.keras import _convert, _files, _model, _reference, _trial
 from fastrnn.network import FUNCTIONS, Network
 
@@ -45,14 +47,20 @@ def load(source, config=None, *, verify=True):
     if not isinstance(source, (str, os.PathLike)):
         return _live(source, verify)
     path = os.fspath(source)
-    _files.sniff(path)
-    config = None if config is None else _config_of(path, config)
-    _trial.run(path, config)
+    with _foreign.reading(path):
+        _files.sniff(path)
+        config = None if config is None else _config_of(path, config)
+        _trial.run(path, config)
     return read(path, config, verify=verify)
 
 
 def read(path, config, *, verify):
     """`load` of a file that is not feared."""
+    with _foreign.reading(path):
+        return _read(path, config, verify)
+
+
+def _read(path, config, verify):
     if _files.sniff(path) == "keras":
         _refuse_config(path, config)
         archive = _files.KerasZip(path)
@@ -67,6 +75,9 @@ def read(path, config, *, verify):
         return _finish(path, parts, False, weights, _arrays_3, verify)
     weights = _files.Weights(path)
     text = weights.attribute("model_config")
+    if isinstance(text, list):
+        weights.close()
+        raise ValueError(f"{path}: its model_config is a list of {len(text)} texts, not one")
     if text is None:
         if config is None:
             weights.close()
@@ -86,8 +97,8 @@ def _refuse_config(path, config):
 
 def _keras_2(path, version):
     major = str(version).split(".")[0]
-    if not major.isdigit():
-        raise ValueError(f"{path}: keras_version is {version!r}: whether its hard_sigmoid has slope 0.2 or 1/6 cannot be told")
+    if not re.fullmatch("[0-9]{1,4}", major):
+        raise ValueError(f"{path}: keras_version is {repr(version)[:80]}: whether its hard_sigmoid has slope 0.2 or 1/6 cannot be told")
     return int(major) < 3
 
 
@@ -147,17 +158,29 @@ def _arrays_h5(weights, parts):
     found = []
     for part in parts:
         group = f"model_weights/{part.name}"
-        names = weights.attribute("weight_names", group) or []
+        names = _listed(weights, "weight_names", group)
         wanted = [name.split("/")[-1] for name, _ in part.shapes]
         given = [name.split("/")[-1].split(":")[0] for name in names]
         if given != wanted:
             raise ValueError(f"{weights.path}: layer {part.name!r} lists the tensors {given}, but the settings ask for {wanted}")
         found.append([weights.array(f"{group}/{name}", shape, part.dtype) for name, (_, shape) in zip(names, part.shapes)])
-    listed = weights.attribute("layer_names", "model_weights") or []
-    extra = [name for name in listed if name not in {part.name for part in parts} and weights.attribute("weight_names", f"model_weights/{name}")]
+    known = {part.name for part in parts}
+    extra = [
+        name
+        for name in _listed(weights, "layer_names", "model_weights")
+        if name not in known and _listed(weights, "weight_names", f"model_weights/{name}")
+    ]
     if extra:
         raise ValueError(f"{weights.path}: layers with weights that are not in the settings: {', '.join(extra[:5])}")
     return found
+
+
+def _listed(weights, name, group):
+    """The texts of an attribute that is a list."""
+    found = weights.attribute(name, group)
+    if isinstance(found, str):
+        raise ValueError(f"{weights.path}: attribute {name!r} of {group} is one text, but it must be a list of them")
+    return found or []
 
 
 def _build(path, parts, arrays, keras_2, verify):
@@ -170,7 +193,10 @@ def _build(path, parts, arrays, keras_2, verify):
             before, after = _around(part, keras_2)
         except NotImplementedError as error:
             raise NotImplementedError(f"{path}: layer {part.name!r}: {error}") from None
-        steps |= before | ({} if layer is None else {part.name: layer}) | after
+        made = before | ({} if layer is None else {part.name: layer}) | after
+        if steps.keys() & made.keys():
+            raise ValueError(f"{path}: two of its layers are named {sorted(steps.keys() & made.keys())[0]!r}")
+        steps |= made
     try:
         return Network(steps)
     except (TypeError, ValueError) as error:

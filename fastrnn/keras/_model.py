@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from fastrnn.keras import _convert
+from fastrnn.keras import _convert, _schema
+from fastrnn.keras._schema import MOST
 
-MOST = 1 << 31  # of a size in a config
 _PASSED = {"Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization"}  # nothing at inference
 _KNOWN = {"InputLayer", "Embedding", "Masking", "Bidirectional", "Dense", *_PASSED, *_convert.RECURRENT}
 _PACKAGES = (None, "", "keras", "keras.layers", "fastrnn", "fastrnn.keras._layers")
@@ -29,18 +29,18 @@ class Part:
 
 
 def _size(name, config, key):
-    value = config.get(key)
-    if type(value) is not int or not 0 < value < MOST:
-        raise ValueError(f"layer {name!r}: {key} is {value!r}, it must be an int from 1 to {MOST - 1}")
-    return value
+    if key not in config:
+        raise ValueError(f"layer {name!r}: {key} is missing")
+    return config[key]
 
 
 def _dtype(name, config):
     value = config.get("dtype") or "float32"
     if isinstance(value, dict):
-        value = value.get("config", {}).get("name")
+        inside = value.get("config")
+        value = inside.get("name") if isinstance(inside, dict) else None
     if value not in ("float32", "float64"):
-        raise NotImplementedError(f"layer {name!r}: dtype {value!r} is not supported: float32 and float64 are")
+        raise NotImplementedError(f"layer {name!r}: dtype {_schema.shown(value)} is not supported: float32 and float64 are")
     return value
 
 
@@ -48,15 +48,15 @@ def _entries(config):
     """(class_name, name, config, build_config) of each layer of a chain, in order; anything but a chain is refused."""
     kind, inside = config.get("class_name"), config.get("config")
     if kind not in ("Sequential", "Functional", "Model"):
-        raise NotImplementedError(f"a model of class {kind!r} is not supported: Sequential and Functional models that are one chain are")
+        raise NotImplementedError(f"a model of class {_schema.shown(kind)} is not supported: Sequential and Functional models that are one chain are")
     layers = inside.get("layers") if isinstance(inside, dict) else inside
     if not isinstance(layers, list):
         raise ValueError(f"the config of the {kind} model has no list of layers")
+    if len(layers) > _schema.MOST_LAYERS:
+        raise ValueError(f"the config has {len(layers)} layers; at most {_schema.MOST_LAYERS} are read")
     before, names = None, []
     for entry in layers:
-        if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
-            raise ValueError("a layer of the config is no object with a config of its own")
-        name = entry["config"].get("name") or entry.get("name")
+        name = _schema.check_entry(entry)
         if entry.get("class_name") not in _KNOWN or entry.get("module") not in _PACKAGES:
             where = f" of {entry['module']}" if entry.get("module") not in _PACKAGES else ""
             raise NotImplementedError(f"layer {name!r}: {entry.get('class_name')}{where} is not supported: {', '.join(sorted(_KNOWN))} are")
@@ -68,6 +68,7 @@ def _entries(config):
             _check_call(name, nodes)
             before = entry.get("name") or name
             names.append(before)
+        _schema.check_config(entry["class_name"], name, entry["config"])
         yield entry["class_name"], name, entry["config"], entry.get("build_config") or {}
     if kind != "Sequential":
         _check_ends(inside, names)
@@ -99,7 +100,7 @@ def _check_call(name, nodes):
             )
         if key != "training" and value is not None:
             raise NotImplementedError(
-                f"layer {name!r} is called with {key}={value!r}: only a chain is supported, in which a layer is "
+                f"layer {name!r} is called with {key}={_schema.shown(value)}: only a chain is supported, in which a layer is "
                 "given its input alone"
             )
 
@@ -149,18 +150,22 @@ def _inside(name, config):
     """(kind, config) of the layer of a Bidirectional, whose two directions must be alike."""
     pair = [config.get("layer"), config.get("backward_layer")]
     for entry in pair[: 1 if pair[1] is None else 2]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict) or entry.get("class_name") not in _convert.RECURRENT:
-            raise NotImplementedError(f"layer {name!r}: a Bidirectional of {(entry or {}).get('class_name')!r} is not supported")
+        known = isinstance(entry, dict) and isinstance(entry.get("config"), dict) and isinstance(entry.get("class_name"), str)
+        if not known or entry["class_name"] not in _convert.RECURRENT:
+            inside = entry.get("class_name") if isinstance(entry, dict) else entry
+            raise NotImplementedError(f"layer {name!r}: a Bidirectional of {_schema.shown(inside)} is not supported")
         if entry.get("module") not in _PACKAGES:
             raise NotImplementedError(f"layer {name!r}: a Bidirectional of {entry['class_name']} of {entry['module']} is not supported")
     forward, backward = pair
+    for entry in pair[: 1 if backward is None else 2]:
+        _schema.check_config(entry["class_name"], name, entry["config"])
     if forward["config"].get("go_backwards"):
         raise NotImplementedError(f"layer {name!r}: a Bidirectional whose forward layer goes backwards is not supported")
     for key in ("units", "activation", "recurrent_activation", "use_bias", "reset_after"):
         if backward is not None and (backward["class_name"] != forward["class_name"] or backward["config"].get(key) != forward["config"].get(key)):
             raise NotImplementedError(f"layer {name!r}: a Bidirectional whose two layers differ in their class or {key} is not supported")
     if config.get("merge_mode", "concat") not in ("concat", "sum", "mul", "ave", None):
-        raise ValueError(f"layer {name!r}: merge_mode {config['merge_mode']!r} is not one of concat, sum, mul, ave, None")
+        raise ValueError(f"layer {name!r}: merge_mode {_schema.shown(config['merge_mode'])} is not one of concat, sum, mul, ave, None")
     return forward["class_name"], forward["config"]
 
 
@@ -186,8 +191,11 @@ def _recurrent(part, keras_2):
 
 def parts(config, keras_2=False):
     """The layers of a chain, as `Part`s. The error of what is not supported names the layer."""
-    found, features, sizes = [], None, (None, None)
+    found, features, sizes, names = [], None, (None, None), set()
     for kind, name, settings, build in _entries(config):
+        if name in names:
+            raise ValueError(f"layer {name!r} is there twice: names of layers must differ")
+        names.add(name)
         shape = settings.get("batch_shape") or settings.get("batch_input_shape") or build.get("input_shape")
         if features is None and isinstance(shape, list) and len(shape) > 1:
             features, sizes = shape[-1], (*shape, None)[:2]
@@ -202,7 +210,10 @@ def parts(config, keras_2=False):
                 part.kind, part.config = _inside(name, settings)
                 part.bidirectional, part.merge_mode = True, settings.get("merge_mode", "concat")
             if type(features) is not int or not 0 < features < MOST:
-                raise ValueError(f"layer {name!r}: its number of input features is {features!r}: the config must say it, by an Input or a built model")
+                raise ValueError(
+                    f"layer {name!r}: its number of input features is {_schema.shown(features)}: the config must say it, by an "
+                    "Input or a built model"
+                )
             part.features = features
             if kind == "Dense":
                 _dense(part, keras_2)

@@ -1,4 +1,8 @@
-"""Read a file in a process of its own first: HDF5's library has files on which it never ends, takes all memory or crashes."""
+"""Read a file in a process of its own first: HDF5's library has files on which it never ends, takes all memory or crashes.
+
+This file is also the program that the other process runs. It is started in Python's isolated mode, so that no module is
+taken from the current folder, where the file to be read often lies.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-_ERRORS = {"ValueError": ValueError, "NotImplementedError": NotImplementedError, "OSError": OSError}
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from fastrnn.keras import _trial; _trial.child(sys.argv[2], int(sys.argv[3]))"
+_ERRORS = {
+    "ValueError": ValueError,
+    "NotImplementedError": NotImplementedError,
+    "OSError": OSError,
+    "MemoryError": MemoryError,
+    "ImportError": ImportError,
+}
 _MEMORY = 2 << 30  # bytes of address space, beside what the file's own size asks for
 _SECONDS = 30
 
@@ -17,34 +26,78 @@ _SECONDS = 30
 def run(path, config, seconds=_SECONDS):
     """Raise what reading the file raises, or a ValueError if the process did not come to its end. Takes about half a second."""
     size = os.path.getsize(path)
-    command = [sys.executable, "-c", _CODE, str(Path(__file__).parents[2]), path, str(_MEMORY + 8 * size)]
-    quiet = {**os.environ, "FASTRNN_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    job = {"package": str(Path(__file__).parents[1]), "path": path, "config": config, "memory": _MEMORY + 8 * size}
     try:
-        done = subprocess.run(command, input=json.dumps(config), capture_output=True, text=True, timeout=seconds + size / 1e7, env=quiet)
+        done = subprocess.run(
+            command(__file__),
+            input=json.dumps(job | {"places": places()}),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds + size / 1e7,
+            env={**os.environ, "FASTRNN_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
     except subprocess.TimeoutExpired:
-        raise ValueError(f"{path} is broken: HDF5's library did not come to an end in {seconds} s, and was stopped") from None
+        raise ValueError(
+            f"{path} is broken: HDF5's library did not come to an end in {seconds} s, and was stopped"
+        ) from None
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise ValueError(f"{path} is broken: reading it ended a trial process with status {done.returncode}: {last[0]}")
+        raise ValueError(
+            f"{path} is broken: reading it ended a trial process with status {done.returncode}: {last[0]}"
+        )
     error, text = json.loads(lines[-1])
     if error is not None:
         raise _ERRORS.get(error, ValueError)(text)
 
 
-def child(path, memory):
+def command(program):
+    """How a Python program is started so that no module of the current folder stands in for one of Python's own."""
+    return [sys.executable, "-I", *(["-X", "utf8"] if sys.flags.utf8_mode else []), program]
+
+
+def places():
+    """The folders that this process imports from, for an isolated one, which knows no PYTHONPATH and no user's packages.
+
+    The current folder is the last of them, as modules that lie there by chance must not stand in for others.
+    """
+    here = os.path.realpath(os.curdir)
+    found = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
+    return sorted(dict.fromkeys(found), key=lambda entry: os.path.realpath(entry) == here)
+
+
+def _import_from(package, places):
+    """Make the parent's modules known: Python's own come first, and fastrnn is the parent's whatever the folders hold."""
+    import importlib.util
+
+    own = [entry for entry in sys.path if "site-packages" not in entry and "dist-packages" not in entry]
+    sys.path[:] = own + [entry for entry in places if entry not in own]
+    start = os.path.join(package, "__init__.py")
+    spec = importlib.util.spec_from_file_location("fastrnn", start, submodule_search_locations=[package])
+    sys.modules["fastrnn"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["fastrnn"])
+
+
+def _child():
     """The other side: read, and print [None, ""] or an error's [class, text]."""
+    job = json.loads(sys.stdin.buffer.read())
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))
     except (ImportError, ValueError, OSError):
         pass  # Windows, macOS: the limit of time and the checks of sizes remain
+    _import_from(job["package"], job["places"])
     from fastrnn.keras import _load
 
     try:
-        _load.read(path, json.load(sys.stdin), verify=False)
+        _load.read(job["path"], job["config"], verify=False)
         result = [None, ""]
-    except (ValueError, NotImplementedError, OSError, MemoryError) as error:
-        result = [type(error).__name__, str(error)]
+    except tuple(_ERRORS.values()) as error:
+        result = [next(name for name, cls in _ERRORS.items() if isinstance(error, cls)), str(error)]
     print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    _child()

@@ -8,6 +8,7 @@ from onnx.backend.base import Backend as Base
 from onnx.backend.base import BackendRep as BaseRep
 from onnx.backend.base import namedtupledict
 
+from fastrnn import _foreign
 from fastrnn.onnx import _direct, _model
 from fastrnn.onnx._evaluator import Evaluator
 
@@ -38,12 +39,26 @@ class BackendRep(BaseRep):
 
         Raises
         ------
-        TypeError, ValueError  an input is missing, unknown, of another dtype or shape; the message names it.
+        TypeError, ValueError  an input is missing, unknown, of another dtype or shape, or does not fit an operator of the
+            model; the message names it.
+        NotImplementedError    an operator can't do what the model asks of it; the message names the node.
+
+        Notes
+        -----
+        A model computes as much and as long as its operators say: one that loops without end does not end here either.
         """
         if kwargs:
             raise TypeError(f"run takes the inputs only, but got {', '.join(kwargs)}")
         found = None if self._direct is None else self._direct(inputs)
-        return self._results(*(self._evaluator.results(self._feeds(inputs)) if found is None else found))
+        return self._results(*(self._evaluated(self._feeds(inputs)) if found is None else found))
+
+    def _evaluated(self, feeds):
+        try:
+            return self._evaluator.results(feeds)
+        except NotImplementedError:
+            raise
+        except (KeyError, RuntimeError) as error:  # a value that no node gives
+            raise ValueError(f"the model can't be run: {type(error).__name__}: {' '.join(str(error).split())[:500]}") from error
 
     def _feeds(self, inputs):
         names = self.input_names
@@ -97,7 +112,8 @@ class Backend(Base):
         ValueError           the file is no ONNX model, or breaks ONNX's rules; the message names the node.
         """
         cls._refuse(device, kwargs)
-        return BackendRep(_model.checked(_model.read(model)))
+        with _foreign.reading(_model.label(model)):
+            return BackendRep(_model.checked(_model.read(model)))
 
     @classmethod
     def run_model(cls, model, inputs, device="CPU", **kwargs):
@@ -120,8 +136,12 @@ class Backend(Base):
         inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if len(inputs) != len(names):
             raise ValueError(f"got {len(inputs)} inputs, but this node takes {len(names)}: {names}")
-        model = _model.of_node(node, dict(zip(names, map(np.asarray, inputs))), opset_version or onnx.defs.onnx_opset_version())
-        return BackendRep(_model.checked(model)).run(inputs)
+        with _foreign.reading("this node"):
+            model = _model.of_node(
+                node, dict(zip(names, map(np.asarray, inputs))), opset_version or onnx.defs.onnx_opset_version()
+            )
+            made = BackendRep(_model.checked(_model.read(model)))
+        return made.run(inputs)
 
     @classmethod
     def _refuse(cls, device, kwargs):

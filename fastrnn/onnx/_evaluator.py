@@ -6,7 +6,7 @@ import numpy as np
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from fastrnn.onnx import _nodes
+from fastrnn.onnx import _guard, _nodes
 from fastrnn.onnx._recurrence import Recurrence
 
 
@@ -46,11 +46,16 @@ class LSTM(_Node):
 class Evaluator(ReferenceEvaluator):
     """ReferenceEvaluator, whose recurrent nodes are ours and whose initializers can't be written to."""
 
+    budget = None  # of all values; none where a model is run, not tried out
+
     def __init__(self, proto, **options):
         super().__init__(proto, **{**options, "new_ops": [RNN, GRU, LSTM]})
 
     def _init(self):
         super()._init()
+        for node in self.rt_nodes_:
+            if self.budget is not None or not isinstance(node, _Node):  # those of ours name their node
+                _guard.guard(node, self.budget)
         for array in self.rt_inits_.values():
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False
@@ -78,3 +83,9 @@ class Evaluator(ReferenceEvaluator):
         names = [found.get(label) or None for label in ("W", "R", "B", "P")]
         if all(n is None or (n in self.rt_inits_ and n not in self.input_names_) for n in names):
             node.recurrence.fixed = node.recurrence.layers(*(None if n is None else self.rt_inits_[n] for n in names))
+
+
+def tried(model, feeds, most):
+    """{name: value} of all values of a graph, computed from `feeds`, which together take no more than `most` bytes."""
+    made = type("Tried", (Evaluator,), {"budget": _guard.Budget(most)})(model)
+    return made.run(None, feeds, intermediate=True)

@@ -6,14 +6,18 @@ model is run on random sequences, and what each node is given must be, number fo
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 
+from fastrnn import _foreign
 from fastrnn.onnx import _model, _nodes, _verify
-from fastrnn.onnx._evaluator import Evaluator
+from fastrnn.onnx._evaluator import tried
 from fastrnn.stacked import Stacked
 
 T, B = 6, 3
+MOST_TRIED = 64 << 20  # bytes of all values while a model is tried out, beside 16 times its own size
 BETWEEN = {  # operators that move numbers and do not change them
     "Cast", "Concat", "Constant", "ConstantOfShape", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split",
     "Squeeze", "Transpose", "Unsqueeze",
@@ -51,10 +55,15 @@ def load(source, *, verify=True):
 
 def load_compared(source, verify=True):
     """`load`, and what the network was compared with, in words."""
-    model = _model.checked(_model.read(source))
+    with _foreign.reading(_model.label(source)):
+        return _compared(_model.checked(_model.read(source)), verify)
+
+
+def _compared(model, verify):
     chain = _Chain(model)
-    feeds = chain.probe()
-    seen = Evaluator(model).run(None, feeds, intermediate=True)
+    most = MOST_TRIED + 16 * model.ByteSize()
+    feeds = chain.probe(most)
+    seen = tried(model, feeds, most)
     chain.seen = seen
     plans = chain.plans(model, seen)
     chain.check_links(seen)
@@ -142,8 +151,8 @@ class _Chain:
                 todo += [n for n in node.input if n]
         return found
 
-    def probe(self):
-        """{input: array} of random numbers, of the declared sizes where there are any."""
+    def probe(self, most):
+        """{input: array} of random numbers, of the declared sizes where there are any; `most`: bytes of each."""
         rng = np.random.default_rng(0)
         others = {name: i.type.tensor_type.shape.dim for name, i in self.inputs.items() if name != self.x}
         fixed = [dims[1].dim_value for dims in others.values() if len(dims) == 3 and dims[1].HasField("dim_value")]  # of a state
@@ -160,14 +169,19 @@ class _Chain:
         if len(dims) != 3 or min(shape) < 1:
             raise ValueError(f"input {self.x!r} has shape {shape}, but a recurrent node takes three axes, none of them empty")
         batch, steps = shape[:2] if self.batch_first else shape[1::-1]
-        feeds = {self.x: self._random(self.x, shape, rng)}
+        feeds = {self.x: self._random(self.x, shape, rng, most)}
         for name, dims in others.items():
-            feeds[name] = self._random(name, [d.dim_value if d.HasField("dim_value") else batch for d in dims], rng)
+            feeds[name] = self._random(name, [d.dim_value if d.HasField("dim_value") else batch for d in dims], rng, most)
             if feeds[name].dtype.kind == "i":  # lengths, of which the first is that of x
                 feeds[name] = (steps - np.arange(feeds[name].size) % steps).reshape(feeds[name].shape).astype(feeds[name].dtype)
         return feeds
 
-    def _random(self, name, shape, rng):
+    def _random(self, name, shape, rng, most):
+        if min(shape, default=1) < 0 or 8 * math.prod(shape) > most:
+            raise ValueError(
+                f"input {name!r} has shape {tuple(shape)}, too much to try the model out on: leave the numbers of steps and "
+                "rows open in the model; prepare(model) runs it"
+            )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self.inputs[name].type.tensor_type.elem_type)
         return (rng.standard_normal(shape) / 2).astype(dtype)
 

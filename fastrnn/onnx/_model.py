@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-import math
 import os
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, external_data_helper, helper
+from onnx import TensorProto, helper
 
-from fastrnn.onnx import _nodes
+from fastrnn import _foreign
+from fastrnn.onnx import _nodes, _tensors
 
 _STANDARD = ("", "ai.onnx.ml", "ai.onnx.preview.training")  # domains whose operators onnx's reference evaluator has
-_FIELDS = {  # where a tensor's numbers are if not in raw_data, and how many a number needs there
-    TensorProto.FLOAT: ("float_data", 1), TensorProto.DOUBLE: ("double_data", 1), TensorProto.INT64: ("int64_data", 1),
-    TensorProto.INT32: ("int32_data", 1), TensorProto.BOOL: ("int32_data", 1), TensorProto.STRING: ("string_data", 1),
-}  # fmt: skip
 _COMPUTED = (TensorProto.FLOAT, TensorProto.DOUBLE)
+
+
+def label(model):
+    """How messages call a model that is given as an object, as bytes or as a file."""
+    if isinstance(model, (str, os.PathLike)):
+        return os.fspath(model)
+    if isinstance(model, (onnx.ModelProto, bytes)):
+        return "these bytes" if isinstance(model, bytes) else "this model"
+    raise TypeError(
+        f"model is {type(model).__name__}, but it must be an onnx.ModelProto, its bytes, or a file's path"
+    )
 
 
 def read(model):
     """A ModelProto from one, from bytes or from a file, with its external data."""
-    if isinstance(model, onnx.ModelProto):
-        source, base, proto = "this model", None, model
-    elif isinstance(model, bytes):
-        source, base, proto = "these bytes", None, _parsed("these bytes", model)
-    elif isinstance(model, (str, os.PathLike)):
-        source, base = os.fspath(model), os.path.dirname(os.path.abspath(model))
+    source, base, proto = label(model), None, model
+    if isinstance(model, (str, os.PathLike)):
+        _foreign.check_regular(model)
+        base = os.path.dirname(os.path.abspath(model))
         with open(model, "rb") as file:
-            proto = _parsed(source, file.read())
-    else:
-        raise TypeError(f"model is {type(model).__name__}, but it must be an onnx.ModelProto, its bytes, or a file's path")
+            model = file.read()
+    if isinstance(model, bytes):
+        proto = _parsed(source, model)
     if not proto.HasField("graph"):
         raise ValueError(f"{source} is no ONNX model: it has no graph")
-    for tensor in external_data_helper._get_all_tensors(proto):
-        if external_data_helper.uses_external_data(tensor):
-            _load_external(source, tensor, base)
-        else:
-            _check_size(source, tensor)
+    _tensors.check(source, proto, proto.ByteSize(), base)
     return proto
 
 
@@ -49,63 +50,13 @@ def _parsed(source, data):
         raise ValueError(f"{source} is no ONNX model, or a damaged one: {error}") from error
 
 
-def _claimed(source, tensor):
-    """How many numbers a tensor says it has."""
-    if any(n < 0 for n in tensor.dims):
-        raise ValueError(f"{source}: tensor {tensor.name!r} has a negative size: {tuple(tensor.dims)}")
-    return math.prod(tensor.dims)
-
-
-def _check_size(source, tensor):
-    """Refuse a tensor whose shape needs another number of numbers than there are."""
-    count = _claimed(source, tensor)
-    if tensor.HasField("raw_data"):
-        try:
-            item = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{source}: tensor {tensor.name!r} is of the unknown element type {tensor.data_type}") from error
-        there, needed = len(tensor.raw_data), count * item
-        if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
-            needed = -(-count // 2)
-        unit = "bytes"
-    elif tensor.data_type in _FIELDS:
-        field, each = _FIELDS[tensor.data_type]
-        there, needed, unit = len(getattr(tensor, field)), count * each, "numbers"
-    else:
-        return
-    if there != needed:
-        raise ValueError(f"{source}: tensor {tensor.name!r} has shape {tuple(tensor.dims)}, which is {needed} {unit}, but there are {there}")
-
-
-def _load_external(source, tensor, base):
-    """Fill a tensor from the file that it names, which must be beside the model's; onnx opens it and refuses to follow links."""
-    if base is None:
-        raise ValueError(f"{source}: the numbers of tensor {tensor.name!r} are in another file: give the path of the model's file instead")
-    try:
-        external_data_helper.load_external_data_for_tensor(_bounded(source, tensor, base), base)
-    except (OSError, onnx.checker.ValidationError) as error:
-        raise ValueError(f"{source}: the numbers of tensor {tensor.name!r} can't be read: {error}") from error
-    _check_size(source, tensor)
-
-
-def _bounded(source, tensor, base):
-    """The tensor, if the part of the file that it names has the size of its shape."""
-    info = external_data_helper.ExternalDataInfo(tensor)
-    path = os.path.join(base, info.location)
-    if info.length is None and os.path.isfile(path):
-        there = os.path.getsize(path) - (info.offset or 0)
-    else:
-        there = info.length
-    needed = _claimed(source, tensor) * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    if there is not None and there > max(needed, 0):
-        raise ValueError(f"{source}: tensor {tensor.name!r} has shape {tuple(tensor.dims)}, which is {needed} bytes, but {there} of {info.location!r} are its")
-    return tensor
-
-
 def checked(model):
     """The model, if it is one by ONNX's rules and all of its operators are here."""
     opsets = {o.domain: o.version for o in model.opset_import}
     newest = onnx.defs.onnx_opset_version()
+    wrong = next((d for d, version in opsets.items() if not 0 < version < 1 << 31), None)
+    if wrong is not None:
+        raise ValueError(f"the model is of opset {opsets[wrong]} of {wrong or 'ai.onnx'!r}, which there is not")
     if opsets.get("", newest) > newest:
         raise NotImplementedError(f"the model is of opset {opsets['']}, but this onnx knows those up to {newest}: install a newer onnx")
     functions = {(f.domain, f.name) for f in model.functions}

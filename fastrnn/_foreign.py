@@ -1,0 +1,108 @@
+"""What the readers of other libraries' files share: errors that name the file, and JSON that is not trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+MOST_TIMES = 4  # bytes of all arrays that a file may ask for, as a multiple of its own: tied weights have several names
+UNNAMED = ("this model", "these bytes", "this node")  # sources that have no name
+_LONGEST = 500  # characters of an error of another library
+
+
+@contextlib.contextmanager
+def reading(source):
+    """Raise what goes wrong inside as one sentence that names the source.
+
+    The readers raise ValueError, NotImplementedError, OSError, ImportError or MemoryError. What other libraries raise for a
+    damaged file (nearly every class, and ones that are no Exception) becomes one of these.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except OSError as error:
+        if error.filename is None and str(source) not in str(error):
+            raise OSError(f"{source}: {_text(error)}") from None
+        raise
+    except MemoryError as error:
+        raise MemoryError(named(source, str(error) or "what it asks for")) from None
+    except RecursionError:
+        raise ValueError(f"{source}: it is nested too deeply") from None
+    except NotImplementedError as error:
+        raise NotImplementedError(named(source, error)) from error.__cause__
+    except ImportError:
+        raise
+    except ValueError as error:
+        if type(error) is ValueError:
+            raise ValueError(named(source, error)) from error.__cause__
+        raise ValueError(f"{source} is damaged: {_text(error)}") from None  # UnicodeDecodeError and the like
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{source} is damaged: {_text(error)}") from error
+
+
+def named(source, error):
+    """The message of an error, in one line, that names the source."""
+    text = " ".join(str(error).split())[: 4 * _LONGEST]
+    return text if str(source) in text or str(source) in UNNAMED else f"{source}: {text}"
+
+
+def _text(error):
+    """The class and the message of another library's error, in one line that is not too long."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+def check_total(source, needed, size):
+    """Refuse a file whose arrays take more memory than its own bytes explain.
+
+    Parameters
+    ----------
+    needed : bytes of all arrays that it asks for
+    size : bytes of the file
+    """
+    if needed > MOST_TIMES * size:
+        raise ValueError(
+            f"{source} has {size} bytes, but its tensors ask for {needed}: at most {MOST_TIMES} times the file's size "
+            "is read, for weights that several names share"
+        )
+
+
+def parse_json(source, text, most):
+    """JSON in which every key is there once and every number is one; `most`: characters it may have."""
+    if len(text) > most:
+        raise ValueError(f"{source} has {len(text)} characters; at most {most} are read")
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"{source} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{source} is not JSON: {type(error).__name__}: {error}") from None
+
+
+def _once(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in found if names.count(n) > 1)!r} is there twice")
+    return found
+
+
+def _no_constant(text):
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text):
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:40]} is beyond float64")
+    return value
+
+
+def check_regular(path):
+    """Refuse what is no regular file before it is opened: a pipe blocks, and a device may have no end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is a directory, a pipe or a device, but a regular file is needed")

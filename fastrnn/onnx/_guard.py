@@ -1,0 +1,87 @@
+"""Operators of onnx's evaluator with errors that name the node, and, where a model is tried out, with a limit on what they make."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from fastrnn.onnx import _nodes
+
+
+class Budget:
+    """How many bytes the values of a model may take while it is tried out."""
+
+    def __init__(self, most):
+        self.most, self.left = most, most
+
+    def take(self, what, needed):
+        if needed > self.left:
+            raise ValueError(
+                f"{what} makes {needed} bytes, and the model may make {self.most} in all while it is tried out: "
+                "prepare(model) runs it without this limit"
+            )
+
+    def taken(self, what, outputs):
+        made = sum(a.nbytes for a in outputs if isinstance(a, np.ndarray))
+        self.take(what, made)
+        self.left -= made
+
+
+def guard(node, budget):
+    """Make the errors of an operator name its node; check before it runs, and after, that it stays within the budget."""
+    run, proto = node.run, node.onnx_node
+    node.run = lambda *inputs, **options: _run(run, proto, budget, inputs, options)
+
+
+def _run(run, proto, budget, inputs, options):
+    if budget is not None:
+        budget.take(_nodes.where(proto), _output_bytes(proto, inputs))
+    try:
+        outputs = run(*inputs, **options)
+    except MemoryError as error:
+        raise MemoryError(_message(proto, error)) from None
+    except NotImplementedError as error:
+        raise NotImplementedError(_message(proto, error)) from error
+    except RecursionError:
+        raise ValueError(f"{_nodes.where(proto)}: functions or graphs are nested too deeply") from None
+    except Exception as error:  # of NumPy and of onnx's operators: nearly every class
+        raise ValueError(_message(proto, error)) from error
+    if budget is not None:
+        budget.taken(_nodes.where(proto), outputs)
+    return outputs
+
+
+def _message(proto, error):
+    where, text = _nodes.where(proto), " ".join(str(error).split())
+    if text.startswith(("node ", "the ")) and isinstance(error, (ValueError, TypeError, NotImplementedError, MemoryError)):
+        return text  # of a node inside this one, by its name
+    return f"{where}: {type(error).__name__}: {text}"[:2000]
+
+
+def _output_bytes(proto, inputs):
+    """What an operator is about to make, of those whose output may be far larger than their inputs."""
+    arrays = [a for a in inputs if isinstance(a, np.ndarray)]
+    if proto.op_type in _nodes.KINDS and not proto.domain and len(inputs) > 2:
+        X, R = inputs[0], inputs[2]
+        return 2 * X.itemsize * math.prod((*X.shape[:2], R.shape[0], R.shape[-1])) if X.ndim == R.ndim == 3 else 0
+    if proto.op_type == "Concat":
+        return sum(a.nbytes for a in arrays)
+    if proto.op_type == "ConstantOfShape" and arrays:
+        return 8 * _numel(arrays[0])
+    if proto.op_type == "Expand" and len(arrays) == 2:
+        sizes = itertools.zip_longest(reversed(arrays[1].ravel().tolist()[:64]), reversed(arrays[0].shape), fillvalue=1)
+        return arrays[0].itemsize * math.prod(max(abs(int(n)), m) for n, m in sizes)
+    if proto.op_type == "Gather" and len(arrays) == 2:
+        data, indices = arrays
+        axis = next((a.i for a in proto.attribute if a.name == "axis"), 0)
+        rows = data.shape[axis] if -data.ndim <= axis < data.ndim else 1
+        return indices.size * (data.nbytes // max(1, rows))
+    return 0
+
+
+def _numel(shape):
+    """The number of elements of a shape in an array."""
+    sizes = shape.ravel().tolist()
+    return math.prod(abs(int(n)) for n in sizes) if len(sizes) <= 64 else 0

@@ -1,0 +1,127 @@
+"""Reads files in processes of their own, one for each, with limits of memory and time, and says how each ended.
+
+A program: it is given jobs as lines of JSON, {"path", "kind", "limit"}, and answers each with a line,
+{"end", "error", "text", "grown"}: "read", "refused", "fault" (an error that no reader may raise), "killed" or "late".
+A process is forked for each file, when everything is imported.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+CLEAR = (ValueError, NotImplementedError, OSError, MemoryError, ImportError)
+SECONDS = 20
+IMPORTED = (
+    "h5py", "onnx", "onnx.reference.ops", "onnxruntime", "safetensors.numpy", "torch", "zipfile", "fastrnn._engine", "fastrnn.convert", "fastrnn.keras._load",
+    "fastrnn.models", "fastrnn.onnx", "fastrnn.tasks",
+)  # fmt: skip
+
+
+def read(path, kind):
+    """Everything that the package does with such a file."""
+    from fastrnn import convert
+
+    if kind in ("keras", "h5"):
+        from fastrnn.keras import _load
+
+        _load.read(path, None, verify=True)
+        return
+    if kind == "onnx":
+        _run_onnx(path)
+    convert._read(Path(path), convert._Options(None, None, None, "tanh", None))
+
+
+def _run_onnx(path):
+    """`prepare` of the file and of the object, and `run` on small inputs of the declared sizes."""
+    import numpy as np
+    import onnx
+
+    import fastrnn.onnx
+
+    with contextlib.suppress(*CLEAR):
+        fastrnn.onnx.prepare(path)
+    try:
+        model = onnx.ModelProto.FromString(Path(path).read_bytes())
+    except Exception:
+        return
+    try:
+        made = fastrnn.onnx.prepare(model)
+        feeds = {}
+        for value in model.graph.input:
+            if value.name in made.input_names:
+                kind = value.type.tensor_type
+                shape = [d.dim_value if 0 <= d.dim_value < 50 and d.HasField("dim_value") else 3 for d in kind.shape.dim[:5]]
+                try:
+                    feeds[value.name] = np.ones(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+                except (KeyError, TypeError):
+                    return
+        made.run(feeds)
+    except TypeError as error:  # of an input: documented
+        if not str(error).startswith(("input ", "node ", "the ")):
+            raise
+    except CLEAR as error:
+        _check(error, None)
+
+
+def _check(error, path):
+    """Refuse an error that is not one sentence, or that does not name the file."""
+    text = str(error)
+    if "\n" in text or not text or len(text) > 4000:
+        raise AssertionError(f"the message is no sentence: {text[:300]!r}") from error
+    if path is not None and path not in text and getattr(error, "filename", None) != path:
+        raise AssertionError(f"the message does not name the file: {type(error).__name__}: {text[:300]}") from error
+
+
+def _child(job, out):
+    os.close(1)
+    os.open(os.devnull, os.O_WRONLY)
+    signal.alarm(SECONDS)
+    warnings.simplefilter("ignore")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if os.path.exists("/proc/self/statm") else 0
+    resource.setrlimit(resource.RLIMIT_AS, (size + job["limit"], size + job["limit"]))
+    end, error, text = "read", "", ""
+    try:
+        try:
+            read(job["path"], job["kind"])
+        except CLEAR as caught:
+            end, error, text = "refused", type(caught).__name__, str(caught)[:2000]
+            _check(caught, job["path"])
+    except BaseException as caught:
+        end, error, text = "fault", type(caught).__name__, str(caught)[:2000]
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown) * 1024
+    os.write(out, json.dumps({"end": end, "error": error, "text": text, "grown": grown}).encode())
+    os._exit(0)
+
+
+def serve():
+    for name in IMPORTED:
+        importlib.import_module(name)
+
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        job = json.loads(line)
+        inside, out = os.pipe()
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            _child(job, out)
+        os.close(out)
+        with os.fdopen(inside) as pipe:
+            found = pipe.read()
+        status = os.waitpid(child, 0)[1]
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if not found:
+            end = "late" if number == signal.SIGALRM else "killed"
+            found = json.dumps({"end": end, "error": "", "text": f"signal {number}, status {status}", "grown": 0})
+        print(found, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()
