@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _finite_backward
 from fastrnn._bptt import backward
 from fastrnn._memory import OwnsTape
 from fastrnn.parameters import Gradients
@@ -16,10 +16,11 @@ class Backward(OwnsTape):
     Calling it does not change the tape: it may be called again, from any thread.
     """
 
-    def __init__(self, layer, net, packed, batch, rows, context, tape, dropout, y_shape, unbatched, embedding, learnt):
+    def __init__(self, layer, net, packed, batch, rows, context, tape, dropout, y_shape, unbatched, embedding, learnt, check=None):
         self._layer, self._net, self._packed, self._batch = layer, net, packed, batch
         self._rows, self._context, self._tape, self._dropout = rows, context, tape, dropout
         self._y_shape, self._unbatched, self._embedding, self._learnt = y_shape, unbatched, embedding, learnt
+        self._finite = check  # a _finite.Pass, or None
         self._version = layer.version, None if embedding is None else embedding.version
 
     @property
@@ -45,6 +46,7 @@ class Backward(OwnsTape):
         ------
         ValueError    dy or dstate_n is not of the shape that the forward pass gave.
         RuntimeError  the tape was released, or the parameters, also those of the embedding, were changed since the forward pass.
+        FloatingPointError  a gradient is NaN or infinite, if the forward pass had ``check_finite=True``; `into` may have changed.
         """
         layer, batch = self._layer, self._batch
         if self._tape.released:
@@ -54,7 +56,10 @@ class Backward(OwnsTape):
         dstate = _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
         if dy is not None:
             dy = dy[:, None] if self._unbatched else dy.transpose(1, 0, 2) if layer.batch_first else dy
-            dy = batch.packed_dy(np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1]), self._net)
+            given = np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1])
+            dy = batch.packed_dy(given, self._net)
+        if self._finite:
+            _finite_backward.check_arguments(self._finite, dy, None if dy is None else given, dstate)
         grads, flat = layer._gradients(into)
         d_embedding = self._embedding_gradient(into) if self._embedding is not None else None
         dx, dstate_0, d_context = backward(
@@ -64,6 +69,9 @@ class Backward(OwnsTape):
         if self._learnt:
             for name, d in zip(layer.cell.states, dstate_0):
                 grads[name] += d.sum(axis=1)
+        if self._finite:
+            found = {"x": dx, "context": d_context, "embedding": d_embedding, **dict(zip(("h_0", "c_0"), dstate_0))}
+            _finite_backward.check_results(self._finite, self._tape, dy, dstate, found, grads)
         if dx is not None:
             dx = layer._shape(batch.spread(dx), self._unbatched)
         if d_context is not None:

@@ -26,7 +26,7 @@ class PackedDecoder(Packed):
 class Memory:
     """What a decoder attends to, packed: the steps of a row lie together.
 
-    values : (N, M); first, count : (B,) row b's are first[b] .. first[b]+count[b]; longest : the greatest count
+    values : (N, M); places : (N,) the caller's t*B + b of each; first, count : (B,) row b's are first[b] .. first[b]+count[b]; longest : the greatest count
     """
 
     def __init__(self, memory, lengths):
@@ -37,16 +37,16 @@ class Memory:
         self.longest = int(self.count.max(initial=0))
         valid = np.arange(S) < self.count[:, None]
         b, t = np.nonzero(valid)
-        self._where = t * B + b
+        self.places = t * B + b
         b, t = np.nonzero(~valid)
         self._padding = t * B + b
-        self.values = np.empty((len(self._where), M), memory.dtype)
-        _engine.gather(np.ascontiguousarray(memory).reshape(S * B, M), self._where, self.values)
+        self.values = np.empty((len(self.places), M), memory.dtype)
+        _engine.gather(np.ascontiguousarray(memory).reshape(S * B, M), self.places, self.values)
 
     def spread(self, rows):
         """(S, B, M): packed rows at the caller's places; zeros elsewhere."""
         out = np.empty(self._shape, rows.dtype)
-        _engine.spread(rows, self._where, self._padding, out.reshape(-1, self._shape[2]))
+        _engine.spread(rows, self.places, self._padding, out.reshape(-1, self._shape[2]))
         return out
 
 

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from fastrnn import _check, _check_cells, _check_memory, _engine
+from fastrnn import _check, _check_cells, _check_memory, _engine, _finite
 from fastrnn._backward import Backward
 from fastrnn._memory import Pool
 from fastrnn._stack import Batch, Dropout, MaskedBatch, Net, Tokens, bias_rows, even_batch, forward, make_tape
@@ -199,7 +199,9 @@ class Recurrent(Layer):
         found = tuple(s[:, :, 0] if unbatched else s.transpose(0, 2, 1, 3) if self.batch_first else s for s in found)
         return found if self.cell.has_c else found[0]
 
-    def __call__(self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, return_states=False):
+    def __call__(
+        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, return_states=False, check_finite=False,
+    ):  # fmt: skip
         """Run the network over a batch of sequences and keep nothing.
 
         Parameters
@@ -224,6 +226,10 @@ class Recurrent(Layer):
             Turns ids into input vectors.
         return_states : bool
             Give a third result: the states of every layer and direction at every step.
+        check_finite : bool
+            Raise FloatingPointError where a value is NaN or infinite: in what is used of the parameters, x, the embedding, the initial
+            state and the context, and in the outputs and states of each layer. The message names the layer, gate, step and row of the
+            first one. Off by default, as it costs a pass over all of these.
 
         Returns
         -------
@@ -236,9 +242,14 @@ class Recurrent(Layer):
         ------
         TypeError   x, state or context is not of the network's dtype.
         ValueError  a shape or length does not fit this network; the message names both sizes.
+        FloatingPointError  with `check_finite`: a value is NaN or infinite.
 
         Notes
         -----
+        `check_finite` looks at what a call takes and gives, not at what is saturated in between: an infinite pre-activation of a sigmoid
+        or one that `clip` cuts gives a finite gate, and is not reported. Padding, masked steps and unused rows of an embedding are not
+        looked at.
+
         The GRU applies the reset gate after the product, as cuDNN and PyTorch do, or with ``reset_after=False`` before it
         (Cho et al. 2014). Results agree with a float64 reference to 1e-5 (tests/test_forward.py).
 
@@ -253,27 +264,35 @@ class Recurrent(Layer):
         >>> c.shape, bool((h[0] == y).all())
         ((1, 5, 2, 4), True)
         """
+        given = state is not None
         _check_cells.states_of(mask, return_states)
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         net, packed = self._net, self._packed()
-        if not return_states:
-            y, state_n = forward(net, packed, batch, rows, state, context)
-            return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
-        outputs = []
-        tape = make_tape(net, batch, packed, None, self._tapes) if self.cell.has_c else None
+        check = self._checked(check_finite, batch, rows, given, state, context, unbatched)
+        outputs = [] if return_states or check else None
+        tape = make_tape(net, batch, packed, None, self._tapes) if return_states and self.cell.has_c else None
         y, state_n = forward(net, packed, batch, rows, state, context, tape, outputs=outputs)
+        if check:
+            check.check_results(outputs, state_n)
+        if not return_states:
+            return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
         found = states(net, packed, batch, rows, context, outputs, tape, state_n)
         if tape is not None:
             tape.release()
         return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched), self._shape_states(found, unbatched)
 
-    def vjp(self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None, return_states=False):
+    def vjp(
+        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None, return_states=False,
+        check_finite=False,
+    ):  # fmt: skip
         """Run the network as in `__call__`, with dropout, and keep what the gradients need.
 
         Parameters
         ----------
         rng : int below 2**64, optional
             Key of the dropout masks; without it each call draws the next masks of this network's seed.
+        check_finite : bool
+            As in `__call__`, for the backward too: of dy, dstate_n and all gradients.
         The others as in `__call__`. A floating-point x must not change before `backward` has been called: it is not copied.
 
         Returns
@@ -290,20 +309,32 @@ class Recurrent(Layer):
         >>> g.x.shape, g.state.shape, g.params["weight_hh_l0"].shape
         ((5, 2, 3), (1, 2, 4), (12, 4))
         """
-        learnt = state is None and self.learn_initial_state
+        given = state is not None
         _check_cells.states_of(mask, return_states)
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         net, packed = self._net, self._packed()
         dropout = Dropout(self.dropout, self._draw(rng), self.variational) if self.dropout and self.num_layers > 1 else None
+        check = self._checked(check_finite, batch, rows, given, state, context, unbatched, dropout)
         tape = make_tape(net, batch, packed, dropout, self._tapes)
-        outputs = [] if return_states else None
+        outputs = [] if return_states or check else None
         y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout, outputs)
+        if check:
+            check.check_results(outputs, state_n, tape)
         y = self._shape_y(y, batch, unbatched)
         results = y, self._shape_state(state_n, unbatched)
         if return_states:
             found = states(net, packed, batch, rows, context, outputs, tape, state_n)
             results += (self._shape_states(found, unbatched),)
-        return results, Backward(self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding, learnt)
+        learnt = self.learn_initial_state and not given
+        return results, Backward(self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding, learnt, check)
+
+    def _checked(self, asked, batch, rows, given, state, context, unbatched, dropout=None):
+        """The check of a pass, whose arguments are found to be finite; None if nobody asked for one. given : whether a state was."""
+        if not (asked or _finite.wanted()):
+            return None
+        check = _finite.Pass(self, batch, rows, state, context, unbatched, dropout)
+        check.check_arguments(given)
+        return check
 
     def _draw(self, rng):
         """The key of the next dropout masks."""

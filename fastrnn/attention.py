@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrnn import _check, _check_attention, _check_memory, _engine
+from fastrnn import _check, _check_attention, _check_memory, _engine, _finite, _finite_decoder
 from fastrnn._decoder import Decoding, Memory, PackedDecoder, Sizes
 from fastrnn._memory import OwnsTape, Pool
 from fastrnn._stack import Batch, Dropout, Tokens, even_batch
@@ -155,7 +155,10 @@ class AttentionDecoder(Layer):
         other.load_state_dict(self.params)
         return other
 
-    def __call__(self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None, return_attention=False):
+    def __call__(
+        self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None, return_attention=False,
+        check_finite=False,
+    ):  # fmt: skip
         """Run over a batch of sequences.
 
         Parameters
@@ -167,6 +170,8 @@ class AttentionDecoder(Layer):
         memory_lengths : (B,) ints in 0..S: steps of the memory
         context : (B, context_size), for an rnn made with context_size
         return_attention : give a third result, the weights
+        check_finite : raise FloatingPointError where a value is NaN or infinite, as for ``fastrnn.LSTM.__call__``; the message names the
+            first one: an argument, a gate, the attention weights, the output, and the step and row
 
         Returns
         -------
@@ -178,18 +183,21 @@ class AttentionDecoder(Layer):
         ------
         TypeError, ValueError  an array does not fit; the message names both sizes.
         """
-        decoding = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, None)
+        decoding, _ = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, None, check_finite)
         results = self._results(decoding)
         if return_attention:
             results += (self._alpha(decoding, memory),)
         decoding.release()
         return results
 
-    def vjp(self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None, rng=None):
+    def vjp(
+        self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None, rng=None, check_finite=False,
+    ):  # fmt: skip
         """As a call, with dropout between the rnn's layers, and also the backward: ``(y, state_n), backward = decoder.vjp(x, memory)``.
 
         ``backward(dy, dstate_n=None, need_x=True, into=None)`` gives Gradients with `.x`, `.memory`, `.state`, `.context`, `.embedding`
-        and `.params`; ``backward.release()`` gives its memory back. `rng` is the key of the masks, as for the layers.
+        and `.params`; ``backward.release()`` gives its memory back. `rng` is the key of the masks, as for the layers;
+        `check_finite` is as in a call, and holds for the backward too.
 
         Examples
         --------
@@ -202,10 +210,11 @@ class AttentionDecoder(Layer):
         """
         rnn = self.rnn
         dropout = Dropout(rnn.dropout, rnn._draw(rng), rnn.variational) if rnn.dropout and rnn.num_layers > 1 else None
-        decoding = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, dropout)
-        return self._results(decoding), DecoderBackward(self, decoding, embedding)
+        decoding, check = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite)
+        return self._results(decoding), DecoderBackward(self, decoding, embedding, check)
 
-    def _decode(self, x, memory, state, lengths, memory_lengths, context, embedding, dropout):
+    def _decode(self, x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite):
+        """The pass, and its check or None."""
         rnn = self.rnn
         x, unbatched = _check.x(rnn, x) if embedding is None else _check.ids(rnn, x, embedding)
         if unbatched:
@@ -223,7 +232,13 @@ class AttentionDecoder(Layer):
             rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
         if context is not None:
             context = np.array(batch.sorted(context), order="C")
-        return Decoding(rnn._net, self._sizes, self._packed(), batch, rows, state, context, memory, dropout, self._tapes)
+        check = None
+        if check_finite or _finite.wanted():
+            check = _finite_decoder.arguments(self, batch, rows, state, context, memory, dropout)
+        decoding = Decoding(rnn._net, self._sizes, self._packed(), batch, rows, state, context, memory, dropout, self._tapes)
+        if check is not None:
+            _finite_decoder.results(check, decoding)
+        return decoding, check
 
     def _packed(self):
         """The packed copies for the parameters as they are now."""
@@ -250,8 +265,8 @@ class AttentionDecoder(Layer):
 class DecoderBackward(OwnsTape):
     """The gradients of one forward pass of an AttentionDecoder; see there."""
 
-    def __init__(self, decoder, decoding, embedding):
-        self._decoder, self._decoding, self._embedding = decoder, decoding, embedding
+    def __init__(self, decoder, decoding, embedding, check):
+        self._decoder, self._decoding, self._embedding, self._check = decoder, decoding, embedding, check
         self._version = decoder.version, None if embedding is None else embedding.version
 
     def __call__(self, dy=None, dstate_n=None, *, need_x=True, into=None) -> DecoderGradients:
@@ -264,6 +279,8 @@ class DecoderBackward(OwnsTape):
         dstate = _check.state(decoder.rnn, "dstate_n", dstate_n, batch.B, False)
         if dy is not None:
             dy = batch.packed(np.ascontiguousarray(dy).reshape(batch.T * batch.B, decoder.output_size))
+        if self._check is not None:
+            _finite_decoder.backward_arguments(self._check, dy, dstate)
         grads, flat = decoder._gradients(into)
         d_embedding = None
         if self._embedding is not None:
@@ -272,6 +289,9 @@ class DecoderBackward(OwnsTape):
             d_embedding = self._embedding.slots["weight"].view(into) if shared else np.zeros(weight.shape, decoder.dtype)
         plain = {name.removeprefix("rnn."): array for name, array in grads.items()}
         dx, dstate_0, d_context, d_memory = found.backward(dy, dstate, plain, need_x=need_x, d_embedding=d_embedding)
+        if self._check is not None:
+            others = {"context": d_context, "embedding": d_embedding, **dict(zip(("h_0", "c_0"), dstate_0))}
+            _finite_decoder.gradients(self._check, dx, found.memory, d_memory, others, grads)
         if dx is not None:
             dx = batch.spread(dx)
         if d_context is not None:

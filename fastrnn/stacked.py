@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check, _check_memory, _check_stacked
+from fastrnn import _check, _check_memory, _check_stacked, _finite
 from fastrnn._stack import Dropout, even_batch
 from fastrnn.layers import random_key
 from fastrnn.parameters import Gradients, Layer, Storage
@@ -115,7 +115,10 @@ class Stacked(Layer):
         T, B, n = rows.shape
         dropout.apply(rows.reshape(T * B, n), even_batch(T, B), k)
 
-    def __call__(self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, return_states: bool = False):
+    def __call__(
+        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, return_states: bool = False,
+        check_finite: bool = False,
+    ):  # fmt: skip
         """Run the stack over a batch of sequences and keep nothing. All as for a single network; see ``fastrnn.LSTM.__call__``.
 
         Parameters
@@ -131,14 +134,21 @@ class Stacked(Layer):
         state, _ = self._prepare(x, state, resets, embedding)
         results, given = [], {"context": context, "embedding": embedding}
         for k, layer in enumerate(self.layers):
-            y, *found = layer(x, state[k], lengths=lengths, mask=mask, resets=resets, return_states=return_states, **given)
+            options = dict(lengths=lengths, mask=mask, resets=resets, return_states=return_states, check_finite=check_finite)
+            with _finite.of_member(k):
+                y, *found = layer(x, state[k], **options, **given)
             results.append(found)
             if self.residual and k:
                 y += x
             x, given = y, {}
+        if self.residual and (check_finite or _finite.wanted()):
+            _finite.refuse("the sum of the last member's input and output", x)
         return (x, *zip(*results))
 
-    def vjp(self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None, return_states: bool = False):
+    def vjp(
+        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None, return_states: bool = False,
+        check_finite: bool = False,
+    ):  # fmt: skip
         """Run the stack as in `__call__`, with dropout, and keep what the gradients need.
 
         Parameters
@@ -165,8 +175,9 @@ class Stacked(Layer):
         dropout = Dropout(self.dropout, key, self.variational) if self.dropout else None
         results, backwards, given = [], [], {"context": context, "embedding": embedding}
         for k, layer in enumerate(self.layers):
-            options = dict(lengths=lengths, mask=mask, resets=resets, return_states=return_states, rng=random_key(key, k + 1))
-            (y, *found), backward = layer.vjp(x, state[k], **options, **given)
+            options = dict(lengths=lengths, mask=mask, resets=resets, return_states=return_states, check_finite=check_finite)
+            with _finite.of_member(k):
+                (y, *found), backward = layer.vjp(x, state[k], rng=random_key(key, k + 1), **options, **given)
             results.append(found)
             backwards.append(backward)
             if self.residual and k:
@@ -174,6 +185,8 @@ class Stacked(Layer):
             if dropout is not None and k < len(self.layers) - 1:
                 self._mask(dropout, k, y, unbatched)
             x, given = y, {}
+        if self.residual and (check_finite or _finite.wanted()):
+            _finite.refuse("the sum of the last member's input and output", x)
         return (x, *zip(*results)), StackedBackward(self, backwards, dropout, x.shape, unbatched)
 
     def stream(self, batch_size: int = 1, context=None):
@@ -206,7 +219,8 @@ class StackedBackward:
         grads, flat = stack._gradients(into)
         states = [None] * len(stack.layers)
         for k in reversed(range(len(stack.layers))):
-            g = self._backwards[k](dy, dstate_n[k], need_x=need_x or k > 0, into=into)
+            with _finite.of_member(k):
+                g = self._backwards[k](dy, dstate_n[k], need_x=need_x or k > 0, into=into)
             if stack.residual and k and dy is not None:
                 g.x += dy
             dy, states[k] = g.x, g.state
