@@ -118,6 +118,9 @@ def _add_train(commands):
     add("--lr-decay", type=_decay, default="cosine", metavar="HOW", help="cosine (default): down to 0 at the end; a factor per epoch; or none")
     add("--weight-decay", type=_not_negative, metavar="W", help="of the optimiser")
     add("--clip", type=_not_negative, default=5.0, metavar="NORM", help="limit of the gradient's norm (5); 0: none")
+    add("--nonfinite", choices=("stop", "skip"), default="stop",
+        help="an update whose loss or gradient is NaN or infinite stops the training (stop), or is skipped and counted")
+    add("--check-finite", action="store_true", help="look for NaN and infinity in all recurrent layers, and name the place of the first")
     add("--accumulate", type=_count, default=1, metavar="N", help="batches of an update (1)")
     add("--validation", type=_fraction, metavar="P", help="part of the data that is held out (0.1), of text its end; not for forecast and music")
     add("--patience", type=_count, metavar="N", help="stop after N epochs without a better held-out loss")

@@ -88,6 +88,8 @@ def _train_here(arguments, ranks):
         weight_decay=arguments.weight_decay,
         clip_norm=arguments.clip or None,
         accumulate=arguments.accumulate,
+        nonfinite=arguments.nonfinite,
+        check_finite=arguments.check_finite,
         patience=arguments.patience,
         checkpoint=arguments.out,
         resume=arguments.resume,

@@ -58,13 +58,15 @@ class Progress:
                 self._bar.disable = True  # its end writes nothing
             self._shown, self._bar = False, None
 
-    def update(self, steps: int, loss: float) -> None:
-        """An update is done."""
+    def update(self, steps: int, loss: float | None) -> None:
+        """An update is done, or was skipped: then the loss is None."""
         self._done += steps
         if self._bar is not None:
-            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+            if loss is not None:
+                self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
             with self._dropping():
-                self._bar.set_postfix_str(f"loss {self._loss:.3f}", refresh=False)
+                if self._loss is not None:
+                    self._bar.set_postfix_str(f"loss {self._loss:.3f}", refresh=False)
                 self._bar.update(steps)
 
     def note(self, entry: dict) -> None:
@@ -75,7 +77,7 @@ class Progress:
         for key, value in entry.items():
             if value is not None and key not in ("epoch", "update", "lr"):
                 name = {"train_loss": "loss", "validation_loss": "validation"}.get(key, key.removeprefix("validation_"))
-                words.append(f"{name} {value:.4f}")
+                words.append(f"{name} {value}" if key == "skipped" else f"{name} {value:.4f}")
         elapsed = time.monotonic() - self._start
         if self._bar is not None:
             with self._dropping():

@@ -7,6 +7,8 @@ import fnmatch
 
 import numpy as np
 
+from fastrnn import optim
+
 
 class Range:
     """Some consecutive parameters of a storage, as what an optimiser updates."""
@@ -76,6 +78,11 @@ class Grouped:
         return f"Grouped({', '.join(f'{part.start}:{part.stop} {optimizer!r}' for part, optimizer in self._runs)})"
 
     @property
+    def squares(self) -> bool:
+        """Whether any of the optimisers keeps squares of the gradient."""
+        return any(getattr(optimizer, "squares", False) for _, optimizer in self._runs)
+
+    @property
     def lr(self):
         return self._lr
 
@@ -115,3 +122,14 @@ def frozen_to_zero(gradient: np.ndarray, optimizer) -> None:
     """Frozen parameters do not count in the gradient's norm."""
     for part in getattr(optimizer, "frozen", ()):
         gradient[part] = 0
+
+
+def optimizer_of(model, settings):
+    """The optimiser of a model's parameters that the Settings of a training ask for."""
+    make = optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer) if isinstance(settings.optimizer, str) else settings.optimizer
+    options = {"lr": settings.lr}
+    if settings.weight_decay is not None:
+        options["weight_decay"] = settings.weight_decay
+    if settings.groups or settings.freeze:
+        return Grouped(make, model.storage, model.slots, settings.groups, settings.freeze, **options)
+    return make(model.storage, **options)

@@ -8,6 +8,8 @@ import numpy as np
 
 from fastrnn import _check, _engine
 
+_SHIFT = 100  # powers of two that a tiny factor is too small by
+
 
 class Optimizer:
     """Base of the optimisers.
@@ -20,6 +22,7 @@ class Optimizer:
 
     _options: tuple[str, ...] = ()
     _moments: tuple[str, ...] = ()
+    squares = False  # whether it keeps squares of the gradient, which overflow first
 
     def __init__(self, target, lr):
         self.target = target
@@ -44,6 +47,8 @@ class Optimizer:
         ValueError  grad has another dtype or shape; the message names both.
         """
         _check.flat_gradient(grad, self.target.flat, type(self).__name__)
+        if 0 < scale < np.finfo(grad.dtype).tiny:  # the engine computes in this dtype, where such a factor would be 0
+            grad, scale = np.ldexp(grad, -_SHIFT), math.ldexp(scale, _SHIFT)
         arrays = self._state()
         self.updates += 1
         with self.target.updating() as flat:
@@ -118,6 +123,7 @@ class RMSprop(Optimizer):
 
     _options = ("alpha", "eps", "weight_decay")
     _moments = ("s",)
+    squares = True
 
     def __init__(self, target, lr: float = 1e-2, *, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0):
         super().__init__(target, lr)
@@ -134,6 +140,7 @@ class Adagrad(Optimizer):
 
     _options = ("lr_decay", "eps", "weight_decay")
     _moments = ("s",)
+    squares = True
 
     def __init__(self, target, lr: float = 1e-2, *, lr_decay: float = 0.0, eps: float = 1e-10, weight_decay: float = 0.0):
         super().__init__(target, lr)
@@ -164,6 +171,7 @@ class Adam(Optimizer):
 
     _options = ("betas", "eps", "weight_decay")
     _moments = ("m", "v")
+    squares = True
     _decoupled = False
 
     def __init__(self, target, lr: float = 1e-3, *, betas=(0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
@@ -214,7 +222,8 @@ def clip_by_global_norm(grad, max_norm: float) -> tuple[float, float]:
     """The Euclidean norm of a flat gradient, and the factor that brings it down to at most max_norm.
 
     The gradient is not touched: hand the factor to the optimiser, ``optimizer.step(grad, scale=scale)``, which applies it on the way.
-    The factor is torch's, ``min(1, max_norm / (norm + 1e-6))``; it is NaN if the norm is.
+    The factor is torch's, ``min(1, max_norm / (norm + 1e-6))``; it is NaN if the norm is, and 0 if the gradient is infinite. A finite
+    gradient has a factor above 0, however large it is.
 
     Examples
     --------
@@ -222,8 +231,14 @@ def clip_by_global_norm(grad, max_norm: float) -> tuple[float, float]:
     (5.0, 1.0)
     """
     max_norm = _check.number("max_norm", max_norm, above=0)
-    norm = math.sqrt(_engine.sum_of_squares(_check.gradient(grad)))
+    grad = _check.gradient(grad)
+    norm = math.sqrt(_engine.sum_of_squares(grad))
     scale = max_norm / (norm + 1e-6)
+    if norm == math.inf:
+        largest = float(np.abs(grad).max())
+        if math.isfinite(largest):  # only the squares of float64 have overflowed
+            relative = math.sqrt(_engine.sum_of_squares(grad / largest))
+            norm, scale = largest * relative, max_norm / largest / relative
     return norm, 1.0 if scale > 1 else scale
 
 

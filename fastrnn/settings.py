@@ -25,6 +25,12 @@ class Settings:
     accumulate : batches of an update; their gradients are averaged as if they had been one batch
     loss_limit : stop when the loss of an update is above this many times the first one, or is not finite; None: only if it is not
         finite. Where batches are small, the first one is the greatest of as many updates as have 32 targets, at most of 32
+    nonfinite : what happens when the loss or the gradient of an update is NaN or infinite: "stop" ends the training, with the best
+        parameters so far; "skip" leaves that update out and begins the streams of a text anew, counts it (`skipped` in the history), and
+        stops after as many in a row as an epoch has
+    check_finite : look at every value that the recurrent layers take and give, in every update, and treat one that is NaN or infinite as
+        `nonfinite` says; costs some passes over memory. Without it loss, gradient and parameters are looked at, and the update that
+        was wrong is computed again to name the layer, gate, step and row
     monitor : what is compared to find the best model: "loss", or another figure of the validation, of which more is better
     patience : stop after this many looks at the validation part without a better one; None never does
     evaluate_every : look at the validation loss at each epoch's end, and in long epochs after every this many updates
@@ -47,6 +53,8 @@ class Settings:
     clip_value: float | None = None
     accumulate: int = 1
     loss_limit: float | None = 3.0
+    nonfinite: str = "stop"
+    check_finite: bool = False
     monitor: str = "loss"
     patience: int | None = None
     evaluate_every: int = 1000
@@ -68,6 +76,7 @@ class Settings:
                 _check.number(name, getattr(self, name), above=0)
         if self.weight_decay is not None:
             _check.number("weight_decay", self.weight_decay, least=0)
+        _check.choice("nonfinite", self.nonfinite, ("stop", "skip"))
         if isinstance(self.freeze, str):
             raise TypeError(f"freeze is {self.freeze!r}, but it must be a list of patterns: [{self.freeze!r}]")
         for callback in self.callbacks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -12,15 +13,14 @@ import warnings
 
 import numpy as np
 
-from fastrnn import _check_memory, _checkpoint, _engine, optim, storage
+from fastrnn import _check_memory, _checkpoint, _divergence, _engine, optim, storage
+from fastrnn._divergence import DivergedError, NotFiniteError
 from fastrnn._interrupts import Interrupts
 from fastrnn._progress import Progress
 from fastrnn._schema import of_file
-from fastrnn.groups import Grouped, frozen_to_zero
+from fastrnn.groups import optimizer_of
 from fastrnn.layers import random_key
 from fastrnn.settings import Settings
-
-_FEW = 32  # targets, and updates, before which a loss is taken for one of chance
 
 
 @dataclasses.dataclass
@@ -39,6 +39,9 @@ class Position:
     best_loss: float | None = None
     best_update: int = 0
     looks_since_best: int = 0
+    skipped: int = 0  # updates that were not made, as their loss or gradient was not finite
+    skipped_in_row: int = 0  # of these, the last ones without another between
+    first_skipped: str | None = None  # why the first one was
     history: list = dataclasses.field(default_factory=list)
 
 
@@ -74,7 +77,7 @@ class Training:
         self.ranks = settings.ranks
         self.batches = batches if self.ranks is None else batches.share(self.ranks.rank, self.ranks.size)
         self.on_best, self.unit = None if settings.follows else on_best, unit
-        self.optimizer = _optimizer(model, settings)
+        self.optimizer = optimizer_of(model, settings)
         self.schedule = optim.Constant() if settings.schedule is None else copy.deepcopy(settings.schedule)
         self.identity = {
             **(identity or {}),
@@ -91,6 +94,7 @@ class Training:
         self.gradient = np.zeros_like(model.storage.flat)
         self._part = None  # gradient of one of several batches or processes
         self._save_soon = self._asked_to_stop = False
+        self._taken = []  # (batch, state, key) of the update under way
         self.outcome = None  # "finished", "stopped early", "interrupted" or "diverged"
         self.message = None  # what there is to say about it
         self.seconds = 0.0  # spent in updates, by this process
@@ -133,7 +137,7 @@ class Training:
             except KeyboardInterrupt:
                 self.outcome = "interrupted"
                 self.message = f"training was interrupted after {self.at.update} updates"
-            except _DivergedError as error:
+            except DivergedError as error:
                 self.outcome = "diverged"
                 self.message = f"{error}: training stopped"
             self._finish()
@@ -170,42 +174,39 @@ class Training:
         start = time.perf_counter()
         count = min(settings.accumulate, len(self.batches) - at.index)
         loss, weight, steps, state = self._gradient(count)
-        self._check_loss(loss, weight)
-        frozen_to_zero(self.gradient, self.optimizer)
-        scale = 1.0
-        if settings.clip_value is not None:
-            optim.clip_by_value(self.gradient, settings.clip_value)
-        if settings.clip_norm is not None:
-            norm, scale = optim.clip_by_global_norm(self.gradient, settings.clip_norm)
-            if not math.isfinite(norm):
-                raise _DivergedError(f"the norm of the gradient is {norm} at update {at.update + 1}")
-        self.optimizer.lr = settings.lr * self.schedule(at.epoch + at.index / len(self.batches))
-        self.optimizer.step(self.gradient, scale)
+        try:
+            _divergence.check_loss(at, settings.loss_limit, loss, weight)
+            scale = _divergence.ready_gradient(
+                self.gradient, self.optimizer, self.model.slots, settings.clip_norm, settings.clip_value, at.update + 1
+            )
+        except NotFiniteError as error:
+            self._skip(error)
+            loss = state = None  # the streams begin anew: their states may not be finite either
+        else:
+            factor = self.schedule(at.epoch + at.index / len(self.batches))
+            self.optimizer.lr = _divergence.learning_rate(settings.lr, factor, at.update + 1)
+            self.optimizer.step(self.gradient, scale)
+            _divergence.check_parameters(self.model.storage.flat, self.optimizer, at.update + 1)
+            at.loss_sum += loss
+            at.loss_count += 1
+            at.skipped_in_row = 0
         self.state = state
         at.index += count
         at.update += 1
-        at.loss_sum += loss
-        at.loss_count += 1
         self.seconds += time.perf_counter() - start
         self.steps += steps
         self.progress.update(steps, loss)
 
-    def _check_loss(self, loss, weight):
-        """Raise _DivergedError if the loss is NaN, infinite, or above `loss_limit` times the first one.
-
-        The loss of a few sequences may be small by chance, so that the first one is the greatest of several updates where batches are small.
-        """
-        at, factor = self.at, self.settings.loss_limit
-        if self._is_first() and math.isfinite(loss):
-            at.first_loss, at.first_weight = max(loss, at.first_loss or 0.0), at.first_weight + weight
-        limit = math.inf if factor is None or not at.first_loss else factor * at.first_loss
-        if not math.isfinite(loss) or loss > limit:
-            over = "" if math.isnan(loss) or math.isinf(limit) else f", over {factor:g} times its first value {at.first_loss:.4g}"
-            raise _DivergedError(f"the loss is {loss:.4g} at update {at.update + 1}{over}")
-
-    def _is_first(self):
-        """Whether the next update is the first one, or the batches so far were too small to tell how large the loss is."""
-        return self.at.first_loss is None or (self.at.first_weight < _FEW and self.at.update < _FEW)
+    def _skip(self, error):
+        """Count an update that is not made, or raise DivergedError if training is to stop."""
+        at, said = self.at, f"{error}{_divergence.place_of(self.model, self._taken)}"
+        if self.settings.nonfinite == "stop":
+            raise DivergedError(said) from None
+        at.skipped += 1
+        at.skipped_in_row += 1
+        at.first_skipped = at.first_skipped or said
+        if at.skipped_in_row >= -(-len(self.batches) // self.settings.accumulate):
+            raise DivergedError(f"{at.skipped_in_row} updates in a row, as many as an epoch has, were skipped: {said}")
 
     def _gradient(self, count):
         """Mean loss, weight, steps and the state after the next `count` batches, of all processes together; `gradient` holds the mean."""
@@ -213,6 +214,10 @@ class Training:
         rank = 0 if ranks is None else ranks.rank
         alone = count == 1 and ranks is None
         loss_sum = weight = steps = 0
+        compute = self.model.loss_and_gradient
+        if self.settings.check_finite:
+            compute = functools.partial(_divergence.gradient_with_checks, self.model)
+        self._taken = []
         self.gradient.fill(0)
         # several processes must stop at the same update: they see Ctrl-C in what they add up
         with self.interrupts.allowed() if ranks is None else contextlib.nullcontext():
@@ -221,10 +226,11 @@ class Training:
                 if batch is None:
                     continue
                 key = random_key(at.seed, at.update, k, rank) if k or rank else random_key(at.seed, at.update)
-                loss, state = self.model.loss_and_gradient(batch, state, into=self._room(alone), rng=key)
+                self._taken.append((batch, state, key))
+                loss, state = compute(batch, state, into=self._room(alone), rng=key)
                 steps += self.batches.steps_of(batch)
                 if alone:
-                    return loss, self.batches.weight_of(batch) if self._is_first() else 0.0, steps, state
+                    return loss, self.batches.weight_of(batch) if _divergence.is_first(at) else 0.0, steps, state
                 w = self.batches.weight_of(batch)
                 loss_sum, weight = loss_sum + w * loss, weight + w
                 self.gradient += np.multiply(self._part, w, out=self._part)
@@ -254,6 +260,7 @@ class Training:
     def _look(self):
         """Evaluate, note the best, begin the next epoch if this one is over, write a checkpoint."""
         at = self.at
+        _divergence.check_means(self.optimizer, at.update)
         figures = {"loss": None}
         if self.validation is not None:
             with self.interrupts.allowed() if self.ranks is None else contextlib.nullcontext():
@@ -266,6 +273,7 @@ class Training:
             "update": at.update,
             "lr": self.optimizer.lr,
             "train_loss": train_loss,
+            **({"skipped": at.skipped} if self.settings.nonfinite == "skip" else {}),
             **{f"validation_{name}": value for name, value in figures.items()},
         }
         at.history.append(entry)
@@ -290,7 +298,7 @@ class Training:
         if at.update:
             self.schedule.observe(loss)
         at.looks_since_best += 1
-        if math.isnan(loss) or not (at.update or self._untrained_counts):
+        if not math.isfinite(loss) or not (at.update or self._untrained_counts):
             return
         if at.best_loss is None or loss < at.best_loss:
             at.best_loss, at.best_update, at.looks_since_best = loss, at.update, 0
@@ -317,6 +325,9 @@ class Training:
                     f"no look at the validation part found a better {figure} than {before:.4g}, the one before training, so the first "
                     "parameters are kept: give more data or epochs, or change lr"
                 )
+        if at.skipped and not diverged:
+            said = f"{at.skipped} of {at.update} updates were skipped, as loss or gradient were not finite; the first one: {at.first_skipped}"
+            self.message = said if self.message is None else f"{self.message}; {said}"
         if diverged:
             kept = "those from before the first update" if at.best_update == 0 else f"the best, of update {at.best_update}"
             self.message += f"; the parameters kept are {kept}; a lower lr than {self.settings.lr} may help"
@@ -385,18 +396,6 @@ class Training:
         self.at = Position(**config["position"])
 
 
-class _DivergedError(Exception):
-    """The loss or the gradient has left all bounds."""
-
-
-def _optimizer(model, settings):
-    make = optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer) if isinstance(settings.optimizer, str) else settings.optimizer
-    options = {"lr": settings.lr}
-    if settings.weight_decay is not None:
-        options["weight_decay"] = settings.weight_decay
-    if settings.groups or settings.freeze:
-        return Grouped(make, model.storage, model.slots, settings.groups, settings.freeze, **options)
-    return make(model.storage, **options)
 
 
 def _computed_by():

@@ -305,7 +305,7 @@ def test_a_loss_that_explodes_stops_the_training_and_keeps_the_best(sick, tmp_pa
         model.fit(TEXT, **QUICK, checkpoint=tmp_path)
     first = json.loads((tmp_path / "checkpoint.json").read_text())["config"]["position"]["first_loss"]
     assert model.outcome == "diverged"
-    over = "" if math.isnan(sick) else f", over 3 times its first value {first:.4g}"
+    over = "" if not math.isfinite(sick) else f", over 3 times its first value {first:.4g}"
     assert model.message == (
         f"the loss is {sick:.4g} at update {2 * EPOCH + 12}{over}: training stopped; "
         f"the parameters kept are the best, of update {2 * EPOCH}; a lower lr than 0.01 may help"
@@ -326,7 +326,7 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
 
     model.loss_and_gradient = overflows
     with pytest.warns(
-        RuntimeWarning, match="the norm of the gradient is inf at update 1: training stopped; the parameters kept are those from before"
+        RuntimeWarning, match="1 of .* values of the gradient are not finite at update 1, .*: training stopped; the parameters kept are those from before"
     ):
         model.fit(TEXT, **QUICK)
     assert np.isfinite(parameters(model)).all()
