@@ -44,6 +44,14 @@ _fraction = _number(float, "a number in 0 <= p < 1", lambda v: 0 <= v < 1)
 _probability = _number(float, "a number in 0 < p <= 1", lambda v: 0 < v <= 1)
 
 
+def _threads(text):
+    """An argparse type: a number of threads, in ASCII digits; any number beyond what an int of C holds is as good as 10**18."""
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdecimal() and digits.strip("0")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(digits.lstrip("0")[:19])
+
+
 def _path(text):
     """An argparse type: a path, which an empty text is not (it would be the current directory)."""
     if not text:
@@ -125,7 +133,7 @@ def _add_train(commands):
     add("--validation", type=_fraction, metavar="P", help="part of the data that is held out (0.1), of text its end; not for forecast and music")
     add("--patience", type=_count, metavar="N", help="stop after N epochs without a better held-out loss")
     add("--seed", type=_natural, default=0, help="the same seed gives the same model, bit for bit (0)")
-    add("--threads", type=_count, metavar="N", help="threads; all cores if not given")
+    add("--threads", type=_threads, metavar="N", help="threads, at most 64; all cores if not given")
     add("--out", type=_path, metavar="DIR", help="directory of the model and of the checkpoint (./fastrnn-lm; ./fastrnn-classify, … for other tasks)")
     add("--log", metavar="FILE", help="write each epoch's figures there, as CSV or, if it ends in .jsonl, as JSON")
     add("--resume", action="store_true", help="continue from the checkpoint in DIR, with the same options as before")

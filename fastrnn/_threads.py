@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import warnings
 
 from fastrnn import _check, _engine
 
+MOST = 64  # threads of a call: MOST_PARTS of src/threads.pxd
+
 
 def _from_environment():
-    """FASTRNN_NUM_THREADS, OMP_NUM_THREADS, or the cores this process may use."""
+    """FASTRNN_NUM_THREADS, OMP_NUM_THREADS, or the cores this process may use; at most `MOST`.
+
+    OMP_NUM_THREADS may be a list, as OpenMP has it, of which the first number counts. It is meant for other libraries too, so that a
+    larger number is no reason for a warning.
+    """
     for name in ("FASTRNN_NUM_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(name, "").split(",")[0].strip()
-        if value:
-            if not value.isdecimal() or int(value) < 1:
+        values = [value.strip() for value in os.environ.get(name, "").split(",")]
+        if any(values):
+            number = re.fullmatch("0*([1-9][0-9]*)", values[0])
+            if number is None or (len(values) > 1 and (name == "FASTRNN_NUM_THREADS" or not all(re.fullmatch("[0-9]+", v) for v in values))):
                 raise ValueError(f"{name}={os.environ[name]}, but it must be a whole number of at least 1")
-            return int(value)
-    return min(_available_cores(), _quota_cores())
+            wanted = int(number[1][:18])  # more digits are more than enough
+            return min(wanted, MOST) if name == "OMP_NUM_THREADS" else _at_most(wanted, name, 2)
+    return min(_available_cores(), _quota_cores(), MOST)
+
+
+def _at_most(n, name, stacklevel):
+    """n, or `MOST` with a warning if it is more."""
+    if n > MOST:
+        shown = n if n < 2**63 else f"2**{n.bit_length() - 1} or more"
+        warnings.warn(f"{name} is {shown}, but a call uses at most {MOST} threads: {MOST} are used", RuntimeWarning, stacklevel=stacklevel + 1)
+    return min(n, MOST)
 
 
 def _available_cores():
@@ -42,7 +60,7 @@ def _quota_cores():
 
 
 def set_num_threads(n):
-    """Let every call of this process use up to n threads.
+    """Let every call of this process use up to n threads. More than 64 are 64, with a RuntimeWarning: a call never uses more.
 
     >>> import fastrnn
     >>> before = fastrnn.get_num_threads()
@@ -51,7 +69,7 @@ def set_num_threads(n):
     1
     >>> fastrnn.set_num_threads(before)
     """
-    _engine.set_default_threads(_check.size("n", n))
+    _engine.set_default_threads(_at_most(_check.size("n", n), "the number of threads", 2))
 
 
 def get_num_threads():
@@ -61,14 +79,14 @@ def get_num_threads():
 
 @contextlib.contextmanager
 def threads(n):
-    """Let calls from this thread, inside the block, use up to n threads.
+    """Let calls from this thread, inside the block, use up to n threads. More than 64 are 64, with a RuntimeWarning.
 
     >>> import fastrnn
     >>> with fastrnn.threads(1):
     ...     fastrnn.get_num_threads()
     1
     """
-    before = _engine.set_local_threads(_check.size("n", n))
+    before = _engine.set_local_threads(_at_most(_check.size("n", n), "the number of threads", 3))
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import platform
 import sys
 
 from fastrnn import _engine
+from fastrnn._threads import MOST
 
 
 def config():
@@ -56,7 +57,7 @@ def show_config():
     print(f"fastrnn      {c['version']}")
     print(f"ISA          {c['isa']}  (this CPU can run: {', '.join(c['isas'])})")
     print(f"BLAS         {c['blas']}")
-    print(f"threads      {c['threads']}")
+    print(f"threads      {c['threads']}{' (the most that a call uses)' if c['threads'] == MOST else ''}")
     print(f"CPU          {c['cpu']}")
     print(f"compiler     {c['compiler']}")
     print(f"Python       {c['python']}, NumPy {c['numpy']}, {c['platform']}")

@@ -6,6 +6,7 @@ import os
 
 import fastrnn
 from fastrnn import _engine
+from fastrnn._threads import MOST
 
 try:
     import threadpoolctl
@@ -47,7 +48,7 @@ class Controller(threadpoolctl.LibController):
             _engine.set_local_threads(own)
 
     def set_num_threads(self, num_threads):
-        fastrnn.set_num_threads(num_threads)
+        fastrnn.set_num_threads(min(num_threads, MOST))  # a limit above it needs no warning
 
     def get_version(self):
         return fastrnn.__version__

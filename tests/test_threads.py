@@ -2,10 +2,12 @@
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -49,6 +51,94 @@ def test_threads_holds_in_its_own_python_thread_and_ends_on_an_error():
 )
 def test_the_environment_gives_the_first_number_of_threads(variables, want):
     assert processes.output("import fastrnn; print(fastrnn.get_num_threads())", **variables).strip() == want
+
+
+@pytest.mark.parametrize("name", ["FASTRNN_NUM_THREADS", "OMP_NUM_THREADS"])
+@pytest.mark.parametrize(
+    "value, want",
+    [
+        ("64", 64), ("65", 64), ("1000", 64), (str(2**31), 64), (str(2**63), 64), (str(10**12), 64), pytest.param("9" * 5000, 64, id="long"),
+        (" 4 ", 4), ("007", 7),
+        ("0", None), ("-1", None), ("1.5", None), ("\uff14", None), ("1e3", None), ("0x4", None), ("4,2", "list"), ("4,", None), ("4,x", None),
+        ("4 2", None), ("+4", None), ("4_0", None), ("0,4", None), (",4", None),
+    ],
+)  # fmt: skip
+def test_any_number_of_threads_in_the_environment_is_taken_bounded_or_refused(name, value, want):
+    from fastrnn import _threads
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patch.delenv("FASTRNN_NUM_THREADS", raising=False)
+        patch.setenv(name, value)
+        if want == "list":
+            want = 4 if name == "OMP_NUM_THREADS" else None
+        if want is None:
+            with pytest.raises(ValueError, match=f"^{name}={re.escape(value)}, but it must be a whole number of at least 1$"):
+                _threads._from_environment()
+        else:
+            assert _threads._from_environment() == want
+    said = want == 64 and value != "64" and name == "FASTRNN_NUM_THREADS"
+    assert [str(w.message).endswith(", but a call uses at most 64 threads: 64 are used") for w in caught] == [True] * said
+
+
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_an_empty_number_of_threads_is_none(value, monkeypatch):
+    from fastrnn import _threads
+
+    monkeypatch.setenv("FASTRNN_NUM_THREADS", value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert _threads._from_environment() == 3
+
+
+def test_the_most_threads_are_those_of_the_engine():
+    from fastrnn import _threads
+
+    source = (processes.ROOT / "src/threads.pxd").read_text()
+    assert int(re.search(r"MOST_PARTS = (\d+)", source)[1]) == _threads.MOST
+
+
+@pytest.mark.parametrize("n", [65, 2**31 - 1, 2**31, 10**12, 2**63, pytest.param(10**5000, id="10**5000")])
+def test_more_threads_than_a_call_uses_are_that_many_and_it_is_said(n):
+    rnn, x = fastrnn.GRU(2, 40, seed=0), np.ones((3, 300, 2), "float32")
+    want = rnn(x)[0]
+    with pytest.warns(RuntimeWarning, match="^the number of threads is .*, but a call uses at most 64 threads: 64 are used$") as caught:
+        fastrnn.set_num_threads(n)
+    assert caught[0].filename == __file__ and fastrnn.get_num_threads() == 64
+    fastrnn.set_num_threads(2)
+    with pytest.warns(RuntimeWarning, match="at most 64 threads") as caught, fastrnn.threads(n):
+        assert fastrnn.get_num_threads() == 64
+        same_bits(rnn(x)[0], want)
+    assert caught[0].filename == __file__ and fastrnn.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("value, error", [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("4", TypeError), (True, TypeError), (None, TypeError)])
+def test_what_is_no_number_of_threads_is_refused(value, error):
+    before = fastrnn.get_num_threads()
+    for give in (lambda: fastrnn.set_num_threads(value), lambda: fastrnn.threads(value).__enter__()):
+        with pytest.raises(error, match="^n is "):
+            give()
+    assert fastrnn.get_num_threads() == before
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "", "\uff14", "4,2", "4_0", "1e3"])
+def test_a_wrong_threads_option_is_wrong_usage(value, run):
+    status, out, err = run("train", f"--threads={value}")
+    assert (status, out) == (2, "")
+    assert err == f"fastrnn train: error: argument --threads: {value!r} is not a whole number of at least 1 (see fastrnn train --help)\n"
+
+
+@pytest.mark.parametrize("value, want", [(" 4 ", 4), ("65", 65), pytest.param("9" * 5000, None, id="long"), (str(2**63), None)])
+def test_a_threads_option_may_have_any_size(value, want):
+    from fastrnn import _arguments
+
+    threads = _arguments.parse(["train", "--threads", value]).threads
+    assert threads == want or (want is None and threads > 64)
+
+
+def test_the_command_says_that_there_are_fewer_threads(run, tmp_path):
+    (tmp_path / "text.txt").write_text("to be or not to be " * 40)
+    status, _, err = run("train", "--data", "text.txt", "--threads", 10**12, "--epochs", 1, "--hidden", 4, "--layers", 1, "--batch", 4, "--quiet")
+    assert status == 0 and "fastrnn: warning: the number of threads is 1000000000000, but a call uses at most 64 threads: 64 are used\n" in err
 
 
 def test_a_layer_uses_all_threads_though_nobody_asked_how_many_there_are():
