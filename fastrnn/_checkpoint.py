@@ -18,7 +18,9 @@ def _position(figures):
             "seed": whole(0, 10**100), "epoch": whole(), "index": whole(), "update": whole(), "evaluated": whole(-1), "loss_sum": FIGURE,
             "loss_count": whole(), "best_loss": OrNull(FIGURE), "best_update": whole(), "looks_since_best": whole(), "history": history(figures),
         },
-        {"first_loss": OrNull(FIGURE), "first_weight": number(0)},
+        {
+            "first_loss": OrNull(FIGURE), "first_weight": number(0), "skipped": whole(), "skipped_in_row": whole(), "first_skipped": OrNull(TEXT),
+        },
     )  # fmt: skip
 
 

@@ -396,8 +396,6 @@ class Training:
         self.at = Position(**config["position"])
 
 
-
-
 def _computed_by():
     """What the bits of a run depend on besides its settings."""
     return {"isa": _engine.isa(), "blas": _engine.blas_core()}
