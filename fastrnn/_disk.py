@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import weakref
 from pathlib import Path
@@ -112,7 +111,7 @@ def write_file(folder: Path, name: str, fill) -> str:
 
 def temporary_name(name: str) -> str:
     """A name that no other process, thread or earlier call uses."""
-    return f"{name[:40]}.{secrets.token_hex(8)}.tmp"
+    return f"{name[:40]}.{os.urandom(8).hex()}.tmp"
 
 
 TEMPORARY = r"\.[0-9a-f]{16}\.tmp"  # what `temporary_name` adds, as a regular expression

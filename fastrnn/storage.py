@@ -21,7 +21,7 @@ import os
 import re
 from pathlib import Path
 
-from fastrnn import _disk, _safetensors, _schema
+from fastrnn import _disk, _files, _safetensors, _schema
 
 FORMAT_VERSION = 1
 CONFIG_FILES = {"model": "config.json", "checkpoint": "checkpoint.json"}
@@ -155,6 +155,7 @@ def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
         header = _parse_config(directory / CONFIG_FILES[kind], raw, kind)
         path = directory / header["weights"]
         try:
+            _files.check_file(path)
             with _disk.naming(path), open(path, "rb", buffering=0) as file:
                 return _read_arrays(path, file, header)
         except OSError as error:

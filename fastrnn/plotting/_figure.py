@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+
+from fastrnn import _disk
 
 FORMATS = (".svg", ".png", ".pdf")
 DPI = 150
@@ -34,7 +37,9 @@ def new_figure(width, height, **options):
 def saved(figure, path):
     """The figure, after writing it to `path` if there is one."""
     if path is not None:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
+        _disk.write_output(path, lambda file: file.write_all([picture.getbuffer()]))
     return figure
 
 

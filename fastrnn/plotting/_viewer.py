@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastrnn import _disk
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import read_text
@@ -70,7 +71,7 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
     page = PAGE.replace("{data}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")).replace("{title}", html.escape(title))
     page = page.encode("ascii", "xmlcharrefreplace").decode("ascii")
     if path is not None:
-        path.write_text(page, encoding="ascii")
+        _disk.write_output(path, lambda file: file.write_all([page.encode("ascii")]))
     return page
 
 
