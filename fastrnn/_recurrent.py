@@ -374,6 +374,8 @@ class Recurrent(Layer):
             way = "bidirectional" if self.bidirectional else "reverse"
             raise ValueError(f"a stream needs outputs that do not depend on the future, but this {self.kind} is {way}")
         batch_size = _check.size("batch_size", batch_size)
+        needed = batch_size * self.num_layers * (self.cell.blocks + 2) * self.hidden_size * self.dtype.itemsize
+        _check_memory.fits(f"a stream of {batch_size:,} sequences: its states", needed, "give a smaller batch_size")
         return _engine.Stream(self, batch_size, _check.context(self, context, batch_size, False))
 
     def _stream_layers(self, context):

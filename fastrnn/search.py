@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn import _check, _check_attention, _engine, _stack
+from fastrnn import _check, _check_attention, _check_memory, _engine, _stack
 from fastrnn._decoder import Memory, keys_of, over_layers
 from fastrnn.attention import AttentionDecoder
 
@@ -96,6 +96,8 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
     limits = np.array(np.broadcast_to(_check.integers("max_length", max_length), (rows,)))
     if rows and limits.min() < 1:
         raise ValueError(f"max_length is {limits.min()}, but it must be at least 1")
+    longest, together = int(limits.max(initial=1)), min(rows, max(1, _GROUP_ROWS // beam))
+    _check_memory.fits(f"sequences of {longest:,} symbols", 16 * together * beam * longest, "give a smaller max_length")
     first = _start(decoder, rows, state, context, memory, memory_lengths)
     order = np.argsort(-limits if first.memory is None else -first.memory.count, kind="stable")
     group, found = max(1, _GROUP_ROWS // beam), [None] * rows

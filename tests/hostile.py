@@ -164,6 +164,8 @@ def changed(rng, config):
     """A configuration with one thing changed, as JSON text."""
     config = copy.deepcopy(config)
     places = [path for path in paths(config) if path]
+    if not places:
+        return config
     top = [path for path in places if len(path) == 1]
     path = rng.choice(top if rng.random() < 0.6 else places)
     parent = config

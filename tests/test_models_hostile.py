@@ -206,6 +206,22 @@ def test_what_does_not_fit_into_memory_is_refused_at_once_with_both_sizes(n):
         LARGE[n]()
 
 
+@pytest.mark.parametrize("size", [10**12, 2**62])
+def test_what_a_call_asks_for_is_compared_with_the_memory_that_there_is(size, saved):
+    forecaster, events, pairs = (getattr(models, cls).load(saved[name]) for cls, name in (
+        ("Forecaster", "forecaster"), ("EventModel", "events"), ("EncoderDecoder", "pairs"),
+    ))  # fmt: skip
+    calls = [
+        lambda: fastrnn.GRU(3, 4).stream(size),
+        lambda: forecaster.predict(size),
+        lambda: events.generate(size),
+        lambda: pairs.predict(["abc"], max_length=size),
+    ]
+    for call in calls:
+        with pytest.raises(MemoryError, match=r" need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ [kMGT]B: (give|ask)"):
+            call()
+
+
 def test_a_whole_number_beyond_the_address_space_is_refused():
     with pytest.raises(ValueError, match=f"hidden_size is {10**30}, but it must be at most {sys.maxsize}"):
         fastrnn.GRU(3, 10**30)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_data, _check_stacked
+from fastrnn import _check, _check_data, _check_memory, _check_stacked
 from fastrnn.batches import Sequences
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
@@ -175,7 +175,9 @@ class EventModel(Model):
         before = np.zeros((1, n), self.dtype)
         if prime is not None:
             before = np.concatenate([before, self._checked([prime], n)[0]])
-        stream, found = self.rnn.stream(), np.zeros((_check.size("length", length, least=0), n), self.dtype)
+        needed = _check.size("length", length, least=0) * n * self.dtype.itemsize
+        _check_memory.fits(f"{length:,} steps of {n} events", needed, "ask for fewer steps")
+        stream, found = self.rnn.stream(), np.zeros((length, n), self.dtype)
         h = stream.run(before[:, None])[-1]
         for t in range(length):
             p = _sigmoid(self.linear(h)[0])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_data, _check_stacked
+from fastrnn import _check, _check_data, _check_memory, _check_stacked
 from fastrnn.batches import Sequences
 from fastrnn.data._dates import check_times
 from fastrnn.layers import Dropout, Linear, random_key
@@ -306,6 +306,8 @@ class Forecaster(Model):
             if future_exog.shape != (horizon, self._E):
                 raise ValueError(f"future_exog has shape {future_exog.shape}, but ({horizon}, {self._E}) is needed")
             exog = np.concatenate([exog_before[-self.window :], future_exog])
+        needed = 8 * horizon * (3 * (self._K + self._E + 1) + self.rnn.output_size)
+        _check_memory.fits(f"a forecast of {horizon:,} steps: its values", needed, "ask for fewer steps")
         nothing = np.broadcast_to(self._scaler.mean, (horizon, self._K))  # scaled it is 0
         x = self._inputs(np.concatenate([changed[-self.window :], nothing]), self._scaler, exog, self._exog_scaler)
         x = _without_values(x[:, None], self.window, self._K)
