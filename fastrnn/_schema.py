@@ -29,13 +29,14 @@ def read_bytes(path) -> bytes:
     ValueError  it is no regular file, or larger than any that fastrnn writes.
     OSError     it can't be read.
     """
-    size = os.stat(path)
-    if not stat.S_ISREG(size.st_mode) and not stat.S_ISDIR(size.st_mode):  # reading from a pipe may never end
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe may never be opened, a device never end
         raise ValueError(f"{path} is damaged: it is no regular file")
-    if size.st_size > MOST_BYTES:
-        raise ValueError(f"{path} is damaged: it has {size.st_size:,} bytes, but at most {MOST_BYTES:,} are read")
     with open(path, "rb") as file:
-        return file.read(MOST_BYTES + 1)
+        size = os.fstat(file.fileno()).st_size  # of the file that was opened: another process may have replaced it
+        if size > MOST_BYTES:
+            raise ValueError(f"{path} is damaged: it has {size:,} bytes, but at most {MOST_BYTES:,} are read")
+        return file.read(size)  # not more: as much memory is taken as is asked for
 
 
 def parse(raw: bytes):

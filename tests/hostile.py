@@ -28,7 +28,7 @@ import fastrnn
 from fastrnn import Network, cli, storage
 from fastrnn.models import EncoderDecoder, Forecaster, LanguageModel, MemoryNetwork, SequenceClassifier, SequenceRegressor, VectorToSequence
 
-ROOM = 400 << 20  # bytes of address space beyond what the process has at the beginning: the directories have a few thousand
+ROOM = 200 << 20  # bytes of address space beyond what the process has at the beginning: the directories have a few thousand
 SECONDS = 20  # of a case, on a busy machine
 
 # --- models -------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Models and checkpoints of unknown origin: sizes are checked before memory is taken, and what is wrong is named, with file and key."""
 
+import dataclasses
 import json
 import math
 import subprocess
 import sys
+import tracemalloc
 
 import fuzz
 import numpy as np
@@ -11,9 +13,10 @@ import processes
 import pytest
 
 import fastrnn
-from fastrnn import Network, _check_memory, _schema, cli, models, storage
+from fastrnn import Network, _check_memory, _checkpoint, _schema, cli, models, storage
 from fastrnn.models import schemas
 from fastrnn.models.model import Model
+from fastrnn.training import Position
 
 if sys.platform != "linux":
     pytest.skip("limits of memory are set as on Linux", allow_module_level=True)
@@ -270,6 +273,27 @@ print(there < 2 << 30, limit)
     assert 0 < _check_memory.available()[0] <= sys.maxsize
 
 
+def test_loading_takes_a_small_multiple_of_the_file(tmp_path):
+    models.EventModel("gru", 300, 2, seed=0).fit(*_data("events"), epochs=0, verbose=False).save(tmp_path / "whole")
+    size = sum(path.stat().st_size for path in (tmp_path / "whole").iterdir())
+
+    def peak(folder, wrong):
+        tracemalloc.start()
+        try:
+            models.EventModel.load(folder)
+            assert not wrong
+        except ValueError:
+            assert wrong
+        finally:
+            found = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        return found
+
+    assert peak(tmp_path / "whole", False) < 10 * size
+    for k, (key, value) in enumerate([("hidden_size", 350), ("num_layers", 3), ("hidden_size", 10**5), ("hidden_size", [300] * 50)]):
+        assert peak(edited(tmp_path / "whole", tmp_path / str(k), set_to(key, value)), True) < 20 * size, key
+
+
 # --- what must go on ------------------------------------------------------------------
 
 
@@ -279,6 +303,15 @@ def test_the_schema_has_every_argument_of_every_model():
         required, optional = schemas.SCHEMAS[name]
         assert {*cls.ARGUMENTS} <= {*required, *optional}
         assert issubclass(cls, Model)
+
+
+def test_the_schema_has_every_field_of_a_position():
+    """A field that is added has its rule; it is optional, so that checkpoints without it are read."""
+    rules = _checkpoint._position(())
+    assert {*rules._rules} == {field.name for field in dataclasses.fields(Position)}
+    assert {*rules._required} == {
+        "seed", "epoch", "index", "update", "evaluated", "loss_sum", "loss_count", "best_loss", "best_update", "looks_since_best", "history",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
