@@ -27,10 +27,12 @@ def cpu_model():
 def commit():
     """The commit of the sources beside this file, with `+changes` if they differ from it; None outside a clone."""
     root = Path(__file__).parent
+    if not (root.parent / ".git").exists():  # installed: git would ask the folders above, which may be anybody's
+        return None
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
 
         def git(*words):
-            return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            return subprocess.run(["git", "-c", "core.fsmonitor=false", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     return None

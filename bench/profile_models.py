@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -107,7 +108,8 @@ def train(name, seconds):
 def shares(name, seconds=8.0):
     """{shared object: part of the samples} of a training."""
     command = [sys.executable, "-m", "bench.profile_models", "--train", name, str(seconds + 4)]
-    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    root = Path(__file__).parents[1]  # "-m" imports from the current folder first: it is to be that of these sources
+    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child:
         child.stdout.readline()
         time.sleep(1)  # the first batches allocate and pack
         data = f"{folder}/perf.data"

@@ -66,7 +66,7 @@ class Worker:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, path, arguments],
+                [sys.executable, "-I", "-c", code, path, arguments],  # -I: "-c" would import json from the current folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

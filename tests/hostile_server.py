@@ -1,6 +1,6 @@
 """Reads files in processes of their own, one for each, with limits of memory and time, and says how each ended.
 
-A program: it is given jobs as lines of JSON, {"path", "kind", "limit"}, and answers each with a line,
+A program: it is given jobs as lines of JSON, {"path", "kind", "limit", "run"}, and answers each with a line,
 {"end", "error", "text", "grown"}: "read", "refused", "fault" (an error that no reader may raise), "killed" or "late".
 A process is forked for each file, when everything is imported.
 """
@@ -23,8 +23,8 @@ IMPORTED = (
 )  # fmt: skip
 
 
-def read(path, kind):
-    """Everything that the package does with such a file."""
+def read(path, kind, run):
+    """What the package does with such a file; run: a model of ONNX is run too, which may take what its operators say."""
     from fastrnn import convert
 
     if kind in ("keras", "h5"):
@@ -33,11 +33,11 @@ def read(path, kind):
         _load.read(path, None, verify=True)
         return
     if kind == "onnx":
-        _run_onnx(path)
+        _prepare(path, run)
     convert._read(Path(path), convert._Options(None, None, None, "tanh", None))
 
 
-def _run_onnx(path):
+def _prepare(path, run):
     """`prepare` of the file and of the object, and `run` on small inputs of the declared sizes."""
     import numpy as np
     import onnx
@@ -51,8 +51,9 @@ def _run_onnx(path):
     except Exception:
         return
     try:
-        made = fastrnn.onnx.prepare(model)
-        feeds = {}
+        made, feeds = fastrnn.onnx.prepare(model), {}
+        if not run:
+            return
         for value in model.graph.input:
             if value.name in made.input_names:
                 kind = value.type.tensor_type
@@ -89,7 +90,7 @@ def _child(job, out):
     end, error, text = "read", "", ""
     try:
         try:
-            read(job["path"], job["kind"])
+            read(job["path"], job["kind"], job["run"])
         except CLEAR as caught:
             end, error, text = "refused", type(caught).__name__, str(caught)[:2000]
             _check(caught, job["path"])

@@ -45,18 +45,18 @@ _CALLS = ("torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_meta_ten
 
 def torch_mutant(rng):
     found, members = files.torch_parts()
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(pick(rng, (1, 1, 1, 2, 3))):
         name = pick(rng, list(found))
         if isinstance(found[name], files.Call) and len(found[name].arguments) > 3:
             found[name] = _torch_tensor(found[name], rng)
-        if members and rng.random() < 0.3:
+        if members and rng.random() < 0.15:
             _torch_member(members, rng)
-        if rng.random() < 0.15:
+        if rng.random() < 0.1:
             found[pick(rng, (name + ".x", "", "rnn.weight_ih_l999999999999", "a" * 3000, "rnn.weight_hh_l1", "é"))] = found[name]
     if rng.random() < 0.1:
         data = files.pickled(found)
         return files.torch_file(flipped(data, rng), members)
-    return files.torch_file(found, members, order=pick(rng, (b"little", b"little", b"big", b"middle")))
+    return files.torch_file(found, members, order=pick(rng, (*[b"little"] * 8, b"big", b"middle")))
 
 
 def _torch_tensor(call, rng):
@@ -69,7 +69,7 @@ def _torch_tensor(call, rng):
         size[int(rng.integers(len(size)))] = pick(rng, HUGE)
         size = tuple(size)
     elif what == 1:
-        stride = tuple(pick(rng, (0, 1, 2, -1, 1 << 40)) for _ in stride)
+        stride = tuple(pick(rng, (0, 1, 1, 1, 2, -1, 1 << 40)) for _ in stride)
     elif what == 2:
         offset = pick(rng, (*HUGE, 1.5, None, ()))
     elif what == 3 and isinstance(storage, files.Storage):
@@ -293,7 +293,8 @@ def _scalar(descriptor, rng, onnx):
         "string": lambda: pick(rng, names), "bytes": lambda: pick(rng, (b"", b"\xff", b"reverse", b"bidirectional", b"Relu", b"x" * 100)),
         "float": lambda: pick(rng, (0.0, -1.0, float("nan"), float("inf"), 1e30)), "double": lambda: pick(rng, (0.0, float("nan"), 1e300)),
         "int64": lambda: pick(rng, (*[h for h in HUGE if h < 1 << 63], 1, 2, 3, 7)), "uint64": lambda: pick(rng, (0, 1, (1 << 64) - 1)),
-        "int32": lambda: pick(rng, (0, 1, 2, 7, 9, 10, 11, 16, 21, 22, 99, -1, (1 << 31) - 1)), "enum": lambda: pick(rng, [v.number for v in descriptor.enum_type.values]),
+        "int32": lambda: pick(rng, (0, 1, 2, 7, 9, 10, 11, 16, 21, 22, 99, -1, (1 << 31) - 1)),
+        "enum": lambda: pick(rng, [v.number for v in descriptor.enum_type.values]),
     }  # fmt: skip
     named = {descriptor.TYPE_STRING: "string", descriptor.TYPE_BYTES: "bytes", descriptor.TYPE_FLOAT: "float", descriptor.TYPE_DOUBLE: "double",
              descriptor.TYPE_INT64: "int64", descriptor.TYPE_UINT64: "uint64", descriptor.TYPE_INT32: "int32", descriptor.TYPE_ENUM: "enum"}  # fmt: skip
