@@ -9,11 +9,13 @@ import pytest
 
 # What the command and the processes that it starts import: a file of this name in the current folder would be run instead
 PLANTED = (
-    "abc", "argparse", "base64", "bench", "codecs", "collections", "contextlib", "copy", "csv", "ctypes", "dataclasses", "datetime", "enum", "errno", "functools",
-    "hashlib", "importlib", "inspect", "io", "json", "logging", "math", "os", "pathlib", "pickle", "pickletools", "platform", "queue", "random", "re", "resource",
-    "select", "shutil", "signal", "site", "sitecustomize", "socket", "stat", "string", "struct", "subprocess", "tempfile", "textwrap", "threading", "time",
-    "traceback", "types", "typing", "usercustomize", "uuid", "warnings", "weakref", "zipfile", "zlib",
-    "h5py", "keras", "ml_dtypes", "numpy", "onnx", "onnxruntime", "regex", "safetensors", "torch", "tqdm",
+    "abc", "argparse", "base64", "bench", "codecs", "collections", "contextlib", "copy", "csv", "ctypes",
+    "dataclasses", "datetime", "enum", "errno", "functools", "hashlib", "importlib", "inspect", "io", "json",
+    "logging", "math", "os", "pathlib", "pickle", "pickletools", "platform", "queue", "random", "re",
+    "resource", "select", "shutil", "signal", "site", "sitecustomize", "socket", "stat", "string", "struct",
+    "subprocess", "tempfile", "textwrap", "threading", "time", "traceback", "types", "typing",
+    "usercustomize", "uuid", "warnings", "weakref", "zipfile", "zlib", "h5py", "keras", "ml_dtypes", "numpy",
+    "onnx", "onnxruntime", "regex", "safetensors", "torch", "tqdm",
 )  # fmt: skip
 COMMAND = "import sys\nfrom fastrnn.cli import command\n\nsys.exit(command())\n"  # what pip makes of the entry point
 

@@ -408,3 +408,11 @@ def test_an_object_of_graphs_inside_graphs_is_refused():
     for read in (fastrnn.onnx.prepare, fastrnn.onnx.load):
         with pytest.raises(ValueError, match="nested more than 50 deep"):
             read(model)
+
+
+def test_an_archive_of_arrays_that_becomes_far_larger_is_refused(tmp_path):
+    from fastrnn import data
+
+    np.savez_compressed(tmp_path / "bomb.npz", vectors=np.zeros((10_000, 1000), "float32"), texts=np.full(10_000, "x"))
+    with pytest.raises(ValueError, match=r"bomb.npz.*bytes claim \d+ when they are unpacked, more than 100 times as many"):
+        data.read_captions(tmp_path / "bomb.npz")

@@ -26,6 +26,7 @@ from fastrnn._files import (
 )  # fmt: skip
 from fastrnn._splitting import check_rule, first_cut, split_words
 
+MOST_TIMES = 100  # of its own bytes that an archive may have when it is unpacked: vectors of zeros and ones pack well
 _TEXT_NAMES = {"text", "texts", "caption", "captions", "description", "sentence", "words", "target", "label", "name"}
 
 
@@ -219,6 +220,7 @@ def _captions_of_arrays(path, needed):
             f"{path} is not a .npz file of plain arrays: it is no zip archive, or it is cut. numpy.savez writes one"
         )
     try:
+        _check_unpacked(path, content)
         with np.load(content, allow_pickle=False) as arrays:
             vectors = np.asarray(arrays["vectors"])
             texts = np.asarray(arrays["texts"]) if needed or "texts" in arrays else np.full(vectors.shape[:1], "")
@@ -245,6 +247,15 @@ def _captions_of_arrays(path, needed):
             f"{path}: vector {row} has {vectors[row, column]:g} at {column}, which is no number of float32"
         )
     return some(vectors, texts.tolist(), path, "vectors")
+
+
+def _check_unpacked(path, content):
+    """Refuse an archive that becomes far larger than numbers do when it is unpacked."""
+    with zipfile.ZipFile(content) as archive:
+        size, claimed = len(content.getbuffer()), sum(info.file_size for info in archive.infolist())
+    content.seek(0)
+    if claimed > MOST_TIMES * size + (1 << 24):
+        raise ValueError(f"its {size} bytes claim {claimed} when they are unpacked, more than {MOST_TIMES} times as many")
 
 
 def _captions_of_table(path, needed, encoding):
