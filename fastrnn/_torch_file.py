@@ -18,7 +18,7 @@ import numpy as np
 
 from fastrnn import _foreign
 
-MOST_INSTRUCTIONS = 1_000_000  # of the pickle; a tensor takes about 25
+MOST_INSTRUCTIONS = 500_000  # of the pickle; a tensor takes about 25
 MOST_PICKLE = 16 << 20  # bytes
 MOST_AXES = 32  # NumPy's limit before 2.0
 

@@ -6,6 +6,7 @@ A process is forked for each file, when everything is imported.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -34,6 +35,7 @@ def read(path, kind, run):
         return
     if kind == "onnx":
         _prepare(path, run)
+        gc.collect()  # onnx's evaluators are in cycles of references, and are not to count twice
     convert._read(Path(path), convert._Options(None, None, None, "tanh", None))
 
 
@@ -46,6 +48,7 @@ def _prepare(path, run):
 
     with contextlib.suppress(*CLEAR):
         fastrnn.onnx.prepare(path)
+    gc.collect()
     try:
         model = onnx.ModelProto.FromString(Path(path).read_bytes())
     except Exception:

@@ -34,7 +34,7 @@ def test_the_files_that_are_damaged_here_are_read_as_they_are(server, kind):
 @ALL
 def test_a_damaged_file_is_read_or_refused_in_one_sentence_that_names_it(server, kind):
     model = files.onnx_model() if kind == "onnx" else None
-    for seed in fuzz.seeds(f"hostile files: {kind}", 12):
+    for seed in fuzz.seeds(f"hostile files: {kind}", 8):
         with fuzz.named(seed):
             data, run = mutators.mutant(kind, np.random.default_rng(seed), model), bool(seed % 2)
             wrong = complaint(server.read(data, kind, run=run), len(data), run)
@@ -88,7 +88,7 @@ def shape_of_nested_tuples():
 
 
 def pickle_of_empty_lists():
-    return files.torch_file(b"\x80\x02" + b"]" * (8 * MB) + b".", {})
+    return files.torch_file(b"\x80\x02" + b"]" * (MB // 2) + b".", {})
 
 
 def hexed():
@@ -103,8 +103,8 @@ def hexed():
 def compressed_torch():
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", files.pickled({"out.weight": files.tensor("FloatStorage", "0", 64 * MB, (8192, 8192))}))
-        archive.writestr("archive/data/0", bytes(256 * MB))
+        archive.writestr("archive/data.pkl", files.pickled({"out.weight": files.tensor("FloatStorage", "0", 4 * MB, (2048, 2048))}))
+        archive.writestr("archive/data/0", bytes(16 * MB))
     return out.getvalue()
 
 
@@ -136,15 +136,15 @@ def layers_without_number():
 
 
 def config_bomb():
-    return files.keras_zip(b"[" + b"[]," * (20 * MB) + b"[]]", files.keras_weights(), compression=zipfile.ZIP_DEFLATED)
+    return files.keras_zip(b"[" + b"[]," * (2 * MB) + b"[]]", files.keras_weights(), compression=zipfile.ZIP_DEFLATED)
 
 
 def weights_bomb():
-    """The config asks for a gigabyte of weights, and a megabyte of zeros that are packed gives them."""
+    """The config asks for much, and some kB of zeros that are packed give it."""
     config = files.keras_config()
-    config["config"]["layers"][3]["config"]["units"] = 8000
-    config["config"]["layers"][4]["config"]["units"] = 8000
-    return files.keras_zip(config, bytes(1000 * MB), compression=zipfile.ZIP_DEFLATED)
+    config["config"]["layers"][3]["config"]["units"] = 1900
+    config["config"]["layers"][4]["config"]["units"] = 1900
+    return files.keras_zip(config, bytes(60 * MB), compression=zipfile.ZIP_DEFLATED)
 
 
 def unwritten_dataset():
@@ -300,7 +300,7 @@ SMALL = {  # what it is: (kind, file, words of the error)
     "a storage beyond its part of the file": ("torch", storage_beyond_its_part, "out.bias is in a storage of 4000000000 bytes, but data/6 has 20"),
     "a key without end": ("torch", pickle_of_nested_tuples, "key that is a tuple"),
     "a shape without end": ("torch", shape_of_nested_tuples, "a tensor of it|another way"),
-    "a pickle of empty lists": ("torch", pickle_of_empty_lists, "more than 1000000 instructions"),
+    "a pickle of empty lists": ("torch", pickle_of_empty_lists, "more than 500000 instructions"),
     "a text that doubles": ("torch", hexed, "holds a dict of 'a'"),
     "a part that is compressed": ("torch", compressed_torch, "members claim"),
     "a tensor of 2^62 numbers": ("safetensors", lambda: safetensors_with([1 << 31, 1 << 31], [0, 64]), "a.weight"),
@@ -310,8 +310,8 @@ SMALL = {  # what it is: (kind, file, words of the error)
     "a header that opens and never closes": ("safetensors", header_of_many_names, "damaged"),
     "a million units": ("keras", units_of_a_million, "the settings ask for .* bytes of weights"),
     "layers without number": ("keras", layers_without_number, "12005 layers"),
-    "a config of 60 MB that is packed": ("keras", config_bomb, "config.json claims"),
-    "weights of 1 GB that are packed": ("keras", weights_bomb, "model.weights.h5 claims"),
+    "a config of 6 MB that is packed": ("keras", config_bomb, "config.json claims"),
+    "weights of 60 MB that are packed": ("keras", weights_bomb, "model.weights.h5 claims"),
     "a dataset that was never written": ("keras", unwritten_dataset, "layers/lstm/cell/vars/0 claims 384 bytes, but 0 are there"),
     "a dataset of parts of others": ("keras", virtual_dataset, "compressed, virtual"),
     "a group that contains itself": ("keras", group_in_itself, "deeper|belong to no layer"),

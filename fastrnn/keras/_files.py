@@ -141,6 +141,8 @@ class Weights:
             raise
         except _BROKEN as error:
             raise ValueError(f"{self.path}: {place} is broken: {type(error).__name__}: {error}") from None
+        if not np.isfinite(value).all():
+            raise ValueError(f"{self.path}: {place} has numbers that are NaN or infinite")
         return value
 
     def _check(self, place, found, shape, dtype):

@@ -206,6 +206,9 @@ class _Chain:
             plan, *other = _nodes.plans(settings, *(self.value(seen, node, k) for k in (1, 2, 3, 7)))
             if other:
                 raise NotImplementedError(f"{settings.where} has other activations in its second direction, which no layer has; prepare(model) runs it")
+            broken = next((name for name, a in plan.params.items() if not np.isfinite(a).all()), None)
+            if broken is not None:
+                raise ValueError(f"{settings.where}: its tensors have numbers that are NaN or infinite (of {broken})")
             self._add_state(plan, node, settings, seen)
             made.append(plan)
         return made
