@@ -67,6 +67,11 @@ def write(path, content):
 
 
 def markdown(head, rows):
-    """A table for README or a commit message."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    """A table for README or a commit message. In a cell, what would end it or be HTML is escaped."""
+    head, rows = ([[_plain(cell) for cell in line] for line in lines] for lines in ([head], rows))
+    return "\n".join("| " + " | ".join(line) + " |" for line in [*head, ["---"] * len(head[0]), *rows])
+
+
+def _plain(cell):
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(cell)).split())
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

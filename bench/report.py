@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from pathlib import Path
 
 from . import goals, grid
@@ -55,18 +56,29 @@ pre { font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere }
 
 def load(folder):
     """{threads: content} of all JSONs of the folder, fewest threads first."""
-    contents = [json.loads(path.read_text()) for path in Path(folder).glob("bench-*-threads.json")]
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("bench-*-threads.json")]
     return {content["threads"]: content for content in sorted(contents, key=lambda content: content["threads"])}
 
 
 def escape(text):
-    return html.escape(str(text))
+    """Text as HTML; characters that a page may not have, controls and lone surrogates, become U+FFFD."""
+    return html.escape(re.sub("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", str(text)))
+
+
+class Html(str):
+    """Ready HTML of a <td>: it is not escaped again."""
+
+
+def cell_of(text, css="", title=None):
+    """A <td> with a text, a style or class (an attribute, ready) and a hint."""
+    hint = "" if title is None else f' title="{escape(title)}"'
+    return Html(f"<td{css and ' ' + css}{hint}>{escape(text)}</td>")
 
 
 def table(head, rows, kind=""):
-    """HTML; a cell is text, or ready HTML of a <td>."""
-    cells = ["".join(cell if str(cell).startswith("<td") else f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return f'<table class="{kind}"><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>' + "".join(f"<tr>{c}</tr>" for c in cells) + "</table>"
+    """HTML; a cell is text, or ready Html."""
+    cells = ["".join(cell if isinstance(cell, Html) else f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    return f'<table class="{escape(kind)}"><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>' + "".join(f"<tr>{c}</tr>" for c in cells) + "</table>"
 
 
 def interval(found):
@@ -101,7 +113,7 @@ def goal_table(contents):
     rows = []
     for row in goals.judgements(contents):
         worst, goal = row["worst"], row["goal"]
-        met = '<td class="good">met</td>' if row["met"] else '<td class="bad">not met</td>'
+        met = cell_of("met", 'class="good"') if row["met"] else cell_of("not met", 'class="bad"')
         lost = f"{len(row['lost'])} of {row['cells']}"
         means = [f"{row['geomean']:.2f}", "" if goal is None else f"{goal:.2f}"]
         rows.append([row["name"], *means, interval(worst), f"{worst['goal']:.2f}", worst["id"], lost, met])
@@ -136,8 +148,8 @@ def heat_maps(content):
                 if r is None or r["ratio"] is None:
                     row.append("")
                     continue
-                hint = escape(f"{r['best_peer']}, 95 % interval {r['ratio_low']:.2f} to {r['ratio_high']:.2f}" + ", noisy" * r["noisy"])
-                row.append(f'<td class="heat" style="background:{heat(r["ratio"])}" title="{hint}">{r["ratio"]:.2f}</td>')
+                hint = f"{r['best_peer']}, 95 % interval {r['ratio_low']:.2f} to {r['ratio_high']:.2f}" + ", noisy" * r["noisy"]
+                row.append(cell_of(f"{r['ratio']:.2f}", f'class="heat" style="background:{heat(r["ratio"])}"', hint))
             rows.append(row)
         if rows:
             against = {"ragged": "torch packed", "characters": "torch"}.get(kind, "the best peer")
@@ -171,18 +183,17 @@ def all_cells(content):
         rows = []
         for r in chosen:
             ours = r["times"]["fastrnn"]
-            row = [r["id"].removeprefix(f"{kind} "), f'<td class="best">{microseconds(ours["median"])}</td>']
+            row = [r["id"].removeprefix(f"{kind} "), cell_of(microseconds(ours["median"]), 'class="best"')]
             for name in columns:
                 if name in r["times"]:
                     t = r["times"][name]
-                    hint = escape(f"{t['variant']} quartiles {microseconds(t['q1'])} to {microseconds(t['q3'])}, error {t['error']:.1g}")
-                    style = ' class="best"' if name == r["best_peer"] else ""
-                    row.append(f'<td{style} title="{hint}">{microseconds(t["median"])}</td>')
+                    hint = f"{t['variant']} quartiles {microseconds(t['q1'])} to {microseconds(t['q3'])}, error {t['error']:.1g}"
+                    row.append(cell_of(microseconds(t["median"]), 'class="best"' if name == r["best_peer"] else "", hint))
                 else:
-                    row.append(f'<td title="{escape(r["failed"].get(name, ""))}">{"failed" if name in r["failed"] else ""}</td>')
+                    row.append(cell_of("failed" if name in r["failed"] else "", title=r["failed"].get(name, "")))
             found = {"median": r["ratio"], "low": r["ratio_low"], "high": r["ratio_high"]}
-            lost = ' class="bad"' if r["ratio"] is not None and r["ratio_high"] < 1 else ""
-            row.append(f"<td{lost}>{'' if r['ratio'] is None else interval(found)}</td>")
+            lost = 'class="bad"' if r["ratio"] is not None and r["ratio_high"] < 1 else ""
+            row.append(cell_of("" if r["ratio"] is None else interval(found), lost))
             rows.append([*row, f"{r['limit_seconds'] / ours['median']:.0%}", r["limit_bound"], "noisy" if r["noisy"] else ""])
         if rows:
             head = ["case", "fastrnn", *columns, "best peer / fastrnn", "of limit", "bound", ""]
@@ -198,7 +209,7 @@ def summary(content):
     missing = "".join(f'<br><span class="bad">{escape(name)} is missing: {escape(why)}</span>' for name, why in content["missing"].items())
     where = f"{machine['cpu']}, {machine['cpus']} CPUs, {limits['isa']}, {machine['date']}, commit {str(machine['commit'])[:12]}"
     return (
-        f"<p>{escape(where)}.<br>{escape(versions)}.<br>One core: {limits['fma_gflops']:.0f} GFLOP/s float32, reads {reads} GB/s.{missing}</p>"
+        f"<p>{escape(where)}.<br>{escape(versions)}.<br>One core: {limits['fma_gflops']:.0f} GFLOP/s float32, reads {escape(reads)} GB/s.{missing}</p>"
     )
 
 

@@ -1,5 +1,7 @@
 """The benchmark: the grid is the official one, a wrong answer is never timed, a run can be resumed, and the report hides no loss."""
 
+import collections
+import html
 import importlib.util
 import itertools
 import json
@@ -187,6 +189,34 @@ def test_the_page_shows_a_losing_cell_first_and_names_a_missing_peer(results, mo
     assert page.index("<h2>Losing cells") < page.index("forward lstm T100 B1 I64 H64") < page.index("<h2>Goals")
     assert "0.80 [0.78, 0.82]" in page and "&lt;Nice&gt; CPU" in page and "pip install jax==0.10.2" in page
     assert "http" not in page  # nothing is loaded from elsewhere
+
+
+HOSTILE = ["<td onmouseover=alert(1)>", "<script>alert(1)</script>", "</style><script>", "\"'>&", "a\0b\x1b", "\u2028", "\ud800", "<td", "|x|"]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_whatever_a_result_is_called_the_page_shows_it_as_text(results, hostile, monkeypatch):
+    """Names, errors, versions and hints come from files and from other libraries."""
+    monkeypatch.setattr(report, "charts", lambda content: "")
+    [content, _] = report.load(results).values()
+    clean = report.page({1: json.loads(json.dumps(content))})
+    for key in ("cpu", "date", "commit"):
+        content["machine"][key] = hostile
+    content["machine"]["versions"] = {hostile: hostile}
+    content["limits"] |= {"isa": hostile, "read_gbps": {hostile: 1.0}}
+    content["missing"] = {hostile: hostile}
+    for result in content["results"]:
+        result |= {"id": hostile, "limit_bound": hostile, "best_peer": hostile, "failed": {"numpy": hostile}}
+        result["times"][hostile] = {**result["times"]["fastrnn"], "variant": hostile}
+        result["ratios"][hostile] = next(iter(result["ratios"].values()))
+    page = report.page({1: content})
+    assert page.count("<script") == 0 and page.count("</style>") == 1 and "onmouseover=alert(1)>" not in page
+    tags = [collections.Counter(re.findall("<(/?[a-z0-9]+)", text)) for text in (clean, page)]
+    assert set(tags[0]) >= set(tags[1]) - {"br", "span"}  # the sentence on what is missing
+    assert tags[1]["td"] == tags[1]["/td"] and not re.search("[\0\x1b\u2028\ud800]", page.replace("\u2028", "" if hostile == "\u2028" else "\u2028"))
+    assert html.unescape(page).count(hostile) >= 10 or not hostile.isprintable()
+    lines = report.markdown_tables({1: content}).splitlines()
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", lines[2])) for line in lines[2:5])
 
 
 def test_the_tables_are_markdown(results):

@@ -6,6 +6,8 @@ import html.parser
 import itertools
 import json
 import math
+import re
+import xml.etree.ElementTree
 
 import numpy as np
 import processes
@@ -601,6 +603,40 @@ def test_a_hostile_text_stays_text_and_the_page_asks_for_nothing():
     assert read.tags.count("script") == 2 == page.count("<script") and read.outside == [] and "alert(1)" not in page
     assert read.titles == ["</title><script>alert(2)</script> {data} & é"]
     assert page.isascii() and "http" not in page and "import" not in page
+
+
+@functools.cache
+def hostile_model():
+    return language_model("gru", 4, 1, text="to be or not " * 20)
+
+
+@pytest.mark.parametrize("hostile", ["<script>", "<td", "</style>", "\"'&", "$x_$", "a\0b", "\x1b", "\u2028", "\ud800", "\n", "_x", r"\$", "$"])
+def test_labels_of_pictures_are_shown_as_they_are(hostile, tmp_path):
+    """Neither formulas nor markup, and the file is XML; what cannot be shown is a dot."""
+    path, shown = tmp_path / "x.svg", re.sub("[\0\x1b\u2028\ud800\n]", "·", hostile)
+    run = [{"epoch": k, "train_loss": 1.0 + k} for k in range(2)]
+    for draw, what in (
+        (lambda: attention(np.eye(2), [hostile, "b"], ["c", hostile], path), shown),
+        (lambda: history({hostile: run, "b": run}, path), f"{shown} training loss"),
+        (lambda: activations(hostile_model(), "to be", path.with_suffix(".html"), title=hostile), None),
+    ):
+        draw()
+        if what is not None:
+            xml.etree.ElementTree.fromstring(path.read_bytes())
+    page = path.with_suffix(".html").read_text()
+    assert Page(page).titles == [shown] and page.count("<script") == 2 and page.count("</style>") == 1
+
+
+def test_a_model_whose_numbers_are_not_finite_has_no_page():
+    model = language_model("lstm", 4, 1, text="to be or not " * 20)
+    with model.storage.updating() as flat:
+        flat[model.linear.slots["bias"].slice] = np.nan
+    with pytest.raises(RuntimeError, match="the model's probability of character 1 is not a number"):
+        activations(model, "to be")
+    with model.storage.updating() as flat:
+        flat[:] = np.nan
+    with pytest.raises(RuntimeError, match="the states of the model are not finite after character 0"):
+        activations(model, "to be")
 
 
 def test_the_page_is_written_as_it_is_returned(tmp_path):

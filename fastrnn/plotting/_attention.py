@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastrnn.models.symbols import END
-from fastrnn.plotting._figure import checked_path, new_figure, saved
+from fastrnn.plotting._figure import checked_path, label, new_figure, saved
 
 
 def attention(weights, source, target, path=None):
@@ -48,8 +48,8 @@ def attention(weights, source, target, path=None):
     figure = new_figure(1.6 + 0.34 * len(source), 1.4 + 0.34 * len(target), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(source)), source, rotation=90 if max(map(len, source)) > 1 else 0)
-    axes.set_yticks(range(len(target)), target)
+    axes.set_xticks(range(len(source)), [label(symbol) for symbol in source], rotation=90 if max(map(len, source)) > 1 else 0)
+    axes.set_yticks(range(len(target)), [label(symbol) for symbol in target])
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_xlabel("source")
     axes.set_ylabel("target")

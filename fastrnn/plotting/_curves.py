@@ -6,7 +6,7 @@ import numpy as np
 
 from fastrnn import _check
 from fastrnn._recurrent import Recurrent
-from fastrnn.plotting._figure import COLOURS, checked_path, new_figure, plain_axes, saved
+from fastrnn.plotting._figure import COLOURS, checked_path, label, new_figure, plain_axes, saved
 
 
 def plane(states, lengths=None):
@@ -235,7 +235,7 @@ def plot_gradient_norms(norms: dict, path=None):
     figure = new_figure(7.2, 4.2, layout="constrained")
     axes = plain_axes(figure.add_subplot(), "steps k back from the loss", "norm of the gradient at step T - k")
     for (name, values), colour in zip(norms.items(), COLOURS * len(norms)):
-        axes.semilogy(np.where(values > 0, values, np.nan), color=colour, label=name, lw=1.8)
+        axes.semilogy(np.where(values > 0, values, np.nan), color=colour, label=label(name), lw=1.8)
     axes.axhline(1, color="#999999", lw=0.8, ls=":")
     axes.grid(axis="y", color="#e5e5e5", lw=0.6)
     axes.legend(frameon=False)
@@ -278,7 +278,7 @@ def history(models, path=None):
     right = axes.twinx() if others else None
     if right is not None:
         right.spines["top"].set_visible(False)
-        right.set_ylabel(", ".join(map(_words, others)))
+        right.set_ylabel(label(", ".join(map(_words, others))))
     lines = []
     for k, (run, looks) in enumerate(runs.items()):
         for place, keys in ((axes, losses), (right, others)):
@@ -287,7 +287,7 @@ def history(models, path=None):
                 if points:
                     colour = COLOURS[(k if len(runs) > 1 else len(lines)) % len(COLOURS)]
                     marker = "." if len(points) < 40 else ""
-                    lines += place.plot(*zip(*points), style, marker=marker, color=colour, lw=1.6, label=run + _words(key))
+                    lines += place.plot(*zip(*points), style, marker=marker, color=colour, lw=1.6, label=label(run + _words(key)))
     figure.legend(handles=lines, frameon=False, loc="outside upper center", ncols=min(4, len(lines)))
     return saved(figure, path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 from pathlib import Path
 
 from fastrnn import _disk
@@ -41,6 +42,20 @@ def saved(figure, path):
         figure.savefig(picture, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
         _disk.write_output(path, lambda file: file.write_all([picture.getbuffer()]))
     return figure
+
+
+def visible(text) -> str:
+    """A text whose characters can all be shown: controls, line separators and lone surrogates become a dot.
+
+    >>> visible("a\\0b\\n")
+    'a·b·'
+    """
+    return "".join("·" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in str(text))
+
+
+def label(text) -> str:
+    """The same for matplotlib, for which a text between two $ would be a formula."""
+    return visible(text).replace("$", r"\$")
 
 
 def plain_axes(axes, x, y):

@@ -14,6 +14,7 @@ from fastrnn import _disk
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import read_text
+from fastrnn.plotting._figure import visible
 
 MEGABYTES = 50  # of a page, at most
 
@@ -37,7 +38,7 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
 
     Raises
     ------
-    RuntimeError  the model has not been fitted.
+    RuntimeError  the model has not been fitted, or has states that are NaN or infinite.
     ValueError    the text is empty, has characters that the model does not know, or would make a page of more than 50 MB.
     TypeError     the model is no LanguageModel.
 
@@ -67,6 +68,7 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
             raise FileNotFoundError(f"the folder {str(path.parent)!r} of the page {path.name!r} does not exist: make it first")
     if title is None:
         title = f"{model.rnn.kind}, {model.num_layers} × {model.hidden_size} units, {len(ids):,} characters"
+    title = visible(title)
     data = {"points": [ord(character) for character in text], "groups": _groups(model, ids)}
     page = PAGE.replace("{data}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")).replace("{title}", html.escape(title))
     page = page.encode("ascii", "xmlcharrefreplace").decode("ascii")
@@ -96,12 +98,16 @@ def _groups(model, ids):
     for t, symbol in enumerate(ids):
         stream.step(rows[symbol : symbol + 1], out=y[t])
         h, c = stream.state if model.rnn.cell.has_c else (stream.state, None)
+        if not all(np.isfinite(state).all() for state in (h, c) if state is not None):
+            raise RuntimeError(f"the states of the model are not finite after character {t}: it cannot be drawn")
         states[0, ..., t] = _bytes(h[:, 0])
         if c is not None:
             states[1, ..., t] = _bytes(np.tanh(c[:, 0]))
     nll = np.zeros(T)
     if T > 1:
         nll[1:] = softmax_cross_entropy(model.linear(y[:-1, 0]), ids[1:], reduction="none")
+    if not np.isfinite(nll).all():
+        raise RuntimeError(f"the model's probability of character {int(np.flatnonzero(~np.isfinite(nll))[0])} is not a number: it cannot be drawn")
     bits = nll / np.log(2)
     scale = max(1.0, float(bits.max()))
     probability = np.exp(-nll)
