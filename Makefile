@@ -5,6 +5,7 @@
 #   make test        build, and run the tests (10 to 20 minutes)
 #   make test-long   the long tests too, and the whole suite once per instruction set of this CPU
 #   make fuzz        random cases for an hour, in rounds with other seeds each (make fuzz MINUTES=5); it stops at the first that fails
+#   make load        an hour of concurrent callers, forks and ever new shapes: the same bits, flat memory (make load MINUTES=5)
 #   make lint        ruff and cython-lint
 #   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (about an hour; make bench ARGS=--quick: twelve minutes)
 #   make sanitize    the tests on a build with the address and undefined-behaviour sanitizers
@@ -120,6 +121,9 @@ fuzz: .venv/test-$(TAG)
 	    awk '{n += $$3} END {print n " random cases in " NR " rounds, nothing found"}' build/fuzz.log; \
 	done
 
+load: .venv/test-$(TAG)
+	@cd tests && ../.venv/bin/python load.py --minutes $(MINUTES) $(ARGS)
+
 # On one thread, then on all cores. Results and page: build/bench. make bench ARGS=--quick
 bench: .venv/bench-$(TAG)
 	.venv/bin/fastrnn bench --threads 1 $(ARGS)
@@ -142,4 +146,4 @@ clean:
 	rm -rf .venv build dist *.egg-info fastrnn/_lib fastrnn/_engine*.so .pytest_cache .hypothesis .ruff_cache .benchmarks
 	find fastrnn tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help build demo test test-long fuzz bench lint sanitize clean
+.PHONY: help build demo test test-long fuzz load bench lint sanitize clean
