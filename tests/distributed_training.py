@@ -12,10 +12,28 @@ from fastrnn.models import LanguageModel, SequenceClassifier
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(120))
 
 
-def train(what, distributed, stop_at=None, **options):
+def sick(model, updates, how):
+    """In these updates, counted from 1, the last process has a gradient of NaN; or a check of its layers fails."""
+    real, calls = model.loss_and_gradient, []
+
+    def loss_and_gradient(batch, state, *, into, rng):
+        calls.append(rng)
+        found = real(batch, state, into=into, rng=rng)
+        if len(calls) in updates and MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
+            if how == "fails":
+                raise FloatingPointError("a planted failure")
+            into[:] = np.nan
+        return found
+
+    model.loss_and_gradient = loss_and_gradient
+
+
+def train(what, distributed, stop_at=None, updates=(), how="nan", **options):
     options["callbacks"] = [lambda entry: entry["update"] == stop_at]
     if what == "streams":
         model = LanguageModel("lstm", 8, 2, dtype="float64", seed=5)
+        if updates:
+            sick(model, updates, how)
         return model.fit(TEXT, **{"epochs": 5, "batch_size": 6, "seq_len": 20, "verbose": False, "distributed": distributed} | options)
     rng = np.random.default_rng(0)
     X = [rng.standard_normal((rng.integers(2, 9), 3)) for _ in range(55)]

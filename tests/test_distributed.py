@@ -61,6 +61,23 @@ def test_a_checkpoint_of_two_processes_is_resumed_by_any_number(then, tmp_path):
     assert_allclose(flat, alone.storage.flat, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("how", ["nan", "fails"])
+def test_all_processes_skip_the_update_that_is_not_finite_in_one(how, tmp_path):
+    from distributed_training import train
+
+    options = dict(epochs=2, updates=[40], how=how, nonfinite="skip", check_finite=how == "fails")
+    flat, history = trained(2, "streams", tmp_path, **options)  # the script says that all have the same parameters
+    with pytest.warns(RuntimeWarning, match="1 of .* updates were skipped"):
+        alone = train("streams", False, **options)
+    assert history[-1]["skipped"] == alone.history[-1]["skipped"] == 1
+    assert_allclose(flat, alone.storage.flat, rtol=1e-6, atol=1e-8)
+
+
+def test_all_processes_stop_where_one_is_not_finite(tmp_path):
+    flat, history = trained(2, "streams", tmp_path, updates=[5], evaluate_every=2)
+    assert history[-1]["update"] == 4 and np.isfinite(flat).all()
+
+
 def test_processes_share_the_cores_of_their_machine(tmp_path):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     trained(2, "sequences", tmp_path, epochs=1)
