@@ -315,6 +315,24 @@ def test_the_step_at_which_a_gradient_explodes_is_named():
     assert message(lambda: backward(dy, dh)).startswith("the gradient of RNN layer 0, its unit, step 5, row 0, unit 0: inf")
 
 
+@pytest.mark.parametrize("two", [False, True])
+def test_a_gradient_that_a_reset_cuts_off_is_not_taken_for_one_that_explodes(two):
+    net = fastrnn.RNN(1, 1, nonlinearity="linear", bidirectional=two)
+    params = {name: np.full(a.shape, 2.0 * ("weight_hh" in name), "float32") for name, a in net.params.items()}
+    net.load_state_dict(params)
+    x, resets = np.ones((8, 3, 1), "float32"), np.zeros((8, 3), bool)
+    resets[4, 0] = resets[7, 1] = True
+    (y, _), backward = net.vjp(x, resets=resets, lengths=[8, 7, 8], check_finite=True)
+    dy = np.zeros_like(y)
+    dy[4, 0, 0], dy[3, 0, -1] = 1e38, 1e38 * two  # each would be infinite two steps on
+    backward(dy)
+    dy[3, 1, 0] = 1e38
+    assert message(lambda: backward(dy)).startswith("the gradient of RNN layer 0, the state h before it, step 2, row 1, unit 0: inf")
+    dy[3, 1, 0], dy[3, 1, -1] = 0, 1e38
+    way, step = (" (reverse)", 4) if two else ("", 2)
+    assert message(lambda: backward(dy)).startswith(f"the gradient of RNN layer 0{way}, the state h before it, step {step}, row 1, unit 0: inf")
+
+
 def test_a_sum_of_finite_gradients_that_overflows_is_named_by_its_parameter():
     net = fastrnn.RNN(1, 1, nonlinearity="linear")
     net.load_state_dict({name: np.zeros(a.shape, "float32") for name, a in net.params.items()})

@@ -103,6 +103,21 @@ def test_a_resumed_training_that_skips_has_the_same_bits(tmp_path):
     assert second.history == whole.history and second.message == whole.message == str(caught[0].message)
 
 
+def test_a_state_that_is_not_finite_is_not_carried_on():
+    model, calls = small(), []
+    real = model.loss_and_gradient
+
+    def loss_and_gradient(batch, state, *, into, rng):
+        calls.append(rng)
+        loss, after = real(batch, state, into=into, rng=rng)
+        return (math.nan, np.full_like(after, np.nan)) if calls.index(rng) == 4 else (loss, after)
+
+    model.loss_and_gradient = loss_and_gradient
+    with pytest.warns(RuntimeWarning, match="1 of 66 updates were skipped, .*; the first one: the loss is nan at update 5$"):
+        model.fit(TEXT, **QUICK, nonfinite="skip")
+    assert model.outcome == "finished"
+
+
 def test_an_epoch_of_skipped_updates_stops():
     with pytest.warns(RuntimeWarning, match="22 updates in a row, as many as an epoch has, were skipped: .*: training stopped; the parameters kept"):
         model = sick(small(), set(range(3, 99))).fit(TEXT, **QUICK, nonfinite="skip")
