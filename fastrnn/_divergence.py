@@ -43,10 +43,10 @@ def check_loss(at, factor, loss, weight) -> None:
         raise DivergedError(f"the loss is {loss:.4g} at update {at.update + 1}, {over}")
 
 
-def ready_gradient(gradient, optimizer, slots, clip_norm, clip_value, update) -> float:
+def ready_gradient(gradient, optimizer, model, clip_norm, clip_value, update) -> float:
     """Clip a gradient in place, frozen parameters left out, and return the factor that the optimiser multiplies it by.
 
-    slots : {name: Slot} of the parameters; update : the number of this one
+    model : whose gradient it is; update : the number of this one
 
     Raises
     ------
@@ -56,7 +56,7 @@ def ready_gradient(gradient, optimizer, slots, clip_norm, clip_value, update) ->
     norm, scale = optim.clip_by_global_norm(gradient, clip_norm or 1.0)
     if not math.isfinite(norm) and not is_finite(gradient):  # before clip_value, which makes a number of infinity
         bad = ~np.isfinite(gradient)
-        name = next((name for name, slot in slots.items() if bad[slot.slice].any()), "")
+        name = next((name for name, slot in model.slots.items() if bad[slot.slice].any()), "")
         raise NotFiniteError(f"{int(bad.sum())} of {bad.size} values of the gradient are not finite at update {update}, the first in {name}")
     if clip_value is not None:
         optim.clip_by_value(gradient, clip_value)

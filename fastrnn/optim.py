@@ -8,7 +8,8 @@ import numpy as np
 
 from fastrnn import _check, _engine
 
-_SHIFT = 100  # powers of two that a tiny factor is too small by
+_TINY = float(np.finfo(np.float32).tiny)  # a smaller factor would be 0 in float32
+_SHIFT = 100  # powers of two that such a factor is too small by
 
 
 class Optimizer:
@@ -47,7 +48,7 @@ class Optimizer:
         ValueError  grad has another dtype or shape; the message names both.
         """
         _check.flat_gradient(grad, self.target.flat, type(self).__name__)
-        if 0 < scale < np.finfo(grad.dtype).tiny:  # the engine computes in this dtype, where such a factor would be 0
+        if 0 < scale < _TINY:
             grad, scale = np.ldexp(grad, -_SHIFT), math.ldexp(scale, _SHIFT)
         arrays = self._state()
         self.updates += 1

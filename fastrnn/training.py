@@ -177,7 +177,7 @@ class Training:
         try:
             _divergence.check_loss(at, settings.loss_limit, loss, weight)
             scale = _divergence.ready_gradient(
-                self.gradient, self.optimizer, self.model.slots, settings.clip_norm, settings.clip_value, at.update + 1
+                self.gradient, self.optimizer, self.model, settings.clip_norm, settings.clip_value, at.update + 1
             )
         except NotFiniteError as error:
             self._skip(error)
