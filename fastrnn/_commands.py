@@ -7,8 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy.random  # noqa: F401  these three are imported when first used, and may swallow Ctrl-C then
-import safetensors.numpy  # noqa: F401
+import numpy.random  # noqa: F401  these two are imported when first used, and may swallow Ctrl-C then
 import tqdm  # noqa: F401
 
 import fastrnn

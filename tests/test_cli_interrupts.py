@@ -124,7 +124,7 @@ def test_ctrl_c_at_a_random_moment(folder, tmp_path, name):
 
 @pytest.mark.parametrize(
     "moment",
-    ["numpy", "numpy._core", "fastrnn._engine", "fastrnn.models.text", "numpy.random", "safetensors.numpy", "tqdm"],
+    ["numpy", "numpy._core", "fastrnn._engine", "fastrnn.models.text", "numpy.random", "tqdm"],
 )
 def test_ctrl_c_while_modules_are_imported(folder, moment):
     before = f"""
