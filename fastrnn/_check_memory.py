@@ -9,17 +9,21 @@ import sys
 from collections.abc import Mapping
 
 _UNCHECKED = 64 << 20  # bytes that are allocated without asking how much memory there is
-_OF_AN_ARRAY = 1000  # bytes of Python objects for each parameter array: its name, Slot and view, and their entries in dicts
+_OF_AN_ARRAY = 1000  # bytes of Python objects for each parameter array: its name, Slot and view
 
 
 def available() -> tuple[int, str]:
     """(bytes that this process can still allocate, what sets that limit).
 
-    The smallest of the free memory of the machine, of the cgroup, and of the address space (``ulimit -v``); `sys.maxsize` where none is
-    known.
+    The smallest of the free memory of the machine, of the cgroup, and of the address space (``ulimit -v``);
+    `sys.maxsize` where none is known.
     """
     limits = [(sys.maxsize, "the address space has")]
-    for read, what in ((_of_machine, "this machine has"), (_of_cgroup, "the memory limit of this container leaves"), (_of_process, "ulimit -v leaves")):
+    for read, what in (
+        (_of_machine, "this machine has"),
+        (_of_cgroup, "the memory limit of this container leaves"),
+        (_of_process, "ulimit -v leaves"),
+    ):
         with contextlib.suppress(OSError, ValueError, LookupError, ImportError, AttributeError):
             limits.append((max(0, read()), what))
     return min(limits)
@@ -38,7 +42,11 @@ def _of_windows():
     import ctypes
 
     class Status(ctypes.Structure):  # MEMORYSTATUSEX
-        _fields_ = [("length", ctypes.c_uint32), ("load", ctypes.c_uint32), *((f"n{k}", ctypes.c_uint64) for k in range(7))]
+        _fields_ = [
+            ("length", ctypes.c_uint32),
+            ("load", ctypes.c_uint32),
+            *((f"n{k}", ctypes.c_uint64) for k in range(7)),
+        ]
 
     status = Status(length=ctypes.sizeof(Status))
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
@@ -47,7 +55,10 @@ def _of_windows():
 
 
 def _of_cgroup():
-    """Of version 2, then of version 1; the files of a container are mounted at its root, else they lie under the cgroup's path."""
+    """Of version 2, then of version 1.
+
+    The files of a container are mounted at its root, else they lie under the cgroup's path.
+    """
     with open("/proc/self/cgroup") as file:
         groups = dict(line.rstrip("\n").split(":", 2)[1:] for line in file)
     for controller, root, names in (
@@ -114,8 +125,8 @@ def fits(what: str, needed: int, advice: str) -> None:
 class Budget:
     """The parameters that the arrays of a file hold: the layers that are made for them can't have many more.
 
-    So what a file takes in memory is bounded by its own size, whatever sizes its configuration names. Twice as many are allowed, and a few
-    more, since a comparison of each array tells better which size is wrong.
+    So what a file takes in memory is bounded by its own size, whatever sizes its configuration names. Twice as many are
+    allowed, and a few more, since a comparison of each array tells better which size is wrong.
 
     Parameters
     ----------
@@ -144,8 +155,8 @@ class Budget:
         self._left[1] -= arrays
         if min(self._left) < 0:
             raise ValueError(
-                f"the sizes do not fit the arrays saved beside it: {what} has {numbers:,} parameters in {arrays:,} arrays, but all arrays "
-                f"together are {self._numbers:,} numbers in {self._arrays:,} arrays"
+                f"the sizes do not fit the arrays saved beside it: {what} has {numbers:,} parameters in {arrays:,} "
+                f"arrays, but all arrays together are {self._numbers:,} numbers in {self._arrays:,} arrays"
             )
 
 

@@ -9,19 +9,35 @@ import numpy as np
 from fastrnn._schema import ANYTHING, FIGURE, OBJECT, TEXT, ListOf, OrNull, Record, Rule, number, shown, whole
 from fastrnn.models.schemas import history
 
-_STATE = Rule("null, 'array' or a list of such", lambda value: value is None or value == "array" or (type(value) is list and all(map(_STATE.holds, value))))
+_STATE = Rule(
+    "null, 'array' or a list of such",
+    lambda value: value in (None, "array") or (type(value) is list and all(map(_STATE.holds, value))),
+)
 
 
 def _position(figures):
     return Record(
         {
-            "seed": whole(0, 10**100), "epoch": whole(), "index": whole(), "update": whole(), "evaluated": whole(-1), "loss_sum": FIGURE,
-            "loss_count": whole(), "best_loss": OrNull(FIGURE), "best_update": whole(), "looks_since_best": whole(), "history": history(figures),
+            "seed": whole(0, 10**100),
+            "epoch": whole(),
+            "index": whole(),
+            "update": whole(),
+            "evaluated": whole(-1),
+            "loss_sum": FIGURE,
+            "loss_count": whole(),
+            "best_loss": OrNull(FIGURE),
+            "best_update": whole(),
+            "looks_since_best": whole(),
+            "history": history(figures),
         },
         {
-            "first_loss": OrNull(FIGURE), "first_weight": number(0), "skipped": whole(), "skipped_in_row": whole(), "first_skipped": OrNull(TEXT),
+            "first_loss": OrNull(FIGURE),
+            "first_weight": number(0),
+            "skipped": whole(),
+            "skipped_in_row": whole(),
+            "first_skipped": OrNull(TEXT),
         },
-    )  # fmt: skip
+    )
 
 
 def check_identity(config) -> None:
@@ -48,17 +64,22 @@ def check(config: dict, arrays: Mapping, *, flat, optimizer: dict, schedule: dic
         for name in figures:
             FIGURE.check(entry[f"validation_{name}"], f"position.history: validation_{name}")
     moments = {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, np.ndarray)}
-    _alike(config["optimizer"], {name: value for name, value in optimizer.items() if not isinstance(value, np.ndarray)}, "optimizer")
+    numbers = {name: value for name, value in optimizer.items() if not isinstance(value, np.ndarray)}
+    _alike(config["optimizer"], numbers, "optimizer")
     _alike(config["schedule"], schedule, "schedule")
     carried = [f"state.{k}" for k in range(count(config["state"]))]
     wanted = {"parameters": flat, "best": flat, **moments}
-    for names, what in (({*wanted, *carried} - arrays.keys(), "is missing"), (arrays.keys() - {*wanted, *carried}, "is none of this training")):
-        if names:
-            raise ValueError(f"the array {shown(min(names))} {what}")
+    names = {*wanted, *carried}
+    for some, what in ((names - arrays.keys(), "is missing"), (arrays.keys() - names, "is none of this training")):
+        if some:
+            raise ValueError(f"the array {shown(min(some))} {what}")
     for name, mine in wanted.items():
         theirs = arrays[name]
         if theirs.shape != mine.shape or theirs.dtype != mine.dtype:
-            raise ValueError(f"the array {name} is {theirs.dtype} of shape {theirs.shape}, but this model has {mine.dtype} of shape {mine.shape}")
+            raise ValueError(
+                f"the array {name} is {theirs.dtype} of shape {theirs.shape}, but this model has {mine.dtype} of shape "
+                f"{mine.shape}"
+            )
 
 
 def _alike(theirs, mine, key):
@@ -89,7 +110,13 @@ def structure(state):
 
 def leaves(state) -> list:
     """The arrays of a state, in order."""
-    return [] if state is None else [state] if isinstance(state, np.ndarray) else [leaf for part in state for leaf in leaves(part)]
+    return (
+        []
+        if state is None
+        else [state]
+        if isinstance(state, np.ndarray)
+        else [leaf for part in state for leaf in leaves(part)]
+    )
 
 
 def count(how) -> int:

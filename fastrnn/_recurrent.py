@@ -45,8 +45,7 @@ class Recurrent(Layer):
         self.seed = seed
         self._calls = 0
         dtype = _check.dtype(dtype)
-        what = f"{self.kind}({self.input_size}, {self.hidden_size}, num_layers={self.num_layers})"
-        _check_memory.parameters(what, *self._count(), dtype, storage)
+        _check_memory.parameters(f"{self.kind}({input_size}, {hidden_size}, num_layers={num_layers})", *self._count(), dtype, storage)
         rng = np.random.default_rng(seed)
         self._key = int(rng.integers(2**63))
         values = initial_values(self._shapes(), self.hidden_size, cell.gates, "torch", rng)
@@ -70,10 +69,8 @@ class Recurrent(Layer):
 
     def _shapes(self):
         """{name: shape} of all parameters."""
-        shapes = {}
-        for layer in range(self.num_layers):
-            shapes |= self._shapes_of_layer(layer)
-        return shapes | self._other_shapes()
+        layers = map(self._shapes_of_layer, range(self.num_layers))
+        return {name: shape for shapes in (*layers, self._other_shapes()) for name, shape in shapes.items()}
 
     def _other_shapes(self):
         """{name: shape} of the parameters for a context and for the initial state."""
@@ -89,8 +86,8 @@ class Recurrent(Layer):
     def _count(self):
         """(numbers, arrays) of the parameters, without a loop over layers."""
         first, above = ([math.prod(shape) for shape in self._shapes_of_layer(layer).values()] for layer in (0, 1))
-        others, L = [math.prod(shape) for shape in self._other_shapes().values()], self.num_layers - 1
-        return sum(first) + L * sum(above) + sum(others), len(first) + L * len(above) + len(others)
+        more, L = [math.prod(shape) for shape in self._other_shapes().values()], self.num_layers - 1
+        return sum(first) + L * sum(above) + sum(more), len(first) + L * len(above) + len(more)
 
     def _reset_caches(self):
         super()._reset_caches()
@@ -375,7 +372,7 @@ class Recurrent(Layer):
             raise ValueError(f"a stream needs outputs that do not depend on the future, but this {self.kind} is {way}")
         batch_size = _check.size("batch_size", batch_size)
         needed = batch_size * self.num_layers * (self.cell.blocks + 2) * self.hidden_size * self.dtype.itemsize
-        _check_memory.fits(f"a stream of {batch_size:,} sequences: its states", needed, "give a smaller batch_size")
+        _check_memory.fits(f"the states of a stream of {batch_size:,} sequences", needed, "give a smaller batch_size")
         return _engine.Stream(self, batch_size, _check.context(self, context, batch_size, False))
 
     def _stream_layers(self, context):

@@ -1,8 +1,8 @@
 """What a JSON file of fastrnn may hold: limits for reading it, and rules for its values.
 
-A rule checks a value and says what is wrong in one sentence: "hidden_size is '8', but it must be a whole number of at least 1". The rules
-of each kind of file are declared once: ``fastrnn/models/schemas.py`` for models, ``fastrnn/_checkpoint.py`` for checkpoints,
-``fastrnn/network.py`` for a Network.
+A rule checks a value and says what is wrong in one sentence: "hidden_size is '8', but it must be a whole number of at
+least 1". The rules of each kind of file are declared once: ``fastrnn/models/schemas.py`` for models,
+``fastrnn/_checkpoint.py`` for checkpoints, ``fastrnn/network.py`` for a Network.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def parse(raw: bytes):
 
     Raises
     ------
-    ValueError  it is not JSON, has the same key twice in an object, or is larger or nested more deeply than any that fastrnn writes.
+    ValueError  it is not JSON, has the same key twice in an object, or is larger or nested more deeply than any that
+                fastrnn writes.
 
     Examples
     --------
@@ -168,7 +169,10 @@ class ListOf(Rule):
     def __init__(self, rule: Rule, least: int = 0, most: int | None = None):
         size = f" of at least {least}" if least else ""
         size += f"{' and' if least else ' of'} at most {most}" if most is not None else ""
-        super().__init__(f"a list{size}", lambda value: type(value) is list and least <= len(value) <= (len(value) if most is None else most))
+        super().__init__(
+            f"a list{size}",
+            lambda value: type(value) is list and least <= len(value) and (most is None or len(value) <= most),
+        )
         self._rule = rule
 
     def check(self, value, key):
@@ -208,9 +212,13 @@ class Record(Rule):
             if name not in value:
                 raise ValueError(f"{before}{name} is missing")
         for name, part in value.items():
-            rule = self._rules.get(name) or next((other for pattern, other in self._others if re.fullmatch(pattern, name, re.S)), None)
+            rule = self._rules.get(name) or next(
+                (other for pattern, other in self._others if re.fullmatch(pattern, name, re.S)), None
+            )
             if rule is None:
-                raise ValueError(f"{before}{name[:60]} is not a known key: the file is damaged, or was written by a newer fastrnn")
+                raise ValueError(
+                    f"{before}{name[:60]} is not a known key: the file is damaged, or was written by a newer fastrnn"
+                )
             rule.check(part, f"{before}{name}")
 
 
@@ -226,13 +234,18 @@ def whole(least: int | None = 0, most: int = 2**63 - 1) -> Rule:
     return Rule(f"a whole number of at least {least}{limit}", lambda value: _is_whole(value) and least <= value <= most)
 
 
-def number(least: float = -math.inf, *, below: float = math.inf, above: float = -math.inf, most: float = math.inf) -> Rule:
+def number(
+    least: float = -math.inf, *, below: float = math.inf, above: float = -math.inf, most: float = math.inf
+) -> Rule:
     """A finite number."""
-    bounds = [f"{sign} {bound:g}" for sign, bound in ((">=", least), (">", above), ("<=", most), ("<", below)) if math.isfinite(bound)]
+    bounds = ((">=", least), (">", above), ("<=", most), ("<", below))
+    bounds = [f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound)]
 
     def fits(value):
+        if not _is_whole(value) and not isinstance(value, float):
+            return False
         try:
-            return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value) and least <= value <= most and above < value < below
+            return math.isfinite(value) and least <= value <= most and above < value < below
         except OverflowError:  # a whole number beyond float64
             return False
 
@@ -241,11 +254,10 @@ def number(least: float = -math.inf, *, below: float = math.inf, above: float = 
 
 def choice(*values) -> Rule:
     """One of some values."""
-    return Rule(f"one of {', '.join(map(repr, values))}", lambda value: any(type(value) is type(one) and value == one for one in values))
-
-
-def _all_different(values):
-    return len(set(values)) == len(values)
+    return Rule(
+        f"one of {', '.join(map(repr, values))}",
+        lambda value: any(type(value) is type(one) and value == one for one in values),
+    )
 
 
 OBJECT = Rule("an object", lambda value: type(value) is dict)
@@ -257,8 +269,7 @@ ANYTHING = Rule("anything", lambda value: True)
 SIZE = whole(1)
 FRACTION = number(0, below=1)
 TEXTS = Rule("a list of texts", lambda value: type(value) is list and all(type(one) is str for one in value))
-SYMBOLS = Rule(
-    "a list of texts that are not empty, each once",
-    lambda value: type(value) is list and all(type(one) is str and one for one in value) and _all_different(value),
+CHARACTERS = Rule(
+    "a text of at least one character, each once",
+    lambda value: type(value) is str and value != "" and len(set(value)) == len(value),
 )
-CHARACTERS = Rule("a text of at least one character, each once", lambda value: type(value) is str and value != "" and _all_different(value))

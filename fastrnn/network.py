@@ -333,8 +333,8 @@ class _NamedStep(Rule):
 
 
 def _layer(sizes, flags=(), **others):
-    """The rule of a layer: its sizes must be there, and the others may; those that it had not from the start have a default."""
-    required = {"kind": TEXT, "dtype": choice("float32", "float64"), **dict.fromkeys(sizes, SIZE)}
+    """The rule of a layer: its sizes, {name: Rule}, must be there, and the others may; without them it has their default."""
+    required = {"kind": TEXT, "dtype": choice("float32", "float64"), **sizes}
     return Record(required, {**dict.fromkeys(flags, FLAG), **others})
 
 
@@ -351,7 +351,7 @@ _ACTIVATION = Rule(
 _CLIP = OrNull(number(above=0))
 _FLAGS = ("bias", "batch_first", "bidirectional", "reverse", "variational", "learn_initial_state")
 _RECURRENT_KINDS = {
-    kind: _layer(("hidden_size",), _FLAGS, input_size=whole(), num_layers=SIZE, dropout=FRACTION, clip=_CLIP, **others)
+    kind: _layer({"input_size": whole(), "hidden_size": SIZE}, _FLAGS, num_layers=SIZE, dropout=FRACTION, clip=_CLIP, **others)
     for kind, others in {
         "RNN": {"nonlinearity": _ACTIVATION},
         "GRU": {"reset_after": FLAG, "activation": _ACTIVATION, "recurrent_activation": _ACTIVATION},
@@ -366,7 +366,8 @@ _STACKED = Record(
 )
 _STEP = _Step(
     {
-        "Embedding": _layer(("num_embeddings", "embedding_dim")), "Linear": _layer(("in_features", "out_features"), ("bias",)),
+        "Embedding": _layer({"num_embeddings": SIZE, "embedding_dim": SIZE}),
+        "Linear": _layer({"in_features": SIZE, "out_features": SIZE}, ("bias",)),
         **_RECURRENT_KINDS, "Stacked": _STACKED,
     }
 )  # fmt: skip

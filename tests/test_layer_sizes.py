@@ -34,9 +34,9 @@ def batch_of(name, model):
     if name == "events":
         return Sequences(EVENTS, 4)[0]
     if name == "forecaster":
-        from fastrnn.models.forecaster import _Windows
+        from fastrnn.models.windows import Windows
 
-        return _Windows([np.random.default_rng(1).standard_normal((12, 2))], model, 1, 9, None)[0]
+        return Windows([np.random.default_rng(1).standard_normal((12, 2))], model, 1, 9, None)[0]
     targets = np.array([0, 1, 0, 1]) if name == "classifier" else np.ones((4, 1))
     return model._batches(X, targets, np.ones(4), None, 9, None, 0, model._scaler)[0][0]
 

@@ -46,13 +46,13 @@ def test_gradients_through_the_whole_regressor(cell, layers):
 @pytest.mark.parametrize("options", [{}, {"quantiles": (0.1, 0.5)}, {"season": 12, "log": True, "dropout": 0.3, "num_layers": 2}])
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_gradients_through_the_whole_forecaster(cell, options):
-    from fastrnn.models.forecaster import _Windows
+    from fastrnn.models.windows import Windows
 
     model = Forecaster(7, 5, cell=cell, hidden_size=4, dtype="float64", seed=2, **options)
     both = np.stack([series(), series()[::-1]], 1)
     model.fit(both, np.arange(90.0)[:, None] % 7, epochs=0, **QUIET)
     inputs = np.random.default_rng(0).standard_normal((20, 4))
-    batch = _Windows([inputs], model, 2, 64, None)[0]
+    batch = Windows([inputs], model, 2, 64, None)[0]
     assert batch[0].shape == (12, 9, 4) and (batch[0][7:, :, :2] == 0).all() and (batch[0][..., 3] == (np.arange(12) >= 7)[:, None])[7:].all()
     assert_gradient(model, batch)
 

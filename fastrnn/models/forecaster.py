@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastrnn import _check, _check_data, _check_memory, _check_stacked
-from fastrnn.batches import Sequences
 from fastrnn.data._dates import check_times
 from fastrnn.layers import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
@@ -16,6 +15,7 @@ from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_
 from fastrnn.models.pooled import names_fit
 from fastrnn.models.scaling import Scaler, cast, check_range, from_arrays, numbers_in, to_arrays
 from fastrnn.models.schemas import LONGEST
+from fastrnn.models.windows import Windows, without_values
 from fastrnn.parameters import Storage
 from fastrnn.settings import Settings
 
@@ -132,8 +132,8 @@ class Forecaster(Model):
             check_range("exog", exogs or [], exog_scaler, self.dtype)
         inputs = [self._inputs(one, scaler, None if exogs is None else exogs[i][lost:], exog_scaler) for i, one in enumerate(changed)]
         seed, K = self._drawn_seed(settings), given[0].shape[1]
-        data = _Windows([one[: len(one) - validation] for one in inputs], self, K, batch_size, random_key(seed, 1))
-        held = _Windows([one[len(one) - validation - self.window :] for one in inputs], self, K, batch_size, None) if validation else None
+        data = Windows([one[: len(one) - validation] for one in inputs], self, K, batch_size, random_key(seed, 1))
+        held = Windows([one[len(one) - validation - self.window :] for one in inputs], self, K, batch_size, None) if validation else None
 
         def identity(data):
             scale = to_arrays("scaler", scaler).values()
@@ -310,7 +310,7 @@ class Forecaster(Model):
         _check_memory.fits(f"a forecast of {horizon:,} steps: its values", needed, "ask for fewer steps")
         nothing = np.broadcast_to(self._scaler.mean, (horizon, self._K))  # scaled it is 0
         x = self._inputs(np.concatenate([changed[-self.window :], nothing]), self._scaler, exog, self._exog_scaler)
-        x = _without_values(x[:, None], self.window, self._K)
+        x = without_values(x[:, None], self.window, self._K)
         output = self.linear(np.ascontiguousarray(self.rnn(x)[0][self.window :, 0])).reshape(horizon, self._K, -1)
         changes = np.sort(self._scaler.undo(output.transpose(0, 2, 1)), axis=1)
         return np.ascontiguousarray(self._restored(changes, before).transpose(1, 0, 2))
@@ -389,28 +389,3 @@ def _several(series):
     """The series as a list, and whether they came as one."""
     many = isinstance(series, (list, tuple)) and len(series) > 0 and np.ndim(series[0]) > 0
     return (series if many else [series]), many
-
-
-def _without_values(x, window, K):
-    """x (T, B, K + E + 1), the steps from `window` on without their K values and with the flag."""
-    x[window:, :, :K], x[window:, :, -1] = 0, 1
-    return x
-
-
-class _Windows(Sequences):
-    """Batches (x, targets) of all windows of some series."""
-
-    def __init__(self, inputs, model, K, batch_size, seed):
-        self._window, self._K = model.window, K
-        T = model.window + model.horizon
-        views = [one[first : first + T] for one in inputs for first in range(len(one) - T + 1)]
-        super().__init__(views, batch_size, seed=seed)
-
-    def _batch(self, rows):
-        x = self._ragged(rows).x
-        targets = x[self._window :, :, : self._K].copy()
-        return _without_values(x, self._window, self._K), targets
-
-    @staticmethod
-    def steps_of(batch):
-        return batch[0].shape[0] * batch[0].shape[1]

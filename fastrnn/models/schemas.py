@@ -1,7 +1,7 @@
 """What config.json of each kind of model holds: every key and the values that it may have.
 
-A key that a model's class did not have from the start is optional: a model that was saved without it has the default. Sizes are compared
-with the arrays when the layers are made, see ``fastrnn._check_memory.Budget``.
+A key that a model's class did not have from the start is optional: a model that was saved without it has the default.
+Sizes are compared with the arrays when the layers are made, see ``fastrnn._check_memory.Budget``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from fastrnn._schema import (
     FLAG,
     FRACTION,
     SIZE,
-    SYMBOLS,
     TEXT,
     TEXTS,
     ListOf,
@@ -35,50 +34,76 @@ CELL = choice("lstm", "gru", "rnn")
 READING = Record(
     {},
     {
-        "encoding": TEXT, "layout": choice("conllu", "conll2003"), "column": SIZE, "target": TEXTS, "exog": TEXTS, "date": TEXT,
-        "decimal": choice(".", ","), "separator": TEXT, "allow_gaps": FLAG,
+        "encoding": TEXT,
+        "layout": choice("conllu", "conll2003"),
+        "column": SIZE,
+        "target": TEXTS,
+        "exog": TEXTS,
+        "date": TEXT,
+        "decimal": choice(".", ","),
+        "separator": TEXT,
+        "allow_gaps": FLAG,
     },
-)  # fmt: skip
+)
 
 
 def history(figures=()) -> ListOf:
-    """The history of a training, whose entries have these figures of the held-out part at least; callbacks may add keys of their own."""
+    """The history of a training, whose entries have at least these figures of the held-out part.
+
+    Callbacks may add keys of their own.
+    """
     entry = {"epoch": number(0), "update": whole(), "lr": FIGURE, "train_loss": OrNull(FIGURE)}
     entry |= {f"validation_{name}": OrNull(FIGURE) for name in ("loss", *figures)}
     return ListOf(Record(entry, others=(("validation_.*", OrNull(FIGURE)), (".*", ANYTHING))))
 
 
-_ALWAYS = {"model": TEXT, "dtype": choice("float32", "float64"), "seed": OrNull(whole(0, 10**100)), "history": history()}
+_ALWAYS = {
+    "model": TEXT,
+    "dtype": choice("float32", "float64"),
+    "seed": OrNull(whole(0, 10**100)),
+    "history": history(),
+}
 _LATER = {"reading": OrNull(READING)}
 
 
 def _are_labels(value):
-    if type(value) is not list or len(value) < 2 or len({type(one) for one in value}) > 1 or type(value[0]) not in (str, int, bool):
+    if type(value) is not list or len(value) < 2 or len({type(one) for one in value}) > 1:
         return False
-    if type(value[0]) is int:
-        return -(2**63) <= min(value) and max(value) < (2**63 if min(value) < 0 else 2**64) and len(set(value)) == len(value)
+    if type(value[0]) not in (str, int, bool) or len(set(value)) < len(value):
+        return False
     if type(value[0]) is str:
-        return len(set(value)) == len(value) and 4 * len(value) * max(map(len, value)) <= _LABEL_BYTES
-    return sorted(value) == [False, True]
+        return 4 * len(value) * max(map(len, value)) <= _LABEL_BYTES
+    return -(2**63) <= min(value) and max(value) < (2**63 if min(value) < 0 else 2**64)
+
+
+def _are_texts(value, least=0, empty=False):
+    """Whether a value is a list of so many texts at least, each once; `empty`: whether one may have no characters."""
+    if type(value) is not list or len(value) < least or not all(type(one) is str and (one or empty) for one in value):
+        return False
+    return len(set(value)) == len(value)
 
 
 LABELS = Rule("a list of at least two labels, all texts or all whole numbers, each once", _are_labels)
+SYMBOLS = Rule("a list of texts that are not empty, each once", _are_texts)
 WORDS = Rule(
     "a list of at least two words that begins with '<unk>', each once",
-    lambda value: type(value) is list and len(value) > 1 and value[0] == "<unk>"
-    and all(type(one) is str for one in value) and len(set(value)) == len(value),
-)  # fmt: skip
+    lambda value: _are_texts(value, 2) and value[0] == "<unk>",
+)
 TARGETS = Rule(
     f"a list of texts that are not empty, each once, and begins with {END!r}",
-    lambda value: type(value) is list and value[:1] == [END] and all(type(one) is str and one for one in value) and len(set(value)) == len(value),
+    lambda value: _are_texts(value, 1) and value[0] == END,
 )
-TAGS = Rule("a list of at least one text, each once",
-            lambda value: type(value) is list and value != [] and all(type(one) is str for one in value) and len(set(value)) == len(value))  # fmt: skip
+TAGS = Rule("a list of at least one text, each once", lambda value: _are_texts(value, 1, empty=True))
 BYTES = Rule("the 256 characters from U+0000 to U+00FF", lambda value: value == "".join(map(chr, range(256))))
 
 _STACK = {"cell": CELL, "hidden_size": OneOrList(SIZE), "num_layers": SIZE, "dropout": FRACTION}
 _PLAIN_STACK = _STACK | {"hidden_size": SIZE}
-_POOLED = _STACK | {"bidirectional": FLAG, "pooling": choice("last", "mean", "max"), "standardize": FLAG, "input_size": SIZE}
+_POOLED = _STACK | {
+    "bidirectional": FLAG,
+    "pooling": choice("last", "mean", "max"),
+    "standardize": FLAG,
+    "input_size": whole(),
+}
 _WRITES = {"min_count": SIZE, "tied": FLAG, "symbols": TARGETS, "longest": whole(0, LONGEST), "joined": FLAG}
 _SYMBOLS_OF_LEVEL = {"character": CHARACTERS, "word": WORDS, "byte": BYTES}
 
@@ -86,45 +111,72 @@ SCHEMAS = {  # model: (keys that must be there, those that may)
     "LanguageModel": (
         _STACK | {"embedding_size": OrNull(SIZE), "symbols": ANYTHING},
         {
-            "input_dropout": FRACTION, "variational": FLAG, "level": choice(*_SYMBOLS_OF_LEVEL), "min_count": OrNull(SIZE),
-            "max_vocabulary": OrNull(whole(2)), "tied": FLAG, "label_smoothing": number(0, most=1), "splitting": OrNull(choice("unicode", "simple")),
+            "input_dropout": FRACTION,
+            "variational": FLAG,
+            "level": choice(*_SYMBOLS_OF_LEVEL),
+            "min_count": OrNull(SIZE),
+            "max_vocabulary": OrNull(whole(2)),
+            "tied": FLAG,
+            "label_smoothing": number(0, most=1),
+            "splitting": OrNull(choice("unicode", "simple")),
         },
     ),
     "SequenceClassifier": (_POOLED | {"classes": LABELS}, {"features": OrNull(TEXTS)}),
     "SequenceRegressor": (_POOLED | {"per_step": FLAG, "outputs": SIZE, "flat": FLAG}, {"features": OrNull(TEXTS)}),
     "SequenceTagger": (
-        _STACK | {"word_size": SIZE, "char_size": SIZE, "char_hidden_size": SIZE, "min_count": SIZE, "word_dropout": FRACTION}
-        | {"words": SYMBOLS, "characters": CHARACTERS, "tags": TAGS},
+        _STACK
+        | {"word_size": SIZE, "char_size": SIZE, "char_hidden_size": SIZE, "min_count": SIZE}
+        | {"word_dropout": FRACTION, "words": SYMBOLS, "characters": CHARACTERS, "tags": TAGS},
         {},
     ),
     "Forecaster": (
-        _STACK | {"window": SIZE, "horizon": whole(1, LONGEST), "season": OrNull(SIZE), "difference": FLAG, "log": FLAG}
-        | {"quantiles": OrNull(ListOf(number(above=0, below=1), least=1)), "K": SIZE, "E": whole(), "flat": FLAG, "naive_error": number(0)},
+        _STACK
+        | {"window": SIZE, "horizon": whole(1, LONGEST), "season": OrNull(SIZE), "difference": FLAG, "log": FLAG}
+        | {"quantiles": OrNull(ListOf(number(above=0, below=1), least=1))}
+        | {"K": SIZE, "E": whole(), "flat": FLAG, "naive_error": number(0)},
         {"series": SIZE, "columns": OrNull(TEXTS), "exog_columns": OrNull(TEXTS)},
     ),
     "EventModel": (_STACK | {"input_dropout": FRACTION, "events": SIZE}, {}),
     "EncoderDecoder": (
-        _PLAIN_STACK | _WRITES | {
-            "decoder_cell": OrNull(CELL), "decoder_size": OrNull(SIZE), "decoder_layers": OrNull(SIZE), "bidirectional": FLAG,
-            "context": OrNull(choice("initial", "every", "both")), "attention": OrNull(choice("additive", "dot", "general")),
-            "attention_size": OrNull(SIZE), "input_feeding": FLAG, "source_embedding": SIZE, "target_embedding": SIZE, "source_symbols": SYMBOLS,
+        _PLAIN_STACK
+        | _WRITES
+        | {
+            "decoder_cell": OrNull(CELL),
+            "decoder_size": OrNull(SIZE),
+            "decoder_layers": OrNull(SIZE),
+            "bidirectional": FLAG,
+            "context": OrNull(choice("initial", "every", "both")),
+            "attention": OrNull(choice("additive", "dot", "general")),
+            "attention_size": OrNull(SIZE),
+            "input_feeding": FLAG,
+            "source_embedding": SIZE,
+            "target_embedding": SIZE,
+            "source_symbols": SYMBOLS,
         },
         {},
     ),
     "VectorToSequence": (
-        _PLAIN_STACK | _WRITES
+        _PLAIN_STACK
+        | _WRITES
         | {"context": choice("both", "initial", "every"), "embedding_size": SIZE, "standardize": FLAG, "width": SIZE},
         {},
     ),
     "MemoryNetwork": (
         {
-            "size": SIZE, "hops": whole(1, MOST_HOPS), "memory": whole(1, 2**31 - 1), "tying": choice("adjacent", "layerwise"),
-            "position_encoding": FLAG, "temporal_encoding": FLAG, "noise": number(0, most=1), "linear_start": whole(),
-            "answers": TAGS, "words": SYMBOLS,
+            "size": SIZE,
+            "hops": whole(1, MOST_HOPS),
+            "memory": whole(1, 2**31 - 1),
+            "tying": choice("adjacent", "layerwise"),
+            "position_encoding": FLAG,
+            "temporal_encoding": FLAG,
+            "noise": number(0, most=1),
+            "linear_start": whole(),
+            "answers": TAGS,
+            "words": SYMBOLS,
         },
         {},
     ),
-}  # fmt: skip
+}
 
 
 def check(config: dict) -> None:
