@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+
+from fastrnn import _schema
 
 MOST_TIMES = 4  # bytes of all arrays that a file may ask for, as a multiple of its own: tied weights have several names
 UNNAMED = ("this model", "these bytes", "this node")  # sources that have no name
@@ -72,34 +75,28 @@ def check_total(source, needed, size):
 
 
 def parse_json(source, text, most):
-    """JSON in which every key is there once and every number is one; `most`: characters it may have."""
+    """JSON in which every key is there once and every number is one; `most`: characters, or bytes, that it may have."""
     if len(text) > most:
         raise ValueError(f"{source} has {len(text)} characters; at most {most} are read")
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
-    except RecursionError:
-        raise ValueError(f"{source} is nested too deeply") from None
+        found = _schema.parse(text if isinstance(text, bytes) else text.encode("utf-8"))
+        _check_numbers(found)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not JSON: {error}") from None
     except ValueError as error:
-        raise ValueError(f"{source} is not JSON: {type(error).__name__}: {error}") from None
-
-
-def _once(pairs):
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in found if names.count(n) > 1)!r} is there twice")
+        raise ValueError(f"{source}: {error}") from None
     return found
 
 
-def _no_constant(text):
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _finite(text):
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text[:40]} is beyond float64")
-    return value
+def _check_numbers(value):
+    """Refuse NaN and infinities, which Python reads in JSON."""
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, (dict, list)):
+            todo += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{value} is no number of JSON")
 
 
 def check_regular(path):

@@ -1,7 +1,7 @@
 """The files of torch.save as {name: array}, read without torch: nothing in them is run, and no size in them is believed.
 
-``torch.load(weights_only=True)`` runs no code of a file either, but it takes the memory that the file asks for: for tensors
-of stride 0, for ``bytearray(10**11)``, for a storage that is larger than its part of the file. So the pickle inside is read
+``torch.load(weights_only=True)`` runs no code of a file either, but it takes the memory that the file asks for, as for
+``bytearray(10**11)``, and gives tensors of stride 0, which become as large as their shape says. So the pickle inside is read
 here as a description only. `pickletools` splits it into its instructions, and these make dicts, lists, numbers and texts, and
 `Tensor`s that say where their numbers lie.
 """

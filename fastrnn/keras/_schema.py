@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from fastrnn._schema import shown
+
 MOST = 1 << 31  # of a size in a config
 LONGEST_NAME = 1000
 MOST_LAYERS = 10_000
@@ -92,11 +94,3 @@ def check_entry(entry):
     if len(name) > LONGEST_NAME:
         raise ValueError(f"the layer {name[:80]!r}… has a name of {len(name)} characters; at most {LONGEST_NAME} are read")
     return name
-
-
-def shown(value):
-    """A value as messages have it: not all of a long one."""
-    if isinstance(value, (dict, list)):
-        return f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
-    text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 200 else "an int of more than 60 digits"
-    return text if len(text) <= 80 else f"{text[:80]}…"
