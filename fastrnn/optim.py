@@ -46,8 +46,12 @@ class Optimizer:
         Raises
         ------
         ValueError  grad has another dtype or shape; the message names both.
+        FloatingPointError  scale is NaN or 0, as of a gradient that is not finite. The parameters are as they were. (`grad` itself is not
+            looked at: without clipping, ask ``np.isfinite(grad).all()``.)
         """
         _check.flat_gradient(grad, self.target.flat, type(self).__name__)
+        if not 0 < scale < math.inf:
+            raise FloatingPointError(f"scale is {scale}, which is that of a gradient with NaN or infinity: nothing was changed, leave this update out")
         if 0 < scale < _TINY:
             grad, scale = np.ldexp(grad, -_SHIFT), math.ldexp(scale, _SHIFT)
         arrays = self._state()
@@ -239,7 +243,9 @@ def clip_by_global_norm(grad, max_norm: float) -> tuple[float, float]:
         largest = float(np.abs(grad).max())
         if math.isfinite(largest):  # only the squares of float64 have overflowed
             relative = math.sqrt(_engine.sum_of_squares(grad / largest))
-            norm, scale = largest * relative, max_norm / largest / relative
+            norm, scale = largest * relative, max_norm / largest / relative or math.ulp(0.0)
+    elif scale == 0:  # max_norm is as small as the norm is large
+        scale = math.ulp(0.0)
     return norm, 1.0 if scale > 1 else scale
 
 

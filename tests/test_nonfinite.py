@@ -262,9 +262,22 @@ def test_a_step_with_a_tiny_factor_is_that_of_the_clipped_gradient(dtype, size, 
     assert_allclose(step(grad, scale), step(np.full(n, 5.0 / math.sqrt(n), dtype), 1.0), rtol=1e-5)
 
 
-def test_what_is_not_finite_stays_so():
+def test_what_is_not_finite_stays_so_and_what_is_finite_has_a_factor():
+    assert 0 < optim.clip_by_global_norm(np.array([1e300, 1e-300]), 1e-300)[1] and 0 < optim.clip_by_global_norm(np.array([1e100]), 1e-300)[1]
     assert optim.clip_by_global_norm(np.array([1, np.inf]), 1.0) == (math.inf, 0.0)
     assert all(math.isnan(value) for value in optim.clip_by_global_norm(np.array([1, np.nan, np.inf]), 1.0))
+
+
+@pytest.mark.parametrize("make", list(optim.OPTIMIZERS.values()))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_step_by_the_factor_of_such_a_gradient_changes_nothing(make, value):
+    storage = Storage("float32")
+    storage.add(np.ones(3, "float32"))
+    grad = np.array([1, value, 2], "float32")
+    optimizer = make(storage, lr=0.1)
+    with pytest.raises(FloatingPointError, match="^scale is (nan|0.0), which is that of a gradient with NaN or infinity: nothing was changed"):
+        optimizer.step(grad, optim.clip_by_global_norm(grad, 1.0)[1])
+    assert optimizer.updates == 0 and storage.version == 0 and (storage.flat == 1).all()
 
 
 # --- settings and the command --------------------------------------------------
