@@ -19,7 +19,7 @@ from pathlib import Path
 CLEAR = (ValueError, NotImplementedError, OSError, MemoryError, ImportError)
 SECONDS = 20
 IMPORTED = (
-    "h5py", "onnx", "onnx.reference.ops", "onnxruntime", "safetensors.numpy", "torch", "zipfile", "fastrnn._engine", "fastrnn.convert", "fastrnn.keras._load",
+    "h5py", "onnx", "onnx.reference.ops", "onnxruntime", "torch", "zipfile", "fastrnn._engine", "fastrnn.convert", "fastrnn.keras._load",
     "fastrnn.models", "fastrnn.onnx", "fastrnn.tasks",
 )  # fmt: skip
 

@@ -416,3 +416,50 @@ def test_an_archive_of_arrays_that_becomes_far_larger_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "bomb.npz", vectors=np.zeros((10_000, 1000), "float32"), texts=np.full(10_000, "x"))
     with pytest.raises(ValueError, match=r"bomb.npz.*bytes claim \d+ when they are unpacked, more than 100 times as many"):
         data.read_captions(tmp_path / "bomb.npz")
+
+
+class PanicException(BaseException):
+    """As extensions written in Rust raise it."""
+
+
+ODD_ERRORS = (
+    TypeError("a"), KeyError("a"), IndexError("a"), AttributeError("a"), OverflowError("a"), RecursionError("a"), EOFError("a"), RuntimeError("a\nb"),
+    AssertionError(), ZeroDivisionError("a"), StopIteration(), zipfile.BadZipFile("a"), struct.error("a"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a"),
+    json.JSONDecodeError("a", "b", 0), PanicException("a"), Exception("a" * 9000), ValueError("a\nb"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ODD_ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_is_raised_becomes_one_sentence_that_names_the_file(error):
+    from fastrnn import _foreign
+
+    with pytest.raises(ValueError) as caught, _foreign.reading("m.pt"):
+        raise error
+    text = str(caught.value)
+    assert type(caught.value) is ValueError and text.startswith("m.pt") and "\n" not in text and len(text) < 2100
+
+
+@pytest.mark.parametrize("error", [MemoryError(), NotImplementedError("a"), OSError("a")], ids=lambda error: type(error).__name__)
+def test_errors_that_say_what_happened_keep_their_class(error):
+    from fastrnn import _foreign
+
+    with pytest.raises(type(error), match=r"m\.pt"), _foreign.reading("m.pt"):
+        raise error
+    for passed in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(passed), _foreign.reading("m.pt"):
+            raise passed
+
+
+def test_an_operator_that_fails_is_named():
+    import fastrnn.onnx
+
+    def change(model):
+        constant(model, "two", np.ones((2, 2), "float32"))
+        constant(model, "three", np.ones((3, 3), "float32"))
+        put_first(model, node("MatMul", ["two", "three"], ["unused"], name="product"))
+
+    made = fastrnn.onnx.prepare(onnx_with(change))
+    feeds = {name: np.zeros([d.dim_value or 3 for d in made._types[name].tensor_type.shape.dim], "float32") for name in made.input_names}
+    feeds["sequence_lens"] = np.full(3, 3, "int32")
+    with pytest.raises(ValueError, match=r"^node 'product' \(MatMul\): TypeError: "):
+        made.run(feeds)
