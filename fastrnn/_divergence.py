@@ -32,7 +32,8 @@ def is_first(at) -> bool:
 def check_loss(at, factor, loss, weight) -> None:
     """Raise NotFiniteError if the loss is NaN or infinite, DivergedError if it is above `factor` times the first one.
 
-    The loss of a few sequences may be small by chance, so that the first one is the greatest of several updates where batches are small.
+    The loss of a few sequences may be small by chance, so that the first one is the greatest of several updates where
+    batches are small.
     """
     if not math.isfinite(loss):
         raise NotFiniteError(f"the loss is {loss:.4g} at update {at.update + 1}")
@@ -57,15 +58,18 @@ def ready_gradient(gradient, optimizer, model, clip_norm, clip_value, update) ->
     if not math.isfinite(norm) and not is_finite(gradient):  # before clip_value, which makes a number of infinity
         bad = ~np.isfinite(gradient)
         name = next((name for name, slot in model.slots.items() if bad[slot.slice].any()), "")
-        raise NotFiniteError(f"{int(bad.sum())} of {bad.size} values of the gradient are not finite at update {update}, the first in {name}")
+        raise NotFiniteError(
+            f"{int(bad.sum())} of {bad.size} values of the gradient are not finite at update {update}, "
+            f"the first in {name}"
+        )
     if clip_value is not None:
         optim.clip_by_value(gradient, clip_value)
         norm, scale = optim.clip_by_global_norm(gradient, clip_norm or 1.0)
     used = norm if clip_norm is None else min(norm, clip_norm)
     if getattr(optimizer, "squares", False) and used > math.sqrt(np.finfo(gradient.dtype).max):
         raise NotFiniteError(
-            f"the norm of the gradient is {used:.4g} at update {update}: {gradient.dtype} cannot hold its square, which the optimiser needs; "
-            "set clip_norm"
+            f"the norm of the gradient is {used:.4g} at update {update}: {gradient.dtype} cannot hold its square, "
+            "which the optimiser needs; set clip_norm"
         )
     return 1.0 if clip_norm is None else scale
 
@@ -79,7 +83,9 @@ def learning_rate(lr, factor, update) -> float:
     """
     found = lr * factor
     if not math.isfinite(found) or found < 0:
-        raise DivergedError(f"the learning rate is {found:.4g} at update {update}, lr={lr:g} times {factor:.4g} of the schedule")
+        raise DivergedError(
+            f"the learning rate is {found:.4g} at update {update}, lr={lr:g} times {factor:.4g} of the schedule"
+        )
     return found
 
 
@@ -87,7 +93,10 @@ def check_parameters(flat, optimizer, update) -> None:
     """Raise DivergedError if an update has made a parameter NaN or infinite."""
     if not is_finite(flat):
         bad = int((~np.isfinite(flat)).sum())
-        raise DivergedError(f"update {update} made {bad} of {flat.size} parameters infinite or NaN, with a learning rate of {optimizer.lr:.4g}")
+        raise DivergedError(
+            f"update {update} made {bad} of {flat.size} parameters infinite or NaN, "
+            f"with a learning rate of {optimizer.lr:.4g}"
+        )
 
 
 def check_means(optimizer, update) -> None:
@@ -97,8 +106,13 @@ def check_means(optimizer, update) -> None:
             raise DivergedError(f"the running mean {name} of the optimiser is not finite after update {update}")
 
 
-def gradient_with_checks(model, batch, state, *, into, rng):
-    """As the model's loss_and_gradient. What a check of its layers finds makes the loss NaN: all processes see that in the sum."""
+def loss_and_gradient(model, checked, batch, state, *, into, rng):
+    """As the model's. What a check of its layers finds makes the loss NaN: all processes see that in the sum.
+
+    checked : whether its layers check what they take and give
+    """
+    if not checked:
+        return model.loss_and_gradient(batch, state, into=into, rng=rng)
     try:
         with checking():
             return model.loss_and_gradient(batch, state, into=into, rng=rng)
@@ -107,7 +121,7 @@ def gradient_with_checks(model, batch, state, *, into, rng):
 
 
 def place_of(model, taken) -> str:
-    """Where the first value that is not finite is, if it is in a recurrent layer: an update is computed again, with checks.
+    """Where the first value that is not finite is, if it is in a recurrent layer: the update is computed again.
 
     taken : [(batch, state, key)] of the update
     """

@@ -1,7 +1,7 @@
-"""Where the first value that is not finite is: what ``check_finite=True`` says. The mirror of BPTT, for gradients, is in _finite_backward.py.
+"""Where the first value that is not finite is: what ``check_finite=True`` says. Gradients are in _finite_backward.py.
 
-While all is well it costs one pass over the arguments, the parameters and the results. Only when something is wrong is the pass run again
-with a tape and searched, layer by layer, in the order of computation.
+While all is well it costs one pass over the arguments, the parameters and the results. Only when something is wrong is
+the pass run again with a tape and searched, layer by layer, in the order of computation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ def is_finite(array) -> bool:
     >>> is_finite(np.array([1e300, -1e300])), is_finite(np.array([1.0, np.nan]))
     (True, False)
     """
-    if array.size and array.flags.c_contiguous and array.flags.aligned and math.isfinite(_engine.sum_of_squares(array.reshape(-1))):
+    if (
+        array.size
+        and array.flags.c_contiguous
+        and array.flags.aligned
+        and math.isfinite(_engine.sum_of_squares(array.reshape(-1)))
+    ):
         return True
     return bool(np.isfinite(array).all())  # the sum of squares of large float64 numbers may overflow
 
@@ -127,7 +132,10 @@ class Pass:
         wrong = np.flatnonzero(bad.any(1))
         row = wrong[np.argmin(places[wrong])]
         feature = int(np.flatnonzero(bad[row])[0])
-        raise FloatingPointError(f"{name} at {self.step(places[row])}, feature {feature} is {rows[row, feature]} ({first_of(int(bad.sum()))})")
+        raise FloatingPointError(
+            f"{name} at {self.step(places[row])}, feature {feature} is {rows[row, feature]} "
+            f"({first_of(int(bad.sum()))})"
+        )
 
     def _check_embedding(self):
         tokens = self.rows
@@ -149,13 +157,18 @@ class Pass:
     # --- results ---
 
     def check_results(self, outputs, state_n, tape=None):
-        """What each layer gave, (total, D*P), and the final states. On failure the place is searched on the tape, made anew if there is none."""
+        """What each layer gave, (total, D*P), and the final states.
+
+        On failure the place is searched on the tape, made anew if there is none.
+        """
         if all(map(is_finite, (*outputs, *state_n))):
             return
         if tape is None:
             outputs = []
             tape = make_tape(self.net, self.batch, self.packed, self.dropout, self.layer._tapes)
-            _, state_n = forward(self.net, self.packed, self.batch, self.rows, self.state, self.context, tape, self.dropout, outputs)
+            _, state_n = forward(
+                self.net, self.packed, self.batch, self.rows, self.state, self.context, tape, self.dropout, outputs
+            )
         raise FloatingPointError(self._place(outputs, state_n, tape))
 
     def _place(self, outputs, state_n, tape):
@@ -177,7 +190,7 @@ class Pass:
         return f"a state of this {self.layer.kind} is not finite"  # a state that a reset cut off at once
 
     def _c_after(self, tape, state_n, layer, d):
-        """(total, H) the cell state after each packed row: the one before the row's next step, and at its last step the final one."""
+        """(total, H) the cell state after each packed row: that before the row's next step, at its last the final one."""
         batch, offset = self.batch, self.batch.offset
         before = tape[f"c_prev{layer}{d}"][:, : self.net.hidden_size]
         final = batch.sorted(state_n[1][layer * self.net.num_directions + d])
@@ -196,15 +209,17 @@ class Pass:
         t, b = np.divmod(packed_places(self.batch)[wrong], self.batch.B)
         first = np.lexsort((b, -t if self.net.runs_back(d) else t))[0]
         row = wrong[first]
-        what, unit, value, why = Step(self, layer, d, below, row, tape).first_wrong(h[row], None if c is None else c[row])
+        what, unit, value, why = Step(self, layer, d, below, row, tape).first_wrong(
+            h[row], None if c is None else c[row]
+        )
         name = f"{self.layer.kind} {layer_name(self.layer, layer * self.net.num_directions + d)}"
         place = self.step(packed_places(self.batch)[row])
-        return f"{name}, {what}, {place}, unit {unit}: {value} ({first_of(count)} in the states of this layer); its inputs are finite: {why}"
+        count = f"{first_of(count)} in the states of this layer"
+        return f"{name}, {what}, {place}, unit {unit}: {value} ({count}); its inputs are finite: {why}"
 
 
 def _sigmoid(a):
     return np.where(a < 0, np.exp(np.minimum(a, 0)), 1) / (1 + np.exp(-np.abs(a)))
-
 
 
 _ACTIVATIONS = (  # by their numbers in src/kernels.h
@@ -232,7 +247,7 @@ def gate_names(cell):
 
 
 class Step:
-    """One row at one step of one layer and direction, taken from the tape: which of its values is the first that is not finite.
+    """One row at one step of one layer and direction, taken from the tape, whose first wrong value is looked for.
 
     exact : whether the pre-activations depend on nothing but `below`, h_prev and the context
     """

@@ -1,4 +1,4 @@
-"""Where the first gradient that is not finite is: BPTT step by step, when something is wrong. The mirror of _finite.py."""
+"""Where the first gradient that is not finite is: BPTT step by step, when something is wrong. See _finite.py."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def check_results(run, tape, dy, dstate, found, grads):
         return
     _search(run, tape, dy, dstate, found["x"] is not None)
     for name, array in grads.items():
-        refuse(f"the gradient of the parameter {name}", array, lambda index: f"[{', '.join(map(str, index))}]; those of the gates are finite, their sum")
+        refuse(
+            f"the gradient of the parameter {name}",
+            array,
+            lambda index: f"[{', '.join(map(str, index))}]; those of the gates are finite, their sum",
+        )
     for name, array in found.items():
         if array is not None:
             refuse(f"the gradient of {name}", array)
@@ -89,10 +93,13 @@ def _search_direction(run, tape, layer, d, below, dy, states, dx, unused):
 
 
 def _check_step(run, layer, d, rows, dgates, states, d_below):
-    """Raise FloatingPointError if the gradients of the gates of one step, or those of the states before it or of its input, are not finite."""
+    """Raise FloatingPointError if a gradient of one step is not finite: of its gates, a state before it, its input."""
     net, H, Hp = run.net, run.net.hidden_size, run.packed.Hp
     kinds = [
-        (f"gate {gate_names(net.cell)[gate]}" if net.cell.gates > 1 else "its unit", dgates[:, block * Hp : block * Hp + H])
+        (
+            f"gate {gate_names(net.cell)[gate]}" if net.cell.gates > 1 else "its unit",
+            dgates[:, block * Hp : block * Hp + H],
+        )
         for block, gate in sorted(net.cell.x_gates, key=lambda pair: pair[1])
     ]
     for letter, width, state in zip("hc", (net.output_size, H), states):
@@ -106,17 +113,20 @@ def _check_step(run, layer, d, rows, dgates, states, d_below):
         return
     places = packed_places(run.batch)[rows]
     row = wrong[np.argmin(places[wrong] % run.batch.B)]
-    what, unit, value = next((kind, int(np.flatnonzero(b[row])[0]), values) for (kind, values), b in zip(kinds, bad) if b[row].any())
+    what, unit, value = next(
+        (kind, int(np.flatnonzero(b[row])[0]), values) for (kind, values), b in zip(kinds, bad) if b[row].any()
+    )
     name = f"{run.layer.kind} {layer_name(run.layer, layer * net.num_directions + d)}"
     axis = "feature" if what == "its input" else "unit"
     raise FloatingPointError(
         f"the gradient of {name}, {what}, {run.step(places[row])}, {axis} {unit}: {value[row, unit]} "
-        f"({first_of(int(sum(b.sum() for b in bad)))} in this step); dy, dstate_n and the gradients of later steps are finite"
+        f"({first_of(int(sum(b.sum() for b in bad)))} in this step); "
+        "dy, dstate_n and the gradients of later steps are finite"
     )
 
 
 def _cut(batch, k, back, states):
-    """No gradient crosses a reset: the one at a step for a direction onward in time, the one at the following step for the other."""
+    """No gradient crosses a reset: onward in time that of the step itself, backward that of the following step."""
     if batch.resets is None:
         return
     where = k + 1 if back else k

@@ -224,9 +224,8 @@ class Recurrent(Layer):
         return_states : bool
             Give a third result: the states of every layer and direction at every step.
         check_finite : bool
-            Raise FloatingPointError where a value is NaN or infinite: in what is used of the parameters, x, the embedding, the initial
-            state and the context, and in the outputs and states of each layer. The message names the layer, gate, step and row of the
-            first one. Off by default, as it costs a pass over all of these.
+            Raise FloatingPointError where a value is NaN or infinite: a parameter, what is used of the arguments, an output or a state.
+            It names the layer, gate, step and row of the first one. Off by default, as it costs a pass over all of these.
 
         Returns
         -------
@@ -243,9 +242,8 @@ class Recurrent(Layer):
 
         Notes
         -----
-        `check_finite` looks at what a call takes and gives, not at what is saturated in between: an infinite pre-activation of a sigmoid
-        or one that `clip` cuts gives a finite gate, and is not reported. Padding, masked steps and unused rows of an embedding are not
-        looked at.
+        `check_finite` does not report what is saturated in between: an infinite pre-activation of a sigmoid, or one that `clip` cuts,
+        gives a finite gate. It does not look at padding, masked steps and unused rows of an embedding.
 
         The GRU applies the reset gate after the product, as cuDNN and PyTorch do, or with ``reset_after=False`` before it
         (Cho et al. 2014). Results agree with a float64 reference to 1e-5 (tests/test_forward.py).

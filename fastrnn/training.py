@@ -214,9 +214,7 @@ class Training:
         rank = 0 if ranks is None else ranks.rank
         alone = count == 1 and ranks is None
         loss_sum = weight = steps = 0
-        compute = self.model.loss_and_gradient
-        if self.settings.check_finite:
-            compute = functools.partial(_divergence.gradient_with_checks, self.model)
+        compute = functools.partial(_divergence.loss_and_gradient, self.model, self.settings.check_finite)
         self._taken = []
         self.gradient.fill(0)
         # several processes must stop at the same update: they see Ctrl-C in what they add up

@@ -1,10 +1,11 @@
-"""A load on the library: many threads that call at once, forks between them, ever new shapes; the same bits, and no more memory.
+"""A load on the library: many threads that call at once, forks between them, ever new shapes.
 
     python tests/load.py --minutes 60              as `make load` runs it
     python tests/load.py --rounds 4 --adapters no  as the tests do
 
-A round draws new networks, computes what they give on one thread, and lets all callers compute it again, each time with another number of
-threads, while other processes are forked. It prints counts, and the resident memory after the first quarter of the rounds and at the end.
+A round draws new networks, computes what they give on one thread, and lets all callers compute it again, each time with
+another number of threads, while other processes are forked. All must give the same bits. It prints counts, and the
+resident memory in the second quarter of the rounds and in the last, which must be the same.
 """
 
 import argparse
@@ -52,7 +53,9 @@ def gradients(g):
 
 def layer(rng, seed):
     """A call, vjp and its backward of any cell and options."""
-    T, B, I, H = (int(n) for n in (rng.integers(1, 30), rng.choice([1, 2, 5, 33, 80]), rng.integers(1, 40), rng.integers(1, 150)))
+    T, B, I, H = (
+        int(n) for n in (rng.integers(1, 30), rng.choice([1, 2, 5, 33, 80]), rng.integers(1, 40), rng.integers(1, 150))
+    )
     two = rng.random() < 0.3
     case = random_case(
         CELLS[rng.integers(len(CELLS))], T, B, I, H, dtype=DTYPES[rng.integers(2)], seed=seed, state=rng.random() < 0.5,
@@ -73,7 +76,12 @@ def layer(rng, seed):
 
 def stream(rng, seed):
     """Step by step and in chunks; a stream of its own for each call."""
-    cell, H, B, L = (fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN)[seed % 3], int(rng.integers(1, 200)), int(rng.choice([1, 3, 40])), int(rng.integers(1, 4))
+    cell, H, B, L = (
+        (fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN)[seed % 3],
+        int(rng.integers(1, 200)),
+        int(rng.choice([1, 3, 40])),
+        int(rng.integers(1, 4)),
+    )
     net, x = cell(5, H, L, seed=seed), rng.standard_normal((60, B, 5)).astype("float32")
 
     def run():
@@ -87,7 +95,9 @@ def stream(rng, seed):
 
 def stack(rng, seed):
     H = int(rng.integers(1, 100))
-    net = fastrnn.Stacked([fastrnn.GRU(4, H, bidirectional=True, seed=seed), fastrnn.LSTM(2 * H, 7, dropout=0.0, seed=seed)], dropout=0.2)
+    net = fastrnn.Stacked(
+        [fastrnn.GRU(4, H, bidirectional=True, seed=seed), fastrnn.LSTM(2 * H, 7, dropout=0.0, seed=seed)], dropout=0.2
+    )
     x = rng.standard_normal((15, 20, 4)).astype("float32")
 
     def run():
@@ -185,7 +195,10 @@ def round_of(seed, callers, calls, forks, adapters):
                 with fastrnn.threads(n):
                     same = jobs[k]() == wanted[k]
             except BaseException as error:
-                same, error = False, wrong.append(f"round {seed}, {names[k]} on {n} threads: {type(error).__name__}: {error}")
+                same, error = (
+                    False,
+                    wrong.append(f"round {seed}, {names[k]} on {n} threads: {type(error).__name__}: {error}"),
+                )
             counts[names[k]] += 1
             if not same:
                 wrong.append(f"round {seed}, {names[k]} (job {k}) on {n} threads: other bits")
@@ -193,7 +206,9 @@ def round_of(seed, callers, calls, forks, adapters):
     threads = [threading.Thread(target=caller, args=(number,)) for number in range(callers)]
     for thread in threads:
         thread.start()
-    forked = [k for k, name in enumerate(names) if name in {make.__name__ for make in OWN}]  # torch does not promise to live on
+    forked = [
+        k for k, name in enumerate(names) if name in {make.__name__ for make in OWN}
+    ]  # torch does not promise to live on
     for _ in range(forks):
         some = [int(k) for k in rng.choice(forked, 2)]
         counts["forks"] += 1
@@ -218,7 +233,12 @@ def main(argv=None):
     parser.add_argument("--calls", type=int, default=20, help="of each caller in a round")
     parser.add_argument("--forks", type=int, default=2, help="processes forked in a round")
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
-    parser.add_argument("--adapters", choices=("yes", "no"), default="yes", help="also those for torch and ONNX, where these are installed")
+    parser.add_argument(
+        "--adapters",
+        choices=("yes", "no"),
+        default="yes",
+        help="also those for torch and ONNX, where these are installed",
+    )
     given = parser.parse_args(argv)
     end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
     total, memory, rounds = Counter(), [], 0
@@ -231,11 +251,18 @@ def main(argv=None):
             print(*wrong, sep="\n")
             return 1
         if end is not None and rounds % 50 == 0:
-            print(f"{rounds} rounds, {total.total() - total['forks']} calls, {total['forks']} forks, {memory[-1]:.0f} MB", flush=True)
+            print(
+                f"{rounds} rounds, {total.total() - total['forks']} calls, {total['forks']} forks, {memory[-1]:.0f} MB",
+                flush=True,
+            )
     quarter = max(1, len(memory) // 4)
     first, last = (statistics.median(part) for part in (memory[quarter : 2 * quarter] or memory, memory[-quarter:]))
-    print(f"{total.total() - total['forks']} calls in {rounds} rounds, all with the same bits: {', '.join(f'{k} {n}' for k, n in sorted(total.items()))}")
-    print(f"resident memory: {first:.1f} MB in the second quarter, {last:.1f} MB in the last, {max(memory):.1f} MB at most")
+    print(
+        f"{total.total() - total['forks']} calls in {rounds} rounds, all with the same bits: {', '.join(f'{k} {n}' for k, n in sorted(total.items()))}"
+    )
+    print(
+        f"resident memory: {first:.1f} MB in the second quarter, {last:.1f} MB in the last, {max(memory):.1f} MB at most"
+    )
     if rounds >= 20 and last > first + MAY_GROW:
         print(f"memory grew by {last - first:.1f} MB, more than {MAY_GROW}")
         return 1

@@ -6,7 +6,9 @@ import re
 import load
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or not os.path.exists("/proc/self/statm"), reason="needs fork and /proc")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork") or not os.path.exists("/proc/self/statm"), reason="needs fork and /proc"
+)
 
 
 def test_eight_callers_and_forks_give_the_bits_of_one_thread():
@@ -15,7 +17,10 @@ def test_eight_callers_and_forks_give_the_bits_of_one_thread():
     code = "import sys, load; sys.exit(load.main(sys.argv[1:]))"
     done = processes.python(code, "--rounds", 2, "--calls", 5, "--forks", 1, "--adapters", "no", timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.match(r"80 calls in 2 rounds, all with the same bits: decoder \d+, forks 2, layer \d+, stack \d+, stream \d+\nresident memory: ", done.stdout)
+    assert re.match(
+        r"80 calls in 2 rounds, all with the same bits: decoder \d+, forks 2, layer \d+, stack \d+, stream \d+\nresident memory: ",
+        done.stdout,
+    )
 
 
 def test_wrong_bits_of_one_caller_or_child_are_reported(monkeypatch, capfd):
