@@ -204,7 +204,10 @@ def evaluate(arguments):
 
 def _reading_of(arguments, task, model):
     """How a file is read: as those that the model was trained on, where nothing else is said."""
-    return (model.reading or {}) | _reading.given(arguments, task.reading, f"for a {type(model).__name__}")
+    saved = model.reading or {}
+    for name in saved.keys() - {*task.reading}:
+        raise ValueError(f"{arguments.model} holds reading.{name}, which is no option for a {type(model).__name__}")
+    return saved | _reading.given(arguments, task.reading, f"for a {type(model).__name__}")
 
 
 def predict(arguments):

@@ -302,7 +302,8 @@ def changed_arrays(rng, arrays):
     elif how == 3:
         arrays[name] = array.T if array.ndim > 1 else array[None]
     elif how == 4:
-        arrays[name] = array.astype(rng.choice(["float64", "float32", "float16", "int64", "uint8", "bool"]))
+        with np.errstate(all="ignore"):
+            arrays[name] = array.astype(rng.choice(["float64", "float32", "float16", "int64", "uint8", "bool"]))
     elif how == 5 and array.ndim:
         arrays[name] = (
             np.concatenate([array, array[:1]]) if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)

@@ -11,7 +11,7 @@ import numpy as np
 import processes
 import pytest
 
-from fastrnn import Network, _checkpoint, _schema, models, storage
+from fastrnn import Network, _checkpoint, _schema, cli, models, storage
 from fastrnn.models import schemas
 from fastrnn.models.model import Model
 from fastrnn.training import Position
@@ -178,6 +178,13 @@ def test_brackets_in_strings_are_not_nested():
     text = {"a": ["[" * 100, '"[' * 99, "\\", '\\"[[' * 30], "[[[": {"b": '\\"'}}
     assert _schema.parse(json.dumps(text).encode()) == text
     assert _schema._nesting(json.dumps(text).encode()) == (3, 2)
+
+
+def test_an_option_of_another_reader_is_refused(saved, tmp_path, capsys):
+    folder = edited(saved["classifier"], tmp_path / "m", set_to("reading", {"column": 4}))
+    assert cli.main(["predict", str(folder), "--data", str(tmp_path / "x.ts")]) == 1
+    message = f"{folder} holds reading.column, which is no option for a SequenceClassifier"
+    assert capsys.readouterr().err == f"fastrnn: error: {message}\n"
 
 
 # --- what must go on ------------------------------------------------------------------
