@@ -5,10 +5,10 @@
 
 A round draws new networks, computes what they give on one thread, and lets all callers compute it again, each time with
 another number of threads, while other processes are forked. All must give the same bits. It prints counts, and the
-resident memory in the second quarter of the rounds and in the last, which must be the same.
-"""
+resident memory in the second quarter of the rounds and in the last, which must be the same. """
 
 import argparse
+import ctypes
 import gc
 import hashlib
 import importlib.util
@@ -219,6 +219,14 @@ def round_of(seed, callers, calls, forks, adapters):
     return counts, wrong
 
 
+def give_back():
+    """Collect garbage, and let the allocator give back what is free: glibc keeps it, for each thread, as new shapes leave it in pieces."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def resident():
     """Resident memory in MB."""
     with open("/proc/self/statm") as file:
@@ -245,7 +253,7 @@ def main(argv=None):
     while rounds < given.rounds if end is None else time.monotonic() < end:
         counts, wrong = round_of(given.seed + rounds, given.callers, given.calls, given.forks, given.adapters == "yes")
         total, rounds = total + counts, rounds + 1
-        gc.collect()
+        give_back()
         memory.append(resident())
         if wrong:
             print(*wrong, sep="\n")
@@ -263,6 +271,8 @@ def main(argv=None):
     print(
         f"resident memory: {first:.1f} MB in the second quarter, {last:.1f} MB in the last, {max(memory):.1f} MB at most"
     )
+    tenths = [f"{statistics.median(part):.0f}" for part in np.array_split(memory, min(10, len(memory)))]
+    print(f"by tenths of the run: {', '.join(tenths)} MB")
     if rounds >= 20 and last > first + MAY_GROW:
         print(f"memory grew by {last - first:.1f} MB, more than {MAY_GROW}")
         return 1
