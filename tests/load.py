@@ -1,11 +1,13 @@
 """A load on the library: many threads that call at once, forks between them, ever new shapes.
 
-    python tests/load.py --minutes 60              as `make load` runs it
-    python tests/load.py --rounds 4 --adapters no  as the tests do
+    MALLOC_ARENA_MAX=1 python tests/load.py --minutes 60    as `make load` runs it
+    python tests/load.py --rounds 2 --adapters no           as the tests do
 
 A round draws new networks, computes what they give on one thread, and lets all callers compute it again, each time with
 another number of threads, while other processes are forked. All must give the same bits. It prints counts, and the
-resident memory in the second quarter of the rounds and in the last, which must be the same. """
+resident memory in the second quarter of the rounds and in the last, which must be the same (with one arena of glibc's
+malloc: of many, those of threads that have ended keep what is free).
+"""
 
 import argparse
 import ctypes
