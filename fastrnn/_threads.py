@@ -31,8 +31,11 @@ def _from_environment():
 
 def _at_most(n, name, stacklevel):
     """n, or `MOST` with a warning if it is more."""
+    if isinstance(n, int) and n >= 2**63:  # beyond what a size may be, and perhaps too long to be shown
+        shown, n = f"2**{n.bit_length() - 1} or more", MOST + 1
+    else:
+        shown = n = _check.size("n", n)
     if n > MOST:
-        shown = n if n < 2**63 else f"2**{n.bit_length() - 1} or more"
         warnings.warn(f"{name} is {shown}, but a call uses at most {MOST} threads: {MOST} are used", RuntimeWarning, stacklevel=stacklevel + 1)
     return min(n, MOST)
 
@@ -69,7 +72,7 @@ def set_num_threads(n):
     1
     >>> fastrnn.set_num_threads(before)
     """
-    _engine.set_default_threads(_at_most(_check.size("n", n), "the number of threads", 2))
+    _engine.set_default_threads(_at_most(n, "the number of threads", 2))
 
 
 def get_num_threads():
@@ -86,7 +89,7 @@ def threads(n):
     ...     fastrnn.get_num_threads()
     1
     """
-    before = _engine.set_local_threads(_at_most(_check.size("n", n), "the number of threads", 3))
+    before = _engine.set_local_threads(_at_most(n, "the number of threads", 3))
     try:
         yield
     finally:
