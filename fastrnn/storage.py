@@ -233,7 +233,7 @@ class _Hashed:
 
     def hexdigest(self):
         """Of the whole file, what was not read yet too."""
-        piece = bytearray(1 << 20)
+        piece = bytearray(1 << 16)
         while self.readinto(memoryview(piece)):
             pass
         return self._digest.hexdigest()
