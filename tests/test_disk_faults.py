@@ -1,14 +1,11 @@
-"""A disk that is full or broken, memory that is short, a process that is killed: what is there stays whole, and the error names the file."""
+"""A disk that is full or broken, memory that is short: what is there stays whole, and the error names the file."""
 
 import errno
 import os
 import re
-import subprocess
 import sys
 import textwrap
-import time
 
-import fuzz
 import numpy as np
 import processes
 import pytest
@@ -366,69 +363,3 @@ def test_save_and_load_take_no_memory_beside_the_arrays(tmp_path):
     assert all(re.fullmatch(rf"the arrays of {tmp_path}/m/model-[0-9a-f]+.safetensors take \d+ bytes", line) for line in out[1:4])
     assert out[4:] == ["True", "no memory to save", "{'k': 1}"]
     assert not leftovers(tmp_path)
-
-
-# --- kill -9 ---------------------------------------------------------------------------------------------------------------------
-
-TRAININGS = """
-import os, sys, time
-import numpy as np
-from fastrnn.models import SequenceClassifier
-
-def train(folder):
-    rng = np.random.default_rng(0)
-    X = [rng.standard_normal((rng.integers(2, 9), 3)) for _ in range(24)]
-    y = [("up", "down")[int(x.sum() > 0)] for x in X]
-    model = SequenceClassifier("gru", 5, seed=3, dropout=0.2, num_layers=2)
-    model.fit(X, y, epochs=6, batch_size=4, validation=0.25, checkpoint=folder, checkpoint_every=0, resume=True, verbose=False)
-    return model.storage.flat.tobytes().hex()
-
-for line in sys.stdin:  # a training in a child, killed after so many seconds, or not
-    folder, delay = line.split()
-    child = os.fork()
-    if child == 0:
-        print(train(folder), flush=True)
-        os._exit(0)
-    if delay != "never":
-        time.sleep(float(delay))
-        os.kill(child, 9)
-    if os.waitpid(child, 0)[1] == 9:
-        print("killed", flush=True)
-"""
-
-
-@pytest.fixture
-def train(tmp_path):
-    """Train in a process of its own, which is killed: what it has said, and how long it took."""
-    with subprocess.Popen(
-        [sys.executable, "-c", TRAININGS], env=processes.environment(OMP_NUM_THREADS="1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-
-        def call(folder, delay="never"):
-            begun = time.monotonic()
-            process.stdin.write(f"{folder} {delay}\n")
-            process.stdin.flush()
-            return process.stdout.readline().strip(), time.monotonic() - begun
-
-        yield call
-
-
-@pytest.mark.fuzz
-def test_a_training_that_is_killed_at_random_moments_comes_to_the_same_bits(train, tmp_path):
-    """It saves after every update. Each time it is resumed; what is in the directory can be loaded at every moment."""
-    whole, seconds = train(tmp_path / "whole")
-    killed = 0
-    for seed in fuzz.seeds("kill -9", 2):
-        rng, folder = np.random.default_rng(seed), tmp_path / str(seed)
-        with fuzz.named(seed):
-            for _ in range(5):
-                said, _ = train(folder, rng.uniform(0, seconds / 5))
-                assert said in ("killed", whole)
-                killed += said == "killed"
-                for kind in storage.CONFIG_FILES:
-                    if storage.exists(folder, kind=kind):
-                        storage.load(folder, kind=kind)
-            assert train(folder)[0] == whole
-            names = sorted(re.sub("-.*", "", path.name) for path in folder.iterdir())
-            assert names == ["checkpoint", "checkpoint.json", "config.json", "model"]
-    assert killed > 0

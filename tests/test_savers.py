@@ -1,10 +1,8 @@
-"""Several processes and threads at one directory, or one log: a whole model at every moment, and a second training is refused."""
+"""Several processes and threads at one directory: a whole model at every moment, and a second training is refused."""
 
 import contextlib
-import copy
 import json
 import os
-import pickle
 import subprocess
 import sys
 import textwrap
@@ -17,7 +15,7 @@ import processes
 import pytest
 
 from fastrnn import _disk, storage
-from fastrnn.callbacks import CSVLog, JSONLog
+from fastrnn.callbacks import JSONLog
 from fastrnn.models import SequenceClassifier
 
 needs_locks = pytest.mark.skipif(_disk.fcntl is None, reason="this system has no flock")
@@ -378,68 +376,3 @@ def test_a_training_that_fails_at_once_leaves_no_directory(tmp_path):
     with pytest.raises(ValueError):
         model.fit(X, Y, checkpoint=tmp_path / "a" / "b", groups={"nothing": {"lr": 1}}, **FIT)
     assert names(tmp_path) == [] and model.storage is None
-
-
-# --- one training at one log ---------------------------------------------------------------------------------------------
-
-
-@needs_locks
-@pytest.mark.parametrize("log", [CSVLog, JSONLog])
-def test_a_second_training_at_one_log_is_refused(log, tmp_path):
-    path = tmp_path / "log"
-    held = log(path)
-    held.begin([{"epoch": 0, "loss": 1.0}])
-    before = path.read_text()
-    model = SequenceClassifier(hidden_size=3, seed=0)
-    message = f"^another training, or another callback, is writing {path}: give each a file of its own$"
-    with pytest.raises(ValueError, match=message):
-        model.fit(X, Y, callbacks=[log(path)], checkpoint=tmp_path / "m", **FIT)
-    assert path.read_text() == before and not (tmp_path / "m").exists() and model.storage is None
-    held.end()
-    with pytest.raises(ValueError, match=message):
-        model.fit(X, Y, callbacks=[log(path), log(path)], **FIT)
-    model.fit(X, Y, callbacks=[log(path)], **FIT)
-    first = path.read_text()
-    model.fit(X, Y, callbacks=[log(path)], **FIT)  # the lock has ended with the training
-    assert path.read_text() == first
-
-
-@needs_locks
-def test_the_command_refuses_a_log_that_another_process_writes(tmp_path, run):
-    (tmp_path / "d.ts").write_text("@data\n" + "1,2,3:up\n3,2,1:down\n" * 20)
-    held = CSVLog("log.csv")
-    held.begin([])
-    status, _, err = run("train", "classify", "--data", "d.ts", "--out", "m", "--epochs", "1", "--log", "log.csv", "--quiet")
-    held.end()
-    assert (status, err) == (1, "fastrnn: error: another training, or another callback, is writing log.csv: give each a file of its own\n")
-    assert not os.path.exists("m")
-
-
-def test_a_log_that_was_removed_is_begun_again(tmp_path):
-    log = CSVLog(tmp_path / "log.csv")
-    log.begin([{"epoch": 1, "loss": 2.0}])
-    log.path.unlink()
-    log({"epoch": 2, "loss": 1.0})
-    assert log.path.read_text() == "epoch,loss\n2,1.0\n"
-    log.path.rename(tmp_path / "kept")
-    log({"epoch": 3, "loss": 0.5})
-    log.end()
-    log({"epoch": 4, "loss": 0.25})
-    assert log.path.read_text() == "epoch,loss\n3,0.5\n4,0.25\n"
-    del log
-
-
-def test_a_log_that_is_open_can_be_copied(tmp_path):
-    log = JSONLog(tmp_path / "log.jsonl")
-    log.begin([])
-    for again in (copy.deepcopy(log), pickle.loads(pickle.dumps(log))):
-        assert again.path == log.path and again._file is None
-    log.end()
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="devices of POSIX")
-def test_a_log_may_be_a_device():
-    one, two = CSVLog("/dev/null"), CSVLog("/dev/null")
-    for log in (one, two):
-        log.begin([{"epoch": 1}])
-    assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
