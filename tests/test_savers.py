@@ -311,11 +311,14 @@ def test_a_child_that_lives_longer_than_its_parent_holds_no_lock(tmp_path):
         from fastrnn.callbacks import JSONLog
         log = JSONLog(sys.argv[1] + "/log.jsonl")
         log.begin([])
+        begun, begins = os.pipe()
         with storage.training(sys.argv[1] + "/m"):
             child = os.fork()
             if child == 0:
+                os.write(begins, b"x")
                 sys.stdout.close()
                 time.sleep(60)
+            os.read(begun, 1)
             print(child, flush=True)
             os.kill(os.getpid(), 9)
     """
