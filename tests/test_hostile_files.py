@@ -463,3 +463,24 @@ def test_an_operator_that_fails_is_named():
     feeds["sequence_lens"] = np.full(3, 3, "int32")
     with pytest.raises(ValueError, match=r"^node 'product' \(MatMul\): TypeError: "):
         made.run(feeds)
+
+
+def reference_without_function(model):
+    """An attribute that stands for one of a function, in no function."""
+    model.graph.node[0].attribute[0].ref_attr_name = "x"
+
+
+def node_without_weights(model):
+    next(n for n in model.graph.node if n.op_type == "GRU").input[1] = ""
+
+
+@pytest.mark.parametrize("change", [reference_without_function, node_without_weights])
+def test_a_recurrent_node_that_lacks_something_is_named(change):
+    import fastrnn.onnx
+
+    model = files.onnx_model()
+    change(model)
+    with pytest.raises(ValueError, match="GRU_0"):
+        made = fastrnn.onnx.prepare(model)
+        feeds = {name: np.zeros([d.dim_value or 3 for d in made._types[name].tensor_type.shape.dim], "float32") for name in made.input_names}
+        made.run(feeds | {"sequence_lens": np.full(3, 3, "int32")})

@@ -23,7 +23,14 @@ class _Node(OpRun):
         """The node's outputs, None for those that have no name."""
         recurrence = self.recurrence
         if recurrence is None:  # attributes of the function that this node stands in
-            links = {a.name: linked_attributes[a.ref_attr_name] for a in self.onnx_node.attribute if a.ref_attr_name}
+            given, references = linked_attributes or {}, {a.name: a.ref_attr_name for a in self.onnx_node.attribute if a.ref_attr_name}
+            missing = next((name for name, of in references.items() if of not in given), None)
+            if missing is not None:
+                raise ValueError(
+                    f"{_nodes.where(self.onnx_node)}: its attribute {missing} is the attribute {references[missing]!r} of a function, "
+                    "which is not given"
+                )
+            links = {name: given[of] for name, of in references.items()}
             recurrence = Recurrence(_nodes.read(self.onnx_node, self._values | links))
         return [y if name else None for name, y in zip(self.output, recurrence(*args))]
 
@@ -54,8 +61,7 @@ class Evaluator(ReferenceEvaluator):
     def _init(self):
         super()._init()
         for node in self.rt_nodes_:
-            if self.budget is not None or not isinstance(node, _Node):  # those of ours name their node
-                _guard.guard(node, self.budget)
+            _guard.guard(node, self.budget, own=isinstance(node, _Node) and self.budget is None)
         for array in self.rt_inits_.values():
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False

@@ -29,13 +29,16 @@ class Budget:
         self.left -= made
 
 
-def guard(node, budget):
-    """Make the errors of an operator name its node; check before it runs, and after, that it stays within the budget."""
+def guard(node, budget, own=False):
+    """Make the errors of an operator name its node; check before it runs, and after, that it stays within the budget.
+
+    own : it is one of ours, whose errors name it already
+    """
     run, proto = node.run, node.onnx_node
-    node.run = lambda *inputs, **options: _run(run, proto, budget, inputs, options)
+    node.run = lambda *inputs, **options: _run(run, proto, budget, own, inputs, options)
 
 
-def _run(run, proto, budget, inputs, options):
+def _run(run, proto, budget, own, inputs, options):
     if budget is not None:
         budget.take(_nodes.where(proto), _output_bytes(proto, inputs))
     try:
@@ -46,6 +49,10 @@ def _run(run, proto, budget, inputs, options):
         raise NotImplementedError(_message(proto, error)) from error
     except RecursionError:
         raise ValueError(f"{_nodes.where(proto)}: functions or graphs are nested too deeply") from None
+    except (TypeError, ValueError) as error:
+        if own and str(error).startswith(_nodes.where(proto)):
+            raise
+        raise ValueError(_message(proto, error)) from error
     except Exception as error:  # of NumPy and of onnx's operators: nearly every class
         raise ValueError(_message(proto, error)) from error
     if budget is not None:
