@@ -7,12 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastrnn._schema import ANYTHING, FIGURE, OBJECT, TEXT, ListOf, OrNull, Record, Rule, number, shown, whole
-from fastrnn.models.schemas import history
 
 _STATE = Rule(
     "null, 'array' or a list of such",
     lambda value: value in (None, "array") or (type(value) is list and all(map(_STATE.holds, value))),
 )
+
+
+def history(figures=()) -> ListOf:
+    """The history of a training, whose entries have at least these figures of the held-out part.
+
+    Callbacks may add keys of their own.
+    """
+    entry = {"epoch": number(0), "update": whole(), "lr": FIGURE, "train_loss": OrNull(FIGURE)}
+    entry |= {f"validation_{name}": OrNull(FIGURE) for name in ("loss", *figures)}
+    return ListOf(Record(entry, others=(("validation_.*", OrNull(FIGURE)), (".*", ANYTHING))))
 
 
 def _position(figures):

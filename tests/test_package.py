@@ -262,3 +262,30 @@ def test_the_commands_of_the_results_run_in_short_form(command, tmp_path):
 @pytest.mark.parametrize("script", sorted(path.name for path in (processes.ROOT / "examples").glob("*.py")))
 def test_the_scripts_in_examples_are_short(script):
     assert len((processes.ROOT / "examples" / script).read_text().splitlines()) <= 60
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_every_module_can_be_imported_first():
+    """Imports go downwards only: a circle fails for the module that is imported first."""
+    code = """
+import os, pkgutil, sys, numpy
+folder = os.path.dirname(__import__("importlib.util").util.find_spec("fastrnn").origin)
+names = [found.name for found in pkgutil.walk_packages([folder], "fastrnn.") if found.name.split(".")[1] not in sys.argv[1:]]
+wrong = []
+for name in names:
+    child = os.fork()
+    if not child:
+        try:
+            __import__(name)
+        except BaseException as error:
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        wrong.append(name)
+print(len(names), len(wrong))
+"""
+    adapters = ["bench", "keras", "onnx", "sklearn", "threadpoolctl", "torch"]  # need their packages, which their own tests import
+    told = processes.output(code, *adapters)
+    count, wrong = map(int, told.splitlines()[-1].split())
+    assert count > 50 and wrong == 0, told

@@ -6,10 +6,10 @@ Sizes are compared with the arrays when the layers are made, see ``fastrnn._chec
 
 from __future__ import annotations
 
+from fastrnn._checkpoint import history
 from fastrnn._schema import (
     ANYTHING,
     CHARACTERS,
-    FIGURE,
     FLAG,
     FRACTION,
     SIZE,
@@ -45,16 +45,6 @@ READING = Record(
         "allow_gaps": FLAG,
     },
 )
-
-
-def history(figures=()) -> ListOf:
-    """The history of a training, whose entries have at least these figures of the held-out part.
-
-    Callbacks may add keys of their own.
-    """
-    entry = {"epoch": number(0), "update": whole(), "lr": FIGURE, "train_loss": OrNull(FIGURE)}
-    entry |= {f"validation_{name}": OrNull(FIGURE) for name in ("loss", *figures)}
-    return ListOf(Record(entry, others=(("validation_.*", OrNull(FIGURE)), (".*", ANYTHING))))
 
 
 _ALWAYS = {
