@@ -1,8 +1,10 @@
 """Build of the one extension, fastrnn._engine. Everything else about the package stands in pyproject.toml.
 
 src/kernels.c is compiled once per instruction set and dtype; src/dispatch.c picks the best table at import.
-FASTRNN_DEBUG=1   bounds checks, -O1 -g, address and undefined-behaviour sanitizers (run it by `make sanitize`)
-FASTRNN_WERROR=1  a warning of the C compiler in our own C files is an error (CI)
+FASTRNN_DEBUG=1        bounds checks, -O1 -g, address and undefined-behaviour sanitizers (run it by `make sanitize`)
+FASTRNN_DEBUG=threads  the same with ThreadSanitizer (`make sanitize-threads`)
+FASTRNN_ISAS=v3,v2     only these instruction sets, of those that are built for this machine
+FASTRNN_WERROR=1       a warning of the C compiler in our own C files is an error (CI)
 """
 
 import copy
@@ -16,7 +18,10 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-DEBUG = os.environ.get("FASTRNN_DEBUG", "0") not in ("", "0")
+DEBUG = os.environ.get("FASTRNN_DEBUG", "")
+DEBUG = "" if DEBUG == "0" else DEBUG
+if DEBUG not in ("", "1", "threads"):
+    raise SystemExit(f"FASTRNN_DEBUG={DEBUG}, but it must be 0, 1 or threads")
 WERROR = os.environ.get("FASTRNN_WERROR", "0") not in ("", "0")
 
 C_FILES = ["src/dispatch.c", "src/team.c", "src/blas.c"]
@@ -37,17 +42,31 @@ ISA_FLAGS = {
 # Never -ffast-math. -g0 undoes the -g many a Python was configured with.
 CFLAGS = ["-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 CFLAGS += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if DEBUG else []
-WARNINGS = ["-Wall", "-Wextra"] + (["-Werror"] if WERROR else [])
+SANITIZE = {
+    "": [],
+    # without what the address sanitizer sees too: these three make the compilation of the kernels three times as long
+    "1": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-sanitize=null,object-size,pointer-overflow"],
+    "threads": ["-fsanitize=thread"],
+}[DEBUG]
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion"] + (["-Werror"] if WERROR else [])
 
 DIRECTIVES = {
     "language_level": 3,
-    "boundscheck": DEBUG,
+    "boundscheck": bool(DEBUG),
     "wraparound": False,
-    "initializedcheck": DEBUG,
+    "initializedcheck": bool(DEBUG),
     "cdivision": True,
     "freethreading_compatible": True,
 }
+
+
+def wanted_isas(isas):
+    """Those of the instruction sets {name: flags} that $FASTRNN_ISAS names; all of them if it is not set."""
+    names = [name for name in os.environ.get("FASTRNN_ISAS", "").split(",") if name] or list(isas)
+    unknown = [name for name in names if name not in isas]
+    if unknown:
+        raise SystemExit(f"FASTRNN_ISAS names {', '.join(unknown)}, but for this machine there are: {', '.join(isas)}")
+    return {name: flags for name, flags in isas.items() if name in names}
 
 
 class BuildEngine(build_ext):
@@ -59,7 +78,7 @@ class BuildEngine(build_ext):
 
     def build_extension(self, ext):
         machine = self.plat_name.rpartition("-")[2]  # of the target: linux-x86_64, macosx-11.0-arm64, …
-        isas = ISA_FLAGS.get(machine, {"plain": []})
+        isas = wanted_isas(ISA_FLAGS.get(machine, {"plain": []}))
         self.tuning = ["-mtune=generic"] if machine == "x86_64" else []
         self.depends = sorted([*map(str, Path("src").glob("*.h")), self.recorded_flags(isas)])
 
@@ -149,5 +168,5 @@ setup(
         )
     ],
     cmdclass={"build_ext": BuildEngine},
-    options={"build": {"build_base": "build/debug" if DEBUG else "build"}},
+    options={"build": {"build_base": {"": "build", "1": "build/debug", "threads": "build/debug-threads"}[DEBUG]}},
 )

@@ -30,9 +30,9 @@ cdef double SLICE_FLOPS = 1e9           # about 10 ms of a core; signals are loo
 
 cdef int isa_index = 0
 cdef const rnn_kernels *table[2]
-cdef bint blas_asked = False            # whether a BLAS was looked for, and bound if there is one
+cdef int64_t blas_asked = 0             # whether a BLAS was looked for, and bound if there is one
 blas_lock = threading.Lock()
-cdef int default_threads = 1
+cdef int64_t default_threads = 1
 local = threading.local()
 
 
@@ -91,12 +91,14 @@ def compiler():
 
 
 def open_blas(str path=None):
-    """Bind the BLAS for weight and input gradients: $FASTRNN_BLAS (a path, or "builtin"), else the private copy, else none."""
-    global blas_asked
+    """Bind the BLAS for weight and input gradients: $FASTRNN_BLAS (a path, or "builtin"), else the private copy, else none.
+
+    A path, or a second call, is for tests: nothing may compute in the meantime.
+    """
     with blas_lock:
-        if path is not None or not blas_asked:   # else another thread was first
+        if path is not None or not rnn_seen(&blas_asked):   # else another thread was first
             bind_blas(path)
-            blas_asked = True
+            rnn_announce(&blas_asked, 1)
 
 
 def bind_blas(path):
@@ -109,7 +111,10 @@ def bind_blas(path):
     found = [asked] if asked else [
         os.path.join(folder, name) for name in (os.listdir(folder) if os.path.isdir(folder) else []) if name.startswith("fastrnn_blas")
     ]
-    if found and rnn_blas_open(os.fsencode(found[0]), message, sizeof(message)):
+    cdef int failed = rnn_blas_open(os.fsencode(found[0]), message, sizeof(message)) if found else 0
+    if failed == -2:
+        raise MemoryError(f"no memory to load {found[0]}")
+    if failed:
         raise RuntimeError(f"FASTRNN_BLAS={found[0]} can't be used: {message.decode(errors='replace')}; FASTRNN_BLAS=builtin does without")
 
 
@@ -125,7 +130,7 @@ if hasattr(os, "register_at_fork"):
 
 def blas_core():
     """Name of the BLAS core in use, or None if the built-in product is used."""
-    if not blas_asked:
+    if not rnn_seen(&blas_asked):
         open_blas()
     name = rnn_blas_core()
     return name.decode() if name != NULL else None
@@ -144,8 +149,7 @@ def thresholds():
 
 def set_default_threads(int n):
     """Threads of a call in threads that have no number of their own."""
-    global default_threads
-    default_threads = n
+    rnn_announce(&default_threads, n)
 
 
 def set_local_threads(n):
@@ -157,7 +161,7 @@ def set_local_threads(n):
 
 def current_threads():
     """Threads that a call from this thread may use."""
-    return getattr(local, "threads", None) or default_threads
+    return getattr(local, "threads", None) or rnn_seen(&default_threads)
 
 
 # ---- products -----------------------------------------------------------------------------------------------------
@@ -266,7 +270,7 @@ cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awak
     """g.c += op(a) @ op(b) over K terms, in slices after which signals are looked at. awake: the other threads are at hand."""
     cdef Py_ssize_t tiles = gemm_tiles(g.M), block = gemm_block(g.N), step, k
     cdef int parts = 1
-    if not blas_asked:
+    if not rnn_seen(&blas_asked):
         open_blas()
     g.K = min(block, K)
     if 2.0 * g.M * g.N * K * (AWAKE if awake else 1) >= SPLIT_FLOPS:
@@ -338,9 +342,6 @@ ctypedef struct Split:
     Py_ssize_t cuts[MOST_PARTS + 1]
 
 
-cdef double units_again = 0            # until then the units are not split: the other cores were found busy
-cdef double alone = ALONE_MS * 1e-3    # seconds of that, next time
-cdef int waits = 0                     # in a row that were too long
 cdef int forced_split = -1             # 0: rows, 1: units, for tests and measurements
 
 
@@ -359,7 +360,7 @@ cdef int split_sweep(
     cdef double flops = row_flops * total, worth = flops * AWAKE if awake else flops
     split.parts = parts_for(B, worth, threads)
     split.units, split.far = False, weight_bytes > SHARED_CACHE
-    if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and rnn_seconds() > units_again:
+    if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and rnn_seconds() > rnn_alone_until():
         units = unit_parts(vectors, least, flops / T, worth, meetings, threads)
         if units > split.parts or (units == split.parts and split.parts > 1):
             split.parts, split.units = units, True
@@ -373,15 +374,8 @@ cdef int split_sweep(
 cdef inline void note_wait(double start, double flops) noexcept nogil:
     """Threads that had to wait for each other too long twice in a row, as somebody else's work is on their cores, go alone for a while: for
     twice as long each time it happens again. Once may be a thread that had to be woken."""
-    global units_again, alone, waits
     cdef double end = rnn_seconds()
-    if end - start <= 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5:
-        alone, waits = ALONE_MS * 1e-3, 0
-        return
-    waits += 1
-    if waits == 2:
-        units_again, waits = end + alone, 0
-        alone = min(2 * alone, 1.0)
+    rnn_note_wait(end - start > 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5, end, ALONE_MS * 1e-3)
 
 
 cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *arg, const Split *split, double flops) noexcept nogil:
@@ -580,7 +574,7 @@ cdef bint sides_pay(Py_ssize_t B, double flops) except -1:
 def waves_pay(Py_ssize_t layers, Py_ssize_t B, Py_ssize_t T, double step_flops):
     """Whether layers that follow each other a few steps apart, on a thread each, beat a split of the rows or units of each layer."""
     return (layers > 1 and current_threads() > 1 and forced_split < 0 and B < 2 * SPLIT_ROWS and T >= 4 * WAVE_STEPS
-            and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and rnn_team_meeting() < 1e-6 and rnn_seconds() > units_again)
+            and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and rnn_team_meeting() < 1e-6 and rnn_seconds() > rnn_alone_until())
 
 
 cdef class Bptt:
@@ -780,7 +774,7 @@ def backward_sides(Bptt one, Bptt other, Py_ssize_t chunks):
         one.run(chunks)
         other.run(chunks)
         return
-    if not blas_asked:
+    if not rnn_seen(&blas_asked):
         open_blas()
     sides.one, sides.other, sides.count, sides.first = <void *>one, <void *>other, chunks, 0
     step = slice_steps(1, chunks, flops / 2)

@@ -1,6 +1,7 @@
 /* The only place that knows BLAS: a private OpenBLAS, bound by dlopen when it is first needed, single-threaded, its symbols not shared. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,24 +32,41 @@ static void *symbol(void *library, const char *name)
     return NULL;
 }
 
-/* OpenBLAS starts its threads while it is being loaded; our team splits the work, so it shall start none. */
+#define THREADS "OPENBLAS_NUM_THREADS"
+
+/* OpenBLAS starts its threads while it is being loaded; our team splits the work, so it shall start none. All memory is taken before
+ * anything changes: the variable comes back whatever happens. NULL with errno ENOMEM: there was no memory. */
 static void *load_quietly(const char *path)
 {
-    const char *name = "OPENBLAS_NUM_THREADS", *old = getenv(name);
-    char *kept = old ? strdup(old) : NULL;
-    setenv(name, "1", 1);
+    static char one[] = THREADS "=1";
+    const char *old = getenv(THREADS);
+    const size_t length = old ? strlen(old) : 0;
+    char *entry = old ? malloc(sizeof THREADS "=" + length) : NULL;      /* the environment keeps it */
+    errno = ENOMEM;
+    if (old && !entry)
+        return NULL;
+    if (old)
+        memcpy(memcpy(entry, THREADS "=", sizeof THREADS) + sizeof THREADS, old, length + 1);
+    if (putenv(one)) {
+        free(entry);
+        return NULL;
+    }
+    errno = 0;
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (kept)
-        setenv(name, kept, 1);
-    else
-        unsetenv(name);
-    free(kept);
+    const int failed = errno;
+    if (!entry)
+        unsetenv(THREADS);
+    else if (putenv(entry))                  /* it is there already, so nothing is allocated */
+        free(entry);
+    errno = failed;
     return library;
 }
 
 int rnn_blas_open(const char *path, char *error, size_t size)
 {
     void *library = load_quietly(path);
+    if (!library && errno == ENOMEM)
+        return -2;
     if (!library) {
         snprintf(error, size, "%s", dlerror());
         return -1;

@@ -45,7 +45,7 @@ typedef struct {
  * With rnn_options the blocks hold pre-activations; an LSTM then has more of them: kernels_options.h. */
 typedef struct {
     ptrdiff_t rows, H, Hp;
-    ptrdiff_t P, Pp;             /* features of h and y: H and Hp but for a projection             */
+    ptrdiff_t P, Pp;             /* features of h and y: H and Hp, or fewer of a projection        */
     const rnn_options *options;  /* or NULL for a cell without                                 in  */
     const void *w, *w2;          /* packed recurrent weights; w2: GRU_BEFORE's W_hn, or W_hr   in  */
     const void *bias;            /* (rows or 1, X*Hp)                                          in  */
@@ -199,6 +199,10 @@ int rnn_take(int *taken);                                 /* 1 if nobody held it
 void rnn_give(int *taken);
 void rnn_announce(int64_t *counter, int64_t value);       /* what was written before it is seen by who awaits it        */
 void rnn_await(const int64_t *counter, int64_t value);    /* until the counter has come that far                      */
+int64_t rnn_seen(const int64_t *counter);                 /* where the counter is now                                 */
+void rnn_note_wait(int too_long, double now, double first_pause);   /* of parts that waited for each other: too long twice in a row,
+                                                           * and calls go alone for a pause, twice as long each time    */
+double rnn_alone_until(void);                             /* when the pause ends, in seconds of the clock               */
 int rnn_cpus(void);                                       /* that this thread may run on now                            */
 double rnn_seconds(void);                                 /* of a clock that only goes forward                          */
 
@@ -206,7 +210,7 @@ uint64_t rnn_flush_denormals(void);                       /* from now on in this
 void rnn_restore_denormals(uint64_t mode);
 
 /* blas.c */
-int rnn_blas_open(const char *path, char *error, size_t size);     /* 0, or -1 with a message */
+int rnn_blas_open(const char *path, char *error, size_t size);     /* 0; -1 with a message; -2: no memory */
 void rnn_blas_close(void);                                /* back to the built-in product */
 const char *rnn_blas_core(void);                          /* name of the BLAS core, or NULL without BLAS */
 int rnn_blas_gemm(int is_double, int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,

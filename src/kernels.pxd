@@ -147,6 +147,9 @@ cdef extern from "kernels.h" nogil:
     void rnn_give(int *taken) noexcept
     void rnn_announce(int64_t *counter, int64_t value) noexcept
     void rnn_await(const int64_t *counter, int64_t value) noexcept
+    int64_t rnn_seen(const int64_t *counter) noexcept
+    void rnn_note_wait(int too_long, double now, double first_pause) noexcept
+    double rnn_alone_until() noexcept
     uint64_t rnn_flush_denormals() noexcept
     void rnn_restore_denormals(uint64_t mode) noexcept
     int rnn_blas_open(const char *path, char *error, size_t size) noexcept

@@ -66,6 +66,8 @@ void rnn_await(const int64_t *counter, int64_t value)
         }
 }
 
+int64_t rnn_seen(const int64_t *counter) { return __atomic_load_n(counter, __ATOMIC_ACQUIRE); }
+
 int rnn_take(int *taken) { return !__atomic_exchange_n(taken, 1, __ATOMIC_ACQUIRE); }
 
 void rnn_give(int *taken) { __atomic_store_n(taken, 0, __ATOMIC_RELEASE); }
@@ -252,6 +254,32 @@ double rnn_team_meeting(void)
     atomic_store(&measured, seconds);
     atomic_store(&next, now + PAUSE_NS);
     return seconds;
+}
+
+/* ---- parts that waited for each other too long --------------------------------------------------------------- */
+
+static _Atomic double alone_until;           /* seconds of the clock                      */
+static _Atomic double next_pause;            /* seconds; 0: the first one                 */
+static _Atomic int long_waits;               /* in a row                                  */
+
+double rnn_alone_until(void) { return atomic_load(&alone_until); }
+
+/* Callers at the same time may lose each other's count: a pause comes one call later then, or lasts half as long. */
+void rnn_note_wait(int too_long, double now, double first_pause)
+{
+    if (!too_long) {
+        if (atomic_load(&long_waits))
+            atomic_store(&long_waits, 0);
+        if (atomic_load(&next_pause) > 0)
+            atomic_store(&next_pause, 0);
+        return;
+    }
+    if (atomic_fetch_add(&long_waits, 1) == 0)
+        return;                              /* once may be a thread that had to be woken */
+    const double asked = atomic_load(&next_pause), pause = asked > first_pause ? asked : first_pause;
+    atomic_store(&long_waits, 0);
+    atomic_store(&next_pause, 2 * pause < 1 ? 2 * pause : 1);
+    atomic_store(&alone_until, now + pause);
 }
 
 int rnn_cpus(void)

@@ -52,7 +52,7 @@ INLINE vec v_load_n(const real *p, ptrdiff_t n)
 #pragma GCC unroll 4
     for (int l = VL / 2; l > 0; l /= 2)
         if (n & l) {
-            __builtin_memcpy(to, p, l * sizeof(real));
+            __builtin_memcpy(to, p, (size_t)l * sizeof(real));
             p += l;
             to += l;
         }
@@ -69,7 +69,7 @@ INLINE void v_store_n(real *p, vec x, ptrdiff_t n)
 #pragma GCC unroll 4
     for (int l = VL / 2; l > 0; l /= 2)
         if (n & l) {
-            __builtin_memcpy(p, from, l * sizeof(real));
+            __builtin_memcpy(p, from, (size_t)l * sizeof(real));
             p += l;
             from += l;
         }
