@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import threading
 
 import numpy as np
 
 from fastrnn import _check, _check_cells, _check_memory, _engine, _finite
 from fastrnn._backward import Backward
+from fastrnn._calls import masks
 from fastrnn._memory import Pool
-from fastrnn._stack import Batch, Dropout, MaskedBatch, Net, Tokens, bias_rows, even_batch, forward, make_tape
+from fastrnn._stack import Batch, MaskedBatch, Net, Tokens, bias_rows, even_batch, forward, make_tape
 from fastrnn._states import states
 from fastrnn.cells import Packed
 from fastrnn.parameters import Layer, initial_values
@@ -97,11 +97,10 @@ class Recurrent(Layer):
         )  # fmt: skip
         self._packed_for = None
         self._tapes = Pool()
-        self._lock = threading.Lock()
 
     def __getstate__(self):
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_packed_for", "_tapes", "_lock")}
+        return {name: value for name, value in state.items() if name not in ("_packed_for", "_tapes")}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -304,11 +303,14 @@ class Recurrent(Layer):
         >>> g.x.shape, g.state.shape, g.params["weight_hh_l0"].shape
         ((5, 2, 3), (1, 2, 4), (12, 4))
         """
-        given = state is not None
         _check_cells.states_of(mask, return_states)
+        with masks(self, rng) as dropout:
+            return self._vjp(x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite)
+
+    def _vjp(self, x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite):
+        given = state is not None
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         net, packed = self._net, self._packed()
-        dropout = Dropout(self.dropout, self._draw(rng), self.variational) if self.dropout and self.num_layers > 1 else None
         check = self._checked(check_finite, batch, rows, given, state, context, unbatched, dropout)
         tape = make_tape(net, batch, packed, dropout, self._tapes)
         outputs = [] if return_states or check else None
@@ -330,14 +332,6 @@ class Recurrent(Layer):
         check = _finite.Pass(self, batch, rows, state, context, unbatched, dropout)
         check.check_arguments(given)
         return check
-
-    def _draw(self, rng):
-        """The key of the next dropout masks."""
-        if rng is not None:
-            return _check.random_key(rng)
-        with self._lock:
-            self._calls += 1
-            return (self._key + self._calls * 0xD1342543DE82EF95) % 2**64
 
     def stream(self, batch_size=1, context=None):
         """Step through sequences that arrive bit by bit: an object with step, run, state, reset, refresh.

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastrnn import _check, _check_attention, _check_memory, _engine, _finite, _finite_decoder
+from fastrnn._calls import masks
 from fastrnn._decoder import Decoding, Memory, PackedDecoder, Sizes
 from fastrnn._memory import OwnsTape, Pool
-from fastrnn._stack import Batch, Dropout, Tokens, even_batch
+from fastrnn._stack import Batch, Tokens, even_batch
 from fastrnn.parameters import Gradients, Layer
 
 ATTENTIONS = ("additive", "dot", "general")
@@ -208,10 +209,9 @@ class AttentionDecoder(Layer):
         >>> g.memory.shape, g.params["weight_query"].shape, g.params["rnn.weight_hh_l0"].shape
         ((7, 2, 6), (8, 8), (24, 8))
         """
-        rnn = self.rnn
-        dropout = Dropout(rnn.dropout, rnn._draw(rng), rnn.variational) if rnn.dropout and rnn.num_layers > 1 else None
-        decoding, check = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite)
-        return self._results(decoding), DecoderBackward(self, decoding, embedding, check)
+        with masks(self.rnn, rng) as dropout:
+            decoding, check = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite)
+            return self._results(decoding), DecoderBackward(self, decoding, embedding, check)
 
     def _decode(self, x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite):
         """The pass, and its check or None."""

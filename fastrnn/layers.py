@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from fastrnn import _check, _check_memory, _engine
+from fastrnn._calls import next_call
 from fastrnn.parameters import Gradients, Layer
 
 _WORD = (1 << 64) - 1
@@ -301,10 +302,12 @@ class Dropout:
 
         ``backward(dy, out=None)`` gives Gradients with `.x`; `out` as above, it may be dy.
         """
-        if rng is None:
-            self._calls += 1
-            rng = random_key(self._seed, self._calls)
-        key = _check.random_key(rng)
+        if rng is not None:
+            return self._vjp(x, _check.random_key(rng), out)
+        with next_call(self) as number:
+            return self._vjp(x, random_key(self._seed, number), out)
+
+    def _vjp(self, x, key, out):
         x = _check.real_rows("x", x)
         shape, dtype = x.shape, x.dtype
 

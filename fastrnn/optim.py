@@ -55,9 +55,13 @@ class Optimizer:
         if 0 < scale < _TINY:
             grad, scale = np.ldexp(grad, -_SHIFT), math.ldexp(scale, _SHIFT)
         arrays = self._state()
-        self.updates += 1
         with self.target.updating() as flat:
-            self._update(flat, grad, scale, **arrays)
+            self.updates += 1
+            try:
+                self._update(flat, grad, scale, **arrays)
+            except BaseException:  # before anything was changed: the kernels themselves do not fail
+                self.updates -= 1
+                raise
 
     def _state(self):
         """The running means, zeros before the first step."""

@@ -180,7 +180,8 @@ class Layer:
             if array.shape != self.slots[name].shape:
                 raise ValueError(f"{name} has shape {array.shape}, but this {type(self).__name__} needs {self.slots[name].shape}")
         flat = self.storage.flat
-        new = {name: array.copy() if np.may_share_memory(array, flat) else array for name, array in new.items()}
+        # what needs memory comes before the first parameter changes: copies of what would be overwritten, and other dtypes
+        new = {name: array.astype(self.dtype, copy=np.may_share_memory(array, flat)) for name, array in new.items()}
         with self.storage.updating() as flat:
             for name, array in new.items():
                 self.slots[name].view(flat)[...] = array

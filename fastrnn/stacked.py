@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastrnn import _check, _check_memory, _check_stacked, _finite
+from fastrnn._calls import mask_key
 from fastrnn._stack import Dropout, even_batch
 from fastrnn.layers import random_key
 from fastrnn.parameters import Gradients, Layer, Storage
@@ -171,7 +172,10 @@ class Stacked(Layer):
         ((5, 2, 3), (8, 8), True)
         """
         state, unbatched = self._prepare(x, state, resets, embedding)
-        key = self.layers[0]._draw(rng)
+        with mask_key(self.layers[0], rng) as key:
+            return self._vjp(x, state, lengths, mask, resets, context, embedding, key, return_states, unbatched, check_finite)
+
+    def _vjp(self, x, state, lengths, mask, resets, context, embedding, key, return_states, unbatched, check_finite):
         dropout = Dropout(self.dropout, key, self.variational) if self.dropout else None
         results, backwards, given = [], [], {"context": context, "embedding": embedding}
         for k, layer in enumerate(self.layers):

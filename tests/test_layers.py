@@ -509,3 +509,22 @@ def test_a_wrong_argument_is_named_with_both_numbers(call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_a_call_that_is_refused_uses_up_no_dropout_masks():
+    """The next call draws the masks that the refused one would have drawn."""
+    x = np.ones((5, 2, 4), "float32")
+    memory = np.ones((3, 2, 8), "float32")
+
+    def layers():
+        yield fastrnn.Dropout(0.5, seed=1), (x,), (x.astype(int),)
+        yield fastrnn.LSTM(4, 8, 2, dropout=0.5, seed=1), (x,), (x[..., :3],)
+        yield fastrnn.AttentionDecoder(fastrnn.GRU(4, 8, 2, dropout=0.5, seed=1), 8, seed=2), (x, memory), (x, memory[:, :1])
+        yield fastrnn.Stacked([fastrnn.GRU(4, 8, seed=1), fastrnn.GRU(8, 8, seed=2)], dropout=0.5), (x,), (x[..., :3],)
+
+    for (layer, good, wrong), (other, _, _) in zip(layers(), layers(), strict=True):
+        with pytest.raises((TypeError, ValueError)):
+            layer.vjp(*wrong)
+        y, want = layer.vjp(*good)[0], other.vjp(*good)[0]
+        y, want = (a if isinstance(a, np.ndarray) else a[0] for a in (y, want))
+        assert_array_equal(y, want, err_msg=type(layer).__name__)
