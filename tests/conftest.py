@@ -86,7 +86,8 @@ def pytest_testnodedown(node):
 def pytest_terminal_summary(terminalreporter):
     if fuzz.counts:
         terminalreporter.write_line(f"random cases: {sum(fuzz.counts.values())}")
-    for why in MISSING.values():
+    skipped = {report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)}
+    for why in [*MISSING.values(), *sorted(why for why in skipped if "NOT tested" in why and why not in MISSING.values())]:
         terminalreporter.write_line(f"WARNING: {why}", yellow=True)
 
 
