@@ -8,7 +8,9 @@
 #   make load        an hour of concurrent callers, forks and ever new shapes: the same bits, flat memory (make load MINUTES=5)
 #   make lint        ruff and cython-lint
 #   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (about an hour; make bench ARGS=--quick: twelve minutes)
-#   make sanitize    the tests on a build with the address and undefined-behaviour sanitizers
+#   make sanitize    the tests of compiled code on a build with the address and undefined-behaviour sanitizers (up to half an hour)
+#   make sanitize-threads  the tests of threads on a build with ThreadSanitizer
+#   make sanitize-short    the kernels and the thread team alone, under these sanitizers and valgrind (about a minute; CI)
 #   make clean       remove .venv and everything that was built
 #
 # Another Python: make test PYTHON=python3.12 (makes .venv anew). More arguments for pytest: make test ARGS='-k lstm -x' (paths count from tests/)
@@ -25,8 +27,7 @@ TAG := $(or $(shell $(BASE) -c 'import sys; print("cpython-%d%d" % sys.version_i
 ISA_LIST = import fastrnn._engine as e; print(*e.available_isas())
 SOURCES := setup.py pyproject.toml $(wildcard src/*.c src/*.h src/*.pyx src/*.pxd) \
            $(wildcard fastrnn/*.py fastrnn/*.pyi fastrnn/*/*.py bench/*.py bench/*/*.py)
-# The sanitizer's runtime must come first, before Python itself.
-ASAN = .venv/bin/python -c 'import subprocess, sysconfig; print(subprocess.check_output(sysconfig.get_config_var("CC").split()[:1] + ["-print-file-name=libasan.so"], text=True).strip())'
+COMPILER = $(shell .venv/bin/python -c 'import os, sysconfig; print((os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0])')
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -134,17 +135,36 @@ lint: .venv/lint-$(TAG)
 	@.venv/bin/ruff check .
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src
 
-# --capture=sys: what the sanitizers say before they end the process is to be seen
-sanitize: .venv/test-$(TAG)
+# Files of the tests that run compiled code. The others test readers, the command and adapters, in which sanitizers see nothing of ours.
+NATIVE_TESTS = attention attention_kernels exactness forward gradients kernels language_model layer_sizes layers memory_network network optim \
+               options ownership search softmax_linear stacked states structures threads training vector_to_sequence
+# ISAS: without AVX-512, whose kernels take longer to compile than the tests to run. make sanitize ISAS=v4
+ISAS = $(if $(filter x86_64,$(shell uname -m)),v3$(comma)v2)
+comma = ,
+
+# $(call sanitized,library of the sanitizer,FASTRNN_DEBUG,folder,instruction sets,tests): the reports of subprocesses count too, so they go to files
+define sanitized
 	@echo "building with sanitizers (the log is build/sanitize.log)"
-	@rm -rf build/debug/lib* build/debug/site
-	$(call install,--no-deps --target build/debug/site .,sanitize,FASTRNN_DEBUG=1)
-	@export LD_PRELOAD="$$($(ASAN))" PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/build/debug/site" \
-	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; \
-	    $(PYTEST) -m "not long and not torch" -p no:cacheprovider --capture=sys $(ARGS)
+	@rm -rf $(3)/lib* $(3)/site $(3)/report*
+	$(call install,--no-deps --target $(3)/site .,sanitize,FASTRNN_DEBUG=$(2) FASTRNN_ISAS=$(4))
+	@runtime=$$($(COMPILER) -print-file-name=$(1)); \
+	options="log_path=$(CURDIR)/$(3)/report:detect_leaks=0:print_stacktrace=1:die_after_fork=0"; \
+	(export LD_PRELOAD=$$runtime PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/$(3)/site" ASAN_OPTIONS=$$options UBSAN_OPTIONS=$$options TSAN_OPTIONS=$$options; \
+	    $(PYTEST) -m "not long and not torch and not keras and not onnxruntime" -p no:cacheprovider $(5) $(ARGS)); status=$$?; \
+	if ls $(3)/report* >/dev/null 2>&1; then cat $(3)/report*; status=1; fi; exit $$status
+endef
+
+sanitize: .venv/test-$(TAG) sanitize-short
+	$(call sanitized,libasan.so,1,build/debug,$(ISAS),$(NATIVE_TESTS:%=test_%.py))
+
+sanitize-threads: .venv/test-$(TAG) sanitize-short
+	$(call sanitized,libtsan.so,threads,build/debug-threads,$(firstword $(subst $(comma), ,$(ISAS))),test_threads.py)
+
+sanitize-short:
+	@$(MAKE) --no-print-directory -j2 -C tests/native CC="$(or $(CC),cc)" address threads memcheck
 
 clean:
 	rm -rf .venv build dist *.egg-info fastrnn/_lib fastrnn/_engine*.so .pytest_cache .hypothesis .ruff_cache .benchmarks
 	find fastrnn tests bench -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help build demo test test-long fuzz load bench lint sanitize clean
+.PHONY: help build demo test test-long fuzz load bench lint sanitize sanitize-threads sanitize-short clean

@@ -1,0 +1,194 @@
+/* The thread team under all that a program may do to it at once: callers at the same time, parts that meet, pipelines, a lock, steps whose
+ * units are divided, the cost model's memory, and forks. For ThreadSanitizer; it is right under every other tool too.
+ *
+ *   team [rounds] [fork] */
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cases.h"
+#include "steps.h"
+
+enum { CALLERS = 4, PARTS_MOST = 4, MEETINGS = 20, ITEMS = 257 };
+
+static long rounds = 50;
+static _Atomic int wrong;
+
+static void expect(int good, const char *what)
+{
+    if (!good) {
+        fprintf(stderr, "team: %s\n", what);
+        wrong = 1;
+    }
+}
+
+/* ---- parts that wait for nobody ---------------------------------------------------------------------------------- */
+
+static void add_items(void *arg, int part, int parts)
+{
+    int64_t *items = arg;
+    for (int i = ITEMS * part / parts; i < ITEMS * (part + 1) / parts; i++)
+        items[i] += i;
+}
+
+static void run_independent(void)
+{
+    int64_t items[ITEMS] = {0};
+    for (int n = 1; n <= 2 * PARTS_MOST; n++)
+        rnn_team_run(add_items, items, n % (PARTS_MOST + 1) + 1, 0);
+    for (int i = 0; i < ITEMS; i++)
+        expect(items[i] == 2 * PARTS_MOST * i, "an item was computed more or less than once");
+}
+
+/* ---- parts that meet: what one wrote before a meeting the others read after it ------------------------------------ */
+
+typedef struct {
+    int64_t written[PARTS_MOST][MEETINGS];
+    int64_t sums[PARTS_MOST];
+} meeting_job;
+
+static void meet(void *arg, int part, int parts)
+{
+    meeting_job *job = arg;
+    job->sums[part] = 0;
+    for (int i = 0; i < MEETINGS; i++) {
+        job->written[part][i] = i + part;
+        if (parts > 1)
+            rnn_team_meet(part, parts);
+        for (int p = 0; p < parts; p++)
+            job->sums[part] += job->written[p][i] - p;
+    }
+    job->sums[part] /= parts;
+}
+
+static void run_meetings(void)
+{
+    meeting_job job;
+    for (int parts = 1; parts <= PARTS_MOST; parts++) {
+        job.sums[0] = -1;
+        rnn_team_run(meet, &job, parts, 1);
+        expect(job.sums[0] == MEETINGS * (MEETINGS - 1) / 2, "a part did not see what another wrote before a meeting");
+    }
+}
+
+/* ---- a pipeline: the second part follows the first one, as the layers of a wave do --------------------------------- */
+
+typedef struct {
+    int64_t done, values[ITEMS], sum;
+} pipeline_job;
+
+static void flow(void *arg, int part, int parts)
+{
+    pipeline_job *job = arg;
+    for (int i = 0; part == 0 && i < ITEMS; i++) {
+        job->values[i] = i;
+        rnn_announce(&job->done, i + 1);
+    }
+    for (int i = 0; part == parts - 1 && i < ITEMS; i++) {
+        rnn_await(&job->done, i + 1);
+        job->sum += job->values[i];
+    }
+}
+
+static void run_pipeline(void)
+{
+    pipeline_job job = {.done = 0};
+    rnn_team_run(flow, &job, 2, 1);
+    expect(job.sum == ITEMS * (ITEMS - 1) / 2, "the second part of a pipeline ran ahead");
+}
+
+/* ---- a lock, the cost model, the choice of tables and of BLAS ------------------------------------------------------ */
+
+static int taken;
+static int64_t guarded;
+
+static void run_shared(void)
+{
+    if (rnn_take(&taken)) {
+        guarded++;
+        rnn_give(&taken);
+    }
+    const double seconds = rnn_team_meeting();
+    expect(seconds > 0 && seconds <= 1, "the price of a meeting");
+    const double now = rnn_seconds();
+    rnn_note_wait((int64_t)(now * 1e6) % 2 != 0, now, 1e-9);
+    expect(rnn_alone_until() < now + 2, "parts stop to wait for each other for too long");
+    expect(rnn_blas_core() == NULL, "there is no BLAS here");
+    expect(rnn_cpus() > 0, "no CPU");
+}
+
+/* ---- callers ------------------------------------------------------------------------------------------------------ */
+
+static void *call(void *arg)
+{
+    (void)arg;
+    for (long i = 0; i < rounds; i++) {
+        run_independent();
+        run_meetings();
+        run_pipeline();
+    }
+    return NULL;
+}
+
+static void *call_shared(void *arg)
+{
+    (void)arg;
+    for (long i = 0; i < rounds; i++)
+        run_shared();
+    return NULL;
+}
+
+/* Kernels whose units are divided, from one thread: the random numbers and buffers of a case are not for several. */
+static void *call_steps(void *arg)
+{
+    (void)arg;
+    table = rnn_kernels_of(0, 0);
+    item = 4;
+    lanes = table->lanes;
+    for (long i = 0; i < rounds; i++)
+        for (int backward = 0; backward < 2; backward++) {
+            random_state = (uint64_t)i;
+            snprintf(current, sizeof current, "steps, round %ld", i);
+            check_steps(backward);
+        }
+    return NULL;
+}
+
+static void *call_forks(void *arg)
+{
+    (void)arg;
+    for (long i = 0; i < rounds / 10 + 1; i++) {
+        const pid_t child = fork();
+        if (child == 0) {
+            alarm(60);
+            run_independent();
+            run_meetings();
+            _exit(wrong);
+        }
+        int status = -1;
+        expect(child > 0 && waitpid(child, &status, 0) == child && status == 0, "the child of a fork");
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    pthread_t threads[CALLERS + 4];
+    int n = 0;
+    if (argc > 1)
+        rounds = atol(argv[1]);
+    if (rnn_isa_count() < 1)
+        return 2;
+    name_case_on_death();
+    while (n < CALLERS)
+        pthread_create(&threads[n++], NULL, call, NULL);
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[n++], NULL, call_shared, NULL);
+    pthread_create(&threads[n++], NULL, call_steps, NULL);
+    if (argc > 2)
+        pthread_create(&threads[n++], NULL, call_forks, NULL);
+    for (int i = 0; i < n; i++)
+        pthread_join(threads[i], NULL);
+    printf("%ld rounds of %d callers at the same time%s: %s\n", rounds, n, argc > 2 ? ", with forks" : "", wrong || failures ? "FAILED" : "right");
+    return wrong || failures;
+}
