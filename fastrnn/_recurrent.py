@@ -304,6 +304,8 @@ class Recurrent(Layer):
         ((5, 2, 3), (1, 2, 4), (12, 4))
         """
         _check_cells.states_of(mask, return_states)
+        if not self.dropout:
+            return self._vjp(x, state, lengths, mask, resets, context, embedding, None, return_states, check_finite)
         with masks(self, rng) as dropout:
             return self._vjp(x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite)
 
