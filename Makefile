@@ -141,6 +141,8 @@ NATIVE_TESTS = attention attention_kernels exactness forward gradients kernels l
 # ISAS: without AVX-512, whose kernels take longer to compile than the tests to run. make sanitize ISAS=v4
 ISAS = $(if $(filter x86_64,$(shell uname -m)),v3$(comma)v2)
 comma = ,
+# ThreadSanitizer makes the scripts with many processes, and a comparison of times, take too long.
+RACES = not processes_started and not joblib and not single_cpu
 
 # $(call sanitized,library of the sanitizer,FASTRNN_DEBUG,folder,instruction sets,tests): the reports of subprocesses count too, so they go to files
 define sanitized
@@ -158,7 +160,7 @@ sanitize: .venv/test-$(TAG) sanitize-short
 	$(call sanitized,libasan.so,1,build/debug,$(ISAS),$(NATIVE_TESTS:%=test_%.py))
 
 sanitize-threads: .venv/test-$(TAG) sanitize-short
-	$(call sanitized,libtsan.so,threads,build/debug-threads,$(firstword $(subst $(comma), ,$(ISAS))),test_threads.py)
+	$(call sanitized,libtsan.so,threads,build/debug-threads,$(firstword $(subst $(comma), ,$(ISAS))),test_threads.py -k '$(RACES)')
 
 sanitize-short:
 	@$(MAKE) --no-print-directory -j2 -C tests/native CC="$(or $(CC),cc)" address threads memcheck

@@ -9,6 +9,7 @@ import fastrnn
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+TIMEOUT = 1200 if "LD_PRELOAD" in os.environ else 120  # seconds; a sanitizer takes its time
 PACKAGE = Path(fastrnn.__file__).parent  # the one under test: installed, or built in place
 
 
@@ -19,7 +20,7 @@ def environment(**more):
     return {**kept, **more}
 
 
-def python(code, *arguments, timeout=120, options=(), **variables):
+def python(code, *arguments, timeout=TIMEOUT, options=(), **variables):
     """Run code, wait, and return what it did: .returncode, .stdout, .stderr."""
     return subprocess.run(
         [sys.executable, *options, "-c", code, *map(str, arguments)],
