@@ -17,17 +17,17 @@ _STATE = Rule(
 def history(figures=()) -> ListOf:
     """The history of a training, whose entries have at least these figures of the held-out part.
 
-    Callbacks may add keys of their own.
+    Callbacks may add keys of their own, which may hold anything.
     """
     entry = {"epoch": number(0), "update": whole(), "lr": FIGURE, "train_loss": OrNull(FIGURE)}
     entry |= {f"validation_{name}": OrNull(FIGURE) for name in ("loss", *figures)}
-    return ListOf(Record(entry, others=(("validation_.*", OrNull(FIGURE)), (".*", ANYTHING))))
+    return ListOf(Record(entry, {f"validation_{name}": OrNull(FIGURE) for name in ("accuracy", "r2")}, others=((".*", ANYTHING),)))
 
 
 def _position(figures):
     return Record(
         {
-            "seed": whole(0, 10**100),
+            "seed": whole(0, 10**100 - 1),
             "epoch": whole(),
             "index": whole(),
             "update": whole(),
@@ -89,6 +89,9 @@ def check(config: dict, arrays: Mapping, *, flat, optimizer: dict, schedule: dic
                 f"the array {name} is {theirs.dtype} of shape {theirs.shape}, but this model has {mine.dtype} of shape "
                 f"{mine.shape}"
             )
+    for name in ("parameters", "best"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"the array {name} has NaN or infinite values, which no training saves")
 
 
 def _alike(theirs, mine, key):
@@ -104,7 +107,7 @@ def _alike(theirs, mine, key):
     elif isinstance(mine, (bool, str)):
         Rule(repr(mine), lambda value: type(value) is type(mine) and value == mine).check(theirs, key)
     elif isinstance(mine, int):
-        whole(0 if mine >= 0 else None).check(theirs, key)
+        whole(0 if mine >= 0 else None, 1 << 53).check(theirs, key)  # the engine counts in 64 bits
     elif isinstance(mine, float) or mine is None:
         (OrNull(FIGURE) if mine is None else FIGURE).check(theirs, key)
 

@@ -19,13 +19,15 @@ import hashlib
 import json
 import os
 import re
+import stat
 from pathlib import Path
 
-from fastrnn import _disk, _files, _safetensors, _schema
+from fastrnn import _disk, _safetensors, _schema
 
 FORMAT_VERSION = 1
 CONFIG_FILES = {"model": "config.json", "checkpoint": "checkpoint.json"}
 _SAVE_LOCK, _TRAINING_LOCK = "save.lock", "training.lock"
+_MOST_HASHED = 1 << 28  # bytes of a file whose header is wrong that are read to tell whether it was changed
 _OLD = 86_400  # seconds after which an unnamed file belongs to no save that is still going on
 _HEADER = _schema.Record({"format_version": _schema.SIZE, "weights": _schema.TEXT, "sha256": _schema.TEXT, "config": _schema.OBJECT})
 
@@ -45,7 +47,7 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     Raises
     ------
     OSError     the directory cannot be written; the message names the file. What the directory held is whole, and no temporary file is left.
-    ValueError  an array has a dtype that the format does not have, or the configuration takes more than 100 MB.
+    ValueError  an array has a dtype that the format does not have, or the configuration is larger or nested more deeply than `load` reads.
 
     Examples
     --------
@@ -56,8 +58,13 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     ({'w': array([1., 1.])}, {'hidden_size': 2})
     """
     directory = Path(directory)
+    config_text = json.dumps(config)
+    try:
+        _schema.parse(config_text.encode())
+    except ValueError as error:  # callbacks may have put anything into the history
+        raise ValueError(f"what is to be saved in {directory / CONFIG_FILES[kind]} could not be read again: {error}") from None
     # the array file repeats the configuration, so that one hash covers both, and a damaged or edited config.json is noticed
-    pieces = _safetensors.pieces(arrays, {"fastrnn": json.dumps(config)})
+    pieces = _safetensors.pieces(arrays, {"fastrnn": config_text})
     digest = hashlib.sha256()
 
     def fill_arrays(file):
@@ -69,10 +76,17 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     _disk.make_folder(directory)
     with _disk.lock(directory / _SAVE_LOCK, wait=True) as alone:
         before = None if alone else _named_weights(directory, kind)
-        weights = _disk.write_file(directory, f"{kind}.safetensors", fill_arrays)
-        header = {"format_version": FORMAT_VERSION, "weights": weights, "sha256": digest.hexdigest()}
-        text = json.dumps({**header, "config": config}, indent=1).encode()
-        _disk.write_file(directory, CONFIG_FILES[kind], lambda file: file.write_all([text]))
+        try:
+            weights = _disk.write_file(directory, f"{kind}.safetensors", fill_arrays)
+            header = {"format_version": FORMAT_VERSION, "weights": weights, "sha256": digest.hexdigest()}
+            text = json.dumps({**header, "config": config}, indent=1).encode()
+            _disk.write_file(directory, CONFIG_FILES[kind], lambda file: file.write_all([text]))
+        except BaseException:
+            weights = f"{kind}-{digest.hexdigest()[:12]}.safetensors"
+            if _named_weights(directory, kind) != weights:  # else they are those of the old model too, or the save was done
+                with contextlib.suppress(OSError):
+                    (directory / weights).unlink(missing_ok=True)
+            raise
         with contextlib.suppress(OSError):
             _remove_leftovers(directory, kind, weights, before, alone)
 
@@ -80,7 +94,7 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
 def _named_weights(directory, kind):
     """The array file that the configuration names now, or None."""
     try:
-        return json.loads((directory / CONFIG_FILES[kind]).read_bytes())["weights"]
+        return _schema.parse(_schema.read_bytes(directory / CONFIG_FILES[kind]))["weights"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
@@ -155,8 +169,7 @@ def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
         header = _parse_config(directory / CONFIG_FILES[kind], raw, kind)
         path = directory / header["weights"]
         try:
-            _files.check_file(path)
-            with _disk.naming(path), open(path, "rb", buffering=0) as file:
+            with _disk.naming(path), open(path, "rb", buffering=0, opener=_open_at_once) as file:
                 return _read_arrays(path, file, header)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):  # ESTALE: of NFS, for a file removed elsewhere
@@ -164,6 +177,11 @@ def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
         missing += 1
         if _read_config(directory, kind) == raw and missing > 1:  # else another process saved just now: read the new one
             raise FileNotFoundError(f"{path} is missing, though {CONFIG_FILES[kind]} names it: copy the whole directory")
+
+
+def _open_at_once(path, flags):
+    """Open a file without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def exists(directory, *, kind: str = "model") -> bool:
@@ -231,17 +249,20 @@ class _Hashed:
         self.size += count
         return count
 
-    def hexdigest(self):
-        """Of the whole file, what was not read yet too."""
-        piece = bytearray(1 << 16)
-        while self.readinto(memoryview(piece)):
+    def hexdigest(self, size):
+        """Of the whole file, what was not read yet too, up to its size when it was opened: a file may grow without end."""
+        piece = memoryview(bytearray(1 << 16))
+        while self.size < size and self.readinto(piece[: size - self.size]):
             pass
         return self._digest.hexdigest()
 
 
 def _read_arrays(path, file, header):
     """(arrays, configuration) of the file with the arrays, which is compared with config.json."""
-    hashed, size, wrong = _Hashed(file), os.fstat(file.fileno()).st_size, None
+    status, wrong = os.fstat(file.fileno()), None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is damaged: it is no regular file")
+    hashed, size = _Hashed(file), status.st_size
     try:
         arrays, metadata = _safetensors.read(hashed, size)
         config = metadata["fastrnn"]
@@ -249,7 +270,9 @@ def _read_arrays(path, file, header):
         wrong = f"{type(error).__name__}: {error}"
     except MemoryError:
         raise MemoryError(f"the arrays of {path} take {size} bytes") from None
-    digest = hashed.hexdigest()
+    if wrong is not None and size - hashed.size > _MOST_HASHED:
+        raise ValueError(f"{path} is damaged: {wrong}")
+    digest = hashed.hexdigest(size)
     if digest != header["sha256"]:
         raise ValueError(
             f"{path} is damaged: its sha256 is {digest[:12]}…, but it was saved with {header['sha256'][:12]}… ({hashed.size} bytes now)"

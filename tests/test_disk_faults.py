@@ -1,6 +1,7 @@
 """A disk that is full or broken, memory that is short: what is there stays whole, and the error names the file."""
 
 import errno
+import functools
 import os
 import re
 import sys
@@ -363,3 +364,38 @@ def test_save_and_load_take_no_memory_beside_the_arrays(tmp_path):
     assert all(re.fullmatch(rf"the arrays of {tmp_path}/m/model-[0-9a-f]+.safetensors take \d+ bytes", line) for line in out[1:4])
     assert out[4:] == ["True", "no memory to save", "{'k': 1}"]
     assert not leftovers(tmp_path)
+
+
+def test_a_save_that_fails_after_the_arrays_leaves_none_of_them(tmp_path, monkeypatch):
+    storage.save(tmp_path, *OLD)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    real = os.replace
+
+    def replace(source, target):
+        if str(target).endswith("config.json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for _ in range(3):
+        with pytest.raises(OSError, match="config.json"):
+            storage.save(tmp_path, *NEW)
+        with pytest.raises(OSError, match="config.json"):
+            storage.save(tmp_path, *OLD)  # its arrays are those that are named
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert same(storage.load(tmp_path), OLD)
+
+
+@pytest.mark.parametrize("value", [10**100, [[]] * 2_000_000, functools.reduce(lambda inner, _: [inner], range(80), 1)], ids=["digits", "parts", "depth"])
+def test_what_could_not_be_read_again_is_not_saved(tmp_path, value):
+    with pytest.raises(ValueError, match="could not be read again"):
+        storage.save(tmp_path, {}, {"history": value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_file_with_a_wrong_header_is_not_read_to_its_end(tmp_path):
+    storage.save(tmp_path, *OLD)
+    weights = next(tmp_path.glob("*.safetensors"))
+    os.truncate(weights, 1 << 40)  # it takes no room on the disk
+    with pytest.raises(ValueError, match="damaged: ValueError: its tensors take"):
+        storage.load(tmp_path)

@@ -299,6 +299,12 @@ WRONG_CHECKPOINTS = [
         lambda arrays, config: arrays.update(best=arrays["best"][:1]),
         "the array best is float32 of shape (1,), but this model has float32 of shape",
     ),
+    (
+        lambda arrays, config: config["optimizer"].update(updates=2**63 - 1),
+        "optimizer.updates is 9223372036854775807, but it must be a whole number of at least 0 and at most",
+    ),
+    (lambda arrays, config: arrays["best"].__setitem__(0, np.nan), "the array best has NaN or infinite values"),
+    (lambda arrays, config: arrays["parameters"].__setitem__(0, np.inf), "the array parameters has NaN or infinite values"),
     (lambda arrays, config: config.update(computed_by=None), "computed_by is None, but it must be an object"),
     (lambda arrays, config: config.update(identity=[]), "identity is [], but it must be an object"),
 ]
@@ -318,3 +324,28 @@ def test_a_checkpoint_that_does_not_fit_is_named_and_nothing_changes(n, tmp_path
         model.fit(*data_of("text"), checkpoint=folder, resume=True, **given)
     assert str(error.value).startswith(f"{folder / 'checkpoint.json'}: {message}")
     assert sorted(path.name for path in folder.iterdir()) == before and model.storage is None
+
+
+# --- what is allowed, and must not take long --------------------------------------
+
+
+def test_keys_that_callbacks_put_into_the_history_may_hold_anything(tmp_path):
+    def note(entry):
+        entry |= {"validation_improved": True, "validation_note": "text", "place": [1, {"a": None}]}
+
+    text = "to be or not to be, " * 20
+    options = dict(batch_size=4, seq_len=10, validation=0.2, checkpoint=tmp_path, callbacks=[note], verbose=False)
+    model = models.LanguageModel("gru", 4, seed=0).fit(text, epochs=1, **options)
+    assert models.LanguageModel.load(tmp_path).history == model.history
+    models.LanguageModel("gru", 4, seed=0).fit(text, epochs=2, resume=True, **options)
+
+
+def test_labels_whose_hashes_are_all_one_take_no_longer():
+    """A set of them takes minutes."""
+    assert not schemas.LABELS.holds([k * (2**61 - 1) for k in range(1, 200_001)])
+    assert schemas.LABELS.holds([3, 1, 2]) and not schemas.LABELS.holds([3, 1, 3])
+
+
+def test_one_long_label_among_many_does_not_take_their_number_of_times():
+    assert not schemas.LABELS.holds(["x" * 11_000, *map(str, range(6_000))])
+    assert schemas.LABELS.holds([f"{k:0200}" for k in range(50_000)])

@@ -28,7 +28,7 @@ from fastrnn.models.symbols import END
 
 LONGEST = 1 << 20  # symbols of a target, and steps of a forecast, at most
 MOST_HOPS = 1000
-_LABEL_BYTES = 1 << 28  # of an array of labels, in which each takes as much room as the longest
+_LABEL_BYTES = 1 << 24  # of an array of labels, in which each takes as much room as the longest; more if all are as long
 
 CELL = choice("lstm", "gru", "rnn")
 READING = Record(
@@ -50,7 +50,7 @@ READING = Record(
 _ALWAYS = {
     "model": TEXT,
     "dtype": choice("float32", "float64"),
-    "seed": OrNull(whole(0, 10**100)),
+    "seed": OrNull(whole(0, 10**100 - 1)),
     "history": history(),
 }
 _LATER = {"reading": OrNull(READING)}
@@ -59,11 +59,15 @@ _LATER = {"reading": OrNull(READING)}
 def _are_labels(value):
     if type(value) is not list or len(value) < 2 or len({type(one) for one in value}) > 1:
         return False
-    if type(value[0]) not in (str, int, bool) or len(set(value)) < len(value):
+    if type(value[0]) not in (str, int, bool):
         return False
     if type(value[0]) is str:
-        return 4 * len(value) * max(map(len, value)) <= _LABEL_BYTES
-    return -(2**63) <= min(value) and max(value) < (2**63 if min(value) < 0 else 2**64)
+        taken = 4 * len(value) * max(map(len, value))
+        return taken <= max(_LABEL_BYTES, 40 * sum(map(len, value))) and len(set(value)) == len(value)
+    low, high = min(value), max(value)
+    if low < -(2**63) or high >= (2**63 if low < 0 else 2**64):  # larger ones could be chosen so that all have one hash
+        return False
+    return len(set(value)) == len(value)
 
 
 def _are_texts(value, least=0, empty=False):
