@@ -76,7 +76,7 @@ def _train_here(arguments, ranks):
     if holds_anything(arguments.out) and not arguments.resume and not follows:
         raise ValueError(f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out")
     if arguments.resume and not follows and not holds_anything(arguments.out):
-        say(f"fastrnn: there is nothing in {arguments.out}: --resume begins a new training")
+        say(f"fastrnn: {arguments.out} is empty: training starts from the beginning")
     decay = arguments.lr_decay
     settings = dict(
         epochs=arguments.epochs,

@@ -93,7 +93,7 @@ def one_line(message) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
-_EXTRAS = {"matplotlib": "plot", "sklearn": "sklearn", "torch": "torch", "onnx": "onnx", "keras": "keras", "mpi4py": "mpi"}  # module: extra
+_EXTRAS = {"matplotlib": "plot", "sklearn": "sklearn", "torch": "torch", "onnx": "onnx", "keras": "keras", "h5py": "keras", "mpi4py": "mpi"}  # module: extra
 _EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError, OutputError)
 
 

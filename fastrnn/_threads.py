@@ -36,7 +36,7 @@ def _at_most(n, name, stacklevel):
     else:
         shown = n = _check.size("n", n)
     if n > MOST:
-        warnings.warn(f"{name} is {shown}, but a call uses at most {MOST} threads: {MOST} are used", RuntimeWarning, stacklevel=stacklevel + 1)
+        warnings.warn(f"{name} is {shown}, but a call uses at most {MOST} threads: using {MOST}", RuntimeWarning, stacklevel=stacklevel + 1)
     return min(n, MOST)
 
 

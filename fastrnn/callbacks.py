@@ -72,7 +72,7 @@ class _File:
         try:
             self._file = _disk.LockedFile(self.path, wait=False, flags=os.O_APPEND)
         except BlockingIOError:
-            raise ValueError(f"another training, or another callback, is writing {self.path}: give each a file of its own") from None
+            raise ValueError(f"another training or callback is writing {self.path}: use another file") from None
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != "_file"}  # a copy is not open

@@ -169,7 +169,7 @@ def sniff(path):
         raise ValueError(f"{path} is a bare pickle, which fastrnn does not open: in torch, torch.save(module.state_dict(), …) writes a zip file")
     if path.suffix == ".onnx":
         return "onnx"
-    raise ValueError(f"{path} is none of torch's, safetensors', ONNX' and Keras' files: its first bytes are {head!r}")
+    raise ValueError(f"{path} is not a torch, safetensors, ONNX or Keras file: its first bytes are {head!r}")
 
 
 def compare_with_torch(net, tensors):

@@ -216,7 +216,7 @@ def _read_config(directory, kind):
         raise FileNotFoundError(f"no {kind} in {directory}: there is no such directory")
     hint = ""
     if kind == "model" and exists(directory, kind="checkpoint"):
-        hint = "; it holds a checkpoint of a training that has not come to a model yet: continue it with resume"
+        hint = "; it holds only a checkpoint: continue its training with resume"
     raise FileNotFoundError(f"no {kind} in {directory}: {path.name} is missing{hint}")
 
 

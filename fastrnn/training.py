@@ -206,7 +206,7 @@ class Training:
         at.skipped_in_row += 1
         at.first_skipped = at.first_skipped or said
         if at.skipped_in_row >= -(-len(self.batches) // self.settings.accumulate):
-            raise DivergedError(f"{at.skipped_in_row} updates in a row, as many as an epoch has, were skipped: {said}")
+            raise DivergedError(f"{at.skipped_in_row} updates in a row were skipped, which is a whole epoch: {said}")
 
     def _gradient(self, count):
         """Mean loss, weight, steps and the state after the next `count` batches, of all processes together; `gradient` holds the mean."""

@@ -216,8 +216,8 @@ HOSTILE = {
     "a safetensors file that claims 4 TB": (lambda: claims([1 << 20, 1 << 20]), "damaged: its tensors take 4398046511104 bytes"),
     "a safetensors header of 2^60 bytes": (lambda: (1 << 60).to_bytes(8, "little") + b"{}", "damaged: its header claims 1152921504606846976 bytes"),
     "a safetensors header that is no JSON": (lambda: (4).to_bytes(8, "little") + b"{]{]", "damaged: its header has ']{\\]' where"),
-    "an empty file": (lambda: b"", "is none of"),
-    "text": (lambda: b"hello, world, hello", "is none of"),
+    "an empty file": (lambda: b"", "is not a torch, safetensors, ONNX or Keras file"),
+    "text": (lambda: b"hello, world, hello", "is not a torch, safetensors, ONNX or Keras file"),
     "a zip bomb": (bomb, "its members claim"),
     "a zip cut short": (lambda: torch_zip(b"x")[:30], "cut short or damaged"),
 }

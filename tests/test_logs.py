@@ -23,7 +23,7 @@ def test_a_second_training_at_one_log_is_refused(log, tmp_path):
     held.begin([{"epoch": 0, "loss": 1.0}])
     before = path.read_text()
     model = SequenceClassifier(hidden_size=3, seed=0)
-    message = f"^another training, or another callback, is writing {path}: give each a file of its own$"
+    message = f"^another training or callback is writing {path}: use another file$"
     with pytest.raises(ValueError, match=message):
         model.fit(X, Y, callbacks=[log(path)], checkpoint=tmp_path / "m", **FIT)
     assert path.read_text() == before and not (tmp_path / "m").exists() and model.storage is None
@@ -43,7 +43,7 @@ def test_the_command_refuses_a_log_that_another_process_writes(tmp_path, run):
     held.begin([])
     status, _, err = run("train", "classify", "--data", "d.ts", "--out", "m", "--epochs", "1", "--log", "log.csv", "--quiet")
     held.end()
-    assert (status, err) == (1, "fastrnn: error: another training, or another callback, is writing log.csv: give each a file of its own\n")
+    assert (status, err) == (1, "fastrnn: error: another training or callback is writing log.csv: use another file\n")
     assert not os.path.exists("m")
 
 

@@ -119,7 +119,7 @@ def test_a_state_that_is_not_finite_is_not_carried_on():
 
 
 def test_an_epoch_of_skipped_updates_stops():
-    with pytest.warns(RuntimeWarning, match="22 updates in a row, as many as an epoch has, were skipped: .*: training stopped; the parameters kept"):
+    with pytest.warns(RuntimeWarning, match="22 updates in a row were skipped, which is a whole epoch: .*: training stopped; the parameters kept"):
         model = sick(small(), set(range(3, 99))).fit(TEXT, **QUICK, nonfinite="skip")
     assert model.outcome == "diverged" and np.isfinite(flat(model)).all()
 

@@ -118,7 +118,7 @@ def test_options_that_say_the_same_and_a_resume_of_nothing_are_said(run):
     small = ["--data", "t.txt", "--hidden", "4", "--layers", "1", "--batch", "2", "--seq-len", "5", "--epochs", "1", "--quiet"]
     status, _, err = run("train", *small, "--out", "new", "--resume")
     assert status == 0
-    assert "fastrnn: there is nothing in new: --resume begins a new training" in err
+    assert "fastrnn: new is empty: training starts from the beginning" in err
     Path("d.ts").write_text("@classLabel true a b\n@data\n" + "1,2:a\n2,3:b\n" * 5)
     status, _, err = run("train", "classify", "--data", "d.ts", "--held-out", "d.ts", "--validation", "0.2", "--out", "o")
     assert status == 1

@@ -166,7 +166,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
     storage.save(tmp_path / "c", ARRAYS, CONFIG, kind="checkpoint")
     with pytest.raises(FileNotFoundError) as error:
         storage.load(tmp_path / "c")
-    assert one_line(error).endswith("it holds a checkpoint of a training that has not come to a model yet: continue it with resume")
+    assert one_line(error).endswith("it holds only a checkpoint: continue its training with resume")
     weights = next(folder.glob("*.safetensors"))
     weights.unlink()
     with pytest.raises(FileNotFoundError) as error:

@@ -294,7 +294,7 @@ class _Grid:
     def _wrong(self, cell):
         if not is_number(self._point(cell)) and _GROUPED.fullmatch(cell.strip()):
             wrong = f"{cell[:40]!r} is not a number with decimal={self.decimal!r}"
-            return f"{wrong}: write it without signs for thousands, percent or money"
+            return f"{wrong}: write it without thousands separators, percent or currency signs"
         return not_a_number(cell)
 
     def found_targets(self, date):

@@ -348,7 +348,7 @@ class LanguageModel(Model):
         return -self.evaluate(Streams(ids, 1, min(1000, len(ids) - 1)))["loss"]
 
     def perplexity(self, text: str | bytes | os.PathLike) -> float:
-        """exp of the mean NLL: among how many equally likely symbols the model is in doubt."""
+        """exp of the mean NLL: how many equally likely symbols the model is choosing between."""
         return math.exp(-self.score(text))
 
     def generate(

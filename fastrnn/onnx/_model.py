@@ -38,7 +38,7 @@ def read(model):
     if isinstance(model, bytes):
         proto = _parsed(source, model)
     if not proto.HasField("graph"):
-        raise ValueError(f"{source} is no ONNX model: it has no graph")
+        raise ValueError(f"{source} is not an ONNX model: it has no graph")
     _tensors.check(source, proto, proto.ByteSize(), base)
     return proto
 
@@ -47,7 +47,7 @@ def _parsed(source, data):
     try:
         return onnx.ModelProto.FromString(data)
     except DecodeError as error:
-        raise ValueError(f"{source} is no ONNX model, or a damaged one: {error}") from error
+        raise ValueError(f"{source} is not an ONNX model, or is damaged: {error}") from error
 
 
 def checked(model):
