@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import warnings
-from pathlib import Path
 
 import numpy.random  # noqa: F401  these two are imported when first used, and may swallow Ctrl-C then
 import tqdm  # noqa: F401
@@ -30,17 +28,8 @@ _TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20,
 
 
 def convert(arguments):
-    destination = Path(arguments.destination)
-    new = not destination.exists()
     options = {name: getattr(arguments, name) for name in ("key", "order", "between", "nonlinearity", "config", "vocabulary")}
-    try:
-        lines = convert_file(arguments.source, destination, **options)
-    except BaseException:  # Ctrl-C among them: nothing half written is left
-        if new and destination.is_dir():
-            shutil.rmtree(destination, ignore_errors=True)
-        elif new:
-            destination.unlink(missing_ok=True)
-        raise
+    lines = convert_file(arguments.source, arguments.destination, **options)
     with optional_output():
         for line in lines:
             print(line)

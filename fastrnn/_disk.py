@@ -141,6 +141,36 @@ def write_output(path, fill) -> None:
         write_file(final.parent, final.name, fill)
 
 
+@contextlib.contextmanager
+def new_file(path):
+    """Let a block write a file beside `path`, which is given that name at the end if nothing has it.
+
+    Yields
+    ------
+    the temporary path; the file is removed if the block raises
+
+    Raises
+    ------
+    FileExistsError  another process has made the file meanwhile; it stays as it is.
+    OSError          it cannot be written; the message names `path`.
+    """
+    final = Path(os.path.realpath(path))
+    temporary = final.with_name(temporary_name(final.name))
+    try:
+        with naming(path):
+            yield temporary
+            try:
+                os.link(temporary, final)
+            except FileExistsError:
+                raise
+            except OSError:  # of a file system without links
+                os.replace(temporary, final)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    sync_folder(final.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Write a directory's names to disk; nothing where the system cannot do that."""
     if os.name != "posix":  # a directory cannot be opened on Windows

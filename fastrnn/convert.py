@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import zipfile
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrnn import _foreign, _tensor_files, state_dict, storage
+from fastrnn import _disk, _foreign, _tensor_files, state_dict, storage
 from fastrnn._tensor_files import read_ordered, read_torch
 from fastrnn.network import Network
 from fastrnn.rnn import GRU, LSTM, RNN
@@ -42,14 +43,27 @@ def convert(
     ValueError  the file is damaged, or the model is one that fastrnn or the other side has not; the message says what, and nothing is written.
     """
     source, destination = Path(source), Path(destination)
-    if storage.holds_anything(destination) if destination.is_dir() else destination.exists():
-        raise ValueError(f"{destination} exists: choose another name, or remove it first")
+    _check_free(destination)
     model, said = _read(source, _Options(key, order, between, nonlinearity, config))
     if vocabulary is not None:
         model = language_model(model, read_vocabulary(vocabulary))
         said.append(f"made a language model of {len(model.vocabulary)} characters")
-    said.append(_write(model, destination))
+    _check_free(destination)  # another process may have saved there meanwhile
+    new = not destination.exists()
+    try:
+        said.append(_write(model, destination))
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):  # not there, or not empty: what is in it may be another process's
+                destination.rmdir()
+        raise
     return said
+
+
+def _check_free(destination):
+    """Refuse to write where there is something already."""
+    if storage.holds_anything(destination) if destination.is_dir() else destination.exists():
+        raise ValueError(f"{destination} exists: choose another name, or remove it first")
 
 
 @dataclass(frozen=True)
@@ -278,7 +292,7 @@ def language_model(net, symbols):
 
 
 def _write(model, destination):
-    """Write, read again, compare. Gives the line that says so; what does not agree is removed."""
+    """Write, read again, compare. Gives the line that says so; a file that does not agree is removed."""
     suffix = destination.suffix.lower()
     if suffix == ".onnx":
         import fastrnn.onnx
@@ -294,12 +308,12 @@ def _write(model, destination):
         return f"wrote {destination}; its outputs on random input, run by {where}, agree with fastrnn's"
     if suffix in _OUT:
         tensors = state_dict.from_layers(_layers(model))
-        again = _tensor_files.write(tensors, destination, suffix)
-        if again.keys() != tensors.keys() or any(
-            not np.array_equal(again[name], a, equal_nan=True) for name, a in tensors.items()
-        ):
-            destination.unlink()
-            raise ValueError(f"{destination} did not come back as it was written, and was removed")
+        with _disk.new_file(destination) as temporary:
+            again = _tensor_files.write(tensors, temporary, suffix)
+            if again.keys() != tensors.keys() or any(
+                not np.array_equal(again[name], a, equal_nan=True) for name, a in tensors.items()
+            ):
+                raise ValueError(f"{destination} did not come back as it was written, and was removed")
         some = ", ".join(list(tensors)[:4])
         return f"wrote {len(tensors)} tensors to {destination} and read them again: {some}, …{_left_out(model)}"
     if destination.suffix and not destination.is_dir() and len(destination.suffix) <= 6:

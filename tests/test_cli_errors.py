@@ -7,7 +7,8 @@ import warnings
 import processes
 import pytest
 
-from fastrnn import _commands
+import fastrnn
+from fastrnn import storage
 
 ERRORS = [
     (KeyError("x"), "KeyError: 'x' (unexpected; --debug shows where)"),
@@ -64,12 +65,12 @@ def test_a_warning_is_a_line_and_said_once(run, monkeypatch):
     assert run("info") == (0, "", "fastrnn: warning: one two\n")
 
 
-def test_convert_that_fails_leaves_nothing(run, monkeypatch):
-    def fails(source, destination, **_):
-        destination.mkdir()
-        (destination / "half").write_text("x")
+def test_convert_that_fails_leaves_nothing(run, monkeypatch, tmp_path):
+    def fails(directory, *_):
+        os.mkdir(directory)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_commands, "convert_file", fails)
-    assert run("convert", "old", "new")[0] == 130
+    fastrnn.Network({"rnn": fastrnn.GRU(1, 2, seed=0)}).save(tmp_path / "old")
+    monkeypatch.setattr(storage, "save", fails)
+    assert run("convert", tmp_path / "old", "new")[0] == 130
     assert not os.path.exists("new")

@@ -308,3 +308,45 @@ def test_onnx_in_and_out(tmp_path, run):
     Network(layers()).save(tmp_path / "chain")
     status, _, err = run("convert", tmp_path / "chain", tmp_path / "chain.onnx")
     assert status == 1 and "Network can't be exported" in err and not (tmp_path / "chain.onnx").exists()
+
+
+# --- what another process saves meanwhile -----------------------------------------
+
+
+@pytest.mark.parametrize("name", ["new", "new.safetensors"])
+@pytest.mark.parametrize("error", [ValueError("refused"), KeyboardInterrupt(), None], ids=["refused", "interrupted", "done"])
+def test_convert_keeps_what_another_process_saved_meanwhile(tmp_path, monkeypatch, run, name, error):
+    net, destination = Network(layers()), tmp_path / name
+    net.save(tmp_path / "old")
+    read = convert._read
+
+    def interrupted(source, options):
+        found = read(source, options)
+        net.save(destination) if name == "new" else destination.write_bytes(b"of another process")
+        if error is not None:
+            raise error
+        return found
+
+    monkeypatch.setattr(convert, "_read", interrupted)
+    status, _, err = run("convert", tmp_path / "old", destination)
+    assert status == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert error is not None or f"{destination} exists" in err
+    if name == "new":
+        same(Network.load(destination), net, IDS)
+    else:
+        assert destination.read_bytes() == b"of another process"
+
+
+def test_convert_does_not_replace_a_file_that_appears_while_it_writes(tmp_path, monkeypatch, run):
+    Network(layers()).save(tmp_path / "old")
+    write = _tensor_files.write
+
+    def slow(*arguments):
+        (tmp_path / "new.safetensors").write_bytes(b"of another process")
+        return write(*arguments)
+
+    monkeypatch.setattr(_tensor_files, "write", slow)
+    status, _, err = run("convert", tmp_path / "old", tmp_path / "new.safetensors")
+    assert status == 1 and "new.safetensors: File exists" in err
+    assert (tmp_path / "new.safetensors").read_bytes() == b"of another process"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.safetensors", "old"]
