@@ -195,6 +195,56 @@ def expanded_to_a_terabyte():
     return onnx_with(change)
 
 
+def cast_from_bytes(to):
+    """20 million numbers of one byte, which is less than may be made, as larger ones."""
+
+    import onnx
+
+    def change(model):
+        constant(model, "size", np.array([20_000_000]))
+        constant(model, "one", np.ones(1, "int8"))
+        cast = node("Cast", ["many"], ["unused"], to=onnx.TensorProto.DataType.Value(to))
+        put_first(model, node("Expand", ["one", "size"], ["many"]), cast)
+
+    return onnx_with(change)
+
+
+def random_numbers_for_bytes():
+    def change(model):
+        constant(model, "size", np.array([20_000_000]))
+        constant(model, "one", np.ones(1, "float16"))
+        constant(model, "half", np.array(0.5, "float32"))
+        constant(model, "yes", np.array(True))
+        put_first(model, node("Expand", ["one", "size"], ["many"]), node("Dropout", ["many", "half", "yes"], ["unused"]))
+
+    return onnx_with(change)
+
+
+def text_tensor(length):
+    import onnx
+
+    return onnx.helper.make_tensor("text", onnx.TensorProto.STRING, [1], [b"a" * length])
+
+
+def long_texts():
+    def change(model):
+        constant(model, "size", np.array([100_000]))
+        put_first(model, node("ConstantOfShape", ["size"], ["unused"], value=text_tensor(1000)))
+
+    return onnx_with(change)
+
+
+def short_texts_beside_a_long_one():
+    def change(model):
+        constant(model, "size", np.array([500_000]))
+        constant(model, "one", np.array([1]))
+        short = node("ConstantOfShape", ["size"], ["short"], value=text_tensor(1))
+        long = node("ConstantOfShape", ["one"], ["long"], value=text_tensor(250))
+        put_first(model, short, long, node("Concat", ["short", "long"], ["unused"], axis=0))
+
+    return onnx_with(change)
+
+
 def doubled_forty_times():
     def change(model):
         constant(model, "v0", np.ones(1024, "float32"))
@@ -286,6 +336,11 @@ SMALL = {  # what it is: (kind, file, words of the error)
     "an input of 100 million steps": ("onnx", steps_of_100_million, "input .* has shape .*too much"),
     "a constant of a terabyte": ("onnx", constant_of_a_terabyte, "ConstantOfShape.* makes"),
     "a number that is expanded": ("onnx", expanded_to_a_terabyte, "Expand.* makes"),
+    "bytes that become numbers of 8 bytes": ("onnx", lambda: cast_from_bytes("DOUBLE"), "Cast.* makes"),
+    "numbers that become texts": ("onnx", lambda: cast_from_bytes("STRING"), "Cast.* makes"),
+    "a mask for 20 million numbers": ("onnx", random_numbers_for_bytes, "Dropout.* makes"),
+    "a long text many times": ("onnx", long_texts, "ConstantOfShape.* makes"),
+    "a long text beside short ones": ("onnx", short_texts_beside_a_long_one, "Concat.* makes"),
     "a value that doubles": ("onnx", doubled_forty_times, "Concat.* makes"),
     "a value that is gathered": ("onnx", gathered_many_times, "Concat.* makes|Gather.* makes"),
     "one long text among many": ("onnx", one_long_string, "ask for .*at most 4 times"),

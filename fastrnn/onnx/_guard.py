@@ -6,8 +6,11 @@ import itertools
 import math
 
 import numpy as np
+import onnx
 
 from fastrnn.onnx import _nodes
+
+_TEXT = 256  # bytes of a number that is made a text, and while that is done
 
 
 class Budget:
@@ -74,9 +77,14 @@ def _output_bytes(proto, inputs):
         X, R = inputs[0], inputs[2]
         return 2 * X.itemsize * math.prod((*X.shape[:2], R.shape[0], R.shape[-1])) if X.ndim == R.ndim == 3 else 0
     if proto.op_type == "Concat":
-        return sum(a.nbytes for a in arrays)
+        return sum(a.size for a in arrays) * max((a.itemsize for a in arrays), default=0)  # texts become as wide as the widest
     if proto.op_type == "ConstantOfShape" and arrays:
-        return 8 * _numel(arrays[0])
+        texts = [len(text) for a in proto.attribute for text in a.t.string_data]
+        return max(8, 4 * max(texts, default=0)) * _numel(arrays[0])
+    if proto.op_type == "Cast" and arrays:
+        return arrays[0].size * _cast_itemsize(proto)
+    if proto.op_type == "Dropout" and arrays:  # a float64 for each number, its mask, and the products
+        return arrays[0].size * 24 if len(arrays) > 2 and arrays[2].any() else arrays[0].size
     if proto.op_type == "Expand" and len(arrays) == 2:
         sizes = itertools.zip_longest(reversed(arrays[1].ravel().tolist()[:64]), reversed(arrays[0].shape), fillvalue=1)
         return arrays[0].itemsize * math.prod(max(abs(int(n)), m) for n, m in sizes)
@@ -86,6 +94,14 @@ def _output_bytes(proto, inputs):
         rows = data.shape[axis] if -data.ndim <= axis < data.ndim else 1
         return indices.size * (data.nbytes // max(1, rows))
     return 0
+
+
+def _cast_itemsize(proto):
+    """Bytes of what Cast makes of a number."""
+    to = next((a.i for a in proto.attribute if a.name == "to" and not a.ref_attr_name), onnx.TensorProto.STRING)
+    if to in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING) or to not in onnx.TensorProto.DataType.values():
+        return _TEXT
+    return max(8, onnx.helper.tensor_dtype_to_np_dtype(to).itemsize)
 
 
 def _numel(shape):
