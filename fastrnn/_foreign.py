@@ -74,13 +74,19 @@ def check_total(source, needed, size):
         )
 
 
+def check_text(text):
+    """Refuse a text that cannot be written anywhere, as UTF-8 has no halves of surrogate pairs."""
+    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise ValueError(f"{_schema.shown(text)} has half of a surrogate pair, so it is no Unicode text")
+
+
 def parse_json(source, text, most):
     """JSON in which every key is there once and every number is one; `most`: characters, or bytes, that it may have."""
     if len(text) > most:
         raise ValueError(f"{source} has {len(text)} characters; at most {most} are read")
     try:
         found = _schema.parse(text if isinstance(text, bytes) else text.encode("utf-8"))
-        _check_numbers(found)
+        _check_values(found)
     except json.JSONDecodeError as error:
         raise ValueError(f"{source} is not JSON: {error}") from None
     except ValueError as error:
@@ -88,13 +94,15 @@ def parse_json(source, text, most):
     return found
 
 
-def _check_numbers(value):
-    """Refuse NaN and infinities, which Python reads in JSON."""
+def _check_values(value):
+    """Refuse what Python reads in JSON, but is none of its numbers, or no text: NaN, infinities, halves of surrogate pairs."""
     todo = [value]
     while todo:
         value = todo.pop()
         if isinstance(value, (dict, list)):
-            todo += value.values() if isinstance(value, dict) else value
+            todo += [*value.values(), *value] if isinstance(value, dict) else value
+        elif isinstance(value, str):
+            check_text(value)
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{value} is no number of JSON")
 

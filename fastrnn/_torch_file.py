@@ -57,6 +57,16 @@ class Unread:
 
 
 @dataclass(frozen=True)
+class Key:
+    """A key of a dict that is no text, as messages show it: hashes of numbers can be chosen, those of texts cannot."""
+
+    text: str
+
+    def __repr__(self):
+        return self.text
+
+
+@dataclass(frozen=True)
 class Storage:
     """A part of the file with numbers of one kind."""
 
@@ -113,6 +123,8 @@ def _chosen(path, found, key):
         raise ValueError(
             f"{path} holds {_holds(found)}, but a state_dict is a dict of tensors: --key says which part of it is one"
         )
+    for name in found:
+        _foreign.check_text(name)
     odd = next((name for name, value in found.items() if isinstance(value, Unread)), None)
     if odd is not None:
         raise ValueError(f"{path}: {odd} is {found[odd].what}: only plain float32 and float64 tensors are read")
@@ -200,7 +212,7 @@ class _Parts:
 
 
 class _Machine:
-    """The pickle's instructions as descriptions of what they make: those that torch writes, and no others."""
+    """The pickle's instructions as descriptions of what they make: those that torch writes, of protocols 2 to 5, and no others."""
 
     def __init__(self, data):
         self.data, self.stack, self.marks, self.memo = data, [], [], {}
@@ -249,7 +261,14 @@ class _Machine:
         self.push(self.memo[place])
 
     def remember(self, place):
+        if place > MOST_INSTRUCTIONS:
+            raise ValueError(f"its pickle remembers object {place}, but it may have {MOST_INSTRUCTIONS} instructions")
         self.memo[place] = self.top()
+
+    def add_items(self, values):
+        target = self.top()
+        if not isinstance(target, Unread):
+            raise ValueError(f"its pickle adds elements of a set to a {type(target).__name__}")
 
     def append(self, values):
         target = self.top()
@@ -266,10 +285,18 @@ class _Machine:
         for name, value in zip(values[::2], values[1::2]):
             if not isinstance(name, (str, bytes, int, float, type(None))):
                 raise ValueError(f"a dict of it has a key that is a {type(name).__name__.lower()}")
-            target[name] = value
+            target[name if isinstance(name, str) else Key(repr(name))] = value
 
     def load_global(self, value):
-        name = value.replace(" ", ".", 1)
+        self.import_name(value.replace(" ", ".", 1))
+
+    def stack_global(self, _):
+        name, module = self.pop(), self.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise ValueError("its pickle imports what is no name")
+        self.import_name(f"{module}.{name}")
+
+    def import_name(self, name):
         if name not in _PASSED and not _KNOWN.fullmatch(name):
             raise ValueError(f"it holds more than tensors: save module.state_dict() alone (it imports {name[:200]})")
         self.push(Global(name))
@@ -324,12 +351,13 @@ def _tensor(arguments):
 
 
 _STEPS = {
-    "PROTO": lambda m, v: None,
+    **dict.fromkeys(("PROTO", "FRAME"), lambda m, v: None),
     "NONE": lambda m, v: m.push(None),
     "NEWTRUE": lambda m, v: m.push(True),
     "NEWFALSE": lambda m, v: m.push(False),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), _Machine.push),
-    **dict.fromkeys(("SHORT_BINSTRING", "BINSTRING"), _Machine.push),
+    **dict.fromkeys(("SHORT_BINSTRING", "BINSTRING", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES"), _Machine.push),
+    "BYTEARRAY8": lambda m, v: m.push(Unread("a bytearray")),
     "EMPTY_DICT": lambda m, v: m.push({}),
     "EMPTY_LIST": lambda m, v: m.push([]),
     "EMPTY_TUPLE": lambda m, v: m.push(()),
@@ -343,11 +371,14 @@ _STEPS = {
     "LONG_BINGET": _Machine.recall,
     "BINPUT": _Machine.remember,
     "LONG_BINPUT": _Machine.remember,
+    "MEMOIZE": lambda m, v: m.remember(len(m.memo)),
     "APPEND": lambda m, v: m.append([m.pop()]),
     "APPENDS": lambda m, v: m.append(m.since_mark()),
     "SETITEM": lambda m, v: m.update([m.pop(), m.pop()][::-1]),
     "SETITEMS": lambda m, v: m.update(m.since_mark()),
+    "ADDITEMS": lambda m, v: m.add_items(m.since_mark()),
     "GLOBAL": _Machine.load_global,
+    "STACK_GLOBAL": _Machine.stack_global,
     "BINPERSID": _Machine.load_storage,
     "REDUCE": _Machine.call,
     "NEWOBJ": _Machine.call,

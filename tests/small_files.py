@@ -53,6 +53,16 @@ def shape_of_nested_tuples():
     return torch_with(out__bias=files.Call("torch._utils._rebuild_tensor_v2", files.Storage("FloatStorage", "6", 5), 0, nested, (1,), False, {}))
 
 
+def keys_with_one_hash(code, pack):
+    """As many keys as a pickle may have, whose hashes are the same in every process."""
+    parts = b"".join(code + pack(k) + b"N" for k in range(1, 100_001))
+    return files.torch_file(b"\x80\x02}(" + parts + b"u.", {})
+
+
+def whole_keys_with_one_hash():
+    return keys_with_one_hash(b"\x8a\x0c", lambda k: (k * (2**61 - 1)).to_bytes(12, "little"))
+
+
 def pickle_of_empty_lists():
     return files.torch_file(b"\x80\x02" + b"]" * (MB // 2) + b".", {})
 
@@ -316,6 +326,7 @@ SMALL = {  # what it is: (kind, file, words of the error)
     "a storage beyond its part of the file": ("torch", storage_beyond_its_part, "out.bias is in a storage of 4000000000 bytes, but data/6 has 20"),
     "a key without end": ("torch", pickle_of_nested_tuples, "key that is a tuple"),
     "a shape without end": ("torch", shape_of_nested_tuples, "a tensor of it|another way"),
+    "keys whose hashes are the same": ("torch", whole_keys_with_one_hash, "holds a dict of 2305843009213693951, "),
     "a pickle of empty lists": ("torch", pickle_of_empty_lists, "more than 500000 instructions"),
     "a text that doubles": ("torch", hexed, "holds a dict of 'a'"),
     "a part that is compressed": ("torch", compressed_torch, "members claim"),

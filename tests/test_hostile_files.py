@@ -199,3 +199,13 @@ def test_a_recurrent_node_that_lacks_something_is_named(change):
         made = fastrnn.onnx.prepare(model)
         feeds = {name: np.zeros([d.dim_value or 3 for d in made._types[name].tensor_type.shape.dim], "float32") for name in made.input_names}
         made.run(feeds | {"sequence_lens": np.full(3, 3, "int32")})
+
+
+@pytest.mark.parametrize("text", ['{"a": ["\\ud800"]}', '{"a\\udfff": 1}', '["\\udc00x"]'])
+def test_json_with_half_of_a_surrogate_pair_is_refused(tmp_path, text):
+    """Such a name can be read, but not be written."""
+    from fastrnn import _foreign
+
+    with pytest.raises(ValueError, match="^a.json: .*has half of a surrogate pair"):
+        _foreign.parse_json("a.json", text, 1000)
+    assert _foreign.parse_json("a.json", '["\\ud83d\\ude00"]', 1000) == ["\U0001f600"]

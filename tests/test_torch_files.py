@@ -73,6 +73,30 @@ def test_state_dicts_and_checkpoints_are_read(tmp_path):
     same(tmp_path / "parameters.pt")
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_pickle_protocol_from_2_on_is_read(tmp_path, protocol):
+    import torch
+
+    tensors = torch.nn.LSTM(3, 4, 2).state_dict()
+    torch.save(tensors, tmp_path / "m.pt", pickle_protocol=protocol)
+    found = _tensor_files.read_torch(tmp_path / "m.pt")
+    assert list(found) == list(tensors) and all((found[name] == t.numpy()).all() for name, t in tensors.items())
+    others = {0: torch.ones(2), "set": {1, 2}, "bytes": b"x" * 300, "array": bytearray(b"x"), "long": "é" * 300}
+    torch.save({"state": tensors, **others}, tmp_path / "m.pt", pickle_protocol=protocol)
+    assert list(_tensor_files.read_torch(tmp_path / "m.pt", "state")) == list(tensors)
+    torch.save({"w": torch.ones(2), "a": argparse.Namespace()}, tmp_path / "m.pt", pickle_protocol=protocol)
+    with pytest.raises(ValueError, match="it imports argparse.Namespace"):
+        _tensor_files.read_torch(tmp_path / "m.pt")
+
+
+def test_a_name_that_is_no_unicode_text_is_refused(tmp_path):
+    import torch
+
+    torch.save({"a\ud800.weight": torch.ones(2, 2)}, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"m.pt: 'a\\ud800.weight' has half of a surrogate pair"):
+        _tensor_files.read_torch(tmp_path / "m.pt")
+
+
 def test_a_file_of_a_machine_of_the_other_byte_order_is_read(tmp_path):
     arrays = files.state_dict()
     found, members = files.torch_parts()
