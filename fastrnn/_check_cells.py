@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import math
+import numbers
+
+import numpy as np
 
 from fastrnn._check import number, size
+
+
+def plain(value):
+    """An option as it is kept, and as it comes back from JSON: its numbers and texts are Python's own, its lists are tuples.
+
+    >>> plain(("leaky_relu", np.float64(0.5)))
+    ('leaky_relu', 0.5)
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    for kind, made in ((str, str), (numbers.Integral, int), (numbers.Real, float)):
+        if isinstance(value, kind):
+            return made(value)
+    return value
 
 
 def states_of(mask, return_states):

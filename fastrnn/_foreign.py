@@ -76,7 +76,7 @@ def check_total(source, needed, size):
 
 def check_text(text):
     """Refuse a text that cannot be written anywhere, as UTF-8 has no halves of surrogate pairs."""
-    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+    if not _schema.is_unicode(text):
         raise ValueError(f"{_schema.shown(text)} has half of a surrogate pair, so it is no Unicode text")
 
 

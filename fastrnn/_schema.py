@@ -108,6 +108,15 @@ def shown(value) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text, as it can no half of a surrogate pair.
+
+    >>> is_unicode("é"), is_unicode("\\ud800")
+    (True, False)
+    """
+    return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 @contextlib.contextmanager
 def of_file(name) -> Iterator[None]:
     """Put the file's name before the message of what is wrong with it."""

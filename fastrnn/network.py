@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastrnn import _check, storage
+from fastrnn import _check, _check_cells, storage
 from fastrnn._check_memory import Budget
 from fastrnn._recurrent import Recurrent
-from fastrnn._schema import FLAG, FRACTION, NUMBER, SIZE, TEXT, ListOf, OrNull, Record, Rule, choice, number, of_file, shown, whole
+from fastrnn._schema import FLAG, FRACTION, NUMBER, SIZE, TEXT, ListOf, OrNull, Record, Rule, choice, is_unicode, number, of_file, shown, whole
 from fastrnn.layers import Embedding, Linear
 from fastrnn.parameters import Storage
 from fastrnn.rnn import GRU, LSTM, RNN
@@ -90,7 +90,7 @@ class Network:
     """
 
     def __init__(self, steps: Mapping):
-        self.steps = dict(steps)
+        self.steps = {name: step if hasattr(step, "params") else _check_cells.plain(step) for name, step in dict(steps).items()}
         self.layers = {name: step for name, step in self.steps.items() if hasattr(step, "params")}
         _check_steps(self.steps, self.layers)
 
@@ -227,6 +227,10 @@ def _check_steps(steps, layers):
         raise ValueError("a Network needs one layer or more")
     features, before, width, first, pooled = None, None, 1, next(iter(layers.values())), None
     for name, step in steps.items():
+        if not isinstance(name, str):
+            raise TypeError(f"a step has the name {name!r}, but it must be a text")
+        if not is_unicode(name):
+            raise ValueError(f"a step has the name {shown(name)}, which has half of a surrogate pair, so it is no Unicode text")
         if name not in layers:
             function = _check_function(name, step, before, width)
             if isinstance(first, Embedding) and before is None and function != "mask":

@@ -51,8 +51,8 @@ class RNN(Recurrent):
     _usual = {"nonlinearity": "tanh", "clip": None}
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", clip=None, **options):
-        self.nonlinearity, self.clip = nonlinearity, clip
-        super().__init__(rnn_cell(nonlinearity, _check_cells.clip(clip)), input_size, hidden_size, num_layers, **options)
+        self.nonlinearity, self.clip = _check_cells.plain(nonlinearity), _check_cells.plain(clip)
+        super().__init__(rnn_cell(self.nonlinearity, _check_cells.clip(clip)), input_size, hidden_size, num_layers, **options)
 
 
 class GRU(Recurrent):
@@ -82,7 +82,7 @@ class GRU(Recurrent):
         reset_after=True, activation="tanh", recurrent_activation="sigmoid", clip=None, **options,
     ):  # fmt: skip
         self.reset_after = bool(reset_after)
-        self.activation, self.recurrent_activation, self.clip = activation, recurrent_activation, clip
+        self.activation, self.recurrent_activation, self.clip = map(_check_cells.plain, (activation, recurrent_activation, clip))
         cell = gru_cell(self.reset_after, activation, recurrent_activation, _check_cells.clip(clip))
         super().__init__(cell, input_size, hidden_size, num_layers, **options)
 
@@ -124,8 +124,8 @@ class LSTM(Recurrent):
         activation="tanh", recurrent_activation="sigmoid", output_activation=None, clip=None, **options,
     ):  # fmt: skip
         self.proj_size = _check_cells.projection(proj_size, hidden_size)
-        self.peephole, self.coupled, self.clip = bool(peephole), bool(coupled), clip
-        self.activation, self.recurrent_activation, self.output_activation = activation, recurrent_activation, output_activation
-        functions = activation, recurrent_activation, output_activation
+        self.peephole, self.coupled, self.clip = bool(peephole), bool(coupled), _check_cells.plain(clip)
+        functions = tuple(map(_check_cells.plain, (activation, recurrent_activation, output_activation)))
+        self.activation, self.recurrent_activation, self.output_activation = functions
         cell = lstm_cell(*functions, _check_cells.clip(clip), self.peephole, self.coupled, self.proj_size)
         super().__init__(cell, input_size, hidden_size, num_layers, **options)

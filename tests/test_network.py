@@ -88,6 +88,24 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     assert storage.load(tmp_path)[1]["model"] == "Network"
 
 
+F32, I64, YES = np.float32, np.int64, np.bool_(True)
+
+
+@pytest.mark.parametrize("steps", [
+    {"m": ("mask", F32(0)), "r": fastrnn.GRU(1, 2, clip=F32(3), activation=("leaky_relu", F32(0.1)), recurrent_activation=["hard_sigmoid", F32(0.2), I64(1)])},
+    {"m": ("mask", I64(0)), "e": fastrnn.Embedding(I64(3), I64(1)), "r": fastrnn.RNN(1, 2, nonlinearity=("elu", F32(0.5)), clip=I64(3)), "f": ["elu", F32(2)]},
+    {"r": fastrnn.LSTM(
+        I64(1), I64(3), I64(1), proj_size=I64(2), peephole=YES, coupled=YES, output_activation=(np.str_("elu"), F32(0.5)), bias=YES, dropout=F32(0.1),
+        seed=I64(3), bidirectional=YES, variational=YES, learn_initial_state=YES, clip=np.longdouble(2),
+    ), "m": ("merge", np.str_("sum"))},
+    {"r": fastrnn.Stacked([fastrnn.GRU(1, 2, reverse=YES), fastrnn.GRU(2, 2, reset_after=YES)], dropout=F32(0.2), variational=YES, residual=YES)},
+])  # fmt: skip
+def test_options_that_are_numbers_of_numpy_are_saved(tmp_path, steps):
+    net = Network(steps)
+    net.save(tmp_path)
+    assert repr(Network.load(tmp_path)) == repr(net) and "np." not in repr(net)
+
+
 def test_an_lstms_residual_stack_with_several_states_goes_on_from_its_state():
     net = Network({"rnn": fastrnn.Stacked([fastrnn.GRU(3, 4), fastrnn.LSTM(4, 5)]), "l": "last"})
     x = np.random.default_rng(0).standard_normal((T, B, 3)).astype("float32")
@@ -112,6 +130,8 @@ def test_an_lstms_residual_stack_with_several_states_goes_on_from_its_state():
         ({"a": fastrnn.GRU(3, 4), "b": fastrnn.GRU(4, 4, batch_first=True)}, ValueError, "batch_first"),
         ({"a": fastrnn.GRU(3, 4, context_size=2)}, ValueError, "context_size=2"),
         ({"g": fastrnn.GRU(3, 4), "a": fastrnn.Dropout(0.5)}, TypeError, "'a' is"),
+        ({1: fastrnn.GRU(3, 4)}, TypeError, "name 1, but it must be a text"),
+        ({"\ud800": fastrnn.GRU(3, 4)}, ValueError, r"name '\\ud800', which has half of a surrogate pair"),
     ],
 )
 def test_a_wrong_chain_is_refused_by_the_name_of_its_step(steps, error, words):
