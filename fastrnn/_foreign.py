@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 
 from fastrnn import _schema
 
@@ -49,8 +50,15 @@ def reading(source):
 
 def named(source, error):
     """The message of an error, in one line, that names the source."""
-    text = " ".join(str(error).split())[: 4 * _LONGEST]
-    return text if str(source) in text or str(source) in UNNAMED else f"{source}: {text}"
+    name = str(source) or "''"
+    parts = [_cut(part) for part in " ".join(str(error).split()).split(name)]
+    text = name.join(parts)[: 4 * _LONGEST + len(name)]
+    return text if len(parts) > 1 or name in UNNAMED else f"{name}: {text}"
+
+
+def _cut(text):
+    """A message without the middle of very long names."""
+    return re.sub(r"\S{161,}", lambda found: f"{found[0][:80]}…{found[0][-40:]}", text)
 
 
 def _text(error):

@@ -209,3 +209,18 @@ def test_json_with_half_of_a_surrogate_pair_is_refused(tmp_path, text):
     with pytest.raises(ValueError, match="^a.json: .*has half of a surrogate pair"):
         _foreign.parse_json("a.json", text, 1000)
     assert _foreign.parse_json("a.json", '["\\ud83d\\ude00"]', 1000) == ["\U0001f600"]
+
+
+def test_a_very_long_name_is_cut_in_messages_but_the_files_is_not():
+    from fastrnn import _foreign
+
+    name, path = "x" * 5000, "/".join(["folder"] * 50)
+    text = _foreign.named(path, ValueError(f"{path}: {name}.weight is missing"))
+    assert text == f"{path}: {'x' * 80}…{('x' * 40 + '.weight')[-40:]} is missing"
+    assert _foreign.named(path, ValueError(f"{name!r} is missing")).startswith(f"{path}: 'xxx") and len(text) < 600
+
+
+def test_a_separator_that_no_table_can_have_is_refused_when_a_model_is_loaded():
+    from fastrnn.models.schemas import READING
+
+    assert READING.holds({"separator": "\t"}) and not READING.holds({"separator": "ab" * 5000})

@@ -41,7 +41,7 @@ READING = Record(
         "exog": TEXTS,
         "date": TEXT,
         "decimal": choice(".", ","),
-        "separator": TEXT,
+        "separator": Rule("one character", lambda value: type(value) is str and len(value) == 1),
         "allow_gaps": FLAG,
     },
 )
