@@ -355,7 +355,7 @@ SMALL = {  # what it is: (kind, file, words of the error)
     "a value that doubles": ("onnx", doubled_forty_times, "Concat.* makes"),
     "a value that is gathered": ("onnx", gathered_many_times, "Concat.* makes|Gather.* makes"),
     "one long text among many": ("onnx", one_long_string, "ask for .*at most 4 times"),
-    "graphs inside graphs": ("onnx", graphs_inside_graphs, "damaged one"),
+    "graphs inside graphs": ("onnx", graphs_inside_graphs, "is damaged"),
     "functions without number": ("onnx", functions_without_number, "5000 functions"),
     "a sparse tensor": ("onnx", sparse_initializer, "'sparse' is sparse"),
 }
