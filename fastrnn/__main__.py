@@ -1,7 +1,7 @@
 """``python -m fastrnn`` is the ``fastrnn`` command.
 
-Python puts the current folder before all others then, and has imported some modules of its own already. The folder becomes
-the last one here, so that a ``json.py`` in it does not stand in for Python's; the ``fastrnn`` command does not look there at all.
+With ``-m``, Python searches the current folder first, and has already imported some modules by then. This moves the folder to the
+end of ``sys.path``, so that a ``json.py`` in it does not replace Python's. The ``fastrnn`` command does not search it at all.
 """
 
 import sys

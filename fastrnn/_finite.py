@@ -159,7 +159,7 @@ class Pass:
     def check_results(self, outputs, state_n, tape=None):
         """What each layer gave, (total, D*P), and the final states.
 
-        On failure the place is searched on the tape, made anew if there is none.
+        On failure the tape is searched for the place; if there is none, it is computed again.
         """
         if all(map(is_finite, (*outputs, *state_n))):
             return

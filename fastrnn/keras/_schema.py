@@ -64,7 +64,7 @@ def check_config(kind, name, config):
     Raises
     ------
     ValueError           a value is of the wrong type or beyond its range; the message names the layer and the key.
-    NotImplementedError  a key is not known here and says something.
+    NotImplementedError  an unknown key is set, to something other than null, false, 0 or empty.
     """
     own = _OWN.get(kind, _RECURRENT if kind in ("SimpleRNN", "GRU", "LSTM") else {})
     for key, value in config.items():
