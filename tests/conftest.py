@@ -1,5 +1,6 @@
 """Fixtures, and what the head of a test report must say: which instruction sets and which BLAS were tested."""
 
+import gc
 import importlib.util
 import os
 
@@ -69,6 +70,12 @@ def pytest_collection_modifyitems(config, items):
         for name, why in MISSING.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_collection_finish():
+    """What the imports left, of torch and Keras above all, is not looked through again by every gc.collect() of a test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):

@@ -218,8 +218,18 @@ SHORT = {
 }
 
 
+def commands_of_results():
+    """The commands of docs/results.md, as words without `python`, and without the files, which lie in data/."""
+    page = processes.ROOT / "docs" / "results.md"
+    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+    commands = [line.split("#")[0].split()[1:] for line in lines if line.startswith("    python examples/")]
+    return sorted({tuple(word for word in command if not word.startswith("data/")) for command in commands})
+
+
 def example_scripts():
-    for path in sorted((processes.ROOT / "examples").glob("*.py")):
+    """Those of which no command of the results is run below."""
+    others = {command[0] for command in commands_of_results()}
+    for path in sorted(path for path in (processes.ROOT / "examples").glob("*.py") if f"examples/{path.name}" not in others):
         yield pytest.param(path.name, id=path.name, marks=marks_of(path.read_text(encoding="utf-8")))
 
 
@@ -234,14 +244,6 @@ def test_the_scripts_in_examples_run_on_data_of_their_own(script, tmp_path):
     assert words in done.stdout
 
 
-def commands_of_results():
-    """The commands of docs/results.md, as words without `python`, and without the files, which lie in data/."""
-    page = processes.ROOT / "docs" / "results.md"
-    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
-    commands = [line.split("#")[0].split()[1:] for line in lines if line.startswith("    python examples/")]
-    return sorted({tuple(word for word in command if not word.startswith("data/")) for command in commands})
-
-
 def test_the_results_have_commands():
     scripts = {command[0].removeprefix("examples/") for command in commands_of_results()}
     assert scripts >= {path.name for path in (processes.ROOT / "examples").glob("*.py")} - {"word_lm.py", "torch_swap.py"}
@@ -252,7 +254,7 @@ def test_the_commands_of_the_results_run_in_short_form(command, tmp_path):
     script = command[0].removeprefix("examples/")
     options, words = SHORT.get(script, (["--epochs", "1"], "accuracy"))
     done = subprocess.run(
-        [sys.executable, "-W", "error", processes.ROOT / command[0], *command[1:], *options],
+        [sys.executable, "-W", "error", *OF_DATA, processes.ROOT / command[0], *command[1:], *options],
         cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

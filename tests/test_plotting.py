@@ -329,14 +329,15 @@ def test_no_text_is_covered_by_another_or_leaves_the_picture(name, steps):
     renderer = FigureCanvasAgg(figure).get_renderer()
     [axes] = figure.axes
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in axes.texts if text.get_text()]
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        assert min(a.x1, b.x1) <= max(a.x0, b.x0) or min(a.y1, b.y1) <= max(a.y0, b.y0), (one, other)
+    low, high = (np.array([getattr(box, corner) for _, box in boxes]) for corner in ("min", "max"))
+    overlap = (np.minimum(high[:, None], high) > np.maximum(low[:, None], low)).all(axis=-1)
+    covered = [(boxes[i][0], boxes[j][0]) for i, j in np.argwhere(np.triu(overlap, 1))]
+    assert not covered
     for circle in (patch for patch in axes.patches if isinstance(patch, Circle)):
         disc = circle.get_window_extent(renderer)
-        for text, box in boxes:
-            inside = disc.x0 <= box.x0 and box.x1 <= disc.x1 and disc.y0 <= box.y0 and box.y1 <= disc.y1
-            apart = min(disc.x1, box.x1) <= max(disc.x0, box.x0) or min(disc.y1, box.y1) <= max(disc.y0, box.y0)
-            assert inside or apart, text
+        inside = ((disc.min <= low) & (high <= disc.max)).all(axis=-1)
+        apart = (np.minimum(high, disc.max) <= np.maximum(low, disc.min)).any(axis=-1)
+        assert (inside | apart).all(), [text for (text, _), fits in zip(boxes, inside | apart, strict=True) if not fits]
     for text, box in boxes:
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
 
