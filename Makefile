@@ -61,10 +61,13 @@ export CHECK
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
+# pip compiles no module: most of torch's and Keras' are never imported. Python compiles the others when it first imports them, and keeps that.
+unexport PYTHONDONTWRITEBYTECODE
+
 # $(call install,what pip is to install,log file,VARIABLE=value): quiet, but a failure shows all that matters
 define install
 	@mkdir -p build
-	@$(3) .venv/bin/pip install --disable-pip-version-check --no-input $(1) >build/$(2).log 2>&1 || { \
+	@$(3) .venv/bin/pip install --disable-pip-version-check --no-input --no-compile $(1) >build/$(2).log 2>&1 || { \
 	    if grep -qE 'Could not fetch URL|Failed to establish a new connection|NewConnectionError|Max retries exceeded|ConnectTimeout|Temporary failure in name|from versions: none' build/$(2).log; \
 	    then echo "pip cannot reach its package index: check the network, or set PIP_INDEX_URL (its log: build/$(2).log)" >&2; \
 	    else tail -60 build/$(2).log >&2; echo "the installation failed: all of it is in build/$(2).log" >&2; fi; exit 1; }
