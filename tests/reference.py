@@ -1,6 +1,6 @@
 """The truth the engine is tested against: NumPy, float64, forward only, no cleverness.
 
-One row at a time, one step at a time: slow and obvious. `params` are torch's names; arrays of any float dtype.
+One step at a time: slow and obvious. `params` are torch's names; arrays of any float dtype.
 `tests/test_torch.py` compares this file with torch.
 """
 
@@ -8,8 +8,12 @@ import numpy as np
 
 
 def sigmoid(a):
-    with np.errstate(over="ignore"):  # exp(-a) = inf gives 0, which is right
-        return 1 / (1 + np.exp(-a))
+    return 1 / (1 + np.exp(-a))
+
+
+def split(a, parts):
+    """Equal parts of the first axis; np.split takes ten times as long for a few numbers."""
+    return a.reshape(parts, len(a) // parts, *a.shape[1:])
 
 
 def relu(a):
@@ -22,23 +26,23 @@ def rnn_step(activation, p, x_side, h):
 
 def gru_step(p, x_side, h):
     """cuDNN's and torch's GRU: the reset gate is applied after the product."""
-    x_r, x_z, x_n = np.split(x_side, 3)
-    h_r, h_z, h_n = np.split(p["w_hh"] @ h + p["b_hh"], 3)
+    x_r, x_z, x_n = split(x_side, 3)
+    h_r, h_z, h_n = split(p["w_hh"] @ h + p["b_hh"], 3)
     r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
     return ((1 - z) * np.tanh(x_n + r * h_n) + z * h,)
 
 
 def gru_before_step(p, x_side, h):
     """Cho et al. 2014: the reset gate is applied to h, before the product."""
-    x_r, x_z, x_n = np.split(x_side, 3)
-    w_r, w_z, w_n = np.split(p["w_hh"], 3)
-    b_r, b_z, b_n = np.split(p["b_hh"], 3)
+    x_r, x_z, x_n = split(x_side, 3)
+    w_r, w_z, w_n = split(p["w_hh"], 3)
+    b_r, b_z, b_n = split(p["b_hh"], 3)
     r, z = sigmoid(x_r + w_r @ h + b_r), sigmoid(x_z + w_z @ h + b_z)
     return ((1 - z) * np.tanh(x_n + w_n @ (r * h) + b_n) + z * h,)
 
 
 def lstm_step(p, x_side, h, c):
-    i, f, g, o = np.split(x_side + p["w_hh"] @ h + p["b_hh"], 4)
+    i, f, g, o = split(x_side + p["w_hh"] @ h + p["b_hh"], 4)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
     return sigmoid(o) * np.tanh(c), c
 
@@ -65,7 +69,7 @@ ACTIVATIONS = {  # ONNX's definitions, and Keras' of the last three
 def clipped(activation, clip):
     """An activation, a name or a tuple with its numbers, of pre-activations cut to -clip .. clip."""
     name, *numbers = (activation,) if isinstance(activation, str) else activation
-    return lambda a: ACTIVATIONS[name](np.clip(a, -clip, clip), *numbers)
+    return lambda a: ACTIVATIONS[name](np.minimum(np.maximum(a, -clip), clip), *numbers)
 
 
 def rnn_options(nonlinearity, clip=np.inf):
@@ -77,8 +81,8 @@ def gru_options(reset_after, recurrent_activation, activation, clip=np.inf):
     gate, candidate = clipped(recurrent_activation, clip), clipped(activation, clip)
 
     def step(p, x_side, h):
-        x_r, x_z, x_n = np.split(x_side, 3)
-        (w_r, w_z, w_n), (b_r, b_z, b_n) = np.split(p["w_hh"], 3), np.split(p["b_hh"], 3)
+        x_r, x_z, x_n = split(x_side, 3)
+        (w_r, w_z, w_n), (b_r, b_z, b_n) = split(p["w_hh"], 3), split(p["b_hh"], 3)
         r, z = gate(x_r + w_r @ h + b_r), gate(x_z + w_z @ h + b_z)
         n = candidate(x_n + r * (w_n @ h + b_n) if reset_after else x_n + w_n @ (r * h) + b_n)
         return ((1 - z) * n + z * h,)
@@ -91,8 +95,8 @@ def lstm_options(coupled=False, recurrent_activation="sigmoid", activation="tanh
     gate, candidate, output = clipped(recurrent_activation, clip), clipped(activation, clip), clipped(output_activation, np.inf)
 
     def step(p, x_side, h, c):
-        a = np.split(x_side + p["w_hh"] @ h + p["b_hh"], 3 if coupled else 4)
-        looks = np.split(p["peephole"], 2 if coupled else 3) if "peephole" in p else [0.0] * 3
+        a = split(x_side + p["w_hh"] @ h + p["b_hh"], 3 if coupled else 4)
+        looks = split(p["peephole"], 2 if coupled else 3) if "peephole" in p else [0.0] * 3
         i = gate(a[0] + looks[0] * c)
         f = 1 - i if coupled else gate(a[1] + looks[1] * c)
         c = f * c + i * candidate(a[-2])
@@ -133,6 +137,7 @@ def direction_params(params, suffix, rows):
     return p
 
 
+@np.errstate(over="ignore")  # of a sigmoid: exp(-a) = inf gives 0, which is right
 def run(cell, params, x, state=None, lengths=None, resets=None, context=None, num_layers=1, bidirectional=False, every=()):
     """A whole network, time-major.
 
@@ -146,8 +151,8 @@ def run(cell, params, x, state=None, lengths=None, resets=None, context=None, nu
     P = params["weight_hh_l0"].shape[1]
     sizes = (P, params["weight_hh_l0"].shape[0] // num_gates)[:num_states]
     D = 2 if bidirectional else 1
-    lengths = [T] * B if lengths is None else [int(n) for n in lengths]
-    resets = np.zeros((T, B), bool) if resets is None else np.asarray(resets)
+    lengths = np.full(B, T) if lengths is None else np.asarray(lengths)
+    resets = np.zeros((T, B), bool) if resets is None else np.asarray(resets, bool)
     if state is None:
         state = [np.zeros((num_layers * D, B, size)) for size in sizes]
     state_n = [np.array(s, np.float64) for s in state]
@@ -156,24 +161,27 @@ def run(cell, params, x, state=None, lengths=None, resets=None, context=None, nu
         y = np.zeros((T, B, D * P))
         for direction in range(D):
             p = direction_params(params, f"_l{layer}" + ("_reverse" if direction else ""), params["weight_hh_l0"].shape[0])
+            p = {name: a[:, None] if a.ndim == 1 else a for name, a in p.items()}
             k = layer * D + direction
-            for b in range(B):
-                s = [a[k, b].copy() for a in state_n]
-                times = range(lengths[b])
-                for t in reversed(times) if direction else times:
-                    # a reset at t cuts between t-1 and t, whichever way the time runs
-                    cut = t + 1 < lengths[b] and resets[t + 1, b] if direction else resets[t, b]
-                    if cut:
-                        s = [np.zeros(size) for size in sizes]
-                    x_side = p["w_ih"] @ x[t, b] + p["b_ih"]
-                    if context is not None and layer == 0:
-                        x_side = x_side + p["w_ch"] @ np.asarray(context[b], np.float64)
-                    s = step(p, x_side, *s)
-                    y[t, b, direction * P : (direction + 1) * P] = s[0]
-                    for a, value in zip(every, s):
-                        a[k, t, b] = value
-                for a, value in zip(state_n, s, strict=True):
-                    a[k, b] = value
+            s = [a[k].T.copy() for a in state_n]  # a row of the batch is a column here
+            for t in reversed(range(T)) if direction else range(T):
+                b = np.flatnonzero(lengths > t)
+                now = [a[:, b] for a in s]
+                # a reset at t cuts between t-1 and t, whichever way the time runs
+                cut = (t + 1 < lengths[b]) & resets[min(t + 1, T - 1), b] if direction else resets[t, b]
+                for a in now:
+                    a[:, cut] = 0
+                x_side = p["w_ih"] @ x[t, b].T + p["b_ih"]
+                if context is not None and layer == 0:
+                    x_side = x_side + p["w_ch"] @ np.asarray(context, np.float64)[b].T
+                now = step(p, x_side, *now)
+                y[t, b, direction * P : (direction + 1) * P] = now[0].T
+                for a, value in zip(s, now, strict=True):
+                    a[:, b] = value
+                for a, value in zip(every, now):
+                    a[k, t, b] = value.T
+            for a, value in zip(state_n, s, strict=True):
+                a[k] = value.T
         x = y
     return x, tuple(state_n)
 
@@ -191,3 +199,30 @@ def numeric_gradient(loss, values, eps=1e-6):
             grads[name][k] = (up - loss(values)) / (2 * eps)
             a[k] = kept
     return grads
+
+
+def differences(loss, values, most=10, eps=1e-6):
+    """Central differences of loss(values) for up to `most` elements of every array, and along a direction in which all elements change.
+
+    Returns {name: (indices of the elements, their derivatives, direction, derivative along it)}: what `agrees` takes.
+    """
+    rng = np.random.default_rng(5)
+    values = {name: a.astype(np.float64) for name, a in values.items()}
+    found = {}
+    for name, a in values.items():
+        where = np.sort(rng.permutation(a.size)[:most])
+        directions = [*np.eye(a.size)[where], rng.standard_normal(a.size)] if a.size else []
+        slopes = []
+        for v in directions:
+            ends = [loss({**values, name: a + sign * eps * v.reshape(a.shape)}) for sign in (1, -1)]
+            slopes.append((ends[0] - ends[1]) / (2 * eps))
+        found[name] = (where, np.array(slopes[:-1]), directions[-1] if directions else np.zeros(0), slopes[-1] if slopes else 0.0)
+    return found
+
+
+def agrees(gradient, differences, name, rtol, atol):
+    """Assert that a gradient is what `differences` found for its array."""
+    where, elements, direction, slope = differences
+    flat = gradient.ravel().astype(np.float64)
+    np.testing.assert_allclose(flat[where], elements, rtol=rtol, atol=atol, err_msg=name)
+    np.testing.assert_allclose(flat @ direction, slope, rtol=rtol, atol=atol * max(1.0, np.sqrt(flat.size)) * 4, err_msg=f"{name}, all elements")

@@ -47,6 +47,7 @@ def test_wrong_bits_of_one_caller_or_child_are_reported(monkeypatch, capfd):
 
 def test_memory_that_grows_is_reported(monkeypatch, capsys):
     sizes = iter(range(100, 200))
+    monkeypatch.setattr(load.gc, "collect", lambda: None)
     monkeypatch.setattr(load, "round_of", lambda *arguments: (Counter(calls=1), []))
     monkeypatch.setattr(load, "resident", lambda: 3 * next(sizes))
     assert load.main(["--rounds", "20", "--callers", "1", "--calls", "1", "--forks", "0", "--adapters", "no"]) == 1

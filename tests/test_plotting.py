@@ -319,7 +319,7 @@ def test_a_picture_that_cannot_be_written_is_named_before_it_is_made(tmp_path):
 
 
 @pytest.mark.matplotlib
-@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_no_text_is_covered_by_another_or_leaves_the_picture(name, steps):
     from matplotlib.backends.backend_agg import FigureCanvasAgg

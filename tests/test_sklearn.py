@@ -53,7 +53,7 @@ def test_scikit_learns_own_checks_pass(name):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        report = check_estimator(estimator(name, hidden_layer_sizes=(16,), max_iter=60, random_state=None), expected_failed_checks=STOCHASTIC)
+        report = check_estimator(estimator(name, hidden_layer_sizes=(16,), max_iter=25, random_state=None), expected_failed_checks=STOCHASTIC)
     status = {entry["check_name"]: entry["status"] for entry in report}
     assert {check for check, found in status.items() if found == "xfail"} == set(STOCHASTIC)
     assert "failed" not in status.values() and len(status) > 40

@@ -216,7 +216,7 @@ def numeric(cell, name):
         y, state_n = case.reference(params=v, x=v["x"], state=spread_over_rows({n: v[n] for n in initial}, sizes[1]))
         return (y * case.dy).sum() + sum((s * d).sum() for s, d in zip(state_n, case.dstate, strict=True))
 
-    return reference.numeric_gradient(loss, {"x": case.x, **case.params, **initial})
+    return reference.differences(loss, {"x": case.x, **case.params, **initial})
 
 
 @pytest.mark.parametrize("name", LEARNT)
@@ -227,7 +227,7 @@ def test_every_gradient_with_a_learnt_initial_state_matches_central_differences(
     _, backward = net.vjp(case.x, **case.given)
     g = backward(case.dy, case.layer_dstate())
     for parameter, want in numeric(cell, name).items():
-        assert_allclose(g.x if parameter == "x" else g.params[parameter], want, rtol=1e-6, atol=1e-7, err_msg=parameter)
+        reference.agrees(g.x if parameter == "x" else g.params[parameter], want, parameter, rtol=1e-6, atol=1e-7)
         if parameter != "x":
             same_bits(net.slots[parameter].view(g.flat), g.params[parameter], f"{parameter} in g.flat")
 
