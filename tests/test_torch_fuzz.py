@@ -26,9 +26,9 @@ import fastrnn  # noqa: E402
 import fastrnn.torch as ours  # noqa: E402
 
 MODES = {
-    "eager": 40,
-    "no_grad": 40,
-    "inference_mode": 20,
+    "eager": 25,
+    "no_grad": 25,
+    "inference_mode": 12,
     "traced": 12,
     "traced without gradients": 12,
 }  # and the number of cases
