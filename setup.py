@@ -24,7 +24,7 @@ if DEBUG not in ("", "1", "threads"):
     raise SystemExit(f"FASTRNN_DEBUG={DEBUG}, but it must be 0, 1 or threads")
 WERROR = os.environ.get("FASTRNN_WERROR", "0") not in ("", "0")
 
-C_FILES = ["src/dispatch.c", "src/team.c", "src/blas.c"]
+C_FILES = ["src/dispatch.c", "src/team.c", "src/split.c", "src/blas.c"]
 KERNELS = "src/kernels.c"
 DTYPES = ["float", "double"]
 

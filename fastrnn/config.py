@@ -12,6 +12,9 @@ from fastrnn._threads import MOST
 def config():
     """The configuration as a dict: version, instruction sets, BLAS, threads, versions, environment that matters.
 
+    ``threads_paused`` says for how many ``seconds`` from now calls use one thread only, because other work was found on the other cores, and
+    how many ``failures`` of that kind there were so far.
+
     >>> sorted(config())[:3]
     ['blas', 'compiler', 'cpu']
     """
@@ -28,6 +31,7 @@ def config():
         "isas": _engine.available_isas(),
         "blas": _engine.blas_core() or "built-in product",
         "threads": _engine.current_threads(),
+        "threads_paused": dict(zip(("seconds", "failures"), _engine.alone())),
         "cpu": _cpu_model(),
         "compiler": _engine.compiler(),
         "python": platform.python_version(),
@@ -46,6 +50,16 @@ def _cpu_model():
     return platform.processor() or platform.machine()
 
 
+def _threads_now(seconds, failures):
+    """Whether calls are divided among threads at this moment, and why not."""
+    if not failures:
+        return "calls are divided among them; no call has waited for a busy core"
+    times = f"{failures} call{'s' * (failures > 1)} waited for a core on which other work was running"
+    if not seconds:
+        return f"calls are divided among them; {times}"
+    return f"calls use one thread for the next {1000 * seconds:.0f} ms: {times}"
+
+
 def show_config():
     """Print the configuration: version, ISA in use and available, BLAS and its core, threads, compiler.
 
@@ -58,6 +72,8 @@ def show_config():
     print(f"ISA          {c['isa']}  (this CPU can run: {', '.join(c['isas'])})")
     print(f"BLAS         {c['blas']}")
     print(f"threads      {c['threads']}{' (the most that a call uses)' if c['threads'] == MOST else ''}")
+    if c["threads"] > 1:
+        print(f"             {_threads_now(**c['threads_paused'])}")
     print(f"CPU          {c['cpu']}")
     print(f"compiler     {c['compiler']}")
     print(f"Python       {c['python']}, NumPy {c['numpy']}, {c['platform']}")

@@ -16,7 +16,7 @@ from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep, SweepBackward, sweep, sweep_backward, sweep_backward_part, sweep_part
 from search cimport MOST_HYPOTHESES, Search, search_part
 from threads cimport (
-    ALONE_MS, AT_HAND_US, AWAKE, MOST_PARTS, OWN_CACHE, SHARED_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS,
+    AT_HAND_US, AWAKE, MOST_PARTS, OWN_CACHE, SHARED_CACHE, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS,
     STREAM_ALONE_FLOPS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, unit_parts,
 )
 
@@ -136,10 +136,15 @@ def blas_core():
     return name.decode() if name != NULL else None
 
 
+def alone():
+    """(seconds that calls go alone from now on, how often threads waited for one that was held up): 0.0 where they are divided."""
+    return 1e-9 * rnn_split_alone_ns(), rnn_split_failures()
+
+
 def thresholds():
     """The sizes at which the core takes another path, by name; tests draw sizes on both sides of each."""
     return {
-        "ALONE_MS": ALONE_MS, "AT_HAND_US": AT_HAND_US, "AWAKE": AWAKE, "CHUNK_BYTES": CHUNK_BYTES, "CHUNK_STEPS": CHUNK_STEPS,
+        "AT_HAND_US": AT_HAND_US, "AWAKE": AWAKE, "CHUNK_BYTES": CHUNK_BYTES, "CHUNK_STEPS": CHUNK_STEPS,
         "GEMM_TERMS": table[0].gemm_terms, "GRID": GRID, "MOST_HYPOTHESES": MOST_HYPOTHESES, "MOST_PARTS": MOST_PARTS,
         "OWN_CACHE": OWN_CACHE, "SHARED_CACHE": SHARED_CACHE, "SLICE_FLOPS": SLICE_FLOPS,
         "SPLIT_FLOPS": SPLIT_FLOPS, "SPLIT_ROWS": SPLIT_ROWS, "STEP_GFLOPS": STEP_GFLOPS, "STREAM_ALONE_FLOPS": STREAM_ALONE_FLOPS,
@@ -273,7 +278,7 @@ cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awak
     if not rnn_seen(&blas_asked):
         open_blas()
     g.K = min(block, K)
-    if 2.0 * g.M * g.N * K * (AWAKE if awake else 1) >= SPLIT_FLOPS:
+    if 2.0 * g.M * g.N * K * (AWAKE if awake else 1) >= SPLIT_FLOPS and not rnn_split_alone():
         parts = max(1, min(current_threads(), g.M // 32 if gemm_is_ours(g) else tiles, MOST_PARTS))
     for k in range(0, K, block):
         gemm_terms(g, a, b, k, min(block, K - k))
@@ -338,7 +343,6 @@ cdef char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
 ctypedef struct Split:
     int parts
     bint units
-    bint far                           # the weights may come from memory in each step
     Py_ssize_t cuts[MOST_PARTS + 1]
 
 
@@ -359,8 +363,8 @@ cdef int split_sweep(
     cdef int threads = current_threads(), units = 1
     cdef double flops = row_flops * total, worth = flops * AWAKE if awake else flops
     split.parts = parts_for(B, worth, threads)
-    split.units, split.far = False, weight_bytes > SHARED_CACHE
-    if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and rnn_seconds() > rnn_alone_until():
+    split.units = False
+    if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and not rnn_split_alone():
         units = unit_parts(vectors, least, flops / T, worth, meetings, threads)
         if units > split.parts or (units == split.parts and split.parts > 1):
             split.parts, split.units = units, True
@@ -369,20 +373,6 @@ cdef int split_sweep(
         split.parts = min(threads, vectors if split.units else B, MOST_PARTS)
     cut_rows(split.cuts, split.parts, B, lengths, total)
     return 0
-
-
-cdef inline void note_wait(double start, double flops) noexcept nogil:
-    """Threads that had to wait for each other too long twice in a row, as somebody else's work is on their cores, go alone for a while: for
-    twice as long each time it happens again. Once may be a thread that had to be woken."""
-    cdef double end = rnn_seconds()
-    rnn_note_wait(end - start > 1.5 * flops / (STEP_GFLOPS * 1e9) + 5e-5, end, ALONE_MS * 1e-3)
-
-
-cdef void run_split(void (*part)(void *, int, int) noexcept nogil, void *arg, const Split *split, double flops) noexcept nogil:
-    cdef double start = rnn_seconds()
-    rnn_team_run(part, arg, split.parts, split.units)
-    if split.units:
-        note_wait(start, 4 * flops if split.far else flops)
 
 
 cdef inline int least_vectors(const Sweep *s) noexcept nogil:
@@ -491,7 +481,7 @@ cdef class Forward:
         while s.first < s.T:
             s.last = min(s.T, s.first + step)
             with nogil:
-                run_split(sweep_part, s, split, flops * (s.last - s.first) / s.T)
+                rnn_team_run(sweep_part, s, split.parts, split.units)
             s.first = s.last
             PyErr_CheckSignals()
         return 0
@@ -509,7 +499,7 @@ def forward_sides(Forward one, Forward other):
         forward_layers([one, other])
         return
     sweeps[0], sweeps[1], sweeps[2] = &one.s, &other.s, NULL
-    run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, one.row_flops * one.total), 2 * one.row_flops * one.total)
+    run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, one.row_flops * one.total))
 
 
 def forward_layers(list layers):
@@ -533,23 +523,19 @@ def forward_wave(list layers):
         sweeps[i] = &layer.s
         flops += layer.row_flops * layer.total
         i += 1
-    run_sweeps(sweeps, parts, True, slice_steps(WAVE_STEPS, layer.s.T, flops / i), flops)
+    run_sweeps(sweeps, parts, True, slice_steps(WAVE_STEPS, layer.s.T, flops / i))
 
 
-cdef int run_sweeps(Sweep **sweeps, int parts, bint together, Py_ssize_t step, double flops) except -1:
+cdef int run_sweeps(Sweep **sweeps, int parts, bint together, Py_ssize_t step) except -1:
     """Sweeps over the same steps, every parts-th on one thread, `step` steps at a time. The last pointer is NULL."""
     cdef Py_ssize_t T = sweeps[0].T, first = 0, i
-    cdef double start
     while first < T:
         i = 0
         while sweeps[i] != NULL:
             sweeps[i].first, sweeps[i].last, sweeps[i].units = first, min(T, first + step), False
             i += 1
-        start = rnn_seconds()
         with nogil:
             rnn_team_run(sweeps_part, sweeps, parts, together)
-        if together:
-            note_wait(start, flops * (sweeps[0].last - first) / T)
         first = sweeps[0].last
         PyErr_CheckSignals()
     return 0
@@ -574,7 +560,7 @@ cdef bint sides_pay(Py_ssize_t B, double flops) except -1:
 def waves_pay(Py_ssize_t layers, Py_ssize_t B, Py_ssize_t T, double step_flops):
     """Whether layers that follow each other a few steps apart, on a thread each, beat a split of the rows or units of each layer."""
     return (layers > 1 and current_threads() > 1 and forced_split < 0 and B < 2 * SPLIT_ROWS and T >= 4 * WAVE_STEPS
-            and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and rnn_team_meeting() < 1e-6 and rnn_seconds() > rnn_alone_until())
+            and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and not rnn_split_alone() and rnn_team_meeting() < 1e-6)
 
 
 cdef class Bptt:
@@ -699,7 +685,7 @@ cdef class Bptt:
         while s.last > first:
             s.first = max(first, s.last - step)
             with nogil:
-                run_split(sweep_backward_part, s, &self.split, flops * (s.last - s.first) / (last - first))
+                rnn_team_run(sweep_backward_part, s, self.split.parts, self.split.units)
             s.last = s.first
             PyErr_CheckSignals()
         return 0
@@ -933,7 +919,7 @@ cdef class Stream:
                     rnn_restore_denormals(mode)
                 else:
                     with nogil:
-                        run_split(sweep_part, s, &split, self.flops * n)
+                        rnn_team_run(sweep_part, s, split.parts, split.units)
             t += n
             if t < T:
                 PyErr_CheckSignals()

@@ -190,24 +190,30 @@ int rnn_isa_count(void);                                  /* how many tables thi
 const char *rnn_isa_name(int index);
 const rnn_kernels *rnn_kernels_of(int index, int is_double);
 
-/* team.c: calls part(arg, 0 .. parts-1), each on its own thread if one is free, with denormals flushed to zero; returns when all are done.
- * together: the parts wait for each other, so they run at the same time, or else one part alone does it all: part(arg, 0, 1). */
+/* team.c: calls part(arg, 0 .. parts-1), on the threads that are free, with denormals flushed to zero; returns when all are done.
+ * together: the parts wait for each other, so they run at the same time, or else one part alone does it all: part(arg, 0, 1). Where
+ * they have met equally often each part asks whether the caller, part 0, goes on alone; if so, the others return. */
 void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together);
 void rnn_team_meet(int part, int parts);                  /* returns when all parts have come here as often as this one */
-double rnn_team_meeting(void);                            /* seconds that a meeting of two costs here, measured once    */
+int rnn_team_leaves(int part);                            /* whether the caller goes on alone from here                 */
 int rnn_take(int *taken);                                 /* 1 if nobody held it: the caller does until rnn_give     */
 void rnn_give(int *taken);
 void rnn_announce(int64_t *counter, int64_t value);       /* what was written before it is seen by who awaits it        */
 void rnn_await(const int64_t *counter, int64_t value);    /* until the counter has come that far                      */
 int64_t rnn_seen(const int64_t *counter);                 /* where the counter is now                                 */
-void rnn_note_wait(int too_long, double now, double first_pause);   /* of parts that waited for each other: too long twice in a row,
-                                                           * and calls go alone for a pause, twice as long each time    */
-double rnn_alone_until(void);                             /* when the pause ends, in seconds of the clock               */
 int rnn_cpus(void);                                       /* that this thread may run on now                            */
 double rnn_seconds(void);                                 /* of a clock that only goes forward                          */
+int64_t rnn_now(void);                                    /* the same in ns                                             */
 
 uint64_t rnn_flush_denormals(void);                       /* from now on in this thread; returns the mode before */
 void rnn_restore_denormals(uint64_t mode);
+
+/* split.c */
+double rnn_team_meeting(void);                            /* seconds that a meeting of two costs here, measured once    */
+void rnn_split_failed(void);                              /* threads waited for one that somebody else's work held up   */
+int rnn_split_alone(void);                                /* whether calls go alone now because of that ...             */
+int64_t rnn_split_alone_ns(void);                         /* ... and for how long                                       */
+int64_t rnn_split_failures(void);                         /* how often it has happened                                  */
 
 /* blas.c */
 int rnn_blas_open(const char *path, char *error, size_t size);     /* 0; -1 with a message; -2: no memory */

@@ -140,7 +140,11 @@ cdef extern from "kernels.h" nogil:
     const rnn_kernels *rnn_kernels_of(int index, int is_double) noexcept
     void rnn_team_run(void (*part)(void *, int, int) noexcept nogil, void *arg, int parts, int together) noexcept
     void rnn_team_meet(int part, int parts) noexcept
+    int rnn_team_leaves(int part) noexcept
     double rnn_team_meeting() noexcept
+    int rnn_split_alone() noexcept
+    int64_t rnn_split_alone_ns() noexcept
+    int64_t rnn_split_failures() noexcept
     int rnn_cpus() noexcept
     double rnn_seconds() noexcept
     int rnn_take(int *taken) noexcept
@@ -148,8 +152,6 @@ cdef extern from "kernels.h" nogil:
     void rnn_announce(int64_t *counter, int64_t value) noexcept
     void rnn_await(const int64_t *counter, int64_t value) noexcept
     int64_t rnn_seen(const int64_t *counter) noexcept
-    void rnn_note_wait(int too_long, double now, double first_pause) noexcept
-    double rnn_alone_until() noexcept
     uint64_t rnn_flush_denormals() noexcept
     void rnn_restore_denormals(uint64_t mode) noexcept
     int rnn_blas_open(const char *path, char *error, size_t size) noexcept

@@ -5,7 +5,7 @@ A thread computes rows [b0, b1) of all steps and waits for nobody; or (units) un
 """
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int64_t
-from kernels cimport rnn_kernels, rnn_options, rnn_product, rnn_step, rnn_announce, rnn_await, rnn_step_backward, rnn_team_meet
+from kernels cimport rnn_kernels, rnn_options, rnn_product, rnn_step, rnn_announce, rnn_await, rnn_step_backward, rnn_team_leaves, rnn_team_meet
 
 cdef enum:
     CHUNK_STEPS = 64              # most steps whose input parts are computed at once
@@ -270,6 +270,11 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
             start_rows(s, q + 1, b0, b1, part, parts)
             if parts > 1:
                 rnn_team_meet(part, parts)
+                if rnn_team_leaves(part):
+                    if part > 0:
+                        return
+                    parts = 1
+                    step.u1, step.p1, step.parts = s.Hp, s.Pp, 1
         if q + 1 == chunk_end:
             rnn_announce(&s.done, chunk_end)
 
@@ -319,6 +324,11 @@ cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, 
         step.dc = s.dc + lo * row if s.dc != NULL else NULL
         step.dphase = s.dphase + lo * row if s.dphase != NULL else NULL
         step.flip = q & 1
+        if step.parts > 1 and rnn_team_leaves(part):
+            rnn_team_meet(part, parts)        # then the others have finished the step before
+            if part > 0:
+                return
+            step.u1, step.p1, step.parts = s.Hp, s.Pp, 1
         s.kernels.backward[s.cell](&step)
         if s.resets != NULL:
             cut = t + 1 if s.reverse else t

@@ -1,5 +1,9 @@
 /* The thread team: the only place that knows threads. Workers are made when first needed, spin for a moment after a task and then park.
- * The parts of a task are independent, or (together) wait for each other at meetings: a counter of each part, on a cache line of its own.
+ *
+ * A task is parts, which are claimed one after the other: by workers as soon as they run, by the caller when its own part is done. So nobody
+ * waits for a worker that has not begun. Parts that work together meet in each step; they begin only if all workers come in time, and the
+ * caller goes on alone from the next step when a worker stops answering. After a bad experience calls go alone for a while.
+ *
  * A second caller at the same time, or one after fork, finds the team taken or gone and is served serially or by a new team: same bits. */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -15,13 +19,12 @@
 #include <xmmintrin.h>
 #endif
 
-enum { MOST = 64, SPIN_NS = 50000, SPINS = 4000 };     /* so many pauses are about as long */
-enum { PAUSE_NS = 100000000 };                         /* after a bad experience parts don't wait for each other so long */
-#define DEAR_MEETING 1e-6                              /* seconds; between two free cores it is a tenth of that */
+enum { MOST = 64, SPIN_NS = 50000, SPINS = 4000 };     /* so many pauses are about as long                                */
+enum { JOIN_NS = 100000 };                             /* parts that work together begin so soon, or one does it all      */
+enum { LATE_NS = 1000000 };                            /* a wait longer than this, and than the work, is a bad experience */
 
 typedef struct {
     _Alignas(128) int64_t posted;            /* number of the newest task for this worker */
-    int64_t done;                            /* number of the last one it finished        */
     _Atomic int parked;
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -30,10 +33,20 @@ typedef struct {
 
 static struct {
     _Atomic int taken;
-    int started;                             /* workers alive: parts 1 .. started */
+    int started;                             /* workers alive: 1 .. started */
     void (*part)(void *, int, int);
     void *arg;
-    int parts;
+    int together;
+    int64_t begun;                           /* ns                                        */
+    int64_t task;                            /* its number                                */
+    _Atomic int cpu;                         /* that the caller runs on, or -1            */
+    _Atomic int declined;                    /* whether a worker found itself on it       */
+    _Atomic int64_t leave_at;                /* together: from this meeting on the caller goes on alone; 0: it does not */
+    _Atomic int64_t waited;                  /* ns, in waits that were not short          */
+    int absent;                              /* times in a row that not all came in time  */
+    _Alignas(128) _Atomic uint64_t claims;   /* task << 16 | parts << 8 | the next part to claim */
+    _Alignas(128) int64_t finished;          /* parts that workers have finished, of all tasks   */
+    _Alignas(128) _Atomic int64_t go;        /* together: task << 1 | whether all came in time   */
     worker workers[MOST];                    /* the caller is part 0 */
 } team;
 
@@ -46,7 +59,7 @@ static inline void pause_cpu(void)
 #endif
 }
 
-static int64_t now_ns(void)
+int64_t rnn_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -55,16 +68,27 @@ static int64_t now_ns(void)
 
 void rnn_announce(int64_t *counter, int64_t value) { __atomic_store_n(counter, value, __ATOMIC_RELEASE); }
 
-void rnn_await(const int64_t *counter, int64_t value)
+/* as rnn_await; returns the ns of a wait that was not short, else 0 */
+static int64_t await_long(const int64_t *counter, int64_t value)
 {
+    int64_t since = 0;
     for (unsigned spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < value; spins++)
         if (spins < SPINS) {
             pause_cpu();
         } else {                             /* the other core is taken by somebody: let it have this one too */
             struct timespec moment = {0, 20000};
+            if (!since)
+                since = rnn_now() - SPIN_NS;
             nanosleep(&moment, NULL);
         }
+    if (!since)
+        return 0;
+    since = rnn_now() - since;
+    atomic_fetch_add(&team.waited, since);
+    return since;
 }
+
+void rnn_await(const int64_t *counter, int64_t value) { await_long(counter, value); }
 
 int64_t rnn_seen(const int64_t *counter) { return __atomic_load_n(counter, __ATOMIC_ACQUIRE); }
 
@@ -107,32 +131,83 @@ static void run_part(void (*part)(void *, int, int), void *arg, int p, int parts
     rnn_restore_denormals(mode);
 }
 
-static int64_t await_task(worker *w, int64_t seen)
+/* ---- workers -------------------------------------------------------------------------------------------------- */
+
+static int current_cpu(void)
 {
-    for (int64_t end = now_ns() + SPIN_NS; now_ns() < end;)
-        for (int i = 0; i < 64; i++) {
-            const int64_t posted = __atomic_load_n(&w->posted, __ATOMIC_ACQUIRE);
-            if (posted != seen)
-                return posted;
-            pause_cpu();
-        }
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+static void park(worker *w, int64_t seen)
+{
     pthread_mutex_lock(&w->lock);
     atomic_store(&w->parked, 1);
     while (__atomic_load_n(&w->posted, __ATOMIC_SEQ_CST) == seen)
         pthread_cond_wait(&w->wake, &w->lock);
     atomic_store(&w->parked, 0);
     pthread_mutex_unlock(&w->lock);
+}
+
+static int64_t await_task(worker *w, int64_t seen)
+{
+    for (int64_t end = rnn_now() + SPIN_NS; rnn_now() < end;)
+        for (int i = 0; i < 64; i++) {
+            const int64_t posted = __atomic_load_n(&w->posted, __ATOMIC_ACQUIRE);
+            if (posted != seen)
+                return posted;
+            pause_cpu();
+        }
+    park(w, seen);
     return __atomic_load_n(&w->posted, __ATOMIC_SEQ_CST);
+}
+
+/* the next part of the newest task, with its number and its parts, or 0 if none is left */
+static int claim(int64_t *task, int *parts)
+{
+    uint64_t c = atomic_load(&team.claims);
+    while ((c & 255) < (c >> 8 & 255))
+        if (atomic_compare_exchange_weak(&team.claims, &c, c + 1)) {
+            *task = (int64_t)(c >> 16);
+            *parts = (int)(c >> 8 & 255);
+            return (int)(c & 255);
+        }
+    return 0;
+}
+
+/* together: whether all came in time; the caller is awake and about to say it */
+static int all_came(int64_t task)
+{
+    int64_t go;
+    for (unsigned spins = 0; (go = atomic_load(&team.go)) >> 1 != task; spins++)
+        if (spins < SPINS)
+            pause_cpu();
+        else
+            sched_yield();
+    return (int)(go & 1);
 }
 
 static void *work(void *arg)
 {
-    const int p = (int)(intptr_t)arg;
-    worker *w = &team.workers[p];
+    worker *w = &team.workers[(int)(intptr_t)arg];
     for (int64_t seen = 0;;) {
+        int64_t task;
+        int parts, p;
         seen = await_task(w, seen);
-        run_part(team.part, team.arg, p, team.parts);
-        rnn_announce(&w->done, seen);
+        const int cpu = current_cpu();
+        if (cpu >= 0 && cpu == atomic_load_explicit(&team.cpu, memory_order_relaxed)) {
+            atomic_store(&team.declined, 1); /* here it would only take turns with the caller */
+            park(w, seen);
+            continue;
+        }
+        while ((p = claim(&task, &parts)) > 0) {
+            if (!team.together || all_came(task))
+                run_part(team.part, team.arg, p, parts);
+            __atomic_fetch_add(&team.finished, 1, __ATOMIC_SEQ_CST);
+        }
     }
     return NULL;
 }
@@ -161,7 +236,7 @@ static int start_workers(int wanted)
         worker *w = &team.workers[team.started + 1];
         pthread_attr_t attributes;
         pthread_t thread;
-        w->posted = w->done = 0;
+        w->posted = 0;
         atomic_store(&w->parked, 0);
         pthread_mutex_init(&w->lock, NULL);
         pthread_cond_init(&w->wake, NULL);
@@ -187,99 +262,101 @@ static void post(worker *w)
     }
 }
 
+/* ---- tasks ---------------------------------------------------------------------------------------------------- */
+
 void rnn_team_meet(int part, int parts)
 {
     const int64_t mine = team.workers[part].met + 1;
+    int64_t waited = 0;
     rnn_announce(&team.workers[part].met, mine);
     for (int p = 0; p < parts; p++)
         if (p != part)
-            rnn_await(&team.workers[p].met, mine);
+            waited += await_long(&team.workers[p].met, mine);
+    if (waited && part == 0 && !atomic_load(&team.leave_at) && waited > LATE_NS + 2 * ((rnn_now() - team.begun - waited) / mine))
+        atomic_store(&team.leave_at, mine + 1);        /* at the next meeting all parts know it */
+}
+
+int rnn_team_leaves(int part)
+{
+    const int64_t at = atomic_load(&team.leave_at);
+    return at && team.workers[part].met >= at;
+}
+
+static void post_task(void (*part)(void *, int, int), void *arg, int parts, int together, int helpers)
+{
+    team.part = part;
+    team.arg = arg;
+    team.together = together;
+    team.begun = rnn_now();
+    team.task++;
+    atomic_store_explicit(&team.cpu, current_cpu(), memory_order_relaxed);
+    atomic_store(&team.declined, 0);
+    atomic_store(&team.leave_at, 0);
+    atomic_store(&team.waited, 0);
+    for (int p = 0; p < parts; p++)
+        team.workers[p].met = 0;
+    atomic_store(&team.claims, (uint64_t)team.task << 16 | (uint64_t)parts << 8 | 1);
+    for (int p = 1; p <= helpers; p++)
+        post(&team.workers[p]);
+}
+
+/* Part 0 with the others, or alone with everything if not all of them come in time; returns how many came. */
+static int run_together(int parts, int *late)
+{
+    const uint64_t all = (uint64_t)team.task << 16 | (uint64_t)parts << 8 | (uint64_t)parts;
+    while (atomic_load(&team.claims) != all && rnn_now() - team.begun < JOIN_NS)
+        pause_cpu();
+    const uint64_t claimed = atomic_exchange(&team.claims, all);
+    *late = claimed != all;
+    atomic_store(&team.go, team.task << 1 | !*late);
+    run_part(team.part, team.arg, 0, *late ? 1 : parts);
+    return (int)(claimed & 255) - 1;
+}
+
+/* Part 0, then what nobody has claimed; returns how many parts the workers have. */
+static int run_claimed(int parts)
+{
+    int theirs = parts - 1, p;
+    int64_t task;
+    run_part(team.part, team.arg, 0, parts);
+    while ((p = claim(&task, &parts)) > 0) {
+        run_part(team.part, team.arg, p, parts);
+        theirs--;
+    }
+    return theirs;
+}
+
+static void run_with(int helpers, void (*part)(void *, int, int), void *arg, int parts, int together)
+{
+    const int64_t finished = __atomic_load_n(&team.finished, __ATOMIC_SEQ_CST);
+    int late = 0;
+    post_task(part, arg, parts, together, helpers);
+    const int theirs = together ? run_together(parts, &late) : run_claimed(parts);
+    await_long(&team.finished, finished + theirs);
+    const int64_t waited = atomic_load(&team.waited), took = rnn_now() - team.begun;
+    if (together)
+        team.absent = late ? team.absent + 1 : 0;      /* once may be a thread that had to be woken */
+    if (team.absent > 1 || (waited > LATE_NS && waited > took / 3) || atomic_load(&team.leave_at) || atomic_load(&team.declined))
+        rnn_split_failed();
 }
 
 void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together)
 {
     int helpers = 0, expected = 0;
-    const int mine = parts > 1 && atomic_compare_exchange_strong(&team.taken, &expected, 1);
-    if (mine) {
+    const int mine = parts > 1 && !rnn_split_alone() && atomic_compare_exchange_strong(&team.taken, &expected, 1);
+    if (mine)
         helpers = start_workers(parts - 1);
-        if (helpers > parts - 1)
-            helpers = parts - 1;
-    }
+    if (helpers > parts - 1)
+        helpers = parts - 1;
     if (together && helpers < parts - 1)
         helpers = 0, parts = 1;
-    if (helpers) {
-        team.part = part;
-        team.arg = arg;
-        team.parts = parts;
-        for (int p = 0; p <= helpers; p++)
-            team.workers[p].met = 0;
-        for (int p = 1; p <= helpers; p++)
-            post(&team.workers[p]);
-    }
-    run_part(part, arg, 0, parts);
-    for (int p = helpers + 1; p < parts; p++)
-        run_part(part, arg, p, parts);
-    for (int p = 1; p <= helpers; p++)
-        rnn_await(&team.workers[p].done, team.workers[p].posted);
+    if (helpers)
+        run_with(helpers, part, arg, parts, together);
+    else
+        for (int p = 0; p < parts; p++)
+            run_part(part, arg, p, parts);
     if (mine)
         atomic_store(&team.taken, 0);
-}
-
-/* ---- what a meeting costs on this machine --------------------------------------------------------------------- */
-
-static void meet_often(void *arg, int part, int parts)
-{
-    double *least = arg;
-    enum { BATCHES = 8, MEETINGS = 100 };
-    for (int batch = 0; parts > 1 && batch < BATCHES; batch++) {
-        const int64_t start = now_ns();
-        for (int i = 0; i < MEETINGS; i++)
-            rnn_team_meet(part, parts);
-        const double seconds = (double)(now_ns() - start) * 1e-9 / MEETINGS;
-        if (part == 0 && seconds < *least)
-            *least = seconds;
-    }
-}
-
-/* A second core that is busy with something else makes meetings dear: then they are measured again a while later. */
-double rnn_team_meeting(void)
-{
-    static _Atomic double measured = 1;
-    static _Atomic int64_t next;
-    const int64_t now = now_ns();
-    if (atomic_load(&measured) < DEAR_MEETING || now < atomic_load(&next))
-        return atomic_load(&measured);
-    double seconds = 1;                      /* stays if there is no second core, or the team is taken */
-    rnn_team_run(meet_often, &seconds, 2, 1);
-    atomic_store(&measured, seconds);
-    atomic_store(&next, now + PAUSE_NS);
-    return seconds;
-}
-
-/* ---- parts that waited for each other too long --------------------------------------------------------------- */
-
-static _Atomic double alone_until;           /* seconds of the clock                      */
-static _Atomic double next_pause;            /* seconds; 0: the first one                 */
-static _Atomic int long_waits;               /* in a row                                  */
-
-double rnn_alone_until(void) { return atomic_load(&alone_until); }
-
-/* Callers at the same time may lose each other's count: a pause comes one call later then, or lasts half as long. */
-void rnn_note_wait(int too_long, double now, double first_pause)
-{
-    if (!too_long) {
-        if (atomic_load(&long_waits))
-            atomic_store(&long_waits, 0);
-        if (atomic_load(&next_pause) > 0)
-            atomic_store(&next_pause, 0);
-        return;
-    }
-    if (atomic_fetch_add(&long_waits, 1) == 0)
-        return;                              /* once may be a thread that had to be woken */
-    const double asked = atomic_load(&next_pause), pause = asked > first_pause ? asked : first_pause;
-    atomic_store(&long_waits, 0);
-    atomic_store(&next_pause, 2 * pause < 1 ? 2 * pause : 1);
-    atomic_store(&alone_until, now + pause);
 }
 
 int rnn_cpus(void)
@@ -292,4 +369,4 @@ int rnn_cpus(void)
 #endif
 }
 
-double rnn_seconds(void) { return (double)now_ns() * 1e-9; }
+double rnn_seconds(void) { return (double)rnn_now() * 1e-9; }

@@ -4,7 +4,7 @@ Rows of the batch go to threads that never wait for each other. Few rows with la
 its part of the weights in its own caches, and the threads meet in each step.
 """
 from libc.stdint cimport int64_t
-from kernels cimport rnn_cpus, rnn_team_meeting
+from kernels cimport rnn_cpus, rnn_split_alone, rnn_team_meeting
 
 cdef enum:
     MOST_PARTS = 64
@@ -15,14 +15,13 @@ cdef enum:
     STREAM_ALONE_FLOPS = 20000        # a chunk of a stream that is less work than this runs on the calling thread, with the GIL
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
     SHARED_CACHE = 8000000            # ... and of those that stay in the one all share
-    ALONE_MS = 2                      # parts do not wait for each other so long after the other core was found busy, at first
     WAVE_STEPS = 16                   # layers follow each other on different cores this many steps apart ...
     WAVE_FLOPS = 200000               # ... if a step is less work than this: else its units are split
     STEP_GFLOPS = 50                  # of one core in a step of a few rows: enough to know its time within a factor of two; a quarter of it from memory
 
 cdef inline int parts_for(Py_ssize_t rows, double flops, int threads) noexcept nogil:
     """Into how many parts the rows of a call are split: never so small that a thread costs more than it saves."""
-    if threads <= 1 or flops < SPLIT_FLOPS:
+    if threads <= 1 or flops < SPLIT_FLOPS or rnn_split_alone():
         return 1
     return <int>max(1, min(min(threads, MOST_PARTS), rows // SPLIT_ROWS))
 

@@ -23,7 +23,6 @@ BYTES = ["OWN_CACHE", "SHARED_CACHE"]  # recurrent weights of a layer
 OTHER = {
     "AWAKE": "divides SPLIT_FLOPS",
     "AT_HAND_US": "time: which path a stream takes depends on it, and no result",
-    "ALONE_MS": "time, as above",
     "STEP_GFLOPS": "speed, as above",
     "CHUNK_BYTES": "rows of a chunk, with CHUNK_STEPS: see around()",
     "MOST_HYPOTHESES": "refused above",

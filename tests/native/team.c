@@ -110,9 +110,8 @@ static void run_shared(void)
     }
     const double seconds = rnn_team_meeting();
     expect(seconds > 0 && seconds <= 1, "the price of a meeting");
-    const double now = rnn_seconds();
-    rnn_note_wait((int64_t)(now * 1e6) % 2 != 0, now, 1e-9);
-    expect(rnn_alone_until() < now + 2, "parts stop to wait for each other for too long");
+    expect(rnn_split_alone_ns() <= 1000000000, "calls go alone for too long");
+    expect(rnn_split_failures() >= 0, "failures");
     expect(rnn_blas_core() == NULL, "there is no BLAS here");
     expect(rnn_cpus() > 0, "no CPU");
 }
