@@ -25,7 +25,7 @@ LINT_TOOLS = ruff==0.17.6 cython-lint==0.22.1
 BASE := $(if $(filter file,$(origin PYTHON)),$(or $(wildcard .venv/bin/python),$(PYTHON)),$(PYTHON))
 TAG := $(or $(shell $(BASE) -c 'import sys; print("cpython-%d%d" % sys.version_info[:2])' 2>/dev/null),none)
 ISA_LIST = import fastrnn._engine as e; print(*e.available_isas())
-SOURCES := setup.py pyproject.toml $(wildcard src/*.c src/*.h src/*.pyx src/*.pxd) \
+SOURCES := setup.py pyproject.toml $(wildcard src/*.c src/*.h src/*.pxd src/fastrnn/_engine/*) \
            $(wildcard fastrnn/*.py fastrnn/*.pyi fastrnn/*/*.py bench/*.py bench/*/*.py)
 COMPILER = $(shell .venv/bin/python -c 'import os, sysconfig; print((os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0])')
 
@@ -136,7 +136,7 @@ bench: .venv/bench-$(TAG)
 
 lint: .venv/lint-$(TAG)
 	@.venv/bin/ruff check .
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src src/fastrnn/_engine
 
 # Files of the tests that run compiled code. The others test readers, the command and adapters, in which sanitizers see nothing of ours.
 NATIVE_TESTS = attention attention_kernels exactness forward gradients kernels language_model layer_sizes layers memory_network network optim \
@@ -169,7 +169,7 @@ sanitize-short:
 	@$(MAKE) --no-print-directory -j2 -C tests/native CC="$(or $(CC),cc)" address threads memcheck
 
 clean:
-	rm -rf .venv build dist *.egg-info fastrnn/_lib fastrnn/_engine*.so .pytest_cache .hypothesis .ruff_cache .benchmarks
+	rm -rf .venv build dist *.egg-info fastrnn/_lib fastrnn/_engine/*.so .pytest_cache .hypothesis .ruff_cache .benchmarks
 	find fastrnn tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help build demo test test-long fuzz load bench lint sanitize sanitize-threads sanitize-short clean

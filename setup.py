@@ -1,5 +1,6 @@
-"""Build of the one extension, fastrnn._engine. Everything else about the package stands in pyproject.toml.
+"""Build of the extensions of fastrnn._engine. Everything else about the package stands in pyproject.toml.
 
+`core` contains all C files; the others reach it through a table of functions (src/linked.c).
 src/kernels.c is compiled once per instruction set and dtype; src/dispatch.c picks the best table at import.
 FASTRNN_DEBUG=1        bounds checks, -O1 -g, address and undefined-behaviour sanitizers (run it by `make sanitize`)
 FASTRNN_DEBUG=threads  the same with ThreadSanitizer (`make sanitize-threads`)
@@ -7,7 +8,6 @@ FASTRNN_ISAS=v3,v2     only these instruction sets, of those that are built for 
 FASTRNN_WERROR=1       a warning of the C compiler in our own C files is an error (CI)
 """
 
-import copy
 import os
 import shutil
 import sys
@@ -24,7 +24,11 @@ if DEBUG not in ("", "1", "threads"):
     raise SystemExit(f"FASTRNN_DEBUG={DEBUG}, but it must be 0, 1 or threads")
 WERROR = os.environ.get("FASTRNN_WERROR", "0") not in ("", "0")
 
-C_FILES = ["src/dispatch.c", "src/team.c", "src/split.c", "src/blas.c"]
+EXTENSIONS = {  # name: its C files
+    "core": ["src/dispatch.c", "src/team.c", "src/split.c", "src/blas.c", "src/local.c"],
+    **{name: ["src/linked.c", "src/local.c"] for name in ("sweep", "bptt", "decoder", "stream", "ops")},
+    "optim": ["src/local.c"],
+}
 KERNELS = "src/kernels.c"
 DTYPES = ["float", "double"]
 
@@ -70,42 +74,45 @@ def wanted_isas(isas):
 
 
 class BuildEngine(build_ext):
-    """Compile src/kernels.c once per instruction set and dtype, then link all the objects."""
+    """Compile all files side by side, src/kernels.c once per instruction set and dtype, then link the objects of each extension."""
 
     def run(self):
         super().run()
         self.copy_openblas()
 
-    def build_extension(self, ext):
+    def build_extensions(self):
         machine = self.plat_name.rpartition("-")[2]  # of the target: linux-x86_64, macosx-11.0-arm64, …
         isas = wanted_isas(ISA_FLAGS.get(machine, {"plain": []}))
         self.tuning = ["-mtune=generic"] if machine == "x86_64" else []
         self.depends = sorted([*map(str, Path("src").glob("*.h")), self.recorded_flags(isas)])
-
-        [c_ext] = cythonize(
-            [ext],
-            build_dir=f"{self.build_temp}/cython",
-            include_path=["src"],
-            compiler_directives=DIRECTIVES,
-            force=self.force,
-            quiet=True,
-        )
         have = [(f"HAVE_ISA_{isa}", "1") for isa in isas]
-        jobs = [
+        kernels = [
             (KERNELS, f"{isa}-{real}", [("ISA", isa), ("REAL", real)], WARNINGS + flags)
             for isa, flags in reversed(isas.items())  # the slowest to compile first
             for real in DTYPES
         ]
-        # Cython's C is not ours to keep free of warnings.
-        jobs += [(source, "c", have, WARNINGS if source in C_FILES else []) for source in c_ext.sources]
         with ThreadPoolExecutor(self.parallel or os.cpu_count() or 1) as pool:
-            objects = list(pool.map(lambda job: self.compile_one(ext, *job), jobs))
+            core = [pool.submit(self.compile_one, *job) for job in kernels]
+            generated = cythonize(
+                self.extensions,
+                build_dir=f"{self.build_temp}/cython",
+                include_path=["src"],
+                compiler_directives=DIRECTIVES,
+                force=self.force,
+                quiet=True,
+            )
+            ours = {source for c_files in EXTENSIONS.values() for source in c_files}  # Cython's C is not ours to keep free of warnings
+            jobs = {
+                source: pool.submit(self.compile_one, source, "c", have, WARNINGS if source in ours else [])
+                for source in {source for ext in generated for source in ext.sources}
+            }
+            objects = {ext.name: [jobs[source].result() for source in ext.sources] for ext in generated}
+            objects["fastrnn._engine.core"] += [job.result() for job in core]
+        for ext in self.extensions:
+            ext.sources, ext.extra_objects, ext.depends = [], objects[ext.name], objects[ext.name]
+        super().build_extensions()
 
-        linked = copy.copy(ext)
-        linked.sources, linked.extra_objects, linked.depends = [], objects, objects
-        super().build_extension(linked)
-
-    def compile_one(self, ext, source, folder, macros, flags):
+    def compile_one(self, source, folder, macros, flags):
         """Compile one file into its own folder, unless the object is newer than all that it is made of."""
         folder = f"{self.build_temp}/{folder}"
         [compiled] = self.compiler.object_filenames([source], output_dir=folder)
@@ -116,7 +123,7 @@ class BuildEngine(build_ext):
             [source],
             output_dir=folder,
             macros=macros,
-            include_dirs=ext.include_dirs,
+            include_dirs=["src"],
             extra_postargs=CFLAGS + self.tuning + SANITIZE + flags,
             depends=made_of,
         )
@@ -133,7 +140,7 @@ class BuildEngine(build_ext):
 
     def copy_openblas(self):
         """Put a private OpenBLAS and its licence into fastrnn/_lib/, beside the extension."""
-        folder = Path(self.get_ext_fullpath("fastrnn._engine")).parent / "_lib"
+        folder = Path(self.get_ext_fullpath("fastrnn._engine.core")).parent.parent / "_lib"
         try:
             import scipy_openblas32
         except ImportError:
@@ -159,13 +166,14 @@ class BuildEngine(build_ext):
 setup(
     ext_modules=[
         Extension(
-            "fastrnn._engine",
-            sources=["src/_engine.pyx", *C_FILES],
-            depends=[KERNELS, *sorted(map(str, [*Path("src").glob("*.h"), *Path("src").glob("*.pxd")]))],
+            f"fastrnn._engine.{name}",
+            sources=[f"src/fastrnn/_engine/{name}.pyx", *c_files],
+            depends=[KERNELS, *sorted(map(str, [*Path("src").glob("*.h"), *Path("src").glob("**/*.pxd")]))],
             include_dirs=["src"],
             libraries=["pthread", "dl", "m"],
             extra_link_args=SANITIZE,
         )
+        for name, c_files in EXTENSIONS.items()
     ],
     cmdclass={"build_ext": BuildEngine},
     options={"build": {"build_base": {"": "build", "1": "build/debug", "threads": "build/debug-threads"}[DEBUG]}},

@@ -133,7 +133,8 @@ def table(found):
     lines = []
     for entry in found:
         cell, mode, T, B, I, H = entry["case"]
-        lines.append(f"{entry['scenario']:10} {entry['peer']:8} {cell:5} {mode:9} T{T} B{B} I{I} H{H}: median {entry['median']:5.2f}  mean {entry['mean']:5.2f}")
+        figures = f"median {entry['median']:5.2f}  mean {entry['mean']:5.2f}"
+        lines.append(f"{entry['scenario']:10} {entry['peer']:8} {cell:5} {mode:9} T{T} B{B} I{I} H{H}: {figures}")
     for scenario, peer in sorted({(entry["scenario"], entry["peer"]) for entry in found}):
         mine = [entry for entry in found if (entry["scenario"], entry["peer"]) == (scenario, peer)]
         for figure in ("median", "mean"):

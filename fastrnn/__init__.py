@@ -75,10 +75,10 @@ def __dir__():
 
 
 def _import_engine():
-    from importlib.util import find_spec
+    from importlib.machinery import PathFinder
     from pathlib import Path
 
-    if find_spec("fastrnn._engine") is None:
+    if PathFinder.find_spec("core", [str(Path(__file__).with_name("_engine"))]) is None:
         raise ImportError(
             f"the compiled part of fastrnn is not in {Path(__file__).parent}: these are the sources. "
             "Start Python in another folder to use an installed fastrnn, or build it here with `pip install -e .`"

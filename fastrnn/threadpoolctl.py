@@ -6,6 +6,7 @@ import os
 
 import fastrnn
 from fastrnn import _engine
+from fastrnn._engine import core
 from fastrnn._threads import MOST
 
 try:
@@ -32,12 +33,12 @@ class Controller(threadpoolctl.LibController):
 
     user_api = "fastrnn"
     internal_api = "fastrnn"
-    filename_prefixes = ("_engine.",)
-    check_symbols = ("PyInit__engine",)
+    filename_prefixes = ("core.",)
+    check_symbols = ("PyInit_core",)
 
     def set_additional_attributes(self):
-        """Turn away the `_engine` of another package: where there is no library, threadpoolctl finds none of check_symbols."""
-        if os.path.realpath(self.filepath) != os.path.realpath(_engine.__file__):
+        """Turn away a `core` of another package: where there is no library, threadpoolctl finds none of check_symbols."""
+        if os.path.realpath(self.filepath) != os.path.realpath(core.__file__):
             self.dynlib = None
 
     def get_num_threads(self):

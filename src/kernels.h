@@ -196,16 +196,17 @@ const rnn_kernels *rnn_kernels_of(int index, int is_double);
 void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together);
 void rnn_team_meet(int part, int parts);                  /* returns when all parts have come here as often as this one */
 int rnn_team_leaves(int part);                            /* whether the caller goes on alone from here                 */
-int rnn_take(int *taken);                                 /* 1 if nobody held it: the caller does until rnn_give     */
+void rnn_await(const int64_t *counter, int64_t value);    /* until the counter has come that far                        */
+
+/* local.c */
+int rnn_take(int *taken);                                 /* 1 if nobody held it: the caller does until rnn_give        */
 void rnn_give(int *taken);
 void rnn_announce(int64_t *counter, int64_t value);       /* what was written before it is seen by who awaits it        */
-void rnn_await(const int64_t *counter, int64_t value);    /* until the counter has come that far                      */
-int64_t rnn_seen(const int64_t *counter);                 /* where the counter is now                                 */
+int64_t rnn_seen(const int64_t *counter);                 /* where the counter is now                                   */
 int rnn_cpus(void);                                       /* that this thread may run on now                            */
 double rnn_seconds(void);                                 /* of a clock that only goes forward                          */
 int64_t rnn_now(void);                                    /* the same in ns                                             */
-
-uint64_t rnn_flush_denormals(void);                       /* from now on in this thread; returns the mode before */
+uint64_t rnn_flush_denormals(void);                       /* from now on in this thread; returns the mode before        */
 void rnn_restore_denormals(uint64_t mode);
 
 /* split.c */
@@ -214,6 +215,18 @@ void rnn_split_failed(void);                              /* threads waited for 
 int rnn_split_alone(void);                                /* whether calls go alone now because of that ...             */
 int64_t rnn_split_alone_ns(void);                         /* ... and for how long                                       */
 int64_t rnn_split_failures(void);                         /* how often it has happened                                  */
+
+/* What exists once in a process. The extension `core` contains it, the others reach it through this table: linked.c. */
+typedef struct {
+    void (*team_run)(void (*part)(void *, int, int), void *arg, int parts, int together);
+    void (*team_meet)(int part, int parts);
+    int (*team_leaves)(int part);
+    double (*team_meeting)(void);
+    int (*split_alone)(void);
+    void (*await)(const int64_t *counter, int64_t value);
+} rnn_process;
+extern const rnn_process rnn_own_process;
+void rnn_link(const rnn_process *of_core);
 
 /* blas.c */
 int rnn_blas_open(const char *path, char *error, size_t size);     /* 0; -1 with a message; -2: no memory */

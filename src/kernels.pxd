@@ -154,6 +154,10 @@ cdef extern from "kernels.h" nogil:
     int64_t rnn_seen(const int64_t *counter) noexcept
     uint64_t rnn_flush_denormals() noexcept
     void rnn_restore_denormals(uint64_t mode) noexcept
+    ctypedef struct rnn_process:
+        pass
+    const rnn_process rnn_own_process
+    void rnn_link(const rnn_process *of_core) noexcept
     int rnn_blas_open(const char *path, char *error, size_t size) noexcept
     void rnn_blas_close() noexcept
     const char *rnn_blas_core() noexcept

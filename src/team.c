@@ -59,15 +59,6 @@ static inline void pause_cpu(void)
 #endif
 }
 
-int64_t rnn_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-void rnn_announce(int64_t *counter, int64_t value) { __atomic_store_n(counter, value, __ATOMIC_RELEASE); }
-
 /* as rnn_await; returns the ns of a wait that was not short, else 0 */
 static int64_t await_long(const int64_t *counter, int64_t value)
 {
@@ -89,40 +80,6 @@ static int64_t await_long(const int64_t *counter, int64_t value)
 }
 
 void rnn_await(const int64_t *counter, int64_t value) { await_long(counter, value); }
-
-int64_t rnn_seen(const int64_t *counter) { return __atomic_load_n(counter, __ATOMIC_ACQUIRE); }
-
-int rnn_take(int *taken) { return !__atomic_exchange_n(taken, 1, __ATOMIC_ACQUIRE); }
-
-void rnn_give(int *taken) { __atomic_store_n(taken, 0, __ATOMIC_RELEASE); }
-
-/* Denormals count as zero inside a call (decaying states reach them, and they are 18-27x slower); the caller's mode comes back after it. */
-uint64_t rnn_flush_denormals(void)
-{
-#if defined(__x86_64__)
-    const unsigned mode = _mm_getcsr();
-    _mm_setcsr(mode | 0x8040);               /* FTZ | DAZ */
-    return mode;
-#elif defined(__aarch64__)
-    uint64_t mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    __asm__ volatile("msr fpcr, %0" ::"r"(mode | (UINT64_C(1) << 24)));
-    return mode;
-#else
-    return 0;
-#endif
-}
-
-void rnn_restore_denormals(uint64_t mode)
-{
-#if defined(__x86_64__)
-    _mm_setcsr((unsigned)mode);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" ::"r"(mode));
-#else
-    (void)mode;
-#endif
-}
 
 static void run_part(void (*part)(void *, int, int), void *arg, int p, int parts)
 {
@@ -359,14 +316,6 @@ void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int p
         atomic_store(&team.taken, 0);
 }
 
-int rnn_cpus(void)
-{
-#if defined(__linux__)
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-#else
-    return MOST;
-#endif
-}
+/* ---- for the other extensions, which have no team of their own --------------------------------------------------- */
 
-double rnn_seconds(void) { return (double)rnn_now() * 1e-9; }
+const rnn_process rnn_own_process = {rnn_team_run, rnn_team_meet, rnn_team_leaves, rnn_team_meeting, rnn_split_alone, rnn_await};

@@ -15,6 +15,7 @@ cdef enum:
     STREAM_ALONE_FLOPS = 20000        # a chunk of a stream that is less work than this runs on the calling thread, with the GIL
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
     SHARED_CACHE = 8000000            # ... and of those that stay in the one all share
+    SLICE_FLOPS = 1000000000          # about 10 ms of a core; signals are looked at in between
     WAVE_STEPS = 16                   # layers follow each other on different cores this many steps apart ...
     WAVE_FLOPS = 200000               # ... if a step is less work than this: else its units are split
     STEP_GFLOPS = 50                  # of one core in a step of a few rows: enough to know its time within a factor of two; a quarter of it from memory
@@ -48,3 +49,7 @@ cdef inline void cut_rows(Py_ssize_t *cuts, int parts, Py_ssize_t B, const int64
             p += 1
     for p in range(p, parts + 1):
         cuts[p] = B
+
+cdef inline Py_ssize_t slice_steps(Py_ssize_t chunk, Py_ssize_t T, double flops) noexcept nogil:
+    """Steps of a sweep, in whole chunks, after which signals are looked at."""
+    return max(chunk, <Py_ssize_t>(<double>SLICE_FLOPS / max(flops, 1.0) * T) // chunk * chunk)

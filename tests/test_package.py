@@ -92,21 +92,31 @@ def test_what_is_public_is_there():
     assert (processes.PACKAGE / "py.typed").exists()
 
 
-def test_the_extension_exports_its_init_function_and_nothing_else():
+EXTENSIONS = ["bptt", "core", "decoder", "ops", "optim", "stream", "sweep"]
+
+
+def extension(name):
+    """The file of one of the compiled modules."""
+    return importlib.import_module(f"fastrnn._engine.{name}").__file__
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_an_extension_exports_its_init_function_and_nothing_else(name):
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("nm is not installed")
-    listed = subprocess.run([nm, "-D", "--defined-only", _engine.__file__], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run([nm, "-D", "--defined-only", extension(name)], capture_output=True, text=True, check=True).stdout
     names = {line.split()[-1] for line in listed.splitlines()}
-    assert names - {"_init", "_fini"} == {"PyInit__engine"}
+    assert names - {"_init", "_fini"} == {f"PyInit_{name}"}
 
 
-def test_no_executable_stack_and_no_foreign_library():
-    """The extension needs the C library only: neither OpenMP nor a BLAS of the system."""
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_no_executable_stack_and_no_foreign_library(name):
+    """An extension needs the C library only: neither OpenMP nor a BLAS of the system."""
     readelf = shutil.which("readelf")
     if readelf is None:
         pytest.skip("readelf is not installed")
-    listed = subprocess.run([readelf, "-dlW", _engine.__file__], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run([readelf, "-dlW", extension(name)], capture_output=True, text=True, check=True).stdout
     needed = set(re.findall(r"NEEDED.*\[(.*?)\]", listed))
     allowed = ("libc.", "libm.", "libpthread.", "libdl.", "ld-linux", "libgcc_s.", "libasan.", "libubsan.")
     assert all(name.startswith(allowed) for name in needed), needed

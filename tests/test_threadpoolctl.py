@@ -7,7 +7,7 @@ import processes
 import pytest
 
 import fastrnn
-from fastrnn import _engine
+from fastrnn._engine import core
 
 pytestmark = pytest.mark.threadpoolctl
 
@@ -28,7 +28,7 @@ def known(tpc):
 def test_threadpoolctl_sees_the_engine_once(tpc):
     fastrnn.set_num_threads(3)
     (info,) = known(tpc)
-    assert Path(info["filepath"]).samefile(_engine.__file__)
+    assert Path(info["filepath"]).samefile(core.__file__)
     assert (info["internal_api"], info["num_threads"], info["version"]) == ("fastrnn", 3, fastrnn.__version__)
 
 
@@ -69,8 +69,8 @@ def test_the_number_of_a_thread_goes_before_and_does_not_become_that_of_the_proc
 
 
 def test_the_engine_of_another_package_is_not_taken_for_ours(tpc, tmp_path):
-    other = tmp_path / Path(_engine.__file__).name
-    shutil.copy(_engine.__file__, other)
+    other = tmp_path / Path(core.__file__).name
+    shutil.copy(core.__file__, other)
     code = """
 import ctypes, sys
 import threadpoolctl
@@ -79,7 +79,7 @@ import fastrnn.threadpoolctl
 controllers = threadpoolctl.ThreadpoolController().select(user_api="fastrnn").lib_controllers
 print(*(c.filepath for c in controllers))
 """
-    assert Path(processes.output(code, other).strip()).samefile(_engine.__file__)
+    assert Path(processes.output(code, other).strip()).samefile(core.__file__)
 
 
 def test_under_a_limit_of_one_no_thread_is_started():

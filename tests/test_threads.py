@@ -309,6 +309,53 @@ def test_callers_at_the_same_time_with_two_threads_each_get_the_same_bits():
     assert processes.output(CALLERS).strip() == "finished"
 
 
+@pytest.mark.parametrize("split", ["rows", "units", None])
+def test_calls_beside_busy_processes_give_the_same_bits(split):
+    """Workers are held up in the middle of a sequence, so that callers leave them behind, and calls use one thread for a while."""
+    rng = np.random.default_rng(0)
+    layers = [getattr(fastrnn, kind)(24, 64, seed=0) for kind in ("LSTM", "GRU", "RNN")] + [fastrnn.GRU(24, 64, reset_after=False, seed=0)]
+    x, dy = rng.standard_normal((90, 9, 24)).astype("float32"), rng.standard_normal((90, 9, 64)).astype("float32")
+
+    def results(net):
+        (y, _), backward = net.vjp(x)
+        g = backward(dy)
+        return y.tobytes() + g.flat.tobytes() + g.x.tobytes() + net(x)[0].tobytes()
+
+    with fastrnn.threads(1):
+        wanted = [results(net) for net in layers]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        _engine.force_split(split)
+        for _ in range(12):
+            for net, bits in zip(layers, wanted, strict=True):
+                with fastrnn.threads(2):
+                    assert results(net) == bits, net
+    finally:
+        _engine.force_split(None)
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def test_the_configuration_says_whether_calls_are_divided(capsys, monkeypatch):
+    from fastrnn.config import config
+
+    assert set(config()["threads_paused"]) == {"seconds", "failures"}
+    with fastrnn.threads(2):
+        for state, said in (
+            ((0.0, 0), "calls are divided among them; no call has waited"),
+            ((0.0, 1), "calls are divided among them; 1 call waited for a core"),
+            ((0.25, 3), "calls use one thread for the next 250 ms: 3 calls waited"),
+        ):
+            monkeypatch.setattr(_engine, "alone", lambda state=state: state)
+            fastrnn.show_config()
+            assert said in capsys.readouterr().out
+    with fastrnn.threads(1):
+        fastrnn.show_config()
+    assert "divided" not in capsys.readouterr().out
+
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or not os.path.isdir("/proc/self/task"), reason="this system has no CPU affinity")
 @pytest.mark.parametrize("started", [False, True], ids=["before the first call", "after it"])
 @pytest.mark.parametrize("B, calls", [(1, 200), (32, 40)])

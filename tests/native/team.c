@@ -4,6 +4,7 @@
  *   team [rounds] [fork] */
 #include <pthread.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cases.h"
@@ -69,6 +70,54 @@ static void run_meetings(void)
         rnn_team_run(meet, &job, parts, 1);
         expect(job.sums[0] == MEETINGS * (MEETINGS - 1) / 2, "a part did not see what another wrote before a meeting");
     }
+}
+
+/* ---- parts that meet, one of which is held up: the caller goes on alone from a later meeting on ---------------------- */
+
+typedef struct {
+    int64_t items[ITEMS];
+    int left;
+} leaving_job;
+
+static void rest(long ns)
+{
+    nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
+}
+
+static void leave(void *arg, int part, int parts)
+{
+    leaving_job *job = arg;
+    for (int i = 0; i < MEETINGS; i++) {
+        for (int k = ITEMS * part / parts; k < ITEMS * (part + 1) / parts; k++)
+            job->items[k] += i;
+        if (parts == 1)
+            continue;
+        if (i == 3 && part == 1)
+            rest(5000000);
+        rnn_team_meet(part, parts);
+        if (rnn_team_leaves(part)) {
+            if (part > 0)
+                return;
+            parts = 1;
+            job->left = 1;
+        }
+    }
+}
+
+static void run_leaving(void)
+{
+    int left = 0;
+    const int64_t before = rnn_split_failures();
+    for (int n = 0; n < 100 && left < 5; n++) {
+        leaving_job job = {.left = 0};
+        rnn_team_run(leave, &job, 2, 1);
+        for (int k = 0; k < ITEMS; k++)
+            expect(job.items[k] == MEETINGS * (MEETINGS - 1) / 2, "a step was left out or done twice where the caller goes on alone");
+        left += job.left;
+        rest(10000000);                      /* some calls come while no work is divided, some later */
+    }
+    expect(rnn_split_failures() - before >= left, "a worker that was held up was not counted");
+    printf("%d tasks left in the middle\n", left);
 }
 
 /* ---- a pipeline: the second part follows the first one, as the layers of a wave do --------------------------------- */
@@ -179,6 +228,7 @@ int main(int argc, char **argv)
     if (rnn_isa_count() < 1)
         return 2;
     name_case_on_death();
+    run_leaving();
     while (n < CALLERS)
         pthread_create(&threads[n++], NULL, call, NULL);
     for (int i = 0; i < 2; i++)

@@ -1,0 +1,39 @@
+"""The compiled core: what its extensions offer, under one name. Arrays are checked before they come here."""
+
+from fastrnn._engine.bptt import Bptt, backward_layer, backward_sides
+from fastrnn._engine.core import (
+    aligned_empty,
+    alone,
+    available_isas,
+    blas_core,
+    compiler,
+    current_threads,
+    fma_loop,
+    gemm,
+    isa,
+    meeting_seconds,
+    open_blas,
+    pack,
+    pack_columns,
+    product,
+    read_loop,
+    set_default_threads,
+    set_isa,
+    set_local_threads,
+    thresholds,
+    vector_lanes,
+)  # fmt: skip
+from fastrnn._engine.decoder import Decoder, Writer, attend, attend_backward, draw, greatest, log_sum_exp, most_hypotheses
+from fastrnn._engine.ops import bag, bag_backward, column_sum, dropout, gather, ragged_places, scatter_add, softmax, softmax_nll, spread
+from fastrnn._engine.optim import adagrad, adam, clip_value, rmsprop, sgd, sum_of_squares
+from fastrnn._engine.stream import Stream
+from fastrnn._engine.sweep import Forward, Options, chunk_steps, force_split, forward_layers, forward_sides, forward_wave, waves_pay
+
+__all__ = [
+    "Bptt", "Decoder", "Forward", "Options", "Stream", "Writer", "adagrad", "adam", "aligned_empty", "alone", "attend", "attend_backward",
+    "available_isas", "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "chunk_steps", "clip_value", "column_sum", "compiler",
+    "current_threads", "draw", "dropout", "fma_loop", "force_split", "forward_layers", "forward_sides", "forward_wave", "gather", "gemm", "greatest",
+    "isa", "log_sum_exp", "meeting_seconds", "most_hypotheses", "open_blas", "pack", "pack_columns", "product", "ragged_places", "read_loop", "rmsprop",
+    "scatter_add", "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "sum_of_squares", "thresholds",
+    "vector_lanes", "waves_pay",
+]  # fmt: skip

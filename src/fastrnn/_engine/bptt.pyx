@@ -1,0 +1,219 @@
+"""Backpropagation through time of layers.
+
+Shapes are in the comments at the arguments; fastrnn._check has seen to them. An array that may be absent is None.
+"""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t
+
+from buffers cimport address, matrix
+from fastrnn._engine.core cimport ask_blas, call_threads, kernels_for, multiply, multiply_alone, process_table, product_part
+from fastrnn._engine.sweep cimport phases, sides_pay, split_sweep
+from kernels cimport *
+from recurrence cimport sweep_backward, sweep_backward_part
+from threads cimport AWAKE, parts_for, slice_steps
+
+cdef class Bptt:
+    """BPTT of one layer in one direction, chunk after chunk of steps: dgates of the chunk, then the products they enter.
+
+    dgates exist for one chunk at a time, (rows of the chunk, X*Hp). Arguments were checked by fastrnn._check.
+    """
+
+    def __init__(
+        self, int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t blocks, Py_ssize_t x_blocks,
+        const Py_ssize_t[::1] offset,      # (T+1,)                                              in
+        lengths, Py_ssize_t B,
+        resets,                            # (rows,) bool or None                                in
+        w, w2,                             # recurrent weights packed for dgates @ W_hh          in
+        dy, Py_ssize_t dy_column, Py_ssize_t dy_stride,  # (rows, dy_stride) or None             in
+        gates, h_prev, c_prev,             # tape                                                in
+        dgates,                            # (rows of the largest chunk, X*Hp) scratch
+        dh, dc,                            # (B, Hp)  in: gradient of the final state; out: of the initial state
+        dphase,                            # (B, Hp) scratch or None
+        bias_sums,                         # (X*Hp,) += sums over all rows                       out
+    ):
+        cdef SweepBackward *s = &self.s
+        self.held = [lengths, resets, w, w2, dy, gates, h_prev, c_prev, dgates, dh, dc, dphase, bias_sums]
+        self.offset = offset
+        s.kernels = kernels_for(dgates)
+        s.cell, s.reverse, s.T, s.B, s.H, s.Hp, s.blocks = cell, reverse, offset.shape[0] - 1, B, H, Hp, blocks
+        s.item = dgates.itemsize
+        s.offset = &offset[0]
+        s.resets = <const unsigned char *>address(resets)
+        s.w, s.w2 = address(w), address(w2)
+        s.dy = address(dy)
+        if s.dy != NULL:
+            s.dy += dy_column * s.item
+        s.dy_stride = dy_stride
+        s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
+        s.dh, s.dc, s.dphase = address(dh, True), address(dc, True), address(dphase, True)
+        self.dgates, self.bias_sums = address(dgates, True), address(bias_sums, True)
+        self.lengths = <const int64_t *>address(lengths)
+        self.ld, self.width = blocks * Hp, x_blocks * Hp
+        self.total = offset[s.T]
+        self.dx.kernels = s.kernels
+        s.P, s.Pp = H, Hp
+
+    def set_options(self, Options options):
+        """A cell with options; where it projects, dy, h_prev and dh have P features."""
+        self.s.options, self.s.P, self.s.Pp = &options.options, options.P, options.Pp
+        self.held.append(options)
+
+    def add_gemm(self, Py_ssize_t column, right, c):
+        """c (M, N) += dgates[:, column:column+M].T @ right (rows, N), rows of which may be apart."""
+        cdef Gemm *g = &self.gemms[self.gemm_count]
+        assert self.gemm_count < 16
+        g.kernels, g.trans_a, g.trans_b = self.s.kernels, True, False
+        g.lda, g.c = self.ld, matrix(c, self.s.item, True, &g.M, &g.N, &g.ldc)
+        self.left[self.gemm_count] = self.dgates + column * self.s.item
+        self.right[self.gemm_count] = matrix(right, self.s.item, False, NULL, NULL, &g.ldb)
+        self.gemm_count += 1
+        self.held += [right, c]
+
+    def add_sums(self, ids, sums):
+        """sums (n, x_blocks*Hp)[ids[row]] += the input part of dgates, row by row; ids (rows,) int64."""
+        assert self.sum_count < 2
+        self.ids[self.sum_count], self.sums[self.sum_count] = <const int64_t *>address(ids), address(sums, True)
+        self.sum_count += 1
+        self.held += [ids, sums]
+
+    def set_dx(self, packed, dx):
+        """dx (rows, I) = the input part of dgates @ W_ih."""
+        cdef rnn_product *p = &self.dx.p
+        p.groups, p.N, p.K, p.lda, p.ldc = 1, dx.shape[1], self.width, self.ld, dx.shape[1]
+        p.a, p.w, p.bias, p.c = self.dgates, address(packed), NULL, address(dx, True)
+        p.accumulate, p.flip = False, False
+        self.held += [packed, dx]
+
+    cdef double row_flops(self):
+        return 2.0 * self.s.blocks * self.s.H * self.s.H
+
+    cdef int run(self, Py_ssize_t count) except -1:
+        """All steps with all threads, chunk after chunk in the order that undoes the computation."""
+        cdef Split *split = &self.split
+        cdef SweepBackward *s = &self.s
+        cdef Py_ssize_t i
+        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops(),
+                    s.blocks * s.H * s.H * s.item, phases(s.cell, s.options), s.kernels.panel, False)
+        s.units, s.cuts = split.units, split.cuts
+        for i in range(count):
+            self.chunk(i, count)
+            self.chunk_dgates()
+            self.chunk_products(split.parts > 1)
+        return 0
+
+    cdef void chunk(self, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
+        """Go to chunk i of count, in the order of the backward pass."""
+        cdef SweepBackward *s = &self.s
+        cdef Py_ssize_t chunk = i if s.reverse else count - 1 - i, low = s.T * chunk // count, high = s.T * (chunk + 1) // count
+        s.first, s.last = (s.T - high, s.T - low) if s.reverse else (low, high)
+        self.row, self.rows = s.offset[low], s.offset[high] - s.offset[low]
+        s.dgates = self.dgates - self.row * self.ld * s.item
+
+    cdef int chunk_dgates(self) except -1:
+        """dgates of the chunk, in slices after which signals are looked at."""
+        cdef SweepBackward *s = &self.s
+        cdef Py_ssize_t first = s.first, last = s.last
+        cdef double flops = self.row_flops() * (self.rows + 1)
+        cdef Py_ssize_t step = slice_steps(1, last - first, flops / self.split.parts)
+        while s.last > first:
+            s.first = max(first, s.last - step)
+            with nogil:
+                rnn_team_run(sweep_backward_part, s, self.split.parts, self.split.units)
+            s.last = s.first
+            PyErr_CheckSignals()
+        return 0
+
+    cdef int chunk_products(self, bint awake) except -1:
+        """What the chunk's dgates enter: the sums, then the products over all its rows. awake: the other threads are at hand."""
+        cdef Product job
+        cdef int i, parts
+        if self.rows == 0:
+            return 0
+        with nogil:
+            mode = rnn_flush_denormals()
+            self.chunk_sums()
+            rnn_restore_denormals(mode)
+        for i in range(self.gemm_count):
+            multiply(&self.gemms[i], self.left[i], self.right_rows(i), self.rows, awake)
+        if self.dx.p.c != NULL:
+            job = self.chunk_dx()
+            parts = parts_for(self.rows, 2.0 * self.rows * job.p.N * job.p.K * (AWAKE if awake else 1), call_threads())
+            with nogil:
+                rnn_team_run(product_part, &job, parts, False)
+        return 0
+
+    cdef void chunk_sums(self) noexcept nogil:
+        cdef const rnn_kernels *k = self.s.kernels
+        cdef int i
+        k.column_sum(self.rows, self.ld, self.dgates, self.ld, self.bias_sums)
+        for i in range(self.sum_count):
+            k.scatter_add(self.rows, self.width, self.dgates, self.ld, self.ids[i] + self.row, self.sums[i], self.width)
+
+    cdef const char *right_rows(self, int i) noexcept nogil:
+        return self.right[i] + self.row * self.gemms[i].ldb * self.s.item
+
+    cdef Product chunk_dx(self) noexcept nogil:
+        cdef Product job = self.dx
+        job.M = self.rows
+        job.p.c = <char *>job.p.c + self.row * job.p.ldc * self.s.item
+        return job
+
+    cdef void chunk_alone(self) noexcept nogil:
+        """Everything of the chunk, on this thread."""
+        cdef Product job
+        cdef int i
+        sweep_backward(&self.s, 0, self.s.B, 0, 1)
+        if self.rows == 0:
+            return
+        self.chunk_sums()
+        for i in range(self.gemm_count):
+            multiply_alone(&self.gemms[i], self.left[i], self.right_rows(i), self.rows)
+        if self.dx.p.c != NULL:
+            job = self.chunk_dx()
+            product_part(&job, 0, 1)
+
+
+def backward_layer(Bptt layer, Py_ssize_t chunks):
+    """BPTT through one layer and direction with all threads; the steps are treated in so many chunks, which decides the gradients' last bits."""
+    layer.run(chunks)
+
+
+ctypedef struct Sides:
+    void *one
+    void *other
+    Py_ssize_t first, last, count      # chunks
+
+
+def backward_sides(Bptt one, Bptt other, Py_ssize_t chunks):
+    """BPTT through both directions of a layer: on a thread each, or one after the other with all threads."""
+    cdef Sides sides
+    cdef double flops = 6 * one.row_flops() * one.total
+    cdef Py_ssize_t step
+    if not sides_pay(one.s.B, flops):
+        one.run(chunks)
+        other.run(chunks)
+        return
+    ask_blas()
+    sides.one, sides.other, sides.count, sides.first = <void *>one, <void *>other, chunks, 0
+    step = slice_steps(1, chunks, flops / 2)
+    while sides.first < chunks:
+        sides.last = min(chunks, sides.first + step)
+        with nogil:
+            rnn_team_run(sides_part, &sides, 2, False)
+        sides.first = sides.last
+        PyErr_CheckSignals()
+
+
+cdef void sides_part(void *arg, int part, int parts) noexcept nogil:
+    cdef Sides *sides = <Sides *>arg
+    cdef Py_ssize_t i
+    for i in range(sides.first, sides.last):
+        chunk_of(sides.other if part else sides.one, i, sides.count)
+
+
+cdef void chunk_of(void *bptt, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
+    (<Bptt>bptt).chunk(i, count)
+    (<Bptt>bptt).chunk_alone()
+
+
+rnn_link(process_table())

@@ -1,0 +1,17 @@
+"""What the extensions share."""
+from blas cimport Gemm
+from kernels cimport rnn_kernels, rnn_process, rnn_product
+
+ctypedef struct Product:
+    const rnn_kernels *kernels
+    rnn_product p
+    Py_ssize_t M
+
+cdef const rnn_process *process_table() noexcept nogil
+cdef const rnn_kernels *kernels_of(bint is_double) noexcept nogil
+cdef const rnn_kernels *kernels_for(array) except NULL
+cdef int call_threads() except -1
+cdef int ask_blas() except -1
+cdef void product_part(void *arg, int part, int parts) noexcept nogil
+cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awake) except -1
+cdef void multiply_alone(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil
