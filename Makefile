@@ -2,7 +2,7 @@
 #
 #   make demo        build, then train a character model on the text every Python carries, and let it write
 #   make build       build and install fastrnn into .venv
-#   make test        build, and run the tests (about 14 minutes on two cores)
+#   make test        build, and run the tests (about 12 minutes on two cores)
 #   make test-long   the long tests too, and the whole suite once per instruction set of this CPU
 #   make fuzz        random cases for an hour, in rounds with other seeds each (make fuzz MINUTES=5); it stops at the first that fails
 #   make load        an hour of concurrent callers, forks and ever new shapes: the same bits, flat memory (make load MINUTES=5)

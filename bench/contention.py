@@ -105,7 +105,7 @@ def torch_pool():
 def measure(scenario, peers, rounds):
     """[{"case", "peer", "median", "mean"}] of all cases in one scenario."""
     found = []
-    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(SCENARIOS[scenario])]
+    busy = [subprocess.Popen([sys.executable, "-I", "-c", BUSY]) for _ in range(SCENARIOS[scenario])]
     if len(busy) == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(busy[0].pid, {min(os.sched_getaffinity(0))})
     try:

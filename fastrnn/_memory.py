@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 
-from fastrnn._engine import aligned_empty
+from fastrnn import _engine
 
 _KEPT = 4  # arrays a pool keeps for the next call
 
@@ -31,7 +31,7 @@ class Pool:
                         return array, views if made_for is layout else {}
             finally:
                 self._lock.release()
-        return aligned_empty(layout.size, layout.dtype), {}
+        return _engine.aligned_empty(layout.size, layout.dtype), {}
 
     def give(self, array, layout, views):
         """Take an array back; the oldest is let go when there are more than a few."""
