@@ -163,7 +163,7 @@ sanitize: .venv/test-$(TAG) sanitize-short
 	$(call sanitized,libasan.so,1,build/debug,$(ISAS),$(NATIVE_TESTS:%=test_%.py))
 
 sanitize-threads: .venv/test-$(TAG) sanitize-short
-	$(call sanitized,libtsan.so,threads,build/debug-threads,$(firstword $(subst $(comma), ,$(ISAS))),test_threads.py -k '$(RACES)')
+	$(call sanitized,libtsan.so,threads,build/debug-threads,$(firstword $(subst $(comma), ,$(ISAS))),test_threads.py --dist load -k '$(RACES)')
 
 sanitize-short:
 	@$(MAKE) --no-print-directory -j2 -C tests/native CC="$(or $(CC),cc)" address threads memcheck
