@@ -195,6 +195,7 @@ const rnn_kernels *rnn_kernels_of(int index, int is_double);
  * they have met equally often each part asks whether the caller, part 0, goes on alone; if so, the others return. */
 void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together);
 void rnn_team_meet(int part, int parts);                  /* returns when all parts have come here as often as this one */
+void rnn_team_force_leave(int64_t meeting);               /* for tests: at this meeting of each task; 0: as it happens */
 int rnn_team_leaves(int part);                            /* whether the caller goes on alone from here                 */
 void rnn_await(const int64_t *counter, int64_t value);    /* until the counter has come that far                        */
 

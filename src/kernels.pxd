@@ -141,6 +141,7 @@ cdef extern from "kernels.h" nogil:
     void rnn_team_run(void (*part)(void *, int, int) noexcept nogil, void *arg, int parts, int together) noexcept
     void rnn_team_meet(int part, int parts) noexcept
     int rnn_team_leaves(int part) noexcept
+    void rnn_team_force_leave(int64_t meeting) noexcept
     double rnn_team_meeting() noexcept
     int rnn_split_alone() noexcept
     int64_t rnn_split_alone_ns() noexcept

@@ -337,6 +337,29 @@ def test_calls_beside_busy_processes_give_the_same_bits(split):
             process.wait()
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("meeting", [1, 2, 3, 8])
+def test_a_caller_that_leaves_the_others_in_the_middle_changes_no_bit(cell, meeting):
+    case = random_case(cell, 9, 5, 6, 40, dtype="float32", lengths=True, resets=True)
+
+    def results(threads):
+        with fastrnn.threads(threads):
+            net = case.net()
+            (y, state), backward = net.vjp(case.x, case.layer_state(), **case.given)
+            g = backward(case.dy, case.layer_dstate())
+            return b"".join([y.tobytes(), g.flat.tobytes(), g.x.tobytes(), call(net, case)[0].tobytes()])
+
+    wanted = results(1)
+    _engine.force_split("units")
+    _engine.force_leave(meeting)
+    try:
+        for _ in range(3):
+            assert results(2) == wanted
+    finally:
+        _engine.force_leave(0)
+        _engine.force_split(None)
+
+
 def test_the_configuration_says_whether_calls_are_divided(capsys, monkeypatch):
     from fastrnn.config import config
 

@@ -9,6 +9,7 @@ from fastrnn._engine.core import (
     compiler,
     current_threads,
     fma_loop,
+    force_leave,
     gemm,
     isa,
     meeting_seconds,
@@ -32,7 +33,8 @@ from fastrnn._engine.sweep import Forward, Options, chunk_steps, force_split, fo
 __all__ = [
     "Bptt", "Decoder", "Forward", "Options", "Stream", "Writer", "adagrad", "adam", "aligned_empty", "alone", "attend", "attend_backward",
     "available_isas", "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "chunk_steps", "clip_value", "column_sum", "compiler",
-    "current_threads", "draw", "dropout", "fma_loop", "force_split", "forward_layers", "forward_sides", "forward_wave", "gather", "gemm", "greatest",
+    "current_threads", "draw", "dropout", "fma_loop", "force_leave", "force_split", "forward_layers", "forward_sides", "forward_wave", "gather", "gemm",
+    "greatest",
     "isa", "log_sum_exp", "meeting_seconds", "most_hypotheses", "open_blas", "pack", "pack_columns", "product", "ragged_places", "read_loop", "rmsprop",
     "scatter_add", "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "sum_of_squares", "thresholds",
     "vector_lanes", "waves_pay",

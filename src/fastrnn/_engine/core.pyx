@@ -131,6 +131,11 @@ def alone():
     return 1e-9 * rnn_split_alone_ns(), rnn_split_failures()
 
 
+def force_leave(int64_t meeting):
+    """Let the caller go on alone from this meeting of threads on in each call, for tests; 0: where a thread is held up."""
+    rnn_team_force_leave(meeting)
+
+
 def thresholds():
     """The sizes at which the core takes another path, by name; tests draw sizes on both sides of each."""
     return {
