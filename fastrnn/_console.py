@@ -12,6 +12,7 @@ import warnings
 from fastrnn._interrupts import OF_COMMAND
 
 _LONGEST = 1000  # characters of a message
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class OutputError(Exception):
@@ -23,15 +24,21 @@ class OutputError(Exception):
 
 
 class Output:
-    """A stream as standard output: where it can't be written, OutputError is raised."""
+    """A stream as standard output: where it can't be written, OutputError is raised.
+
+    A terminal gets control characters as escapes, apart from line breaks and tabs: a model's own texts could command it.
+    """
+
+    escapes = True
 
     def __init__(self, stream):
         self._stream, self._failed = stream, stream is None or getattr(stream, "closed", False)
+        self._escapes = self.escapes and is_terminal(stream)
 
     def write(self, text):
         if self._failed:
             raise OutputError(None)
-        self._do("write", text)
+        self._do("write", text.translate(_ESCAPED) if self._escapes else text)
 
     def flush(self):
         if not self._failed:
@@ -53,6 +60,8 @@ class Output:
 
 class Messages(Output):
     """A stream as standard error: what can't be written is dropped."""
+
+    escapes = False  # progress bars move the cursor, and messages come from one_line
 
     def write(self, text):
         with contextlib.suppress(OutputError):

@@ -65,9 +65,10 @@ int64_t rnn_split_alone_ns(void)
     if (!until)
         return 0;
     const int64_t now = rnn_now();
-    if (now < until && cores_are_free(now) && atomic_compare_exchange_strong(&alone_until, &until, 0))
-        return 0;
-    return now < until ? until - now : 0;
+    if (now < until && !cores_are_free(now))
+        return until - now;
+    atomic_compare_exchange_strong(&alone_until, &until, 0);        /* unless it failed again meanwhile */
+    return 0;
 }
 
 int rnn_split_alone(void) { return rnn_split_alone_ns() > 0; }

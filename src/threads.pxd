@@ -14,7 +14,6 @@ cdef enum:
     AT_HAND_US = 40                   # after a step of a stream another one is expected for so long, and threads do not park yet (team.c)
     STREAM_ALONE_FLOPS = 20000        # a chunk of a stream that is less work than this runs on the calling thread, with the GIL
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
-    SHARED_CACHE = 8000000            # ... and of those that stay in the one all share
     SLICE_FLOPS = 1000000000          # about 10 ms of a core; signals are looked at in between
     WAVE_STEPS = 16                   # layers follow each other on different cores this many steps apart ...
     WAVE_FLOPS = 200000               # ... if a step is less work than this: else its units are split

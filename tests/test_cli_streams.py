@@ -165,3 +165,25 @@ def test_the_command_gives_the_streams_back(capsys):
     assert cli.main(["info", "nowhere"]) == 1
     assert (sys.stdout, sys.stderr) == before
     assert capsys.readouterr().err == "fastrnn: error: no model in nowhere: there is no such directory\n"
+
+
+def test_a_terminal_gets_no_control_characters_of_a_model(folder, tmp_path):
+    """A vocabulary of unknown origin may hold the escape sequences that a terminal obeys; a pipe gets the text as it is."""
+    text = "".join(f"{n}\x1b]0;title\x07\x9b31m\r\tx\n" for n in range(200))
+    LanguageModel("gru", 6, seed=1).fit(text, epochs=1, batch_size=5, seq_len=17, verbose=False).save(tmp_path / "model")
+    code = "import sys; from fastrnn.cli import command; sys.exit(command())"
+    line = [sys.executable, "-c", code, "generate", str(tmp_path / "model"), "--prompt", "1\x1b]", "--length", "400", "--seed", "1"]
+    piped = subprocess.run(line, capture_output=True, check=True, cwd=folder).stdout.decode()
+    ours, theirs = os.openpty()
+    with subprocess.Popen(line, stdout=theirs, stderr=subprocess.PIPE, cwd=folder) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while piece := os.read(ours, 65536):
+                shown += piece
+        os.close(ours)
+        assert process.wait() == 0, process.stderr.read()
+    shown = shown.decode().replace("\r\n", "\n")  # a terminal's own
+    assert "\x1b" in piped and "\x9b" in piped and "\r" in piped and "\t" in piped
+    assert {c for c in shown if ord(c) < 32 or 127 <= ord(c) < 160} == {"\n", "\t"}
+    assert shown == "".join(f"\\x{ord(c):02x}" if c in "\x1b\x07\x9b\r" else c for c in piped)

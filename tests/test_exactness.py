@@ -48,7 +48,7 @@ def draw_sizes(rng, cell, dtype):
     elif kind == "rows":
         B, I, H = around(rng, ENGINE[rng.choice(thresholds.ROWS)] * rng.choice([1, 1, 2])), int(rng.integers(1, 40)), lanes(rng, dtype)
     elif kind == "bytes":
-        H = around(rng, (ENGINE[rng.choice(thresholds.BYTES, p=[0.85, 0.15])] / (G * item)) ** 0.5)
+        H = around(rng, (ENGINE[rng.choice(thresholds.BYTES)] / (G * item)) ** 0.5)
         T, B, layers = int(rng.integers(1, 6)), int(rng.integers(1, 6)), 1
     elif kind == "chunk":
         H = lanes(rng, dtype)

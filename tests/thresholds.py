@@ -19,7 +19,7 @@ STEPS = ["CHUNK_STEPS", "WAVE_STEPS"]  # T
 ROWS = ["SPLIT_ROWS", "MOST_PARTS"]  # B
 WORK = ["SPLIT_FLOPS", "STREAM_ALONE_FLOPS", "SLICE_FLOPS"]  # floating-point operations of a call
 STEP_WORK = ["WAVE_FLOPS"]  # of a step
-BYTES = ["OWN_CACHE", "SHARED_CACHE"]  # recurrent weights of a layer
+BYTES = ["OWN_CACHE"]  # recurrent weights of a layer
 OTHER = {
     "AWAKE": "divides SPLIT_FLOPS",
     "AT_HAND_US": "time: which path a stream takes depends on it, and no result",

@@ -104,20 +104,37 @@ static void leave(void *arg, int part, int parts)
     }
 }
 
+static int run_leaving_once(void)
+{
+    leaving_job job = {.left = 0};
+    rnn_team_run(leave, &job, 2, 1);
+    for (int k = 0; k < ITEMS; k++)
+        expect(job.items[k] == MEETINGS * (MEETINGS - 1) / 2, "a step was left out or done twice where the caller goes on alone");
+    return job.left;
+}
+
+/* The caller leaves a worker that is held up, if both ran at that moment; where it is told to leave, the worker need only come. */
 static void run_leaving(void)
 {
-    int left = 0;
+    int left = 0, forced = 0;
     const int64_t before = rnn_split_failures();
     for (int n = 0; n < 100 && left < 5; n++) {
-        leaving_job job = {.left = 0};
-        rnn_team_run(leave, &job, 2, 1);
-        for (int k = 0; k < ITEMS; k++)
-            expect(job.items[k] == MEETINGS * (MEETINGS - 1) / 2, "a step was left out or done twice where the caller goes on alone");
-        left += job.left;
+        left += run_leaving_once();
         rest(10000000);                      /* some calls come while no work is divided, some later */
     }
     expect(rnn_split_failures() - before >= left, "a worker that was held up was not counted");
-    printf("%d tasks left in the middle\n", left);
+    for (int meeting = 1; meeting <= MEETINGS; meeting *= 2) {
+        int now = 0;
+        rnn_team_force_leave(meeting);
+        for (int n = 0; n < 500 && !now; n++) {
+            now = run_leaving_once();
+            rest(2000000);
+        }
+        forced += now;
+    }
+    rnn_team_force_leave(0);
+    expect(forced > 0, "no task was left in the middle");
+    printf("%d tasks left in the middle because a worker was held up, %d because they were told to\n", left, forced);
 }
 
 /* ---- a pipeline: the second part follows the first one, as the layers of a wave do --------------------------------- */
