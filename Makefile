@@ -136,6 +136,7 @@ bench: .venv/bench-$(TAG)
 
 lint: .venv/lint-$(TAG)
 	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet .
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src src/fastrnn/_engine
 
 # Files of the tests that run compiled code. The others test readers, the command and adapters, in which sanitizers see nothing of ours.

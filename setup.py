@@ -49,7 +49,11 @@ CFLAGS += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-
 SANITIZE = {
     "": [],
     # without what the address sanitizer sees too: these three make the compilation of the kernels three times as long
-    "1": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-sanitize=null,object-size,pointer-overflow"],
+    "1": [
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+        "-fno-sanitize=null,object-size,pointer-overflow",
+    ],
     "threads": ["-fsanitize=thread"],
 }[DEBUG]
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion"] + (["-Werror"] if WERROR else [])
@@ -101,7 +105,9 @@ class BuildEngine(build_ext):
                 force=self.force,
                 quiet=True,
             )
-            ours = {source for c_files in EXTENSIONS.values() for source in c_files}  # Cython's C is not ours to keep free of warnings
+            ours = {
+                source for c_files in EXTENSIONS.values() for source in c_files
+            }  # Cython's C is not ours to keep free of warnings
             jobs = {
                 source: pool.submit(self.compile_one, source, "c", have, WARNINGS if source in ours else [])
                 for source in {source for ext in generated for source in ext.sources}
@@ -117,7 +123,11 @@ class BuildEngine(build_ext):
         folder = f"{self.build_temp}/{folder}"
         [compiled] = self.compiler.object_filenames([source], output_dir=folder)
         made_of = [source, *self.depends]
-        if not self.force and os.path.exists(compiled) and os.path.getmtime(compiled) > max(map(os.path.getmtime, made_of)):
+        if (
+            not self.force
+            and os.path.exists(compiled)
+            and os.path.getmtime(compiled) > max(map(os.path.getmtime, made_of))
+        ):
             return compiled
         self.compiler.compile(
             [source],
@@ -158,7 +168,9 @@ class BuildEngine(build_ext):
         licences = [Path(f.locate()) for f in files("scipy-openblas32") or [] if "LICENSE" in f.name.upper()]
         folder.mkdir(parents=True, exist_ok=True)
         # a name of our own: threadpoolctl knows OpenBLAS by its file's name and would give this copy threads, beside those of our team
-        for source, name in [(p, f"fastrnn_blas{p.suffix}") for p in wanted] + [(p, f"OPENBLAS-{p.name}") for p in licences]:
+        for source, name in [(p, f"fastrnn_blas{p.suffix}") for p in wanted] + [
+            (p, f"OPENBLAS-{p.name}") for p in licences
+        ]:
             if self.force or not (folder / name).exists() or (folder / name).stat().st_size != source.stat().st_size:
                 shutil.copyfile(source, folder / name)
 

@@ -114,7 +114,9 @@ def main(cell="lstm", seconds="10"):
         before = perf_counter()
         model.update()
         times.append(perf_counter() - before)
-    print(f"{cell}: {len(times)} updates, median {1e3 * statistics.median(times):.2f} ms, shortest {1e3 * min(times):.2f} ms")
+    print(
+        f"{cell}: {len(times)} updates, median {1e3 * statistics.median(times):.2f} ms, shortest {1e3 * min(times):.2f} ms"
+    )
 
 
 if __name__ == "__main__":

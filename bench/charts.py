@@ -25,8 +25,16 @@ def figure(rows, columns, width, height):
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": "fastrnn", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False}
-    pyplot.rcParams.update({**style, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True})
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "fastrnn",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "axes.spines.top": False,
+    }
+    pyplot.rcParams.update(
+        {**style, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6", "axes.axisbelow": True}
+    )
     return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
 
 
@@ -59,7 +67,15 @@ def time_per_step(results, kind):
                 points = [(r["H"], 1e6 * r["times"][name]["median"] / r["T"]) for r in cases if name in r["times"]]
                 if points:
                     ours = name == "fastrnn"
-                    ax.plot(*zip(*points), marker="o", ms=4, lw=2.4 if ours else 1.3, color=colour, label=name, zorder=3 if ours else 2)
+                    ax.plot(
+                        *zip(*points),
+                        marker="o",
+                        ms=4,
+                        lw=2.4 if ours else 1.3,
+                        color=colour,
+                        label=name,
+                        zorder=3 if ours else 2,
+                    )
             limit = [(r["H"], 1e6 * r["limit_seconds"] / r["T"]) for r in cases]
             if limit:
                 ax.plot(*zip(*limit), ls=":", color="#555555", label="limit")

@@ -90,7 +90,10 @@ def compared(call, before, rounds):
     for k in range(rounds):
         for threads in ((1, 2), (2, 1))[k % 2]:
             taken[threads] += seconds(call, threads, before)
-    return {name: figure(taken[1]) / figure(taken[2]) for name, figure in (("median", statistics.median), ("mean", statistics.fmean))}
+    return {
+        name: figure(taken[1]) / figure(taken[2])
+        for name, figure in (("median", statistics.median), ("mean", statistics.fmean))
+    }
 
 
 def torch_pool():
@@ -139,7 +142,9 @@ def table(found):
         mine = [entry for entry in found if (entry["scenario"], entry["peer"]) == (scenario, peer)]
         for figure in ("median", "mean"):
             ratios = [entry[figure] for entry in mine]
-            lines.append(f"{scenario:10} {peer:8} {figure:7} of calls: geomean {geomean(ratios):.2f}, worst {min(ratios):.2f}")
+            lines.append(
+                f"{scenario:10} {peer:8} {figure:7} of calls: geomean {geomean(ratios):.2f}, worst {min(ratios):.2f}"
+            )
     return "\n".join(lines)
 
 

@@ -32,7 +32,10 @@ class Problem:
         y = np.asarray(y).reshape(self.dy.shape)
         shown = {"y": y if self.mask is None else y * self.mask}
         if dx is not None:
-            shown |= {"x": np.asarray(dx).reshape(self.x.shape), **{name: np.asarray(params[name]) for name in self.params}}
+            shown |= {
+                "x": np.asarray(dx).reshape(self.x.shape),
+                **{name: np.asarray(params[name]) for name in self.params},
+            }
         return shown
 
 

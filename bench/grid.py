@@ -11,7 +11,9 @@ CELLS = {"lstm": 4, "gru": 3, "rnn": 1}  # gates
 KINDS = ("forward", "train", "step", "ragged", "characters")
 
 SHAPES = [  # T, B, I, H
-    *[(T, 1, H, H) for T, H in ((100, 16), (100, 64), (100, 128), (100, 256), (50, 512), (25, 1024))],  # one sequence: latency
+    *[
+        (T, 1, H, H) for T, H in ((100, 16), (100, 64), (100, 128), (100, 256), (50, 512), (25, 1024))
+    ],  # one sequence: latency
     *[(T, 32, H, H) for T, H in ((50, 64), (50, 128), (50, 256), (25, 512))],  # the usual batch
     (25, 64, 1024, 1024),  # weights far beyond L2
     (50, 128, 128, 128),

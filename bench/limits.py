@@ -25,7 +25,9 @@ def caches():
     for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             if (folder / "type").read_text().strip() != "Instruction":
-                sizes["L" + (folder / "level").read_text().strip()] = int((folder / "size").read_text().strip().rstrip("K")) << 10
+                sizes["L" + (folder / "level").read_text().strip()] = (
+                    int((folder / "size").read_text().strip().rstrip("K")) << 10
+                )
         except (OSError, ValueError):  # a virtual machine may hide it
             continue
     return {level: sizes[level] for level in FALLBACK}

@@ -32,7 +32,9 @@ def commit():
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
 
         def git(*words):
-            return subprocess.run(["git", "-c", "core.fsmonitor=false", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            return subprocess.run(
+                ["git", "-c", "core.fsmonitor=false", *words], cwd=root, capture_output=True, text=True, check=True
+            ).stdout.strip()
 
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     return None
@@ -50,10 +52,14 @@ def record():
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(),
         "versions": versions,
-        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,  # above the process's own 1 something else ran too
+        "load": os.getloadavg()
+        if hasattr(os, "getloadavg")
+        else None,  # above the process's own 1 something else ran too
         "config": shown.getvalue().splitlines(),
         "commit": commit(),
-        "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith((*POOLS, "FASTRNN_"))},
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith((*POOLS, "FASTRNN_"))
+        },
     }
 
 

@@ -15,7 +15,10 @@ from .peers import PEERS
 from .workers import WorkerError
 
 ROUNDS, FEWEST = 15, 5  # blocks of each peer: so many if the time allows it, and never fewer
-SECONDS, LONGEST = 2.5, 6.0  # of the rounds of a case: at least, unless they take longer; then until the fewest rounds are done
+SECONDS, LONGEST = (
+    2.5,
+    6.0,
+)  # of the rounds of a case: at least, unless they take longer; then until the fewest rounds are done
 SLOW = 6.0  # who is so many times slower than the best is not asked again after the fewest rounds
 REST = 0.002  # seconds between turns; a worker whose threads may spin on is stopped meanwhile (workers.py), `idle_cpu` of the JSON shows it
 MOVED = 0.03  # part by which the clock may move, or that others may take of the CPUs, before a case is called noisy
@@ -129,7 +132,11 @@ def watched_turns(entries, fastrnn):
     taken = (stolen_after - stolen) / max(1, ticks_after - ticks)
     noisy = max(moved, taken, kept) > MOVED
     disturbed = 1 - statistics.fmean(itertools.chain(*quiet.values()))
-    return times, quiet, {"proxy_seconds": [before, after], "steal": taken, "preempted": kept, "disturbed": disturbed, "noisy": noisy}
+    return (
+        times,
+        quiet,
+        {"proxy_seconds": [before, after], "steal": taken, "preempted": kept, "disturbed": disturbed, "noisy": noisy},
+    )
 
 
 def measure(case, workers, measured_limits, threads):
@@ -151,5 +158,10 @@ def measure(case, workers, measured_limits, threads):
     best = FIXED_PEER.get(case.kind) or min(peers, key=lambda name: result["times"][name]["median"], default=None)
     best = best if best in peers else None
     against = result["ratios"].get(best, dict.fromkeys(("median", "low", "high")))
-    result |= {"best_peer": best, "ratio": against["median"], "ratio_low": against["low"], "ratio_high": against["high"]}
+    result |= {
+        "best_peer": best,
+        "ratio": against["median"],
+        "ratio_low": against["low"],
+        "ratio_high": against["high"],
+    }
     return {**result, **watched, "seconds": took}

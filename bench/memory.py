@@ -38,7 +38,8 @@ def listed(cell, H):
         "tape": tape * steps,
         "dgates": dgates * steps,
         "parameters": parameters,
-        "packed": weights + G * H * H,  # W_ih and W_hh forward, W_hh once more for dh; dx is a BLAS product on the plain W_ih
+        "packed": weights
+        + G * H * H,  # W_ih and W_hh forward, W_hh once more for dh; dx is a BLAS product on the plain W_ih
         "gradients": parameters + steps + states * B * H,
     }
     return {name: 4 * count for name, count in floats.items()}
@@ -54,7 +55,9 @@ def measure(cell, H):
     fastrnn.set_num_threads(1)
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal((T, B, H), dtype="float32") for _ in range(2))
-    step(CELLS[cell][0](1, 1), x[:1, :1, :1], dy[:1, :1, :1])  # imports and BLAS; too small to leave anything that could be used again
+    step(
+        CELLS[cell][0](1, 1), x[:1, :1, :1], dy[:1, :1, :1]
+    )  # imports and BLAS; too small to leave anything that could be used again
     tracemalloc.start()
     net = CELLS[cell][0](H, H, seed=0)
     step(net, x, dy)
@@ -81,11 +84,30 @@ def main():
                 first, later, growth = fresh.apply(measure, (cell, H))
                 ratio = max(first, later) / total
                 sizes = {"cell": cell, "T": T, "B": B, "H": H}
-                results.append({**sizes, "listed": parts, "first_step": first, "later_step": later, "y": 4 * T * B * H, "rss_growth": growth, "ratio": ratio})
+                results.append(
+                    {
+                        **sizes,
+                        "listed": parts,
+                        "first_step": first,
+                        "later_step": later,
+                        "y": 4 * T * B * H,
+                        "rss_growth": growth,
+                        "ratio": ratio,
+                    }
+                )
                 with_y = max(first, later) / (total + 4 * T * B * H)  # y is the caller's, and not on the list
-                rows.append([cell, H, *(f"{n / 2**20:.2f}" for n in (total, first, later)), f"{ratio:.2f}", f"{with_y:.2f}"])
-    print(machine.markdown(["cell", "H", "listed MiB", "first step MiB", "later steps MiB", "ratio", "with y listed"], rows))
-    machine.write("build/bench/memory.json", {"machine": machine.record(), "unit": "bytes", "dtype": "float32", "results": results})
+                rows.append(
+                    [cell, H, *(f"{n / 2**20:.2f}" for n in (total, first, later)), f"{ratio:.2f}", f"{with_y:.2f}"]
+                )
+    print(
+        machine.markdown(
+            ["cell", "H", "listed MiB", "first step MiB", "later steps MiB", "ratio", "with y listed"], rows
+        )
+    )
+    machine.write(
+        "build/bench/memory.json",
+        {"machine": machine.record(), "unit": "bytes", "dtype": "float32", "results": results},
+    )
     print("\nwritten to build/bench/memory.json")
 
 

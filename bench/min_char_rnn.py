@@ -1,6 +1,6 @@
 """The original of examples/min_char_rnn.py, in NumPy: the same first weights, the same windows, the time of both.
 
-    python -m bench.min_char_rnn [input.txt]        from the sources
+python -m bench.min_char_rnn [input.txt]        from the sources
 """
 
 from __future__ import annotations

@@ -56,8 +56,14 @@ def measure(layer, T, B, threads, seconds):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    model, feeds = node(layer), {"X": np.random.default_rng(0).standard_normal((T, B, layer.input_size)).astype("float32")}
-    session, ours = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), fastrnn.onnx.prepare(model)
+    model, feeds = (
+        node(layer),
+        {"X": np.random.default_rng(0).standard_normal((T, B, layer.input_size)).astype("float32")},
+    )
+    session, ours = (
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]),
+        fastrnn.onnx.prepare(model),
+    )
     runs = lambda: session.run(None, feeds), lambda: ours.run(feeds)
     np.testing.assert_allclose(runs[1]()[0], runs[0]()[0], rtol=1e-4, atol=1e-5)
     start = perf_counter()
@@ -82,12 +88,18 @@ def main(arguments=None):
     parser.add_argument("--short", action="store_true")
     options = parser.parse_args(arguments)
     print(f"{cpu_model()}; onnxruntime {onnxruntime.__version__}; {options.threads} threads")
-    print("| node | T, B, I, H | onnxruntime µs | fastrnn.onnx µs | onnxruntime / fastrnn.onnx |\n|---|---|---|---|---|")
+    print(
+        "| node | T, B, I, H | onnxruntime µs | fastrnn.onnx µs | onnxruntime / fastrnn.onnx |\n|---|---|---|---|---|"
+    )
     with fastrnn.threads(options.threads):
         for name, (kind, settings) in NODES.items():
             for T, B, I, H in SHORT if options.short else SIZES:
-                theirs, ours, ratio = measure(kind(I, H, seed=0, **settings), T, B, options.threads, 0.0 if options.short else options.seconds)
-                print(f"| {name} | {T}, {B}, {I}, {H} | {theirs * 1e6:.1f} | {ours * 1e6:.1f} | {ratio:.2f} |", flush=True)
+                theirs, ours, ratio = measure(
+                    kind(I, H, seed=0, **settings), T, B, options.threads, 0.0 if options.short else options.seconds
+                )
+                print(
+                    f"| {name} | {T}, {B}, {I}, {H} | {theirs * 1e6:.1f} | {ours * 1e6:.1f} | {ratio:.2f} |", flush=True
+                )
 
 
 if __name__ == "__main__":

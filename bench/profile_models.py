@@ -45,7 +45,9 @@ def _zipf():
 def _pairs(n):
     """Sentences of 8 to 18 words of 6,000, and the same of others."""
     words = [f"w{k}" for k in range(6000)]
-    return [[[words[k] for k in RNG.zipf(1.3, RNG.integers(8, 19)).clip(max=6000) - 1] for _ in range(n)] for _ in range(2)]
+    return [
+        [[words[k] for k in RNG.zipf(1.3, RNG.integers(8, 19)).clip(max=6000) - 1] for _ in range(n)] for _ in range(2)
+    ]
 
 
 def _spelt(n):
@@ -58,7 +60,10 @@ def _stories(n):
     """Stories of 2 to 20 sentences of six words, as those of bAbI."""
     words = [f"w{k}" for k in range(30)]
     sentences = [RNG.choice(words, 6).tolist() for _ in range(200)]
-    X = [([sentences[k] for k in RNG.integers(0, 200, RNG.integers(2, 21))], RNG.choice(words, 3).tolist()) for _ in range(n)]
+    X = [
+        ([sentences[k] for k in RNG.integers(0, 200, RNG.integers(2, 21))], RNG.choice(words, 3).tolist())
+        for _ in range(n)
+    ]
     return X, RNG.choice(words[:6], n).tolist()
 
 
@@ -109,7 +114,10 @@ def shares(name, seconds=8.0):
     """{shared object: part of the samples} of a training."""
     command = [sys.executable, "-m", "bench.profile_models", "--train", name, str(seconds + 4)]
     root = Path(__file__).parents[1]  # "-m" imports from the current folder first: it is to be that of these sources
-    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child,
+    ):
         child.stdout.readline()
         time.sleep(1)  # the first batches allocate and pack
         data = f"{folder}/perf.data"
@@ -120,7 +128,13 @@ def shares(name, seconds=8.0):
         text = subprocess.run(report, check=True, capture_output=True, text=True).stdout
     found = collections.Counter()
     for part, dso in re.findall(r"^\s*([\d.]+)%\s+(\S+)", text, re.MULTILINE):
-        kinds = {"_engine": "engine", "fastrnn_blas": "engine", "_multiarray": "NumPy", "kernel": "kernel", "python": "Python"}
+        kinds = {
+            "_engine": "engine",
+            "fastrnn_blas": "engine",
+            "_multiarray": "NumPy",
+            "kernel": "kernel",
+            "python": "Python",
+        }
         found[next((kind for key, kind in kinds.items() if key in dso), "other")] += float(part)
     return found
 
@@ -134,7 +148,11 @@ def main():
     for name in FITS:
         if not sys.argv[1:] or any(word in name for word in sys.argv[1:]):
             found = shares(name)
-            print(f"{name:40}" + "".join(f"{found[kind]:8.1f}" for kind in ("engine", "Python", "NumPy", "kernel", "other")), flush=True)
+            print(
+                f"{name:40}"
+                + "".join(f"{found[kind]:8.1f}" for kind in ("engine", "Python", "NumPy", "kernel", "other")),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

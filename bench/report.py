@@ -78,7 +78,11 @@ def cell_of(text, css="", title=None):
 def table(head, rows, kind=""):
     """HTML; a cell is text, or ready Html."""
     cells = ["".join(cell if isinstance(cell, Html) else f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return f'<table class="{escape(kind)}"><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>' + "".join(f"<tr>{c}</tr>" for c in cells) + "</table>"
+    return (
+        f'<table class="{escape(kind)}"><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>'
+        + "".join(f"<tr>{c}</tr>" for c in cells)
+        + "</table>"
+    )
 
 
 def interval(found):
@@ -98,11 +102,15 @@ def losing_cells(contents):
     """Where the best peer is certainly faster: first on the page, the worst first."""
     rows = []
     for threads, content in contents.items():
-        lost = sorted((r for r in content["results"] if r["ratio"] is not None and r["ratio_high"] < 1), key=lambda r: r["ratio"])
+        lost = sorted(
+            (r for r in content["results"] if r["ratio"] is not None and r["ratio_high"] < 1), key=lambda r: r["ratio"]
+        )
         for r in lost:
             ours, theirs = (microseconds(r["times"][name]["median"]) for name in ("fastrnn", r["best_peer"]))
             found = {"median": r["ratio"], "low": r["ratio_low"], "high": r["ratio_high"]}
-            rows.append([r["id"], plural(threads), interval(found), r["best_peer"], ours, theirs, "noisy" if r["noisy"] else ""])
+            rows.append(
+                [r["id"], plural(threads), interval(found), r["best_peer"], ours, theirs, "noisy" if r["noisy"] else ""]
+            )
     total = sum(r["ratio"] is not None for content in contents.values() for r in content["results"])
     text = f"{len(rows)} of {total} compared cells are lost: the whole 95 % interval of (best peer's time / fastrnn's time) lies below 1."
     head = ["case", "", "best peer / fastrnn", "best peer", "fastrnn µs", "peer µs", ""]
@@ -148,12 +156,17 @@ def heat_maps(content):
                 if r is None or r["ratio"] is None:
                     row.append("")
                     continue
-                hint = f"{r['best_peer']}, 95 % interval {r['ratio_low']:.2f} to {r['ratio_high']:.2f}" + ", noisy" * r["noisy"]
+                hint = (
+                    f"{r['best_peer']}, 95 % interval {r['ratio_low']:.2f} to {r['ratio_high']:.2f}"
+                    + ", noisy" * r["noisy"]
+                )
                 row.append(cell_of(f"{r['ratio']:.2f}", f'class="heat" style="background:{heat(r["ratio"])}"', hint))
             rows.append(row)
         if rows:
             against = {"ragged": "torch packed", "characters": "torch"}.get(kind, "the best peer")
-            maps.append(f'<div><h3>{title}: {against} / fastrnn</h3>{table(["", *map(str.upper, grid.CELLS)], rows)}</div>')
+            maps.append(
+                f"<div><h3>{title}: {against} / fastrnn</h3>{table(['', *map(str.upper, grid.CELLS)], rows)}</div>"
+            )
     return f'<div class="maps">{"".join(maps)}</div>'
 
 
@@ -168,7 +181,9 @@ def charts(content):
     for kind, title in KINDS.items():
         drawings = {"time of a step": time_per_step(content["results"], kind) if kind in ("forward", "train") else None}
         drawings["share of the physical limit"] = share_of_limit(content["results"], kind)
-        parts += [f'<h3>{title}: {what}</h3><div class="chart">{drawn}</div>' for what, drawn in drawings.items() if drawn]
+        parts += [
+            f'<h3>{title}: {what}</h3><div class="chart">{drawn}</div>' for what, drawn in drawings.items() if drawn
+        ]
     return "".join(parts)
 
 
@@ -188,13 +203,17 @@ def all_cells(content):
                 if name in r["times"]:
                     t = r["times"][name]
                     hint = f"{t['variant']} quartiles {microseconds(t['q1'])} to {microseconds(t['q3'])}, error {t['error']:.1g}"
-                    row.append(cell_of(microseconds(t["median"]), 'class="best"' if name == r["best_peer"] else "", hint))
+                    row.append(
+                        cell_of(microseconds(t["median"]), 'class="best"' if name == r["best_peer"] else "", hint)
+                    )
                 else:
                     row.append(cell_of("failed" if name in r["failed"] else "", title=r["failed"].get(name, "")))
             found = {"median": r["ratio"], "low": r["ratio_low"], "high": r["ratio_high"]}
             lost = 'class="bad"' if r["ratio"] is not None and r["ratio_high"] < 1 else ""
             row.append(cell_of("" if r["ratio"] is None else interval(found), lost))
-            rows.append([*row, f"{r['limit_seconds'] / ours['median']:.0%}", r["limit_bound"], "noisy" if r["noisy"] else ""])
+            rows.append(
+                [*row, f"{r['limit_seconds'] / ours['median']:.0%}", r["limit_bound"], "noisy" if r["noisy"] else ""]
+            )
         if rows:
             head = ["case", "fastrnn", *columns, "best peer / fastrnn", "of limit", "bound", ""]
             parts.append(f"<h3>{title}, µs</h3>{table(head, rows, 'all')}")
@@ -206,11 +225,12 @@ def summary(content):
     machine, limits = content["machine"], content["limits"]
     reads = ", ".join(f"{level} {gbps:,.0f}" for level, gbps in limits["read_gbps"].items())
     versions = ", ".join(f"{name} {version.split('-')[0]}" for name, version in machine["versions"].items())
-    missing = "".join(f'<br><span class="bad">{escape(name)} is missing: {escape(why)}</span>' for name, why in content["missing"].items())
-    where = f"{machine['cpu']}, {machine['cpus']} CPUs, {limits['isa']}, {machine['date']}, commit {str(machine['commit'])[:12]}"
-    return (
-        f"<p>{escape(where)}.<br>{escape(versions)}.<br>One core: {limits['fma_gflops']:.0f} GFLOP/s float32, reads {escape(reads)} GB/s.{missing}</p>"
+    missing = "".join(
+        f'<br><span class="bad">{escape(name)} is missing: {escape(why)}</span>'
+        for name, why in content["missing"].items()
     )
+    where = f"{machine['cpu']}, {machine['cpus']} CPUs, {limits['isa']}, {machine['date']}, commit {str(machine['commit'])[:12]}"
+    return f"<p>{escape(where)}.<br>{escape(versions)}.<br>One core: {limits['fma_gflops']:.0f} GFLOP/s float32, reads {escape(reads)} GB/s.{missing}</p>"
 
 
 def page(contents):
@@ -227,7 +247,9 @@ def page(contents):
     ]
     for threads, content in contents.items():
         record = {"limits": content["limits"], "idle_cpu": content.get("idle_cpu"), **content["machine"]}
-        parts.append(f"<h2>Machine, {plural(threads)}</h2>{summary(content)}<pre>{escape(json.dumps(record, indent=1))}</pre>")
+        parts.append(
+            f"<h2>Machine, {plural(threads)}</h2>{summary(content)}<pre>{escape(json.dumps(record, indent=1))}</pre>"
+        )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>fastrnn against its peers</title><style>{CSS}</style></head><body>{''.join(parts)}</body></html>\n"
@@ -241,13 +263,17 @@ def markdown_tables(contents):
         rows = []
         for kind, title in KINDS.items():
             for cell in grid.CELLS:
-                chosen = [r for r in content["results"] if r["kind"] == kind and r["cell"] == cell and r["ratio"] is not None]
+                chosen = [
+                    r for r in content["results"] if r["kind"] == kind and r["cell"] == cell and r["ratio"] is not None
+                ]
                 if chosen:
                     worst = min(chosen, key=lambda r: r["ratio"])
                     mean = goals.geomean([r["ratio"] for r in chosen])
                     where = f"{worst['ratio']:.2f}× ({shape(worst)}, {worst['best_peer']})"
                     rows.append([title, cell.upper(), len(chosen), f"{mean:.2f}×", where])
-        parts.append(f"Best peer's time / fastrnn's, {plural(threads)}:\n\n{markdown(['', '', 'cases', 'geomean', 'worst'], rows)}")
+        parts.append(
+            f"Best peer's time / fastrnn's, {plural(threads)}:\n\n{markdown(['', '', 'cases', 'geomean', 'worst'], rows)}"
+        )
         shapes = {kind: by_shape(content["results"], kind) for kind in ("forward", "train")}
         rows = []
         for name in {**shapes["forward"], **shapes["train"]}:
@@ -263,7 +289,9 @@ def write(folder):
     """index.html and table.md of the JSONs in the folder; returns the path of the page."""
     contents = load(folder)
     if not contents:
-        raise ValueError(f"{folder} has no bench-*-threads.json: run the benchmark first, or name its folder with --out")
+        raise ValueError(
+            f"{folder} has no bench-*-threads.json: run the benchmark first, or name its folder with --out"
+        )
     path = Path(folder, "index.html")
     path.write_text(page(contents), encoding="utf-8")
     path.with_name("table.md").write_text(markdown_tables(contents), encoding="utf-8")

@@ -27,10 +27,14 @@ def parser():
     )
     p.add_argument("--threads", type=int, default=1, metavar="N", help="threads and CPUs of every peer; 0: all")
     p.add_argument("--quick", action="store_true", help="about six minutes of the grid for each number of threads")
-    p.add_argument("--only", default="", metavar="WORD[,WORD]", help="cases whose id holds all these words: train,lstm,B32")
+    p.add_argument(
+        "--only", default="", metavar="WORD[,WORD]", help="cases whose id holds all these words: train,lstm,B32"
+    )
     p.add_argument("--peers", default=",".join(list(PEERS)[1:]), metavar="NAME[,NAME]", help="whom to compare with")
     p.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="where results and report go")
-    p.add_argument("--resume", action="store_true", help="keep the cases that DIR already has, of the same commit and threads")
+    p.add_argument(
+        "--resume", action="store_true", help="keep the cases that DIR already has, of the same commit and threads"
+    )
     p.add_argument("--report-only", action="store_true", help="only make page and tables anew, from the results in DIR")
     return p
 
@@ -38,7 +42,9 @@ def parser():
 def chosen_cases(arguments):
     cases = grid.only(grid.quick() if arguments.quick else grid.official(), arguments.only.replace(",", " ").split())
     if not cases:
-        raise ValueError(f"no case has all the words of --only {arguments.only}; an id reads like: {grid.official()[0].id}")
+        raise ValueError(
+            f"no case has all the words of --only {arguments.only}; an id reads like: {grid.official()[0].id}"
+        )
     return cases
 
 
@@ -61,7 +67,11 @@ def burning(workers, seconds=0.3):
     """{name: CPU seconds per second} of workers that should be idle now: a thread pool that spins on would slow the others down."""
     before = {worker.name: worker.cpu_seconds() for worker in workers}
     time.sleep(seconds)
-    return {worker.name: (worker.cpu_seconds() - before[worker.name]) / seconds for worker in workers if before[worker.name] is not None}
+    return {
+        worker.name: (worker.cpu_seconds() - before[worker.name]) / seconds
+        for worker in workers
+        if before[worker.name] is not None
+    }
 
 
 def load(path, content):
@@ -72,7 +82,9 @@ def load(path, content):
     for key in ("commit", "cpu"):
         if old["machine"][key] != content["machine"][key]:
             then, now = old["machine"][key], content["machine"][key]
-            raise ValueError(f"--resume: {path} has {key} {then}, this is {now}: leave out --resume, or choose another --out")
+            raise ValueError(
+                f"--resume: {path} has {key} {then}, this is {now}: leave out --resume, or choose another --out"
+            )
     return old["results"]
 
 
@@ -90,7 +102,12 @@ def run(cases, names, threads, out, resume=False, say=print):
         record |= {"cpus": os.cpu_count(), "pinned_to": cpus(threads)}
         record = {**record, "caches": limits["caches"], "versions": {**record["versions"], **versions}}
         removed = {name: value for name, value in os.environ.items() if name.startswith(machine.POOLS)}
-        content = {"machine": {**record, "removed_environment": removed}, "limits": limits, "threads": threads, "missing": missing}
+        content = {
+            "machine": {**record, "removed_environment": removed},
+            "limits": limits,
+            "threads": threads,
+            "missing": missing,
+        }
         content["results"] = load(path, content) if resume else []
         if path.exists() and not resume:
             os.replace(path, path.with_suffix(".old.json"))
@@ -115,9 +132,16 @@ def line(result):
     ours = result["times"]["fastrnn"]["median"]
     words = f"{result['id']:34} {1e6 * ours:11.1f} us"
     if result["best_peer"] is not None:
-        words += f"  {result['ratio']:6.2f} [{result['ratio_low']:.2f}, {result['ratio_high']:.2f}] x {result['best_peer']}"
+        words += (
+            f"  {result['ratio']:6.2f} [{result['ratio_low']:.2f}, {result['ratio_high']:.2f}] x {result['best_peer']}"
+        )
     failed = "".join(f"  {name}: {why}" for name, why in result["failed"].items())
-    return words + f"  {result['limit_seconds'] / ours:4.0%} of the {result['limit_bound']} limit" + "  (noisy)" * result["noisy"] + failed
+    return (
+        words
+        + f"  {result['limit_seconds'] / ours:4.0%} of the {result['limit_bound']} limit"
+        + "  (noisy)" * result["noisy"]
+        + failed
+    )
 
 
 def main(argv=None):
@@ -135,14 +159,19 @@ def main(argv=None):
         threads = arguments.threads or most
         cases = chosen_cases(arguments)
         per_case = FULL if "jax" in names else LIGHT
-        print(f"{len(cases)} cases on {threads} thread{'s' * (threads > 1)}, about {len(cases) * per_case / 60:.0f} minutes", file=sys.stderr)
+        print(
+            f"{len(cases)} cases on {threads} thread{'s' * (threads > 1)}, about {len(cases) * per_case / 60:.0f} minutes",
+            file=sys.stderr,
+        )
         with tqdm(total=len(cases), unit="case", disable=None, dynamic_ncols=True) as bar:
 
             def say(words):
                 bar.write(words, file=sys.stderr)
                 bar.update()
 
-            path = run(cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say)
+            path = run(
+                cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say
+            )
     page = report.write(arguments.out)
     if not arguments.report_only:
         print("results:", path)

@@ -1,6 +1,6 @@
 """Regressions of the kernels: fastrnn alone, on one thread, for pytest-benchmark.
 
-    pytest bench/test_kernels.py --benchmark-autosave;  later: pytest bench/test_kernels.py --benchmark-compare
+pytest bench/test_kernels.py --benchmark-autosave;  later: pytest bench/test_kernels.py --benchmark-compare
 """
 
 import numpy as np

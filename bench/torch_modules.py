@@ -19,7 +19,13 @@ import fastrnn
 
 from .machine import cpu_model
 
-SIZES = {"step": (1, 1, 256, 256), "small": (50, 1, 64, 64), "middle": (50, 32, 64, 128), "large": (100, 32, 64, 256), "wide": (50, 64, 128, 512)}
+SIZES = {
+    "step": (1, 1, 256, 256),
+    "small": (50, 1, 64, 64),
+    "middle": (50, 32, 64, 128),
+    "large": (100, 32, 64, 256),
+    "wide": (50, 64, 128, 512),
+}
 SHORT = {"step": (1, 1, 16, 16), "middle": (10, 4, 8, 16)}
 
 
@@ -28,7 +34,11 @@ def calls(torch, kind, training, T, B, I, H):
     import fastrnn.torch
 
     torch.manual_seed(0)
-    theirs, ours, engine = getattr(torch.nn, kind)(I, H), getattr(fastrnn.torch, kind)(I, H), getattr(fastrnn, kind)(I, H)
+    theirs, ours, engine = (
+        getattr(torch.nn, kind)(I, H),
+        getattr(fastrnn.torch, kind)(I, H),
+        getattr(fastrnn, kind)(I, H),
+    )
     for other in (ours, engine):
         other.load_state_dict(theirs.state_dict())
     x = torch.randn(T, B, I)
@@ -60,7 +70,9 @@ def measure(found, seconds):
     want = found["torch"]()
     for who in ("module", "engine"):
         for got, expected in zip(found[who](), want, strict=True):
-            np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * max(1, np.abs(expected).max()), err_msg=who)
+            np.testing.assert_allclose(
+                got, expected, rtol=1e-3, atol=1e-4 * max(1, np.abs(expected).max()), err_msg=who
+            )
     times, end = {who: [] for who in found}, perf_counter() + seconds
     while perf_counter() < end or len(times["torch"]) < 5:
         for who, run in found.items():
@@ -81,14 +93,20 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     print(f"{cpu_model()}; torch {torch.__version__}; {options.threads} threads")
-    print("| case | T, B, I, H | torch.nn µs | module µs | torch / module | torch / engine | kept |\n|---|---|---|---|---|---|---|")
+    print(
+        "| case | T, B, I, H | torch.nn µs | module µs | torch / module | torch / engine | kept |\n|---|---|---|---|---|---|---|"
+    )
     with fastrnn.threads(options.threads):
         for name, sizes in (SHORT if options.short else SIZES).items():
             for kind in ("LSTM", "GRU", "RNN"):
                 for training in (False, True):
-                    times, ratios = measure(calls(torch, kind, training, *sizes), 0.0 if options.short else options.seconds)
+                    times, ratios = measure(
+                        calls(torch, kind, training, *sizes), 0.0 if options.short else options.seconds
+                    )
                     cells = [f"{kind} {name} {'training' if training else 'inference'}", ", ".join(map(str, sizes))]
-                    cells += [f"{times[who] * 1e6:.0f}" for who in ("torch", "module")] + [f"{ratio:.2f}" for ratio in ratios.values()]
+                    cells += [f"{times[who] * 1e6:.0f}" for who in ("torch", "module")] + [
+                        f"{ratio:.2f}" for ratio in ratios.values()
+                    ]
                     print("| " + " | ".join([*cells, f"{ratios['module'] / ratios['engine']:.0%}"]) + " |", flush=True)
 
 

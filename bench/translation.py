@@ -47,9 +47,23 @@ def folder(path):
 
 CASES = {  # data, EncoderDecoder's arguments, rows of a batch
     "translate": (folder, dict(hidden_size=256, decoder_size=512, min_count=2), 128),
-    "pronounce": (dictionary, dict(hidden_size=256, num_layers=2, decoder_size=384, decoder_layers=1, source_embedding=128, target_embedding=128), 128),
+    "pronounce": (
+        dictionary,
+        dict(
+            hidden_size=256,
+            num_layers=2,
+            decoder_size=384,
+            decoder_layers=1,
+            source_embedding=128,
+            target_embedding=128,
+        ),
+        128,
+    ),
     "translate-small": (
-        folder, dict(hidden_size=128, decoder_size=214, source_embedding=128, target_embedding=128, min_count=2), 128),
+        folder,
+        dict(hidden_size=128, decoder_size=214, source_embedding=128, target_embedding=128, min_count=2),
+        128,
+    ),
     "pronounce-small": (dictionary, dict(hidden_size=64, source_embedding=64, target_embedding=64), 64),
     "numbers": (numbers, dict(hidden_size=32, source_embedding=16, target_embedding=16), 64),
 }
@@ -85,7 +99,10 @@ class Torch:
         def tensor(array):
             return nn.Parameter(torch.from_numpy(np.array(array)))
 
-        self.source, self.target = tensor(model.source_table.params["weight"]), tensor(model.target_table.params["weight"])
+        self.source, self.target = (
+            tensor(model.source_table.params["weight"]),
+            tensor(model.target_table.params["weight"]),
+        )
         layer = model.encoder
         self.encoder = nn.GRU(layer.input_size, layer.hidden_size, layer.num_layers, bidirectional=True)
         self.encoder.load_state_dict({name: torch.from_numpy(a) for name, a in layer.state_dict().items()})
@@ -118,19 +135,36 @@ class Torch:
         memory = y.transpose(0, 1).contiguous()
         mask = torch.arange(memory.shape[1])[None] >= lengths[:, None]
         keys = memory @ p["weight_key"].t()
-        h = torch.tanh(torch.nn.functional.linear(torch.cat([h_n[-2], h_n[-1]], 1), p["bridge.weight"], p["bridge.bias"]))
+        h = torch.tanh(
+            torch.nn.functional.linear(torch.cat([h_n[-2], h_n[-1]], 1), p["bridge.weight"], p["bridge.bias"])
+        )
         x = torch.nn.functional.linear(
-            torch.nn.functional.embedding(torch.from_numpy(batch.inputs), self.target), p["weight_ih_l0"], p["bias_ih_l0"]
+            torch.nn.functional.embedding(torch.from_numpy(batch.inputs), self.target),
+            p["weight_ih_l0"],
+            p["bias_ih_l0"],
         )
         feed, found = torch.zeros(len(h), p["weight_out"].shape[0]), []
-        weights = [p[name] for name in ("weight_feed", "weight_hh_l0", "bias_hh_l0", "weight_query", "weight_score", "weight_out", "bias_out")]
+        weights = [
+            p[name]
+            for name in (
+                "weight_feed",
+                "weight_hh_l0",
+                "bias_hh_l0",
+                "weight_query",
+                "weight_score",
+                "weight_out",
+                "bias_out",
+            )
+        ]
         for x_t in x.unbind(0):
             h, feed = self.step(x_t, h, feed, keys, memory, mask, *weights)
             found.append(feed)
         valid = torch.from_numpy(batch.valid)
         rows = torch.stack(found).flatten(0, 1).index_select(0, valid)
         logits = torch.nn.functional.linear(rows, p["linear.weight"], p["linear.bias"])
-        return torch.nn.functional.cross_entropy(logits, torch.from_numpy(batch.targets).flatten().index_select(0, valid))
+        return torch.nn.functional.cross_entropy(
+            logits, torch.from_numpy(batch.targets).flatten().index_select(0, valid)
+        )
 
     def update(self, batch):
         self.optimizer.zero_grad(set_to_none=True)
@@ -165,13 +199,17 @@ def main(name, *arguments):
     total = {peer: sum(found) for peer, found in times.items()}
     symbols = sum(int(batch.lengths.sum()) for batch in some)
     ratios = [b / a for a, b in zip(*times.values())]
-    print(f"{name}, {threads} threads, {count} of {len(data)} batches of {size}; {ours.model.num_parameters:,} parameters")
+    print(
+        f"{name}, {threads} threads, {count} of {len(data)} batches of {size}; {ours.model.num_parameters:,} parameters"
+    )
     print(f"{cpu_model()}; torch {torch.__version__}{', compiled step' if os.environ.get('COMPILE') else ''}")
     print(f"losses of {UPDATES_COMPARED} updates agree: {', '.join(f'{loss:.4f}' for loss in losses[0])}")
     for peer, seconds in total.items():
         print(f"{peer:8} {symbols / seconds:8.0f} target symbols/s, an epoch {seconds * data.steps / symbols:.0f} s")
     median, low, high = statistics.median(ratios), min(ratios), max(ratios)
-    print(f"fastrnn is {median:.2f} times as fast (median of the batches; {low:.2f} to {high:.2f}), {total['torch'] / total['fastrnn']:.2f} in all")
+    print(
+        f"fastrnn is {median:.2f} times as fast (median of the batches; {low:.2f} to {high:.2f}), {total['torch'] / total['fastrnn']:.2f} in all"
+    )
 
 
 if __name__ == "__main__":

@@ -61,12 +61,21 @@ class Worker:
 
     def start(self):
         code = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__package__}.worker import main; main(*json.loads(sys.argv[2]))"
-        path = json.dumps([os.path.abspath(entry) for entry in sys.path])  # the same packages as here, wherever it was started
+        path = json.dumps(
+            [os.path.abspath(entry) for entry in sys.path]
+        )  # the same packages as here, wherever it was started
         arguments = json.dumps([self.name, self.threads, cpus(self.threads)])
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", code, path, arguments],  # -I: "-c" would import json from the current folder
+                [
+                    sys.executable,
+                    "-I",
+                    "-c",
+                    code,
+                    path,
+                    arguments,
+                ],  # -I: "-c" would import json from the current folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -102,7 +111,9 @@ class Worker:
         try:
             kind, value = pickle.load(self.process.stdout)
         except (EOFError, pickle.UnpicklingError):
-            raise WorkerError(f"{self.name} died with status {self.process.wait()}; see {self.log}", alive=False) from None
+            raise WorkerError(
+                f"{self.name} died with status {self.process.wait()}; see {self.log}", alive=False
+            ) from None
         if kind == "missing":
             raise Missing(f"{value}; pip install {PEERS[self.name][2]}")
         if kind == "error":

@@ -41,15 +41,22 @@ def circuits(folder):
         "context": GRU(8, 64, context_size=10),
         "language_model": LanguageModel("lstm", 128, 2, seed=0).fit(TEXT, epochs=0, verbose=False),
         "classifier_last": SequenceClassifier("gru", 64, seed=0).fit(X, y, **classifier),
-        "classifier_mean": SequenceClassifier("gru", 64, bidirectional=True, pooling="mean", seed=0).fit(X, y, **classifier),
+        "classifier_mean": SequenceClassifier("gru", 64, bidirectional=True, pooling="mean", seed=0).fit(
+            X, y, **classifier
+        ),
         "regressor": SequenceRegressor("gru", 64, per_step=True, seed=0).fit(X, [np.ones(4)] * 2, **classifier),
         "forecaster": Forecaster(24, 12, seed=0).fit(np.arange(99.0), **classifier),
         "events": EventModel("gru", 260, seed=0).fit([np.ones((4, 88))], **classifier),
         "sizes": Stacked([GRU(8, 128), LSTM(128, 64)]),
-        "tagger": SequenceTagger("lstm", 64, seed=0).fit([["time", "flies"]], [["NOUN", "VERB"]], epochs=0, verbose=False),
+        "tagger": SequenceTagger("lstm", 64, seed=0).fit(
+            [["time", "flies"]], [["NOUN", "VERB"]], epochs=0, verbose=False
+        ),
     }
     words = ["ab", "abc"]
-    encoders = {"attention": dict(), "encoder_decoder": dict(bidirectional=False, decoder_size=32, attention=None, context="both")}
+    encoders = {
+        "attention": dict(),
+        "encoder_decoder": dict(bidirectional=False, decoder_size=32, attention=None, context="both"),
+    }
     for name, options in encoders.items():
         pictures[name] = EncoderDecoder("gru", 64, seed=0, **options).fit(words, words, epochs=0, verbose=False)
     pictures["vector"] = VectorToSequence("gru", 64, seed=0).fit(np.eye(2), words, epochs=0, verbose=False)

@@ -27,7 +27,13 @@ def main():
     for option, value in {"hidden": 64, "batch": 8, "updates": 3000, "seed": 0}.items():
         parser.add_argument("--" + option, type=int, default=value)
     arguments = parser.parse_args()
-    T, B, H, rng, storage = ROUNDS * STEPS, arguments.batch, arguments.hidden, np.random.default_rng(arguments.seed), fastrnn.Storage()
+    T, B, H, rng, storage = (
+        ROUNDS * STEPS,
+        arguments.batch,
+        arguments.hidden,
+        np.random.default_rng(arguments.seed),
+        fastrnn.Storage(),
+    )
     rnn, linear = fastrnn.GRU(0, H, storage=storage), fastrnn.Linear(H, 2, seed=rng, storage=storage)
     initial = storage.add(rng.uniform(-0.5, 0.5, (1, 1, H)))  # a parameter as the others are
     fastrnn.parameters.initialise(rnn, "glorot", seed=rng)
@@ -50,7 +56,9 @@ def main():
     for k in (1, 3, 4, 10, 30, 100):
         drawn = points[(k - 1) * STEPS : k * STEPS]
         place, nearest = drawn - eight(range(1, STEPS + 1)), np.linalg.norm(drawn[:, None] - curve, axis=-1).min(1)
-        print(f"round {k}: error {np.sqrt((place**2).sum(1).mean()):.4f}, off the curve by {np.sqrt((nearest**2).mean()):.4f}")
+        print(
+            f"round {k}: error {np.sqrt((place**2).sum(1).mean()):.4f}, off the curve by {np.sqrt((nearest**2).mean()):.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -42,13 +42,17 @@ def main():
     add("--out", type=Path, help="directory for the model and its checkpoint; with --resume to go on")
     add("--resume", action="store_true")
     arguments = parser.parse_args()
-    model = LanguageModel(arguments.cell, arguments.hidden, arguments.layers, dropout=arguments.dropout, seed=arguments.seed)
+    model = LanguageModel(
+        arguments.cell, arguments.hidden, arguments.layers, dropout=arguments.dropout, seed=arguments.seed
+    )
     model.fit(
         arguments.file or "\n".join(topics.values()), epochs=arguments.epochs, batch_size=50, seq_len=arguments.seq_len, validation=0.05,
         held_out="streams", checkpoint=arguments.out, resume=arguments.resume, **recipe(arguments.recipe, arguments.epochs),
     )  # fmt: skip
     best = min(entry["validation_loss"] for entry in model.history)
-    print(f"validation: {best:.4f} nats per character ({model.num_parameters:,} parameters, {model.speed or 0:,.0f} characters/s)")
+    print(
+        f"validation: {best:.4f} nats per character ({model.num_parameters:,} parameters, {model.speed or 0:,.0f} characters/s)"
+    )
     print(arguments.prime + model.generate(arguments.prime, 500, arguments.temperature, seed=arguments.seed))
 
 

@@ -40,7 +40,9 @@ def main():
     scores = []
     for seed in range(arguments.seeds):
         model = SequenceClassifier("gru", 64, num_layers=2, bidirectional=True, pooling="mean", dropout=0.2, seed=seed)
-        model.fit(*train, epochs=arguments.epochs, batch_size=8, lr=5e-3, schedule=Cosine(arguments.epochs), verbose=False)
+        model.fit(
+            *train, epochs=arguments.epochs, batch_size=8, lr=5e-3, schedule=Cosine(arguments.epochs), verbose=False
+        )
         scores.append(model.score(*test))
         print(f"seed {seed}: accuracy {scores[-1]:.4f} ({model.num_parameters} parameters, {model.speed:,.0f} steps/s)")
     print(f"mean {np.mean(scores):.4f}, least {min(scores):.4f}")

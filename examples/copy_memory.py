@@ -45,11 +45,18 @@ def main():
         ids, targets = draw(rng, delay, arguments.batch)
         (y, _), rnn_backward = rnn.vjp(symbols[ids])
         (logits, linear_backward), grad[:] = linear.vjp(y), 0
-        rnn_backward(linear_backward(losses.softmax_cross_entropy.vjp(logits, targets)[1](), into=grad).x, need_x=False, into=grad)
+        rnn_backward(
+            linear_backward(losses.softmax_cross_entropy.vjp(logits, targets)[1](), into=grad).x,
+            need_x=False,
+            into=grad,
+        )
         adam.step(grad, optim.clip_by_global_norm(grad, 1)[1])
         if update % 500 == 0 or update == arguments.updates:
             logits = linear(rnn(symbols[ids_test])[0])
-            loss, accuracy = losses.softmax_cross_entropy(logits, targets_test), np.mean(logits[-10:].argmax(-1) == targets_test[-10:])
+            loss, accuracy = (
+                losses.softmax_cross_entropy(logits, targets_test),
+                np.mean(logits[-10:].argmax(-1) == targets_test[-10:]),
+            )
             print(f"update {update}: {loss:.4f} nats per step, accuracy {accuracy:.3f}", flush=True)
             if accuracy >= 0.99:
                 print(f"solved after {update} updates")

@@ -42,8 +42,24 @@ def main():
     train, test = series[:-h], series[-h:]
     quantiles = (0.1, 0.5, 0.9) if arguments.quantiles else None
     for seed in range(arguments.seeds):
-        model = Forecaster(arguments.window, h, season=season, log=bool((series > 0).all()), quantiles=quantiles, dropout=0.2, seed=seed)
-        model.fit(train, past, epochs=arguments.epochs, batch_size=16, lr=5e-3, schedule=Cosine(arguments.epochs), verbose=False)
+        model = Forecaster(
+            arguments.window,
+            h,
+            season=season,
+            log=bool((series > 0).all()),
+            quantiles=quantiles,
+            dropout=0.2,
+            seed=seed,
+        )
+        model.fit(
+            train,
+            past,
+            epochs=arguments.epochs,
+            batch_size=16,
+            lr=5e-3,
+            schedule=Cosine(arguments.epochs),
+            verbose=False,
+        )
         print(f"seed {seed}: MASE {model.mase(test, future_exog=future):.3f}")
         if quantiles:
             low, _, high = model.predict_quantiles(future_exog=future)[:, :, 0]

@@ -1,7 +1,7 @@
 """Karpathy's min-char-rnn: 100 tanh units read one stream of characters (a file's, or Python's documentation); Adagrad, 25 at a time.
 
-    python examples/min_char_rnn.py input.txt    prints the smoothed loss in nats per 25 characters, as the original does
-    python -m bench.min_char_rnn input.txt       the original in NumPy beside it, for its time
+python examples/min_char_rnn.py input.txt    prints the smoothed loss in nats per 25 characters, as the original does
+python -m bench.min_char_rnn input.txt       the original in NumPy beside it, for its time
 """
 
 import argparse
@@ -30,7 +30,9 @@ def iteration(V, w_xh, w_hh, w_hy, dtype="float32"):
         (y, state), rnn_backward = rnn.vjp(inputs[ids[:-1], None], state)
         (logits, linear_backward), grad[:] = linear.vjp(y), 0
         loss, loss_backward = fastrnn.losses.softmax_cross_entropy.vjp(logits, ids[1:, None], out=logits)
-        rnn_backward(linear_backward(loss_backward(T), into=grad).x, need_x=False, into=grad)  # T: of the sum, not the mean
+        rnn_backward(
+            linear_backward(loss_backward(T), into=grad).x, need_x=False, into=grad
+        )  # T: of the sum, not the mean
         fastrnn.optim.clip_by_value(grad, 5)
         adagrad.step(grad)
         return T * loss, state
@@ -44,7 +46,9 @@ def main(make=iteration):
     for option, value in {"iterations": 10_000, "seed": 0}.items():
         parser.add_argument("--" + option, type=int, default=value)
     arguments = parser.parse_args()
-    ids = np.unique(list(arguments.file.read_text("utf-8") if arguments.file else "\n".join(topics.values())), return_inverse=True)[1]
+    ids = np.unique(
+        list(arguments.file.read_text("utf-8") if arguments.file else "\n".join(topics.values())), return_inverse=True
+    )[1]
     V, rng = ids.max() + 1, np.random.RandomState(arguments.seed)
     iterate = make(V, *(0.01 * rng.randn(*shape) for shape in ((H, V), (H, H), (V, H))))
     smooth, p, state, start = T * np.log(V), 0, None, time.perf_counter()

@@ -37,7 +37,9 @@ def main():
     add("--epochs", type=int, default=150)
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
-    train, valid, test = (read_rolls(arguments.file, part) if arguments.file else canons(60, rng) for part in ("train", "valid", "test"))
+    train, valid, test = (
+        read_rolls(arguments.file, part) if arguments.file else canons(60, rng) for part in ("train", "valid", "test")
+    )
     hidden = arguments.hidden or {"gru": 260, "lstm": 222, "rnn": 390}[arguments.cell]
     for seed in range(arguments.seeds):
         model = EventModel(arguments.cell, hidden, input_dropout=0.2, dropout=0.5, seed=seed)
@@ -46,7 +48,9 @@ def main():
             optimizer="adamw", weight_decay=0.1, verbose=False,
         )  # fmt: skip
         best = min(entry["validation_loss"] for entry in model.history)
-        print(f"seed {seed}: test {-model.score(test):.3f}, valid {best:.3f} nats/frame ({model.num_parameters:,} parameters, {model.speed:,.0f} frames/s)")
+        print(
+            f"seed {seed}: test {-model.score(test):.3f}, valid {best:.3f} nats/frame ({model.num_parameters:,} parameters, {model.speed:,.0f} frames/s)"
+        )
     prime = test[0][:8]
     print("it goes on:", [(np.flatnonzero(frame) + LOWEST).tolist() for frame in model.generate(8, prime, seed=0)])
 

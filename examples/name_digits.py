@@ -39,7 +39,9 @@ def main():
     add("--out", help="folder of the model and its checkpoints")
     arguments = parser.parse_args()
     digits = load_digits()
-    X, texts = (digits.data, [NAMES[k] for k in digits.target]) if arguments.pairs is None else read_captions(arguments.pairs)
+    X, texts = (
+        (digits.data, [NAMES[k] for k in digits.target]) if arguments.pairs is None else read_captions(arguments.pairs)
+    )
     order = np.random.default_rng(0).permutation(len(X))
     train, unseen = order[len(order) // 5 :], order[: len(order) // 5]
     if arguments.pairs is not None:

@@ -23,7 +23,10 @@ def made_up():
     """{word: [sounds]}: c is K before a and o, S before e; a double vowel is one long sound."""
     sounds = {"ca": ["K", "A"], "co": ["K", "O"], "ce": ["S", "E"], "aa": ["AH"], "oo": ["UW"]}
     parts = ["ba", "do", "ne", *sounds]
-    return {"".join(word): [[s for part in word for s in sounds.get(part, part.upper())]] for word in itertools.product(parts, repeat=3)}
+    return {
+        "".join(word): [[s for part in word for s in sounds.get(part, part.upper())]]
+        for word in itertools.product(parts, repeat=3)
+    }
 
 
 def main():
@@ -44,16 +47,24 @@ def main():
     test, held = parts.pop("0"), parts.pop("1")
     pairs = [(word, variant) for part in parts.values() for word, variants in part.items() for variant in variants]
     held = [(word, variant) for word, variants in held.items() for variant in variants]
-    sizes = dict(decoder_size=a.decoder, decoder_layers=1, source_embedding=128, target_embedding=128, dropout=a.dropout)
-    model = EncoderDecoder("gru", a.hidden, a.layers, attention=None if a.attention == "none" else a.attention, seed=a.seed, **sizes)
+    sizes = dict(
+        decoder_size=a.decoder, decoder_layers=1, source_embedding=128, target_embedding=128, dropout=a.dropout
+    )
+    model = EncoderDecoder(
+        "gru", a.hidden, a.layers, attention=None if a.attention == "none" else a.attention, seed=a.seed, **sizes
+    )
     training = dict(epochs=a.epochs, batch_size=128, schedule=Cosine(a.epochs))
     model.fit(*zip(*pairs), validation=tuple(zip(*held)), checkpoint=a.out, resume=bool(a.out), **training)
     print(f"{len(pairs):,} pairs, {model.num_parameters:,} parameters, {model.speed or 0:,.0f} sounds/s")
     for beam in (1, 5):
         found = zip(model.predict(list(test), beam=beam), test.values())
-        nearest = [min((Levenshtein.distance(mine, variant), len(variant)) for variant in variants) for mine, variants in found]
+        nearest = [
+            min((Levenshtein.distance(mine, variant), len(variant)) for variant in variants) for mine, variants in found
+        ]
         wrong, edits, length = sum(d > 0 for d, _ in nearest), *map(sum, zip(*nearest))
-        print(f"beam {beam}: {wrong / len(test):.2%} of {len(test):,} test words wrong (WER), {edits / length:.2%} of their sounds (PER)")
+        print(
+            f"beam {beam}: {wrong / len(test):.2%} of {len(test):,} test words wrong (WER), {edits / length:.2%} of their sounds (PER)"
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def python_lines(module):
         if token.string.strip():
             kind = "KEYWORD" if keyword.iskeyword(token.string) else tokenize.tok_name[token.type]
             lines.setdefault(token.start[0], []).append((token.string, kind))
-    return [[word for word, _ in line] for line in lines.values()], [[kind for _, kind in line] for line in lines.values()]
+    return [[word for word, _ in line] for line in lines.values()], [
+        [kind for _, kind in line] for line in lines.values()
+    ]
 
 
 def main():
@@ -34,7 +36,9 @@ def main():
     arguments = parser.parse_args()
     if len(arguments.files) not in (0, 3):
         parser.error("give three files, or none")
-    train, dev, test = map(read_conllu, arguments.files) if arguments.files else map(python_lines, (argparse, io, tokenize))
+    train, dev, test = (
+        map(read_conllu, arguments.files) if arguments.files else map(python_lines, (argparse, io, tokenize))
+    )
     for seed in range(arguments.seeds):
         model = SequenceTagger("lstm", 128, seed=seed)
         model.fit(*train, validation=dev, epochs=arguments.epochs, lr=3e-3, batch_size=32, patience=4)

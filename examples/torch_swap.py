@@ -1,7 +1,7 @@
 """A character LSTM trained by torch; --backend says whose LSTM it is, and nothing else changes.
 
-    python examples/torch_swap.py --backend torch      prints the loss curve and the time
-    python examples/torch_swap.py --backend fastrnn    the same curve, from the same seed; the text is a file's, or Python's documentation
+python examples/torch_swap.py --backend torch      prints the loss curve and the time
+python examples/torch_swap.py --backend fastrnn    the same curve, from the same seed; the text is a file's, or Python's documentation
 """
 
 import argparse
@@ -56,5 +56,11 @@ if __name__ == "__main__":
     text = arguments.file.read_text("utf-8") if arguments.file else "\n".join(topics.values())
     symbols = sorted(set(text))
     begin = time.perf_counter()
-    losses = train(arguments.backend, torch.tensor([symbols.index(c) for c in text]), len(symbols), steps=arguments.steps)[1]
-    print("\n".join(f"step {n + 1}: loss {losses[n]:.4f}" for n in range(9, len(losses), 10)), f"{time.perf_counter() - begin:.1f} s", sep="\n")
+    losses = train(
+        arguments.backend, torch.tensor([symbols.index(c) for c in text]), len(symbols), steps=arguments.steps
+    )[1]
+    print(
+        "\n".join(f"step {n + 1}: loss {losses[n]:.4f}" for n in range(9, len(losses), 10)),
+        f"{time.perf_counter() - begin:.1f} s",
+        sep="\n",
+    )

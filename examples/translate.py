@@ -24,7 +24,10 @@ NAMES = ["test_2016_flickr", "val", "train"]
 def numbers(name):
     """Numbers whose last two digits are at least 20: a seventh is the test part, another one is held out."""
     found = [n for n in range(20, 1000) if n % 100 >= 20 and min(n % 7, 2) == NAMES.index(name)]
-    words = [[SMALL[n // 100], "hundred"] * (n >= 100) + [TENS[n % 100 // 10 - 2]] + [SMALL[n % 10]] * (n % 10 > 0) for n in found]
+    words = [
+        [SMALL[n // 100], "hundred"] * (n >= 100) + [TENS[n % 100 // 10 - 2]] + [SMALL[n % 10]] * (n % 10 > 0)
+        for n in found
+    ]
     return [list(str(n)) for n in found], words
 
 
@@ -42,13 +45,25 @@ def main():
     add("--seed", type=int, default=0)
     add("--out", help="folder of the model and its checkpoints")
     a = parser.parse_args()
-    test, held, train = map(numbers, NAMES) if a.folder is None else (read_parallel(a.folder / f"{n}.de", a.folder / f"{n}.en") for n in NAMES)
-    sizes = dict(decoder_size=a.decoder, source_embedding=a.embedding, target_embedding=a.embedding, min_count=2, dropout=a.dropout)
+    test, held, train = (
+        map(numbers, NAMES)
+        if a.folder is None
+        else (read_parallel(a.folder / f"{n}.de", a.folder / f"{n}.en") for n in NAMES)
+    )
+    sizes = dict(
+        decoder_size=a.decoder,
+        source_embedding=a.embedding,
+        target_embedding=a.embedding,
+        min_count=2,
+        dropout=a.dropout,
+    )
     attention = None if a.attention == "none" else a.attention
     model = EncoderDecoder("gru", a.hidden, attention=attention, context=a.context, seed=a.seed, **sizes)
     training = dict(lr=1e-3, batch_size=128 if a.folder else 16, label_smoothing=a.smoothing)
     model.fit(*train, validation=held, epochs=a.epochs, checkpoint=a.out, resume=bool(a.out), **training)
-    print(f"{model.source_vocabulary} to {model.vocabulary}, {model.num_parameters:,} parameters, {model.speed or 0:,.0f} words/s")
+    print(
+        f"{model.source_vocabulary} to {model.vocabulary}, {model.num_parameters:,} parameters, {model.speed or 0:,.0f} words/s"
+    )
     print(f"test perplexity {math.exp(-model.score(*test)):.2f} per word")
     for beam in (1, 5):
         found = list(map(" ".join, model.predict(test[0], beam=beam, length_penalty=1.0, max_length=50)))

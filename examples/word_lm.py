@@ -34,7 +34,9 @@ def main():
     else:
         text = "\n".join(topics.values())
         train, valid, test = text[:-100_000], text[-100_000:-50_000], text[-50_000:]
-    options = dict(level="word", max_vocabulary=arguments.max_vocabulary, tied=True, label_smoothing=arguments.smoothing, seed=0)
+    options = dict(
+        level="word", max_vocabulary=arguments.max_vocabulary, tied=True, label_smoothing=arguments.smoothing, seed=0
+    )
     model = LanguageModel("lstm", arguments.hidden, arguments.layers, dropout=arguments.dropout, **options)
     model.fit(
         train + valid,

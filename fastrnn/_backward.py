@@ -16,7 +16,9 @@ class Backward(OwnsTape):
     Calling it does not change the tape: it may be called again, from any thread.
     """
 
-    def __init__(self, layer, net, packed, batch, rows, context, tape, dropout, y_shape, unbatched, embedding, learnt, check=None):
+    def __init__(
+        self, layer, net, packed, batch, rows, context, tape, dropout, y_shape, unbatched, embedding, learnt, check=None
+    ):
         self._layer, self._net, self._packed, self._batch = layer, net, packed, batch
         self._rows, self._context, self._tape, self._dropout = rows, context, tape, dropout
         self._y_shape, self._unbatched, self._embedding, self._learnt = y_shape, unbatched, embedding, learnt

@@ -52,7 +52,10 @@ def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *
 @lru_cache(maxsize=256)
 def scratch_layout(net, rows, B, Hp):
     width = net.cell.blocks * Hp
-    return Layout(net.dtype, [part for d in range(net.num_directions) for part in ((f"dgates{d}", (rows, width)), (f"dphase{d}", (B, Hp)))])
+    return Layout(
+        net.dtype,
+        [part for d in range(net.num_directions) for part in ((f"dgates{d}", (rows, width)), (f"dphase{d}", (B, Hp)))],
+    )
 
 
 @lru_cache(maxsize=256)
@@ -87,7 +90,14 @@ class Sweep:
 
     def prepare(self, scratch, dy, dh, dc, dx):
         """The engine's part: dh, dc become those of the initial state; dW_hh, dW_ih and dx are products over all valid rows."""
-        net, batch, packed, H, Hp, P = self.net, self.batch, self.packed, self.net.hidden_size, self.packed.Hp, self.packed.P
+        net, batch, packed, H, Hp, P = (
+            self.net,
+            self.batch,
+            self.packed,
+            self.net.hidden_size,
+            self.packed.Hp,
+            self.packed.P,
+        )
         cell, (gates, h_prev, c_prev) = net.cell, self.tape
         bptt = _engine.Bptt(
             cell.code, net.runs_back(self.d), H, Hp, cell.blocks, len(cell.x_gates),
@@ -144,6 +154,8 @@ class Sweep:
         H, Hp = self.net.hidden_size, self.packed.Hp
         dw = self.grads[name + self.suffix]
         for block, gate, count in self.packed.dw_ih_runs:
-            _engine.gemm(True, False, dgates[:, block * Hp : block * Hp + count * H], x, dw[gate * H : (gate + count) * H])
+            _engine.gemm(
+                True, False, dgates[:, block * Hp : block * Hp + count * H], x, dw[gate * H : (gate + count) * H]
+            )
         if dx is not None:
             _engine.product(dgates, self.packed.input_backward(self.suffix, name), None, dx, accumulate)

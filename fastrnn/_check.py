@@ -61,7 +61,9 @@ def array(name, value, of):
     unmasked(name, value)
     value = np.asarray(value)
     if value.dtype != of.dtype:
-        raise TypeError(f"{name} is {value.dtype}, but this {of.kind} computes in {of.dtype}: convert with {name}.astype('{of.dtype}')")
+        raise TypeError(
+            f"{name} is {value.dtype}, but this {of.kind} computes in {of.dtype}: convert with {name}.astype('{of.dtype}')"
+        )
     return value if value.flags.aligned else value.copy()
 
 
@@ -75,7 +77,9 @@ def x(layer, value):
         hint = ""
         if value.ndim == 3 and layer.input_size in value.shape[:2]:
             hint = f"; x must be {'(B, T, I)' if layer.batch_first else '(T, B, I)'}, got shape {value.shape}"
-        raise ValueError(f"x has {value.shape[-1]} features, but this {layer.kind} was made with input_size={layer.input_size}{hint}")
+        raise ValueError(
+            f"x has {value.shape[-1]} features, but this {layer.kind} was made with input_size={layer.input_size}{hint}"
+        )
     unbatched = value.ndim == 2
     if unbatched:
         return value[:, None, :], True
@@ -94,11 +98,17 @@ def ids(layer, value, embedding):
     if weight.dtype != layer.dtype:
         raise TypeError(f"the embedding is {weight.dtype}, but this {layer.kind} computes in {layer.dtype}")
     if weight.shape[1] != layer.input_size:
-        raise ValueError(f"the embedding has {weight.shape[1]} features, but this {layer.kind} was made with input_size={layer.input_size}")
+        raise ValueError(
+            f"the embedding has {weight.shape[1]} features, but this {layer.kind} was made with input_size={layer.input_size}"
+        )
     if value.ndim not in (1, 2):
-        raise ValueError(f"ids must be {'(B, T)' if layer.batch_first else '(T, B)'}, or (T,) for one sequence, got shape {value.shape}")
+        raise ValueError(
+            f"ids must be {'(B, T)' if layer.batch_first else '(T, B)'}, or (T,) for one sequence, got shape {value.shape}"
+        )
     if value.size and (value.min() < 0 or value.max() >= weight.shape[0]):
-        raise ValueError(f"ids go from {value.min()} to {value.max()}, but the embedding has rows 0 to {weight.shape[0] - 1}")
+        raise ValueError(
+            f"ids go from {value.min()} to {value.max()}, but the embedding has rows 0 to {weight.shape[0] - 1}"
+        )
     unbatched = value.ndim == 1
     if unbatched:
         return value[:, None], True
@@ -161,7 +171,9 @@ def resets(layer, value, T, B, unbatched):
     if value is None:
         return None
     if layer.learn_initial_state:
-        raise ValueError(f"resets make a state zero, but this {layer.kind} has learn_initial_state=True: give each episode its own row")
+        raise ValueError(
+            f"resets make a state zero, but this {layer.kind} has learn_initial_state=True: give each episode its own row"
+        )
     return steps(layer, "resets", value, T, B, unbatched)
 
 
@@ -182,14 +194,18 @@ def context(layer, value, B, unbatched):
     """(B, C), or None for a network without context."""
     if value is None:
         if layer.context_size:
-            raise ValueError(f"this {layer.kind} was made with context_size={layer.context_size}, but no context was given")
+            raise ValueError(
+                f"this {layer.kind} was made with context_size={layer.context_size}, but no context was given"
+            )
         return None
     if not layer.context_size:
         raise ValueError(f"a context was given, but this {layer.kind} was made without: make it with context_size=")
     value = array("context", value, layer)
     want = (layer.context_size,) if unbatched else (B, layer.context_size)
     if value.shape != want:
-        raise ValueError(f"context has shape {value.shape}, but it must be {want}: B={B}, context_size={layer.context_size}")
+        raise ValueError(
+            f"context has shape {value.shape}, but it must be {want}: B={B}, context_size={layer.context_size}"
+        )
     return np.ascontiguousarray(value[None] if unbatched else value)
 
 
@@ -220,7 +236,11 @@ def writable_like(name, value, shape, dtype):
 
 def apart(value, out, *, same=False):
     """`value`, or a copy of it if writing to `out` would change it; same: `out` may be the very same memory."""
-    if not isinstance(out, np.ndarray) or not np.may_share_memory(value, out) or (same and value.ctypes.data == out.ctypes.data):
+    if (
+        not isinstance(out, np.ndarray)
+        or not np.may_share_memory(value, out)
+        or (same and value.ctypes.data == out.ctypes.data)
+    ):
         return value
     return value.copy()
 
@@ -269,14 +289,18 @@ def symbols(layer, ids):
     """Ids of an Embedding, of any shape, as C-contiguous int64."""
     ids = integers("ids", ids)
     if ids.size and (ids.min() < 0 or ids.max() >= layer.num_embeddings):
-        raise ValueError(f"ids go from {ids.min()} to {ids.max()}, but this Embedding has rows 0 to {layer.num_embeddings - 1}")
+        raise ValueError(
+            f"ids go from {ids.min()} to {ids.max()}, but this Embedding has rows 0 to {layer.num_embeddings - 1}"
+        )
     return ids
 
 
 def slot(name, value, shape, storage):
     """The Slot of another layer's parameter, of a given shape, in the storage that both layers share."""
     if not hasattr(value, "offset"):
-        raise TypeError(f"{name} is {type(value).__name__}, but it must be the Slot of another layer's parameter: emb.slots['weight']")
+        raise TypeError(
+            f"{name} is {type(value).__name__}, but it must be the Slot of another layer's parameter: emb.slots['weight']"
+        )
     if storage is None:
         raise ValueError(f"{name} is tied to another layer's parameter: give the Storage that both lie in, storage=")
     if value.shape != shape:
@@ -318,7 +342,9 @@ def like(name, value, other_name, other):
     """Of the shape and dtype of another array, C-contiguous (copied only if it was not)."""
     value = np.asarray(value)
     if value.dtype != other.dtype:
-        raise TypeError(f"{name} is {value.dtype}, but {other_name} is {other.dtype}: convert with {name}.astype('{other.dtype}')")
+        raise TypeError(
+            f"{name} is {value.dtype}, but {other_name} is {other.dtype}: convert with {name}.astype('{other.dtype}')"
+        )
     if value.shape != other.shape:
         raise ValueError(f"{name} has shape {value.shape}, but {other_name} has {other.shape}")
     return np.ascontiguousarray(value)
@@ -359,9 +385,13 @@ def targets(value, steps_shape, num_classes):
     """One class for each step, below num_classes; a negative one is ignored. C-contiguous int64."""
     value = integers("targets", value)
     if value.shape != steps_shape:
-        raise ValueError(f"targets have shape {value.shape}, but logits has {steps_shape} steps of {num_classes} classes")
+        raise ValueError(
+            f"targets have shape {value.shape}, but logits has {steps_shape} steps of {num_classes} classes"
+        )
     if value.size and value.max() >= num_classes:
-        raise ValueError(f"targets go up to {value.max()}, but logits has {num_classes} classes: 0 to {num_classes - 1}")
+        raise ValueError(
+            f"targets go up to {value.max()}, but logits has {num_classes} classes: 0 to {num_classes - 1}"
+        )
     return value
 
 
@@ -371,7 +401,9 @@ def weights(value, shape):
     if value.shape != shape:
         raise ValueError(f"weights have shape {value.shape}, but there are targets of shape {shape}")
     if not (value >= 0).all() or not np.isfinite(value).all():
-        raise ValueError(f"weights must be finite and not negative, got {value[~(value >= 0) | ~np.isfinite(value)][0]}")
+        raise ValueError(
+            f"weights must be finite and not negative, got {value[~(value >= 0) | ~np.isfinite(value)][0]}"
+        )
     return value
 
 
@@ -381,13 +413,22 @@ def gradient(grad, write=False):
         got = grad.dtype if isinstance(grad, np.ndarray) else type(grad).__name__
         raise TypeError(f"grad is {got}, but it must be a float32 or float64 array")
     if not grad.flags.c_contiguous or not grad.flags.aligned or (write and not grad.flags.writeable):
-        raise ValueError(f"grad must be C-contiguous{' and writable' if write else ''}, got shape {grad.shape} and strides {grad.strides}")
+        raise ValueError(
+            f"grad must be C-contiguous{' and writable' if write else ''}, got shape {grad.shape} and strides {grad.strides}"
+        )
     return grad.reshape(-1)
 
 
 def flat_gradient(grad, flat, owner):
     """A gradient laid out like the parameters of an optimiser."""
-    if not isinstance(grad, np.ndarray) or grad.dtype != flat.dtype or grad.shape != flat.shape or not grad.flags.c_contiguous:
+    if (
+        not isinstance(grad, np.ndarray)
+        or grad.dtype != flat.dtype
+        or grad.shape != flat.shape
+        or not grad.flags.c_contiguous
+    ):
         got = f"{grad.dtype} of shape {grad.shape}" if isinstance(grad, np.ndarray) else type(grad).__name__
-        raise ValueError(f"grad is {got}, but the parameters of this {owner} are {flat.dtype} of shape {flat.shape}, contiguous")
+        raise ValueError(
+            f"grad is {got}, but the parameters of this {owner} are {flat.dtype} of shape {flat.shape}, contiguous"
+        )
     return grad

@@ -17,7 +17,9 @@ def cells(rnn):
         if getattr(rnn, name):
             raise ValueError(f"rnn was made with {name}=True, but {why}: make it without")
     if rnn.cell.proj_size:
-        raise ValueError(f"rnn was made with proj_size={rnn.cell.proj_size}, but a decoder's scores and outputs look at all its units: make it without")
+        raise ValueError(
+            f"rnn was made with proj_size={rnn.cell.proj_size}, but a decoder's scores and outputs look at all its units: make it without"
+        )
     return rnn
 
 
@@ -41,7 +43,9 @@ def memory_lengths(value, S, B):
         raise ValueError(f"memory_lengths has shape {value.shape}, but there are {B} rows: give one for each")
     value = integers("memory_lengths", value).astype(np.int64)
     if value.size and (value.min() < 0 or value.max() > S):
-        raise ValueError(f"memory_lengths has {value.min() if value.min() < 0 else value.max()}, but memory has {S} steps")
+        raise ValueError(
+            f"memory_lengths has {value.min() if value.min() < 0 else value.max()}, but memory has {S} steps"
+        )
     return value
 
 
@@ -52,20 +56,33 @@ def writing(decoder, embedding, linear):
         raise TypeError(f"decoder is {type(rnn).__name__}, but it must be an RNN, GRU, LSTM or AttentionDecoder")
     for name in ("bidirectional", "reverse"):
         if getattr(rnn, name):
-            raise ValueError(f"the decoder was made with {name}=True, but it writes from left to right: make it without")
+            raise ValueError(
+                f"the decoder was made with {name}=True, but it writes from left to right: make it without"
+            )
     if rnn.cell.proj_size:
-        raise ValueError(f"the decoder was made with proj_size={rnn.cell.proj_size}, which cannot write yet: make it without")
-    for name, layer, sizes in (("embedding", embedding, ("num_embeddings", "embedding_dim")), ("linear", linear, ("in_features", "out_features"))):
+        raise ValueError(
+            f"the decoder was made with proj_size={rnn.cell.proj_size}, which cannot write yet: make it without"
+        )
+    for name, layer, sizes in (
+        ("embedding", embedding, ("num_embeddings", "embedding_dim")),
+        ("linear", linear, ("in_features", "out_features")),
+    ):
         if not all(hasattr(layer, size) for size in sizes):
             raise TypeError(f"{name} is {type(layer).__name__}, but it must be a fastrnn.{name.capitalize()}")
         if layer.dtype != rnn.dtype:
             raise TypeError(f"the {name} is {layer.dtype}, but this {decoder.kind} computes in {rnn.dtype}")
     if embedding.embedding_dim != rnn.input_size:
-        raise ValueError(f"the embedding has {embedding.embedding_dim} features, but this {decoder.kind} was made with input_size={rnn.input_size}")
+        raise ValueError(
+            f"the embedding has {embedding.embedding_dim} features, but this {decoder.kind} was made with input_size={rnn.input_size}"
+        )
     if linear.in_features != decoder.output_size:
-        raise ValueError(f"linear was made with in_features={linear.in_features}, but this {decoder.kind} gives {decoder.output_size} features")
+        raise ValueError(
+            f"linear was made with in_features={linear.in_features}, but this {decoder.kind} gives {decoder.output_size} features"
+        )
     if embedding.num_embeddings < linear.out_features:
-        raise ValueError(f"linear chooses among {linear.out_features} symbols, but the embedding has rows for {embedding.num_embeddings}")
+        raise ValueError(
+            f"linear chooses among {linear.out_features} symbols, but the embedding has rows for {embedding.num_embeddings}"
+        )
 
 
 def symbol(name, value, count, of):

@@ -29,13 +29,17 @@ def plain(value):
 def states_of(mask, return_states):
     """States at every step can't be had where some are left out."""
     if mask is not None and return_states:
-        raise ValueError("return_states gives the state that each step computed, but with a mask some steps compute none: leave one of them out")
+        raise ValueError(
+            "return_states gives the state that each step computed, but with a mask some steps compute none: leave one of them out"
+        )
 
 
 def one_way(reverse, bidirectional):
     """Whether the only direction is the one back in time."""
     if reverse and bidirectional:
-        raise ValueError("reverse=True and bidirectional=True: a bidirectional network has the reverse direction already, leave one out")
+        raise ValueError(
+            "reverse=True and bidirectional=True: a bidirectional network has the reverse direction already, leave one out"
+        )
     return bool(reverse)
 
 
@@ -48,5 +52,7 @@ def projection(value, hidden_size):
     """Features of a projected h; 0: it is not projected."""
     value = size("proj_size", value, least=0)
     if value and value >= size("hidden_size", hidden_size):
-        raise ValueError(f"proj_size is {value}, but it must be smaller than hidden_size={hidden_size}; 0 means no projection")
+        raise ValueError(
+            f"proj_size is {value}, but it must be smaller than hidden_size={hidden_size}; 0 means no projection"
+        )
     return value

@@ -43,7 +43,9 @@ def real_numbers(name: str, value) -> np.ndarray:
     value = numeric(name, value)
     if not np.isfinite(value).all():
         where = np.argwhere(~np.isfinite(value))[0]
-        raise ValueError(f"{name} has {value[tuple(where)]} at {tuple(where.tolist())}: replace such values, or leave them out")
+        raise ValueError(
+            f"{name} has {value[tuple(where)]} at {tuple(where.tolist())}: replace such values, or leave them out"
+        )
     return value.astype(np.float64, copy=False)
 
 
@@ -82,7 +84,9 @@ def sequences(value, width: int | None = None, names: list | None = None) -> lis
         value = numeric("X", value)
     if isinstance(value, np.ndarray) and value.dtype != object:
         if value.ndim != 3:
-            raise ValueError(f"X must be an array (N, T, features) or a list of N arrays (T, features), got shape {value.shape}")
+            raise ValueError(
+                f"X must be an array (N, T, features) or a list of N arrays (T, features), got shape {value.shape}"
+            )
         value = without_padding(value)
     if isinstance(value, np.ndarray) and value.ndim == 2:
         value = stacked_cells(value)
@@ -102,7 +106,9 @@ def sequences(value, width: int | None = None, names: list | None = None) -> lis
             raise ValueError(f"sequence {n} has {a.shape[1]} features, but {known} {width}")
         if not np.isfinite(a).all():
             t, feature = np.argwhere(~np.isfinite(a))[0]
-            raise ValueError(f"sequence {n} has {a[t, feature]} at step {t}, feature {feature}: replace such values, or leave the sequence out")
+            raise ValueError(
+                f"sequence {n} has {a[t, feature]} at step {t}, feature {feature}: replace such values, or leave the sequence out"
+            )
         checked.append(a)  # it stays where it is, also in a file
     if not checked:
         raise ValueError("there are no sequences")
@@ -120,10 +126,14 @@ def without_padding(X):
 def nested(frame):
     """The sequences of a frame whose cells hold the steps of one feature."""
     if getattr(getattr(frame, "index", None), "nlevels", 1) > 1:
-        raise ValueError("X is a data frame whose index has several levels: give a list of frames, [x for _, x in X.groupby(level=0)]")
+        raise ValueError(
+            "X is a data frame whose index has several levels: give a list of frames, [x for _, x in X.groupby(level=0)]"
+        )
     cells = frame.to_numpy()
     if cells.dtype != object or not cells.size or np.ndim(cells[0, 0]) != 1:
-        raise ValueError("X is one data frame, but a list of N frames or arrays (T, features) is needed: for one sequence give [X]")
+        raise ValueError(
+            "X is one data frame, but a list of N frames or arrays (T, features) is needed: for one sequence give [X]"
+        )
     made = stacked_cells(cells)
     return [type(frame)(x, columns=frame.columns) for x in made]
 
@@ -134,7 +144,9 @@ def stacked_cells(cells):
     for n, row in enumerate(cells):
         steps = [np.shape(cell) for cell in row]
         if len(set(steps)) > 1 or len(steps[0]) != 1:
-            raise ValueError(f"the features of sequence {n} have the shapes {', '.join(map(str, steps))}, but each must have the same (T,)")
+            raise ValueError(
+                f"the features of sequence {n} have the shapes {', '.join(map(str, steps))}, but each must have the same (T,)"
+            )
         found.append(np.stack([numeric(f"sequence {n}, feature {k}", cell) for k, cell in enumerate(row)], 1))
     return found
 
@@ -154,7 +166,9 @@ def labels(y, N: int) -> np.ndarray:
         wrong = next((n for n, label in enumerate(found) if kind is None or not isinstance(label, kind)), None)
         if wrong is not None:
             hint = f", and y[0] is {found[0]!r}" if kind is not None else ""
-            raise TypeError(f"y[{wrong}] is {found[wrong]!r}{hint}, but labels must be all strings or all whole numbers")
+            raise TypeError(
+                f"y[{wrong}] is {found[wrong]!r}{hint}, but labels must be all strings or all whole numbers"
+            )
         y = np.array(found) if found else y
     if y.dtype.kind not in "iubU":
         hint = ": convert them with y.astype(int)" if y.dtype.kind == "f" else ""
@@ -182,7 +196,9 @@ def tagged(X, y):
             raise ValueError(f"sentence {n} has no words: leave it out")
         for k, word in enumerate(sentence):
             if not isinstance(word, str) or not word:
-                raise ValueError(f"word {k} of sentence {n} is {word!r}, but it must be a str of at least one character")
+                raise ValueError(
+                    f"word {k} of sentence {n} is {word!r}, but it must be a str of at least one character"
+                )
     if not sentences:
         raise ValueError("there are no sentences")
     if y is None:
@@ -194,5 +210,7 @@ def tagged(X, y):
         if len(row) != len(sentence):
             raise ValueError(f"sentence {n} has {len(sentence)} words, but {len(row)} tags")
         if not all(isinstance(tag, str) for tag in row):
-            raise TypeError(f"the tags of sentence {n} must be str, got {next(tag for tag in row if not isinstance(tag, str))!r}")
+            raise TypeError(
+                f"the tags of sentence {n} must be str, got {next(tag for tag in row if not isinstance(tag, str))!r}"
+            )
     return sentences, tags

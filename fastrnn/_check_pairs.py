@@ -20,14 +20,20 @@ def sequences(name, value, *, empty):
     value = list(value)
     for n, sequence in enumerate(value):
         if not isinstance(sequence, (str, list, tuple)):
-            raise TypeError(f"{name}[{n}] is {type(sequence).__name__}, but it must be a str, or a list or tuple of str")
+            raise TypeError(
+                f"{name}[{n}] is {type(sequence).__name__}, but it must be a str, or a list or tuple of str"
+            )
         if not sequence and not empty:
             raise ValueError(f"{name}[{n}] has no symbols: leave it out")
         for k, symbol in enumerate(sequence):
             if not isinstance(symbol, str) or not symbol:
-                raise TypeError(f"symbol {k} of {name}[{n}] is {symbol!r}, but it must be a str of at least one character")
+                raise TypeError(
+                    f"symbol {k} of {name}[{n}] is {symbol!r}, but it must be a str of at least one character"
+                )
             if symbol in RESERVED:
-                raise ValueError(f"symbol {k} of {name}[{n}] is {symbol!r}, which has a meaning of its own: give it another name")
+                raise ValueError(
+                    f"symbol {k} of {name}[{n}] is {symbol!r}, which has a meaning of its own: give it another name"
+                )
     return value
 
 
@@ -88,9 +94,13 @@ def tied(value, embedding_name, embedding_size, size_name, output_size):
 def attention(model, decoder_size):
     """What an EncoderDecoder's decoder sees of the source: something at all, and of a size that fits."""
     if model.context is None and model.attention is None:
-        raise ValueError("with context=None and attention=None the decoder would see nothing of the source: give one of them")
+        raise ValueError(
+            "with context=None and attention=None the decoder would see nothing of the source: give one of them"
+        )
     if model.attention_size is not None and model.attention != "additive":
-        raise ValueError(f"attention_size={model.attention_size} is for additive attention, but attention is {model.attention!r}")
+        raise ValueError(
+            f"attention_size={model.attention_size} is for additive attention, but attention is {model.attention!r}"
+        )
     memory_size = model.hidden_size * (2 if model.bidirectional else 1)
     if model.attention == "dot" and memory_size != decoder_size:
         raise ValueError(

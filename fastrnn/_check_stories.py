@@ -12,10 +12,14 @@ def stories(X, y=None):
             raise TypeError(f"question {n} is {_shown(pair)}, but it must be a pair (story, question)")
         story, question = pair
         if isinstance(story, str):
-            raise TypeError(f"the story of question {n} is the str {story[:40]!r}, but it must be a list of sentences, each a list of words")
+            raise TypeError(
+                f"the story of question {n} is the str {story[:40]!r}, but it must be a list of sentences, each a list of words"
+            )
         if not len(story):
             raise ValueError(f"the story of question {n} has no sentences: leave the question out")
-        story = [_sentence(sentence, known, f"sentence {k} of the story of question {n}") for k, sentence in enumerate(story)]
+        story = [
+            _sentence(sentence, known, f"sentence {k} of the story of question {n}") for k, sentence in enumerate(story)
+        ]
         found.append((story, _sentence(question, known, f"question {n}")))
     if not found:
         raise ValueError("there are no questions")

@@ -21,7 +21,9 @@ def history(figures=()) -> ListOf:
     """
     entry = {"epoch": number(0), "update": whole(), "lr": FIGURE, "train_loss": OrNull(FIGURE)}
     entry |= {f"validation_{name}": OrNull(FIGURE) for name in ("loss", *figures)}
-    return ListOf(Record(entry, {f"validation_{name}": OrNull(FIGURE) for name in ("accuracy", "r2")}, others=((".*", ANYTHING),)))
+    return ListOf(
+        Record(entry, {f"validation_{name}": OrNull(FIGURE) for name in ("accuracy", "r2")}, others=((".*", ANYTHING),))
+    )
 
 
 def _position(figures):

@@ -20,15 +20,50 @@ from fastrnn.optim import Cosine, ExponentialDecay
 from fastrnn.storage import check_no_training, holds_anything
 
 # Options of `train` that only some tasks have: text these, the others those of their Task; and the defaults of text
-_TEXT_ONLY = ("validation", "level", "min_count", "max_vocabulary", "pretrained", "tied", "embedding", "seq_len", "splitting")
+_TEXT_ONLY = (
+    "validation",
+    "level",
+    "min_count",
+    "max_vocabulary",
+    "pretrained",
+    "tied",
+    "embedding",
+    "seq_len",
+    "splitting",
+)
 _OF_MOST = ("cell", "hidden", "layers", "dropout")
 _OF_QA = ("hops", "memory", "tying", "linear_start")
-_OF_SOME = ("held_out", "attention", "bidirectional", "pooling", "window", "horizon", "season", "logarithm", *_OF_MOST, *_OF_QA, *_TEXT_ONLY)
-_TEXT_DEFAULTS = dict(cell="lstm", hidden=128, layers=2, dropout=0.0, epochs=20, batch=50, lr=2e-3, out="./fastrnn-lm", seq_len=50, validation=0.1)
+_OF_SOME = (
+    "held_out",
+    "attention",
+    "bidirectional",
+    "pooling",
+    "window",
+    "horizon",
+    "season",
+    "logarithm",
+    *_OF_MOST,
+    *_OF_QA,
+    *_TEXT_ONLY,
+)
+_TEXT_DEFAULTS = dict(
+    cell="lstm",
+    hidden=128,
+    layers=2,
+    dropout=0.0,
+    epochs=20,
+    batch=50,
+    lr=2e-3,
+    out="./fastrnn-lm",
+    seq_len=50,
+    validation=0.1,
+)
 
 
 def convert(arguments):
-    options = {name: getattr(arguments, name) for name in ("key", "order", "between", "nonlinearity", "config", "vocabulary")}
+    options = {
+        name: getattr(arguments, name) for name in ("key", "order", "between", "nonlinearity", "config", "vocabulary")
+    }
     lines = convert_file(arguments.source, arguments.destination, **options)
     with optional_output():
         for line in lines:
@@ -63,7 +98,9 @@ def _train_here(arguments, ranks):
     if not follows:
         check_no_training(arguments.out)
     if holds_anything(arguments.out) and not arguments.resume and not follows:
-        raise ValueError(f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out")
+        raise ValueError(
+            f"{arguments.out} is not empty: add --resume to continue the training there, or choose another --out"
+        )
     if arguments.resume and not follows and not holds_anything(arguments.out):
         say(f"fastrnn: {arguments.out} is empty: training starts from the beginning")
     decay = arguments.lr_decay
@@ -72,7 +109,11 @@ def _train_here(arguments, ranks):
         batch_size=arguments.batch,
         optimizer=arguments.optimizer,
         lr=arguments.lr,
-        schedule=None if decay == "none" else Cosine(arguments.epochs) if decay == "cosine" else ExponentialDecay(decay),
+        schedule=None
+        if decay == "none"
+        else Cosine(arguments.epochs)
+        if decay == "cosine"
+        else ExponentialDecay(decay),
         weight_decay=arguments.weight_decay,
         clip_norm=arguments.clip or None,
         accumulate=arguments.accumulate,
@@ -146,11 +187,17 @@ def _text_model(arguments, settings):
     )
     settings |= dict(seq_len=arguments.seq_len, validation=arguments.validation, pretrained=arguments.pretrained)
     reading = _reading.given(arguments, () if arguments.data is None else ("encoding",), "of --task text")
-    return model, [_text_of_python() if arguments.data is None else tasks.text_of(arguments.data, model.level, **reading)]
+    return model, [
+        _text_of_python() if arguments.data is None else tasks.text_of(arguments.data, model.level, **reading)
+    ]
 
 
 def _task_model(arguments, task, settings):
-    given = {name: getattr(arguments, option) for option, name in task.options.items() if getattr(arguments, option) is not None}
+    given = {
+        name: getattr(arguments, option)
+        for option, name in task.options.items()
+        if getattr(arguments, option) is not None
+    }
     given = {name: None if value == "none" else value for name, value in given.items()}
     missing = [f"--{name}" for name in ("window", "horizon") if name in task.options and name not in given]
     if missing:
@@ -184,7 +231,9 @@ def generate(arguments):
 def evaluate(arguments):
     model = tasks.load(arguments.model)
     if isinstance(model, LanguageModel):
-        print(tasks.score_text(model, arguments.data, **_reading.given(arguments, ("encoding",), "for a LanguageModel")))
+        print(
+            tasks.score_text(model, arguments.data, **_reading.given(arguments, ("encoding",), "for a LanguageModel"))
+        )
         return 0
     task = tasks.task_of(model)
     print(task.score(model, arguments.data, **_reading_of(arguments, task, model)))
@@ -224,19 +273,37 @@ def info(arguments):
         return 0
     model = tasks.load(arguments.model)
     if isinstance(model, Network):
-        print("model: Network", *(f"{name}: {step!r}" for name, step in model.steps.items()), f"num_parameters: {model.num_parameters}", sep="\n")
+        print(
+            "model: Network",
+            *(f"{name}: {step!r}" for name, step in model.steps.items()),
+            f"num_parameters: {model.num_parameters}",
+            sep="\n",
+        )
         return 0
     if not isinstance(model, LanguageModel):
         print(f"model: {type(model).__name__}")
         for name in (*model.ARGUMENTS, "dtype", "seed", "num_parameters"):
             print(f"{name}: {getattr(model, name)}")
         return 0
-    for name in ("level", "cell", "hidden_size", "num_layers", "dropout", "embedding_size", "tied", "dtype", "seed", "num_parameters"):
+    for name in (
+        "level",
+        "cell",
+        "hidden_size",
+        "num_layers",
+        "dropout",
+        "embedding_size",
+        "tied",
+        "dtype",
+        "seed",
+        "num_parameters",
+    ):
         print(f"{name}: {getattr(model, name)}")
     if model.level == "word":
         print(f"splitting: {model.splitting}")
     print(_symbols(model))
-    losses = [(entry["validation_loss"], entry["epoch"]) for entry in model.history if entry["validation_loss"] is not None]
+    losses = [
+        (entry["validation_loss"], entry["epoch"]) for entry in model.history if entry["validation_loss"] is not None
+    ]
     if losses:
         print(f"held-out NLL: {min(losses)[0]:.4f} nats per {model.level} after epoch {min(losses)[1]:g}")
     return 0
@@ -248,5 +315,7 @@ def _symbols(model):
     if model.level == "byte":
         return f"symbols: {len(symbols)} bytes"
     if model.level == "word":
-        return f"symbols: {len(symbols)} words: {', '.join(map(repr, symbols[:20]))}{', …' if len(symbols) > 20 else ''}"
+        return (
+            f"symbols: {len(symbols)} words: {', '.join(map(repr, symbols[:20]))}{', …' if len(symbols) > 20 else ''}"
+        )
     return f"symbols: {len(symbols)}: {symbols!r}"

@@ -102,7 +102,15 @@ def one_line(message) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
-_EXTRAS = {"matplotlib": "plot", "sklearn": "sklearn", "torch": "torch", "onnx": "onnx", "keras": "keras", "h5py": "keras", "mpi4py": "mpi"}  # module: extra
+_EXTRAS = {
+    "matplotlib": "plot",
+    "sklearn": "sklearn",
+    "torch": "torch",
+    "onnx": "onnx",
+    "keras": "keras",
+    "h5py": "keras",
+    "mpi4py": "mpi",
+}  # module: extra
 _EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError, OutputError)
 
 
@@ -122,7 +130,9 @@ def redirected():
     """Standard output and standard error as the command writes them."""
     with contextlib.redirect_stdout(Output(sys.stdout)), contextlib.redirect_stderr(Messages(sys.stderr)):
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # what it cannot show stays distinct from other characters
+            sys.stdout.reconfigure(
+                errors="backslashreplace"
+            )  # what it cannot show stays distinct from other characters
         yield
 
 

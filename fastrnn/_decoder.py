@@ -138,7 +138,19 @@ class Decoding:
         key = self.dropout
         masks = np.array([0 if key is None else key.layer_key(layer) for layer in range(net.num_layers)], np.uint64)
         first, count = batch.sorted(self.memory.first), batch.sorted(self.memory.count)
-        return over_layers(sizes, packed, layers, first, count, self.memory.values, self.keys, over, 0.0 if key is None else key.p, masks, self._row_id)
+        return over_layers(
+            sizes,
+            packed,
+            layers,
+            first,
+            count,
+            self.memory.values,
+            self.keys,
+            over,
+            0.0 if key is None else key.p,
+            masks,
+            self._row_id,
+        )
 
     def backward(self, dy, dstate, grads, *, need_x, d_embedding=None):
         """Gradients from the tape, which it does not change.
@@ -161,10 +173,22 @@ class Decoding:
         for layer in range(net.num_layers):
             below = self.x if layer == 0 else _stack.output_on_tape(self.tape, batch, layer - 1)
             scratches.append(Scratch(_stack.scratch_pool, _bptt.scratch_layout(net, total, B, Hp)))
-            sweep = _bptt.Sweep(net, packed, batch, self.tape, layer, 0, below, self.context if layer == 0 else None, grads)
-            bptt.append(sweep.prepare(scratches[-1], None, dh[layer], dc[layer] if dc is not None else None, dx if layer == 0 else None))
+            sweep = _bptt.Sweep(
+                net, packed, batch, self.tape, layer, 0, below, self.context if layer == 0 else None, grads
+            )
+            bptt.append(
+                sweep.prepare(
+                    scratches[-1], None, dh[layer], dc[layer] if dc is not None else None, dx if layer == 0 else None
+                )
+            )
             sweeps.append(sweep)
-            w_below.append(packed.input_backward(f"_l{layer}") if layer else packed.input_backward("", "weight_feed") if sizes.feeds else None)
+            w_below.append(
+                packed.input_backward(f"_l{layer}")
+                if layer
+                else packed.input_backward("", "weight_feed")
+                if sizes.feeds
+                else None
+            )
         if sizes.feeds:
             dw = grads["weight_feed"]
             for block, gate, count in packed.dw_ih_runs:

@@ -26,7 +26,9 @@ class Pool:
         if self._lock.acquire(blocking=False):
             try:
                 for i, (array, made_for, views) in enumerate(self._free):
-                    if made_for is layout or (array.dtype == layout.dtype and layout.size <= array.size <= 2 * layout.size + 4096):
+                    if made_for is layout or (
+                        array.dtype == layout.dtype and layout.size <= array.size <= 2 * layout.size + 4096
+                    ):
                         del self._free[i]
                         return array, views if made_for is layout else {}
             finally:

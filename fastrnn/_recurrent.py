@@ -45,7 +45,9 @@ class Recurrent(Layer):
         self.seed = seed
         self._calls = 0
         dtype = _check.dtype(dtype)
-        _check_memory.parameters(f"{self.kind}({input_size}, {hidden_size}, num_layers={num_layers})", *self._count(), dtype, storage)
+        _check_memory.parameters(
+            f"{self.kind}({input_size}, {hidden_size}, num_layers={num_layers})", *self._count(), dtype, storage
+        )
         rng = np.random.default_rng(seed)
         self._key = int(rng.integers(2**63))
         values = initial_values(self._shapes(), self.hidden_size, cell.gates, "torch", rng)
@@ -126,7 +128,14 @@ class Recurrent(Layer):
 
     def __repr__(self):
         parts = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "variational": False}
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+            "variational": False,
+        }
         defaults |= {"reverse": False, "context_size": 0, "learn_initial_state": False}
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         parts += self._repr_extra()
@@ -135,7 +144,9 @@ class Recurrent(Layer):
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def _repr_extra(self):
-        return [f"{name}={getattr(self, name)!r}" for name, usual in self._usual.items() if getattr(self, name) != usual]
+        return [
+            f"{name}={getattr(self, name)!r}" for name, usual in self._usual.items() if getattr(self, name) != usual
+        ]
 
     def _packed(self):
         """The packed copies for the parameters as they are now."""
@@ -273,7 +284,11 @@ class Recurrent(Layer):
         found = states(net, packed, batch, rows, context, outputs, tape, state_n)
         if tape is not None:
             tape.release()
-        return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched), self._shape_states(found, unbatched)
+        return (
+            self._shape_y(y, batch, unbatched),
+            self._shape_state(state_n, unbatched),
+            self._shape_states(found, unbatched),
+        )
 
     def vjp(
         self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None, return_states=False,
@@ -325,7 +340,9 @@ class Recurrent(Layer):
             found = states(net, packed, batch, rows, context, outputs, tape, state_n)
             results += (self._shape_states(found, unbatched),)
         learnt = self.learn_initial_state and not given
-        return results, Backward(self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding, learnt, check)
+        return results, Backward(
+            self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding, learnt, check
+        )
 
     def _checked(self, asked, batch, rows, given, state, context, unbatched, dropout=None):
         """The check of a pass, whose arguments are found to be finite; None if nobody asked for one. given : whether a state was."""

@@ -66,7 +66,11 @@ def pieces(arrays: dict, metadata: dict | None = None):
     for name, array in arrays.items():
         kinds[name] = codes.get(array.dtype.newbyteorder("<"))
         if name == _METADATA or kinds[name] is None:
-            what = "cannot be the name of an array" if name == _METADATA else f"is {array.dtype}, which the safetensors format does not have"
+            what = (
+                "cannot be the name of an array"
+                if name == _METADATA
+                else f"is {array.dtype}, which the safetensors format does not have"
+            )
             raise ValueError(f"{name} {what}")
     order = sorted(arrays, key=lambda name: (ranks.index(kinds[name]), name))
     entries, stop = [] if metadata is None else [f'"{_METADATA}":{_text(metadata)}'], 0
@@ -77,7 +81,9 @@ def pieces(arrays: dict, metadata: dict | None = None):
     header = ("{" + ",".join(entries) + "}").encode()
     header += b" " * (-len(header) % 8)
     if len(header) > LARGEST_HEADER:
-        raise ValueError(f"names and settings take {len(header)} bytes, but a safetensors file has room for {LARGEST_HEADER}")
+        raise ValueError(
+            f"names and settings take {len(header)} bytes, but a safetensors file has room for {LARGEST_HEADER}"
+        )
     return _pieces(header, [arrays[name] for name in order])
 
 
@@ -256,7 +262,9 @@ def _tensor(name, pairs):
     """(element type, shape, (start, stop)) of the description of a tensor, checked."""
     given = dict(pairs)
     if sorted(key for key, _ in pairs) != ["data_offsets", "dtype", "shape"]:
-        raise ValueError(f"tensor {name!r} has {[key for key, _ in pairs]}, but it must have dtype, shape and data_offsets")
+        raise ValueError(
+            f"tensor {name!r} has {[key for key, _ in pairs]}, but it must have dtype, shape and data_offsets"
+        )
     code, shape, offsets = given["dtype"], given["shape"], given["data_offsets"]
     if not isinstance(code, str) or (code not in _DTYPES and not _NOT_IN_NUMPY.fullmatch(code)):
         raise ValueError(f"tensor {name!r} has dtype {code!r}, which the format does not have")
@@ -266,8 +274,12 @@ def _tensor(name, pairs):
     if code not in _DTYPES:
         raise DtypeError(name, code)
     if len(offsets) != 2 or len(shape) > _MOST_AXES:
-        raise ValueError(f"tensor {name!r} has {len(shape)} axes and {len(offsets)} data_offsets, but at most {_MOST_AXES} and 2 are read")
+        raise ValueError(
+            f"tensor {name!r} has {len(shape)} axes and {len(offsets)} data_offsets, but at most {_MOST_AXES} and 2 are read"
+        )
     count = math.prod(shape) * np.dtype(_DTYPES[code]).itemsize
     if offsets[1] - offsets[0] != count:
-        raise ValueError(f"tensor {name!r} is {code} of shape {tuple(shape)}, {count} bytes, but its data_offsets are {offsets}")
+        raise ValueError(
+            f"tensor {name!r} is {code} of shape {tuple(shape)}, {count} bytes, but its data_offsets are {offsets}"
+        )
     return code, tuple(shape), tuple(offsets)

@@ -41,7 +41,9 @@ class Net:
     def parts(self):
         """(layer, direction, suffix of its parameters), in torch's order."""
         return [
-            (layer, d, f"_l{layer}" + ("_reverse" if d else "")) for layer in range(self.num_layers) for d in range(self.num_directions)
+            (layer, d, f"_l{layer}" + ("_reverse" if d else ""))
+            for layer in range(self.num_layers)
+            for d in range(self.num_directions)
         ]
 
 
@@ -350,14 +352,21 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None,
     D, total, B = net.num_directions, batch.total, batch.B
     h_n, c_n = state_rows(net, packed, batch, state)
     chunk = _engine.chunk_steps(B, cell.blocks * Hp * net.dtype.itemsize)
-    wave = D == 1 and dropout is None and _engine.waves_pay(net.num_layers, B, batch.T, 2.0 * B * cell.blocks * H * (H + H))
+    wave = (
+        D == 1
+        and dropout is None
+        and _engine.waves_pay(net.num_layers, B, batch.T, 2.0 * B * cell.blocks * H * (H + H))
+    )
     scratch = None
     if tape is None:
         scratch = Scratch(scratch_pool, scratch_layout(net, chunk * B, B, Hp, packed.Pp, net.num_layers if wave else D))
     y, sweeps = x, []
     for layer in range(net.num_layers):
         top = layer == net.num_layers - 1
-        below, y = y, np.empty((total, D * packed.P), net.dtype) if top or tape is None else output_on_tape(tape, batch, layer)
+        below, y = (
+            y,
+            np.empty((total, D * packed.P), net.dtype) if top or tape is None else output_on_tape(tape, batch, layer),
+        )
         for d in range(D):
             part = layer * D + d
             if tape is None:
@@ -366,7 +375,9 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None,
             else:
                 memory = on_tape(tape, batch, net, layer, d)
             states = h_n[part], c_n[part] if cell.has_c else None
-            sweeps.append(ready_sweep(net, packed, batch, layer, d, below, context, memory, *states, y, tape is not None, chunk))
+            sweeps.append(
+                ready_sweep(net, packed, batch, layer, d, below, context, memory, *states, y, tape is not None, chunk)
+            )
         if not wave:
             _engine.forward_sides(*sweeps) if D == 2 else _engine.forward_layers(sweeps)
             sweeps = []

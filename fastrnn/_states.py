@@ -70,6 +70,8 @@ def _step_again(net, packed, batch, x, context, tape, layer, d, rows):
     scratch = Scratch(scratch_pool, scratch_layout(net, n, n, packed.Hp, packed.Pp, 1))
     memory = scratch["gates0"], scratch["h0"], scratch["c0"]
     y = np.empty((n, net.num_directions * net.output_size), net.dtype)
-    _engine.forward_layers([ready_sweep(net, packed, even_batch(1, n), layer, d, below, context, memory, h, c, y, False, 1)])
+    _engine.forward_layers(
+        [ready_sweep(net, packed, even_batch(1, n), layer, d, below, context, memory, h, c, y, False, 1)]
+    )
     scratch.release()
     return c[:, : net.hidden_size]

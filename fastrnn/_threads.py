@@ -22,7 +22,10 @@ def _from_environment():
         values = [value.strip() for value in os.environ.get(name, "").split(",")]
         if any(values):
             number = re.fullmatch("0*([1-9][0-9]*)", values[0])
-            if number is None or (len(values) > 1 and (name == "FASTRNN_NUM_THREADS" or not all(re.fullmatch("[0-9]+", v) for v in values))):
+            if number is None or (
+                len(values) > 1
+                and (name == "FASTRNN_NUM_THREADS" or not all(re.fullmatch("[0-9]+", v) for v in values))
+            ):
                 raise ValueError(f"{name}={os.environ[name]}, but it must be a whole number of at least 1")
             wanted = int(number[1][:18])  # more digits are more than enough
             return min(wanted, MOST) if name == "OMP_NUM_THREADS" else _at_most(wanted, name, 2)
@@ -36,7 +39,11 @@ def _at_most(n, name, stacklevel):
     else:
         shown = n = _check.size("n", n)
     if n > MOST:
-        warnings.warn(f"{name} is {shown}, but a call uses at most {MOST} threads: using {MOST}", RuntimeWarning, stacklevel=stacklevel + 1)
+        warnings.warn(
+            f"{name} is {shown}, but a call uses at most {MOST} threads: using {MOST}",
+            RuntimeWarning,
+            stacklevel=stacklevel + 1,
+        )
     return min(n, MOST)
 
 

@@ -119,7 +119,9 @@ def _chosen(path, found, key):
     tensors = isinstance(found, dict) and all(
         isinstance(name, str) and isinstance(value, (Tensor, Unread)) for name, value in found.items()
     )
-    if not tensors or any(isinstance(value, Unread) and not value.what.startswith("a tensor") for value in found.values()):
+    if not tensors or any(
+        isinstance(value, Unread) and not value.what.startswith("a tensor") for value in found.values()
+    ):
         raise ValueError(
             f"{path} holds {_holds(found)}, but a state_dict is a dict of tensors: --key says which part of it is one"
         )
@@ -147,13 +149,17 @@ class _Parts:
         infos = archive.infolist()
         claimed = sum(info.file_size for info in infos)
         if claimed > self.size:
-            raise ValueError(f"{path} has {self.size} bytes, but its members claim {claimed}: torch does not write such files")
+            raise ValueError(
+                f"{path} has {self.size} bytes, but its members claim {claimed}: torch does not write such files"
+            )
         self.members = {info.filename: info for info in infos}
         if len(self.members) < len(infos):
             raise ValueError(f"{path} is damaged: it has two members of one name")
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ValueError(f"{path} is no file of torch.save: {len(pickles)} of its members are named data.pkl, 1 must be")
+            raise ValueError(
+                f"{path} is no file of torch.save: {len(pickles)} of its members are named data.pkl, 1 must be"
+            )
         self.top = pickles[0][: -len("data.pkl")]
         order = self._read("byteorder").strip() if self.top + "byteorder" in self.members else b"little"
         if order not in (b"little", b"big"):
@@ -191,7 +197,9 @@ class _Parts:
         pairs = list(zip(tensor.size, tensor.stride))
         end = tensor.offset + sum((n - 1) * step for n, step in pairs) + 1
         if tensor.numel and end > storage.numel:
-            raise ValueError(f"{where} has shape {tensor.size}, which ends at number {end} of the {storage.numel} in its storage")
+            raise ValueError(
+                f"{where} has shape {tensor.size}, which ends at number {end} of the {storage.numel} in its storage"
+            )
         if tensor.numel > storage.numel or any(n > 1 and step == 0 for n, step in pairs if tensor.numel):
             raise ValueError(
                 f"{where} has shape {tensor.size} and strides {tensor.stride} over {storage.numel} numbers, so that it repeats them "
@@ -327,7 +335,12 @@ def _made(name, arguments):
         return _tensor(arguments)
     if name in _PARAMETER and arguments and isinstance(arguments[0], (Tensor, Unread)):
         return arguments[0]
-    if name == _TYPED_REBUILD and len(arguments) == 4 and isinstance(arguments[0], Global) and isinstance(arguments[2], tuple):
+    if (
+        name == _TYPED_REBUILD
+        and len(arguments) == 4
+        and isinstance(arguments[0], Global)
+        and isinstance(arguments[2], tuple)
+    ):
         inner = arguments[0].name
         return _made(inner, arguments[2]) if inner != name else Unread("a tensor of a class of its own")
     if name.startswith((_REBUILD, "torch._utils", "torch.Tensor", "torch._tensor", "torch.nn.parameter")):
@@ -344,7 +357,9 @@ def _tensor(arguments):
         for part in (size, stride, (offset,))
     ]
     if not all(whole) or len(size) != len(stride):
-        raise ValueError("the shape, the strides or the offset of a tensor of it are no whole numbers from 0 on that fit together")
+        raise ValueError(
+            "the shape, the strides or the offset of a tensor of it are no whole numbers from 0 on that fit together"
+        )
     if storage.kind not in _DTYPES or (len(arguments) > 6 and arguments[6]):
         return Unread(f"a tensor of a {storage.kind}, no plain one")
     return Tensor(storage, offset, size, stride)

@@ -77,9 +77,13 @@ class AttentionDecoder(Layer):
         H = rnn.hidden_size
         self.size = H if size is None else _check.size("size", size)
         if attention != "additive" and self.size != H:
-            raise ValueError(f"size is {self.size}, but {attention} attention compares with the state, which has {H} numbers: leave size out")
+            raise ValueError(
+                f"size is {self.size}, but {attention} attention compares with the state, which has {H} numbers: leave size out"
+            )
         if attention == "dot" and M != H:
-            raise ValueError(f"memory_size is {M}, but dot attention needs that of the state, {H}: take general attention, or make them equal")
+            raise ValueError(
+                f"memory_size is {M}, but dot attention needs that of the state, {H}: take general attention, or make them equal"
+            )
         self.output_size = F = H if output_size is None else _check.size("output_size", output_size)
         self.input_feeding = bool(input_feeding)
         shapes = {"weight_out": (F, M + H), "bias_out": (F,)}
@@ -108,7 +112,9 @@ class AttentionDecoder(Layer):
         """What is drawn next in the storage must follow the rnn: the decoder's parameters lie side by side."""
         end = max(slot.offset + slot.size for slot in rnn.slots.values())
         if end != rnn.storage.size:
-            raise ValueError("other layers were made in this storage after the rnn: make the AttentionDecoder right after its rnn")
+            raise ValueError(
+                "other layers were made in this storage after the rnn: make the AttentionDecoder right after its rnn"
+            )
 
     def _reset_caches(self):
         super()._reset_caches()
@@ -117,7 +123,11 @@ class AttentionDecoder(Layer):
         self._tapes = Pool()
 
     def __getstate__(self):
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_packed_for", "_tapes", "_sizes")}
+        return {
+            name: value
+            for name, value in super().__getstate__().items()
+            if name not in ("_packed_for", "_tapes", "_sizes")
+        }
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -210,7 +220,9 @@ class AttentionDecoder(Layer):
         ((7, 2, 6), (8, 8), (24, 8))
         """
         with masks(self.rnn, rng) as dropout:
-            decoding, check = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite)
+            decoding, check = self._decode(
+                x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite
+            )
             return self._results(decoding), DecoderBackward(self, decoding, embedding, check)
 
     def _decode(self, x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite):
@@ -235,7 +247,9 @@ class AttentionDecoder(Layer):
         check = None
         if check_finite or _finite.wanted():
             check = _finite_decoder.arguments(self, batch, rows, state, context, memory, dropout)
-        decoding = Decoding(rnn._net, self._sizes, self._packed(), batch, rows, state, context, memory, dropout, self._tapes)
+        decoding = Decoding(
+            rnn._net, self._sizes, self._packed(), batch, rows, state, context, memory, dropout, self._tapes
+        )
         if check is not None:
             _finite_decoder.results(check, decoding)
         return decoding, check
@@ -245,7 +259,10 @@ class AttentionDecoder(Layer):
         key, made = (self.version, _engine.isa()), self._packed_for
         if made is None or made[0] != key:
             own = {name: array for name, array in self.params.items() if not name.startswith("rnn.")}
-            made = self._packed_for = key, PackedDecoder(self.cell, self.hidden_size, self.dtype, {**self.rnn.params, **own})
+            made = self._packed_for = (
+                key,
+                PackedDecoder(self.cell, self.hidden_size, self.dtype, {**self.rnn.params, **own}),
+            )
         return made[1]
 
     def _results(self, decoding):
@@ -286,7 +303,9 @@ class DecoderBackward(OwnsTape):
         if self._embedding is not None:
             shared = into is not None and self._embedding.storage is decoder.storage
             weight = self._embedding.params["weight"]
-            d_embedding = self._embedding.slots["weight"].view(into) if shared else np.zeros(weight.shape, decoder.dtype)
+            d_embedding = (
+                self._embedding.slots["weight"].view(into) if shared else np.zeros(weight.shape, decoder.dtype)
+            )
         plain = {name.removeprefix("rnn."): array for name, array in grads.items()}
         dx, dstate_0, d_context, d_memory = found.backward(dy, dstate, plain, need_x=need_x, d_embedding=d_embedding)
         if self._check is not None:

@@ -61,7 +61,9 @@ class Streams:
         self.bptt = self.seq_len if bptt is None else _check.size("bptt", bptt)
         L = (len(ids) - 1) // B
         if L < self.seq_len:
-            raise ValueError(f"{len(ids)} symbols are too few: batch_size={B} streams of seq_len={seq_len} need at least {B * seq_len + 1}")
+            raise ValueError(
+                f"{len(ids)} symbols are too few: batch_size={B} streams of seq_len={seq_len} need at least {B * seq_len + 1}"
+            )
         ids = np.asarray(ids)
         self._x, self._targets = ids[: B * L].reshape(B, L), ids[1 : B * L + 1].reshape(B, L)
         self.steps = L * B
@@ -83,7 +85,9 @@ class Streams:
         """
         kept = int(len(self) * (1 - part)) * self.seq_len
         if not 0 < kept < self._x.shape[1]:
-            raise ValueError(f"{len(self)} windows cannot be split so that {part} of them are held out, and neither part is empty")
+            raise ValueError(
+                f"{len(self)} windows cannot be split so that {part} of them are held out, and neither part is empty"
+            )
         first, last = copy.copy(self), copy.copy(self)
         for side, columns in ((first, slice(kept)), (last, slice(kept, None))):
             side._x, side._targets = self._x[:, columns], self._targets[:, columns]
@@ -151,7 +155,9 @@ def row_share(rows: int, rank: int, ranks: int) -> slice:
     [slice(0, 2, None), slice(2, 5, None)]
     """
     if rows < ranks:
-        raise ValueError(f"a batch of {rows} rows cannot be split between {ranks} processes: raise batch_size, or start fewer")
+        raise ValueError(
+            f"a batch of {rows} rows cannot be split between {ranks} processes: raise batch_size, or start fewer"
+        )
     return slice(rows * rank // ranks, rows * (rank + 1) // ranks)
 
 

@@ -37,7 +37,9 @@ class _File:
             with open(self.path, "rb") as file:
                 first = file.readline(65536).decode("utf-8", "replace").strip()
             if first and not self._begins_a_log(first):
-                raise ValueError(f"{self.path} is not a {type(self).__name__}, and writing one would overwrite it: choose another name, or remove it")
+                raise ValueError(
+                    f"{self.path} is not a {type(self).__name__}, and writing one would overwrite it: choose another name, or remove it"
+                )
 
     def begin(self, history: list) -> None:
         """Write what is known already, in place of what the file held."""

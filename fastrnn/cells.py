@@ -64,10 +64,21 @@ class Cell:
 
 
 RNN_CELLS = {
-    name: Cell(f"RNN({name})", code, 1, 1, ((0, 0),), ((0, 0),), (), ((0, (0,)),)) for code, name in enumerate(["tanh", "relu", "sigmoid"])
+    name: Cell(f"RNN({name})", code, 1, 1, ((0, 0),), ((0, 0),), (), ((0, (0,)),))
+    for code, name in enumerate(["tanh", "relu", "sigmoid"])
 }
 GRU_CELL = Cell("GRU", 3, 3, 4, ((0, 2), (1, 0), (2, 1)), ((1, 0), (2, 1), (3, 2)), (0, 1, 2), ((1, (0, 1, 2)),))
-GRU_BEFORE_CELL = Cell("GRU(reset_after=False)", 4, 3, 4, ((0, 2), (1, 0), (2, 1)), ((1, 0), (2, 1), (0, 2)), (0, 1), ((1, (0, 1)), (0, (2,))), rh=3)
+GRU_BEFORE_CELL = Cell(
+    "GRU(reset_after=False)",
+    4,
+    3,
+    4,
+    ((0, 2), (1, 0), (2, 1)),
+    ((1, 0), (2, 1), (0, 2)),
+    (0, 1),
+    ((1, (0, 1)), (0, (2,))),
+    rh=3,
+)
 _FOUR = tuple((i, i) for i in range(4))
 LSTM_CELL = Cell("LSTM", 5, 4, 4, _FOUR, _FOUR, (0, 1, 2, 3), ((0, (0, 1, 2, 3)),), has_c=True)
 
@@ -118,7 +129,15 @@ def lstm_cell(activation, recurrent_activation, output_activation, clip, peephol
     """The LSTM with these options."""
     gate, candidate = function("recurrent_activation", recurrent_activation), function("activation", activation)
     output = candidate if output_activation is None else function("output_activation", output_activation)
-    if (gate, candidate, output, clip, peephole, coupled, proj_size) == (_SIGMOID, _TANH, _TANH, math.inf, False, False, 0):
+    if (gate, candidate, output, clip, peephole, coupled, proj_size) == (
+        _SIGMOID,
+        _TANH,
+        _TANH,
+        math.inf,
+        False,
+        False,
+        0,
+    ):
         return LSTM_CELL
     gates = _FOUR[: 3 if coupled else 4]
     units = tuple(range(len(gates)))
@@ -178,7 +197,10 @@ class Packed:
         self.lanes = _engine.vector_lanes(dtype.itemsize == 8)
         # gates whose blocks lie together on both sides: in the bias, in dW_ih, in dW_hh
         self.x_runs, self.h_runs = runs(cell.x_gates, True), runs(cell.h_gates, True)
-        self.dw_ih_runs, self.dw_hh_runs = runs(cell.x_gates, self.Hp == H), runs(cell.h_gates, self.Hp == H and cell.rh is None)
+        self.dw_ih_runs, self.dw_hh_runs = (
+            runs(cell.x_gates, self.Hp == H),
+            runs(cell.h_gates, self.Hp == H and cell.rh is None),
+        )
         self._made = {}
 
     def _once(self, key, make):
@@ -219,7 +241,14 @@ class Packed:
         if self.cell.rh is not None:
             second = _packed(w, _index("blocks", (2,), H, self.Hp, self.lanes), k, H, 1, self.PANEL)
         elif self.cell.proj_size:
-            second = _packed(self.params["weight_hr" + suffix], _index("blocks", (0,), P, self.Pp, self.lanes), np.arange(H), H, 1, self.PANEL)
+            second = _packed(
+                self.params["weight_hr" + suffix],
+                _index("blocks", (0,), P, self.Pp, self.lanes),
+                np.arange(H),
+                H,
+                1,
+                self.PANEL,
+            )
         return first, second
 
     def backward(self, suffix):
@@ -229,7 +258,8 @@ class Packed:
     def _backward(self, w, suffix):
         features = _index("blocks", (0,), self.P, self.Pp, self.lanes)
         made = [
-            _packed(w, features, _index("blocks", gates, self.H, self.Hp, self.lanes), 1, self.P, self.PANEL) for _, gates in self.cell.back
+            _packed(w, features, _index("blocks", gates, self.H, self.Hp, self.lanes), 1, self.P, self.PANEL)
+            for _, gates in self.cell.back
         ]
         if self.cell.proj_size:
             units = _index("blocks", (0,), self.H, self.Hp, self.lanes)
@@ -238,7 +268,9 @@ class Packed:
 
     def options(self, suffix):
         """What the engine needs to know of a cell with options; None for the others."""
-        return self._once(("options", suffix), lambda: self._options(suffix)) if self.cell.functions is not None else None
+        return (
+            self._once(("options", suffix), lambda: self._options(suffix)) if self.cell.functions is not None else None
+        )
 
     def _options(self, suffix):
         cell, peephole = self.cell, None

@@ -165,7 +165,7 @@ def _parsed_between(text):
 
 
 def sniff(path):
-    """"torch", "safetensors", "keras" or "onnx", by the file's content; a ValueError if it is none of them."""
+    """ "torch", "safetensors", "keras" or "onnx", by the file's content; a ValueError if it is none of them."""
     _foreign.check_regular(path)
     with open(path, "rb") as file:
         head = file.read(9)
@@ -180,7 +180,9 @@ def sniff(path):
     if head[8:] == b"{":
         return "safetensors"
     if head[:1] == b"\x80":
-        raise ValueError(f"{path} is a bare pickle, which fastrnn does not open: in torch, torch.save(module.state_dict(), …) writes a zip file")
+        raise ValueError(
+            f"{path} is a bare pickle, which fastrnn does not open: in torch, torch.save(module.state_dict(), …) writes a zip file"
+        )
     if path.suffix == ".onnx":
         return "onnx"
     raise ValueError(f"{path} is not a torch, safetensors, ONNX or Keras file: its first bytes are {head!r}")
@@ -237,7 +239,12 @@ def _torch_module(layer, own):
     else:
         more = {name: value for name in ("nonlinearity", "proj_size") if (value := getattr(layer, name, None))}
         module = getattr(nn, type(layer).__name__)(
-            layer.input_size, layer.hidden_size, layer.num_layers, bias=layer.bias, bidirectional=layer.bidirectional, **more
+            layer.input_size,
+            layer.hidden_size,
+            layer.num_layers,
+            bias=layer.bias,
+            bidirectional=layer.bidirectional,
+            **more,
         )
         own = {key if "_l" in key else f"{key}_l0": tensor for key, tensor in own.items()}
     module = dtype(module)
@@ -253,8 +260,14 @@ def read_vocabulary(path):
             raise ValueError(f"{path}: the ids of {len(found)} characters must be 0..{len(found) - 1}, each once")
         found = sorted(found, key=found.get)
     symbols = list(found) if isinstance(found, (list, str)) else []
-    if not symbols or not all(isinstance(one, str) and len(one) == 1 for one in symbols) or len(set(symbols)) < len(symbols):
-        raise ValueError(f"{path} must be a list of different characters, in the order of their ids, or an object {{character: id}}")
+    if (
+        not symbols
+        or not all(isinstance(one, str) and len(one) == 1 for one in symbols)
+        or len(set(symbols)) < len(symbols)
+    ):
+        raise ValueError(
+            f"{path} must be a list of different characters, in the order of their ids, or an object {{character: id}}"
+        )
     return "".join(symbols)
 
 
@@ -276,7 +289,9 @@ def language_model(net, symbols):
         raise ValueError(f"a language model is Embedding, RNN, GRU or LSTM layers of one kind, Linear; this is {net!r}")
     V, sizes = len(symbols), [layer.hidden_size for layer in body for _ in range(layer.num_layers)]
     if steps[0].num_embeddings != V or steps[-1].out_features != V:
-        raise ValueError(f"the vocabulary has {V} characters, but the embedding {steps[0].num_embeddings} and the output {steps[-1].out_features}")
+        raise ValueError(
+            f"the vocabulary has {V} characters, but the embedding {steps[0].num_embeddings} and the output {steps[-1].out_features}"
+        )
     one = len(set(sizes)) == 1 and len(body) == 1
     model = LanguageModel(
         _NAMES[type(body[0])], sizes[0] if one else [layer.hidden_size for layer in body], len(sizes) if one else 1,
@@ -317,7 +332,9 @@ def _write(model, destination):
         some = ", ".join(list(tensors)[:4])
         return f"wrote {len(tensors)} tensors to {destination} and read them again: {some}, …{_left_out(model)}"
     if destination.suffix and not destination.is_dir() and len(destination.suffix) <= 6:
-        raise ValueError(f"{destination}: a suffix says the format, one of {', '.join(_OUT)}; a directory of fastrnn has none")
+        raise ValueError(
+            f"{destination}: a suffix says the format, one of {', '.join(_OUT)}; a directory of fastrnn has none"
+        )
     model.save(destination)
     if not isinstance(model, Network):
         return f"wrote {destination}: fastrnn.models.{type(model).__name__}.load reads it"
@@ -352,4 +369,6 @@ def _layers(model):
         return model.layers
     if isinstance(model, LanguageModel):
         return {name: getattr(model, name) for name in model.LAYERS}
-    raise ValueError(f"a {type(model).__name__} is more than a chain of layers, so no state_dict alone holds it; LanguageModel and Network are chains")
+    raise ValueError(
+        f"a {type(model).__name__} is more than a chain of layers, so no state_dict alone holds it; LanguageModel and Network are chains"
+    )

@@ -99,7 +99,11 @@ class Ranks:
         for array in arrays:
             rows = np.ascontiguousarray(np.moveaxis(array, 1, 0))
             self._comm.Allgather(np.array([rows.size]), counts)
-            total = np.empty((counts.sum() // max(1, rows[0].size), *rows.shape[1:]), rows.dtype) if self.rank == 0 else None
+            total = (
+                np.empty((counts.sum() // max(1, rows[0].size), *rows.shape[1:]), rows.dtype)
+                if self.rank == 0
+                else None
+            )
             self._comm.Gatherv(rows, [total, counts] if self.rank == 0 else None)
             if self.rank == 0:
                 found.append(np.ascontiguousarray(np.moveaxis(total, 0, 1)))

@@ -100,19 +100,25 @@ class Grouped:
     def state_dict(self) -> dict:
         """What a checkpoint needs."""
         states = (optimizer.state_dict() for _, optimizer in self._runs)
-        return {"lr": self._lr} | {f"{i}.{name}": value for i, state in enumerate(states) for name, value in state.items()}
+        return {"lr": self._lr} | {
+            f"{i}.{name}": value for i, state in enumerate(states) for name, value in state.items()
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state_dict` was taken."""
         self._lr = state["lr"]
         for i, (_, optimizer) in enumerate(self._runs):
             prefix = f"{i}."
-            optimizer.load_state_dict({name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)})
+            optimizer.load_state_dict(
+                {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+            )
 
 
 def _matching(pattern, slots):
     """The slots whose name, or whose layer's name, fits a pattern."""
-    found = [slot for name, slot in slots.items() if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")]
+    found = [
+        slot for name, slot in slots.items() if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+    ]
     if not found:
         raise ValueError(f"{pattern!r} fits no parameter of this model; it has {', '.join(slots)}")
     return found
@@ -126,7 +132,11 @@ def frozen_to_zero(gradient: np.ndarray, optimizer) -> None:
 
 def optimizer_of(model, settings):
     """The optimiser of a model's parameters that the Settings of a training ask for."""
-    make = optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer) if isinstance(settings.optimizer, str) else settings.optimizer
+    make = (
+        optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer)
+        if isinstance(settings.optimizer, str)
+        else settings.optimizer
+    )
     options = {"lr": settings.lr}
     if settings.weight_decay is not None:
         options["weight_decay"] = settings.weight_decay

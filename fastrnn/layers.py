@@ -148,7 +148,17 @@ class Linear(Layer):
 
     kind = "Linear"
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, weight=None, dtype="float32", seed=None, storage=None):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        weight=None,
+        dtype="float32",
+        seed=None,
+        storage=None,
+    ):
         self.in_features = _check.size("in_features", in_features)
         self.out_features = _check.size("out_features", out_features)
         shape = (self.out_features, self.in_features)
@@ -156,7 +166,11 @@ class Linear(Layer):
         _check_memory.shaped(f"Linear{shape[::-1]}", shapes, _check.dtype(dtype), storage)
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.in_features)
-        arrays = {"weight": rng.uniform(-bound, bound, shape) if weight is None else _check.slot("weight", weight, shape, storage)}
+        arrays = {
+            "weight": rng.uniform(-bound, bound, shape)
+            if weight is None
+            else _check.slot("weight", weight, shape, storage)
+        }
         if bias:
             arrays["bias"] = rng.uniform(-bound, bound, self.out_features)
         self._packed = None
@@ -188,7 +202,12 @@ class Linear(Layer):
     def _product(self, x, out):
         shape = (*x.shape[:-1], self.out_features)
         y = np.empty(shape, self.dtype) if out is None else _check.writable_like("out", out, shape, self.dtype)
-        _engine.product(x.reshape(-1, self.in_features), self._packed_weight()[0], self.params.get("bias"), y.reshape(-1, self.out_features))
+        _engine.product(
+            x.reshape(-1, self.in_features),
+            self._packed_weight()[0],
+            self.params.get("bias"),
+            y.reshape(-1, self.out_features),
+        )
         return y
 
     def vjp(self, x, *, out=None):

@@ -25,7 +25,9 @@ class SoftmaxCrossEntropy:
     array([-0.1875,  0.0625,  0.0625,  0.0625], dtype=float32)
     """
 
-    def __call__(self, logits, targets, *, lengths=None, weights=None, label_smoothing: float = 0.0, reduction: str = "mean"):
+    def __call__(
+        self, logits, targets, *, lengths=None, weights=None, label_smoothing: float = 0.0, reduction: str = "mean"
+    ):
         """The loss, or the NLL of each step.
 
         Parameters
@@ -329,7 +331,9 @@ class QuantileLoss(_OfRows):
         targets = np.asarray(targets)
         Q = len(self.quantiles)
         if targets.ndim != y.ndim or (*targets.shape[:-1], targets.shape[-1] * Q) != y.shape:
-            raise ValueError(f"targets have shape {targets.shape}, but y has {y.shape}, which must be {Q} quantiles of each")
+            raise ValueError(
+                f"targets have shape {targets.shape}, but y has {y.shape}, which must be {Q} quantiles of each"
+            )
         return np.repeat(targets, Q, axis=-1)
 
     def _of(self, y, targets):

@@ -10,7 +10,23 @@ import numpy as np
 from fastrnn import _check, _check_cells, storage
 from fastrnn._check_memory import Budget
 from fastrnn._recurrent import Recurrent
-from fastrnn._schema import FLAG, FRACTION, NUMBER, SIZE, TEXT, ListOf, OrNull, Record, Rule, choice, is_unicode, number, of_file, shown, whole
+from fastrnn._schema import (
+    FLAG,
+    FRACTION,
+    NUMBER,
+    SIZE,
+    TEXT,
+    ListOf,
+    OrNull,
+    Record,
+    Rule,
+    choice,
+    is_unicode,
+    number,
+    of_file,
+    shown,
+    whole,
+)
 from fastrnn.layers import Embedding, Linear
 from fastrnn.parameters import Storage
 from fastrnn.rnn import GRU, LSTM, RNN
@@ -90,7 +106,9 @@ class Network:
     """
 
     def __init__(self, steps: Mapping):
-        self.steps = {name: step if hasattr(step, "params") else _check_cells.plain(step) for name, step in dict(steps).items()}
+        self.steps = {
+            name: step if hasattr(step, "params") else _check_cells.plain(step) for name, step in dict(steps).items()
+        }
         self.layers = {name: step for name, step in self.steps.items() if hasattr(step, "params")}
         _check_steps(self.steps, self.layers)
 
@@ -129,7 +147,9 @@ class Network:
         """
         recurrent = [name for name, layer in self.layers.items() if isinstance(layer, _RECURRENT)]
         if state is not None and len(state) != len(recurrent):
-            raise ValueError(f"state has {len(state)} parts, but this Network has {len(recurrent)} recurrent layers: {recurrent}")
+            raise ValueError(
+                f"state has {len(state)} parts, but this Network has {len(recurrent)} recurrent layers: {recurrent}"
+            )
         given, found, top = iter(state or [None] * len(recurrent)), [], None
         for step in self.steps.values():
             if isinstance(step, _RECURRENT):
@@ -164,7 +184,11 @@ class Network:
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write it to a directory: config.json and one safetensors file."""
-        storage.save(directory, self.state_dict(), {"model": "Network", "steps": [[name, _described(step)] for name, step in self.steps.items()]})
+        storage.save(
+            directory,
+            self.state_dict(),
+            {"model": "Network", "steps": [[name, _described(step)] for name, step in self.steps.items()]},
+        )
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> Network:
@@ -177,7 +201,9 @@ class Network:
         arrays, config = storage.load(directory)
         found = config.get("model")
         if found != "Network":
-            raise ValueError(f"{directory} holds a {found if isinstance(found, str) else shown(found)}, but this is Network.load")
+            raise ValueError(
+                f"{directory} holds a {found if isinstance(found, str) else shown(found)}, but this is Network.load"
+            )
         return cls._of(arrays, config, directory)
 
     @classmethod
@@ -191,7 +217,9 @@ class Network:
             net = cls({name: _made(described, budget) for name, described in config["steps"]})
             for name, array in net.state_dict().items():
                 if name in arrays and arrays[name].dtype != array.dtype:
-                    raise ValueError(f"the array {name} is {arrays[name].dtype}, but by the configuration it must be {array.dtype}")
+                    raise ValueError(
+                        f"the array {name} is {arrays[name].dtype}, but by the configuration it must be {array.dtype}"
+                    )
             net.load_state_dict(arrays)
         return net
 
@@ -203,7 +231,10 @@ class Network:
         ValueError  one is missing, too many, or of another shape; the message names it, and nothing has changed.
         """
         wanted = self.state_dict()
-        for names, what in ((wanted.keys() - arrays.keys(), "missing"), (arrays.keys() - wanted.keys(), "not of this Network")):
+        for names, what in (
+            (wanted.keys() - arrays.keys(), "missing"),
+            (arrays.keys() - wanted.keys(), "not of this Network"),
+        ):
             if names:
                 raise ValueError(f"{what}: {', '.join(sorted(names))}")
         for name, array in wanted.items():
@@ -230,27 +261,39 @@ def _check_steps(steps, layers):
         if not isinstance(name, str):
             raise TypeError(f"a step has the name {name!r}, but it must be a text")
         if not is_unicode(name):
-            raise ValueError(f"a step has the name {shown(name)}, which has half of a surrogate pair, so it is no Unicode text")
+            raise ValueError(
+                f"a step has the name {shown(name)}, which has half of a surrogate pair, so it is no Unicode text"
+            )
         if name not in layers:
             function = _check_function(name, step, before, width)
             if isinstance(first, Embedding) and before is None and function != "mask":
-                raise ValueError(f"step {name!r} is {function!r}, but before an Embedding there are ids: only 'mask' can come before it")
+                raise ValueError(
+                    f"step {name!r} is {function!r}, but before an Embedding there are ids: only 'mask' can come before it"
+                )
             if pooled is not None and function in ("last", "mask", "zero", "flip"):
-                raise ValueError(f"step {name!r} is {function!r}, which is of several steps, but {pooled!r} before it leaves only the last one")
+                raise ValueError(
+                    f"step {name!r} is {function!r}, which is of several steps, but {pooled!r} before it leaves only the last one"
+                )
             pooled = name if function == "last" else pooled
             features, width = (features // 2, 1) if function == "merge" else (features, width)
             continue
         if not isinstance(step, (Embedding, Linear, *_RECURRENT)):
-            raise TypeError(f"step {name!r} is {type(step).__name__}, but it must be Embedding, RNN, GRU, LSTM, Stacked, Linear or a function's name")
+            raise TypeError(
+                f"step {name!r} is {type(step).__name__}, but it must be Embedding, RNN, GRU, LSTM, Stacked, Linear or a function's name"
+            )
         if step.dtype != first.dtype:
             raise TypeError(f"layer {name!r} computes in {step.dtype}, but the first layer in {first.dtype}")
         takes, gives = _sizes(step)
         if step is not first and takes != features:
-            raise ValueError(f"layer {name!r} takes {'ids' if takes is None else f'{takes} features'}, but what is before it gives {features} features")
+            raise ValueError(
+                f"layer {name!r} takes {'ids' if takes is None else f'{takes} features'}, but what is before it gives {features} features"
+            )
         if pooled is not None and isinstance(step, _RECURRENT):
             raise ValueError(f"layer {name!r} is of several steps, but {pooled!r} before it leaves only the last one")
         if getattr(step, "context_size", 0):
-            raise ValueError(f"layer {name!r} was made with context_size={step.context_size}, but a Network has no context")
+            raise ValueError(
+                f"layer {name!r} was made with context_size={step.context_size}, but a Network has no context"
+            )
         features, before, width = gives, step, 1
         if isinstance(step, _RECURRENT):
             width = step.num_directions
@@ -261,11 +304,17 @@ def _check_steps(steps, layers):
 
 def _check_function(name, step, before, width):
     """The function's name. width: directions that lie side by side before it."""
-    if not isinstance(step, (str, tuple, list)) or not step or not isinstance(step if isinstance(step, str) else step[0], str):
+    if (
+        not isinstance(step, (str, tuple, list))
+        or not step
+        or not isinstance(step if isinstance(step, str) else step[0], str)
+    ):
         raise TypeError(f"step {name!r} is {step!r}, but it must be a layer, a function's name or (name, *numbers)")
     function, *numbers = (step,) if isinstance(step, str) else step
     if function not in FUNCTIONS and function not in _SHAPING:
-        raise ValueError(f"step {name!r} is {function!r}, which is no function: use one of {', '.join([*FUNCTIONS, *_SHAPING])}")
+        raise ValueError(
+            f"step {name!r} is {function!r}, which is no function: use one of {', '.join([*FUNCTIONS, *_SHAPING])}"
+        )
     if function == "last" and not isinstance(before, _RECURRENT):
         raise ValueError(f"step {name!r}: 'last' is of the outputs of a recurrent layer, but none is before it")
     if function == "merge":
@@ -275,7 +324,9 @@ def _check_function(name, step, before, width):
     elif function == "mask" and len(numbers) != 1:
         raise ValueError(f"step {name!r}: 'mask' needs its value: ('mask', 0.0)")
     elif len(numbers) > _NUMBERS.get(function, 0):
-        raise ValueError(f"step {name!r}: {function} takes at most {_NUMBERS.get(function, 0)} numbers, but it has {len(numbers)}")
+        raise ValueError(
+            f"step {name!r}: {function} takes at most {_NUMBERS.get(function, 0)} numbers, but it has {len(numbers)}"
+        )
     else:
         for value in numbers:
             _check.number(f"step {name!r}: the number of {function}", value)
@@ -312,7 +363,7 @@ class _Step(Rule):
     """A step as `_described` gives it: a list with a function's name and its numbers, or an object of the layer's own kind."""
 
     def __init__(self, kinds):
-        super().__init__("a function [name, …], or a layer {\"kind\": …}", lambda value: type(value) in (list, dict))
+        super().__init__('a function [name, …], or a layer {"kind": …}', lambda value: type(value) in (list, dict))
         self._kinds = kinds
 
     def check(self, value, key):
@@ -328,7 +379,9 @@ class _NamedStep(Rule):
     """[name, step]"""
 
     def __init__(self, step):
-        super().__init__("[name, step]", lambda value: type(value) is list and len(value) == 2 and type(value[0]) is str)
+        super().__init__(
+            "[name, step]", lambda value: type(value) is list and len(value) == 2 and type(value[0]) is str
+        )
         self._step = step
 
     def check(self, value, key):
@@ -366,7 +419,8 @@ _RECURRENT_KINDS = {
     }.items()
 }  # fmt: skip
 _STACKED = Record(
-    {"kind": TEXT, "layers": ListOf(_Step(_RECURRENT_KINDS), least=1)}, {"dropout": FRACTION, "variational": FLAG, "residual": FLAG}
+    {"kind": TEXT, "layers": ListOf(_Step(_RECURRENT_KINDS), least=1)},
+    {"dropout": FRACTION, "variational": FLAG, "residual": FLAG},
 )
 _STEP = _Step(
     {
@@ -376,4 +430,3 @@ _STEP = _Step(
     }
 )  # fmt: skip
 _SCHEMA = Record({"model": TEXT, "steps": ListOf(_NamedStep(_STEP), least=1)})
-

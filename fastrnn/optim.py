@@ -51,7 +51,9 @@ class Optimizer:
         """
         _check.flat_gradient(grad, self.target.flat, type(self).__name__)
         if not 0 < scale < math.inf:
-            raise FloatingPointError(f"scale is {scale}, which is that of a gradient with NaN or infinity: nothing was changed, leave this update out")
+            raise FloatingPointError(
+                f"scale is {scale}, which is that of a gradient with NaN or infinity: nothing was changed, leave this update out"
+            )
         if 0 < scale < _TINY:
             grad, scale = np.ldexp(grad, -_SHIFT), math.ldexp(scale, _SHIFT)
         arrays = self._state()
@@ -83,7 +85,9 @@ class Optimizer:
         KeyError, ValueError  the state is another optimiser's, or for parameters of another size; nothing is changed then.
         """
         if state.get("optimizer") != type(self).__name__:
-            raise ValueError(f"the state is of {state.get('optimizer')!r}, but this optimiser is {type(self).__name__!r}")
+            raise ValueError(
+                f"the state is of {state.get('optimizer')!r}, but this optimiser is {type(self).__name__!r}"
+            )
         names = ("lr", *self._options, "updates")
         missing = [name for name in (*names, *self._moments) if name not in state]
         if missing:
@@ -92,7 +96,9 @@ class Optimizer:
         arrays = {name: np.array(state[name], flat.dtype) for name in self._moments}
         for name, array in arrays.items():
             if array.shape != flat.shape:
-                raise ValueError(f"{name} has shape {array.shape}, but the parameters of this {type(self).__name__} have {flat.shape}")
+                raise ValueError(
+                    f"{name} has shape {array.shape}, but the parameters of this {type(self).__name__} have {flat.shape}"
+                )
         for name in names:
             setattr(self, name, state[name])
         self._arrays = arrays
@@ -114,7 +120,9 @@ class SGD(Optimizer):
 
     _options = ("momentum", "weight_decay", "nesterov")
 
-    def __init__(self, target, lr: float = 1e-3, *, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False):
+    def __init__(
+        self, target, lr: float = 1e-3, *, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+    ):
         super().__init__(target, lr)
         self.momentum = _check.number("momentum", momentum, least=0)
         self.weight_decay = _check.number("weight_decay", weight_decay, least=0)
@@ -151,7 +159,9 @@ class Adagrad(Optimizer):
     _moments = ("s",)
     squares = True
 
-    def __init__(self, target, lr: float = 1e-2, *, lr_decay: float = 0.0, eps: float = 1e-10, weight_decay: float = 0.0):
+    def __init__(
+        self, target, lr: float = 1e-2, *, lr_decay: float = 0.0, eps: float = 1e-10, weight_decay: float = 0.0
+    ):
         super().__init__(target, lr)
         self.lr_decay = _check.number("lr_decay", lr_decay, least=0)
         self.eps = _check.number("eps", eps, least=0)
@@ -195,7 +205,9 @@ class Adam(Optimizer):
 
     def _update(self, flat, grad, scale, m, v):
         beta1, beta2 = self.betas
-        _engine.adam(flat, grad, m, v, self.lr, beta1, beta2, self.eps, self.weight_decay, self._decoupled, self.updates, scale)
+        _engine.adam(
+            flat, grad, m, v, self.lr, beta1, beta2, self.eps, self.weight_decay, self._decoupled, self.updates, scale
+        )
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)

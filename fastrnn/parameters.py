@@ -66,7 +66,9 @@ class Storage:
     def add(self, array):
         """Append a parameter with its first value. Returns its Slot."""
         if self._flat is not None:
-            raise RuntimeError("this storage is in use already: make every layer that shares it before using one of them")
+            raise RuntimeError(
+                "this storage is in use already: make every layer that shares it before using one of them"
+            )
         array = np.ascontiguousarray(array, self.dtype)
         slot = Slot(self.size, array.shape)
         self._parts.append(array.ravel())
@@ -178,7 +180,9 @@ class Layer:
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"{name} is {array.dtype}, but it must be an array of real numbers")
             if array.shape != self.slots[name].shape:
-                raise ValueError(f"{name} has shape {array.shape}, but this {type(self).__name__} needs {self.slots[name].shape}")
+                raise ValueError(
+                    f"{name} has shape {array.shape}, but this {type(self).__name__} needs {self.slots[name].shape}"
+                )
         flat = self.storage.flat
         # what needs memory comes before the first parameter changes: copies of what would be overwritten, and other dtypes
         new = {name: array.astype(self.dtype, copy=np.may_share_memory(array, flat)) for name, array in new.items()}
@@ -261,7 +265,9 @@ def initialise(layer, scheme="torch", *, forget_bias=None, seed=None):
     gates = layer.num_gates
     if forget_bias is not None and gates != 4:
         raise ValueError(f"forget_bias is for an LSTM with a forget gate, but this is {layer!r}")
-    values = initial_values({name: slot.shape for name, slot in layer.slots.items()}, H, gates, scheme, np.random.default_rng(seed))
+    values = initial_values(
+        {name: slot.shape for name, slot in layer.slots.items()}, H, gates, scheme, np.random.default_rng(seed)
+    )
     if forget_bias is not None:
         for name in values:
             if name.startswith("bias"):

@@ -52,7 +52,9 @@ class RNN(Recurrent):
 
     def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", clip=None, **options):
         self.nonlinearity, self.clip = _check_cells.plain(nonlinearity), _check_cells.plain(clip)
-        super().__init__(rnn_cell(self.nonlinearity, _check_cells.clip(clip)), input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            rnn_cell(self.nonlinearity, _check_cells.clip(clip)), input_size, hidden_size, num_layers, **options
+        )
 
 
 class GRU(Recurrent):
@@ -82,7 +84,9 @@ class GRU(Recurrent):
         reset_after=True, activation="tanh", recurrent_activation="sigmoid", clip=None, **options,
     ):  # fmt: skip
         self.reset_after = bool(reset_after)
-        self.activation, self.recurrent_activation, self.clip = map(_check_cells.plain, (activation, recurrent_activation, clip))
+        self.activation, self.recurrent_activation, self.clip = map(
+            _check_cells.plain, (activation, recurrent_activation, clip)
+        )
         cell = gru_cell(self.reset_after, activation, recurrent_activation, _check_cells.clip(clip))
         super().__init__(cell, input_size, hidden_size, num_layers, **options)
 

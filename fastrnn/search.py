@@ -88,7 +88,9 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
     if temperature is not None:
         _check.number("temperature", temperature, above=0)
         if beam > 1:
-            raise ValueError(f"temperature is {temperature}, but beam search with beam={beam} draws nothing: leave one of them out")
+            raise ValueError(
+                f"temperature is {temperature}, but beam search with beam={beam} draws nothing: leave one of them out"
+            )
     _check_attention.writing(decoder, embedding, linear)
     start = _check_attention.symbol("start", start, embedding.num_embeddings, "the embedding")
     end = _check_attention.symbol("end", end, linear.out_features, "linear")
@@ -135,7 +137,9 @@ def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, m
     T, B = given.shape
     if given.size and (given.min() < -1 or given.max() >= embedding.num_embeddings or given[0].min() < 0):
         wrong = given[0].min() if given[0].min() < 0 else given.min() if given.min() < -1 else given.max()
-        raise ValueError(f"given has the id {wrong}, but it must be from 0 to {embedding.num_embeddings - 1}, or after the first step -1")
+        raise ValueError(
+            f"given has the id {wrong}, but it must be from 0 to {embedding.num_embeddings - 1}, or after the first step -1"
+        )
     if T == 0 or B == 0:
         return given
     first = _start(decoder, B, state, context, memory, memory_lengths)
@@ -159,7 +163,12 @@ class _Writers:
 
     def __init__(self, decoder, embedding, linear, first, start, end, temperature, key):
         self.attends = isinstance(decoder, AttentionDecoder)
-        self.decoder, self.rnn, self.linear, self.first = decoder, decoder.rnn if self.attends else decoder, linear, first
+        self.decoder, self.rnn, self.linear, self.first = (
+            decoder,
+            decoder.rnn if self.attends else decoder,
+            linear,
+            first,
+        )
         self.start, self.end, self.temperature, self.key = start, end, temperature, key
         self.packed = decoder._packed()
         table = np.ascontiguousarray(embedding.params["weight"])
@@ -177,7 +186,13 @@ class _Writers:
         for n in range(N):
             hypotheses = []
             for k in np.flatnonzero(ended[n] >= 0):
-                ids = _trail(symbols[:, n * K : (n + 1) * K], parents[:, n * K : (n + 1) * K], last[n, k], parent[n, k], ended[n, k])
+                ids = _trail(
+                    symbols[:, n * K : (n + 1) * K],
+                    parents[:, n * K : (n + 1) * K],
+                    last[n, k],
+                    parent[n, k],
+                    ended[n, k],
+                )
                 score = total[n, k] / ((5 + len(ids) + ended[n, k]) / 6) ** length_penalty
                 hypotheses.append(Hypothesis(ids, float(score), bool(ended[n, k])))
             found.append(sorted(hypotheses, key=lambda h: (not h.ended, -h.score)))
@@ -187,7 +202,17 @@ class _Writers:
         """(T, B) the choice at each step, when what is given enters."""
         T, B = given.shape
         symbols, parents = np.zeros((T, B), np.int64), np.zeros((T, B), np.int64)
-        self._run(np.arange(B), 1, given[0].copy(), np.full(B, T), given, symbols, parents, np.zeros(B, np.int64), *_finished(B, 1))
+        self._run(
+            np.arange(B),
+            1,
+            given[0].copy(),
+            np.full(B, T),
+            given,
+            symbols,
+            parents,
+            np.zeros(B, np.int64),
+            *_finished(B, 1),
+        )
         return symbols
 
     def _run(self, some, K, ids, limits, given, symbols, parents, *found):
@@ -206,7 +231,10 @@ class _Writers:
         for layer in range(net.num_layers):
             top = layer == net.num_layers - 1
             y = (out if joined is None else joined) if top else np.empty((rows, net.hidden_size), net.dtype)
-            gates, states = np.empty((rows, net.cell.blocks * Hp), net.dtype), [np.empty((2 * rows, Hp), net.dtype) for _ in range(2)]
+            gates, states = (
+                np.empty((rows, net.cell.blocks * Hp), net.dtype),
+                [np.empty((2 * rows, Hp), net.dtype) for _ in range(2)],
+            )
             memory = gates, states[0], states[1] if net.cell.has_c else None
             layers.append(_stack.ready_sweep(
                 net, packed, batch, layer, 0, below, repeated(first.context), memory, h[layer], None if c is None else c[layer], y, False, 1,
@@ -215,7 +243,9 @@ class _Writers:
             below = y
         attention = None
         if self.attends:
-            attention = self._attention(layers, rows, repeated(first.memory.first), repeated(first.memory.count), joined, out)
+            attention = self._attention(
+                layers, rows, repeated(first.memory.first), repeated(first.memory.count), joined, out
+            )
         score = np.full(rows, -np.inf)
         score[::K] = 0
         _engine.Writer(
@@ -224,11 +254,12 @@ class _Writers:
             self.temperature, self.key, some.astype(np.uint64), score, symbols, parents, *found,
         ).run()  # fmt: skip
 
-
     def _attention(self, layers, rows, first, count, joined, out):
         """What stands over the layers, of one step."""
         sizes, dtype, memory = self.decoder._sizes, self.rnn.dtype, self.first.memory
-        arrays = dict(joined=joined, a=out, alpha=np.empty((rows, memory.longest), dtype), query=np.empty((rows, sizes.A), dtype))
+        arrays = dict(
+            joined=joined, a=out, alpha=np.empty((rows, memory.longest), dtype), query=np.empty((rows, sizes.A), dtype)
+        )
         arrays["feed"] = np.zeros((rows, sizes.F), dtype)
         return over_layers(sizes, self.packed, layers, first, count, memory.values, self.keys, arrays)
 

@@ -100,7 +100,9 @@ class Settings:
             return
         if storage.holds_anything(self.checkpoint):
             if not self.resume:
-                raise ValueError(f"{self.checkpoint} is not empty: give resume to continue the training there, or another directory")
+                raise ValueError(
+                    f"{self.checkpoint} is not empty: give resume to continue the training there, or another directory"
+                )
             if not storage.exists(self.checkpoint, kind="checkpoint"):
                 raise ValueError(f"{self.checkpoint} holds no checkpoint to resume from")
 

@@ -135,7 +135,9 @@ class Stacked(Layer):
         state, _ = self._prepare(x, state, resets, embedding)
         results, given = [], {"context": context, "embedding": embedding}
         for k, layer in enumerate(self.layers):
-            options = dict(lengths=lengths, mask=mask, resets=resets, return_states=return_states, check_finite=check_finite)
+            options = dict(
+                lengths=lengths, mask=mask, resets=resets, return_states=return_states, check_finite=check_finite
+            )
             with _finite.of_member(k):
                 y, *found = layer(x, state[k], **options, **given)
             results.append(found)
@@ -173,13 +175,17 @@ class Stacked(Layer):
         """
         state, unbatched = self._prepare(x, state, resets, embedding)
         with mask_key(self.layers[0], rng) as key:
-            return self._vjp(x, state, lengths, mask, resets, context, embedding, key, return_states, unbatched, check_finite)
+            return self._vjp(
+                x, state, lengths, mask, resets, context, embedding, key, return_states, unbatched, check_finite
+            )
 
     def _vjp(self, x, state, lengths, mask, resets, context, embedding, key, return_states, unbatched, check_finite):
         dropout = Dropout(self.dropout, key, self.variational) if self.dropout else None
         results, backwards, given = [], [], {"context": context, "embedding": embedding}
         for k, layer in enumerate(self.layers):
-            options = dict(lengths=lengths, mask=mask, resets=resets, return_states=return_states, check_finite=check_finite)
+            options = dict(
+                lengths=lengths, mask=mask, resets=resets, return_states=return_states, check_finite=check_finite
+            )
             with _finite.of_member(k):
                 (y, *found), backward = layer.vjp(x, state[k], rng=random_key(key, k + 1), **options, **given)
             results.append(found)
@@ -294,7 +300,9 @@ class StackedStream:
 
     @state.setter
     def state(self, value):
-        for stream, new in zip(self._streams, _check_stacked.member_states(self._stack, "state", value, self.batch_size, False)):
+        for stream, new in zip(
+            self._streams, _check_stacked.member_states(self._stack, "state", value, self.batch_size, False)
+        ):
             if new is None:
                 stream.reset()
             else:
@@ -345,6 +353,8 @@ def make(
         sizes = [sizes] * num_layers
     rng, layers = np.random.default_rng(seed), []
     for size in sizes:
-        layers.append(cell(input_size, size, context_size=0 if layers else context_size, seed=int(rng.integers(2**63)), **options))
+        layers.append(
+            cell(input_size, size, context_size=0 if layers else context_size, seed=int(rng.integers(2**63)), **options)
+        )
         input_size = layers[-1].output_size
     return Stacked(layers, dropout=dropout, variational=variational, residual=residual)

@@ -29,7 +29,9 @@ CONFIG_FILES = {"model": "config.json", "checkpoint": "checkpoint.json"}
 _SAVE_LOCK, _TRAINING_LOCK = "save.lock", "training.lock"
 _MOST_HASHED = 1 << 28  # bytes of a file whose header is wrong that are read to tell whether it was changed
 _OLD = 86_400  # seconds after which an unnamed file belongs to no save that is still going on
-_HEADER = _schema.Record({"format_version": _schema.SIZE, "weights": _schema.TEXT, "sha256": _schema.TEXT, "config": _schema.OBJECT})
+_HEADER = _schema.Record(
+    {"format_version": _schema.SIZE, "weights": _schema.TEXT, "sha256": _schema.TEXT, "config": _schema.OBJECT}
+)
 
 
 def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
@@ -62,7 +64,9 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     try:
         _schema.parse(config_text.encode())
     except ValueError as error:  # callbacks may have put anything into the history
-        raise ValueError(f"what is to be saved in {directory / CONFIG_FILES[kind]} could not be read again: {error}") from None
+        raise ValueError(
+            f"what is to be saved in {directory / CONFIG_FILES[kind]} could not be read again: {error}"
+        ) from None
     # the array file repeats the configuration, so that one hash covers both, and a damaged or edited config.json is noticed
     pieces = _safetensors.pieces(arrays, {"fastrnn": config_text})
     digest = hashlib.sha256()
@@ -83,7 +87,9 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
             _disk.write_file(directory, CONFIG_FILES[kind], lambda file: file.write_all([text]))
         except BaseException:
             weights = f"{kind}-{digest.hexdigest()[:12]}.safetensors"
-            if _named_weights(directory, kind) != weights:  # else they are those of the old model too, or the save was done
+            if (
+                _named_weights(directory, kind) != weights
+            ):  # else they are those of the old model too, or the save was done
                 with contextlib.suppress(OSError):
                     (directory / weights).unlink(missing_ok=True)
             raise
@@ -175,8 +181,12 @@ def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
             if error.errno not in (errno.ENOENT, errno.ESTALE):  # ESTALE: of NFS, for a file removed elsewhere
                 raise
         missing += 1
-        if _read_config(directory, kind) == raw and missing > 1:  # else another process saved just now: read the new one
-            raise FileNotFoundError(f"{path} is missing, though {CONFIG_FILES[kind]} names it: copy the whole directory")
+        if (
+            _read_config(directory, kind) == raw and missing > 1
+        ):  # else another process saved just now: read the new one
+            raise FileNotFoundError(
+                f"{path} is missing, though {CONFIG_FILES[kind]} names it: copy the whole directory"
+            )
 
 
 def _open_at_once(path, flags):
@@ -195,14 +205,19 @@ def holds_anything(directory) -> bool:
     if not directory.exists():
         return False
     locks = (_SAVE_LOCK, _TRAINING_LOCK)
-    return any(path.name not in locks and not any(_is_leftover(path.name, kind) for kind in CONFIG_FILES) for path in directory.iterdir())
+    return any(
+        path.name not in locks and not any(_is_leftover(path.name, kind) for kind in CONFIG_FILES)
+        for path in directory.iterdir()
+    )
 
 
 def _is_leftover(name, kind):
     """An array file, or a file half written: what is nothing without the configuration that names it."""
     config = re.escape(CONFIG_FILES[kind])
     before = r"(\.tmp)?"  # the temporary names of older versions
-    pattern = rf"{kind}-[0-9a-f]{{12}}\.safetensors{before}|{config}\.tmp|({kind}\.safetensors|{config}){_disk.TEMPORARY}"
+    pattern = (
+        rf"{kind}-[0-9a-f]{{12}}\.safetensors{before}|{config}\.tmp|({kind}\.safetensors|{config}){_disk.TEMPORARY}"
+    )
     return re.fullmatch(pattern, name) is not None
 
 
@@ -230,10 +245,14 @@ def _parse_config(path, raw, kind):
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if newer:
-        raise ValueError(f"{path} has format version {version}, but this fastrnn reads up to {FORMAT_VERSION}: it needs a newer fastrnn")
+        raise ValueError(
+            f"{path} has format version {version}, but this fastrnn reads up to {FORMAT_VERSION}: it needs a newer fastrnn"
+        )
     weights, digest = header["weights"], header["sha256"]
     if weights != f"{kind}-{digest[:12]}.safetensors" or not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"{path} is damaged: it names the file {weights!r} and the hash {digest[:12]!r}…, which do not fit")
+        raise ValueError(
+            f"{path} is damaged: it names the file {weights!r} and the hash {digest[:12]!r}…, which do not fit"
+        )
     return header
 
 

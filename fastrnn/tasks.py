@@ -59,7 +59,9 @@ class Task:
     predict: Callable
     searches: bool = False
     one_size: bool = False
-    common: dict = dataclasses.field(default_factory=lambda: dict(cell="cell", hidden="hidden_size", layers="num_layers", dropout="dropout"))
+    common: dict = dataclasses.field(
+        default_factory=lambda: dict(cell="cell", hidden="hidden_size", layers="num_layers", dropout="dropout")
+    )
     reading: tuple = ("encoding",)
 
 
@@ -76,7 +78,9 @@ def load(directory, wanted: type | None = None):
         return Network._of(arrays, config, directory)
     if found not in models.__all__ or (wanted is not None and found != wanted.__name__):
         needs = f"a {wanted.__name__}" if wanted is not None else f"one of {', '.join(models.__all__)}"
-        raise ValueError(f"{directory} holds a {found if isinstance(found, str) else shown(found)}, but this needs {needs}")
+        raise ValueError(
+            f"{directory} holds a {found if isinstance(found, str) else shown(found)}, but this needs {needs}"
+        )
     return getattr(models, found)._of(arrays, config, directory)
 
 
@@ -86,7 +90,9 @@ def task_of(model) -> Task:
     for task in TASKS.values():
         if task.model is type(model) and not per_step:
             return task
-    raise ValueError(f"the command has no task for a {type(model).__name__}{' with per_step=True' * per_step}: use it from Python")
+    raise ValueError(
+        f"the command has no task for a {type(model).__name__}{' with per_step=True' * per_step}: use it from Python"
+    )
 
 
 def _accuracy(read, what):
@@ -172,7 +178,9 @@ def _forecast(model, path, **reading):
     if table.exog is not None:
         if table.future_exog is None:
             names = ", ".join(table.exog_names)
-            raise ValueError(f"{path} ends with the series: add rows with {names} of the steps to forecast, and no targets")
+            raise ValueError(
+                f"{path} ends with the series: add rows with {names} of the steps to forecast, and no targets"
+            )
         exog, future = _Named(table.exog_names, table.exog), _Named(table.exog_names, table.future_exog)
         horizon, given = len(future), {"exog": exog, "future_exog": future}
     found = model.predict_quantiles(horizon, series=_Named(table.names, table.series), **given)
@@ -213,8 +221,12 @@ def _say_replaced(model, X):
     if isinstance(model, MemoryNetwork):
         cut = [len(story) - model.memory for story, _ in X if len(story) > model.memory]
         if cut:
-            say(f"the first {counted(sum(cut), 'sentence')} of {counted(len(cut), 'story')} left out, beyond memory={model.memory}")
-        unknown = sum(word not in model._word_id for story, question in X for words in (*story, question) for word in words)
+            say(
+                f"the first {counted(sum(cut), 'sentence')} of {counted(len(cut), 'story')} left out, beyond memory={model.memory}"
+            )
+        unknown = sum(
+            word not in model._word_id for story, question in X for words in (*story, question) for word in words
+        )
         if unknown:
             say(f"{counted(unknown, 'word')} that training had not left out")
     if isinstance(model, EncoderDecoder):
@@ -253,7 +265,9 @@ def _targets(read):
 
 
 def _file_or_part(read):
-    return lambda options, **reading: read(options.held_out, **reading) if options.held_out is not None else options.validation
+    return lambda options, **reading: (
+        read(options.held_out, **reading) if options.held_out is not None else options.validation
+    )
 
 
 TASKS = {
@@ -323,10 +337,16 @@ def report(model, out) -> None:
     _report_message(model)
     looks = [entry for entry in model.history if entry.get("validation_loss") is not None]
     if looks:
-        kept = min((entry for entry in looks if not math.isnan(entry["validation_loss"])), key=lambda entry: entry["validation_loss"], default=looks[-1])
+        kept = min(
+            (entry for entry in looks if not math.isnan(entry["validation_loss"])),
+            key=lambda entry: entry["validation_loss"],
+            default=looks[-1],
+        )
         for name in model.FIGURES:
             first, last = looks[0][f"validation_{name}"], kept[f"validation_{name}"]
-            print(f"held-out {name}: {first:.4f} before, {last:.4f} after epoch {kept['epoch']:g}, whose parameters are kept")
+            print(
+                f"held-out {name}: {first:.4f} before, {last:.4f} after epoch {kept['epoch']:g}, whose parameters are kept"
+            )
     if model.speed is not None:
         print(f"speed: {model.speed:,.0f} steps/s")
     print(f"model: {out} ({model.num_parameters:,} parameters); on other data: fastrnn predict {out} --data FILE")

@@ -12,7 +12,9 @@ from fastrnn._threads import MOST
 try:
     import threadpoolctl
 except ImportError as error:
-    raise ImportError("fastrnn.threadpoolctl needs the package threadpoolctl, 3.3 or newer: pip install 'threadpoolctl>=3.3'") from error
+    raise ImportError(
+        "fastrnn.threadpoolctl needs the package threadpoolctl, 3.3 or newer: pip install 'threadpoolctl>=3.3'"
+    ) from error
 
 
 class Controller(threadpoolctl.LibController):

@@ -72,7 +72,9 @@ class Training:
             if getattr(settings, name) not in (None, "loss") and validation is None:
                 raise ValueError(f"{name}={getattr(settings, name)!r} needs a validation part, but there is none")
         if settings.monitor not in model.FIGURES:
-            raise ValueError(f"monitor is {settings.monitor!r}, but the validation of this model has {', '.join(model.FIGURES)}")
+            raise ValueError(
+                f"monitor is {settings.monitor!r}, but the validation of this model has {', '.join(model.FIGURES)}"
+            )
         self.model, self.settings, self.validation = model, settings, validation
         self.ranks = settings.ranks
         self.batches = batches if self.ranks is None else batches.share(self.ranks.rank, self.ranks.size)
@@ -83,11 +85,16 @@ class Training:
             **(identity or {}),
             "optimizer": repr(self.optimizer),
             "schedule": repr(self.schedule),
-            **{name: getattr(settings, name) for name in ("clip_norm", "clip_value", "accumulate", "monitor", "evaluate_every")},
+            **{
+                name: getattr(settings, name)
+                for name in ("clip_norm", "clip_value", "accumulate", "monitor", "evaluate_every")
+            },
         }
         self.at, self._untrained_counts = Position(seed), untrained_counts
         self.state = None  # carried from batch to batch
-        copies = 3 + len(getattr(self.optimizer, "_moments", ()))  # the best, the gradient, what is packed, and running means
+        copies = 3 + len(
+            getattr(self.optimizer, "_moments", ())
+        )  # the best, the gradient, what is packed, and running means
         what = f"training {model.storage.size:,} parameters: copies of them"
         _check_memory.fits(what, copies * model.storage.flat.nbytes, "make the model smaller")
         self.best = np.array(model.storage.flat)
@@ -127,7 +134,9 @@ class Training:
         self._saved = time.monotonic()
         self.batches.begin(self.at.epoch)
         if self.at.index > len(self.batches):
-            raise ValueError(f"{self._checkpoint_file}: position.index is {self.at.index}, but an epoch has {len(self.batches)} batches")
+            raise ValueError(
+                f"{self._checkpoint_file}: position.index is {self.at.index}, but an epoch has {len(self.batches)} batches"
+            )
         total = self.batches.steps * self.settings.epochs
         done = round(self.batches.steps * (self.at.epoch + self.at.index / len(self.batches)))
         shown = self.settings.progress and not self.settings.follows
@@ -309,7 +318,9 @@ class Training:
         at, diverged = self.at, self.outcome == "diverged"
         if self.settings.checkpoint is not None and not diverged:
             self._save()
-        only_first_look = at.update > 0 and at.evaluated <= 0  # interrupted in the first epoch: nothing is known of what was learnt
+        only_first_look = (
+            at.update > 0 and at.evaluated <= 0
+        )  # interrupted in the first epoch: nothing is known of what was learnt
         if diverged or (self.validation is not None and at.best_loss is not None and not only_first_look):
             with self.model.storage.updating() as flat:
                 flat[:] = self.best
@@ -327,7 +338,9 @@ class Training:
             said = f"{at.skipped} of {at.update} updates were skipped, as loss or gradient were not finite; the first one: {at.first_skipped}"
             self.message = said if self.message is None else f"{self.message}; {said}"
         if diverged:
-            kept = "those from before the first update" if at.best_update == 0 else f"the best, of update {at.best_update}"
+            kept = (
+                "those from before the first update" if at.best_update == 0 else f"the best, of update {at.best_update}"
+            )
             self.message += f"; the parameters kept are {kept}; a lower lr than {self.settings.lr} may help"
 
     def _save(self):
@@ -369,8 +382,14 @@ class Training:
         with of_file(self._checkpoint_file):
             self._continue_from(arrays, config)
         if config["computed_by"] != _computed_by():
-            before, now = (", ".join(f"{k} {v}" for k, v in by.items()) for by in (config["computed_by"], _computed_by()))
-            warnings.warn(f"the checkpoint was computed by {before}, now it is {now}: the bits may differ", RuntimeWarning, stacklevel=4)
+            before, now = (
+                ", ".join(f"{k} {v}" for k, v in by.items()) for by in (config["computed_by"], _computed_by())
+            )
+            warnings.warn(
+                f"the checkpoint was computed by {before}, now it is {now}: the bits may differ",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     @property
     def _checkpoint_file(self):
@@ -378,7 +397,9 @@ class Training:
 
     def _continue_from(self, arrays, config):
         """Take over what a checkpoint holds, after a check of all of it."""
-        options = dict(flat=self.model.storage.flat, optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict())
+        options = dict(
+            flat=self.model.storage.flat, optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict()
+        )
         _checkpoint.check(config, arrays, figures=() if self.validation is None else self.model.FIGURES, **options)
         rows = (lambda array: array) if self.ranks is None else self.ranks.rows_of
         parts = [rows(arrays[f"state.{k}"]) for k in range(_checkpoint.count(config["state"]))]

@@ -13,7 +13,9 @@ import fastrnn
 from fastrnn import _engine, _memory, cli
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's idle threads leave the cores to the other processes of a run
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # torch's idle threads leave the cores to the other processes of a run
 
 # What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
 NEEDS = {
@@ -30,8 +32,11 @@ NEEDS = {
     "soundfile": "the WAV files of other kinds than 16 bits",
     "mpi4py": "training on several processes",
 }
-MISSING = {name: f"{name} is not installed: {what} is NOT tested" for name, what in NEEDS.items() if importlib.util.find_spec(name) is None}
-
+MISSING = {
+    name: f"{name} is not installed: {what} is NOT tested"
+    for name, what in NEEDS.items()
+    if importlib.util.find_spec(name) is None
+}
 
 
 def _poisoned(make):
@@ -93,8 +98,15 @@ def pytest_testnodedown(node):
 def pytest_terminal_summary(terminalreporter):
     if fuzz.counts:
         terminalreporter.write_line(f"random cases: {sum(fuzz.counts.values())}")
-    skipped = {report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)}
-    for why in [*MISSING.values(), *sorted(why for why in skipped if "NOT tested" in why and why not in MISSING.values())]:
+    skipped = {
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    }
+    for why in [
+        *MISSING.values(),
+        *sorted(why for why in skipped if "NOT tested" in why and why not in MISSING.values()),
+    ]:
         terminalreporter.write_line(f"WARNING: {why}", yellow=True)
 
 

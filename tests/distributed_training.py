@@ -34,13 +34,28 @@ def train(what, distributed, stop_at=None, updates=(), how="nan", **options):
         model = LanguageModel("lstm", 8, 2, dtype="float64", seed=5)
         if updates:
             sick(model, updates, how)
-        return model.fit(TEXT, **{"epochs": 5, "batch_size": 6, "seq_len": 20, "verbose": False, "distributed": distributed} | options)
+        return model.fit(
+            TEXT,
+            **{"epochs": 5, "batch_size": 6, "seq_len": 20, "verbose": False, "distributed": distributed} | options,
+        )
     rng = np.random.default_rng(0)
     X = [rng.standard_normal((rng.integers(2, 9), 3)) for _ in range(55)]
     y = [("up", "down")[int(x.sum() > 0)] for x in X]
     model = SequenceClassifier("gru", 6, bidirectional=True, dtype="float64", seed=5)
     # 11 updates of 5 sequences: the last share of three processes is a single one, or none
-    return model.fit(X, y, **{"epochs": 5, "batch_size": 5, "accumulate": 1, "validation": (X, y), "verbose": False, "distributed": distributed} | options)
+    return model.fit(
+        X,
+        y,
+        **{
+            "epochs": 5,
+            "batch_size": 5,
+            "accumulate": 1,
+            "validation": (X, y),
+            "verbose": False,
+            "distributed": distributed,
+        }
+        | options,
+    )
 
 
 if __name__ == "__main__":

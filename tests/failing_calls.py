@@ -81,7 +81,11 @@ def call():
 def first_call():
     """Nothing is packed, and no memory is in the pools yet."""
     x = random(9, 5, 7)
-    return Work(lambda: results(small_net(fastrnn.GRU), x, lengths=LENGTHS, mask=np.ones((9, 5), bool) ^ np.eye(9, 5, dtype=bool)))
+    return Work(
+        lambda: results(
+            small_net(fastrnn.GRU), x, lengths=LENGTHS, mask=np.ones((9, 5), bool) ^ np.eye(9, 5, dtype=bool)
+        )
+    )
 
 
 def large_call():
@@ -188,7 +192,11 @@ def beam_search():
 
 
 def layers():
-    table, linear, dropout = fastrnn.Embedding(11, 40, seed=3), fastrnn.Linear(40, 11, seed=4), fastrnn.Dropout(0.5, seed=1)
+    table, linear, dropout = (
+        fastrnn.Embedding(11, 40, seed=3),
+        fastrnn.Linear(40, 11, seed=4),
+        fastrnn.Dropout(0.5, seed=1),
+    )
     ids, targets = RNG.integers(0, 11, (9, 5)), RNG.integers(0, 11, (9, 5))
 
     def run():
@@ -298,7 +306,10 @@ def attempt(work, n, count, least):
     except MemoryError:
         found = None
     except (SystemError, RuntimeError) as error:  # what NumPy and Python say where they forget to say MemoryError
-        if not any(said in str(error) for said in ("without exception set", "without setting an exception", "can't allocate lock")):
+        if not any(
+            said in str(error)
+            for said in ("without exception set", "without setting an exception", "can't allocate lock")
+        ):
             raise
         found = None
     finally:
@@ -337,7 +348,10 @@ def report(name, least, count, stride):
         kept.append(SHIM.failing_live())
     growth = min((after - before for before, after in itertools.pairwise(kept)), default=0)
     assert growth < max(1000, least), f"{name}: {growth} bytes more are kept after each sweep: {kept}"
-    print(f"{name}: {failed} of {failed + needless} calls failed, one for each of its allocations of {least} bytes or more", flush=True)
+    print(
+        f"{name}: {failed} of {failed + needless} calls failed, one for each of its allocations of {least} bytes or more",
+        flush=True,
+    )
 
 
 def first_training():
@@ -371,7 +385,9 @@ def refused_threads():
     asked = 0
     for split in ("rows", "units", None):
         _engine.force_split(split)
-        for refused in (1000, 0) if split is None else (1000, 2):  # no thread at all; the first ones, which later calls get; all of them
+        for refused in (
+            (1000, 0) if split is None else (1000, 2)
+        ):  # no thread at all; the first ones, which later calls get; all of them
             SHIM.failing_threads(refused)
             for n in (2, 4, 6):
                 with fastrnn.threads(n):

@@ -81,14 +81,20 @@ def _write(out, value):
     elif isinstance(value, bytes):
         out.write(value)  # instructions
     else:
-        out.write(pickle.dumps(value, 2)[2:-1] if not isinstance(value, str) else b"X" + struct.pack("<I", len(value.encode())) + value.encode())
+        out.write(
+            pickle.dumps(value, 2)[2:-1]
+            if not isinstance(value, str)
+            else b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+        )
 
 
 def tensor(kind, key, numel, shape, strides=None, offset=0, rebuild="torch._utils._rebuild_tensor_v2"):
     """The pickled form of a tensor."""
     if strides is None:
         strides = tuple(int(np.prod(shape[k + 1 :])) for k in range(len(shape)))
-    return Call(rebuild, Storage(kind, key, numel), offset, tuple(shape), tuple(strides), False, Call("collections.OrderedDict"))
+    return Call(
+        rebuild, Storage(kind, key, numel), offset, tuple(shape), tuple(strides), False, Call("collections.OrderedDict")
+    )
 
 
 def torch_parts(arrays=None):
@@ -147,10 +153,30 @@ def keras_config():
 
     def layer(kind, name, **settings):
         config = {"name": name, "trainable": True, "dtype": "float32"} | settings
-        return {"module": "keras.layers", "class_name": kind, "config": config, "registered_name": None, "build_config": {}}
+        return {
+            "module": "keras.layers",
+            "class_name": kind,
+            "config": config,
+            "registered_name": None,
+            "build_config": {},
+        }
 
-    gru = {"units": 3, "activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True, "return_sequences": True, "reset_after": True}
-    lstm = {"units": 4, "activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True, "return_sequences": False, "seed": None}
+    gru = {
+        "units": 3,
+        "activation": "tanh",
+        "recurrent_activation": "sigmoid",
+        "use_bias": True,
+        "return_sequences": True,
+        "reset_after": True,
+    }
+    lstm = {
+        "units": 4,
+        "activation": "tanh",
+        "recurrent_activation": "sigmoid",
+        "use_bias": True,
+        "return_sequences": False,
+        "seed": None,
+    }
     layers = [
         layer("InputLayer", "input", batch_shape=[None, None]),
         layer("Embedding", "embedding", input_dim=5, output_dim=2, mask_zero=True),
@@ -161,7 +187,12 @@ def keras_config():
         layer("LSTM", "lstm", **lstm),
         layer("Dense", "dense", units=2, activation="softmax", use_bias=True),
     ]  # fmt: skip
-    return {"module": "keras", "class_name": "Sequential", "config": {"name": "sequential", "layers": layers}, "registered_name": None}
+    return {
+        "module": "keras",
+        "class_name": "Sequential",
+        "config": {"name": "sequential", "layers": layers},
+        "registered_name": None,
+    }
 
 
 def _both(inside):

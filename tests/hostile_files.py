@@ -27,7 +27,9 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
             cwd=self.folder,
-            env=processes.environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", FASTRNN_NUM_THREADS="1", KERAS_BACKEND="torch"),
+            env=processes.environment(
+                OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", FASTRNN_NUM_THREADS="1", KERAS_BACKEND="torch"
+            ),
         )
         return self
 
@@ -44,7 +46,11 @@ class Server:
         """
         path = self.folder / f"case{SUFFIX[kind]}"
         path.write_bytes(data)
-        print(json.dumps({"path": str(path), "kind": kind, "limit": limit, "run": run}), file=self.process.stdin, flush=True)
+        print(
+            json.dumps({"path": str(path), "kind": kind, "limit": limit, "run": run}),
+            file=self.process.stdin,
+            flush=True,
+        )
         return json.loads(self.process.stdout.readline())
 
 

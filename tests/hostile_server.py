@@ -60,7 +60,9 @@ def _prepare(path, run):
         for value in model.graph.input:
             if value.name in made.input_names:
                 kind = value.type.tensor_type
-                shape = [d.dim_value if 0 <= d.dim_value < 50 and d.HasField("dim_value") else 3 for d in kind.shape.dim[:5]]
+                shape = [
+                    d.dim_value if 0 <= d.dim_value < 50 and d.HasField("dim_value") else 3 for d in kind.shape.dim[:5]
+                ]
                 try:
                     feeds[value.name] = np.ones(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
                 except (KeyError, TypeError):
@@ -88,7 +90,11 @@ def _child(job, out):
     signal.alarm(SECONDS)
     warnings.simplefilter("ignore")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if os.path.exists("/proc/self/statm") else 0
+    size = (
+        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        if os.path.exists("/proc/self/statm")
+        else 0
+    )
     resource.setrlimit(resource.RLIMIT_AS, (size + job["limit"], size + job["limit"]))
     end, error, text = "read", "", ""
     try:

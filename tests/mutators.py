@@ -37,7 +37,16 @@ def flipped(data, rng):
 
 # --- torch -----------------------------------------------------------------------
 
-_KINDS = ("FloatStorage", "DoubleStorage", "HalfStorage", "BFloat16Storage", "LongStorage", "QInt8Storage", "UntypedStorage", "NoSuchStorage")
+_KINDS = (
+    "FloatStorage",
+    "DoubleStorage",
+    "HalfStorage",
+    "BFloat16Storage",
+    "LongStorage",
+    "QInt8Storage",
+    "UntypedStorage",
+    "NoSuchStorage",
+)
 _CALLS = ("torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_meta_tensor_no_storage", "torch._utils._rebuild_qtensor",
           "torch._utils._rebuild_parameter", "collections.OrderedDict", "builtins.bytearray", "torch.Tensor", "os.system", "torch._utils._rebuild_tensor",
           "torch._tensor._rebuild_from_type_v2")  # fmt: skip
@@ -52,7 +61,9 @@ def torch_mutant(rng):
         if members and rng.random() < 0.15:
             _torch_member(members, rng)
         if rng.random() < 0.1:
-            found[pick(rng, (name + ".x", "", "rnn.weight_ih_l999999999999", "a" * 3000, "rnn.weight_hh_l1", "é"))] = found[name]
+            found[pick(rng, (name + ".x", "", "rnn.weight_ih_l999999999999", "a" * 3000, "rnn.weight_hh_l1", "é"))] = (
+                found[name]
+            )
     if rng.random() < 0.1:
         data = files.pickled(found)
         return files.torch_file(flipped(data, rng), members)
@@ -75,7 +86,12 @@ def _torch_tensor(call, rng):
     elif what == 3 and isinstance(storage, files.Storage):
         storage.id = (*storage.id[:4], pick(rng, HUGE))
     elif what == 4 and isinstance(storage, files.Storage):
-        storage.id = (pick(rng, ("storage", "x", 3)), files.Named("torch." + pick(rng, _KINDS)), pick(rng, ("0", "1", "99", "../0", 5)), *storage.id[3:])
+        storage.id = (
+            pick(rng, ("storage", "x", 3)),
+            files.Named("torch." + pick(rng, _KINDS)),
+            pick(rng, ("0", "1", "99", "../0", 5)),
+            *storage.id[3:],
+        )
     elif what == 5:
         name = pick(rng, _CALLS)
     elif what == 6:
@@ -111,9 +127,13 @@ def safetensors_mutant(rng):
         if way == 0:
             entry["dtype"] = pick(rng, ("F64", "F16", "BF16", "I64", "F8_E4M3", "U8", "BOOL", "X", 3, None, "F4"))
         elif way == 1:
-            entry["shape"] = pick(rng, ([1 << 40, 1 << 40], [1 << 62, 4], [-1], [], "x", [1.5], None, [0, 1 << 60], [1] * 1000))
+            entry["shape"] = pick(
+                rng, ([1 << 40, 1 << 40], [1 << 62, 4], [-1], [], "x", [1.5], None, [0, 1 << 60], [1] * 1000)
+            )
         elif way == 2:
-            entry["data_offsets"] = pick(rng, ([0, 1 << 60], [5, 3], [-1, 4], [0], "x", None, [0, 4], [1 << 63, 1 << 64]))
+            entry["data_offsets"] = pick(
+                rng, ([0, 1 << 60], [5, 3], [-1, 4], [0], "x", None, [0, 4], [1 << 63, 1 << 64])
+            )
         elif way == 3:
             header["__metadata__"] = pick(rng, ({"a": 3}, {"x": name}, {f"t{k}": name for k in range(5000)}, [], None, {"fastrnn.order": "[" * 5000},
                                                 {"fastrnn.order": "[3]"}, {"fastrnn.order": '["a", "a"]'}))  # fmt: skip
@@ -127,7 +147,9 @@ def safetensors_mutant(rng):
         elif way == 7:
             data = data[: int(rng.integers(len(data)))]
         else:
-            text = pick(rng, (b"{" * 5000, b'{"a":' * 3000, b"[]", b"{}", b'{"__metadata__":{}}', b'{"a":1e999}', b"\xff\xfe"))
+            text = pick(
+                rng, (b"{" * 5000, b'{"a":' * 3000, b"[]", b"{}", b'{"__metadata__":{}}', b'{"a":1e999}', b"\xff\xfe")
+            )
             return files.safetensors_file(text, data)
     return files.safetensors_file(header, data)
 
@@ -146,7 +168,23 @@ def json_mutant(value, rng):
     elif way == 1:
         where[key] = copy.deepcopy(pick(rng, places)[0])
     elif way == 2 and isinstance(where, dict):
-        where[pick(rng, ("units", "name", "class_name", "go_backwards", "activation", "dtype", "module", "x", "backward_layer", "config"))] = pick(rng, ODD)
+        where[
+            pick(
+                rng,
+                (
+                    "units",
+                    "name",
+                    "class_name",
+                    "go_backwards",
+                    "activation",
+                    "dtype",
+                    "module",
+                    "x",
+                    "backward_layer",
+                    "config",
+                ),
+            )
+        ] = pick(rng, ODD)
     elif way == 3:
         where[key] = pick(rng, HUGE)
     else:
@@ -186,7 +224,9 @@ def hdf5_change(rng, places):
         if way > 1:
             del file[place]
         if way == 0:
-            file.attrs[pick(rng, ("model_config", "keras_version", "x"))] = pick(rng, (3, 1.5, b"\xff", "3", "[]", [1, 2], "9" * 50, h5py.Empty("f")))
+            file.attrs[pick(rng, ("model_config", "keras_version", "x"))] = pick(
+                rng, (3, 1.5, b"\xff", "3", "[]", [1, 2], "9" * 50, h5py.Empty("f"))
+            )
         elif way == 1:
             group = file[place.split("/")[0]]
             group.attrs["weight_names"] = pick(rng, (3, "x", [b"a"], b"", h5py.Empty("S3"), [1.5]))
@@ -206,11 +246,16 @@ def hdf5_change(rng, places):
         elif way == 8:
             file.create_group(place)["self"] = file["/"]
         elif way == 9:
-            file.create_dataset(place, pick(rng, ((), (0,), (1, 1, 1), (1 << 40,), shape[::-1])), pick(rng, ("f8", "i4", "S3", "f2", "c8")))
+            file.create_dataset(
+                place,
+                pick(rng, ((), (0,), (1, 1, 1), (1 << 40,), shape[::-1])),
+                pick(rng, ("f8", "i4", "S3", "f2", "c8")),
+            )
         elif way == 10:
             file.create_dataset(place, (3,), h5py.string_dtype())
         else:
             file.create_dataset(place, shape, "float32")  # never written: only its fill value
+
     return change
 
 
@@ -218,7 +263,18 @@ def keras_mutant(rng):
     if rng.random() < 0.6:
         return files.keras_zip(config_mutant(rng), files.keras_weights())
     if rng.random() < 0.2:
-        meta = pick(rng, ("{}", "[]", '{"keras_version": 3}', '{"keras_version": "²"}', '{"keras_version": "' + "9" * 5000 + '"}', "\xff", "{" * 9000))
+        meta = pick(
+            rng,
+            (
+                "{}",
+                "[]",
+                '{"keras_version": 3}',
+                '{"keras_version": "²"}',
+                '{"keras_version": "' + "9" * 5000 + '"}',
+                "\xff",
+                "{" * 9000,
+            ),
+        )
         return files.keras_zip(files.keras_config(), files.keras_weights(), meta)
     if rng.random() < 0.4:
         return files.keras_zip(files.keras_config(), flipped(files.keras_weights(), rng))
@@ -228,7 +284,12 @@ def keras_mutant(rng):
 def h5_mutant(rng):
     if rng.random() < 0.5:
         return files.h5_bytes(config=config_mutant(rng).replace("\\u0000", "x"))
-    places = ["model_weights/lstm/kernel", "model_weights/dense/bias", "model_weights/both/forward_gru/bias", "model_weights/embedding/embeddings"]
+    places = [
+        "model_weights/lstm/kernel",
+        "model_weights/dense/bias",
+        "model_weights/both/forward_gru/bias",
+        "model_weights/embedding/embeddings",
+    ]
     return files.h5_bytes(hdf5_change(rng, places))
 
 

@@ -18,18 +18,33 @@ MAKERS = {
     "gru_before": (fastrnn.GRU, {"reset_after": False}),
     "lstm": (fastrnn.LSTM, {}),
     "rnn_options": (fastrnn.RNN, {"nonlinearity": ("leaky_relu", 0.3), "clip": 0.9}),
-    "gru_options": (fastrnn.GRU, {"recurrent_activation": ("hard_sigmoid", 0.2, 0.5), "activation": "softsign", "clip": 0.8}),
+    "gru_options": (
+        fastrnn.GRU,
+        {"recurrent_activation": ("hard_sigmoid", 0.2, 0.5), "activation": "softsign", "clip": 0.8},
+    ),
     "gru_before_options": (fastrnn.GRU, {"reset_after": False, "activation": ("elu", 0.7), "clip": 1.1}),
     "lstm_options": (
         fastrnn.LSTM,
-        {"recurrent_activation": "hard_sigmoid", "activation": ("scaled_tanh", 0.9, 1.2), "output_activation": "softplus", "clip": 0.7},
+        {
+            "recurrent_activation": "hard_sigmoid",
+            "activation": ("scaled_tanh", 0.9, 1.2),
+            "output_activation": "softplus",
+            "clip": 0.7,
+        },
     ),
     "lstm_peephole": (fastrnn.LSTM, {"peephole": True}),
     "lstm_coupled": (fastrnn.LSTM, {"coupled": True}),
     "lstm_projected": (fastrnn.LSTM, {"proj_size": "half"}),
     "lstm_everything": (
         fastrnn.LSTM,
-        {"coupled": True, "peephole": True, "proj_size": "half", "activation": "silu", "output_activation": "softsign", "clip": 1.2},
+        {
+            "coupled": True,
+            "peephole": True,
+            "proj_size": "half",
+            "activation": "silu",
+            "output_activation": "softsign",
+            "clip": 1.2,
+        },
     ),
 }
 
@@ -110,7 +125,9 @@ class Case:
 
     def __repr__(self):
         """Its sizes: hypothesis writes down what it tries, and the arrays would be pages."""
-        return f"Case({self.cell}, {self.dtype}, {self.options}, x {self.x.shape}, H={self.H}, given {list(self.given)})"
+        return (
+            f"Case({self.cell}, {self.dtype}, {self.options}, x {self.x.shape}, H={self.H}, given {list(self.given)})"
+        )
 
     @property
     def I(self):
@@ -160,7 +177,21 @@ def random_lengths(rng, T, B):
 
 
 def random_case(
-    cell, T, B, I, H, *, dtype="float64", seed=0, state=True, lengths=False, resets=False, context=0, num_layers=1, bidirectional=False, bias=True
+    cell,
+    T,
+    B,
+    I,
+    H,
+    *,
+    dtype="float64",
+    seed=0,
+    state=True,
+    lengths=False,
+    resets=False,
+    context=0,
+    num_layers=1,
+    bidirectional=False,
+    bias=True,
 ):
     """The same arguments give the same numbers; float32 numbers are exact in float64 too."""
     rng = np.random.default_rng([seed, T, B, I, H, CELLS.index(cell)])
@@ -196,12 +227,16 @@ def random_case(
 
 def same_bits(got, want, what=""):
     """Equal dtype, shape and bytes: NaN equals the same NaN, and -0.0 is not 0.0."""
-    assert got.dtype == want.dtype and got.shape == want.shape, f"{what}: {got.dtype} {got.shape} is not {want.dtype} {want.shape}"
+    assert got.dtype == want.dtype and got.shape == want.shape, (
+        f"{what}: {got.dtype} {got.shape} is not {want.dtype} {want.shape}"
+    )
     if got.tobytes() != want.tobytes():
         unsigned = f"u{got.itemsize}"
         different = np.ascontiguousarray(got).view(unsigned) != np.ascontiguousarray(want).view(unsigned)
         first = tuple(np.argwhere(different)[0])
-        raise AssertionError(f"{what}: {different.sum()} of {got.size} elements differ, the first at {first}: {got[first]!r} is not {want[first]!r}")
+        raise AssertionError(
+            f"{what}: {different.sum()} of {got.size} elements differ, the first at {first}: {got[first]!r} is not {want[first]!r}"
+        )
 
 
 def same_state(got, want, what="state"):

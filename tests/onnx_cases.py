@@ -25,7 +25,7 @@ class Case:
     opset: int = 14
 
     def __str__(self):
-        return f"{self.op} {self.attributes} {({n: a.shape for n, a in self.tensors.items()})}"
+        return f"{self.op} {self.attributes} { ({n: a.shape for n, a in self.tensors.items()}) }"
 
     def model(self):
         from onnx import TensorProto, helper, numpy_helper
@@ -35,7 +35,9 @@ class Case:
 
         order = [t if t in self.tensors else "" for t in TENSORS[: 8 if self.op == "LSTM" else 6]]
         every = ("Y", "Y_h", "Y_c")[: 3 if self.op == "LSTM" else 2]
-        node = helper.make_node(self.op, order, [o if o in self.outputs else "" for o in every], name="the_node", **self.attributes)
+        node = helper.make_node(
+            self.op, order, [o if o in self.outputs else "" for o in every], name="the_node", **self.attributes
+        )
         kind = helper.np_dtype_to_tensor_dtype(self.tensors["X"].dtype)
         graph = helper.make_graph(
             [node], "case", [info(n, a) for n, a in self.tensors.items() if n not in self.weights],
@@ -66,10 +68,18 @@ def tensors(op, T, B, I, H, D, rng, given, scale=0.6):
 def activations(op, D, rng):
     """Attributes: a list of activations and their numbers, which stand in the order of those that take one."""
     some = (["Sigmoid", "HardSigmoid"], list(NUMBERS), list(NUMBERS))
-    names = [str(rng.choice(some[k if op != "RNN" else 2])) for _ in range(D) for k in range({"RNN": 1, "GRU": 2, "LSTM": 3}[op])]
+    names = [
+        str(rng.choice(some[k if op != "RNN" else 2]))
+        for _ in range(D)
+        for k in range({"RNN": 1, "GRU": 2, "LSTM": 3}[op])
+    ]
     alphas = [float(rng.uniform(0.1, 0.9)) for n in names if NUMBERS[n] >= 1]
     betas = [float(rng.uniform(0.1, 0.9)) for n in names if NUMBERS[n] == 2]
-    return {"activations": names} | ({"activation_alpha": alphas} if alphas else {}) | ({"activation_beta": betas} if betas else {})
+    return (
+        {"activations": names}
+        | ({"activation_alpha": alphas} if alphas else {})
+        | ({"activation_beta": betas} if betas else {})
+    )
 
 
 def random_case(seed):

@@ -42,7 +42,9 @@ def part(values, name):
 
 
 def encoded(model, params, x):
-    y, state = reference.run(NAMES[model.cell], params, x[:, None], num_layers=model.num_layers, bidirectional=model.bidirectional)
+    y, state = reference.run(
+        NAMES[model.cell], params, x[:, None], num_layers=model.num_layers, bidirectional=model.bidirectional
+    )
     top = state[0][-2:] if model.bidirectional else state[0][-1:]
     return np.concatenate(list(top[:, 0])), state, y[:, 0]
 

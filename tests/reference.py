@@ -90,9 +90,15 @@ def gru_options(reset_after, recurrent_activation, activation, clip=np.inf):
     return step
 
 
-def lstm_options(coupled=False, recurrent_activation="sigmoid", activation="tanh", output_activation="tanh", clip=np.inf):
+def lstm_options(
+    coupled=False, recurrent_activation="sigmoid", activation="tanh", output_activation="tanh", clip=np.inf
+):
     """Peepholes and a projection are there if their weights are."""
-    gate, candidate, output = clipped(recurrent_activation, clip), clipped(activation, clip), clipped(output_activation, np.inf)
+    gate, candidate, output = (
+        clipped(recurrent_activation, clip),
+        clipped(activation, clip),
+        clipped(output_activation, np.inf),
+    )
 
     def step(p, x_side, h, c):
         a = split(x_side + p["w_hh"] @ h + p["b_hh"], 3 if coupled else 4)
@@ -128,8 +134,15 @@ CELLS = {
 def direction_params(params, suffix, rows):
     """The arrays of one layer and direction in float64; what the network does not have is zero."""
     p = {}
-    for short, name in (("w_ih", "weight_ih"), ("w_hh", "weight_hh"), ("w_ch", "weight_ch"), ("b_ih", "bias_ih"), ("b_hh", "bias_hh"),
-                        ("w_hr", "weight_hr"), ("peephole", "weight_peephole")):
+    for short, name in (
+        ("w_ih", "weight_ih"),
+        ("w_hh", "weight_hh"),
+        ("w_ch", "weight_ch"),
+        ("b_ih", "bias_ih"),
+        ("b_hh", "bias_hh"),
+        ("w_hr", "weight_hr"),
+        ("peephole", "weight_peephole"),
+    ):
         if name + suffix in params:
             p[short] = np.asarray(params[name + suffix], np.float64)
         elif short.startswith("b"):
@@ -138,7 +151,9 @@ def direction_params(params, suffix, rows):
 
 
 @np.errstate(over="ignore")  # of a sigmoid: exp(-a) = inf gives 0, which is right
-def run(cell, params, x, state=None, lengths=None, resets=None, context=None, num_layers=1, bidirectional=False, every=()):
+def run(
+    cell, params, x, state=None, lengths=None, resets=None, context=None, num_layers=1, bidirectional=False, every=()
+):
     """A whole network, time-major.
 
     x (T,B,I), state: tuple of (L*D,B,P) and (L*D,B,H), lengths (B,), resets (T,B), context (B,C); P: features of h
@@ -160,7 +175,9 @@ def run(cell, params, x, state=None, lengths=None, resets=None, context=None, nu
     for layer in range(num_layers):
         y = np.zeros((T, B, D * P))
         for direction in range(D):
-            p = direction_params(params, f"_l{layer}" + ("_reverse" if direction else ""), params["weight_hh_l0"].shape[0])
+            p = direction_params(
+                params, f"_l{layer}" + ("_reverse" if direction else ""), params["weight_hh_l0"].shape[0]
+            )
             p = {name: a[:, None] if a.ndim == 1 else a for name, a in p.items()}
             k = layer * D + direction
             s = [a[k].T.copy() for a in state_n]  # a row of the batch is a column here
@@ -216,7 +233,12 @@ def differences(loss, values, most=10, eps=1e-6):
         for v in directions:
             ends = [loss({**values, name: a + sign * eps * v.reshape(a.shape)}) for sign in (1, -1)]
             slopes.append((ends[0] - ends[1]) / (2 * eps))
-        found[name] = (where, np.array(slopes[:-1]), directions[-1] if directions else np.zeros(0), slopes[-1] if slopes else 0.0)
+        found[name] = (
+            where,
+            np.array(slopes[:-1]),
+            directions[-1] if directions else np.zeros(0),
+            slopes[-1] if slopes else 0.0,
+        )
     return found
 
 
@@ -225,4 +247,10 @@ def agrees(gradient, differences, name, rtol, atol):
     where, elements, direction, slope = differences
     flat = gradient.ravel().astype(np.float64)
     np.testing.assert_allclose(flat[where], elements, rtol=rtol, atol=atol, err_msg=name)
-    np.testing.assert_allclose(flat @ direction, slope, rtol=rtol, atol=atol * max(1.0, np.sqrt(flat.size)) * 4, err_msg=f"{name}, all elements")
+    np.testing.assert_allclose(
+        flat @ direction,
+        slope,
+        rtol=rtol,
+        atol=atol * max(1.0, np.sqrt(flat.size)) * 4,
+        err_msg=f"{name}, all elements",
+    )

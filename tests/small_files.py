@@ -50,7 +50,11 @@ def pickle_of_nested_tuples():
 
 def shape_of_nested_tuples():
     nested = b")" + b"".join(b"q" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(200))
-    return torch_with(out__bias=files.Call("torch._utils._rebuild_tensor_v2", files.Storage("FloatStorage", "6", 5), 0, nested, (1,), False, {}))
+    return torch_with(
+        out__bias=files.Call(
+            "torch._utils._rebuild_tensor_v2", files.Storage("FloatStorage", "6", 5), 0, nested, (1,), False, {}
+        )
+    )
 
 
 def keys_with_one_hash(code, pack):
@@ -79,7 +83,9 @@ def hexed():
 def compressed_torch():
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", files.pickled({"out.weight": files.tensor("FloatStorage", "0", 4 * MB, (2048, 2048))}))
+        archive.writestr(
+            "archive/data.pkl", files.pickled({"out.weight": files.tensor("FloatStorage", "0", 4 * MB, (2048, 2048))})
+        )
         archive.writestr("archive/data/0", bytes(16 * MB))
     return out.getvalue()
 
@@ -225,7 +231,9 @@ def random_numbers_for_bytes():
         constant(model, "one", np.ones(1, "float16"))
         constant(model, "half", np.array(0.5, "float32"))
         constant(model, "yes", np.array(True))
-        put_first(model, node("Expand", ["one", "size"], ["many"]), node("Dropout", ["many", "half", "yes"], ["unused"]))
+        put_first(
+            model, node("Expand", ["one", "size"], ["many"]), node("Dropout", ["many", "half", "yes"], ["unused"])
+        )
 
     return onnx_with(change)
 
@@ -267,7 +275,12 @@ def gathered_many_times():
     def change(model):
         constant(model, "v0", np.ones((1, 4096), "float32"))
         constant(model, "places", np.zeros(4096, "int64"))
-        put_first(model, node("Gather", ["v0", "places"], ["v1"]), node("Gather", ["v1", "places"], ["v2"]), node("Concat", ["v2"] * 999, ["v3"], axis=0))
+        put_first(
+            model,
+            node("Gather", ["v0", "places"], ["v1"]),
+            node("Gather", ["v1", "places"], ["v2"]),
+            node("Concat", ["v2"] * 999, ["v3"], axis=0),
+        )
 
     return onnx_with(change)
 
@@ -304,7 +317,11 @@ def functions_without_number():
     def change(model):
         model.opset_import.append(onnx.helper.make_opsetid("f", 1))
         for k in range(5000):
-            model.functions.append(onnx.helper.make_function("f", f"f{k}", ["x"], ["y"], [node("Identity", ["x"], ["y"])], [onnx.helper.make_opsetid("", 14)]))
+            model.functions.append(
+                onnx.helper.make_function(
+                    "f", f"f{k}", ["x"], ["y"], [node("Identity", ["x"], ["y"])], [onnx.helper.make_opsetid("", 14)]
+                )
+            )
 
     return onnx_with(change)
 
@@ -314,7 +331,9 @@ def sparse_initializer():
 
     values = onnx.numpy_helper.from_array(np.ones(1, "float32"), "sparse")
     indices = onnx.numpy_helper.from_array(np.zeros(1, "int64"), "places")
-    return onnx_with(lambda model: model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [1 << 40])))
+    return onnx_with(
+        lambda model: model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [1 << 40]))
+    )
 
 
 SMALL = {  # what it is: (kind, file, words of the error)
@@ -323,7 +342,11 @@ SMALL = {  # what it is: (kind, file, words of the error)
     "one storage with 2,000 names": ("torch", one_storage_many_names, "ask for .*at most 4 times"),
     "a bytearray of 100 GB": ("torch", bytearray_of_100_gb, "holds a dict of"),
     "a torch.Tensor of 40 GB": ("torch", torch_tensor_of_40_gb, "out.bias is a tensor made by torch.Tensor"),
-    "a storage beyond its part of the file": ("torch", storage_beyond_its_part, "out.bias is in a storage of 4000000000 bytes, but data/6 has 20"),
+    "a storage beyond its part of the file": (
+        "torch",
+        storage_beyond_its_part,
+        "out.bias is in a storage of 4000000000 bytes, but data/6 has 20",
+    ),
     "a key without end": ("torch", pickle_of_nested_tuples, "key that is a tuple"),
     "a shape without end": ("torch", shape_of_nested_tuples, "a tensor of it|another way"),
     "keys whose hashes are the same": ("torch", whole_keys_with_one_hash, "holds a dict of 2305843009213693951, "),
@@ -339,11 +362,19 @@ SMALL = {  # what it is: (kind, file, words of the error)
     "layers without number": ("keras", layers_without_number, "12005 layers"),
     "a config of 6 MB that is packed": ("keras", config_bomb, "config.json claims"),
     "weights of 60 MB that are packed": ("keras", weights_bomb, "model.weights.h5 claims"),
-    "a dataset that was never written": ("keras", unwritten_dataset, "layers/lstm/cell/vars/0 claims 384 bytes, but 0 are there"),
+    "a dataset that was never written": (
+        "keras",
+        unwritten_dataset,
+        "layers/lstm/cell/vars/0 claims 384 bytes, but 0 are there",
+    ),
     "a dataset of parts of others": ("keras", virtual_dataset, "compressed, virtual"),
     "a group that contains itself": ("keras", group_in_itself, "deeper|belong to no layer"),
     "a dataset of 40 GB of no chunks": ("h5", chunks_of_zeros, "model_weights/lstm/kernel has shape"),
-    "names that are a number": ("h5", names_that_are_an_attribute_of_numbers, "'weight_names' of model_weights/lstm is .*must be text"),
+    "names that are a number": (
+        "h5",
+        names_that_are_an_attribute_of_numbers,
+        "'weight_names' of model_weights/lstm is .*must be text",
+    ),
     "an input of 100 million steps": ("onnx", steps_of_100_million, "input .* has shape .*too much"),
     "a constant of a terabyte": ("onnx", constant_of_a_terabyte, "ConstantOfShape.* makes"),
     "a number that is expanded": ("onnx", expanded_to_a_terabyte, "Expand.* makes"),

@@ -21,7 +21,13 @@ def decoder_of(cell="gru", attention="additive", feeds=True, layers=1, dtype="fl
     n = SIZES
     rnn = make(cell, n["I"], n["H"], layers, dtype=dtype, context_size=n["C"], seed=1, **options)
     return AttentionDecoder(
-        rnn, n["M"], attention=attention, size=n["A"] if attention == "additive" else None, output_size=n["F"], input_feeding=feeds, seed=2
+        rnn,
+        n["M"],
+        attention=attention,
+        size=n["A"] if attention == "additive" else None,
+        output_size=n["F"],
+        input_feeding=feeds,
+        seed=2,
     )
 
 
@@ -30,7 +36,12 @@ def arguments(layers=1, states=1, dtype="float64", ragged=True):
     n, rng = SIZES, np.random.default_rng(3)
     x, memory = rng.standard_normal((n["T"], n["B"], n["I"])), rng.standard_normal((n["S"], n["B"], n["M"]))
     state = tuple(0.5 * rng.standard_normal((layers, n["B"], n["H"])) for _ in range(states))
-    values = dict(x=x, memory=memory, context=rng.standard_normal((n["B"], n["C"])), **{f"state{k}": s for k, s in enumerate(state)})
+    values = dict(
+        x=x,
+        memory=memory,
+        context=rng.standard_normal((n["B"], n["C"])),
+        **{f"state{k}": s for k, s in enumerate(state)},
+    )
     lengths = dict(lengths=np.array([2, 4, 0, 3, 4]), memory_lengths=np.array([6, 1, 3, 0, 4])) if ragged else {}
     return {name: a.astype(dtype) for name, a in values.items()}, lengths
 
@@ -50,7 +61,9 @@ def decode64(cell, params, values, lengths, *, layers, attention, feeds):
         for t in range(lengths.get("lengths", [T] * B)[b]):
             below = x[t, b]
             for layer in range(layers):
-                q = reference.direction_params({n[4:]: a for n, a in p.items() if n.startswith("rnn.")}, f"_l{layer}", gates)
+                q = reference.direction_params(
+                    {n[4:]: a for n, a in p.items() if n.startswith("rnn.")}, f"_l{layer}", gates
+                )
                 side = q["w_ih"] @ below + q["b_ih"]
                 if layer == 0:
                     side = side + q["w_ch"] @ values["context"][b] + (p["weight_feed"] @ feed if feeds else 0)
@@ -70,7 +83,9 @@ def decode64(cell, params, values, lengths, *, layers, attention, feeds):
     return y, alpha, tuple(state_n)
 
 
-CASES = [(cell, "additive", True, 1) for cell, (_, options) in MAKERS.items() if "proj_size" not in options]  # those are refused
+CASES = [
+    (cell, "additive", True, 1) for cell, (_, options) in MAKERS.items() if "proj_size" not in options
+]  # those are refused
 CASES += [("gru", attention, feeds, layers) for attention in ATTENTIONS for feeds in (True, False) for layers in (1, 2)]
 CASES += [("lstm", attention, True, 3) for attention in ATTENTIONS]
 
@@ -89,7 +104,9 @@ def test_outputs_weights_and_states_agree_with_float64(isa, cell, attention, fee
     values, lengths = arguments(layers, states, dtype, ragged)
     y, state_n, alpha = called(decoder, values, lengths, states, return_attention=True)
     wide = {name: a.astype("float64") for name, a in values.items()}
-    want_y, want_alpha, want_state = decode64(cell, decoder.params, wide, lengths, layers=layers, attention=attention, feeds=feeds)
+    want_y, want_alpha, want_state = decode64(
+        cell, decoder.params, wide, lengths, layers=layers, attention=attention, feeds=feeds
+    )
     bound = dict(rtol=1e-5, atol=2e-6) if dtype == "float32" else dict(rtol=1e-12, atol=1e-13)
     assert_allclose(y, want_y, **bound)
     assert_allclose(alpha, want_alpha, **bound)
@@ -119,7 +136,13 @@ def test_every_gradient_matches_central_differences(isa, cell, attention, feeds,
         y, _, state = decode64(cell, params, values, lengths, layers=layers, attention=attention, feeds=feeds)
         return (y * dy).sum() + sum((s * d).sum() for s, d in zip(state, dstate))
 
-    gradients = dict(x=g.x, memory=g.memory, context=g.context, **{f"state{k}": s for k, s in enumerate(as_tuple(g.state))}, **g.params)
+    gradients = dict(
+        x=g.x,
+        memory=g.memory,
+        context=g.context,
+        **{f"state{k}": s for k, s in enumerate(as_tuple(g.state))},
+        **g.params,
+    )
     assert gradients.keys() == values.keys() | params.keys()
     for name, gradient in gradients.items():
         source = values if name in values else params
@@ -157,14 +180,18 @@ def test_dropout_between_layers_is_the_layers_own(dtype):
     decoder = decoder_of("lstm", "dot", False, 3, dtype, dropout=0.5)
     values, lengths = arguments(3, 2, dtype)
     state = values["state0"], values["state1"]
-    (_, want), rnn_backward = decoder.rnn.vjp(values["x"], state, context=values["context"], lengths=lengths["lengths"], rng=5)
+    (_, want), rnn_backward = decoder.rnn.vjp(
+        values["x"], state, context=values["context"], lengths=lengths["lengths"], rng=5
+    )
     (_, found), backward = called(decoder, values, lengths, 2, "vjp", rng=5)
     for one, other in zip(found, want):
         same_bits(one, other)
     dstate = tuple(np.ones_like(s) for s in want)
     g, want_g = backward(dstate_n=dstate), rnn_backward(dstate_n=dstate)
     for name, gradient in want_g.params.items():
-        assert_allclose(g.params[f"rnn.{name}"], gradient, rtol=1e-4 if dtype == "float32" else 1e-11, atol=1e-6, err_msg=name)
+        assert_allclose(
+            g.params[f"rnn.{name}"], gradient, rtol=1e-4 if dtype == "float32" else 1e-11, atol=1e-6, err_msg=name
+        )
     assert any(abs(a).max() > 0 for a in want_g.params.values())
 
 
@@ -178,7 +205,11 @@ def test_a_row_has_the_same_bits_alone_and_padded(isa, attention, dtype):
         T, S = lengths["lengths"][b], lengths["memory_lengths"][b]
         state = values["state0"][:, b : b + 1], values["state1"][:, b : b + 1]
         one, (h1, c1), alpha1 = decoder(
-            values["x"][:T, b : b + 1], values["memory"][:S, b : b + 1], state, context=values["context"][b : b + 1], return_attention=True
+            values["x"][:T, b : b + 1],
+            values["memory"][:S, b : b + 1],
+            state,
+            context=values["context"][b : b + 1],
+            return_attention=True,
         )
         same_bits(one[:, 0], y[:T, b])
         same_bits(alpha1[:, 0], alpha[:T, b, :S])
@@ -259,7 +290,12 @@ def test_copies_pickles_and_other_dtypes_are_independent():
     same_bits(called(decoder, values, lengths, 1)[0], y)
     single = decoder.astype("float32")
     assert_allclose(called(single, {k: v.astype("float32") for k, v in values.items()}, lengths, 1)[0], y, atol=1e-5)
-    assert decoder.num_parameters == decoder.flat.size == decoder.storage.size == sum(a.size for a in decoder.params.values())
+    assert (
+        decoder.num_parameters
+        == decoder.flat.size
+        == decoder.storage.size
+        == sum(a.size for a in decoder.params.values())
+    )
 
 
 def test_a_released_or_stale_backward_says_so():
@@ -322,7 +358,9 @@ def test_a_gradient_that_does_not_fit_is_refused():
     decoder = decoder_of("gru")
     values, lengths = arguments(1, 1)
     (y, _), backward = called(decoder, values, lengths, 1, "vjp")
-    with pytest.raises(ValueError, match=r"dy has shape \(4, 5, 3\), but the forward pass it belongs to gave \(4, 5, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"dy has shape \(4, 5, 3\), but the forward pass it belongs to gave \(4, 5, 6\)"
+    ):
         backward(y[..., :3])
     with pytest.raises(TypeError, match="dy is float32"):
         backward(y.astype("float32"))

@@ -21,7 +21,11 @@ def attend64(query, keys, values, v, softmax):
     alpha, context = np.zeros((len(query), 17), "float64"), np.zeros((len(query), values.shape[1]), "float64")
     for r, (first, count) in enumerate(zip(FIRST, COUNT)):
         k, m = keys[first : first + count].astype("float64"), values[first : first + count].astype("float64")
-        score = k @ query[r].astype("float64") if v is None else np.tanh(query[r].astype("float64") + k) @ v.astype("float64")
+        score = (
+            k @ query[r].astype("float64")
+            if v is None
+            else np.tanh(query[r].astype("float64") + k) @ v.astype("float64")
+        )
         if softmax and count:
             score = np.exp(score - score.max())
             score /= score.sum()
@@ -65,7 +69,9 @@ def test_every_gradient_of_attention_matches_central_differences(isa, A, M, addi
     v = v if additive else None
     alpha, context = np.empty((5, 17)), np.empty((5, M))
     _engine.attend(query, keys, memory, FIRST, COUNT, v, softmax, alpha, context)
-    boxes, (dquery, dkeys, dvalues, dv) = guarded(np.full((5, A), 9.0), np.ones((33, A)), np.ones((33, M)), np.ones((5, A)))
+    boxes, (dquery, dkeys, dvalues, dv) = guarded(
+        np.full((5, A), 9.0), np.ones((33, A)), np.ones((33, M)), np.ones((5, A))
+    )
     _engine.attend_backward(query, keys, memory, FIRST, COUNT, v, softmax, alpha, dcontext, dquery, dkeys, dvalues, dv)
     assert all(box.intact() for box in boxes)
     gradients = [dquery, dkeys - 1, dvalues - 1, (dv - 1).sum(0)]
@@ -84,7 +90,17 @@ def test_a_row_of_attention_has_the_same_bits_alone(isa, dtype):
         for r in range(5):
             one_alpha, one = np.empty((1, 16), dtype), np.empty((1, 70), dtype)
             mine = slice(FIRST[r], FIRST[r] + COUNT[r])
-            _engine.attend(query[r : r + 1], keys[mine].copy(), values[mine].copy(), np.array([0]), COUNT[r : r + 1], score, True, one_alpha, one)
+            _engine.attend(
+                query[r : r + 1],
+                keys[mine].copy(),
+                values[mine].copy(),
+                np.array([0]),
+                COUNT[r : r + 1],
+                score,
+                True,
+                one_alpha,
+                one,
+            )
             same_bits(one[0], context[r])
             same_bits(one_alpha[0, : COUNT[r]], alpha[r, : COUNT[r]])
 

@@ -18,10 +18,36 @@ import pytest
 from fastrnn import _engine
 
 if importlib.util.find_spec("fastrnn.bench"):
-    from fastrnn.bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, onnx_nodes, quiet, report, run, torch_modules
+    from fastrnn.bench import (
+        data,
+        goals,
+        grid,
+        handwritten,
+        limits,
+        measure,
+        min_char_rnn,
+        onnx_nodes,
+        quiet,
+        report,
+        run,
+        torch_modules,
+    )
 else:  # the sources, built in place
     sys.path.append(str(Path(__file__).parent.parent))
-    from bench import data, goals, grid, handwritten, limits, measure, min_char_rnn, onnx_nodes, quiet, report, run, torch_modules
+    from bench import (
+        data,
+        goals,
+        grid,
+        handwritten,
+        limits,
+        measure,
+        min_char_rnn,
+        onnx_nodes,
+        quiet,
+        report,
+        run,
+        torch_modules,
+    )
 
 from reference import run as reference
 
@@ -63,14 +89,23 @@ def test_the_truth_agrees_with_the_reference_and_its_gradients_with_numbers(cell
     rng = np.random.default_rng(0)
     for name, gradient in {"x": dx, **gradients}.items():
         direction, eps = rng.standard_normal(gradient.shape), 1e-6
-        moved = [(layer_and_y({**values, name: values[name] + sign * eps * direction})[1] * dy).sum() for sign in (1, -1)]
-        np.testing.assert_allclose((gradient * direction).sum(), (moved[0] - moved[1]) / (2 * eps), rtol=1e-6, err_msg=name)
+        moved = [
+            (layer_and_y({**values, name: values[name] + sign * eps * direction})[1] * dy).sum() for sign in (1, -1)
+        ]
+        np.testing.assert_allclose(
+            (gradient * direction).sum(), (moved[0] - moved[1]) / (2 * eps), rtol=1e-6, err_msg=name
+        )
 
 
 def test_an_error_counts_whatever_is_missing_or_nan():
     want = {"y": np.array([1.0, -4.0])}
     assert data.error({"y": np.array([1.0, -3.0])}, want) == 0.25
-    assert data.error({}, want) == data.error({"y": np.array([1.0, np.nan])}, want) == data.error({"y": np.ones(3)}, want) == np.inf
+    assert (
+        data.error({}, want)
+        == data.error({"y": np.array([1.0, np.nan])}, want)
+        == data.error({"y": np.ones(3)}, want)
+        == np.inf
+    )
 
 
 def test_the_ratio_is_paired_by_round():
@@ -90,7 +125,11 @@ def test_disturbed_rounds_do_not_count_if_enough_are_left():
 
 
 def test_weights_that_outgrow_a_cache_are_bound_by_the_next():
-    measured = {"fma_gflops": 100, "read_gbps": {"L1": 150, "L2": 100, "L3": 50, "DRAM": 10}, "caches": {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}}
+    measured = {
+        "fma_gflops": 100,
+        "read_gbps": {"L1": 150, "L2": 100, "L3": 50, "DRAM": 10},
+        "caches": {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20},
+    }
     bounds = [limits.bound(grid.Case("forward", "lstm", 100, 1, H, H), measured, 1)[1] for H in (32, 128, 512, 2048)]
     assert bounds == ["L1", "L2", "L3", "DRAM"]
     seconds, what = limits.bound(grid.Case("train", "lstm", 50, 64, 64, 64), measured, 2)
@@ -161,21 +200,53 @@ def test_a_word_that_no_case_has_is_an_error():
 def result(case, ours, ratio, peer="torch", **more):
     """A made-up result whose best peer takes `ratio` times as long as we."""
     found = {"median": ratio, "low": 0.98 * ratio, "high": 1.02 * ratio}
-    times = {name: {"median": t, "q1": t, "q3": t, "blocks": 15, "variant": "", "error": 0.0} for name, t in (("fastrnn", ours), (peer, ratio * ours))}
+    times = {
+        name: {"median": t, "q1": t, "q3": t, "blocks": 15, "variant": "", "error": 0.0}
+        for name, t in (("fastrnn", ours), (peer, ratio * ours))
+    }
     sizes = {name: getattr(case, name) for name in ("id", "kind", "cell", "T", "B", "I", "H", "flops")}
-    ratios = {"ratios": {peer: found}, "best_peer": peer, "ratio": ratio, "ratio_low": found["low"], "ratio_high": found["high"]}
-    return {**sizes, **ratios, "times": times, "limit_seconds": ours / 2, "limit_bound": "L2", "failed": {}, "noisy": False, **more}
+    ratios = {
+        "ratios": {peer: found},
+        "best_peer": peer,
+        "ratio": ratio,
+        "ratio_low": found["low"],
+        "ratio_high": found["high"],
+    }
+    return {
+        **sizes,
+        **ratios,
+        "times": times,
+        "limit_seconds": ours / 2,
+        "limit_bound": "L2",
+        "failed": {},
+        "noisy": False,
+        **more,
+    }
 
 
 @pytest.fixture
 def results(tmp_path):
     """A folder with the JSONs of one and two threads: three cases, of which one is lost on one thread; and a peer that is missing."""
-    cases = [grid.Case("forward", "lstm", 100, 1, 64, 64), grid.Case("train", "gru", 50, 32, 64, 64), grid.Case("step", "rnn", 1, 1, 16, 16)]
-    machine = {"cpu": "<Nice> CPU", "cpus": 2, "date": "today", "commit": "0123456789abcdef", "versions": {"fastrnn": "1"}, "caches": {"L2": 1 << 20}}
+    cases = [
+        grid.Case("forward", "lstm", 100, 1, 64, 64),
+        grid.Case("train", "gru", 50, 32, 64, 64),
+        grid.Case("step", "rnn", 1, 1, 16, 16),
+    ]
+    machine = {
+        "cpu": "<Nice> CPU",
+        "cpus": 2,
+        "date": "today",
+        "commit": "0123456789abcdef",
+        "versions": {"fastrnn": "1"},
+        "caches": {"L2": 1 << 20},
+    }
     measured = {"fma_gflops": 100.0, "read_gbps": {"L1": 200.0}, "isa": "v4", "caches": machine["caches"]}
     missing = {"jax": "No module named 'jax'; pip install jax==0.10.2"}
     for threads, ratios in ((1, (0.8, 2.5, 7.0)), (2, (1.4, 1.9, 7.0))):
-        made = [result(case, 1e-3 / threads, ratio, "onnxruntime" if case.kind == "step" else "torch") for case, ratio in zip(cases, ratios)]
+        made = [
+            result(case, 1e-3 / threads, ratio, "onnxruntime" if case.kind == "step" else "torch")
+            for case, ratio in zip(cases, ratios)
+        ]
         content = {"machine": machine, "limits": measured, "threads": threads, "missing": missing, "results": made}
         (tmp_path / f"bench-{threads}-threads.json").write_text(json.dumps(content))
     return tmp_path
@@ -191,7 +262,17 @@ def test_the_page_shows_a_losing_cell_first_and_names_a_missing_peer(results, mo
     assert "http" not in page  # nothing is loaded from elsewhere
 
 
-HOSTILE = ["<td onmouseover=alert(1)>", "<script>alert(1)</script>", "</style><script>", "\"'>&", "a\0b\x1b", "\u2028", "\ud800", "<td", "|x|"]
+HOSTILE = [
+    "<td onmouseover=alert(1)>",
+    "<script>alert(1)</script>",
+    "</style><script>",
+    "\"'>&",
+    "a\0b\x1b",
+    "\u2028",
+    "\ud800",
+    "<td",
+    "|x|",
+]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -213,7 +294,9 @@ def test_whatever_a_result_is_called_the_page_shows_it_as_text(results, hostile,
     assert page.count("<script") == 0 and page.count("</style>") == 1 and "onmouseover=alert(1)>" not in page
     tags = [collections.Counter(re.findall("<(/?[a-z0-9]+)", text)) for text in (clean, page)]
     assert set(tags[0]) >= set(tags[1]) - {"br", "span"}  # the sentence on what is missing
-    assert tags[1]["td"] == tags[1]["/td"] and not re.search("[\0\x1b\u2028\ud800]", page.replace("\u2028", "" if hostile == "\u2028" else "\u2028"))
+    assert tags[1]["td"] == tags[1]["/td"] and not re.search(
+        "[\0\x1b\u2028\ud800]", page.replace("\u2028", "" if hostile == "\u2028" else "\u2028")
+    )
     assert html.unescape(page).count(hostile) >= 10 or not hostile.isprintable()
     lines = report.markdown_tables({1: content}).splitlines()
     assert all(len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", lines[2])) for line in lines[2:5])
@@ -228,7 +311,9 @@ def test_the_tables_are_markdown(results):
 
 def test_goals_are_judged_by_mean_and_by_lost_cells(results):
     rows = {row["name"]: row for row in goals.judgements(report.load(results))}
-    assert not rows["inference"]["met"] and [name for name, _ in rows["inference"]["lost"]] == ["forward lstm T100 B1 I64 H64"]
+    assert not rows["inference"]["met"] and [name for name, _ in rows["inference"]["lost"]] == [
+        "forward lstm T100 B1 I64 H64"
+    ]
     assert rows["training"]["met"] and rows["training"]["geomean"] == pytest.approx(2.5)
     assert rows["streaming step, against onnxruntime"]["met"]
     assert rows["two threads against one of ours, B >= 16"]["geomean"] == pytest.approx(2)

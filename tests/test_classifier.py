@@ -21,7 +21,9 @@ def data(N=60, seed=0, width=3):
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
-@pytest.mark.parametrize("cell, layers, bidirectional", [("rnn", 1, False), ("gru", 2, True), ("lstm", 1, True), ("lstm", 2, False)])
+@pytest.mark.parametrize(
+    "cell, layers, bidirectional", [("rnn", 1, False), ("gru", 2, True), ("lstm", 1, True), ("lstm", 2, False)]
+)
 def test_gradients_through_the_whole_model(cell, layers, bidirectional, pooling):
     X, y = data(6)
     model = SequenceClassifier(cell, 4, layers, bidirectional=bidirectional, pooling=pooling, dtype="float64", seed=1)
@@ -47,7 +49,9 @@ def test_gradients_through_the_whole_model(cell, layers, bidirectional, pooling)
 
 def test_it_learns_and_says_how_well():
     X, y = data(700)
-    model = SequenceClassifier("gru", 16, seed=0).fit(X[:500], y[:500], epochs=25, lr=0.02, validation=(X[500:600], y[500:600]), verbose=False)
+    model = SequenceClassifier("gru", 16, seed=0).fit(
+        X[:500], y[:500], epochs=25, lr=0.02, validation=(X[500:600], y[500:600]), verbose=False
+    )
     assert model.score(X[600:], y[600:]) > 0.9
     best = min(model.history, key=lambda entry: entry["validation_loss"])
     assert_allclose(best["validation_accuracy"], model.score(X[500:600], y[500:600]))
@@ -76,9 +80,16 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads():
     flats = []
     for threads in (1, 2):
         with fastrnn.threads(threads):
-            flats.append(SequenceClassifier("gru", 40, 2, dropout=0.2, bidirectional=True, seed=3).fit(X, y, **QUICK).storage.flat)
+            flats.append(
+                SequenceClassifier("gru", 40, 2, dropout=0.2, bidirectional=True, seed=3)
+                .fit(X, y, **QUICK)
+                .storage.flat
+            )
     assert_array_equal(*flats)
-    assert (SequenceClassifier("gru", 40, 2, dropout=0.2, bidirectional=True, seed=4).fit(X, y, **QUICK).storage.flat != flats[0]).any()
+    assert (
+        SequenceClassifier("gru", 40, 2, dropout=0.2, bidirectional=True, seed=4).fit(X, y, **QUICK).storage.flat
+        != flats[0]
+    ).any()
 
 
 def test_save_and_load_keep_the_predictions_and_the_scaler(tmp_path):
@@ -110,11 +121,15 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     options = dict(batch_size=8, lr=0.01, validation=0.2, verbose=False)
     whole = SequenceClassifier("gru", 8, **make).fit(X, y, epochs=6, checkpoint=tmp_path / "whole", **options)
     SequenceClassifier("gru", 8, **make).fit(X, y, epochs=2, checkpoint=tmp_path / "part", **options)
-    resumed = SequenceClassifier("gru", 8, **make).fit(X, y, epochs=6, checkpoint=tmp_path / "part", resume=True, **options)
+    resumed = SequenceClassifier("gru", 8, **make).fit(
+        X, y, epochs=6, checkpoint=tmp_path / "part", resume=True, **options
+    )
     assert_array_equal(resumed.storage.flat, whole.storage.flat)
     assert resumed.history == whole.history
     with pytest.raises(ValueError, match="made with data="):
-        SequenceClassifier("gru", 8, **make).fit(X[1:], y[1:], epochs=6, checkpoint=tmp_path / "part", resume=True, **options)
+        SequenceClassifier("gru", 8, **make).fit(
+            X[1:], y[1:], epochs=6, checkpoint=tmp_path / "part", resume=True, **options
+        )
 
 
 def test_a_weight_of_two_is_a_sequence_twice():
@@ -122,8 +137,12 @@ def test_a_weight_of_two_is_a_sequence_twice():
     weights = np.ones(20)
     weights[:5] = 2
     options = dict(epochs=3, batch_size=100, lr=0.01, verbose=False)
-    one = SequenceClassifier("rnn", 4, dtype="float64", standardize=False, seed=0).fit(X, y, sample_weight=weights, **options)
-    other = SequenceClassifier("rnn", 4, dtype="float64", standardize=False, seed=0).fit(X + X[:5], y + y[:5], **options)
+    one = SequenceClassifier("rnn", 4, dtype="float64", standardize=False, seed=0).fit(
+        X, y, sample_weight=weights, **options
+    )
+    other = SequenceClassifier("rnn", 4, dtype="float64", standardize=False, seed=0).fit(
+        X + X[:5], y + y[:5], **options
+    )
     assert_allclose(one.storage.flat, other.storage.flat, rtol=1e-9, atol=1e-12)
     share = {label: y.count(label) for label in set(y)}
     by_label = {label: 20 / len(share) / n for label, n in share.items()}
@@ -177,7 +196,9 @@ def test_a_fitted_model_keeps_what_it_learnt_when_new_data_is_wrong():
     with pytest.raises(ValueError, match="y has only the class"):
         model.fit(X, ["a"] * len(X), **QUICK)
     assert_array_equal(model.storage.flat, before)
-    with pytest.raises(RuntimeError, match=r"has not been fitted: call fit\(…\) or SequenceClassifier.load\(directory\)"):
+    with pytest.raises(
+        RuntimeError, match=r"has not been fitted: call fit\(…\) or SequenceClassifier.load\(directory\)"
+    ):
         SequenceClassifier().predict(X)
 
 
@@ -220,10 +241,16 @@ def test_a_generator_is_data_and_a_resumed_training_goes_on_with_the_same(tmp_pa
     options = dict(updates=12, classes=["up", "down"], verbose=False, lr=0.02, validation=next(batches_of(99)))
     whole = SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, **options)
     held_out = next(batches_of(100))
-    assert whole.score(*held_out) > 0.8 and whole.classes_.tolist() == ["down", "up"] and whole.history[-1]["update"] == 72
+    assert (
+        whole.score(*held_out) > 0.8 and whole.classes_.tolist() == ["down", "up"] and whole.history[-1]["update"] == 72
+    )
     stop = [lambda entry: entry["update"] == 17]
-    SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, evaluate_every=5, callbacks=stop, checkpoint=tmp_path, **options)
-    resumed = SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, evaluate_every=5, checkpoint=tmp_path, resume=True, **options)
+    SequenceClassifier("gru", 8, seed=0).fit(
+        batches_of, epochs=6, evaluate_every=5, callbacks=stop, checkpoint=tmp_path, **options
+    )
+    resumed = SequenceClassifier("gru", 8, seed=0).fit(
+        batches_of, epochs=6, evaluate_every=5, checkpoint=tmp_path, resume=True, **options
+    )
     assert resumed.history[-1]["update"] == 72
     again = SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, evaluate_every=5, **options)
     assert_array_equal(resumed.storage.flat, again.storage.flat)

@@ -61,21 +61,42 @@ def parameters(folder):
 def test_train_says_what_it_has_done(run, data, tmp_path):
     status, out, err = run("train", "--data", data, *SMALL, "--seed", 4, "--dropout", 0.1, "--embedding", 9)
     assert status == 0
-    before, after = map(float, re.match(r"held-out NLL: (\S+) before, (\S+) after, in nats per character\n", out).groups())
+    before, after = map(
+        float, re.match(r"held-out NLL: (\S+) before, (\S+) after, in nats per character\n", out).groups()
+    )
     model = LanguageModel.load(tmp_path / "fastrnn-lm")
     losses = [entry["validation_loss"] for entry in model.history]
     assert (before, after) == (round(losses[0], 4), round(min(losses), 4))
     assert after < before - 0.5
-    written = re.search(r"\nspeed: [\d,]+ characters/s\nit writes:\n(.{300})\nmodel: ./fastrnn-lm \((\S+) parameters\)", out, re.DOTALL)
+    written = re.search(
+        r"\nspeed: [\d,]+ characters/s\nit writes:\n(.{300})\nmodel: ./fastrnn-lm \((\S+) parameters\)", out, re.DOTALL
+    )
     assert int(written[2].replace(",", "")) == model.num_parameters
     assert set(written[1]) <= set(TEXT)
     assert [line.split("  ")[0] for line in err.splitlines()] == ["epoch 0", "epoch 1", "epoch 2", "epoch 3"]
-    assert re.search(r"^epoch 1  loss \d\.\d{4}  validation \d\.\d{4}  [\d,]+ characters/s  0:0\d left$", err, re.MULTILINE)
+    assert re.search(
+        r"^epoch 1  loss \d\.\d{4}  validation \d\.\d{4}  [\d,]+ characters/s  0:0\d left$", err, re.MULTILINE
+    )
     assert (model.cell, model.hidden_size, model.num_layers, model.embedding_size, model.seed) == ("lstm", 12, 2, 9, 4)
 
 
 def test_train_does_what_fit_does(run, data, tmp_path):
-    options = ["--cell", "gru", "--layers", 2, "--embedding", 7, "--dropout", 0.3, "--seed", 5, "--optimizer", "rmsprop", "--clip", 0.3]
+    options = [
+        "--cell",
+        "gru",
+        "--layers",
+        2,
+        "--embedding",
+        7,
+        "--dropout",
+        0.3,
+        "--seed",
+        5,
+        "--optimizer",
+        "rmsprop",
+        "--clip",
+        0.3,
+    ]
     options += ["--lr-decay", 0.8, "--validation", 0.2, "--patience", 2, "--quiet", "--out", "m"]
     assert run("train", "--data", data, *SMALL, *options)[::2] == (0, "")
     want = LanguageModel("gru", 12, 2, embedding_size=7, dropout=0.3, seed=5).fit(
@@ -120,7 +141,8 @@ def test_resume_makes_a_training_longer_to_the_same_bits(run, data, tmp_path):
     status, out, err = run(*options, "--out", "part", "--resume", "--hidden", 13)
     assert (status, out) == (1, "")
     assert (
-        err == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: to continue, it must be the same\n"
+        err
+        == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: to continue, it must be the same\n"
     )
 
 
@@ -159,7 +181,20 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(ru
 
 def test_generate_writes_the_prompt_and_what_follows(run, model):
     status, out, err = run(
-        "generate", model, "--prompt", "7 squared", "--length", 40, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9, "--seed", 2
+        "generate",
+        model,
+        "--prompt",
+        "7 squared",
+        "--length",
+        40,
+        "--temperature",
+        0.5,
+        "--top-k",
+        3,
+        "--top-p",
+        0.9,
+        "--seed",
+        2,
     )
     want = LanguageModel.load(model).generate("7 squared", 40, temperature=0.5, top_k=3, top_p=0.9, seed=2)
     assert (status, out, err) == (0, f"7 squared{want}\n", "")
@@ -224,15 +259,24 @@ def test_a_model_of_words_or_bytes(run, data, tmp_path, level):
     assert out.startswith("pretrained vectors: for 2 of 50 words\n" if level == "word" else "held-out")
     model = LanguageModel.load("fastrnn-lm")
     fitting = dict(pretrained="vectors.txt") if level == "word" else {}
-    want = LanguageModel("lstm", 12, 2, level=level, tied=True, seed=0, **({"min_count": 1, "max_vocabulary": 50} if fitting else {}))
+    want = LanguageModel(
+        "lstm", 12, 2, level=level, tied=True, seed=0, **({"min_count": 1, "max_vocabulary": 50} if fitting else {})
+    )
     want.fit(data, epochs=1, batch_size=5, seq_len=17, lr=0.01, schedule=Cosine(1), verbose=False, **fitting)
     assert_array_equal(model.storage.flat, want.storage.flat)
-    assert run("generate", "fastrnn-lm", "--prompt", "7", "--length", 20, "--seed", 1)[1] == f"7{model.generate('7', 20, 0.8, seed=1)}\n"
+    assert (
+        run("generate", "fastrnn-lm", "--prompt", "7", "--length", 20, "--seed", 1)[1]
+        == f"7{model.generate('7', 20, 0.8, seed=1)}\n"
+    )
     nll = -model.score(data)
     line = f"NLL: {nll:.4f} nats per {level} ({nll / np.log(2):.4f} bits), perplexity {np.exp(nll):.4f}\n"
     status, out, err = run("evaluate", "fastrnn-lm", "--data", data)
     assert (status, out) == (0, line)
-    assert err == "" if level == "byte" else err.startswith("fastrnn: warning: the text has words") and err.count("\n") == 1
+    assert (
+        err == ""
+        if level == "byte"
+        else err.startswith("fastrnn: warning: the text has words") and err.count("\n") == 1
+    )
     shown = run("info", "fastrnn-lm")[1]
     assert f"level: {level}\n" in shown
     assert ("splitting: unicode\n" in shown) == (level == "word")
@@ -249,7 +293,24 @@ def test_a_file_that_is_no_text_is_evaluated_by_a_model_of_bytes(run, tmp_path):
 
 def test_threads_are_set_and_change_nothing(run, data, tmp_path):
     for threads in (1, 2):
-        assert run("train", "--data", data, *SMALL, "--epochs", 1, "--batch", 24, "--threads", threads, "--quiet", "--out", threads)[0] == 0
+        assert (
+            run(
+                "train",
+                "--data",
+                data,
+                *SMALL,
+                "--epochs",
+                1,
+                "--batch",
+                24,
+                "--threads",
+                threads,
+                "--quiet",
+                "--out",
+                threads,
+            )[0]
+            == 0
+        )
         assert fastrnn.get_num_threads() == threads
     assert_array_equal(parameters(tmp_path / "1"), parameters(tmp_path / "2"))
 
@@ -262,17 +323,29 @@ BAD_USAGE = [
         ["train", "--hidden", "0"],
         "fastrnn train: error: argument --hidden: '0' is not a whole number of at least 1 (see fastrnn train --help)",
     ),
-    (["train", "--hidden", "1.5"], "fastrnn train: error: argument --hidden: '1.5' is not a whole number of at least 1"),
+    (
+        ["train", "--hidden", "1.5"],
+        "fastrnn train: error: argument --hidden: '1.5' is not a whole number of at least 1",
+    ),
     (["train", "--cell", "elman"], "fastrnn train: error: argument --cell: invalid choice: 'elman' (choose from"),
     (["train", "--dropout", "1"], "fastrnn train: error: argument --dropout: '1' is not a number in 0 <= p < 1"),
     (["train", "--level", "letter"], "fastrnn train: error: argument --level: invalid choice: 'letter' (choose from"),
-    (["train", "--max-vocabulary", "1"], "fastrnn train: error: argument --max-vocabulary: '1' is not a whole number of at least 2"),
+    (
+        ["train", "--max-vocabulary", "1"],
+        "fastrnn train: error: argument --max-vocabulary: '1' is not a whole number of at least 2",
+    ),
     (["train", "--lr", "nan"], "fastrnn train: error: argument --lr: 'nan' is not a number above 0"),
-    (["train", "--lr-decay", "1.2"], "fastrnn train: error: argument --lr-decay: '1.2' is not 'cosine', 'none' or a factor in 0 < f <= 1"),
+    (
+        ["train", "--lr-decay", "1.2"],
+        "fastrnn train: error: argument --lr-decay: '1.2' is not 'cosine', 'none' or a factor in 0 < f <= 1",
+    ),
     (["train", "--threads", "0"], "fastrnn train: error: argument --threads: '0' is not a whole number of at least 1"),
     (["train", "--seed", "-1"], "fastrnn train: error: argument --seed: '-1' is not a whole number of at least 0"),
     (["generate"], "fastrnn generate: error: the following arguments are required: DIR"),
-    (["generate", "m", "--temperature", "-1"], "fastrnn generate: error: argument --temperature: '-1' is not a number of at least 0"),
+    (
+        ["generate", "m", "--temperature", "-1"],
+        "fastrnn generate: error: argument --temperature: '-1' is not a number of at least 0",
+    ),
     (["generate", "m", "--top-p", "0"], "fastrnn generate: error: argument --top-p: '0' is not a number in 0 < p <= 1"),
     (["evaluate", "m"], "fastrnn evaluate: error: the following arguments are required: --data"),
 ]
@@ -294,10 +367,19 @@ BAD_INPUT = [
     (["train", "--data", "empty.txt"], "the file empty.txt is empty"),
     (["train", "--data", "short.txt"], "9 symbols are too few: batch_size=50 streams of seq_len=50 need at least 2501"),
     (["train", "--data", "text.txt", "--out", "empty.txt/m"], "empty.txt/m: Not a directory"),
-    (["train", "--data", "text.txt", "--patience", "2", "--validation", "0"], "patience=2 needs a validation part, but there is none"),
+    (
+        ["train", "--data", "text.txt", "--patience", "2", "--validation", "0"],
+        "patience=2 needs a validation part, but there is none",
+    ),
     (["train", "--data", "text.txt", "--min-count", "3"], "min_count=3 is for words, but level is 'character'"),
-    (["train", "--data", "text.txt", "--pretrained", "v"], "pretrained vectors are for words, but level is 'character'"),
-    (["train", "--data", "text.txt", "--level", "word", "--batch", "5", "--pretrained", "nowhere"], "nowhere: No such file or directory"),
+    (
+        ["train", "--data", "text.txt", "--pretrained", "v"],
+        "pretrained vectors are for words, but level is 'character'",
+    ),
+    (
+        ["train", "--data", "text.txt", "--level", "word", "--batch", "5", "--pretrained", "nowhere"],
+        "nowhere: No such file or directory",
+    ),
     (
         ["train", "--data", "text.txt", "--tied", "--embedding", "9"],
         "tied=True needs embedding_size and hidden_size to be the same, but they are 9 and 128",
@@ -321,7 +403,9 @@ def test_bad_input_is_one_line_and_status_1_and_nothing_is_written(run, model, d
 
 
 def test_a_run_that_diverges_says_so_and_keeps_the_best(run, data, tmp_path):
-    status, out, err = run("train", "--data", data, *SMALL, "--optimizer", "sgd", "--lr", 1e4, "--clip", 0, "--lr-decay", "none", "--quiet")
+    status, out, err = run(
+        "train", "--data", data, *SMALL, "--optimizer", "sgd", "--lr", 1e4, "--clip", 0, "--lr-decay", "none", "--quiet"
+    )
     assert status == 1
     assert re.fullmatch(
         r"fastrnn: error: the loss is \S+ at update \d+, over 3 times its first value \S+: training stopped; the parameters kept are .*\n",

@@ -170,9 +170,23 @@ def test_the_command_gives_the_streams_back(capsys):
 def test_a_terminal_gets_no_control_characters_of_a_model(folder, tmp_path):
     """A vocabulary of unknown origin may hold the escape sequences that a terminal obeys; a pipe gets the text as it is."""
     text = "".join(f"{n}\x1b]0;title\x07\x9b31m\r\tx\n" for n in range(200))
-    LanguageModel("gru", 6, seed=1).fit(text, epochs=1, batch_size=5, seq_len=17, verbose=False).save(tmp_path / "model")
+    LanguageModel("gru", 6, seed=1).fit(text, epochs=1, batch_size=5, seq_len=17, verbose=False).save(
+        tmp_path / "model"
+    )
     code = "import sys; from fastrnn.cli import command; sys.exit(command())"
-    line = [sys.executable, "-c", code, "generate", str(tmp_path / "model"), "--prompt", "1\x1b]", "--length", "400", "--seed", "1"]
+    line = [
+        sys.executable,
+        "-c",
+        code,
+        "generate",
+        str(tmp_path / "model"),
+        "--prompt",
+        "1\x1b]",
+        "--length",
+        "400",
+        "--seed",
+        "1",
+    ]
     piped = subprocess.run(line, capture_output=True, check=True, cwd=folder).stdout.decode()
     ours, theirs = os.openpty()
     with subprocess.Popen(line, stdout=theirs, stderr=subprocess.PIPE, cwd=folder) as process:

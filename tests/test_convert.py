@@ -17,7 +17,11 @@ TEXT = "".join(f"{n} squared is {n * n}.\n" for n in range(200))
 
 
 def layers():
-    return {"emb": fastrnn.Embedding(9, 5, seed=0), "rnn": fastrnn.LSTM(5, 6, 2, bidirectional=True, seed=1), "out": fastrnn.Linear(12, 9, seed=2)}
+    return {
+        "emb": fastrnn.Embedding(9, 5, seed=0),
+        "rnn": fastrnn.LSTM(5, 6, 2, bidirectional=True, seed=1),
+        "out": fastrnn.Linear(12, 9, seed=2),
+    }
 
 
 def same(net, other, x):
@@ -41,7 +45,11 @@ def test_a_state_dict_of_a_chain_is_that_chain(make):
     net = Network(make())
     again = state_dict.to_network(net.state_dict(), between="none")
     assert repr(again) == repr(net)
-    x = IDS if isinstance(next(iter(net.layers.values())), fastrnn.Embedding) else np.random.default_rng(0).standard_normal((7, 3, 4)).astype("float32")
+    x = (
+        IDS
+        if isinstance(next(iter(net.layers.values())), fastrnn.Embedding)
+        else np.random.default_rng(0).standard_normal((7, 3, 4)).astype("float32")
+    )
     same(again, net, x)
 
 
@@ -112,20 +120,32 @@ def test_safetensors_in_and_out_without_torch(tmp_path, run):
 
 
 def test_a_vocabulary_makes_a_language_model_that_writes_the_same(tmp_path, run):
-    model = LanguageModel("gru", 16, 2, embedding_size=8, seed=1).fit(TEXT, epochs=3, batch_size=5, seq_len=17, lr=0.01, verbose=False)
+    model = LanguageModel("gru", 16, 2, embedding_size=8, seed=1).fit(
+        TEXT, epochs=3, batch_size=5, seq_len=17, lr=0.01, verbose=False
+    )
     model.save(tmp_path / "model")
     symbols = model.vocabulary.symbols
     for name, given in (("list", list(symbols)), ("object", {s: k for k, s in enumerate(symbols)})):
         (tmp_path / f"{name}.json").write_text(json.dumps(given))
         if name == "list":
             assert run("convert", tmp_path / "model", tmp_path / "m.safetensors")[0] == 0
-        status, out, err = run("convert", tmp_path / "m.safetensors", tmp_path / name, "--vocabulary", tmp_path / f"{name}.json")
+        status, out, err = run(
+            "convert", tmp_path / "m.safetensors", tmp_path / name, "--vocabulary", tmp_path / f"{name}.json"
+        )
         assert (status, err) == (0, "") and f"a language model of {len(symbols)} characters" in out
         again = LanguageModel.load(tmp_path / name)
-        assert again.generate("12", length=60, temperature=0.7, seed=3) == model.generate("12", length=60, temperature=0.7, seed=3)
+        assert again.generate("12", length=60, temperature=0.7, seed=3) == model.generate(
+            "12", length=60, temperature=0.7, seed=3
+        )
     (tmp_path / "short.json").write_text(json.dumps(list(symbols[1:])))
-    status, _, err = run("convert", tmp_path / "m.safetensors", tmp_path / "new", "--vocabulary", tmp_path / "short.json")
-    assert status == 1 and f"the vocabulary has {len(symbols) - 1} characters, but the embedding {len(symbols)}" in err and not (tmp_path / "new").exists()
+    status, _, err = run(
+        "convert", tmp_path / "m.safetensors", tmp_path / "new", "--vocabulary", tmp_path / "short.json"
+    )
+    assert (
+        status == 1
+        and f"the vocabulary has {len(symbols) - 1} characters, but the embedding {len(symbols)}" in err
+        and not (tmp_path / "new").exists()
+    )
 
 
 @pytest.mark.parametrize("text, words", [
@@ -144,7 +164,9 @@ def test_a_torch_file_in_and_out(tmp_path, run):
     import torch
 
     torch.manual_seed(0)
-    module = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(9, 5), "rnn": torch.nn.GRU(5, 6, 2), "linear": torch.nn.Linear(6, 9)})
+    module = torch.nn.ModuleDict(
+        {"embedding": torch.nn.Embedding(9, 5), "rnn": torch.nn.GRU(5, 6, 2), "linear": torch.nn.Linear(6, 9)}
+    )
     torch.save({"model": module.state_dict(), "step": 3}, tmp_path / "all.pt")
     status, _, err = run("convert", tmp_path / "all.pt", tmp_path / "net")
     assert status == 1 and "holds a dict of 'model', 'step'" in err and "--key" in err
@@ -157,7 +179,9 @@ def test_a_torch_file_in_and_out(tmp_path, run):
     status, out, err = run("convert", tmp_path / "net", tmp_path / "back.pt")
     assert (status, err) == (0, "")
     back = torch.load(tmp_path / "back.pt", weights_only=True)
-    assert list(back) == list(module.state_dict()) and all(torch.equal(back[name], p) for name, p in module.state_dict().items())
+    assert list(back) == list(module.state_dict()) and all(
+        torch.equal(back[name], p) for name, p in module.state_dict().items()
+    )
     module.load_state_dict(back)
 
 
@@ -207,15 +231,26 @@ def bomb():
 
 
 def claims(shape):
-    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * int(np.prod(shape, dtype=float))]}}).encode()
+    header = json.dumps(
+        {"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * int(np.prod(shape, dtype=float))]}}
+    ).encode()
     return len(header).to_bytes(8, "little") + header + b"\0" * 16
 
 
 HOSTILE = {
     "a pickle under another name": (lambda: pickle.dumps(Evil()), "bare pickle"),
-    "a safetensors file that claims 4 TB": (lambda: claims([1 << 20, 1 << 20]), "damaged: its tensors take 4398046511104 bytes"),
-    "a safetensors header of 2^60 bytes": (lambda: (1 << 60).to_bytes(8, "little") + b"{}", "damaged: its header claims 1152921504606846976 bytes"),
-    "a safetensors header that is no JSON": (lambda: (4).to_bytes(8, "little") + b"{]{]", "damaged: its header has ']{\\]' where"),
+    "a safetensors file that claims 4 TB": (
+        lambda: claims([1 << 20, 1 << 20]),
+        "damaged: its tensors take 4398046511104 bytes",
+    ),
+    "a safetensors header of 2^60 bytes": (
+        lambda: (1 << 60).to_bytes(8, "little") + b"{}",
+        "damaged: its header claims 1152921504606846976 bytes",
+    ),
+    "a safetensors header that is no JSON": (
+        lambda: (4).to_bytes(8, "little") + b"{]{]",
+        "damaged: its header has ']{\\]' where",
+    ),
     "an empty file": (lambda: b"", "is not a torch, safetensors, ONNX or Keras file"),
     "text": (lambda: b"hello, world, hello", "is not a torch, safetensors, ONNX or Keras file"),
     "a zip bomb": (bomb, "its members claim"),
@@ -314,7 +349,9 @@ def test_onnx_in_and_out(tmp_path, run):
 
 
 @pytest.mark.parametrize("name", ["new", "new.safetensors"])
-@pytest.mark.parametrize("error", [ValueError("refused"), KeyboardInterrupt(), None], ids=["refused", "interrupted", "done"])
+@pytest.mark.parametrize(
+    "error", [ValueError("refused"), KeyboardInterrupt(), None], ids=["refused", "interrupted", "done"]
+)
 def test_convert_keeps_what_another_process_saved_meanwhile(tmp_path, monkeypatch, run, name, error):
     net, destination = Network(layers()), tmp_path / name
     net.save(tmp_path / "old")

@@ -26,7 +26,9 @@ def folder(tmp_path):
     here = tmp_path / "downloads"
     here.mkdir()
     for name in PLANTED:
-        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'marks')!r}, 'a').write({name + ' '!r})\nraise ImportError('planted: {name}')\n")
+        (here / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'marks')!r}, 'a').write({name + ' '!r})\nraise ImportError('planted: {name}')\n"
+        )
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "fastrnn").write_text(COMMAND)
     return here
@@ -34,7 +36,12 @@ def folder(tmp_path):
 
 def run(folder, *words, options=()):
     return subprocess.run(
-        [sys.executable, *options, *map(str, words)], cwd=folder, env=processes.environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=120
+        [sys.executable, *options, *map(str, words)],
+        cwd=folder,
+        env=processes.environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -65,7 +72,9 @@ def test_nor_where_no_process_is_started(folder):
 def test_a_library_call_starts_no_module_of_the_current_folder(folder):
     """Started from a script elsewhere, as from an application."""
     (folder / "m.keras").write_bytes(files.keras_bytes())
-    (folder.parent / "bin" / "program.py").write_text("import fastrnn.keras\nprint(fastrnn.keras.load('m.keras').num_parameters)\n")
+    (folder.parent / "bin" / "program.py").write_text(
+        "import fastrnn.keras\nprint(fastrnn.keras.load('m.keras').num_parameters)\n"
+    )
     done = run(folder, folder.parent / "bin" / "program.py")
     assert marks(folder) == "" and done.returncode == 0, done.stderr
 
@@ -113,5 +122,9 @@ def test_no_command_line_of_the_package_starts_python_unisolated():
     for folder in ("fastrnn", "bench", "examples"):
         for path in sorted((processes.ROOT / folder).rglob("*.py")):
             lines = path.read_text(encoding="utf-8").splitlines()
-            found += [f"{path}:{k + 1}" for k, line in enumerate(lines) if "sys.executable" in line and '"-I"' not in line and '"-m"' not in line]
+            found += [
+                f"{path}:{k + 1}"
+                for k, line in enumerate(lines)
+                if "sys.executable" in line and '"-I"' not in line and '"-m"' not in line
+            ]
     assert found == []

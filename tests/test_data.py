@@ -16,7 +16,11 @@ BAD = [
     (data.read_ts, "@data\n", "has no series"),
     (data.read_conllu, "1\tdogs\tdog\n", "line 1: it has 3 columns, but the tag is in column 4"),
     (data.read_conllu, "\n\n", "has no sentences"),
-    (data.read_csv, "Date,Name\n2020,a\n", "it is not clear what the column 'Date' is: choose the columns with target="),
+    (
+        data.read_csv,
+        "Date,Name\n2020,a\n",
+        "it is not clear what the column 'Date' is: choose the columns with target=",
+    ),
     (data.read_csv, "Name\na\n", "has no column of numbers under a header"),
     (data.read_csv, "", "has no column of numbers under a header"),
     (data.read_csv, "a,b\n1,2\n3,x\n", "line 3: 'x' is not a number"),
@@ -26,7 +30,11 @@ BAD = [
     (data.read_csv, "a,b\n1,2\n3\n", "line 3: it has 1 fields, but the header has 2"),
     (lambda path: data.read_rolls(path, "train"), "[1", "is not JSON: line 1"),
     (lambda path: data.read_rolls(path, "train"), '{"test": []}', "has no part 'train'; it has test"),
-    (lambda path: data.read_rolls(path, "train"), '{"train": [[[60], [109]]]}', r"train 0, frame 1: \[109\] is not a list of pitches from 21 to 108"),
+    (
+        lambda path: data.read_rolls(path, "train"),
+        '{"train": [[[60], [109]]]}',
+        r"train 0, frame 1: \[109\] is not a list of pitches from 21 to 108",
+    ),
     (data.read_wav, "RIFF", "is not a WAV file"),
     (data.read_babi, "1 A b.\n\n3 C d.\n", "line 3: it begins with '3', but its number must be 1 or 2"),
     (data.read_babi, "A b.\n", "line 1: it begins with 'A', but its number must be 1$"),
@@ -45,7 +53,11 @@ BAD = [
     (lambda path: data.read_pairs(path, targets=False), "a\tb\tc\n", "line 1: it has 2 tabs, but must have 1"),
     (data.read_dictionary, "a AH0\n\nb # nothing\n", "line 3: the word 'b' has no sounds"),
     (data.read_dictionary, ";;; a comment\n", "has no words"),
-    (data.read_captions, "1,2,wide\n3,tall\n", "line 2: it has 2 fields, but must have 3, as line 1: numbers, and last the text"),
+    (
+        data.read_captions,
+        "1,2,wide\n3,tall\n",
+        "line 2: it has 2 fields, but must have 3, as line 1: numbers, and last the text",
+    ),
     (data.read_captions, "wide\ntall\n", "line 1: it has 1 fields, but must have 2: numbers, and last the text"),
     (data.read_captions, "1,2,wide\n3,x,tall\n", "line 2: 'x' is not a number"),
     (data.read_captions, "a,b,text\n", "has no vectors"),
@@ -78,7 +90,16 @@ def test_ranges_empty_nodes_and_comments_are_no_words(tmp_path):
 
 
 def test_questions_see_the_sentences_of_their_own_story_before_them(tmp_path):
-    lines = ["1 Mary got the milk.", "2 Is it  hers?\tYes\t1", "3 John left!", "4 Who, then?\tmary,John\t1 3", "", "1 It rains.", "2 Why?\tno", ""]
+    lines = [
+        "1 Mary got the milk.",
+        "2 Is it  hers?\tYes\t1",
+        "3 John left!",
+        "4 Who, then?\tmary,John\t1 3",
+        "",
+        "1 It rains.",
+        "2 Why?\tno",
+        "",
+    ]
     (tmp_path / "f").write_text("\r\n".join(lines))
     X, y = data.read_babi(tmp_path / "f")
     first, second = ["mary", "got", "the", "milk"], ["john", "left"]
@@ -103,7 +124,9 @@ def test_a_sound_comes_back(channels, tmp_path):
         sound.setframerate(8000)
         sound.writeframes(np.repeat(samples, channels).tobytes())
     if channels == 2:
-        with pytest.warns(UserWarning, match="has 2 channels, and the first one is read: to choose, give channel=0 to 1"):
+        with pytest.warns(
+            UserWarning, match="has 2 channels, and the first one is read: to choose, give channel=0 to 1"
+        ):
             data.read_wav(tmp_path / "a.wav")
     found, rate = data.read_wav(tmp_path / "a.wav", channel=channels - 1)
     assert rate == 8000
@@ -150,7 +173,10 @@ def test_captions_in_arrays_and_tables_are_the_same(tmp_path):
     [
         ({"vectors": np.eye(2)}, "must have the arrays 'vectors' and 'texts'.*texts"),
         ({"vectors": np.eye(2), "texts": np.array(["a"])}, r"texts are <U1 of shape \(1,\), but they must be 2 str"),
-        ({"vectors": np.ones(2), "texts": np.array(["a", "b"])}, r"vectors are float64 of shape \(2,\), but they must be numbers of shape \(N, D\)"),
+        (
+            {"vectors": np.ones(2), "texts": np.array(["a", "b"])},
+            r"vectors are float64 of shape \(2,\), but they must be numbers of shape \(N, D\)",
+        ),
         ({"vectors": np.eye(2), "texts": np.array(["a", None], object)}, "objects are not read"),
     ],
 )

@@ -35,7 +35,9 @@ class Calls:
 
     def _wrapped(self, name, real):
         def call(*arguments, **options):
-            self.made.append((name, *map(str, arguments[:2])) if name in ("open", "replace", "mkdir") else (name, arguments[0]))
+            self.made.append(
+                (name, *map(str, arguments[:2])) if name in ("open", "replace", "mkdir") else (name, arguments[0])
+            )
             if len(self.made) - 1 != self._fails:
                 found = real(*arguments, **options)
                 if name == "open":
@@ -84,7 +86,9 @@ def test_every_call_of_a_save_in_turn_fails(tmp_path, monkeypatch, kind, before)
             call = calls.made[min(fails, len(calls.made) - 1)]
             assert not leftovers(tmp_path), (call, leftovers(tmp_path))
             if wrong is None:
-                assert call[0] in ("close", "flock") or len(calls.made) <= fails, f"{call} failed, and nobody has said so"
+                assert call[0] in ("close", "flock") or len(calls.made) <= fails, (
+                    f"{call} failed, and nobody has said so"
+                )
             else:
                 failed += 1
                 assert str(tmp_path) in str(wrong) and os.strerror(error) in str(wrong), (call, wrong)
@@ -114,7 +118,9 @@ def test_the_order_in_which_a_save_reaches_the_disk(tmp_path, monkeypatch):
     """Each file's bytes, then its name, then the directory; the arrays before the configuration that names them; nothing removed before."""
     calls = Calls(monkeypatch)
     real, removed = os.unlink, []
-    monkeypatch.setattr(os, "unlink", lambda path, **options: (removed.append(len(calls.made)), real(path, **options))[1])
+    monkeypatch.setattr(
+        os, "unlink", lambda path, **options: (removed.append(len(calls.made)), real(path, **options))[1]
+    )
     folder = tmp_path / "a" / "m"
     storage.save(folder, *OLD)
     files, order = {}, []
@@ -125,7 +131,9 @@ def test_the_order_in_which_a_save_reaches_the_disk(tmp_path, monkeypatch):
             entry = f"{call[0]} {files[call[1]]}"
             order += [entry] if order[-1:] != [entry] else []
         elif call[0] in ("replace", "mkdir"):
-            order.append(f"{call[0]} {re.sub('[0-9a-f]{12,16}', '…', os.path.relpath(call[2 if call[0] == 'replace' else 1], tmp_path))}")
+            order.append(
+                f"{call[0]} {re.sub('[0-9a-f]{12,16}', '…', os.path.relpath(call[2 if call[0] == 'replace' else 1], tmp_path))}"
+            )
     assert order == [
         "mkdir a", "fsync .", "mkdir a/m", "fsync a",
         "write a/m/model.safetensors.….tmp", "fsync a/m/model.safetensors.….tmp", "replace a/m/model-….safetensors", "fsync a/m",
@@ -157,7 +165,9 @@ def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(_disk.fcntl, "flock", flock)
-    SequenceClassifier(hidden_size=3, seed=0).fit(X, Y, checkpoint=tmp_path / "m", callbacks=[JSONLog(tmp_path / "log")], epochs=2, verbose=False)
+    SequenceClassifier(hidden_size=3, seed=0).fit(
+        X, Y, checkpoint=tmp_path / "m", callbacks=[JSONLog(tmp_path / "log")], epochs=2, verbose=False
+    )
     assert not leftovers(tmp_path)
     storage.load(tmp_path / "m")
 
@@ -195,7 +205,9 @@ def test_a_save_for_which_there_is_no_room(tmp_path):
     out, err = limited(code, tmp_path / "m", 10**6)
     lines = out.splitlines()
     assert not err and len(lines) == 33
-    assert lines[-1] == "saved 1952" and lines[0] == f"[Errno 27] File too large: '{tmp_path / 'm' / 'model.safetensors'}'"
+    assert (
+        lines[-1] == "saved 1952" and lines[0] == f"[Errno 27] File too large: '{tmp_path / 'm' / 'model.safetensors'}'"
+    )
     assert all(line.startswith(("saved", f"[Errno 27] File too large: '{tmp_path}")) for line in lines)
 
 
@@ -228,7 +240,9 @@ def test_a_full_disk_is_one_line_of_the_command_that_names_the_file(name, run, t
         patch.setattr(os, "write", write)
         status, _, err = run(*arguments.split())
     assert status == 1
-    assert re.fullmatch(rf"fastrnn: error: {re.escape(path)}(\.safetensors)?: No space left on device", err.splitlines()[-1]), err
+    assert re.fullmatch(
+        rf"fastrnn: error: {re.escape(path)}(\.safetensors)?: No space left on device", err.splitlines()[-1]
+    ), err
     assert not leftovers(tmp_path)
     made = {path.name for path in set(tmp_path.iterdir()) - before}
     assert made == ({"new", "log.csv"} if name == "the log" else set())
@@ -243,7 +257,11 @@ def test_a_full_disk_is_one_line_of_the_command_that_names_the_file(name, run, t
 def unwritable(folder):
     """(path, name of the error) of places where nothing can be written, for whatever user."""
     (folder / "file").write_text("")
-    return [(folder / "file", "ENOTDIR"), (folder / "file" / "below", "ENOTDIR"), (folder / ("x" * 300), "ENAMETOOLONG")]
+    return [
+        (folder / "file", "ENOTDIR"),
+        (folder / "file" / "below", "ENOTDIR"),
+        (folder / ("x" * 300), "ENAMETOOLONG"),
+    ]
 
 
 def test_where_nothing_can_be_saved_is_named(tmp_path):
@@ -361,7 +379,10 @@ def test_save_and_load_take_no_memory_beside_the_arrays(tmp_path):
     """
     out = processes.output(textwrap.dedent(code), tmp_path / "m", OMP_NUM_THREADS="1").splitlines()
     assert out[0] == "saved"
-    assert all(re.fullmatch(rf"the arrays of {tmp_path}/m/model-[0-9a-f]+.safetensors take \d+ bytes", line) for line in out[1:4])
+    assert all(
+        re.fullmatch(rf"the arrays of {tmp_path}/m/model-[0-9a-f]+.safetensors take \d+ bytes", line)
+        for line in out[1:4]
+    )
     assert out[4:] == ["True", "no memory to save", "{'k': 1}"]
     assert not leftovers(tmp_path)
 
@@ -386,7 +407,11 @@ def test_a_save_that_fails_after_the_arrays_leaves_none_of_them(tmp_path, monkey
     assert same(storage.load(tmp_path), OLD)
 
 
-@pytest.mark.parametrize("value", [10**100, [[]] * 2_000_000, functools.reduce(lambda inner, _: [inner], range(80), 1)], ids=["digits", "parts", "depth"])
+@pytest.mark.parametrize(
+    "value",
+    [10**100, [[]] * 2_000_000, functools.reduce(lambda inner, _: [inner], range(80), 1)],
+    ids=["digits", "parts", "depth"],
+)
 def test_what_could_not_be_read_again_is_not_saved(tmp_path, value):
     with pytest.raises(ValueError, match="could not be read again"):
         storage.save(tmp_path, {}, {"history": value})

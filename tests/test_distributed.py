@@ -23,7 +23,11 @@ def mpiexec(ranks, *command, **variables):
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     assert found, "mpi4py is there, but no mpiexec"
     return subprocess.run(
-        [found, "-n", str(ranks), sys.executable, *map(str, command)], env=environment(**variables), capture_output=True, text=True, timeout=120
+        [found, "-n", str(ranks), sys.executable, *map(str, command)],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -57,7 +61,11 @@ def test_a_checkpoint_of_two_processes_is_resumed_by_any_number(then, tmp_path):
     assert json.loads((folder / "checkpoint.json").read_text())["config"]["position"]["index"] == 21
     options = dict(epochs=5, evaluate_every=7, checkpoint=str(folder), resume=True)
     alone = train("streams", False, evaluate_every=7)
-    flat = train("streams", False, **options).storage.flat if then == 1 else trained(then, "streams", tmp_path, **options)[0]
+    flat = (
+        train("streams", False, **options).storage.flat
+        if then == 1
+        else trained(then, "streams", tmp_path, **options)[0]
+    )
     assert_allclose(flat, alone.storage.flat, rtol=1e-6, atol=1e-8)
 
 

@@ -99,7 +99,9 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(attention):
     flats = []
     for threads in (1, 2):
         with fastrnn.threads(threads):
-            flats.append(small("lstm", attention=attention, dropout=0.2).fit(X, Y, label_smoothing=0.1, **QUICK).storage.flat)
+            flats.append(
+                small("lstm", attention=attention, dropout=0.2).fit(X, Y, label_smoothing=0.1, **QUICK).storage.flat
+            )
     assert_array_equal(*flats)
 
 
@@ -109,7 +111,9 @@ def test_save_and_load_and_resume(attention, tmp_path):
     options = QUICK | dict(validation=0.25, label_smoothing=0.1, scheduled_sampling=lambda epoch: epoch / 4)
     whole = small("lstm", attention=attention).fit(X, Y, **options | {"epochs": 4}, checkpoint=tmp_path / "whole")
     small("lstm", attention=attention).fit(X, Y, **options | {"epochs": 2}, checkpoint=tmp_path / "part")
-    resumed = small("lstm", attention=attention).fit(X, Y, **options | {"epochs": 4}, checkpoint=tmp_path / "part", resume=True)
+    resumed = small("lstm", attention=attention).fit(
+        X, Y, **options | {"epochs": 4}, checkpoint=tmp_path / "part", resume=True
+    )
     assert_array_equal(resumed.storage.flat, whole.storage.flat)
     again = EncoderDecoder.load(tmp_path / "whole")
     assert_array_equal(again.storage.flat, whole.storage.flat)
@@ -119,7 +123,9 @@ def test_save_and_load_and_resume(attention, tmp_path):
         with pytest.raises(ValueError, match=f"was made with {next(iter(other))}="):
             small("lstm", attention=attention).fit(X, Y, **options | other, checkpoint=tmp_path / "part", resume=True)
     with pytest.raises(ValueError, match="was made with data="):  # the same ids, of other symbols
-        small("lstm", attention=attention).fit([x.upper() for x in X], Y, **options, checkpoint=tmp_path / "part", resume=True)
+        small("lstm", attention=attention).fit(
+            [x.upper() for x in X], Y, **options, checkpoint=tmp_path / "part", resume=True
+        )
 
 
 def test_batches_hold_pairs_of_similar_length_and_lose_none():
@@ -131,7 +137,11 @@ def test_batches_hold_pairs_of_similar_length_and_lose_none():
     [batch] = model._batches(X[:3], Y[:3])
     decode = model.vocabulary.decode
     assert batch.source.x.shape == (5, 3) and batch.source.lengths.tolist() == [5, 3, 1]
-    assert [decode(row[row >= 0]) for row in batch.targets.T] == [["x", "y", "</s>"], ["z", "z", "z", "y", "x", "</s>"], ["</s>"]]
+    assert [decode(row[row >= 0]) for row in batch.targets.T] == [
+        ["x", "y", "</s>"],
+        ["z", "z", "z", "y", "x", "</s>"],
+        ["</s>"],
+    ]
     assert (batch.inputs[0] == model.vocabulary.start).all() and decode(batch.inputs[1:3, 0]) == ["x", "y"]
     assert batches.steps == sum(len(y) + 1 for y in Y)
 
@@ -141,8 +151,13 @@ def test_processes_share_the_pairs_of_a_batch():
     batches = model._batches(X, Y)
     shares = [batches.share(rank, 2)[0] for rank in range(2)]
     assert sorted(row for batch in shares for row in batch.rows) == list(range(len(X)))
-    losses = [model.loss_and_gradient(batch, into=np.zeros_like(model.storage.flat), rng=0)[0] for batch in (*shares, batches[0])]
-    assert_allclose(np.average(losses[:2], weights=[batches.weight_of(batch) for batch in shares]), losses[2], rtol=1e-6)
+    losses = [
+        model.loss_and_gradient(batch, into=np.zeros_like(model.storage.flat), rng=0)[0]
+        for batch in (*shares, batches[0])
+    ]
+    assert_allclose(
+        np.average(losses[:2], weights=[batches.weight_of(batch) for batch in shares]), losses[2], rtol=1e-6
+    )
 
 
 def test_max_steps_bounds_sources_and_targets():
@@ -160,14 +175,18 @@ def test_unknown_symbols():
     assert model.source_vocabulary.symbols == ["<unk>", "b", "a", "c"]
     assert model.source_vocabulary.encode("aé").tolist() == [2, 0]  # a source may have any symbol
     assert np.isfinite(model.log_likelihood(["é"], ["x"])).all()
-    with pytest.warns(UserWarning, match="y has symbols that this model was not trained on: 'q'; 1 of 3 symbols: without <unk>"):
+    with pytest.warns(
+        UserWarning, match="y has symbols that this model was not trained on: 'q'; 1 of 3 symbols: without <unk>"
+    ):
         found = model.log_likelihood(["a", "a"], ["xq", "x"])
     assert_array_equal(found, [-np.inf, model.log_likelihood(["a"], ["x"])[0]])
     with pytest.warns(UserWarning, match="the held-out part has symbols that the training part has not: 'q'"):
         small().fit(X, Y, validation=(["a"], ["q"]), **QUICK)
     with_rare = small(min_count=2).fit(X, [*Y[:-1], "q"], epochs=0, verbose=False)
     assert with_rare.vocabulary.symbols[:2] == ["</s>", "<unk>"]
-    with pytest.warns(UserWarning, match="y has symbols that this model was not trained on: 'q'; 1 of 2 symbols: they count as <unk>"):
+    with pytest.warns(
+        UserWarning, match="y has symbols that this model was not trained on: 'q'; 1 of 2 symbols: they count as <unk>"
+    ):
         found = with_rare.log_likelihood(["a"], ["xq"])
     assert_array_equal(found, with_rare.log_likelihood(["a"], [["x", "<unk>"]]))
 
@@ -280,9 +299,13 @@ def test_scheduled_sampling_learns_with_the_inputs_that_the_model_chose(fitted):
 def test_scheduled_sampling_follows_the_epochs():
     asked = []
     options = QUICK | dict(epochs=3)
-    rising = small().fit(X, Y, scheduled_sampling=lambda epoch: asked.append(epoch) or epoch / 2, **options).storage.flat
+    rising = (
+        small().fit(X, Y, scheduled_sampling=lambda epoch: asked.append(epoch) or epoch / 2, **options).storage.flat
+    )
     assert set(asked[3:]) == {0, 1, 2} == set(asked)
-    never, none, always = (small().fit(X, Y, scheduled_sampling=p, **options).storage.flat for p in (lambda epoch: 0, 0.0, 1.0))
+    never, none, always = (
+        small().fit(X, Y, scheduled_sampling=p, **options).storage.flat for p in (lambda epoch: 0, 0.0, 1.0)
+    )
     assert_array_equal(never, none)
     assert (rising != none).any() and (rising != always).any()
 
@@ -325,8 +348,14 @@ def test_bad_pairs_are_named_before_any_work(sources, targets, options, error, m
         ({"context": "first"}, "context is 'first', but it must be one of 'initial', 'every', 'both', None"),
         ({"attention": "soft"}, "attention is 'soft'"),
         ({"attention": "dot"}, "but they have 512 and 256 units: change decoder_size, or use 'general'"),
-        ({"attention": "general", "attention_size": 3}, "attention_size=3 is for additive attention, but attention is 'general'"),
-        ({"tied": True, "decoder_size": 100}, "tied=True needs target_embedding and decoder_size to be the same, but they are 256 and 100"),
+        (
+            {"attention": "general", "attention_size": 3},
+            "attention_size=3 is for additive attention, but attention is 'general'",
+        ),
+        (
+            {"tied": True, "decoder_size": 100},
+            "tied=True needs target_embedding and decoder_size to be the same, but they are 256 and 100",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_together(options, message):

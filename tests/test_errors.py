@@ -38,12 +38,37 @@ MAKING = [
     ("hidden_size", lambda: fastrnn.LSTM(3, 0), ValueError, "hidden_size is 0, but it must be at least 1"),
     ("num_layers", lambda: fastrnn.GRU(3, 4, 0), ValueError, "num_layers is 0, but it must be at least 1"),
     ("num_layers type", lambda: fastrnn.GRU(3, 4, 1.5), TypeError, "num_layers is 1.5, but it must be a whole number"),
-    ("num_layers bool", lambda: fastrnn.GRU(3, 4, True), TypeError, "num_layers is True, but it must be a whole number"),
+    (
+        "num_layers bool",
+        lambda: fastrnn.GRU(3, 4, True),
+        TypeError,
+        "num_layers is True, but it must be a whole number",
+    ),
     ("context_size", lambda: lstm(context_size=-2), ValueError, "context_size is -2, but it must be at least 0"),
-    ("dropout", lambda: lstm(dropout=1), ValueError, "dropout is 1, but it must be a number from 0 up to, but not including, 1"),
-    ("dropout nan", lambda: lstm(dropout=np.nan), ValueError, "dropout is nan, but it must be a number from 0 up to, but not including, 1"),
-    ("dtype", lambda: lstm(dtype="float16"), TypeError, "dtype is 'float16', but fastrnn computes in 'float32' or 'float64'"),
-    ("dtype name", lambda: lstm(dtype="floaty"), TypeError, "dtype is 'floaty', but fastrnn computes in 'float32' or 'float64'"),
+    (
+        "dropout",
+        lambda: lstm(dropout=1),
+        ValueError,
+        "dropout is 1, but it must be a number from 0 up to, but not including, 1",
+    ),
+    (
+        "dropout nan",
+        lambda: lstm(dropout=np.nan),
+        ValueError,
+        "dropout is nan, but it must be a number from 0 up to, but not including, 1",
+    ),
+    (
+        "dtype",
+        lambda: lstm(dtype="float16"),
+        TypeError,
+        "dtype is 'float16', but fastrnn computes in 'float32' or 'float64'",
+    ),
+    (
+        "dtype name",
+        lambda: lstm(dtype="floaty"),
+        TypeError,
+        "dtype is 'floaty', but fastrnn computes in 'float32' or 'float64'",
+    ),
     (
         "nonlinearity",
         lambda: fastrnn.RNN(3, 4, nonlinearity="gelu"),
@@ -54,7 +79,12 @@ MAKING = [
 ]
 
 X = [
-    ("x features", lambda: lstm()(f32(T, B, 7)), ValueError, "x has 7 features, but this LSTM was made with input_size=3"),
+    (
+        "x features",
+        lambda: lstm()(f32(T, B, 7)),
+        ValueError,
+        "x has 7 features, but this LSTM was made with input_size=3",
+    ),
     (
         "x turned",
         lambda: lstm()(f32(I, B, T)),
@@ -80,7 +110,12 @@ X = [
         TypeError,
         "x is int64, but this GRU computes in float64: convert with x.astype('float64')",
     ),
-    ("ids dtype", lambda: lstm()(f32(T, B), embedding=emb()), TypeError, "x is float32, but with embedding= it must hold integer ids"),
+    (
+        "ids dtype",
+        lambda: lstm()(f32(T, B), embedding=emb()),
+        TypeError,
+        "x is float32, but with embedding= it must hold integer ids",
+    ),
     (
         "ids range",
         lambda: lstm()(np.array([[0, 7]]), embedding=emb()),
@@ -159,15 +194,30 @@ STATE = [
 ]
 
 LENGTHS_RESETS_CONTEXT = [
-    ("length above T", lambda: lstm()(f32(T, B, I), lengths=[2, 6]), ValueError, "lengths must be from 0 to T=5, got 6"),
-    ("negative length", lambda: lstm()(f32(T, B, I), lengths=[-1, 3]), ValueError, "lengths must be from 0 to T=5, got -1"),
+    (
+        "length above T",
+        lambda: lstm()(f32(T, B, I), lengths=[2, 6]),
+        ValueError,
+        "lengths must be from 0 to T=5, got 6",
+    ),
+    (
+        "negative length",
+        lambda: lstm()(f32(T, B, I), lengths=[-1, 3]),
+        ValueError,
+        "lengths must be from 0 to T=5, got -1",
+    ),
     (
         "number of lengths",
         lambda: lstm()(f32(T, B, I), lengths=[1, 2, 3]),
         ValueError,
         "lengths have shape (3,), but x has B=2 sequences: give (2,)",
     ),
-    ("lengths dtype", lambda: lstm()(f32(T, B, I), lengths=[1.0, 2.0]), TypeError, "lengths are float64, but they must be whole numbers"),
+    (
+        "lengths dtype",
+        lambda: lstm()(f32(T, B, I), lengths=[1.0, 2.0]),
+        TypeError,
+        "lengths are float64, but they must be whole numbers",
+    ),
     (
         "resets shape",
         lambda: lstm()(f32(T, B, I), resets=np.zeros((B, T), bool)),
@@ -213,9 +263,24 @@ LENGTHS_RESETS_CONTEXT = [
 ]
 
 BACKWARD = [
-    ("dy of another batch", lambda: backward(gru())(f32(T, 16, H)), ValueError, "dy has B=16, but the forward pass it belongs to had B=2"),
-    ("dy of another length", lambda: backward(gru())(f32(6, B, H)), ValueError, "dy has T=6, but the forward pass it belongs to had T=5"),
-    ("dy of another size", lambda: backward(gru())(f32(T, B, 8)), ValueError, "dy has D*H=8, but the forward pass it belongs to had D*H=4"),
+    (
+        "dy of another batch",
+        lambda: backward(gru())(f32(T, 16, H)),
+        ValueError,
+        "dy has B=16, but the forward pass it belongs to had B=2",
+    ),
+    (
+        "dy of another length",
+        lambda: backward(gru())(f32(6, B, H)),
+        ValueError,
+        "dy has T=6, but the forward pass it belongs to had T=5",
+    ),
+    (
+        "dy of another size",
+        lambda: backward(gru())(f32(T, B, 8)),
+        ValueError,
+        "dy has D*H=8, but the forward pass it belongs to had D*H=4",
+    ),
     (
         "dy axes",
         lambda: backward(gru())(f32(T, H)),
@@ -397,7 +462,9 @@ def test_a_storage_in_use_takes_no_more_layers():
     storage = fastrnn.Storage("float32")
     gru(storage=storage)
     storage.flat  # noqa: B018
-    with pytest.raises(RuntimeError, match="^this storage is in use already: make every layer that shares it before using one of them$"):
+    with pytest.raises(
+        RuntimeError, match="^this storage is in use already: make every layer that shares it before using one of them$"
+    ):
         gru(storage=storage)
 
 
@@ -411,7 +478,10 @@ def test_unknown_options_are_refused():
 def test_a_wrong_number_of_threads_in_the_environment_is_a_clear_error(value):
     done = processes.python("import fastrnn; fastrnn.LSTM", FASTRNN_NUM_THREADS=value)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"ValueError: FASTRNN_NUM_THREADS={value}, but it must be a whole number of at least 1"
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"ValueError: FASTRNN_NUM_THREADS={value}, but it must be a whole number of at least 1"
+    )
 
 
 def test_many_layers_take_no_more_than_their_share():
@@ -422,7 +492,11 @@ def test_many_layers_take_no_more_than_their_share():
     assert time.perf_counter() - start < 15
 
 
-@pytest.mark.parametrize("into", [[0.0], np.zeros(216, "float32")[::2], np.broadcast_to(np.float32(0), 108)], ids=["list", "strided", "read-only"])
+@pytest.mark.parametrize(
+    "into",
+    [[0.0], np.zeros(216, "float32")[::2], np.broadcast_to(np.float32(0), 108)],
+    ids=["list", "strided", "read-only"],
+)
 def test_an_into_that_can_not_take_the_gradient_is_refused(into):
     with pytest.raises((TypeError, ValueError), match="^into "):
         backward(gru())(into=into)

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 import thresholds
 from fuzz import seeds
-from nets import CELLS, DTYPES, MAKERS, as_state, as_tuple, make, random_case, same_bits, same_gradients, same_state, state_sizes
+from nets import (
+    CELLS,
+    DTYPES,
+    MAKERS,
+    as_state,
+    as_tuple,
+    make,
+    random_case,
+    same_bits,
+    same_gradients,
+    same_state,
+    state_sizes,
+)
 from numpy.testing import assert_allclose
 from reference import CELLS as REFERENCE
 from thresholds import ENGINE, PYTHON, around, lanes
@@ -24,7 +36,14 @@ pytestmark = pytest.mark.fuzz
 
 
 def test_every_threshold_of_the_core_is_listed():
-    listed = {*thresholds.STEPS, *thresholds.ROWS, *thresholds.WORK, *thresholds.STEP_WORK, *thresholds.BYTES, *thresholds.OTHER}
+    listed = {
+        *thresholds.STEPS,
+        *thresholds.ROWS,
+        *thresholds.WORK,
+        *thresholds.STEP_WORK,
+        *thresholds.BYTES,
+        *thresholds.OTHER,
+    }
     assert listed == set(ENGINE)
     sources = Path(__file__).parent.parent / "src"
     for path in sources.glob("*.pxd"):
@@ -40,19 +59,29 @@ def draw_sizes(rng, cell, dtype):
     """(T, B, I, H, layers) on one side or the other of some threshold."""
     G, item = REFERENCE[cell][1], np.dtype(dtype).itemsize
     T, B, I, H, layers = (int(n) for n in rng.integers([0, 0, 0, 1, 1], [10, 7, 10, 10, 4]))
-    kind = rng.choice(["small", "lanes", "steps", "rows", "work", "bytes", "chunk", "wave", "gradient", "slice"], p=[0.1] * 9 + [0.1])
+    kind = rng.choice(
+        ["small", "lanes", "steps", "rows", "work", "bytes", "chunk", "wave", "gradient", "slice"], p=[0.1] * 9 + [0.1]
+    )
     if kind == "lanes":
         H, I, B, layers = lanes(rng, dtype), lanes(rng, dtype, 0), int(rng.integers(1, 15)), int(rng.integers(1, 3))
     elif kind == "steps":
         T = around(rng, ENGINE[rng.choice(thresholds.STEPS)] * rng.choice([1, 2, 4, 8]))
     elif kind == "rows":
-        B, I, H = around(rng, ENGINE[rng.choice(thresholds.ROWS)] * rng.choice([1, 1, 2])), int(rng.integers(1, 40)), lanes(rng, dtype)
+        B, I, H = (
+            around(rng, ENGINE[rng.choice(thresholds.ROWS)] * rng.choice([1, 1, 2])),
+            int(rng.integers(1, 40)),
+            lanes(rng, dtype),
+        )
     elif kind == "bytes":
         H = around(rng, (ENGINE[rng.choice(thresholds.BYTES)] / (G * item)) ** 0.5)
         T, B, layers = int(rng.integers(1, 6)), int(rng.integers(1, 6)), 1
     elif kind == "chunk":
         H = lanes(rng, dtype)
-        B, T, layers = around(rng, ENGINE["CHUNK_BYTES"] / (G * H * item * rng.choice([1, 2, 5, 48]))), int(rng.integers(1, 9)), 1
+        B, T, layers = (
+            around(rng, ENGINE["CHUNK_BYTES"] / (G * H * item * rng.choice([1, 2, 5, 48]))),
+            int(rng.integers(1, 9)),
+            1,
+        )
         B = min(B, 300)
     elif kind == "gradient":
         B = int(rng.choice([1, 5, 8, 64]))
@@ -63,7 +92,10 @@ def draw_sizes(rng, cell, dtype):
             B, H = max(1, B), lanes(rng, dtype)
         T = min(around(rng, worth / (2 * G * H * (H + I) * B)), 20000, 40000 // B)
     elif kind == "wave":
-        B, layers = int(rng.integers(1, 9)), int(rng.integers(30, 40)) if rng.random() < 0.2 else int(rng.integers(2, 6))
+        B, layers = (
+            int(rng.integers(1, 9)),
+            int(rng.integers(30, 40)) if rng.random() < 0.2 else int(rng.integers(2, 6)),
+        )
         T = around(rng, 4 * ENGINE["WAVE_STEPS"])
         step = ENGINE["WAVE_FLOPS"] if rng.random() < 0.4 and layers < 6 else ENGINE["SPLIT_FLOPS"] / T / layers
         H = around(rng, (step / (4 * G * B)) ** 0.5)
@@ -161,7 +193,13 @@ def check_layer(seed):
             total += one.flat
     if len(rows) == B:  # sums over rows: in another order, so to rounding only
         close = 1e-10 if case.dtype == "float64" else 2e-4
-        assert_allclose(g.flat, total, rtol=close, atol=close * max(1.0, np.abs(total).max(initial=0)), err_msg=f"{case}: parameters")
+        assert_allclose(
+            g.flat,
+            total,
+            rtol=close,
+            atol=close * max(1.0, np.abs(total).max(initial=0)),
+            err_msg=f"{case}: parameters",
+        )
 
 
 def check_embedding_and_layout(seed):
@@ -189,7 +227,13 @@ def check_embedding_and_layout(seed):
     same_state(state, want_state)
     same_bits(g.params["weight_hh_l0"], want_g.params["weight_hh_l0"], f"{case}: ids")
     close = 1e-9 if case.dtype == "float64" else 1e-3
-    assert_allclose(g.params["weight_ih_l0"], want_g.params["weight_ih_l0"], rtol=close, atol=close * (1 + T * B) ** 0.5, err_msg=f"{case}")
+    assert_allclose(
+        g.params["weight_ih_l0"],
+        want_g.params["weight_ih_l0"],
+        rtol=close,
+        atol=close * (1 + T * B) ** 0.5,
+        err_msg=f"{case}",
+    )
     turned = {name: a.T if name == "resets" else a for name, a in case.given.items()}
     with divided(rng):
         y, state = other(x.transpose(1, 0, 2), case.layer_state(), **turned)
@@ -223,7 +267,9 @@ def check_streams(seed):
                     stream.step(case.x[t], out=got[t])
                     t += 1
                 else:
-                    n = min(T - t, int(rng.choice([T, 0, 1, rng.integers(0, T + 1), around(rng, ENGINE["CHUNK_STEPS"])])))
+                    n = min(
+                        T - t, int(rng.choice([T, 0, 1, rng.integers(0, T + 1), around(rng, ENGINE["CHUNK_STEPS"])]))
+                    )
                     stream.run(case.x[t : t + n], out=got[t : t + n])
                     t += n
     same_bits(got, y, f"{case}: stream")
@@ -279,12 +325,18 @@ def draw_decoder(rng, seed):
     rnn = make(cell, I, H, layers, dtype=dtype, seed=seed)
     decoder = AttentionDecoder(rnn, M, attention=attention, input_feeding=bool(rng.random() < 0.7), seed=seed)
     S, B = int(rng.integers(1, 12)), int(rng.choice([1, 2, 4, 5, 8, 9, 33]))
-    T = int(min(60, around(rng, ENGINE["SPLIT_FLOPS"] / (8 * H * H * layers * B)))) if rng.random() < 0.5 else int(rng.integers(0, 6))
+    T = (
+        int(min(60, around(rng, ENGINE["SPLIT_FLOPS"] / (8 * H * H * layers * B))))
+        if rng.random() < 0.5
+        else int(rng.integers(0, 6))
+    )
     given = dict(memory=rng.standard_normal((S, B, M)).astype(dtype))
     if rng.random() < 0.6:
         given["memory_lengths"] = rng.integers(0, S + 1, B)
     if rng.random() < 0.5:
-        given["state"] = as_state(tuple(rng.standard_normal((layers, B, n)).astype(dtype) for n in state_sizes(cell, H)))
+        given["state"] = as_state(
+            tuple(rng.standard_normal((layers, B, n)).astype(dtype) for n in state_sizes(cell, H))
+        )
     return decoder, T, B, given
 
 
@@ -319,8 +371,12 @@ def check_attention(seed):
             check_row(what, y, state, b, n, want, want_state)
             one = alone(dy[:n, b : b + 1])
             check_row(f"{what}: gradient of", g.x, g.state, b, n, one.x, one.state)
-            same_bits(np.ascontiguousarray(g.memory[:, b]), one.memory[:, 0], f"{what}: gradient of the memory of row {b}")
-            assert_allclose(alpha[:n, b].sum(axis=1), float(given.get("memory_lengths", np.ones(B))[b] > 0), atol=1e-5, err_msg=what)
+            same_bits(
+                np.ascontiguousarray(g.memory[:, b]), one.memory[:, 0], f"{what}: gradient of the memory of row {b}"
+            )
+            assert_allclose(
+                alpha[:n, b].sum(axis=1), float(given.get("memory_lengths", np.ones(B))[b] > 0), atol=1e-5, err_msg=what
+            )
 
 
 def check_search(seed):
@@ -345,10 +401,18 @@ def check_search(seed):
         found = search(decoder, embedding, linear, rows=B, max_length=limits, **options, **given)
     if "temperature" in options:  # draws are keyed by the row: only the threads may vary
         with fastrnn.threads(1):
-            same_hypotheses(found, search(decoder, embedding, linear, rows=B, max_length=limits, **options, **given), f"{decoder}, {options}")
+            same_hypotheses(
+                found,
+                search(decoder, embedding, linear, rows=B, max_length=limits, **options, **given),
+                f"{decoder}, {options}",
+            )
         return
     for b in some_rows(rng, B, 4):
-        one = decoder_row(given, b) if "memory" in given else {n: as_state(tuple(s[:, b : b + 1] for s in as_tuple(a))) for n, a in given.items()}
+        one = (
+            decoder_row(given, b)
+            if "memory" in given
+            else {n: as_state(tuple(s[:, b : b + 1] for s in as_tuple(a))) for n, a in given.items()}
+        )
         with fastrnn.threads(1):
             want = search(decoder, embedding, linear, rows=1, max_length=limits[b], **options, **one)
         same_hypotheses([found[b]], want, f"{decoder}, {options}, row {b}")
@@ -364,13 +428,18 @@ def check_scores(decoder, embedding, linear, found, given, options, what):
         logits = linear(y).astype("float64")
         likely = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         symbols = [*h.ids, options["end"]][: len(h.ids) + h.ended]
-        total = sum(likely[t, symbol] for t, symbol in enumerate(symbols)) / ((5 + len(symbols)) / 6) ** options["length_penalty"]
+        total = (
+            sum(likely[t, symbol] for t, symbol in enumerate(symbols))
+            / ((5 + len(symbols)) / 6) ** options["length_penalty"]
+        )
         assert_allclose(h.score, total, rtol=1e-9 if decoder.dtype == "float64" else 1e-4, atol=1e-5, err_msg=what)
 
 
 def same_hypotheses(got, want, what):
     for row, other in zip(got, want, strict=True):
-        assert [(h.ids.tolist(), h.score, h.ended) for h in row] == [(h.ids.tolist(), h.score, h.ended) for h in other], what
+        assert [(h.ids.tolist(), h.score, h.ended) for h in row] == [
+            (h.ids.tolist(), h.score, h.ended) for h in other
+        ], what
 
 
 # --- products ------------------------------------------------------------------------------------------------------

@@ -61,7 +61,11 @@ def test_the_check_changes_no_bit_and_padding_is_not_looked_at():
             net, state = case.net(), case.layer_state()
             x, dy = case.x.copy(), case.dy.copy()
             x[~used(case)] = BAD[seed % 3]
-            past = ~used(case) if "mask" not in case.given else np.arange(len(x))[:, None] >= case.given.get("lengths", np.full(x.shape[1], len(x)))
+            past = (
+                ~used(case)
+                if "mask" not in case.given
+                else np.arange(len(x))[:, None] >= case.given.get("lengths", np.full(x.shape[1], len(x)))
+            )
             dy[past] = BAD[seed % 3]
             want_y, want_state = net(case.x, state, **case.given)
             y, state_n = net(x, state, **case.given, check_finite=True)
@@ -92,7 +96,9 @@ def test_a_planted_argument_is_named_with_its_place():
                 index = tuple(int(rng.integers(n)) for n in params[name].shape)
                 params[name] = params[name].copy()
                 params[name][index] = value
-                start = f"the parameter {name}[{', '.join(map(str, index))}] is {value} (the only value that is not finite)"
+                start = (
+                    f"the parameter {name}[{', '.join(map(str, index))}] is {value} (the only value that is not finite)"
+                )
             elif kind in ("state", "dstate_n"):
                 if kind == "state":
                     state = dstate
@@ -136,7 +142,9 @@ def test_rows_of_an_embedding_are_named_by_their_id_and_only_if_used():
         rnn(many, embedding=embedding, check_finite=True)
         many = many.copy()
         many[-1, 1] = 20
-        assert message(lambda: rnn(many, embedding=embedding, check_finite=True)).startswith("the embedding at the row of id 20, feature 0 is nan")  # noqa: B023
+        assert message(lambda: rnn(many, embedding=embedding, check_finite=True)).startswith(
+            "the embedding at the row of id 20, feature 0 is nan"
+        )
 
 
 def test_a_learnt_initial_state_is_a_parameter_and_one_sequence_has_no_row():
@@ -144,7 +152,10 @@ def test_a_learnt_initial_state_is_a_parameter_and_one_sequence_has_no_row():
     with rnn.updating() as flat:
         flat[-1] = np.inf
     x = np.zeros((4, 2), "float32")
-    assert message(lambda: rnn(x, check_finite=True)) == "the parameter c_0[0, 2] is inf (the only value that is not finite)"
+    assert (
+        message(lambda: rnn(x, check_finite=True))
+        == "the parameter c_0[0, 2] is inf (the only value that is not finite)"
+    )
     x[3, 1] = np.nan
     assert message(lambda: fastrnn.LSTM(2, 3)(x, check_finite=True)).startswith("x at step 3, feature 1 is nan")
 
@@ -168,7 +179,16 @@ def test_a_gate_whose_pre_activation_is_not_a_number_is_named():
             T, B, I, H = (int(n) for n in rng.integers(2, [9, 5, 5, 6]))
             two = rng.random() < 0.5
             # saturating functions, so that -inf alone is hidden
-            cell = ["rnn_tanh", "rnn_sigmoid", "gru", "gru_before", "lstm", "lstm_peephole", "lstm_coupled", "lstm_projected"][seed % 8]
+            cell = [
+                "rnn_tanh",
+                "rnn_sigmoid",
+                "gru",
+                "gru_before",
+                "lstm",
+                "lstm_peephole",
+                "lstm_coupled",
+                "lstm_projected",
+            ][seed % 8]
             case = random_case(cell, T, B, I, H, dtype="float32", seed=seed, lengths=rng.random() < 0.5, context=1, bidirectional=two,
                                num_layers=int(rng.integers(1, 3)))  # fmt: skip
             if rng.random() < 0.3:
@@ -236,7 +256,9 @@ def test_the_first_place_of_an_overflow_is_that_of_the_states_of_every_step():
                 found += 1
                 layer, t, b = place
                 said = message(call)
-                assert said.startswith(f"{net.kind} {layer}, ") and f", step {t}, row {b}, unit " in said, f"{said}\n{place}"
+                assert said.startswith(f"{net.kind} {layer}, ") and f", step {t}, row {b}, unit " in said, (
+                    f"{said}\n{place}"
+                )
     assert found > 30 or fuzz._FIRST  # of other seeds there may be fewer
 
 
@@ -253,12 +275,16 @@ def test_cell_state_and_output_are_told_from_the_gates():
     net = fastrnn.LSTM(1, 1, activation="linear", output_activation=("affine", 1e38))
     one["bias_ih_l0"][:] = [50, 50, 2, 50]
     net.load_state_dict(one)
-    assert message(lambda: net(x, check_finite=True)).startswith("LSTM layer 0, state h, step 1, row 0, unit 0: inf (the first of 3 values")
+    assert message(lambda: net(x, check_finite=True)).startswith(
+        "LSTM layer 0, state h, step 1, row 0, unit 0: inf (the first of 3 values"
+    )
     net = fastrnn.LSTM(1, 1, recurrent_activation=("affine", 1e37))
     one["bias_ih_l0"][:] = [1e-37, 1e-37, 1, 100]
     net.load_state_dict(one)
     said = message(lambda: net.vjp(x, check_finite=True))
-    assert said.startswith("LSTM layer 0, gate o, step 0, row 0, unit 0: inf (") and said.endswith(": the activation of 100 is not")
+    assert said.startswith("LSTM layer 0, gate o, step 0, row 0, unit 0: inf (") and said.endswith(
+        ": the activation of 100 is not"
+    )
 
 
 def test_what_saturates_is_not_reported():
@@ -308,11 +334,15 @@ def test_the_step_at_which_a_gradient_explodes_is_named():
     )
     dy, backward = doubling(bidirectional=True)
     dy[1, 2, 3] = 3e38  # of the reverse direction, whose gradient goes onward in time
-    assert message(lambda: backward(dy)).startswith("the gradient of RNN layer 0 (reverse), the state h before it, step 1, row 2, unit 1: inf")
+    assert message(lambda: backward(dy)).startswith(
+        "the gradient of RNN layer 0 (reverse), the state h before it, step 1, row 2, unit 1: inf"
+    )
     dy, backward = doubling()
     dh = np.zeros((1, 3, 2), "float32")
     dh[0, 0, 0] = dy[5, 0, 0] = 3e38
-    assert message(lambda: backward(dy, dh)).startswith("the gradient of RNN layer 0, its unit, step 5, row 0, unit 0: inf")
+    assert message(lambda: backward(dy, dh)).startswith(
+        "the gradient of RNN layer 0, its unit, step 5, row 0, unit 0: inf"
+    )
 
 
 @pytest.mark.parametrize("two", [False, True])
@@ -327,10 +357,14 @@ def test_a_gradient_that_a_reset_cuts_off_is_not_taken_for_one_that_explodes(two
     dy[4, 0, 0], dy[3, 0, -1] = 1e38, 1e38 * two  # each would be infinite two steps on
     backward(dy)
     dy[3, 1, 0] = 1e38
-    assert message(lambda: backward(dy)).startswith("the gradient of RNN layer 0, the state h before it, step 2, row 1, unit 0: inf")
+    assert message(lambda: backward(dy)).startswith(
+        "the gradient of RNN layer 0, the state h before it, step 2, row 1, unit 0: inf"
+    )
     dy[3, 1, 0], dy[3, 1, -1] = 0, 1e38
     way, step = (" (reverse)", 4) if two else ("", 2)
-    assert message(lambda: backward(dy)).startswith(f"the gradient of RNN layer 0{way}, the state h before it, step {step}, row 1, unit 0: inf")
+    assert message(lambda: backward(dy)).startswith(
+        f"the gradient of RNN layer 0{way}, the state h before it, step {step}, row 1, unit 0: inf"
+    )
 
 
 def test_a_sum_of_finite_gradients_that_overflows_is_named_by_its_parameter():
@@ -386,7 +420,10 @@ def test_a_decoder_names_arguments_attention_and_output(attention):
     x, memory = (rng.standard_normal(shape).astype("float32") for shape in ((5, 3, 3), (6, 3, 4)))
     given = dict(lengths=[5, 4, 2], memory_lengths=[6, 3, 4])
     x[2:, 2], memory[3:, 1] = np.nan, np.inf  # padding
-    for a, b in zip(decoder(x, memory, **given, return_attention=True, check_finite=True), decoder(x, memory, **given, return_attention=True)):
+    for a, b in zip(
+        decoder(x, memory, **given, return_attention=True, check_finite=True),
+        decoder(x, memory, **given, return_attention=True),
+    ):
         same_state(a, b)
     (y, _), backward = decoder.vjp(x, memory, **given, check_finite=True)
     same_bits(backward(np.ones_like(y)).flat, decoder.vjp(x, memory, **given)[1](np.ones_like(y)).flat)
@@ -395,7 +432,9 @@ def test_a_decoder_names_arguments_attention_and_output(attention):
     assert message(lambda: backward(dy)).startswith("dy at step 1, row 2, feature 3 is nan (the only")
     wrong = memory.copy()
     wrong[2, 1, 3] = np.nan
-    assert message(lambda: decoder(x, wrong, **given, check_finite=True)).startswith("memory at step 2, row 1, feature 3 is nan (the only")
+    assert message(lambda: decoder(x, wrong, **given, check_finite=True)).startswith(
+        "memory at step 2, row 1, feature 3 is nan (the only"
+    )
     if attention == "general":
         weights = {name: a.copy() for name, a in decoder.params.items()}
         weights["weight_key"][:] = 10 * np.eye(4)
@@ -403,7 +442,9 @@ def test_a_decoder_names_arguments_attention_and_output(attention):
         large = memory.copy()
         large[:, 2] = 3e38  # its keys are infinite, and so are all scores of the row
         said = message(lambda: decoder(x, large, **given, check_finite=True))
-        assert said.startswith("AttentionDecoder, attention weights, step 0, row 2, memory step 0: nan (the first of "), said
+        assert said.startswith(
+            "AttentionDecoder, attention weights, step 0, row 2, memory step 0: nan (the first of "
+        ), said
 
 
 def test_a_decoder_s_output_and_layers():
@@ -436,4 +477,6 @@ def test_checking_holds_for_all_layers_of_this_thread_and_ends():
 
 def test_large_finite_numbers_are_finite():
     assert _finite.is_finite(np.full(1000, 1e300)) and not _finite.is_finite(np.array([1e300, np.inf]))
-    assert _finite.is_finite(np.full(9, 3e38, "float32")[::2]) and not _finite.is_finite(np.array([np.nan, 1, 2], "float32")[::2])
+    assert _finite.is_finite(np.full(9, 3e38, "float32")[::2]) and not _finite.is_finite(
+        np.array([np.nan, 1, 2], "float32")[::2]
+    )

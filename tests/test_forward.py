@@ -83,7 +83,13 @@ def test_lengths_may_be_any_integers(cell):
     case = random_case(cell, 4, 3, 2, 5, seed=3)
     net = case.net()
     want = net(case.x, lengths=np.array([2, 4, 0]))[0]
-    for lengths in ([2, 4, 0], (2, 4, 0), np.array([2, 4, 0], "int32"), np.array([2, 4, 0], "uint8"), np.array([2, 9, 4, 9, 0, 9])[::2]):
+    for lengths in (
+        [2, 4, 0],
+        (2, 4, 0),
+        np.array([2, 4, 0], "int32"),
+        np.array([2, 4, 0], "uint8"),
+        np.array([2, 9, 4, 9, 0, 9])[::2],
+    ):
         same_bits(net(case.x, lengths=lengths)[0], want)
 
 
@@ -219,7 +225,9 @@ def test_denormal_inputs_and_states_count_as_zero_or_as_themselves(cell, dtype, 
         s[:] = tiny
     check(case, *case.net()(case.x, case.layer_state()))
     zeros = case.net()(np.zeros_like(case.x))[0]
-    np.testing.assert_allclose(case.net()(case.x, case.layer_state())[0], zeros, rtol=0, atol=float(np.finfo(dtype).tiny))
+    np.testing.assert_allclose(
+        case.net()(case.x, case.layer_state())[0], zeros, rtol=0, atol=float(np.finfo(dtype).tiny)
+    )
 
 
 # --- whose memory is it -------------------------------------------------------
@@ -248,8 +256,17 @@ def test_any_layout_is_accepted_gives_the_same_bits_and_is_never_written(cell, i
         return spelled
 
     def run(f):
-        x, state, dy, dstate = f(case.x), as_state([f(s) for s in case.state]), f(case.dy), as_state([f(d) for d in case.dstate])
-        given = {"lengths": case.given["lengths"], "resets": f(case.given["resets"]), "context": f(case.given["context"])}
+        x, state, dy, dstate = (
+            f(case.x),
+            as_state([f(s) for s in case.state]),
+            f(case.dy),
+            as_state([f(d) for d in case.dstate]),
+        )
+        given = {
+            "lengths": case.given["lengths"],
+            "resets": f(case.given["resets"]),
+            "context": f(case.given["context"]),
+        }
         outputs = net(x, state, **given)
         (y, state_n), backward = net.vjp(x, state, **given)
         g = backward(dy, dstate)
@@ -342,7 +359,11 @@ def test_a_copy_computes_the_same_and_lives_alone(cell, copier):
     case = random_case(cell, 4, 3, 2, 9, seed=19, context=2, num_layers=2, bidirectional=True)
     net = case.net()
     want = net(case.x, case.layer_state(), **case.given)[0]
-    other = {"copy": net.copy, "astype": lambda: net.astype("float64"), "pickle": lambda: pickle.loads(pickle.dumps(net))}[copier]()
+    other = {
+        "copy": net.copy,
+        "astype": lambda: net.astype("float64"),
+        "pickle": lambda: pickle.loads(pickle.dumps(net)),
+    }[copier]()
     same_bits(other(case.x, case.layer_state(), **case.given)[0], want, "y of the copy")
     with other.updating() as flat:
         flat[:] = 0

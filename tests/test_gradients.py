@@ -26,7 +26,10 @@ CASES = {  # name: (T, B, I, H), options
     "both directions": ((3, 2, 2, 3), {"bidirectional": True}),
     "both directions, lengths and resets": ((4, 3, 2, 3), {"bidirectional": True, "lengths": True, "resets": True}),
     "two layers": ((4, 2, 3, 2), {"num_layers": 2}),
-    "everything": ((4, 3, 2, 2), {"lengths": True, "resets": True, "context": 2, "bidirectional": True, "num_layers": 2}),
+    "everything": (
+        (4, 3, 2, 2),
+        {"lengths": True, "resets": True, "context": 2, "bidirectional": True, "num_layers": 2},
+    ),
 }
 
 
@@ -82,7 +85,9 @@ def test_every_gradient_matches_central_differences(cell, dtype, isa, name):
     for argument, value in arguments(case).items():
         assert got[argument].dtype == dtype and got[argument].shape == value.shape, argument
         reference.agrees(got[argument], want[argument], argument, **TOLERANCE[dtype])
-    same_bits(np.concatenate([g.params[p].ravel() for p in net.params]), g.flat, "flat is the parameters' gradients in a row")
+    same_bits(
+        np.concatenate([g.params[p].ravel() for p in net.params]), g.flat, "flat is the parameters' gradients in a row"
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -108,7 +113,10 @@ def slopes(cell, T, B, I, H, eps=1e-7):  # small: clips and kinks are seldom wit
         moved = {n: a.astype("float64") for n, a in values.items()}
         moved[name] = moved[name] + v
         y, state_n = case.reference(
-            params={p: moved[p] for p in case.params}, x=moved["x"], state=[moved[f"state[{k}]"] for k in range(len(case.state))], context=moved["context"]
+            params={p: moved[p] for p in case.params},
+            x=moved["x"],
+            state=[moved[f"state[{k}]"] for k in range(len(case.state))],
+            context=moved["context"],
         )
         return (y * case.dy).sum() + sum((s * d).sum() for s, d in zip(state_n, case.dstate, strict=True))
 
@@ -147,14 +155,21 @@ def test_the_gradient_of_an_embedding_matches_central_differences(cell, dtype, i
     _, backward = case.net().vjp(case.x, case.layer_state(), **given)
     dense = backward(case.dy, case.layer_dstate())
     for name in case.params:
-        np.testing.assert_allclose(g.params[name], dense.params[name], rtol=1e-5 if dtype == "float32" else 1e-12, atol=1e-5 if dtype == "float32" else 1e-12)
+        np.testing.assert_allclose(
+            g.params[name],
+            dense.params[name],
+            rtol=1e-5 if dtype == "float32" else 1e-12,
+            atol=1e-5 if dtype == "float32" else 1e-12,
+        )
     same_state(g.state, dense.state, "g.state")
 
 
 @pytest.fixture(params=CELLS)
 def case(request):
     """A case with everything in it, for the laws below."""
-    return random_case(request.param, 6, 5, 3, 18, seed=6, lengths=True, resets=True, context=2, num_layers=2, bidirectional=True)
+    return random_case(
+        request.param, 6, 5, 3, 18, seed=6, lengths=True, resets=True, context=2, num_layers=2, bidirectional=True
+    )
 
 
 def test_what_is_not_given_to_backward_counts_as_zero(isa, case):
@@ -164,7 +179,11 @@ def test_what_is_not_given_to_backward_counts_as_zero(isa, case):
     same_gradients(backward(None, case.layer_dstate()), backward(np.zeros_like(case.dy), case.layer_dstate()), "no dy")
     nothing = backward()
     assert not nothing.flat.any() and not nothing.x.any() and not any(s.any() for s in as_tuple(nothing.state))
-    both, only_y, only_state = backward(case.dy, case.layer_dstate()), backward(case.dy), backward(dstate_n=case.layer_dstate())
+    both, only_y, only_state = (
+        backward(case.dy, case.layer_dstate()),
+        backward(case.dy),
+        backward(dstate_n=case.layer_dstate()),
+    )
     assert only_y.flat.any() and only_state.flat.any()
     np.testing.assert_allclose(only_y.flat + only_state.flat, both.flat, rtol=1e-12, atol=1e-12)
 

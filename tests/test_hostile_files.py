@@ -52,7 +52,6 @@ def test_a_small_file_that_asks_for_much_is_refused_in_little_memory(server, wha
     assert not complaint(found, len(data)), complaint(found, len(data))
     assert found["end"] == "refused", found
 
-
     assert re.search(words, found["text"]), found["text"]
 
 
@@ -96,7 +95,9 @@ def _large_keras(kind, config, shapes):
                 place = f"layers/{layer}/{cell}vars/{k}" if kind == "keras" else f"model_weights/{layer}/{name}"
                 file[place] = files.numbers(shape) / 10
             if kind == "h5":
-                names = [n.encode() for n in ("kernel", "recurrent_kernel", "bias") if n in file[f"model_weights/{layer}"]]
+                names = [
+                    n.encode() for n in ("kernel", "recurrent_kernel", "bias") if n in file[f"model_weights/{layer}"]
+                ]
                 file[f"model_weights/{layer}"].attrs["weight_names"] = names
         if kind == "h5":
             file.attrs["keras_version"] = "3.15.1"
@@ -110,7 +111,9 @@ def test_reading_takes_a_small_multiple_of_the_files_size(server, kind):
     data = large(kind)
     found = server.read(data, kind, limit=4 << 30)
     assert found["end"] == "read", found
-    assert found["grown"] < 12 * len(data) + 64 * MB, f"{found['grown'] / len(data):.1f} times the file's {len(data)} bytes"
+    assert found["grown"] < 12 * len(data) + 64 * MB, (
+        f"{found['grown'] / len(data):.1f} times the file's {len(data)} bytes"
+    )
 
 
 def test_an_object_of_graphs_inside_graphs_is_refused():
@@ -129,7 +132,9 @@ def test_an_archive_of_arrays_that_becomes_far_larger_is_refused(tmp_path):
     from fastrnn import data
 
     np.savez_compressed(tmp_path / "bomb.npz", vectors=np.zeros((10_000, 1000), "float32"), texts=np.full(10_000, "x"))
-    with pytest.raises(ValueError, match=r"bomb.npz.*bytes claim \d+ when they are unpacked, more than 100 times as many"):
+    with pytest.raises(
+        ValueError, match=r"bomb.npz.*bytes claim \d+ when they are unpacked, more than 100 times as many"
+    ):
         data.read_captions(tmp_path / "bomb.npz")
 
 
@@ -154,7 +159,9 @@ def test_whatever_is_raised_becomes_one_sentence_that_names_the_file(error):
     assert type(caught.value) is ValueError and text.startswith("m.pt") and "\n" not in text and len(text) < 2100
 
 
-@pytest.mark.parametrize("error", [MemoryError(), NotImplementedError("a"), OSError("a")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error", [MemoryError(), NotImplementedError("a"), OSError("a")], ids=lambda error: type(error).__name__
+)
 def test_errors_that_say_what_happened_keep_their_class(error):
     from fastrnn import _foreign
 
@@ -174,7 +181,10 @@ def test_an_operator_that_fails_is_named():
         put_first(model, node("MatMul", ["two", "three"], ["unused"], name="product"))
 
     made = fastrnn.onnx.prepare(onnx_with(change))
-    feeds = {name: np.zeros([d.dim_value or 3 for d in made._types[name].tensor_type.shape.dim], "float32") for name in made.input_names}
+    feeds = {
+        name: np.zeros([d.dim_value or 3 for d in made._types[name].tensor_type.shape.dim], "float32")
+        for name in made.input_names
+    }
     feeds["sequence_lens"] = np.full(3, 3, "int32")
     with pytest.raises(ValueError, match=r"^node 'product' \(MatMul\): TypeError: "):
         made.run(feeds)
@@ -197,7 +207,10 @@ def test_a_recurrent_node_that_lacks_something_is_named(change):
     change(model)
     with pytest.raises(ValueError, match="GRU_0"):
         made = fastrnn.onnx.prepare(model)
-        feeds = {name: np.zeros([d.dim_value or 3 for d in made._types[name].tensor_type.shape.dim], "float32") for name in made.input_names}
+        feeds = {
+            name: np.zeros([d.dim_value or 3 for d in made._types[name].tensor_type.shape.dim], "float32")
+            for name in made.input_names
+        }
         made.run(feeds | {"sequence_lens": np.full(3, 3, "int32")})
 
 

@@ -104,7 +104,10 @@ SINGLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype, kind, options, activation", [("float32", *one) for one in SINGLE] + [("float64", *one) for one in SINGLE[::3]])
+@pytest.mark.parametrize(
+    "dtype, kind, options, activation",
+    [("float32", *one) for one in SINGLE] + [("float64", *one) for one in SINGLE[::3]],
+)
 def test_every_setting_of_a_layer_comes_over_behind_a_masking(tmp_path, kind, options, activation, dtype):
     import keras
 
@@ -122,14 +125,23 @@ def test_every_setting_of_a_layer_comes_over_behind_a_masking(tmp_path, kind, op
         agree(fastrnn.keras.load(source), model, x, 2e-5)
 
 
-@pytest.mark.parametrize("kind, merge, sequences", list(itertools.product(["SimpleRNN", "GRU", "LSTM"], ["concat", "sum", "mul", "ave"], [False, True])))
+@pytest.mark.parametrize(
+    "kind, merge, sequences",
+    list(itertools.product(["SimpleRNN", "GRU", "LSTM"], ["concat", "sum", "mul", "ave"], [False, True])),
+)
 def test_every_merge_mode_comes_over(kind, merge, sequences):
     import keras
 
     import fastrnn.keras
 
     L = keras.layers
-    model = keras.Sequential([L.Input((T, 3)), L.Masking(), L.Bidirectional(getattr(L, kind)(5, return_sequences=sequences), merge_mode=merge)])
+    model = keras.Sequential(
+        [
+            L.Input((T, 3)),
+            L.Masking(),
+            L.Bidirectional(getattr(L, kind)(5, return_sequences=sequences), merge_mode=merge),
+        ]
+    )
     x = np.random.default_rng(0).standard_normal((B, T, 3)).astype("float32")
     x[0, :2] = x[1, 3] = x[2, 5:] = 0
     agree(fastrnn.keras.load(model), model, x)
@@ -250,21 +262,61 @@ def huge(file):
 
 CHANGES = {
     "a tensor is missing": (lambda c, f: f.__delitem__(LSTM_KERNEL), ValueError, f"{LSTM_KERNEL} is missing"),
-    "a tensor is transposed": (lambda c, f: put(f, LSTM_KERNEL, np.zeros((20, 6), "f")), ValueError, r"shape \(20, 6\), .* \(6, 20\): it is transposed"),
-    "a tensor has another shape": (lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 24), "f")), ValueError, r"shape \(6, 24\), but .* ask for \(6, 20\)"),
-    "a tensor is of another dtype": (lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 20), "d")), ValueError, "is float64, but the settings ask for float32"),
-    "a tensor is too many": (lambda c, f: f.__setitem__("layers/dense_7/vars/0", np.zeros(3)), ValueError, "belong to no layer of the settings: .*dense_7"),
+    "a tensor is transposed": (
+        lambda c, f: put(f, LSTM_KERNEL, np.zeros((20, 6), "f")),
+        ValueError,
+        r"shape \(20, 6\), .* \(6, 20\): it is transposed",
+    ),
+    "a tensor has another shape": (
+        lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 24), "f")),
+        ValueError,
+        r"shape \(6, 24\), but .* ask for \(6, 20\)",
+    ),
+    "a tensor is of another dtype": (
+        lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 20), "d")),
+        ValueError,
+        "is float64, but the settings ask for float32",
+    ),
+    "a tensor is too many": (
+        lambda c, f: f.__setitem__("layers/dense_7/vars/0", np.zeros(3)),
+        ValueError,
+        "belong to no layer of the settings: .*dense_7",
+    ),
     "a tensor is in another file": (lambda c, f: external(f), ValueError, "ExternalLink.*not followed"),
     "a tensor is compressed": (lambda c, f: huge(f), ValueError, "is compressed"),
-    "an activation": (lambda c, f: unlike(c, "activation", "gelu"), NotImplementedError, "'bidirectional': the activation 'gelu' is not supported"),
+    "an activation": (
+        lambda c, f: unlike(c, "activation", "gelu"),
+        NotImplementedError,
+        "'bidirectional': the activation 'gelu' is not supported",
+    ),
     "a size of 2^40": (lambda c, f: unlike(c, "units", 1 << 40), ValueError, "units is 1099511627776"),
-    "a size of 2^20": (lambda c, f: unlike(c, "units", 1 << 20), ValueError, "the settings ask for .* bytes of weights"),
+    "a size of 2^20": (
+        lambda c, f: unlike(c, "units", 1 << 20),
+        ValueError,
+        "the settings ask for .* bytes of weights",
+    ),
     "a size that is text": (lambda c, f: unlike(c, "units", "5"), ValueError, "units is '5'"),
     "return_state": (lambda c, f: unlike(c, "return_state", True), NotImplementedError, "return_state=True in a chain"),
-    "a Lambda": (lambda c, f: layers_of(c)[5].update(class_name="Lambda"), NotImplementedError, "'dense': Lambda is not supported"),
-    "a layer of another module": (lambda c, f: layers_of(c)[5].update(module="os"), NotImplementedError, "Dense of os is not supported"),
-    "a ConvLSTM1D": (lambda c, f: layers_of(c)[4].update(class_name="ConvLSTM1D"), NotImplementedError, "ConvLSTM1D is not supported"),
-    "a graph": (lambda c, f: c.update(class_name="Custom"), NotImplementedError, "a model of class 'Custom' is not supported"),
+    "a Lambda": (
+        lambda c, f: layers_of(c)[5].update(class_name="Lambda"),
+        NotImplementedError,
+        "'dense': Lambda is not supported",
+    ),
+    "a layer of another module": (
+        lambda c, f: layers_of(c)[5].update(module="os"),
+        NotImplementedError,
+        "Dense of os is not supported",
+    ),
+    "a ConvLSTM1D": (
+        lambda c, f: layers_of(c)[4].update(class_name="ConvLSTM1D"),
+        NotImplementedError,
+        "ConvLSTM1D is not supported",
+    ),
+    "a graph": (
+        lambda c, f: c.update(class_name="Custom"),
+        NotImplementedError,
+        "a model of class 'Custom' is not supported",
+    ),
     "no layers": (lambda c, f: c["config"].update(layers=3), ValueError, "has no list of layers"),
     "a config that is a list": (lambda c, f: c.update(config=[1]), ValueError, "a layer of the config is no object"),
     "a merge mode": (lambda c, f: layers_of(c)[2]["config"].update(merge_mode="max"), ValueError, "merge_mode 'max'"),
@@ -308,7 +360,9 @@ def test_outputs_that_differ_are_an_error(tmp_path, whole, monkeypatch):
 
     (tmp_path / "m.keras").write_bytes(whole)
     right = _load._convert.to_params
-    monkeypatch.setattr(_load._convert, "to_params", lambda kind, arrays, suffix="_l0": right("LSTM", arrays, suffix))  # the GRU's gates as they lie
+    monkeypatch.setattr(
+        _load._convert, "to_params", lambda kind, arrays, suffix="_l0": right("LSTM", arrays, suffix)
+    )  # the GRU's gates as they lie
     with pytest.raises(ValueError, match="outputs of 'bidirectional_1' differ from the source's"):
         _load.read(str(tmp_path / "m.keras"), None, verify=True)
 
@@ -338,7 +392,10 @@ HOSTILE = {
     "no config": (lambda: zipped(metadataDOTjson="{}"), "0 members are named config.json"),
     "a bomb of a config": (lambda: zipped(**{**REST, "configDOTjson": b" " * (100 << 20)}), "claims 104857600 bytes"),
     "a config without end": (lambda: zipped(**{**REST, "configDOTjson": DEEP}), "nested 100000 deep"),
-    "a version that is none": (lambda: zipped(**{**REST, "metadataDOTjson": '{"keras_version": "x"}'}), "keras_version is 'x'"),
+    "a version that is none": (
+        lambda: zipped(**{**REST, "metadataDOTjson": '{"keras_version": "x"}'}),
+        "keras_version is 'x'",
+    ),
     "an empty zip": (lambda: b"PK\x03\x04", "not a whole zip"),
     "HDF5 of 8 bytes": (lambda: b"\x89HDF\r\n\x1a\n", "broken"),
 }

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # Keras 3.15 makes arrays of torch tensors in a way that NumPy 2 warns of.
-pytestmark = [pytest.mark.keras, pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.keras,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
 
 KINDS = ["SimpleRNN", "GRU", "LSTM"]
 ACTIVATIONS = ["tanh", "sigmoid", "relu", "hard_sigmoid", "softsign", "elu", "linear", "silu", "leaky_relu"]
@@ -21,7 +24,10 @@ ACTIVATIONS = ["tanh", "sigmoid", "relu", "hard_sigmoid", "softsign", "elu", "li
 def configurations(draw):
     """One layer, or a Bidirectional of it, with a call's mask, initial state and training flags."""
     kind = draw(st.sampled_from(KINDS))
-    options = {name: draw(st.booleans()) for name in ("return_sequences", "return_state", "go_backwards", "use_bias", "unroll", "zero_output_for_mask")}
+    options = {
+        name: draw(st.booleans())
+        for name in ("return_sequences", "return_state", "go_backwards", "use_bias", "unroll", "zero_output_for_mask")
+    }
     options["activation"] = draw(st.sampled_from(ACTIVATIONS))
     if kind != "SimpleRNN":
         options["recurrent_activation"] = draw(st.sampled_from(["sigmoid", "hard_sigmoid"]))
@@ -33,7 +39,16 @@ def configurations(draw):
     mask = draw(st.sampled_from([None, "right", "left", "holes"]))
     options["unroll"] &= mask is None  # Keras 3.15's own unrolled loop fails with a mask
     sizes = [draw(st.integers(1, most)) for most in (6, 4, 5, 9)]
-    return kind, options, merge, mask, draw(st.booleans()), sizes, draw(st.sampled_from(["float32", "float64"])), draw(st.integers(0, 10**6))
+    return (
+        kind,
+        options,
+        merge,
+        mask,
+        draw(st.booleans()),
+        sizes,
+        draw(st.sampled_from(["float32", "float64"])),
+        draw(st.integers(0, 10**6)),
+    )
 
 
 def make_mask(how, T, B, rng):
@@ -56,7 +71,9 @@ def results(layer, x, state, mask):
     initial = {"initial_state": arguments[1:]} if state else {}
     outputs = flat(layer(arguments[0], mask=None if mask is None else torch.tensor(mask), **initial))
     loss = sum((y * torch.cos(torch.arange(y.numel(), dtype=y.dtype)).reshape(y.shape)).sum() for y in outputs)
-    gradients = torch.autograd.grad(loss, [*arguments, *(w.value for w in layer.trainable_weights)], materialize_grads=True)
+    gradients = torch.autograd.grad(
+        loss, [*arguments, *(w.value for w in layer.trainable_weights)], materialize_grads=True
+    )
     return [t.detach().numpy() for t in (*outputs, *gradients)]
 
 
@@ -112,7 +129,9 @@ def test_a_stateful_layer_carries_its_state_and_is_reset(kind):
 
 
 def model_of(layers, lstm):
-    return layers.Sequential([layers.layers.Input((None, 3)), layers.layers.Bidirectional(lstm), layers.layers.Dense(1)])
+    return layers.Sequential(
+        [layers.layers.Input((None, 3)), layers.layers.Bidirectional(lstm), layers.layers.Dense(1)]
+    )
 
 
 def test_training_follows_keras_and_the_model_is_saved_and_loaded(tmp_path):
@@ -201,11 +220,16 @@ print("agreed on", keras.backend.backend())
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed, and Keras' numpy backend imports it too: other backends NOT tested")
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None,
+    reason="jax is not installed, and Keras' numpy backend imports it too: other backends NOT tested",
+)
 @pytest.mark.parametrize("backend", ["numpy", "jax"])
 def test_inference_on_other_backends_and_refusal_of_training(tmp_path, backend):
     environment = processes.environment(KERAS_BACKEND=backend)
-    done = subprocess.run([sys.executable, "-c", ELSEWHERE], env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"agreed on {backend}"
 
@@ -217,7 +241,11 @@ def test_stacked_cells_agree_with_keras():
 
     rng = np.random.default_rng(0)
     x, mask = rng.standard_normal((3, 6, 4)).astype("float32"), rng.random((3, 6)) < 0.6
-    for options in ({}, {"return_sequences": True, "return_state": True}, {"go_backwards": True, "return_sequences": True, "zero_output_for_mask": True}):
+    for options in (
+        {},
+        {"return_sequences": True, "return_state": True},
+        {"go_backwards": True, "return_sequences": True, "zero_output_for_mask": True},
+    ):
         cells = [[keras.layers.LSTMCell(5), keras.layers.GRUCell(3), keras.layers.SimpleRNNCell(4)] for _ in range(2)]
         want, got = keras.layers.RNN(cells[0], **options), fastrnn.keras.RNN(cells[1], **options)
         want.build(x.shape), got.build(x.shape)
@@ -238,7 +266,10 @@ def test_a_backward_layer_of_its_own():
 
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
     made = [
-        keras.layers.Bidirectional(m.LSTM(4, return_sequences=True), backward_layer=m.GRU(6, go_backwards=True, return_sequences=True, activation="relu"))
+        keras.layers.Bidirectional(
+            m.LSTM(4, return_sequences=True),
+            backward_layer=m.GRU(6, go_backwards=True, return_sequences=True, activation="relu"),
+        )
         for m in (keras.layers, fastrnn.keras)
     ]
     made[0].build(x.shape), made[1].build(x.shape)
@@ -247,7 +278,11 @@ def test_a_backward_layer_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "options, message", [({"recurrent_dropout": 0.2}, "recurrent_dropout=0.2"), ({"dropout": 0.2, "implementation": 1}, "implementation=1")]
+    "options, message",
+    [
+        ({"recurrent_dropout": 0.2}, "recurrent_dropout=0.2"),
+        ({"dropout": 0.2, "implementation": 1}, "implementation=1"),
+    ],
 )
 def test_dropout_that_is_not_there_is_refused_in_training_only(options, message):
     import fastrnn.keras

@@ -43,7 +43,10 @@ class Guarded:
 
     def intact(self):
         count = self.array.size
-        return self.whole[: self.GUARD].tobytes() == self.before and self.whole[self.GUARD + count :].tobytes() == self.after
+        return (
+            self.whole[: self.GUARD].tobytes() == self.before
+            and self.whole[self.GUARD + count :].tobytes() == self.after
+        )
 
 
 def guarded(*arrays):
@@ -83,7 +86,9 @@ def close(got, want, bound, what=""):
 def product_bound(x, w, dtype):
     """One chain of K rounded multiply-adds: |error| <= K eps sum |x w| (Higham 2002, §3.1), and denormals may be flushed."""
     K = x.shape[1]
-    return (K + 2) * EPS[dtype] * (np.abs(x.astype("float64")) @ np.abs(w.astype("float64")).T) + (K + 1) * float(np.finfo(dtype).tiny)
+    return (K + 2) * EPS[dtype] * (np.abs(x.astype("float64")) @ np.abs(w.astype("float64")).T) + (K + 1) * float(
+        np.finfo(dtype).tiny
+    )
 
 
 @pytest.mark.parametrize("kind", FILLS)
@@ -91,7 +96,11 @@ def product_bound(x, w, dtype):
 def test_product_agrees_with_float64_and_writes_nothing_else(isa, dtype, N, kind):
     rng = np.random.default_rng(N)
     for M, K in [(1, 1), (1, 17), (2, 8), (3, 33), (5, 16), (7, 65), (8, 3), (13, 9), (29, 31), (1, 600), (4, 1100)]:
-        x, w, bias = fill(rng, kind, (M, K), dtype), rng.standard_normal((N, K)).astype(dtype), rng.standard_normal(N).astype(dtype)
+        x, w, bias = (
+            fill(rng, kind, (M, K), dtype),
+            rng.standard_normal((N, K)).astype(dtype),
+            rng.standard_normal(N).astype(dtype),
+        )
         for b in (None, bias):
             boxes, (gx, gw, gy) = guarded(x, w, np.full((M, N), 7, dtype))
             gb = None if b is None else Guarded(b)
@@ -120,7 +129,11 @@ def test_product_of_no_columns_is_the_bias_and_of_no_rows_is_nothing(isa, dtype)
 def test_a_row_of_a_product_has_the_same_bits_whatever_the_number_of_rows(isa, dtype, N, K):
     """All tile variants against each other: M from 1 to 20, and any split of the rows."""
     rng = np.random.default_rng(0)
-    x, packed, bias = rng.standard_normal((20, K)).astype(dtype), _engine.pack(rng.standard_normal((N, K)).astype(dtype)), rng.standard_normal(N).astype(dtype)
+    x, packed, bias = (
+        rng.standard_normal((20, K)).astype(dtype),
+        _engine.pack(rng.standard_normal((N, K)).astype(dtype)),
+        rng.standard_normal(N).astype(dtype),
+    )
 
     def product(rows):
         y = np.empty((len(rows), N), dtype)
@@ -137,7 +150,10 @@ def test_a_row_of_a_product_has_the_same_bits_whatever_the_number_of_rows(isa, d
 
 def test_a_row_of_a_product_has_the_same_bits_on_any_number_of_threads(isa, dtype):
     rng = np.random.default_rng(1)
-    x, packed = rng.standard_normal((500, 130)).astype(dtype), _engine.pack(rng.standard_normal((257, 130)).astype(dtype))
+    x, packed = (
+        rng.standard_normal((500, 130)).astype(dtype),
+        _engine.pack(rng.standard_normal((257, 130)).astype(dtype)),
+    )
     results = []
     for n in (1, 2, 3):
         y = np.empty((500, 257), dtype)
@@ -152,7 +168,12 @@ def gemm_cases(dtype):
     """op(a) (M,K), op(b) (K,N), with rows that are longer than what is used of them."""
     rng = np.random.default_rng(2)
     small = [(1, 1, 1), (3, 5, 2), (17, 9, 33), (64, 48, 100), (5, 0, 3), (0, 4, 3), (4, 4, 0)]
-    large = [(130, 65, 7), (300, 70, 129), (20, 33, 700), (5, 2000, 1500)]  # several tiles, blocks of k, and slices between signals
+    large = [
+        (130, 65, 7),
+        (300, 70, 129),
+        (20, 33, 700),
+        (5, 2000, 1500),
+    ]  # several tiles, blocks of k, and slices between signals
     for M, N, K in small + large:
         for trans_a in (False, True):
             for trans_b in (False, True):
@@ -222,7 +243,12 @@ def test_column_sum_adds_rows_in_order_and_writes_nothing_else(isa, dtype, N, ki
         boxes, (ga, gout) = guarded(a, out)
         _engine.column_sum(ga, gout)
         want = out + a.astype("float64").sum(0)
-        close(gout, want, (M + 1) * EPS[dtype] * (np.abs(out) + np.abs(a.astype("float64")).sum(0)) + (M + 1) * float(np.finfo(dtype).tiny))
+        close(
+            gout,
+            want,
+            (M + 1) * EPS[dtype] * (np.abs(out) + np.abs(a.astype("float64")).sum(0))
+            + (M + 1) * float(np.finfo(dtype).tiny),
+        )
         assert all(box.intact() for box in boxes)
         same_bits(ga, a, "a was written")
 
@@ -251,7 +277,10 @@ def test_gather_and_scatter_add_touch_the_named_rows_only(isa, dtype, n):
 @pytest.mark.parametrize("n", SIZES)
 def test_bag_adds_weighted_words_and_its_backward_gives_them_back(isa, dtype, n):
     rng = np.random.default_rng(n)
-    start, word = np.array([0, 3, 3, 8, 9], "int64"), np.array([8, 0, 3, 3, 0, 3, 7, 1, 1], "int64")  # sentence 1 has no words
+    start, word = (
+        np.array([0, 3, 3, 8, 9], "int64"),
+        np.array([8, 0, 3, 3, 0, 3, 7, 1, 1], "int64"),
+    )  # sentence 1 has no words
     sentence = np.array([2, 0, 1, 2, 3], "int64")
     a, b, ramp, table, out = (rng.standard_normal(shape).astype(dtype) for shape in (9, 9, n, (9, n), (5, n)))
     boxes, arrays = guarded(sentence, start, word, a, b, ramp, table, out)
@@ -283,7 +312,13 @@ def test_ragged_rows_find_their_places_and_come_back(T, lengths):
     order = rng.permutation(B)
     t, b = (np.arange(T)[:, None] < lengths).nonzero()  # step by step, sorted rows in each
     want = t * B + order[b]
-    arrays = order, lengths, np.full(T + 1, -1, np.intp), np.full(len(want), -1, "int64"), np.full(T * B - len(want), -1, "int64")
+    arrays = (
+        order,
+        lengths,
+        np.full(T + 1, -1, np.intp),
+        np.full(len(want), -1, "int64"),
+        np.full(T * B - len(want), -1, "int64"),
+    )
     boxes, (order, lengths, offset, where, padding) = guarded(*arrays)
     _engine.ragged_places(order, lengths, offset, where, padding)
     np.testing.assert_array_equal(where, want)
@@ -353,7 +388,9 @@ def test_softmax_and_its_loss_agree_with_float64_and_write_nothing_else(isa, dty
     for w in (None, weights):
         scale = np.ones(M) if w is None else w.astype("float64")
         scale[2] = 0
-        boxes, (glogits, gtargets, gnll, gd) = guarded(logits, targets.astype("int64"), np.full(M, 9.0), np.full((M, V), 9, dtype))
+        boxes, (glogits, gtargets, gnll, gd) = guarded(
+            logits, targets.astype("int64"), np.full(M, 9.0), np.full((M, V), 9, dtype)
+        )
         gw = None if w is None else Guarded(w)
         _engine.softmax_nll(glogits, gtargets, None if gw is None else gw.array, gnll, gd)
         want = np.where(targets < 0, 0, scale * nll)
@@ -413,7 +450,12 @@ def test_dropout_masks_look_random(p):
     a = mask(1, 0)
     bound = 5 * p * (1 - p) / np.sqrt(a.size)
     assert abs(a.mean()) < 5 * np.sqrt(p * (1 - p) / a.size)
-    for name, b in {"unit": a[:, 1:] * a[:, :-1], "row": a[1:] * a[:-1], "step": a * mask(1, 1), "key": a * mask(2, 0)}.items():
+    for name, b in {
+        "unit": a[:, 1:] * a[:, :-1],
+        "row": a[1:] * a[:-1],
+        "step": a * mask(1, 1),
+        "key": a * mask(2, 0),
+    }.items():
         assert abs(b.mean()) < bound, name
     assert abs(a.mean(0)).max() < 5.5 * np.sqrt(p * (1 - p) / rows), "one unit"
     assert abs(a.mean(1)).max() < 5.5 * np.sqrt(p * (1 - p) / n), "one row"
@@ -465,7 +507,11 @@ def optimiser_cases():
 
     e = _engine
     return {
-        "sgd": (0, lambda p, g: e.sgd(p, g, None, 0.1, 0.0, 0.02, False, 0.5), lambda p, g: sgd(0, False)(p, g, None)[:1]),
+        "sgd": (
+            0,
+            lambda p, g: e.sgd(p, g, None, 0.1, 0.0, 0.02, False, 0.5),
+            lambda p, g: sgd(0, False)(p, g, None)[:1],
+        ),
         "sgd, momentum": (1, lambda p, g, v: e.sgd(p, g, v, 0.1, 0.9, 0.02, False, 0.5), sgd(0.9, False)),
         "sgd, nesterov": (1, lambda p, g, v: e.sgd(p, g, v, 0.1, 0.9, 0.02, True, 0.5), sgd(0.9, True)),
         "rmsprop": (1, lambda p, g, s: e.rmsprop(p, g, s, 0.1, 0.9, 1e-6, 0.02, 0.5), rmsprop),
@@ -585,6 +631,7 @@ def test_activations_at_infinity_and_nan(isa, dtype):
     assert 0 <= sigmoid[1] <= 1e-35 and 0 <= sigmoid[4] <= 1e-35
     same([one(cell="rnn_relu", value=v) for v in x], [np.inf, 0, np.nan, x[3], 0, 0])
 
+
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_sigmoid"])
 def test_float32_activations_of_each_exponent(isa, cell):
     """4096 mantissas of every exponent, the sign changed by the other half: limits, range and symmetry of both."""
@@ -605,7 +652,11 @@ def test_float32_activations_of_each_exponent(isa, cell):
 
 def test_tanh_of_tiny_x_is_x(isa):
     """To 4 ulp down to the least normal number, though denormals on the way are flushed to 0."""
-    tiny = (np.arange(2**23, 2**23 + 4096, dtype="uint32")[:, None] + (np.arange(0, 100, 10, dtype="uint32") << 23)).view("float32").ravel()
+    tiny = (
+        (np.arange(2**23, 2**23 + 4096, dtype="uint32")[:, None] + (np.arange(0, 100, 10, dtype="uint32") << 23))
+        .view("float32")
+        .ravel()
+    )
     assert (np.abs(activate("rnn_tanh", tiny) - tiny) <= 4 * np.spacing(tiny)).all()
 
 
@@ -614,7 +665,10 @@ def test_the_table_of_tanh_is_what_its_program_fits():
     if not source.exists():
         pytest.skip("the sources are not here")
     text = source.read_text()
-    table = [np.array(re.search(rf"{name}\[\] = {{(.*?)}}", text)[1].replace("f", "").split(","), "float32") for name in ("TANH_A", "TANH_B")]
+    table = [
+        np.array(re.search(rf"{name}\[\] = {{(.*?)}}", text)[1].replace("f", "").split(","), "float32")
+        for name in ("TANH_A", "TANH_B")
+    ]
     for got, want in zip(table, fit_activations.fit(), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4)  # another LAPACK may round a step of the fit otherwise
     assert np.float32(re.search(r"TANH_LIMIT (\S+)f", text)[1]) == np.float32(fit_activations.LIMIT**2)
@@ -663,4 +717,6 @@ def test_every_instruction_set_agrees_with_the_plainest_one(cell, dtype):
         for isa, result in zip(isas, results, strict=True):
             for got, want in zip(result, results[-1], strict=True):
                 scale = np.abs(want).max(initial=1)
-                np.testing.assert_allclose(got, want, rtol=0, atol=200 * EPS[dtype] * scale, err_msg=f"{isa} against {isas[-1]}, H={H}")
+                np.testing.assert_allclose(
+                    got, want, rtol=0, atol=200 * EPS[dtype] * scale, err_msg=f"{isa} against {isas[-1]}, H={H}"
+                )

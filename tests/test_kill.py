@@ -46,7 +46,11 @@ for line in sys.stdin:  # a training in a child, killed after so many seconds, o
 def train(tmp_path):
     """Train in a process of its own, which is killed: what it has said, and how long it took."""
     with subprocess.Popen(
-        [sys.executable, "-c", TRAININGS], env=processes.environment(OMP_NUM_THREADS="1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", TRAININGS],
+        env=processes.environment(OMP_NUM_THREADS="1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
 
         def call(folder, delay="never"):

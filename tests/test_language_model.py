@@ -57,7 +57,9 @@ def python(code, *arguments):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(
-    "options", [{}, {"dropout": 0.3}, {"tied": True, "embedding_size": 5, "dropout": 0.3, "label_smoothing": 0.2}], ids=["plain", "dropout", "tied"]
+    "options",
+    [{}, {"dropout": 0.3}, {"tied": True, "embedding_size": 5, "dropout": 0.3, "label_smoothing": 0.2}],
+    ids=["plain", "dropout", "tied"],
 )
 def test_gradient_of_the_whole_model_matches_central_differences(cell, options):
     """Every parameter, with a carried state and the same dropout masks each time."""
@@ -152,13 +154,19 @@ def fit_until(model, updates, **options):
 
 OPTIMIZERS = {
     "adam": {"schedule": optim.Cosine(3)},
-    "rmsprop": {"schedule": optim.ReduceOnPlateau(0.5, patience=0, threshold=0.5), "clip_norm": None, "clip_value": 0.05},
+    "rmsprop": {
+        "schedule": optim.ReduceOnPlateau(0.5, patience=0, threshold=0.5),
+        "clip_norm": None,
+        "clip_value": 0.05,
+    },
     "sgd": {"optimizer": lambda storage, lr: optim.SGD(storage, lr=lr, momentum=0.9), "evaluate_every": 20},
     "without validation": {"validation": 0, "optimizer": "adagrad"},
 }
 
 
-@pytest.mark.parametrize("cell, name", [("lstm", "adam"), ("gru", "rmsprop"), ("rnn", "sgd"), ("gru", "without validation")])
+@pytest.mark.parametrize(
+    "cell, name", [("lstm", "adam"), ("gru", "rmsprop"), ("rnn", "sgd"), ("gru", "without validation")]
+)
 @pytest.mark.parametrize("updates", [1, EPOCH, EPOCH + 1, EPOCH + 20])
 def test_resume_continues_to_the_same_bits(cell, name, updates, tmp_path):
     """Broken off just after the first update, at the end of an epoch, in the middle of one."""
@@ -326,7 +334,8 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
 
     model.loss_and_gradient = overflows
     with pytest.warns(
-        RuntimeWarning, match="1 of .* values of the gradient are not finite at update 1, .*: training stopped; the parameters kept are those from before"
+        RuntimeWarning,
+        match="1 of .* values of the gradient are not finite at update 1, .*: training stopped; the parameters kept are those from before",
     ):
         model.fit(TEXT, **QUICK)
     assert np.isfinite(parameters(model)).all()
@@ -483,7 +492,12 @@ def test_a_saved_model_is_the_same_model(cell, dtype, tmp_path):
 
 def test_a_fit_that_cannot_begin_changes_nothing(fitted, tmp_path):
     before = parameters(fitted), fitted.history, fitted.vocabulary
-    for text, options in [("", {}), (TEXT, {"lr": -1}), (TEXT, {"checkpoint": Path(__file__).parent, "resume": True}), (TEXT[:50], {})]:
+    for text, options in [
+        ("", {}),
+        (TEXT, {"lr": -1}),
+        (TEXT, {"checkpoint": Path(__file__).parent, "resume": True}),
+        (TEXT[:50], {}),
+    ]:
         with pytest.raises(ValueError):
             fitted.fit(text, **QUICK | options)
     other = small().fit(TEXT, **QUICK | {"epochs": 1}, checkpoint=tmp_path)
@@ -533,12 +547,32 @@ def resumed(**options):
 BAD = [
     (lambda _: LanguageModel("LSTM"), ValueError, "cell is 'LSTM', but it must be one of 'lstm', 'gru', 'rnn'"),
     (lambda _: LanguageModel(hidden_size=0), ValueError, "hidden_size is 0, but it must be at least 1"),
-    (lambda _: LanguageModel(dropout=1), ValueError, "dropout is 1, but it must be a number from 0 up to, but not including, 1"),
-    (lambda _: LanguageModel(dtype="int8"), TypeError, "dtype is 'int8', but fastrnn computes in 'float32' or 'float64'"),
-    (lambda _: LanguageModel(level="letter"), ValueError, "level is 'letter', but it must be one of 'character', 'word', 'byte'"),
+    (
+        lambda _: LanguageModel(dropout=1),
+        ValueError,
+        "dropout is 1, but it must be a number from 0 up to, but not including, 1",
+    ),
+    (
+        lambda _: LanguageModel(dtype="int8"),
+        TypeError,
+        "dtype is 'int8', but fastrnn computes in 'float32' or 'float64'",
+    ),
+    (
+        lambda _: LanguageModel(level="letter"),
+        ValueError,
+        "level is 'letter', but it must be one of 'character', 'word', 'byte'",
+    ),
     (lambda _: LanguageModel(min_count=3), ValueError, "min_count=3 is for words, but level is 'character'"),
-    (lambda _: LanguageModel(level="byte", max_vocabulary=9), ValueError, "max_vocabulary=9 is for words, but level is 'byte'"),
-    (lambda _: LanguageModel(level="word", max_vocabulary=1), ValueError, "max_vocabulary is 1, but it must be at least 2"),
+    (
+        lambda _: LanguageModel(level="byte", max_vocabulary=9),
+        ValueError,
+        "max_vocabulary=9 is for words, but level is 'byte'",
+    ),
+    (
+        lambda _: LanguageModel(level="word", max_vocabulary=1),
+        ValueError,
+        "max_vocabulary is 1, but it must be at least 2",
+    ),
     (
         lambda _: LanguageModel(hidden_size=128, embedding_size=64, tied=True),
         ValueError,
@@ -559,7 +593,11 @@ BAD = [
         ValueError,
         "the text is '{folder}/t.txt', the name of an existing file: to read that, give pathlib.Path('{folder}/t.txt')",
     ),
-    (fit(b"bytes"), TypeError, "the text is 'bytes', but it must be a str (the text itself) or a pathlib.Path (a file)"),
+    (
+        fit(b"bytes"),
+        TypeError,
+        "the text is 'bytes', but it must be a str (the text itself) or a pathlib.Path (a file)",
+    ),
     (fit("abcdefghij" * 9), ValueError, "81 symbols are too few: batch_size=5 streams of seq_len=17 need at least 86"),
     (
         fit("abc" * 50, validation=0.001),
@@ -570,7 +608,11 @@ BAD = [
     (fit(epochs=1.5), TypeError, "epochs is 1.5, but it must be a whole number"),
     (fit(batch_size=0), ValueError, "batch_size is 0, but it must be at least 1"),
     (fit(seq_len=0), ValueError, "seq_len is 0, but it must be at least 1"),
-    (fit(optimizer="adan"), ValueError, "optimizer is 'adan', but it must be one of 'sgd', 'rmsprop', 'adagrad', 'adam', 'adamw'"),
+    (
+        fit(optimizer="adan"),
+        ValueError,
+        "optimizer is 'adan', but it must be one of 'sgd', 'rmsprop', 'adagrad', 'adam', 'adamw'",
+    ),
     (fit(lr=math.nan), ValueError, "lr is nan, but it must be >= 0"),
     (fit(clip_norm=0), ValueError, "clip_norm is 0, but it must be > 0"),
     (fit(clip_value=-2), ValueError, "clip_value is -2, but it must be > 0"),
@@ -615,7 +657,11 @@ BAD = [
         ValueError,
         "the checkpoint in {folder} was made with seed=3, but now it is 1: to continue, it must be the same",
     ),
-    (lambda _: small().generate(), RuntimeError, "this LanguageModel has not been fitted: call fit(…) or LanguageModel.load(directory)"),
+    (
+        lambda _: small().generate(),
+        RuntimeError,
+        "this LanguageModel has not been fitted: call fit(…) or LanguageModel.load(directory)",
+    ),
     (lambda folder: LanguageModel.load(folder), FileNotFoundError, "no model in {folder}: config.json is missing"),
     (
         lambda folder: (storage.save(folder, {}, {"model": "Tagger"}), LanguageModel.load(folder)),
@@ -625,9 +671,15 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("call, error, message", BAD, ids=[f"{k} {message}"[:60] for k, (_, _, message) in enumerate(BAD)])
+@pytest.mark.parametrize(
+    "call, error, message", BAD, ids=[f"{k} {message}"[:60] for k, (_, _, message) in enumerate(BAD)]
+)
 def test_a_wrong_argument_is_named_before_any_work(call, error, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(LanguageModel, "evaluate", lambda *_: pytest.fail("work has begun") if "resumed" not in str(call) else {"loss": 1.0})
+    monkeypatch.setattr(
+        LanguageModel,
+        "evaluate",
+        lambda *_: pytest.fail("work has begun") if "resumed" not in str(call) else {"loss": 1.0},
+    )
     with pytest.raises(error) as caught:
         call(tmp_path)
     assert str(caught.value) == message.format(folder=tmp_path)
@@ -651,7 +703,9 @@ def test_a_checkpoint_of_another_build_gives_a_warning(tmp_path):
     arrays, config = storage.load(tmp_path, kind="checkpoint")
     config["computed_by"]["isa"] = "v0"
     storage.save(tmp_path, arrays, config, kind="checkpoint")
-    with pytest.warns(RuntimeWarning, match="the checkpoint was computed by isa v0, .*, now it is .*: the bits may differ"):
+    with pytest.warns(
+        RuntimeWarning, match="the checkpoint was computed by isa v0, .*, now it is .*: the bits may differ"
+    ):
         small().fit(TEXT, **QUICK, checkpoint=tmp_path, resume=True)
 
 
@@ -659,7 +713,7 @@ def test_a_checkpoint_of_another_build_gives_a_warning(tmp_path):
     "call, message",
     [
         (lambda m: m.score("7"), "the text has 1 symbol, but a score needs at least 2"),
-            (lambda m: m.generate("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
+        (lambda m: m.generate("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
         (lambda m: m.generate_iter("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
         (lambda m: m.generate(temperature=-1), "temperature is -1, but it must be >= 0"),
         (lambda m: m.generate(top_k=0), "top_k is 0, but it must be at least 1"),
@@ -695,7 +749,9 @@ def test_no_dropout_mask_is_drawn_twice():
 ])  # fmt: skip
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_through_the_whole_model(cell, options, k1, k2):
-    model = LanguageModel(cell, 6, dtype="float64", seed=1, **options).fit(TEXT[:300], epochs=0, batch_size=3, seq_len=5, verbose=False)
+    model = LanguageModel(cell, 6, dtype="float64", seed=1, **options).fit(
+        TEXT[:300], epochs=0, batch_size=3, seq_len=5, verbose=False
+    )
     window = Streams(model.vocabulary.encode(TEXT[:300]), 3, k1, k2)[3]
     rng = np.random.default_rng(0)
     state = [rng.standard_normal((model.num_layers, 3, 6)) for _ in range(2)]
@@ -707,7 +763,12 @@ def test_gradients_through_the_whole_model(cell, options, k1, k2):
     gradients = np.zeros((2, model.storage.size))
     after = model.rnn(window.x[: window.skip], state, embedding=model.embedding)[1]
     whole = model.loss_and_gradient(window, state, into=gradients[0], rng=3)[0]
-    assert whole == model.loss_and_gradient(Window(window.x[window.skip :], window.targets, 0, k2), after, into=gradients[1], rng=3)[0]
+    assert (
+        whole
+        == model.loss_and_gradient(
+            Window(window.x[window.skip :], window.targets, 0, k2), after, into=gradients[1], rng=3
+        )[0]
+    )
     assert_array_equal(*gradients)
 
 
@@ -722,7 +783,9 @@ def test_each_window_begins_with_the_state_where_it_begins(cell, k1, k2, dropout
     for window in Streams(ids, 3, k1, k2):
         if at and not dropout:
             x = ids[: 99 * 3].reshape(3, 99)[:, :at].T
-            for mine, wanted in zip(*(s if cell == "lstm" else [s] for s in (state, model.rnn(x, embedding=model.embedding)[1]))):
+            for mine, wanted in zip(
+                *(s if cell == "lstm" else [s] for s in (state, model.rnn(x, embedding=model.embedding)[1]))
+            ):
                 assert_array_equal(mine, wanted)
         _, state = model.loss_and_gradient(window, state, into=scratch, rng=1)
         at += window.carry

@@ -15,12 +15,20 @@ SENTENCES, TAGS = [["dogs", "bark"], ["she", "sings", "well"]] * 3, [["N", "V"],
 EVENTS = [(RNG.random((t, 4)) < 0.4).astype(float) for t in (5, 3)]
 QUIET = dict(epochs=0, verbose=False)
 MAKE = {
-    "language": lambda sizes, n, **o: LanguageModel("lstm", sizes, n, dropout=0.2, **o).fit(TEXT, batch_size=3, seq_len=7, **QUIET),
-    "classifier": lambda sizes, n, **o: SequenceClassifier("lstm", sizes, n, bidirectional=True, dropout=0.2, **o).fit(X, [0, 1, 0, 1], **QUIET),
+    "language": lambda sizes, n, **o: LanguageModel("lstm", sizes, n, dropout=0.2, **o).fit(
+        TEXT, batch_size=3, seq_len=7, **QUIET
+    ),
+    "classifier": lambda sizes, n, **o: SequenceClassifier("lstm", sizes, n, bidirectional=True, dropout=0.2, **o).fit(
+        X, [0, 1, 0, 1], **QUIET
+    ),
     "regressor": lambda sizes, n, **o: SequenceRegressor("gru", sizes, n, **o).fit(X, [0.5, 1, 0, 2], **QUIET),
-    "tagger": lambda sizes, n, **o: SequenceTagger("lstm", sizes, n, char_hidden_size=3, word_size=4, **o).fit(SENTENCES, TAGS, **QUIET),
+    "tagger": lambda sizes, n, **o: SequenceTagger("lstm", sizes, n, char_hidden_size=3, word_size=4, **o).fit(
+        SENTENCES, TAGS, **QUIET
+    ),
     "events": lambda sizes, n, **o: EventModel("rnn", sizes, n, **o).fit(EVENTS, **QUIET),
-    "forecaster": lambda sizes, n, **o: Forecaster(5, 3, cell="lstm", hidden_size=sizes, num_layers=n, **o).fit(np.sin(np.arange(30.0)), **QUIET),
+    "forecaster": lambda sizes, n, **o: Forecaster(5, 3, cell="lstm", hidden_size=sizes, num_layers=n, **o).fit(
+        np.sin(np.arange(30.0)), **QUIET
+    ),
 }
 
 

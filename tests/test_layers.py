@@ -269,7 +269,9 @@ def test_dropout_in_place():
 
 def test_random_keys_differ():
     assert len({random_key(seed, update) for seed in range(50) for update in range(50)}) == 2500
-    assert random_key(1) == 0x910A2DEC89025CC1  # splitmix64's first number for the seed 1, by the reference program of Vigna
+    assert (
+        random_key(1) == 0x910A2DEC89025CC1
+    )  # splitmix64's first number for the seed 1, by the reference program of Vigna
 
 
 # ---- losses -------------------------------------------------------------------------------------------------------
@@ -290,7 +292,9 @@ def test_cross_entropy_agrees_with_float64(isa, dtype, V):
     valid = (targets >= 0) & (np.arange(6)[:, None] < lengths)
     nll = -np.take_along_axis(log_softmax(logits), np.maximum(targets, 0)[..., None], -1)[..., 0] * valid
     tolerance = {"float32": 3e-6, "float64": 1e-13}[dtype]
-    assert_allclose(softmax_cross_entropy(logits, targets, lengths=lengths, reduction="none"), nll, rtol=tolerance, atol=tolerance)
+    assert_allclose(
+        softmax_cross_entropy(logits, targets, lengths=lengths, reduction="none"), nll, rtol=tolerance, atol=tolerance
+    )
     loss, backward = softmax_cross_entropy.vjp(logits, targets, lengths=lengths)
     assert type(loss) is float
     assert_allclose(loss, nll.sum() / valid.sum(), rtol=tolerance, atol=tolerance)
@@ -302,7 +306,11 @@ def test_cross_entropy_agrees_with_float64(isa, dtype, V):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cross_entropy_is_weighted_by_step(isa, dtype):
-    logits, targets, lengths = normal(4, 3, 5, dtype=dtype), np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]]), [4, 2, 3]
+    logits, targets, lengths = (
+        normal(4, 3, 5, dtype=dtype),
+        np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]]),
+        [4, 2, 3],
+    )
     weights = np.random.default_rng(0).uniform(0, 2, (4, 3))
     valid = weights * ((targets >= 0) & (np.arange(4)[:, None] < lengths))
     nll = softmax_cross_entropy(logits, targets, lengths=lengths, reduction="none")
@@ -330,14 +338,20 @@ def test_gradient_of_cross_entropy_matches_central_differences():
 @pytest.mark.parametrize("eps", [0.1, 1.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_label_smoothing_is_the_cross_entropy_to_a_smoothed_target(isa, dtype, eps, weighted):
-    logits, targets, lengths = normal(4, 3, 5, dtype=dtype), np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]]), [4, 2, 3]
+    logits, targets, lengths = (
+        normal(4, 3, 5, dtype=dtype),
+        np.array([[0, 1, 4], [2, -1, 3], [0, 0, 0], [4, 4, 4]]),
+        [4, 2, 3],
+    )
     weights = np.random.default_rng(0).uniform(0, 2, (4, 3)) if weighted else np.ones((4, 3))
     valid = weights * ((targets >= 0) & (np.arange(4)[:, None] < lengths))
     wanted = (1 - eps) * np.eye(5)[targets] + eps / 5
     nll = -(wanted * log_softmax(logits)).sum(-1) * valid
     tolerance = {"float32": 3e-6, "float64": 1e-13}[dtype]
     options = dict(lengths=lengths, weights=weights if weighted else None, label_smoothing=eps)
-    assert_allclose(softmax_cross_entropy(logits, targets, reduction="none", **options), nll, rtol=tolerance, atol=tolerance)
+    assert_allclose(
+        softmax_cross_entropy(logits, targets, reduction="none", **options), nll, rtol=tolerance, atol=tolerance
+    )
     assert_allclose(softmax_cross_entropy(logits, targets, **options), nll.sum() / valid.sum(), rtol=tolerance)
     here = logits.copy()
     for loss, backward in (
@@ -423,7 +437,9 @@ def test_mean_squared_error_and_its_gradient(lengths):
     targets[~valid] = np.nan
     loss, backward = mean_squared_error.vjp(y, targets, lengths=lengths)
     assert_allclose(loss, np.mean((y[valid] - targets[valid]) ** 2), rtol=1e-14)
-    assert_allclose(backward(), numeric_gradient(lambda: mean_squared_error(y, targets, lengths=lengths), y), rtol=1e-7, atol=1e-9)
+    assert_allclose(
+        backward(), numeric_gradient(lambda: mean_squared_error(y, targets, lengths=lengths), y), rtol=1e-7, atol=1e-9
+    )
     y[0, 0, 0] = np.nan
     assert np.isnan(mean_squared_error(y, targets, lengths=lengths))
 
@@ -458,14 +474,30 @@ BAD = [
         TypeError,
         "x is float64, but this Linear computes in float32: convert with x.astype('float32')",
     ),
-    (lambda: LINEAR(X, out=X), ValueError, "out is float32 of shape (4, 2, 3), but it must be float32 of shape (4, 2, 5)"),
-    (lambda: LINEAR(X, out=np.zeros((2, 4, 5), "f").swapaxes(0, 1)), ValueError, "out must be C-contiguous and writable"),
-    (lambda: LINEAR.vjp(X)[1](X), ValueError, "dy has shape (4, 2, 3), but the forward pass it belongs to gave (4, 2, 5)"),
+    (
+        lambda: LINEAR(X, out=X),
+        ValueError,
+        "out is float32 of shape (4, 2, 3), but it must be float32 of shape (4, 2, 5)",
+    ),
+    (
+        lambda: LINEAR(X, out=np.zeros((2, 4, 5), "f").swapaxes(0, 1)),
+        ValueError,
+        "out must be C-contiguous and writable",
+    ),
+    (
+        lambda: LINEAR.vjp(X)[1](X),
+        ValueError,
+        "dy has shape (4, 2, 3), but the forward pass it belongs to gave (4, 2, 5)",
+    ),
     (lambda: EMBEDDING([0, 4]), ValueError, "ids go from 0 to 4, but this Embedding has rows 0 to 3"),
     (lambda: EMBEDDING([0, -1]), ValueError, "ids go from -1 to 0, but this Embedding has rows 0 to 3"),
     (lambda: EMBEDDING([0.0]), TypeError, "ids are float64, but they must be whole numbers"),
     (lambda: fastrnn.Dropout(1.0), ValueError, "p is 1.0, but it must be a number from 0 up to, but not including, 1"),
-    (lambda: fastrnn.Dropout(-0.1), ValueError, "p is -0.1, but it must be a number from 0 up to, but not including, 1"),
+    (
+        lambda: fastrnn.Dropout(-0.1),
+        ValueError,
+        "p is -0.1, but it must be a number from 0 up to, but not including, 1",
+    ),
     (lambda: DROPOUT.vjp(X, rng=1 << 64), ValueError, "rng is 18446744073709551616, but it must be from 0 to 2**64-1"),
     (lambda: DROPOUT.vjp(X, rng=0.5), TypeError, "rng is 0.5, but it must be an int"),
     (lambda: DROPOUT.vjp(X[0, 0]), ValueError, "x must be (T, B, n) or (rows, n), got shape (3,)"),
@@ -474,9 +506,21 @@ BAD = [
         ValueError,
         "targets have shape (4, 3), but logits has (4, 2) steps of 3 classes",
     ),
-    (lambda: softmax_cross_entropy(X, np.full((4, 2), 3)), ValueError, "targets go up to 3, but logits has 3 classes: 0 to 2"),
-    (lambda: softmax_cross_entropy(X, np.zeros((4, 2))), TypeError, "targets are float64, but they must be whole numbers"),
-    (lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), lengths=[5, 1]), ValueError, "lengths must be from 0 to T=4, got 5"),
+    (
+        lambda: softmax_cross_entropy(X, np.full((4, 2), 3)),
+        ValueError,
+        "targets go up to 3, but logits has 3 classes: 0 to 2",
+    ),
+    (
+        lambda: softmax_cross_entropy(X, np.zeros((4, 2))),
+        TypeError,
+        "targets are float64, but they must be whole numbers",
+    ),
+    (
+        lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), lengths=[5, 1]),
+        ValueError,
+        "lengths must be from 0 to T=4, got 5",
+    ),
     (
         lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), lengths=[1]),
         ValueError,
@@ -492,8 +536,16 @@ BAD = [
         ValueError,
         "reduction is 'sum', but it must be one of 'mean', 'none'",
     ),
-    (lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), label_smoothing=1.5), ValueError, "label_smoothing is 1.5, but it must be <= 1"),
-    (lambda: softmax_cross_entropy.vjp(X, np.zeros((4, 2), int), label_smoothing=-1), ValueError, "label_smoothing is -1, but it must be >= 0"),
+    (
+        lambda: softmax_cross_entropy(X, np.zeros((4, 2), int), label_smoothing=1.5),
+        ValueError,
+        "label_smoothing is 1.5, but it must be <= 1",
+    ),
+    (
+        lambda: softmax_cross_entropy.vjp(X, np.zeros((4, 2), int), label_smoothing=-1),
+        ValueError,
+        "label_smoothing is -1, but it must be >= 0",
+    ),
     (lambda: softmax_cross_entropy(X.astype(int), X), TypeError, "logits is int64, but it must be float32 or float64"),
     (lambda: mean_squared_error(X, X[:2]), ValueError, "targets has shape (2, 2, 3), but y has (4, 2, 3)"),
     (
@@ -519,7 +571,11 @@ def test_a_call_that_is_refused_uses_up_no_dropout_masks():
     def layers():
         yield fastrnn.Dropout(0.5, seed=1), (x,), (x.astype(int),)
         yield fastrnn.LSTM(4, 8, 2, dropout=0.5, seed=1), (x,), (x[..., :3],)
-        yield fastrnn.AttentionDecoder(fastrnn.GRU(4, 8, 2, dropout=0.5, seed=1), 8, seed=2), (x, memory), (x, memory[:, :1])
+        yield (
+            fastrnn.AttentionDecoder(fastrnn.GRU(4, 8, 2, dropout=0.5, seed=1), 8, seed=2),
+            (x, memory),
+            (x, memory[:, :1]),
+        )
         yield fastrnn.Stacked([fastrnn.GRU(4, 8, seed=1), fastrnn.GRU(8, 8, seed=2)], dropout=0.5), (x,), (x[..., :3],)
 
     for (layer, good, wrong), (other, _, _) in zip(layers(), layers(), strict=True):

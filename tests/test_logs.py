@@ -41,7 +41,9 @@ def test_the_command_refuses_a_log_that_another_process_writes(tmp_path, run):
     (tmp_path / "d.ts").write_text("@data\n" + "1,2,3:up\n3,2,1:down\n" * 20)
     held = CSVLog("log.csv")
     held.begin([])
-    status, _, err = run("train", "classify", "--data", "d.ts", "--out", "m", "--epochs", "1", "--log", "log.csv", "--quiet")
+    status, _, err = run(
+        "train", "classify", "--data", "d.ts", "--out", "m", "--epochs", "1", "--log", "log.csv", "--quiet"
+    )
     held.end()
     assert (status, err) == (1, "fastrnn: error: another training or callback is writing log.csv: use another file\n")
     assert not os.path.exists("m")

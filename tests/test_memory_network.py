@@ -172,7 +172,9 @@ def test_the_start_is_linear_and_validation_is_not():
             batches.begin(epoch)
         found.append((training[0].softmax, validation[0].softmax))
     assert found == [(False, True), (False, True), (True, True), (True, True)]
-    start = [MemoryNetwork(linear_start=k, seed=1, **SMALL).fit(X, y, epochs=3, verbose=False).storage.flat for k in (0, 2)]
+    start = [
+        MemoryNetwork(linear_start=k, seed=1, **SMALL).fit(X, y, epochs=3, verbose=False).storage.flat for k in (0, 2)
+    ]
     assert np.abs(start[0] - start[1]).max() > 1e-3
 
 
@@ -193,7 +195,11 @@ def test_it_learns_whose_last_sentence_counts_and_looks_at_it():
     assert model.score(X[400:], y[400:]) > 0.95
     best = min(model.history, key=lambda entry: entry["validation_loss"])
     assert_allclose(best["validation_accuracy"], model.score(X[400:], y[400:]))
-    story = [["ann", "went", "to", "the", "hall"], ["bob", "went", "to", "the", "attic"], ["ann", "went", "to", "the", "garden"]]
+    story = [
+        ["ann", "went", "to", "the", "hall"],
+        ["bob", "went", "to", "the", "attic"],
+        ["ann", "went", "to", "the", "garden"],
+    ]
     asked = [(story, ["where", "is", "ann"])]
     assert model.predict(asked) == ["garden"]
     assert model.attention(asked)[0].max(0).argmax() == 2
@@ -213,7 +219,11 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(tying):
     flats = []
     for threads in (1, 2):
         with fastrnn.threads(threads):
-            flats.append(MemoryNetwork(tying=tying, seed=3, **SMALL).fit(X, y, epochs=3, batch_size=8, verbose=False).storage.flat)
+            flats.append(
+                MemoryNetwork(tying=tying, seed=3, **SMALL)
+                .fit(X, y, epochs=3, batch_size=8, verbose=False)
+                .storage.flat
+            )
     assert_array_equal(*flats)
 
 
@@ -249,17 +259,41 @@ GOOD = [([["a", "b"]], ["c"])]
         ([], [], {}, ValueError, "there are no questions"),
         (["a b"], ["x"], {}, TypeError, "question 0 is the str 'a b', but it must be a pair"),
         ([[["a"]]], ["x"], {}, TypeError, "question 0 is a list, but it must be a pair"),
-        ([("a b", ["c"])], ["x"], {}, TypeError, "the story of question 0 is the str 'a b', but it must be a list of sentences"),
+        (
+            [("a b", ["c"])],
+            ["x"],
+            {},
+            TypeError,
+            "the story of question 0 is the str 'a b', but it must be a list of sentences",
+        ),
         ([*GOOD, ([], ["c"])], ["x", "y"], {}, ValueError, "the story of question 1 has no sentences"),
-        ([(["a b"], ["c"])], ["x"], {}, TypeError, "sentence 0 of the story of question 0 is the str 'a b', but it must be a list of words"),
+        (
+            [(["a b"], ["c"])],
+            ["x"],
+            {},
+            TypeError,
+            "sentence 0 of the story of question 0 is the str 'a b', but it must be a list of words",
+        ),
         ([([["a"], []], ["c"])], ["x"], {}, ValueError, "sentence 1 of the story of question 0 has no words"),
         ([([["a", 5]], ["c"])], ["x"], {}, ValueError, "word 1 of sentence 0 of the story of question 0 is 5"),
         ([([["a"]], "c d")], ["x"], {}, TypeError, "question 0 is the str 'c d'"),
-        ([([["a"]], [""])], ["x"], {}, ValueError, "word 0 of question 0 is '', but it must be a str of at least one character"),
+        (
+            [([["a"]], [""])],
+            ["x"],
+            {},
+            ValueError,
+            "word 0 of question 0 is '', but it must be a str of at least one character",
+        ),
         ([([["a"], 7], ["c"])], ["x"], {}, TypeError, "sentence 1 of the story of question 0 is a int"),
         (GOOD, [], {}, ValueError, "y has 0 answers, but there are 1 questions"),
         (GOOD, [3], {}, TypeError, "the answer to question 0 is 3, but it must be a str"),
-        (GOOD, ["x"], {"validation": (GOOD, ["z"])}, UserWarning, "the held-out part has answers that the training part has not: 'z'"),
+        (
+            GOOD,
+            ["x"],
+            {"validation": (GOOD, ["z"])},
+            UserWarning,
+            "the held-out part has answers that the training part has not: 'z'",
+        ),
         (GOOD, ["x"], {"epochs": 2}, ValueError, "epochs=2 are all without the softmax, as linear_start=2"),
     ],
 )

@@ -69,15 +69,21 @@ def test_what_only_the_held_out_part_has_counts_as_wrong_with_one_warning(name):
     make, data, held, what = UNSEEN[name]
     strange = "77" if "numbers" in name else "'q'" if what == "symbols" else "'new'"
     model, said = caught(lambda: make().fit(*data, validation=held, **FIT))
-    assert len(said) == 1 and said[0].startswith(f"the held-out part has {what} that the training part has not: {strange}; 2 of "), said
+    assert len(said) == 1 and said[0].startswith(
+        f"the held-out part has {what} that the training part has not: {strange}; 2 of "
+    ), said
     assert ("they count as <unk>" in said[0]) == (name == "pairs with <unk>")
     score, said = caught(lambda: model.score(*held))
-    assert len(said) == 1 and said[0].startswith(f"y has {what} that this model was not trained on: {strange}; 2 of "), said
+    assert len(said) == 1 and said[0].startswith(
+        f"y has {what} that this model was not trained on: {strange}; 2 of "
+    ), said
     last = model.history[0]
     if what == "symbols":
         assert -np.inf < score < 0 and np.isfinite(last["validation_loss"])
         likelihood, said = caught(lambda: model.log_likelihood(*held))
-        assert len(said) == 1 and np.isfinite(likelihood[0]) and np.isfinite(likelihood[1]) == (name == "pairs with <unk>")
+        assert (
+            len(said) == 1 and np.isfinite(likelihood[0]) and np.isfinite(likelihood[1]) == (name == "pairs with <unk>")
+        )
         return
     assert score <= 0.5 and last["validation_accuracy"] <= 0.5 and np.isfinite(last["validation_loss"])
     right = caught(lambda: [model.predict([x])[0] for x in held[0]])[0]
@@ -111,10 +117,14 @@ def test_a_text_with_symbols_of_its_own_at_the_end():
         model, said = caught(lambda level=level, data=data: LanguageModel("gru", 4, level=level, seed=0).fit(
             data, batch_size=2, seq_len=5, validation=0.1, **FIT))  # fmt: skip
         names, words = ("'x', 'y'", "symbols") if level == "character" else ("' x', ' y'", "words")
-        assert len(said) == 1 and said[0].startswith(f"the held-out part has {words} that the training part has not: {names}; 4 of "), said
+        assert len(said) == 1 and said[0].startswith(
+            f"the held-out part has {words} that the training part has not: {names}; 4 of "
+        ), said
         if level == "word":
             assert " x" not in model.vocabulary.symbols
-    model = LanguageModel("gru", 4, seed=0, dtype="float64").fit("abc" * 40, batch_size=2, seq_len=5, validation=0, **FIT)
+    model = LanguageModel("gru", 4, seed=0, dtype="float64").fit(
+        "abc" * 40, batch_size=2, seq_len=5, validation=0, **FIT
+    )
     score, said = caught(lambda: model.score("aqb"))
     assert said == ["the text has symbols that this model was not trained on: 'q'; 1 of 3 symbols: the model has no probability of them, and the "
                     "mean is over the others"]  # fmt: skip
@@ -129,7 +139,9 @@ def test_words_of_the_held_out_windows_are_not_in_the_vocabulary():
     model, said = caught(lambda: LanguageModel("gru", 4, level="word", seed=0).fit(
         text, batch_size=2, seq_len=5, validation=0.2, held_out="streams", **FIT | {"epochs": 0}))  # fmt: skip
     assert {" six", " seven"}.isdisjoint(model.vocabulary.symbols) and " four" in model.vocabulary.symbols
-    assert len(said) == 1 and said[0].startswith("the held-out part has words that the training part has not: ' six', ' seven'")
+    assert len(said) == 1 and said[0].startswith(
+        "the held-out part has words that the training part has not: ' six', ' seven'"
+    )
 
 
 @pytest.mark.parametrize("bptt", [3, 5, 12])
@@ -149,12 +161,21 @@ def test_the_estimators_name_what_only_the_held_out_part_has():
     options = dict(hidden_layer_sizes=(4,), max_iter=2, n_iter_no_change=9, random_state=0)
     y = np.array([f"label {k}" for k in range(20)])
     model, said = caught(lambda: RNNClassifier(early_stopping=True, validation_fraction=0.3, **options).fit(X, y))
-    assert len(said) == 1 and said[0].startswith("the held-out part has labels that the training part has not: 'label "), said
+    assert len(said) == 1 and said[0].startswith(
+        "the held-out part has labels that the training part has not: 'label "
+    ), said
     assert "6 of 6 labels: they count as wrong answers" in said[0] and len(model.classes_) == 20
     tags = [np.where(x[:, 0] > 0, "+", "-") for x in X]
-    for model, data in ((RNNClassifier(**options).fit(X, Y), (X, ["other", *Y[1:]])), (RNNTagger(**options).fit(X, tags), (X[:1], [["other"] * len(X[0])]))):
+    for model, data in (
+        (RNNClassifier(**options).fit(X, Y), (X, ["other", *Y[1:]])),
+        (RNNTagger(**options).fit(X, tags), (X[:1], [["other"] * len(X[0])])),
+    ):
         score, said = caught(lambda model=model, data=data: model.score(*data))
-        assert len(said) == 1 and said[0].startswith("y has labels that this model was not trained on: 'other'") and score < 1
+        assert (
+            len(said) == 1
+            and said[0].startswith("y has labels that this model was not trained on: 'other'")
+            and score < 1
+        )
 
 
 # --- scales -------------------------------------------------------------------
@@ -175,7 +196,10 @@ def test_a_scaler_is_exact_for_numbers_of_any_size():
     for shift, scale in ((2.0**40, 1.0), (0.0, 2.0**1000), (0.0, 2.0**-1000), (-3e14, 1.0)):
         assert_allclose(Scaler.of([x * scale + shift])(x * scale + shift), Scaler.of([x])(x), rtol=1e-12)
     assert_array_equal(Scaler.of([x.astype(int)])(x.astype(int)), Scaler.of([x])(x))
-    with pytest.raises(ValueError, match="target 0 goes from -1.7e[+]308 to 1.7e[+]308, too far for a mean in float64: give it in another unit"):
+    with pytest.raises(
+        ValueError,
+        match="target 0 goes from -1.7e[+]308 to 1.7e[+]308, too far for a mean in float64: give it in another unit",
+    ):
         Scaler.of([np.array([[1.7e308], [1.7e308], [-1.7e308]])], name="target")
 
 
@@ -199,7 +223,9 @@ TOO_LARGE = [
 
 @pytest.mark.parametrize("call, message", TOO_LARGE, ids=range(len(TOO_LARGE)))
 def test_a_number_too_large_for_float32_is_named(call, message):
-    with pytest.raises(ValueError, match=message + r".* where it enters the network, which computes in float32, up to 3.4e\+38"):
+    with pytest.raises(
+        ValueError, match=message + r".* where it enters the network, which computes in float32, up to 3.4e\+38"
+    ):
         call()
 
 
@@ -218,7 +244,10 @@ def test_predictions_come_back_with_all_their_digits(tmp_path):
 def test_the_command_prints_forecasts_with_all_their_digits(run):
     values = 123456789.125 + np.tile([0.0, 2.5, -1.0, 3.0], 15)
     with open("a.csv", "w") as file:
-        file.write("Date,u,v\n" + "".join(f"{2000 + k // 12}-{k % 12 + 1:02},{float(v)!r},{float(v) / 4!r}\n" for k, v in enumerate(values)))
+        file.write(
+            "Date,u,v\n"
+            + "".join(f"{2000 + k // 12}-{k % 12 + 1:02},{float(v)!r},{float(v) / 4!r}\n" for k, v in enumerate(values))
+        )
     few = ["--epochs", 1, "--window", 4, "--horizon", 4, "--season", 4, "--hidden", 4, "--quiet"]
     status, _, err = run("train", "forecast", "--data", "a.csv", *few)
     assert status == 0, err
@@ -229,7 +258,10 @@ def test_the_command_prints_forecasts_with_all_their_digits(run):
     lines = Path("a.csv").read_text().splitlines()
     with open("b.csv", "w") as file:  # the same columns in another order
         file.write("".join(",".join(np.array(line.split(","))[[0, 2, 1]]) + "\n" for line in lines))
-    assert run("predict", "fastrnn-forecast", "--data", "b.csv")[1].splitlines() == ["u,v", *(f"{float(v)!r},{float(v) / 4!r}" for v in values[:4])]
+    assert run("predict", "fastrnn-forecast", "--data", "b.csv")[1].splitlines() == [
+        "u,v",
+        *(f"{float(v)!r},{float(v) / 4!r}" for v in values[:4]),
+    ]
     with open("c.csv", "w") as file:
         file.write("\n".join(lines).replace("Date,u,v", "Date,u,w"))
     status, _, err = run("predict", "fastrnn-forecast", "--data", "c.csv")
@@ -239,10 +271,15 @@ def test_the_command_prints_forecasts_with_all_their_digits(run):
 def test_the_command_says_that_the_untrained_model_was_the_best(run):
     rng = np.random.default_rng(4)
     with open("noise.ts", "w") as file:
-        file.write("@data\n" + "".join(f"{','.join(map(str, rng.standard_normal(4)))}:{'ab'[rng.integers(2)]}\n" for _ in range(60)))
+        file.write(
+            "@data\n"
+            + "".join(f"{','.join(map(str, rng.standard_normal(4)))}:{'ab'[rng.integers(2)]}\n" for _ in range(60))
+        )
     options = ["--epochs", 20, "--hidden", 32, "--lr", 0.3, "--lr-decay", "none", "--quiet", "--validation", 0.5]
     status, out, err = run("train", "classify", "--data", "noise.ts", *options)
-    assert status == 0 and err.startswith("fastrnn: warning: no look at the validation part found a better validation_loss than 0.")
+    assert status == 0 and err.startswith(
+        "fastrnn: warning: no look at the validation part found a better validation_loss than 0."
+    )
     before, best = out.splitlines()[0].removeprefix("held-out loss: ").split(", ")[:2]
     assert before.split()[0] == best.split()[0]
     config = json.loads(Path("fastrnn-classify/config.json").read_text())["config"]
@@ -254,8 +291,20 @@ def test_a_forecaster_of_before_is_read(tmp_path):
     series = np.sin(np.arange(60)) * 3 + 10
     model = Forecaster(6, 3, difference=True, hidden_size=4, seed=0).fit(series, **FIT)
     arrays = {f"{name}.{key}": array for name in model.LAYERS for key, array in getattr(model, name).params.items()}
-    arrays |= {"scaler.mean": model._scaler.mean, "scaler.deviation": model._scaler.deviation, "end": series[:, None].astype(np.float32)}
-    config = {"model": "Forecaster", **model._configuration(), "K": 1, "E": 0, "flat": True, "naive_error": model.naive_error, "history": []}
+    arrays |= {
+        "scaler.mean": model._scaler.mean,
+        "scaler.deviation": model._scaler.deviation,
+        "end": series[:, None].astype(np.float32),
+    }
+    config = {
+        "model": "Forecaster",
+        **model._configuration(),
+        "K": 1,
+        "E": 0,
+        "flat": True,
+        "naive_error": model.naive_error,
+        "history": [],
+    }
     storage.save(tmp_path, arrays, config)
     old = Forecaster.load(tmp_path)
     assert_allclose(old.predict(), model.predict(), rtol=1e-6)
@@ -281,7 +330,9 @@ def test_several_series_are_each_gone_on_from(tmp_path):
     for of in (model, Forecaster.load(tmp_path)):
         assert_allclose(of.mase([next_a, next_b], future_exog=future), wanted)
         assert_allclose(of.score(next_b, future_exog=future[1]), -np.abs(alone[1] - next_b).mean() / model.naive_error)
-    with pytest.raises(ValueError, match="series is a list of 1, but the model was fitted with 2: give what follows each of them"):
+    with pytest.raises(
+        ValueError, match="series is a list of 1, but the model was fitted with 2: give what follows each of them"
+    ):
         model.mase([next_a])
     with pytest.raises(ValueError, match="future_exog has 1 arrays, but there are 2 series"):
         model.predict(4, series=[a, b], exog=[np.ones((60, 1)), np.ones((50, 1))], future_exog=future[:1])
@@ -293,7 +344,9 @@ def test_a_constant_series_and_an_unfitted_forecaster():
     model = Forecaster(6, 3, hidden_size=4, seed=0).fit(np.full(40, 0.1), **FIT)
     assert_array_equal(model.predict(), np.full(3, 0.1))
     for ask in (model.mase, model.score):
-        with pytest.raises(ValueError, match="MASE is not defined: the seasonal naive forecast has no error within the series of fit"):
+        with pytest.raises(
+            ValueError, match="MASE is not defined: the seasonal naive forecast has no error within the series of fit"
+        ):
             ask(np.full(3, 0.1))
         with pytest.raises(RuntimeError, match="this Forecaster has not been fitted"):
             getattr(Forecaster(6, 3), ask.__name__)(np.ones(3))
@@ -338,7 +391,11 @@ def test_no_symbol_is_the_most_likely_one_of_scores_that_are_nan(name):
         flat[:] = np.nan
     calls = [lambda: model.predict(data[0])]
     if name in ("pairs", "vectors"):
-        calls += [lambda: model.predict(data[0], beam=3), lambda: model.predict(data[0], beam=2, n_best=2), lambda: model.sample(data[0], seed=0)]
+        calls += [
+            lambda: model.predict(data[0], beam=3),
+            lambda: model.predict(data[0], beam=2, n_best=2),
+            lambda: model.sample(data[0], seed=0),
+        ]
     for call in calls:
         with pytest.raises(RuntimeError, match="are NaN"):
             call()
@@ -361,7 +418,9 @@ def test_nothing_is_drawn_from_scores_that_are_nan():
 
 
 def test_a_callback_may_answer_with_a_bool_of_numpy():
-    model = SequenceClassifier("gru", 4, seed=0).fit(X, Y, epochs=9, verbose=False, callbacks=[lambda entry: np.float64(entry["epoch"]) >= 2])
+    model = SequenceClassifier("gru", 4, seed=0).fit(
+        X, Y, epochs=9, verbose=False, callbacks=[lambda entry: np.float64(entry["epoch"]) >= 2]
+    )
     assert model.outcome == "stopped early" and model.history[-1]["epoch"] == 2
 
 
@@ -385,13 +444,19 @@ def test_a_tagger_of_one_tag_and_a_held_out_part_of_all():
     for N, part, what in ((2, 0.9, "all"), (3, 0.1, "none")):
         for make in (SequenceTagger, MemoryNetwork):
             data = (WORDS[:N], TAGS[:N]) if make is SequenceTagger else (STORIES[:N], ["attic", "hall", "attic"][:N])
-            with pytest.raises(ValueError, match=f"validation={part} of {N} would hold out {what}: give a part from 0.[23]0? to 0.[78]0?, or 0"):
+            with pytest.raises(
+                ValueError,
+                match=f"validation={part} of {N} would hold out {what}: give a part from 0.[23]0? to 0.[78]0?, or 0",
+            ):
                 make(seed=0).fit(*data, validation=part, **FIT)
 
 
 def test_r2_needs_rows_that_differ():
     y = np.arange(20.0)
-    for held, message in (((X[:1], y[:1]), "has 1 row of targets, but R² needs at least 2"), ((X[:3], y[[1, 1, 1]]), "all 3 held-out targets are 1")):
+    for held, message in (
+        ((X[:1], y[:1]), "has 1 row of targets, but R² needs at least 2"),
+        ((X[:3], y[[1, 1, 1]]), "all 3 held-out targets are 1"),
+    ):
         with pytest.raises(ValueError, match=message):
             SequenceRegressor("gru", 4).fit(X, y, validation=held, monitor="r2", **FIT)
     model = SequenceRegressor("gru", 4, seed=0).fit(X, y, validation=(X[:1], y[:1]), **FIT)
@@ -439,7 +504,12 @@ def test_frames_and_tensors_give_the_same_bits():
     labels = pd.DataFrame({"label": Y})["label"]
     for make in (lambda: SequenceClassifier("gru", 4, seed=0), lambda: RNNClassifier((4,), max_iter=1, random_state=0)):
         wanted = fitted(make(), X, Y)
-        for given, y in ((nested, labels), (nested, labels.astype("category")), (tensors, Y), *((form, labels) for form in forms().values())):
+        for given, y in (
+            (nested, labels),
+            (nested, labels.astype("category")),
+            (tensors, Y),
+            *((form, labels) for form in forms().values()),
+        ):
             assert_array_equal(fitted(make(), given, y).predict_proba(given), wanted.predict_proba(X))
     numbers = fitted(SequenceClassifier("gru", 4, seed=0), X, torch.arange(20) % 2)
     assert numbers.classes_.tolist() == [0, 1]
@@ -483,7 +553,10 @@ def test_the_estimators_say_what_to_give(given, options, match):
 def test_a_batch_size_of_auto_is_that_of_mlpclassifier():
     from fastrnn.sklearn import RNNClassifier
 
-    auto, all_of_them = (RNNClassifier((4,), max_iter=2, n_iter_no_change=5, random_state=0, batch_size=size).fit(X, Y) for size in ("auto", 20))
+    auto, all_of_them = (
+        RNNClassifier((4,), max_iter=2, n_iter_no_change=5, random_state=0, batch_size=size).fit(X, Y)
+        for size in ("auto", 20)
+    )
     assert auto.loss_curve_ == all_of_them.loss_curve_
 
 
@@ -496,7 +569,14 @@ def test_early_stopping_keeps_the_best_epoch_and_does_not_see_the_held_out_part(
 
     rng = np.random.default_rng(0)
     y = {"RNNRegressor": rng.standard_normal(20), "RNNClassifier": Y, "RNNForecaster": None}[name]
-    options = dict(early_stopping=True, validation_fraction=0.3, max_iter=15, n_iter_no_change=20, learning_rate_init=0.1, random_state=0)
+    options = dict(
+        early_stopping=True,
+        validation_fraction=0.3,
+        max_iter=15,
+        n_iter_no_change=20,
+        learning_rate_init=0.1,
+        random_state=0,
+    )
     model = getattr(fastrnn.sklearn, name)((4,), **options).fit(X, y)
     out, _ = held_out_rows(20, 0.3, random_key(model._seed, 2))
     held = [X[k] for k in out]
@@ -549,7 +629,11 @@ def test_a_held_out_loss_is_the_mean_over_the_labels_that_are_known(name):
 
 def test_arrays_of_any_strides_come_back_from_disk(tmp_path):
     """A frame's columns lie in memory one after another, and so does the end of a series of it that a Forecaster saves."""
-    arrays = {"fortran": np.asfortranarray(np.arange(6.0).reshape(3, 2)), "strided": np.arange(12.0).reshape(6, 2)[::2], "scalar": np.array(3.0)}
+    arrays = {
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(3, 2)),
+        "strided": np.arange(12.0).reshape(6, 2)[::2],
+        "scalar": np.array(3.0),
+    }
     storage.save(tmp_path, arrays, {})
     for name, array in storage.load(tmp_path)[0].items():
         assert array.shape == arrays[name].shape

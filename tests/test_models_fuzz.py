@@ -61,7 +61,11 @@ def test_the_parameters_kept_are_those_of_the_best_look(name):
                               patience=rng.choice([None, 2]), validation=case.held_out)  # fmt: skip
         model.fit(*data, **options)
         best = looks.best(monitor)
-        assert_array_equal(model.storage.flat, looks.parameters[best], err_msg=f"case {seed}: look {best} of {len(looks.entries)} was the best")
+        assert_array_equal(
+            model.storage.flat,
+            looks.parameters[best],
+            err_msg=f"case {seed}: look {best} of {len(looks.entries)} was the best",
+        )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -83,7 +87,9 @@ def test_the_history_is_that_of_the_updates(name):
             losses.clear()
 
         model.loss_and_gradient = recorded
-        model.fit(*case.data(rng, 20), **fit_options(name, callbacks=[callback], evaluate_every=int(rng.integers(1, 5))))
+        model.fit(
+            *case.data(rng, 20), **fit_options(name, callbacks=[callback], evaluate_every=int(rng.integers(1, 5)))
+        )
         updates, counts = zip(*entries)
         assert counts == tuple(np.diff((0, *updates)).tolist()) and updates[0] == 0, f"case {seed}"
         assert [entry["update"] for entry in model.history] == list(updates)
@@ -154,7 +160,11 @@ def test_a_shift_and_a_scale_of_features_change_nothing(cls):
     for seed in seeds("models", 2):
         rng = rng_of(cls.__name__, seed)
         X = [exact(rng, (rng.integers(2, 8), 3)) for _ in range(30)]
-        y = np.array([x[:, 0].sum() > 0 for x in X]) if cls is SequenceClassifier else np.array([x[:, 0].sum() for x in X])
+        y = (
+            np.array([x[:, 0].sum() > 0 for x in X])
+            if cls is SequenceClassifier
+            else np.array([x[:, 0].sum() for x in X])
+        )
         fit = dict(epochs=4, lr=0.02, batch_size=8, verbose=False)
 
         def outcome(X, y=y, fit=fit, cls=cls, seed=seed):
@@ -175,14 +185,18 @@ def test_a_shift_and_a_scale_of_targets_come_back(per_step):
         y = [np.cumsum(x[:, 0]) for x in X] if per_step else [x[:, 0].sum() for x in X]
 
         def outcome(y, X=X, seed=seed):
-            model = SequenceRegressor("gru", 5, per_step=per_step, seed=seed).fit(X, y, epochs=4, lr=0.02, batch_size=8, verbose=False)
+            model = SequenceRegressor("gru", 5, per_step=per_step, seed=seed).fit(
+                X, y, epochs=4, lr=0.02, batch_size=8, verbose=False
+            )
             found = model.predict(X)
             return np.concatenate(found) if per_step else found
 
         wanted = outcome(y)
         for shift, scale in SHIFTS:
             found = outcome([(of_one + shift) * scale for of_one in y])
-            assert_allclose(found / scale - shift, wanted, atol=1e-3, err_msg=f"case {seed}: shift {shift}, scale {scale}")
+            assert_allclose(
+                found / scale - shift, wanted, atol=1e-3, err_msg=f"case {seed}: shift {shift}, scale {scale}"
+            )
 
 
 @pytest.mark.parametrize("options", [{}, {"season": 6}, {"difference": True}, {"season": 6, "difference": True}])
@@ -192,12 +206,18 @@ def test_a_forecast_moves_with_its_series(options):
         series = np.tile(exact(rng, 6), 12) + exact(rng, 72) / 4
 
         def outcome(series, options=options, seed=seed):
-            return Forecaster(8, 3, hidden_size=4, seed=seed, **options).fit(series, epochs=4, lr=0.02, verbose=False).predict(7)
+            return (
+                Forecaster(8, 3, hidden_size=4, seed=seed, **options)
+                .fit(series, epochs=4, lr=0.02, verbose=False)
+                .predict(7)
+            )
 
         wanted = outcome(series)
         for shift, scale in SHIFTS:
             found = outcome((series + shift) * scale)
-            assert_allclose(found / scale - shift, wanted, atol=1e-3, err_msg=f"case {seed}: shift {shift}, scale {scale}")
+            assert_allclose(
+                found / scale - shift, wanted, atol=1e-3, err_msg=f"case {seed}: shift {shift}, scale {scale}"
+            )
 
 
 def test_a_seasonal_or_constant_series_is_forecast_exactly():
@@ -206,7 +226,9 @@ def test_a_seasonal_or_constant_series_is_forecast_exactly():
         season, offset = int(rng.integers(1, 9)), float(rng.choice([0.0, 0.1, 1.2e8, -3e-7]))
         values = offset + (np.round(rng.standard_normal(season) * 8) / 8 * (offset or 1.0))
         series = np.tile(values, 30)
-        model = Forecaster(4, 3, season=season, hidden_size=4, seed=seed).fit(series[: 10 * season + 5], epochs=2, verbose=False)
+        model = Forecaster(4, 3, season=season, hidden_size=4, seed=seed).fit(
+            series[: 10 * season + 5], epochs=2, verbose=False
+        )
         wanted = series[10 * season + 5 :][:9]
         assert_allclose(model.predict(len(wanted)), wanted, rtol=1e-14, err_msg=f"case {seed}")
         with pytest.raises(ValueError, match="MASE is not defined"):
@@ -256,7 +278,13 @@ def test_batches_and_the_order_of_rows_change_one_gradient_by_rounding_only(name
         b = int(rng.integers(1, 9))
         assert_allclose(flat(data, b, 1000), wanted, rtol=1e-9, atol=1e-12, err_msg=f"case {seed}: batches of {b}")
         if case.rows:
-            assert_allclose(flat([some(values, order) for values in data], 1000, 1), wanted, rtol=1e-9, atol=1e-12, err_msg=f"case {seed}")
+            assert_allclose(
+                flat([some(values, order) for values in data], 1000, 1),
+                wanted,
+                rtol=1e-9,
+                atol=1e-12,
+                err_msg=f"case {seed}",
+            )
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -286,13 +314,17 @@ def test_few_rows_are_learnt_or_refused_before_any_work(name, tmp_path):
         try:
             model.fit(*data, **fit_options(name, validation=part, epochs=1, checkpoint=folder))
         except ValueError as error:
-            assert "validation=" in str(error) or "only the class" in str(error), f"case {seed}: N={N}, validation={part}: {error}"
+            assert "validation=" in str(error) or "only the class" in str(error), (
+                f"case {seed}: N={N}, validation={part}: {error}"
+            )
             assert not folder.exists() and model.storage is None, f"case {seed}"
         else:
             assert np.isfinite(model.storage.flat).all()
             out, kept = parts(N, part, seed)
             assert len(kept) and bool(len(out)) == bool(part), f"case {seed}: N={N}, validation={part}"
-            assert (model.history[-1]["validation_loss"] is not None) == bool(part), f"case {seed}: N={N}, validation={part}"
+            assert (model.history[-1]["validation_loss"] is not None) == bool(part), (
+                f"case {seed}: N={N}, validation={part}"
+            )
 
 
 def test_a_lucky_first_loss_is_no_divergence():

@@ -304,7 +304,10 @@ WRONG_CHECKPOINTS = [
         "optimizer.updates is 9223372036854775807, but it must be a whole number of at least 0 and at most",
     ),
     (lambda arrays, config: arrays["best"].__setitem__(0, np.nan), "the array best has NaN or infinite values"),
-    (lambda arrays, config: arrays["parameters"].__setitem__(0, np.inf), "the array parameters has NaN or infinite values"),
+    (
+        lambda arrays, config: arrays["parameters"].__setitem__(0, np.inf),
+        "the array parameters has NaN or infinite values",
+    ),
     (lambda arrays, config: config.update(computed_by=None), "computed_by is None, but it must be an object"),
     (lambda arrays, config: config.update(identity=[]), "identity is [], but it must be an object"),
 ]

@@ -15,7 +15,11 @@ def ids(seed=0):
 
 
 def test_a_chain_gives_what_its_layers_give_one_after_the_other():
-    emb, rnn, linear = fastrnn.Embedding(9, 3, seed=0), fastrnn.LSTM(3, 5, 2, bidirectional=True, seed=1), fastrnn.Linear(10, 2, seed=2)
+    emb, rnn, linear = (
+        fastrnn.Embedding(9, 3, seed=0),
+        fastrnn.LSTM(3, 5, 2, bidirectional=True, seed=1),
+        fastrnn.Linear(10, 2, seed=2),
+    )
     net = Network({"emb": emb, "rnn": rnn, "linear": linear})
     y, state = rnn(emb(ids()), lengths=[6, 3, 1, 4])
     found, (found_state,) = net(ids(), lengths=[6, 3, 1, 4])
@@ -35,7 +39,11 @@ def test_last_takes_each_directions_last_valid_step(batch_first):
     y = y if batch_first else y.transpose(1, 0, 2)
     wanted = np.stack([np.concatenate([y[b, n - 1, :5], y[b, 0, 5:]]) for b, n in enumerate(lengths)])
     np.testing.assert_array_equal(Network({"rnn": rnn, "l": "last"})(x, lengths=lengths)[0], wanted)
-    for how, merged in (("sum", wanted[:, :5] + wanted[:, 5:]), ("mul", wanted[:, :5] * wanted[:, 5:]), ("ave", (wanted[:, :5] + wanted[:, 5:]) / 2)):
+    for how, merged in (
+        ("sum", wanted[:, :5] + wanted[:, 5:]),
+        ("mul", wanted[:, :5] * wanted[:, 5:]),
+        ("ave", (wanted[:, :5] + wanted[:, 5:]) / 2),
+    ):
         linear = fastrnn.Linear(5, 2)
         net = Network({"rnn": rnn, "l": "last", "merge": ("merge", how), "linear": linear})
         np.testing.assert_array_equal(net(x, lengths=lengths)[0], linear(merged))
@@ -54,7 +62,9 @@ def test_a_masked_step_is_not_seen_and_zero_and_flip_do_what_they_say():
     emb = fastrnn.Embedding(9, 3, seed=0)
     given = ids()
     given[2:4, 1] = 0
-    np.testing.assert_array_equal(Network({"mask": ("mask", 0), "emb": emb, "rnn": rnn})(given)[0], rnn(emb(given), mask=given != 0)[0])
+    np.testing.assert_array_equal(
+        Network({"mask": ("mask", 0), "emb": emb, "rnn": rnn})(given)[0], rnn(emb(given), mask=given != 0)[0]
+    )
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -118,7 +128,11 @@ def test_an_lstms_residual_stack_with_several_states_goes_on_from_its_state():
     "steps, error, words",
     [
         ({}, ValueError, "one layer or more"),
-        ({"a": fastrnn.GRU(3, 4), "b": fastrnn.Linear(5, 2)}, ValueError, "layer 'b' takes 5 features, but what is before it gives 4"),
+        (
+            {"a": fastrnn.GRU(3, 4), "b": fastrnn.Linear(5, 2)},
+            ValueError,
+            "layer 'b' takes 5 features, but what is before it gives 4",
+        ),
         ({"a": fastrnn.GRU(3, 4), "b": fastrnn.Embedding(5, 2)}, ValueError, "layer 'b' takes ids"),
         ({"a": fastrnn.GRU(3, 4), "b": "sofmax"}, ValueError, "'b' is 'sofmax'"),
         ({"a": fastrnn.GRU(3, 4), "b": 7}, TypeError, "'b' is 7"),

@@ -41,15 +41,26 @@ def flat(model):
     return np.array(model.storage.flat)
 
 
-CLIPPING = [{}, {"clip_norm": None}, {"clip_norm": None, "clip_value": 1.0}, {"clip_norm": 1.0, "clip_value": 1.0}, {"accumulate": 2, "clip_norm": None}]
+CLIPPING = [
+    {},
+    {"clip_norm": None},
+    {"clip_norm": None, "clip_value": 1.0},
+    {"clip_norm": 1.0, "clip_value": 1.0},
+    {"accumulate": 2, "clip_norm": None},
+]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("options", CLIPPING, ids=str)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
 def test_a_gradient_that_is_not_finite_stops_whatever_the_clipping(options, value, optimizer):
-    with pytest.warns(RuntimeWarning, match="1 of [0-9]+ values of the gradient are not finite at update 3, the first in embedding.weight"):
-        model = sick(small(), {5} if "accumulate" in options else {3}, value).fit(TEXT, **QUICK, **options, optimizer=optimizer)
+    with pytest.warns(
+        RuntimeWarning,
+        match="1 of [0-9]+ values of the gradient are not finite at update 3, the first in embedding.weight",
+    ):
+        model = sick(small(), {5} if "accumulate" in options else {3}, value).fit(
+            TEXT, **QUICK, **options, optimizer=optimizer
+        )
     assert model.outcome == "diverged" and np.isfinite(flat(model)).all()
 
 
@@ -59,9 +70,13 @@ def test_skipped_updates_are_counted_said_and_leave_the_parameters(options):
         model = sick(small(), {2, 4, 5}).fit(TEXT, **QUICK, **options, nonfinite="skip")
     total = model.history[-1]["update"]
     assert model.outcome == "finished" and np.isfinite(flat(model)).all()
-    assert str(caught[0].message) == model.message == (
-        f"3 of {total} updates were skipped, as loss or gradient were not finite; the first one: "
-        f"1 of {model.num_parameters} values of the gradient are not finite at update 2, the first in embedding.weight"
+    assert (
+        str(caught[0].message)
+        == model.message
+        == (
+            f"3 of {total} updates were skipped, as loss or gradient were not finite; the first one: "
+            f"1 of {model.num_parameters} values of the gradient are not finite at update 2, the first in embedding.weight"
+        )
     )
     assert [entry["skipped"] for entry in model.history] == [0, 3, 3, 3]
     assert all(math.isfinite(entry["train_loss"]) for entry in model.history[1:])
@@ -86,7 +101,11 @@ def test_a_skipped_update_is_no_update_of_the_optimiser():
 def test_skip_changes_nothing_while_all_is_finite():
     one, other = small().fit(TEXT, **QUICK), small().fit(TEXT, **QUICK, nonfinite="skip", check_finite=True)
     assert_array_equal(flat(one), flat(other))
-    assert other.message is None and [entry.pop("skipped") for entry in other.history] == [0] * 4 and one.history == other.history
+    assert (
+        other.message is None
+        and [entry.pop("skipped") for entry in other.history] == [0] * 4
+        and one.history == other.history
+    )
 
 
 def test_a_resumed_training_that_skips_has_the_same_bits(tmp_path):
@@ -113,13 +132,18 @@ def test_a_state_that_is_not_finite_is_not_carried_on():
         return (math.nan, np.full_like(after, np.nan)) if calls.index(rng) == 4 else (loss, after)
 
     model.loss_and_gradient = loss_and_gradient
-    with pytest.warns(RuntimeWarning, match="1 of 66 updates were skipped, .*; the first one: the loss is nan at update 5$"):
+    with pytest.warns(
+        RuntimeWarning, match="1 of 66 updates were skipped, .*; the first one: the loss is nan at update 5$"
+    ):
         model.fit(TEXT, **QUICK, nonfinite="skip")
     assert model.outcome == "finished"
 
 
 def test_an_epoch_of_skipped_updates_stops():
-    with pytest.warns(RuntimeWarning, match="22 updates in a row were skipped, which is a whole epoch: .*: training stopped; the parameters kept"):
+    with pytest.warns(
+        RuntimeWarning,
+        match="22 updates in a row were skipped, which is a whole epoch: .*: training stopped; the parameters kept",
+    ):
         model = sick(small(), set(range(3, 99))).fit(TEXT, **QUICK, nonfinite="skip")
     assert model.outcome == "diverged" and np.isfinite(flat(model)).all()
 
@@ -140,7 +164,10 @@ def test_the_place_is_named_without_being_asked_for():
         return real(batch, state, into=into, rng=rng)
 
     model.loss_and_gradient = overflows
-    with pytest.warns(RuntimeWarning, match=r"the loss is nan at update 1 \(the parameter weight_ih_l0\[1, 2\] is nan \(the only value"):
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"the loss is nan at update 1 \(the parameter weight_ih_l0\[1, 2\] is nan \(the only value",
+    ):
         model.fit(TEXT, **QUICK)
     assert np.isfinite(flat(model)).all()
 
@@ -166,7 +193,10 @@ def test_check_finite_sees_what_a_saturating_output_hides():
                 upper.slots[name].view(parameters)[:] = value
 
     model._build = build
-    with pytest.warns(RuntimeWarning, match=r"the loss is nan at update 1 \(member 0: RNN layer 0, its unit, step 0, row 0, unit 0: inf"):
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"the loss is nan at update 1 \(member 0: RNN layer 0, its unit, step 0, row 0, unit 0: inf",
+    ):
         model.fit(TEXT, **QUICK, check_finite=True)
 
 
@@ -201,11 +231,17 @@ def test_a_step_that_makes_parameters_infinite_stops_at_once(optimizer, lr):
 @pytest.mark.parametrize("optimizer, stops", [("sgd", False), ("adam", True), ("rmsprop", True), ("adagrad", True)])
 def test_a_gradient_that_cannot_be_squared_is_refused_where_it_has_to_be(optimizer, stops):
     """Its second moment would be infinite, and the parameter would never change again."""
-    model, options = sick(small(), {3}, np.float32(1e25)), {**QUICK, "lr": 1e-27, "clip_norm": None, "optimizer": optimizer}
+    model, options = (
+        sick(small(), {3}, np.float32(1e25)),
+        {**QUICK, "lr": 1e-27, "clip_norm": None, "optimizer": optimizer},
+    )
     if not stops:
         assert model.fit(TEXT, **options).outcome == "finished"
         return
-    with pytest.warns(RuntimeWarning, match="the norm of the gradient is 1e[+]25 at update 3: float32 cannot hold its square.*set clip_norm"):
+    with pytest.warns(
+        RuntimeWarning,
+        match="the norm of the gradient is 1e[+]25 at update 3: float32 cannot hold its square.*set clip_norm",
+    ):
         model.fit(TEXT, **options)
     assert sick(small(), {3}, np.float32(1e25)).fit(TEXT, **options | {"clip_norm": 5.0}).outcome == "finished"
 
@@ -235,7 +271,9 @@ def test_an_infinite_validation_loss_is_never_the_best():
 # --- clipping -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype, size", [("float32", 3e38), ("float64", 1e300), ("float64", 1.7e308), ("float64", 1e160)])
+@pytest.mark.parametrize(
+    "dtype, size", [("float32", 3e38), ("float64", 1e300), ("float64", 1.7e308), ("float64", 1e160)]
+)
 def test_the_norm_of_large_finite_gradients_does_not_overflow(dtype, size):
     grad = np.full(64, size, dtype)
     grad[::2] *= -1
@@ -250,6 +288,7 @@ def test_the_norm_of_large_finite_gradients_does_not_overflow(dtype, size):
 @pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
 def test_a_step_with_a_tiny_factor_is_that_of_the_clipped_gradient(dtype, size, n, make):
     """The factor of 10**6 values of 3e38 is below what float32 has as a normal number."""
+
     def step(grad, scale):
         storage = Storage(dtype)
         storage.add(np.ones(n, dtype))
@@ -263,7 +302,10 @@ def test_a_step_with_a_tiny_factor_is_that_of_the_clipped_gradient(dtype, size, 
 
 
 def test_what_is_not_finite_stays_so_and_what_is_finite_has_a_factor():
-    assert 0 < optim.clip_by_global_norm(np.array([1e300, 1e-300]), 1e-300)[1] and 0 < optim.clip_by_global_norm(np.array([1e100]), 1e-300)[1]
+    assert (
+        0 < optim.clip_by_global_norm(np.array([1e300, 1e-300]), 1e-300)[1]
+        and 0 < optim.clip_by_global_norm(np.array([1e100]), 1e-300)[1]
+    )
     assert optim.clip_by_global_norm(np.array([1, np.inf]), 1.0) == (math.inf, 0.0)
     assert all(math.isnan(value) for value in optim.clip_by_global_norm(np.array([1, np.nan, np.inf]), 1.0))
 
@@ -275,7 +317,10 @@ def test_a_step_by_the_factor_of_such_a_gradient_changes_nothing(make, value):
     storage.add(np.ones(3, "float32"))
     grad = np.array([1, value, 2], "float32")
     optimizer = make(storage, lr=0.1)
-    with pytest.raises(FloatingPointError, match="^scale is (nan|0.0), which is that of a gradient with NaN or infinity: nothing was changed"):
+    with pytest.raises(
+        FloatingPointError,
+        match="^scale is (nan|0.0), which is that of a gradient with NaN or infinity: nothing was changed",
+    ):
         optimizer.step(grad, optim.clip_by_global_norm(grad, 1.0)[1])
     assert optimizer.updates == 0 and storage.version == 0 and (storage.flat == 1).all()
 
@@ -300,7 +345,22 @@ def test_the_command_skips_and_says_how_many(run, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(LanguageModel, "loss_and_gradient", loss_and_gradient)
-    small = ["--data", "text.txt", "--hidden", 4, "--layers", 1, "--epochs", 2, "--batch", 4, "--seq-len", 25, "--validation", 0]
+    small = [
+        "--data",
+        "text.txt",
+        "--hidden",
+        4,
+        "--layers",
+        1,
+        "--epochs",
+        2,
+        "--batch",
+        4,
+        "--seq-len",
+        25,
+        "--validation",
+        0,
+    ]
     status, out, err = run("train", *small, "--nonfinite", "skip", "--check-finite", "--out", "m", "--log", "log.jsonl")
     assert status == 0, err
     assert "fastrnn: warning: 1 of 44 updates were skipped, as loss or gradient were not finite; the first one: " in err
@@ -308,4 +368,7 @@ def test_the_command_skips_and_says_how_many(run, tmp_path, monkeypatch):
     assert [json.loads(line)["skipped"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [0, 1, 1]
     calls.clear()
     status, out, err = run("train", *small, "--quiet", "--out", "n")
-    assert status == 1 and "values of the gradient are not finite at update 3, the first in embedding.weight: training stopped" in err
+    assert (
+        status == 1
+        and "values of the gradient are not finite at update 3, the first in embedding.weight: training stopped" in err
+    )

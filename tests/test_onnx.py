@@ -36,7 +36,9 @@ def test_a_random_node_agrees_with_onnxruntime(seed):
 
     case = random_case(seed)
     model = case.model()
-    for name, got, want in zip(case.outputs, backend.run_model(model, case.feeds), peer(model, case.feeds), strict=True):
+    for name, got, want in zip(
+        case.outputs, backend.run_model(model, case.feeds), peer(model, case.feeds), strict=True
+    ):
         assert got.dtype == want.dtype
         np.testing.assert_allclose(got, want, **PEER, err_msg=f"{name} of {case}")
 
@@ -85,7 +87,10 @@ def test_a_sequence_of_length_0_keeps_its_initial_state():
     np.testing.assert_array_equal(Y_c[:, 1], case.tensors["initial_c"][:, 1])
 
 
-@pytest.mark.parametrize("op, numbers", [("Relu", ()), ("LeakyRelu", (0.01,)), ("Elu", (1.0,)), ("ThresholdedRelu", (1.0,)), ("HardSigmoid", (0.2, 0.5))])
+@pytest.mark.parametrize(
+    "op, numbers",
+    [("Relu", ()), ("LeakyRelu", (0.01,)), ("Elu", (1.0,)), ("ThresholdedRelu", (1.0,)), ("HardSigmoid", (0.2, 0.5))],
+)
 def test_an_activation_without_numbers_has_those_of_the_onnx_operator(op, numbers):
     explicit = dict(zip(("activation_alpha", "activation_beta"), ([v] for v in numbers)))
     default, given = one("RNN", activations=[op]), one("RNN", activations=[op], **explicit)
@@ -95,7 +100,12 @@ def test_an_activation_without_numbers_has_those_of_the_onnx_operator(op, number
 
 def test_the_numbers_belong_in_order_to_the_activations_that_take_one():
     """f takes none, g takes both, h takes an alpha: alpha has two values, beta one."""
-    case = one(hidden_size=6, activations=["Sigmoid", "HardSigmoid", "LeakyRelu"], activation_alpha=[0.3, 0.1], activation_beta=[0.4])
+    case = one(
+        hidden_size=6,
+        activations=["Sigmoid", "HardSigmoid", "LeakyRelu"],
+        activation_alpha=[0.3, 0.1],
+        activation_beta=[0.4],
+    )
     for got, want in zip(run(case), peer(case.model(), case.feeds), strict=True):
         np.testing.assert_allclose(got, want, **PEER)
 
@@ -178,7 +188,10 @@ def test_a_node_in_a_loop_is_ours():
     case = one("GRU", T=2, clip=0.3)
     t, H, B = case.tensors, 6, 3
     state = helper.make_tensor_value_info("h", TensorProto.FLOAT, (1, B, H))
-    out = [helper.make_tensor_value_info(n, k, s) for n, k, s in (("go_on", TensorProto.BOOL, ()), ("h_n", TensorProto.FLOAT, (1, B, H)))]
+    out = [
+        helper.make_tensor_value_info(n, k, s)
+        for n, k, s in (("go_on", TensorProto.BOOL, ()), ("h_n", TensorProto.FLOAT, (1, B, H)))
+    ]
     body = helper.make_graph(
         [helper.make_node("GRU", ["X", "W", "R", "B", "", "h"], ["", "h_n"], clip=0.3), helper.make_node("Identity", ["more"], ["go_on"])],
         "body", [helper.make_tensor_value_info("i", TensorProto.INT64, ()), helper.make_tensor_value_info("more", TensorProto.BOOL, ()), state], out,
@@ -197,11 +210,31 @@ def test_a_node_in_a_loop_is_ours():
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 REFUSED = [  # changes of a case, the error, words of its message
-    (dict(slope=1.0), ValueError, r"node 'the_node' \(LSTM\) has an attribute 'slope', but at opset 14 there are only activation_alpha"),
-    (dict(direction="sideways"), ValueError, "direction is 'sideways', but it must be one of forward, reverse, bidirectional"),
-    (dict(activations=["Sigmoid", "Tanh", "Swish"]), NotImplementedError, "activation 'Swish', but ONNX has only Relu, Tanh"),
-    (dict(activations=["Sigmoid", "Tanh"]), ValueError, "2 activations, but LSTM needs 3 for each of its 1 directions: 3"),
-    (dict(activation_alpha=[0.1]), ValueError, "activation_alpha has 1 numbers, but of Sigmoid, Tanh, Tanh only 0 take one"),
+    (
+        dict(slope=1.0),
+        ValueError,
+        r"node 'the_node' \(LSTM\) has an attribute 'slope', but at opset 14 there are only activation_alpha",
+    ),
+    (
+        dict(direction="sideways"),
+        ValueError,
+        "direction is 'sideways', but it must be one of forward, reverse, bidirectional",
+    ),
+    (
+        dict(activations=["Sigmoid", "Tanh", "Swish"]),
+        NotImplementedError,
+        "activation 'Swish', but ONNX has only Relu, Tanh",
+    ),
+    (
+        dict(activations=["Sigmoid", "Tanh"]),
+        ValueError,
+        "2 activations, but LSTM needs 3 for each of its 1 directions: 3",
+    ),
+    (
+        dict(activation_alpha=[0.1]),
+        ValueError,
+        "activation_alpha has 1 numbers, but of Sigmoid, Tanh, Tanh only 0 take one",
+    ),
     (dict(clip=-1.0), ValueError, "clip is -1.0, but it must be above 0"),
     (dict(layout=2), ValueError, "layout is 2, but it must be 0 or 1"),
     (dict(input_forget=3), ValueError, "input_forget is 3, but it must be 0 or 1"),
@@ -248,7 +281,10 @@ def test_an_unknown_operator_is_refused_by_name_wherever_it_is(inside):
         branch = helper.make_graph([node], "branch", [], [z])
         node = helper.make_node("If", ["yes"], ["last"], then_branch=branch, else_branch=branch)
     model.graph.node.append(node)
-    with pytest.raises(NotImplementedError, match=r"operators that neither ONNX 14 nor the model's own functions have: com\.microsoft\.Frobnicate"):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"operators that neither ONNX 14 nor the model's own functions have: com\.microsoft\.Frobnicate",
+    ):
         backend.prepare(model)
 
 
@@ -359,4 +395,6 @@ def test_what_the_short_way_does_not_take_goes_the_general_way():
     assert [backend.prepare(case.model())._direct for case in (unlike, lengths, outside)] == [None] * 3
     half = Case("LSTM", tensors("LSTM", 5, 3, 4, 6, 1, rng, (*shape, "initial_c")), {"hidden_size": 6}, ("Y",))
     for case in (unlike, lengths, outside, half):
-        np.testing.assert_allclose(backend.run_model(case.model(), case.feeds).Y, peer(case.model(), case.feeds)[0], **PEER)
+        np.testing.assert_allclose(
+            backend.run_model(case.model(), case.feeds).Y, peer(case.model(), case.feeds)[0], **PEER
+        )

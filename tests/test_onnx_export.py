@@ -14,7 +14,9 @@ NETWORKS = {
     "lstm, two ways": lambda: LSTM(3, 4, 2, bidirectional=True),
     "lstm, projected": lambda: LSTM(3, 6, 2, proj_size=2, bidirectional=True),
     "lstm, peephole": lambda: LSTM(3, 6, peephole=True, clip=0.7),
-    "lstm, coupled": lambda: LSTM(3, 6, 2, peephole=True, coupled=True, activation="softsign", recurrent_activation="hard_sigmoid"),
+    "lstm, coupled": lambda: LSTM(
+        3, 6, 2, peephole=True, coupled=True, activation="softsign", recurrent_activation="hard_sigmoid"
+    ),
     "lstm, h of its own": lambda: LSTM(3, 6, output_activation=("scaled_tanh", 0.9, 0.7), activation="linear"),
     "lstm, learnt state": lambda: taught(LSTM(3, 4, 2, learn_initial_state=True)),
     "gru": lambda: GRU(3, 5, 2, reverse=True),
@@ -24,7 +26,9 @@ NETWORKS = {
     "rnn": lambda: RNN(3, 4, nonlinearity=("thresholded_relu", 0.2), batch_first=True),
     "rnn, leaky": lambda: RNN(3, 4, 3, nonlinearity="leaky_relu", bidirectional=True),
     "stack": lambda: Stacked([GRU(3, 6), LSTM(6, 6), RNN(6, 6, 2)], residual=True),
-    "stack, two ways": lambda: Stacked([LSTM(3, 4, bidirectional=True), LSTM(8, 2, bidirectional=True, batch_first=False)]),
+    "stack, two ways": lambda: Stacked(
+        [LSTM(3, 4, bidirectional=True), LSTM(8, 2, bidirectional=True, batch_first=False)]
+    ),
 }
 
 
@@ -38,7 +42,9 @@ def taught(layer):
 
 
 @pytest.mark.parametrize("opset", [14, 22])
-@pytest.mark.parametrize("options", [{}, {"lengths": False}, {"state": False}, {"lengths": False, "state": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"lengths": False}, {"state": False}, {"lengths": False, "state": False}], ids=str
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_gives_the_same_numbers_here_and_in_onnxruntime(name, options, opset):
     import fastrnn.onnx
@@ -89,7 +95,9 @@ def test_numbers_of_activations_are_always_written():
 
     import fastrnn.onnx
 
-    model = fastrnn.onnx.export(fastrnn.GRU(3, 4, activation="leaky_relu", recurrent_activation="hard_sigmoid", bidirectional=True))
+    model = fastrnn.onnx.export(
+        fastrnn.GRU(3, 4, activation="leaky_relu", recurrent_activation="hard_sigmoid", bidirectional=True)
+    )
     (node,) = (n for n in model.graph.node if n.op_type == "GRU")
     values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     assert values["activations"] == [b"HardSigmoid", b"LeakyRelu"] * 2
@@ -109,7 +117,9 @@ FIT = dict(epochs=1, verbose=False)
 def test_a_classifier_gives_its_probabilities_from_raw_features(pooling, options, opset):
     import fastrnn.onnx
 
-    model = models.SequenceClassifier("lstm", 5, 2, bidirectional=True, pooling=pooling, seed=0).fit(X, np.arange(24) % 3, **FIT)
+    model = models.SequenceClassifier("lstm", 5, 2, bidirectional=True, pooling=pooling, seed=0).fit(
+        X, np.arange(24) % 3, **FIT
+    )
     exported = fastrnn.onnx.export(model, opset=opset, **options)
     x = np.stack([one[:4] for one in X[:6]], axis=1).astype("float32")
     feeds = {"x": x} | ({} if options else {"sequence_lens": np.full(6, 4, "int32")})
@@ -188,7 +198,9 @@ def test_a_wrong_export_is_not_written(tmp_path, monkeypatch):
 
     right = _write.tensors
     monkeypatch.setattr(_write, "tensors", lambda layer, k: (-right(layer, k)[0], *right(layer, k)[1:]))
-    with pytest.raises(ValueError, match="verification failed: the exported model's output 'y' in fastrnn.onnx differs by up to"):
+    with pytest.raises(
+        ValueError, match="verification failed: the exported model's output 'y' in fastrnn.onnx differs by up to"
+    ):
         fastrnn.onnx.export(GRU(3, 4), tmp_path / "gru.onnx")
     assert not (tmp_path / "gru.onnx").exists()
     fastrnn.onnx.export(GRU(3, 4), tmp_path / "gru.onnx", verify=False)

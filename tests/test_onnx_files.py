@@ -43,7 +43,10 @@ def test_a_tensor_that_claims_terabytes_is_refused():
 
     model = written()
     model.graph.initializer[0].dims[:] = [1, 1 << 20, 1 << 20]
-    with pytest.raises(ValueError, match=r"tensor 'W_0' has shape \(1, 1048576, 1048576\), which is 4398046511104 bytes, but there are 192"):
+    with pytest.raises(
+        ValueError,
+        match=r"tensor 'W_0' has shape \(1, 1048576, 1048576\), which is 4398046511104 bytes, but there are 192",
+    ):
         fastrnn.onnx.prepare(model)
 
 

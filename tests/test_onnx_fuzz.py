@@ -163,7 +163,11 @@ def compare_node(seed):
                     np.testing.assert_array_equal(got, want[name], err_msg=what)
                     assert got.dtype == want[name].dtype and got.flags.c_contiguous and got.flags.writeable, what
     if by_onnxruntime(case):
-        exact = wanted(dataclasses.replace(case, tensors={n: a if a.dtype.kind == "i" else a.astype("float64") for n, a in case.tensors.items()}))
+        exact = wanted(
+            dataclasses.replace(
+                case, tensors={n: a if a.dtype.kind == "i" else a.astype("float64") for n, a in case.tensors.items()}
+            )
+        )
         for name, theirs in zip(case.outputs, peer(model, case.feeds), strict=True):
             agree(want[name], theirs, exact[name], f"{name} of {case}")
 

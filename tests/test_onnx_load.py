@@ -36,7 +36,11 @@ def test_what_torch_exports_is_loaded_and_runs(kind, num_layers, bidirectional):
     import fastrnn.onnx
 
     torch.manual_seed(0)
-    module, x, file = getattr(torch.nn, kind)(3, 4, num_layers, bidirectional=bidirectional), torch.randn(5, 2, 3), io.BytesIO()
+    module, x, file = (
+        getattr(torch.nn, kind)(3, 4, num_layers, bidirectional=bidirectional),
+        torch.randn(5, 2, 3),
+        io.BytesIO(),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this exporter is the old one
         torch.onnx.export(module, (x,), file, dynamo=False)

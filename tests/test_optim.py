@@ -201,7 +201,11 @@ BAD = [
     (lambda: optim.Adam(STORAGE, lr="x"), TypeError, "lr is 'x', but it must be a number"),
     (lambda: optim.Adam(STORAGE, lr=float("nan")), ValueError, "lr is nan, but it must be >= 0"),
     (lambda: optim.Adam(STORAGE, betas=(0.9, 1.0)), ValueError, "betas[1] is 1.0, but it must be < 1"),
-    (lambda: optim.SGD(STORAGE, nesterov=True), ValueError, "nesterov=True needs a momentum above 0, but momentum is 0"),
+    (
+        lambda: optim.SGD(STORAGE, nesterov=True),
+        ValueError,
+        "nesterov=True needs a momentum above 0, but momentum is 0",
+    ),
     (
         lambda: optim.SGD(STORAGE).step(np.zeros(4)),
         ValueError,

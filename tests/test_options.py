@@ -20,7 +20,18 @@ def layers(f, dtype, **options):
         fastrnn.GRU(2, 5, activation=f, recurrent_activation=f, dtype=dtype, seed=2, **options),
         fastrnn.GRU(2, 5, reset_after=False, activation=f, recurrent_activation=f, dtype=dtype, seed=3, **options),
         fastrnn.LSTM(2, 5, activation=f, recurrent_activation=f, dtype=dtype, seed=4, **options),
-        fastrnn.LSTM(2, 5, activation=f, recurrent_activation=f, coupled=True, peephole=True, proj_size=3, dtype=dtype, seed=5, **options),
+        fastrnn.LSTM(
+            2,
+            5,
+            activation=f,
+            recurrent_activation=f,
+            coupled=True,
+            peephole=True,
+            proj_size=3,
+            dtype=dtype,
+            seed=5,
+            **options,
+        ),
     ]
 
 
@@ -230,23 +241,51 @@ def test_stacked_networks_pass_the_mask_on(isa):
 # --- what is refused ------------------------------------------------------------
 
 REFUSED = [
-    (lambda: fastrnn.LSTM(3, 4, proj_size=4), ValueError, "proj_size is 4, but it must be smaller than hidden_size=4; 0 means no projection"),
+    (
+        lambda: fastrnn.LSTM(3, 4, proj_size=4),
+        ValueError,
+        "proj_size is 4, but it must be smaller than hidden_size=4; 0 means no projection",
+    ),
     (lambda: fastrnn.LSTM(3, 4, proj_size=-1), ValueError, "proj_size is -1, but it must be at least 0"),
     (lambda: fastrnn.GRU(3, 4, clip=0), ValueError, "clip is 0, but it must be > 0"),
     (lambda: fastrnn.RNN(3, 4, reverse=True, bidirectional=True), ValueError, "leave one out"),
     (lambda: fastrnn.RNN(3, 4, nonlinearity=("tanh", 2.0)), ValueError, "nonlinearity has 1 numbers, but tanh takes 0"),
-    (lambda: fastrnn.RNN(3, 4, nonlinearity=7), TypeError, "nonlinearity is 7, but it must be a name, (name, alpha) or (name, alpha, beta)"),
-    (lambda: fastrnn.GRU(3, 4, activation=("elu", "x")), TypeError, "alpha of activation is 'x', but it must be a number"),
-    (lambda: initialise(fastrnn.LSTM(3, 4, coupled=True), forget_bias=1.0), ValueError, "forget_bias is for an LSTM with a forget gate"),
+    (
+        lambda: fastrnn.RNN(3, 4, nonlinearity=7),
+        TypeError,
+        "nonlinearity is 7, but it must be a name, (name, alpha) or (name, alpha, beta)",
+    ),
+    (
+        lambda: fastrnn.GRU(3, 4, activation=("elu", "x")),
+        TypeError,
+        "alpha of activation is 'x', but it must be a number",
+    ),
+    (
+        lambda: initialise(fastrnn.LSTM(3, 4, coupled=True), forget_bias=1.0),
+        ValueError,
+        "forget_bias is for an LSTM with a forget gate",
+    ),
     (lambda: fastrnn.GRU(3, 4, reverse=True).stream(), ValueError, "depend on the future, but this GRU is reverse"),
-    (lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((5, 2))), TypeError, "mask must be bool, got float64"),
-    (lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((2, 5), bool)), ValueError, "leading axes (5, 2), got shape (2, 5)"),
+    (
+        lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((5, 2))),
+        TypeError,
+        "mask must be bool, got float64",
+    ),
+    (
+        lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((2, 5), bool)),
+        ValueError,
+        "leading axes (5, 2), got shape (2, 5)",
+    ),
     (
         lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((5, 2), bool), return_states=True),
         ValueError,
         "with a mask some steps compute none",
     ),
-    (lambda: fastrnn.AttentionDecoder(fastrnn.GRU(3, 4, reverse=True), memory_size=4), ValueError, "rnn was made with reverse=True"),
+    (
+        lambda: fastrnn.AttentionDecoder(fastrnn.GRU(3, 4, reverse=True), memory_size=4),
+        ValueError,
+        "rnn was made with reverse=True",
+    ),
     (lambda: fastrnn.AttentionDecoder(fastrnn.LSTM(3, 4, proj_size=2), memory_size=4), ValueError, "proj_size=2"),
 ]
 

@@ -54,7 +54,17 @@ def test_any_number_of_layers_works(layers):
 
 @pytest.mark.parametrize("what", ["ids", "lengths", "mask", "resets", "context", "state"])
 def test_small_arguments_may_change_between_vjp_and_backward(what):
-    case = random_case("lstm", 7, 6, 3, 9, dtype="float32", lengths=what == "lengths", resets=what == "resets", context=4 if what == "context" else 0)
+    case = random_case(
+        "lstm",
+        7,
+        6,
+        3,
+        9,
+        dtype="float32",
+        lengths=what == "lengths",
+        resets=what == "resets",
+        context=4 if what == "context" else 0,
+    )
     net, table, given = case.net(), Embedding(11, 3, seed=1), dict(case.given)
     x, state = case.x, case.layer_state()
     if what == "ids":
@@ -170,7 +180,9 @@ def test_a_stream_takes_none_as_its_initial_state_and_refuses_to_be_pickled(kind
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
         if kind == "stacked" and attempt is copy.copy:
             continue
-        with pytest.raises(TypeError, match="a stream can be neither pickled nor copied: pickle the LSTM and `stream.state`"):
+        with pytest.raises(
+            TypeError, match="a stream can be neither pickled nor copied: pickle the LSTM and `stream.state`"
+        ):
             attempt(stream)
 
 
@@ -181,7 +193,13 @@ def test_a_stream_that_another_thread_uses_says_so():
     stream, refused, over = net.stream(2), [], threading.Event()
 
     def disturb(k):
-        verbs = (stream.refresh, stream.reset, lambda: stream.step(x[0]), lambda: stream.state, lambda: setattr(stream, "state", None))
+        verbs = (
+            stream.refresh,
+            stream.reset,
+            lambda: stream.step(x[0]),
+            lambda: stream.state,
+            lambda: setattr(stream, "state", None),
+        )
         while not over.is_set():
             try:
                 verbs[k]()
@@ -276,7 +294,11 @@ def test_search_refuses_layers_and_symbols_that_do_not_fit():
         ((rnn, symbols, Linear(7, 5)), {}, "linear was made with in_features=7, but this GRU gives 8 features"),
         ((rnn, symbols, Linear(8, 5, dtype="float64")), {}, "the linear is float64, but this GRU computes in float32"),
         ((rnn, Embedding(5, 4, dtype="float64"), linear), {}, "the embedding is float64"),
-        ((fastrnn.GRU(4, 4, bidirectional=True), symbols, linear), {}, "bidirectional=True, but it writes from left to right"),
+        (
+            (fastrnn.GRU(4, 4, bidirectional=True), symbols, linear),
+            {},
+            "bidirectional=True, but it writes from left to right",
+        ),
         ((fastrnn.GRU(4, 8, reverse=True), symbols, linear), {}, "reverse=True, but it writes from left to right"),
         ((fastrnn.LSTM(4, 9, proj_size=8), symbols, linear), {}, "proj_size=8"),
         ((rnn, symbols, linear), dict(start=5), "start is 5, but the embedding has 5 symbols: 0 to 4"),
@@ -287,13 +309,22 @@ def test_search_refuses_layers_and_symbols_that_do_not_fit():
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             search(*layers, **(usual | changed))
-    for given, message in (([[0, 5]], "id 5"), ([[-1, 0]], "id -1"), ([[0, 0], [-2, 0]], "id -2"), ([0, 1], r"got shape \(2,\)")):
+    for given, message in (
+        ([[0, 5]], "id 5"),
+        ([[-1, 0]], "id -1"),
+        ([[0, 0], [-2, 0]], "id -2"),
+        ([0, 1], r"got shape \(2,\)"),
+    ):
         with pytest.raises(ValueError, match=message):
             own_inputs(rnn, symbols, linear, given=np.array(given))
 
 
 def test_search_starts_from_a_learnt_initial_state():
-    rnn, symbols, linear = fastrnn.LSTM(4, 8, seed=0, learn_initial_state=True), Embedding(5, 4, seed=1), Linear(8, 5, seed=2)
+    rnn, symbols, linear = (
+        fastrnn.LSTM(4, 8, seed=0, learn_initial_state=True),
+        Embedding(5, 4, seed=1),
+        Linear(8, 5, seed=2),
+    )
     with rnn.updating() as flat:
         flat += 0.3
     state = tuple(np.repeat(s[:, None], 3, axis=1) for s in rnn._initial_state())

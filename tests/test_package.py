@@ -18,7 +18,10 @@ import fastrnn
 from fastrnn import _engine
 
 # What an adapter module needs beyond the runtime dependencies; a module not named here must be importable everywhere.
-OPTIONAL = {name: name for name in ("torch", "onnx", "keras", "sklearn", "threadpoolctl")} | {"distributed": "mpi4py", "plotting": "matplotlib"}
+OPTIONAL = {name: name for name in ("torch", "onnx", "keras", "sklearn", "threadpoolctl")} | {
+    "distributed": "mpi4py",
+    "plotting": "matplotlib",
+}
 
 
 def module_names():
@@ -105,7 +108,9 @@ def test_an_extension_exports_its_init_function_and_nothing_else(name):
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("nm is not installed")
-    listed = subprocess.run([nm, "-D", "--defined-only", extension(name)], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [nm, "-D", "--defined-only", extension(name)], capture_output=True, text=True, check=True
+    ).stdout
     names = {line.split()[-1] for line in listed.splitlines()}
     assert names - {"_init", "_fini"} == {f"PyInit_{name}"}
 
@@ -140,7 +145,9 @@ def test_the_best_instruction_set_is_chosen():
 def test_an_unknown_instruction_set_is_a_clear_error():
     done = processes.python("import fastrnn; fastrnn.LSTM", FASTRNN_ISA="v9")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith(f"FASTRNN_ISA=v9, but this CPU can run: {', '.join(_engine.available_isas())}")
+    assert done.stderr.splitlines()[-1].endswith(
+        f"FASTRNN_ISA=v9, but this CPU can run: {', '.join(_engine.available_isas())}"
+    )
 
 
 def test_an_unknown_blas_is_a_clear_error(tmp_path):
@@ -169,7 +176,9 @@ def test_docstring_examples_run(name, tmp_path, monkeypatch):
     assert failed == 0
 
 
-@pytest.mark.parametrize("cls", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM, fastrnn.Embedding, fastrnn.Linear, fastrnn.Dropout])
+@pytest.mark.parametrize(
+    "cls", [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM, fastrnn.Embedding, fastrnn.Linear, fastrnn.Dropout]
+)
 def test_the_public_layers_have_an_example(cls):
     parser = doctest.DocTestFinder(exclude_empty=True)
     assert any(test.examples for test in parser.find(cls, cls.__name__)), f"{cls.__name__} has no docstring example"
@@ -184,7 +193,16 @@ def marks_of(text):
 
 def page_examples():
     """The Python of README and of the pages for users, by page and number."""
-    for name in ("README.md", "docs/models.md", "docs/data.md", "docs/torch.md", "docs/onnx.md", "docs/keras.md", "docs/sklearn.md", "docs/moving.md"):
+    for name in (
+        "README.md",
+        "docs/models.md",
+        "docs/data.md",
+        "docs/torch.md",
+        "docs/onnx.md",
+        "docs/keras.md",
+        "docs/sklearn.md",
+        "docs/moving.md",
+    ):
         page = processes.ROOT / name
         text = page.read_text(encoding="utf-8") if page.exists() else ""
         for k, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)):
@@ -192,18 +210,31 @@ def page_examples():
 
 
 def test_readme_has_python_examples():
-    assert sum(example.id.startswith("README") for example in page_examples()) >= 2, "one of the layer API, one of LanguageModel"
+    assert sum(example.id.startswith("README") for example in page_examples()) >= 2, (
+        "one of the layer API, one of LanguageModel"
+    )
 
 
 # What may be said of real texts and of a training that is short
-OF_DATA = ("-W", "ignore:the held-out part has", "-W", "ignore:the text has", "-W", "ignore:y has", "-W", "ignore:no look at the validation part")
+OF_DATA = (
+    "-W",
+    "ignore:the held-out part has",
+    "-W",
+    "ignore:the text has",
+    "-W",
+    "ignore:y has",
+    "-W",
+    "ignore:no look at the validation part",
+)
 
 
 @pytest.mark.parametrize("code", list(page_examples()))
 def test_examples_of_pages_run(code, tmp_path):
     script = tmp_path / "example.py"
     script.write_text(code, encoding="utf-8")
-    kerass = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"  # Keras 3.15 under NumPy 2
+    kerass = (
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"  # Keras 3.15 under NumPy 2
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-W", kerass, *OF_DATA, script],
         cwd=tmp_path, env=processes.environment(), capture_output=True, text=True, timeout=300,
@@ -239,7 +270,9 @@ def commands_of_results():
 def example_scripts():
     """Those of which no command of the results is run below."""
     others = {command[0] for command in commands_of_results()}
-    for path in sorted(path for path in (processes.ROOT / "examples").glob("*.py") if f"examples/{path.name}" not in others):
+    for path in sorted(
+        path for path in (processes.ROOT / "examples").glob("*.py") if f"examples/{path.name}" not in others
+    ):
         yield pytest.param(path.name, id=path.name, marks=marks_of(path.read_text(encoding="utf-8")))
 
 
@@ -256,7 +289,10 @@ def test_the_scripts_in_examples_run_on_data_of_their_own(script, tmp_path):
 
 def test_the_results_have_commands():
     scripts = {command[0].removeprefix("examples/") for command in commands_of_results()}
-    assert scripts >= {path.name for path in (processes.ROOT / "examples").glob("*.py")} - {"word_lm.py", "torch_swap.py"}
+    assert scripts >= {path.name for path in (processes.ROOT / "examples").glob("*.py")} - {
+        "word_lm.py",
+        "torch_swap.py",
+    }
 
 
 @pytest.mark.parametrize("command", commands_of_results(), ids=" ".join)
@@ -297,7 +333,14 @@ for name in names:
         wrong.append(name)
 print(len(names), len(wrong))
 """
-    adapters = ["bench", "keras", "onnx", "sklearn", "threadpoolctl", "torch"]  # need their packages, which their own tests import
+    adapters = [
+        "bench",
+        "keras",
+        "onnx",
+        "sklearn",
+        "threadpoolctl",
+        "torch",
+    ]  # need their packages, which their own tests import
     told = processes.output(code, *adapters)
     count, wrong = map(int, told.splitlines()[-1].split())
     assert count > 50 and wrong == 0, told

@@ -28,7 +28,17 @@ from fastrnn.models import (
     VectorToSequence,
 )
 from fastrnn.parameters import orthogonal
-from fastrnn.plotting import _unfolded, _viewer, activations, attention, gradient_norms, history, plot_gradient_norms, trajectories, unfolded
+from fastrnn.plotting import (
+    _unfolded,
+    _viewer,
+    activations,
+    attention,
+    gradient_norms,
+    history,
+    plot_gradient_norms,
+    trajectories,
+    unfolded,
+)
 from fastrnn.plotting._curves import plane
 from fastrnn.plotting._models import graph_of
 
@@ -37,7 +47,9 @@ OPTIONS = dict(epochs=0, verbose=False)
 
 
 def language_model(cell="lstm", hidden_size=6, num_layers=2, text=TEXT):
-    return LanguageModel(cell, hidden_size, num_layers, seed=0).fit(text, batch_size=2, seq_len=10, validation=0, **OPTIONS)
+    return LanguageModel(cell, hidden_size, num_layers, seed=0).fit(
+        text, batch_size=2, seq_len=10, validation=0, **OPTIONS
+    )
 
 
 def classifier(**options):
@@ -103,17 +115,25 @@ MODELS = {
     "memory network layerwise": lambda: MemoryNetwork(tying="layerwise", seed=0).fit(*STORIES, **OPTIONS),
     "forecaster": lambda: Forecaster(5, 3, seed=0).fit(np.arange(30.0), **OPTIONS),
     "regressor": lambda: SequenceRegressor("gru", 8, seed=0).fit([np.ones((4, 3))] * 2, [1.0, 2.0], **OPTIONS),
-    "regressor of steps": lambda: SequenceRegressor("gru", 8, per_step=True, seed=0).fit([np.eye(4)] * 2, [np.arange(4.0)] * 2, **OPTIONS),
+    "regressor of steps": lambda: SequenceRegressor("gru", 8, per_step=True, seed=0).fit(
+        [np.eye(4)] * 2, [np.arange(4.0)] * 2, **OPTIONS
+    ),
     "own vector to sequence": OwnVectorToSequence,
     "own encoder-decoder": OwnEncoderDecoder,
     "attention": lambda: encoder_decoder("gru", 8),
-    "attention deep": lambda: encoder_decoder("lstm", 8, 3, bidirectional=False, decoder_layers=2, attention="general", context="both"),
+    "attention deep": lambda: encoder_decoder(
+        "lstm", 8, 3, bidirectional=False, decoder_layers=2, attention="general", context="both"
+    ),
     "attention of a shallow decoder": lambda: encoder_decoder("gru", 8, 3, decoder_layers=1, context="both"),
-    "attention only": lambda: encoder_decoder("rnn", 8, decoder_size=16, attention="dot", context=None, input_feeding=False),
+    "attention only": lambda: encoder_decoder(
+        "rnn", 8, decoder_size=16, attention="dot", context=None, input_feeding=False
+    ),
     "states as they are": lambda: encoder_decoder("lstm", 8, 2, bidirectional=False, attention=None),
     "states and every step": lambda: encoder_decoder("gru", 8, 2, bidirectional=False, attention="dot", context="both"),
     "every step": lambda: encoder_decoder("gru", 8, attention=None, context="every"),
-    "bridge and every step": lambda: encoder_decoder("gru", 8, decoder_size=6, bidirectional=False, attention=None, context="both"),
+    "bridge and every step": lambda: encoder_decoder(
+        "gru", 8, decoder_size=6, bidirectional=False, attention=None, context="both"
+    ),
     "vector at first": lambda: vector_to_sequence(context="initial"),
     "vector at every step": lambda: vector_to_sequence(context="every"),
     "vector": lambda: vector_to_sequence(3),
@@ -133,7 +153,9 @@ def between(made, name):
     """Which (name, step) of `name` lead to which others, by straight lines."""
     found = set()
     for (a, one), (b, other) in itertools.permutations(made.nodes.items(), 2):
-        if a[0] == name and any(line.points == (one.border(other.x, other.y), other.border(one.x, one.y)) for line in made.lines):
+        if a[0] == name and any(
+            line.points == (one.border(other.x, other.y), other.border(one.x, one.y)) for line in made.lines
+        ):
             found.add((a, b))
     return found
 
@@ -169,7 +191,14 @@ def test_every_arrow_ends_at_a_shape_and_no_two_shapes_meet(name, steps):
 
 
 def test_the_circuit_has_one_black_square_for_each_layer_and_direction():
-    for name, squares in {"deep": 3, "deep bidirectional": 6, "linear": 0, "tagger": 2, "own vector to sequence": 2, "attention deep": 6}.items():
+    for name, squares in {
+        "deep": 3,
+        "deep bidirectional": 6,
+        "linear": 0,
+        "tagger": 2,
+        "own vector to sequence": 2,
+        "attention deep": 6,
+    }.items():
         assert len(layout(name).squares) == squares, name
 
 
@@ -187,7 +216,10 @@ def test_layers_stand_one_above_the_other_and_say_their_sizes():
     made = layout("deep", 5)
     texts = [text.text for text in made.texts]
     assert ["layer 3: LSTM, 128 units" in texts, "$U_1$: 512 × 8,  $W_1$: 512 × 128" in texts] == [True, True]
-    assert made.nodes["h_3", 4].text == "$h_3^{(t+2)}$" and made.nodes["h_3", 4].y > made.nodes["h_2", 4].y > made.nodes["x", 4].y
+    assert (
+        made.nodes["h_3", 4].text == "$h_3^{(t+2)}$"
+        and made.nodes["h_3", 4].y > made.nodes["h_2", 4].y > made.nodes["x", 4].y
+    )
     assert {b for a, b in between(made, "h_2") if a[1] == 0} == {("h_3", 0), ("h_2", 1)}
     assert not [key for key in layout("autonomous").nodes if key[0] == "x"]
 
@@ -212,7 +244,9 @@ def test_a_classifier_has_one_output_at_the_end_of_the_whole_sequence():
 def test_the_final_state_of_the_reverse_direction_is_that_of_the_first_step():
     made = layout("last bidirectional", 4)
     bus = made.nodes["final states", None].y
-    rising = [line.points[0] for line in made.lines if line.points[1][1] == bus and line.points[0][0] == line.points[1][0]]
+    rising = [
+        line.points[0] for line in made.lines if line.points[1][1] == bus and line.points[0][0] == line.points[1][0]
+    ]
     assert rising == [made.nodes["g_2", t].border(made.nodes["g_2", t].x, bus) for t in ("compact", 0)]
     assert {a for a, b in between(made, "h_2") if b == ("final states", None)} == {("h_2", 3)}
 
@@ -224,13 +258,19 @@ def test_each_hop_of_a_memory_network_looks_with_the_state_of_the_hop_before():
     assert {a for a, b in between(made, "u") if b == ("o", None)} == {("u", 2)}
     for t in range(3):
         assert (("m", t), ("a", t)) in between(made, "m") and (("a", t), ("u", t)) in between(made, "a")
-    assert ["$H$" in [text.text for text in layout(name).texts] for name in ("memory network", "memory network layerwise")] == [False, True]
+    assert [
+        "$H$" in [text.text for text in layout(name).texts] for name in ("memory network", "memory network layerwise")
+    ] == [False, True]
 
 
 def test_pooling_and_context_reach_every_step():
     made = layout("mean", 4)
     bus = made.nodes["pool", None].y - 0.85
-    rising = {line.points[0][0] for line in made.lines if len(line.points) == 2 and line.points[1][1] == bus and line.points[0][1] < bus}
+    rising = {
+        line.points[0][0]
+        for line in made.lines
+        if len(line.points) == 2 and line.points[1][1] == bus and line.points[0][1] < bus
+    }
     assert rising == {made.nodes["h", t].x for t in ("compact", 0, 1, 2, 3)}
     made = layout("context bidirectional", 4)
     taps = [line.points[2] for line in made.lines if len(line.points) == 3 and not line.curved]
@@ -246,8 +286,12 @@ def test_a_decoder_is_given_the_final_states():
     assert {a for a, b in between(made, "h") if b == ("C", None)} == {("h", 3)}
     first, C = made.nodes["g", 0], made.nodes["C", None]
     height = first.y + 0.6
-    assert [line.points[1] for line in made.lines if line.points[0] == first.border(first.x, height)] == [(first.x, height)]
-    assert [line.points for line in made.lines if line.points[0] == (C.x, height)] == [((C.x, height), C.border(C.x, height))]
+    assert [line.points[1] for line in made.lines if line.points[0] == first.border(first.x, height)] == [
+        (first.x, height)
+    ]
+    assert [line.points for line in made.lines if line.points[0] == (C.x, height)] == [
+        ((C.x, height), C.border(C.x, height))
+    ]
     assert between(made, "C") == {(("C", None), ("bridge", None)), (("C", "compact"), ("bridge", "compact"))}
     assert {b for a, b in between(made, "bridge") if a[1] is None} == {("s", 0)}
     made = layout("states as they are", 4)
@@ -258,19 +302,35 @@ def test_a_decoder_is_given_the_final_states():
 
 
 @pytest.mark.parametrize(
-    "name, initial, every", [("vector at first", 1, 0), ("vector at every step", 0, 4), ("vector", 1, 4), ("bridge and every step", 1, 4)]
+    "name, initial, every",
+    [("vector at first", 1, 0), ("vector at every step", 0, 4), ("vector", 1, 4), ("bridge and every step", 1, 4)],
 )
 def test_a_vector_enters_at_first_or_at_every_step_or_both(name, initial, every):
     made = layout(name, 4)
     assert (("bridge", None) in made.nodes) == bool(initial)
     state = {"vector": "h_1", "bridge and every step": "s"}.get(name, "h")
-    bus = -0.75 if name in ("vector", "vector at first", "vector at every step") else min(line.points[0][1] for line in made.lines)
-    taps = {line.points[-1] for line in made.lines if len(line.points) == 3 and line.points[0][1] == bus and not line.curved}
-    ends = [end for end in taps for t in range(4) if math.dist(end, (made.nodes[state, t].x, made.nodes[state, t].y)) < _unfolded.RADIUS + 1e-9]
+    bus = (
+        -0.75
+        if name in ("vector", "vector at first", "vector at every step")
+        else min(line.points[0][1] for line in made.lines)
+    )
+    taps = {
+        line.points[-1] for line in made.lines if len(line.points) == 3 and line.points[0][1] == bus and not line.curved
+    }
+    ends = [
+        end
+        for end in taps
+        for t in range(4)
+        if math.dist(end, (made.nodes[state, t].x, made.nodes[state, t].y)) < _unfolded.RADIUS + 1e-9
+    ]
     assert len(ends) == every
     if name == "vector":
-        entered = [line for line in made.lines if len(line.points) == 3 and line.points[-1][1] > made.nodes["h_1", 0].y + 0.4]
-        assert len([line for line in entered if line.head and not line.curved]) == 4  # two upper layers, in the circuit and unfolded
+        entered = [
+            line for line in made.lines if len(line.points) == 3 and line.points[-1][1] > made.nodes["h_1", 0].y + 0.4
+        ]
+        assert (
+            len([line for line in entered if line.head and not line.curved]) == 4
+        )  # two upper layers, in the circuit and unfolded
 
 
 def test_attention_looks_at_every_output_and_is_fed_to_the_next_step():
@@ -278,7 +338,11 @@ def test_attention_looks_at_every_output_and_is_fed_to_the_next_step():
     assert {b for a, b in between(made, "s") if a[1] == 1} == {("s", 2), ("weights", 1), ("a", 1)}
     assert {b for a, b in between(made, "c") if a[1] == 1} == {("a", 1)}
     bus = made.nodes["weights", 0].y - 0.75
-    rising = {line.points[0][0] for line in made.lines if len(line.points) == 2 and line.points[1][1] == bus and line.points[0][1] < bus}
+    rising = {
+        line.points[0][0]
+        for line in made.lines
+        if len(line.points) == 2 and line.points[1][1] == bus and line.points[0][1] < bus
+    }
     assert rising == {made.nodes["outputs", t].x for t in ("compact", 0, 1, 2, 3)}
     entering = {line.points[1][0] for line in made.lines if line.head and line.points[0][1] == bus}
     assert entering == {made.nodes["weights", t].x for t in ("compact", 0, 1, 2, 3)}
@@ -295,11 +359,21 @@ def test_attention_looks_at_every_output_and_is_fed_to_the_next_step():
     [
         (RNN(2, 3), 0, ValueError, "steps is 0, but it must be at least 1"),
         (LanguageModel(), 3, RuntimeError, "this LanguageModel has not been fitted: call fit"),
-        (np.zeros(3), 3, TypeError, "model is ndarray, but what can be drawn is a layer, a list of layers or a model of fastrnn"),
+        (
+            np.zeros(3),
+            3,
+            TypeError,
+            "model is ndarray, but what can be drawn is a layer, a list of layers or a model of fastrnn",
+        ),
         ([RNN(2, 3), "softmax"], 3, TypeError, "model is str, but"),
         ([Dropout(0.5)], 3, ValueError, "there is nothing to draw"),
         ([RNN(2, 3), GRU(4, 3)], 3, ValueError, "the layer before gives 3 numbers, but this GRU takes 4"),
-        ([RNN(2, 3), Embedding(9, 3)], 3, ValueError, "the layer before gives 3 numbers, but this Embedding takes symbols"),
+        (
+            [RNN(2, 3), Embedding(9, 3)],
+            3,
+            ValueError,
+            "the layer before gives 3 numbers, but this Embedding takes symbols",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_named(model, steps, error, message):
@@ -308,10 +382,16 @@ def test_what_cannot_be_drawn_is_named(model, steps, error, message):
 
 
 def test_a_picture_that_cannot_be_written_is_named_before_it_is_made(tmp_path):
-    for draw in (lambda path: unfolded("nothing", path=path), lambda path: trajectories("nothing", path), lambda path: history(3, path)):
+    for draw in (
+        lambda path: unfolded("nothing", path=path),
+        lambda path: trajectories("nothing", path),
+        lambda path: history(3, path),
+    ):
         with pytest.raises(ValueError, match=r"path is 'a.jpg', but a picture's name must end with .svg, .png, .pdf"):
             draw("a.jpg")
-        with pytest.raises(FileNotFoundError, match="the folder .* of the picture 'a.svg' does not exist: make it first"):
+        with pytest.raises(
+            FileNotFoundError, match="the folder .* of the picture 'a.svg' does not exist: make it first"
+        ):
             draw(tmp_path / "no" / "a.svg")
 
 
@@ -386,7 +466,9 @@ def test_states_in_a_plane_keep_their_distances():
     flat = rng.standard_normal((20, 3, 2)) * [3, 1]
     states = flat @ orthogonal(rng, (2, 9)) + 5
     points, shares = plane(states)
-    assert_allclose(np.linalg.norm(points[:, None] - points, axis=-1), np.linalg.norm(flat[:, None] - flat, axis=-1), atol=1e-10)
+    assert_allclose(
+        np.linalg.norm(points[:, None] - points, axis=-1), np.linalg.norm(flat[:, None] - flat, axis=-1), atol=1e-10
+    )
     spread = points.reshape(-1, 2).var(0)
     assert_allclose(shares, spread / spread.sum())
     assert_allclose(shares.sum(), 1)
@@ -493,11 +575,26 @@ def test_an_autonomous_network_has_gradient_norms_too():
     "net, options, error, message",
     [
         (Linear(2, 3), {}, TypeError, "rnn is Linear, but it must be an RNN, GRU or LSTM"),
-        (GRU(2, 3, bidirectional=True), {}, ValueError, "this GRU is bidirectional, so its last output is no end of what"),
-        (GRU(0, 3), {"wrt": "x"}, ValueError, "this GRU has input_size=0, so there is no gradient of x: give wrt='state'"),
+        (
+            GRU(2, 3, bidirectional=True),
+            {},
+            ValueError,
+            "this GRU is bidirectional, so its last output is no end of what",
+        ),
+        (
+            GRU(0, 3),
+            {"wrt": "x"},
+            ValueError,
+            "this GRU has input_size=0, so there is no gradient of x: give wrt='state'",
+        ),
         (GRU(2, 3), {"wrt": "h"}, ValueError, "wrt is 'h', but it must be one of 'state', 'x'"),
         (GRU(2, 3), {"T": 0}, ValueError, "T is 0, but it must be at least 1"),
-        (GRU(2, 3), {"x": np.zeros((4, 1, 2)), "T": 5}, ValueError, r"x has shape \(4, 1, 2\), but it must be \(T, B, input_size\) with T=5"),
+        (
+            GRU(2, 3),
+            {"x": np.zeros((4, 1, 2)), "T": 5},
+            ValueError,
+            r"x has shape \(4, 1, 2\), but it must be \(T, B, input_size\) with T=5",
+        ),
     ],
 )
 def test_what_has_no_gradient_norms_is_named(net, options, error, message):
@@ -526,19 +623,28 @@ def test_losses_are_to_the_left_and_other_figures_to_the_right(tmp_path):
     assert model.history[0]["train_loss"] is None
     left, right = history(model, tmp_path / "a.svg").axes
     assert [line.get_label() for line in left.lines] == ["training loss", "validation loss"]
-    assert [line.get_label() for line in right.lines] == ["validation accuracy"] and right.get_ylabel() == "validation accuracy"
+    assert [line.get_label() for line in right.lines] == [
+        "validation accuracy"
+    ] and right.get_ylabel() == "validation accuracy"
     assert_array_equal(left.lines[0].get_xydata(), [(look["epoch"], look["train_loss"]) for look in model.history[1:]])
     assert_array_equal(right.lines[0].get_ydata(), [look["validation_accuracy"] for look in model.history])
     [only] = history([{"epoch": 1, "update": 9, "lr": 0.1, "train_loss": 2.0, "validation_loss": None}]).axes
     assert [line.get_label() for line in only.lines] == ["training loss"]
     axes = history({"a": model, "b": model.history}).axes[0]
-    assert [line.get_label() for line in axes.lines] == ["a: training loss", "a: validation loss", "b: training loss", "b: validation loss"]
+    assert [line.get_label() for line in axes.lines] == [
+        "a: training loss",
+        "a: validation loss",
+        "b: training loss",
+        "b: validation loss",
+    ]
 
 
 def test_what_has_no_history_is_named():
     with pytest.raises(ValueError, match=r"the history of the model is empty: call fit\(…\) first"):
         history(LanguageModel())
-    with pytest.raises(TypeError, match="x is int, but it must be a model with a history, or a list of dicts with the key 'epoch'"):
+    with pytest.raises(
+        TypeError, match="x is int, but it must be a model with a history, or a list of dicts with the key 'epoch'"
+    ):
         history({"x": 3})
 
 
@@ -567,7 +673,11 @@ class Page(html.parser.HTMLParser):
 def data_of(page):
     data = json.loads(Page(page).scripts[0])
     for group in data["groups"]:
-        group["values"] = np.array([np.frombuffer(base64.b64decode(unit), np.int8) for unit in group["values"]]) / 127 * group["scale"]
+        group["values"] = (
+            np.array([np.frombuffer(base64.b64decode(unit), np.int8) for unit in group["values"]])
+            / 127
+            * group["scale"]
+        )
     return data
 
 
@@ -587,7 +697,9 @@ def test_the_page_holds_the_activation_of_every_unit_after_each_character(cell):
         for layer in range(2):
             assert_allclose(groups[f"layer {layer + 1}, h"][:, t], h[layer, 0], atol=0.5 / 127 + 1e-6)
             if c is not None:
-                assert_allclose(groups[f"layer {layer + 1}, tanh(c)"][:, t], np.tanh(c[layer, 0]), atol=0.5 / 127 + 1e-6)
+                assert_allclose(
+                    groups[f"layer {layer + 1}, tanh(c)"][:, t], np.tanh(c[layer, 0]), atol=0.5 / 127 + 1e-6
+                )
     y, _ = net(ids[:, None], embedding=model.embedding)
     nll = softmax_cross_entropy(model.linear(y[:-1]), ids[1:, None], reduction="none")[:, 0]
     scale = data["groups"][-1]["scale"]
@@ -611,7 +723,10 @@ def hostile_model():
     return language_model("gru", 4, 1, text="to be or not " * 20)
 
 
-@pytest.mark.parametrize("hostile", ["<script>", "<td", "</style>", "\"'&", "$x_$", "a\0b", "\x1b", "\u2028", "\ud800", "\n", "_x", r"\$", "$"])
+@pytest.mark.parametrize(
+    "hostile",
+    ["<script>", "<td", "</style>", "\"'&", "$x_$", "a\0b", "\x1b", "\u2028", "\ud800", "\n", "_x", r"\$", "$"],
+)
 def test_labels_of_pictures_are_shown_as_they_are(hostile, tmp_path):
     """Neither formulas nor markup, and the file is XML; what cannot be shown is a dot."""
     path, shown = tmp_path / "x.svg", re.sub("[\0\x1b\u2028\ud800\n]", "·", hostile)
@@ -664,7 +779,9 @@ def test_what_cannot_be_viewed_is_named():
 def test_the_estimate_of_a_pages_size_is_right(monkeypatch):
     model, text = language_model("lstm", 32, 1), TEXT * 10
     monkeypatch.setattr(_viewer, "MEGABYTES", 0.1)
-    with pytest.raises(ValueError, match=r"1,640 characters of 66 units .*, but the most is 0.1 MB: give at most 1,0\d\d "):
+    with pytest.raises(
+        ValueError, match=r"1,640 characters of 66 units .*, but the most is 0.1 MB: give at most 1,0\d\d "
+    ):
         activations(model, text)
     assert 0.9e5 < len(activations(model, text[:1000])) < 1.15e5
 
@@ -685,8 +802,20 @@ def test_a_map_of_attention_names_every_symbol_and_shows_the_weights(tmp_path):
 @pytest.mark.parametrize(
     "weights, source, target, error, message",
     [
-        (np.ones((2, 3)), "ab", "xy", ValueError, r"weights have shape \(2, 3\), but there are 2 symbols of the target and 2 of the source"),
-        (np.ones((4, 2)), "ab", "xy", ValueError, r"weights have shape \(4, 2\), but there are 2 symbols of the target"),
+        (
+            np.ones((2, 3)),
+            "ab",
+            "xy",
+            ValueError,
+            r"weights have shape \(2, 3\), but there are 2 symbols of the target and 2 of the source",
+        ),
+        (
+            np.ones((4, 2)),
+            "ab",
+            "xy",
+            ValueError,
+            r"weights have shape \(4, 2\), but there are 2 symbols of the target",
+        ),
         (np.full((1, 1), 2.0), "a", "x", ValueError, "weights must be from 0 to 1, got 2.0"),
         (np.full((1, 1), np.nan), "a", "x", ValueError, "weights must be from 0 to 1, got nan"),
         ([["a"]], "a", "x", TypeError, "weights are <U1, but they must be real numbers"),
@@ -699,4 +828,6 @@ def test_what_is_no_map_of_attention_is_named(weights, source, target, error, me
 
 
 def test_plotting_is_there_when_first_asked_for():
-    processes.output("import sys, fastrnn\nassert 'fastrnn.plotting' not in sys.modules\nassert fastrnn.plotting.activations")
+    processes.output(
+        "import sys, fastrnn\nassert 'fastrnn.plotting' not in sys.modules\nassert fastrnn.plotting.activations"
+    )

@@ -120,7 +120,11 @@ REFUSED = [
     (data.read_csv, 'a,b\n1,"2,5"\n', r"line 2: '2,5' is not a number with decimal='\.'"),
     (table(decimal=",", separator=";"), "a;b\n1;2.5\n", "line 2: '2.5' is not a number with decimal=','"),
     (table(decimal=",", separator=";"), "a;b\n1;1.234,5\n", "line 2: '1.234,5' is not a number with decimal=','"),
-    (data.read_csv, "a,b\n1,5%\n2,6%\n", r"line 2: '5%' is not a number with decimal='\.': .* percent or currency signs"),
+    (
+        data.read_csv,
+        "a,b\n1,5%\n2,6%\n",
+        r"line 2: '5%' is not a number with decimal='\.': .* percent or currency signs",
+    ),
     (data.read_csv, "a,a\n1,2\n", "line 1: two columns are named 'a'"),
     (
         data.read_csv,

@@ -21,7 +21,9 @@ def test_a_forecaster_that_would_see_the_step_it_forecasts_is_refused():
     from fastrnn.sklearn import RNNForecaster
 
     for verb in ("fit", "partial_fit"):
-        with pytest.raises(ValueError, match="RNNForecaster needs bidirectional=False: the reverse direction would see"):
+        with pytest.raises(
+            ValueError, match="RNNForecaster needs bidirectional=False: the reverse direction would see"
+        ):
             getattr(RNNForecaster((4,), bidirectional=True, max_iter=1), verb)(X)
 
 
@@ -30,7 +32,12 @@ def test_a_mask_that_would_be_lost_is_refused():
     rnn = fastrnn.GRU(2, 3)
     for call, message in (
         (lambda: Forecaster(12, 6, hidden_size=4).fit(masked, epochs=1, verbose=False), "9 of 60 values are masked"),
-        (lambda: SequenceClassifier("gru", 4).fit([np.ma.array(x, mask=x > 1) for x in X], Y, epochs=1, verbose=False), "sequence 0 is a masked array"),
+        (
+            lambda: SequenceClassifier("gru", 4).fit(
+                [np.ma.array(x, mask=x > 1) for x in X], Y, epochs=1, verbose=False
+            ),
+            "sequence 0 is a masked array",
+        ),
         (lambda: rnn(np.ma.array(np.ones((4, 1, 2), "float32"), mask=True)), "x is a masked array, in which 8 of 8"),
         (lambda: fastrnn.Embedding(3, 2)(np.ma.array([0, 1], mask=[0, 1])), "ids is a masked array"),
     ):
@@ -45,7 +52,10 @@ def test_a_mask_that_would_be_lost_is_refused():
 def test_only_the_ratios_of_weights_count(make, size):
     weights = np.random.default_rng(1).uniform(1, 2, len(X))
     y = Y if make is SequenceClassifier else np.arange(12.0)
-    models = [make("gru", 4, seed=0).fit(X, y, epochs=2, sample_weight=weights * s, validation=0, verbose=False) for s in (1, size)]
+    models = [
+        make("gru", 4, seed=0).fit(X, y, epochs=2, sample_weight=weights * s, validation=0, verbose=False)
+        for s in (1, size)
+    ]
     assert_allclose(models[1].storage.flat, models[0].storage.flat, rtol=1e-6, atol=1e-7)
 
 
@@ -76,7 +86,9 @@ def test_a_log_replaces_nothing_but_a_log(log, own, tmp_path):
 def test_the_command_keeps_the_data_where_the_log_would_replace_it(run):
     text = "@classLabel true a b\n@data\n1,2:a\n2,3:b\n1,2:a\n2,3:b\n"
     Path("d.ts").write_text(text)
-    status, _, err = run("train", "classify", "--data", "d.ts", "--log", "d.ts", "--out", "o", "--epochs", "1", "--validation", "0")
+    status, _, err = run(
+        "train", "classify", "--data", "d.ts", "--log", "d.ts", "--out", "o", "--epochs", "1", "--validation", "0"
+    )
     assert status == 1
     assert "d.ts is not a CSVLog, and writing one would overwrite it" in err
     assert Path("d.ts").read_text() == text
@@ -96,7 +108,12 @@ def test_the_times_of_a_series_rise_by_even_steps():
     months = pd.Series(values, pd.date_range("2020-01-31", periods=48, freq="ME"))
     forecaster = Forecaster(12, 6, hidden_size=4, seed=0)
     want = forecaster.fit(values, epochs=1, verbose=False).predict()
-    for series in (months, months.to_frame("v"), months.set_axis(months.index.to_period("M")), months.set_axis(months.index.tz_localize("UTC"))):
+    for series in (
+        months,
+        months.to_frame("v"),
+        months.set_axis(months.index.to_period("M")),
+        months.set_axis(months.index.tz_localize("UTC")),
+    ):
         found = forecaster.fit(series, epochs=1, verbose=False).predict()
         assert_array_equal(np.ravel(found), want)
     working_days = pd.Series(values, pd.bdate_range("2024-01-01", periods=48))
@@ -115,11 +132,27 @@ def test_the_times_of_a_series_rise_by_even_steps():
 
 def test_options_that_say_the_same_and_a_resume_of_nothing_are_said(run):
     Path("t.txt").write_text("abc def " * 100)
-    small = ["--data", "t.txt", "--hidden", "4", "--layers", "1", "--batch", "2", "--seq-len", "5", "--epochs", "1", "--quiet"]
+    small = [
+        "--data",
+        "t.txt",
+        "--hidden",
+        "4",
+        "--layers",
+        "1",
+        "--batch",
+        "2",
+        "--seq-len",
+        "5",
+        "--epochs",
+        "1",
+        "--quiet",
+    ]
     status, _, err = run("train", *small, "--out", "new", "--resume")
     assert status == 0
     assert "fastrnn: new is empty: training starts from the beginning" in err
     Path("d.ts").write_text("@classLabel true a b\n@data\n" + "1,2:a\n2,3:b\n" * 5)
-    status, _, err = run("train", "classify", "--data", "d.ts", "--held-out", "d.ts", "--validation", "0.2", "--out", "o")
+    status, _, err = run(
+        "train", "classify", "--data", "d.ts", "--held-out", "d.ts", "--validation", "0.2", "--out", "o"
+    )
     assert status == 1
     assert "--validation and --held-out both say what is held out: give one of them" in err

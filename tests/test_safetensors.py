@@ -80,12 +80,20 @@ def test_what_the_format_does_not_have_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="__metadata__ cannot be the name of an array"):
         ours({"__metadata__": np.zeros(2)})
     monkeypatch.setattr(_safetensors, "LARGEST_HEADER", 1000)
-    with pytest.raises(ValueError, match=r"names and settings take \d+ bytes, but a safetensors file has room for 1000"):
+    with pytest.raises(
+        ValueError, match=r"names and settings take \d+ bytes, but a safetensors file has room for 1000"
+    ):
         ours({}, {"fastrnn": "x" * 1000})
 
 
 def file_of(header, data=b"", length=None):
-    text = header if isinstance(header, bytes) else header.encode() if isinstance(header, str) else json.dumps(header).encode()
+    text = (
+        header
+        if isinstance(header, bytes)
+        else header.encode()
+        if isinstance(header, str)
+        else json.dumps(header).encode()
+    )
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
@@ -97,7 +105,10 @@ ONE = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 DAMAGED = {
     "no length": (b"\1\0\0", "it has 3 bytes, fewer than the 8 with the length of the header"),
     "a header longer than the file": (file_of("{}", length=100), "its header claims 100 bytes, but 2 bytes follow"),
-    "a header of 2**60 bytes": (file_of("{}", length=1 << 60), f"its header claims {1 << 60} bytes, but a header has at most 100000000"),
+    "a header of 2**60 bytes": (
+        file_of("{}", length=1 << 60),
+        f"its header claims {1 << 60} bytes, but a header has at most 100000000",
+    ),
     "a list": (file_of("[]"), "its header does not begin with {"),
     "a blank before it": (file_of(" {}"), "its header does not begin with {"),
     "text after it": (file_of("{} x"), "its header has 'x' after its end"),
@@ -110,31 +121,97 @@ DAMAGED = {
     "a number in the metadata": (file_of({"__metadata__": {"a": 1}}), "where a text must be"),
     "half a character": (file_of('{"__metadata__":{"a":"\\ud800"}}'), "surrogates not allowed"),
     "a list for a tensor": (file_of({"a": [1]}), "where the description of tensor 'a' must be"),
-    "a tensor nested deeply": (file_of('{"a":{"shape":' + "[" * 3000 + "]" * 3000 + "}}"), "where the description of tensor 'a' must be"),
+    "a tensor nested deeply": (
+        file_of('{"a":{"shape":' + "[" * 3000 + "]" * 3000 + "}}"),
+        "where the description of tensor 'a' must be",
+    ),
     "a shape nested deeply": (file_of('{"a":{"shape":' + "[" * 1900 + "]" * 1900 + "}}"), "tensor 'a': "),
-    "no shape": (file_of({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, bytes(4)), "tensor 'a' has ['dtype', 'data_offsets'], but it must have"),
-    "one key more": (file_of({"a": tensor([1], 0, 4, x=1)}, bytes(4)), "tensor 'a' has ['dtype', 'shape', 'data_offsets', 'x'], but"),
-    "a shape twice": (file_of('{"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}}', bytes(4)), "'shape', 'shape'"),
-    "an unknown dtype": (file_of({"a": tensor([1], 0, 4, "Q32")}, bytes(4)), "tensor 'a' has dtype 'Q32', which the format does not have"),
-    "a dtype that is a list": (file_of({"a": tensor([1], 0, 4, [])}, bytes(4)), "tensor 'a' has dtype [], which the format does not have"),
-    "a dtype of others": (file_of({"a": tensor([2], 0, 4, "BF16")}, bytes(4)), "tensor 'a' is BF16, which NumPy does not have"),
-    "true for a size": (file_of({"a": tensor([True], 0, 4)}, bytes(4)), "tensor 'a' has shape [True], but it must be a list of whole numbers"),
-    "a size with a point": (file_of({"a": tensor([1.0], 0, 4)}, bytes(4)), "tensor 'a' has shape [1.0], but it must be a list of whole numbers"),
+    "no shape": (
+        file_of({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, bytes(4)),
+        "tensor 'a' has ['dtype', 'data_offsets'], but it must have",
+    ),
+    "one key more": (
+        file_of({"a": tensor([1], 0, 4, x=1)}, bytes(4)),
+        "tensor 'a' has ['dtype', 'shape', 'data_offsets', 'x'], but",
+    ),
+    "a shape twice": (
+        file_of('{"a":{"dtype":"F32","shape":[1],"shape":[1],"data_offsets":[0,4]}}', bytes(4)),
+        "'shape', 'shape'",
+    ),
+    "an unknown dtype": (
+        file_of({"a": tensor([1], 0, 4, "Q32")}, bytes(4)),
+        "tensor 'a' has dtype 'Q32', which the format does not have",
+    ),
+    "a dtype that is a list": (
+        file_of({"a": tensor([1], 0, 4, [])}, bytes(4)),
+        "tensor 'a' has dtype [], which the format does not have",
+    ),
+    "a dtype of others": (
+        file_of({"a": tensor([2], 0, 4, "BF16")}, bytes(4)),
+        "tensor 'a' is BF16, which NumPy does not have",
+    ),
+    "true for a size": (
+        file_of({"a": tensor([True], 0, 4)}, bytes(4)),
+        "tensor 'a' has shape [True], but it must be a list of whole numbers",
+    ),
+    "a size with a point": (
+        file_of({"a": tensor([1.0], 0, 4)}, bytes(4)),
+        "tensor 'a' has shape [1.0], but it must be a list of whole numbers",
+    ),
     "a size below 0": (file_of({"a": tensor([-1], 0, 4)}, bytes(4)), "tensor 'a': -1 is below 0"),
     "a size of -0": (file_of('{"a":{"dtype":"F32","shape":[-0],"data_offsets":[0,0]}}'), "tensor 'a': -0 is below 0"),
-    "a size of many digits": (file_of('{"a":{"dtype":"F32","shape":[' + "9" * 3000 + '],"data_offsets":[0,4]}}', bytes(4)), "tensor 'a' is F32 of shape"),
-    "one offset": (file_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4]}}, bytes(4)), "1 axes and 1 data_offsets"),
-    "a stop before the start": (file_of({"a": tensor([1], 4, 0)}, bytes(4)), "tensor 'a' is F32 of shape (1,), 4 bytes, but its data_offsets are [4, 0]"),
-    "a wrong number of bytes": (file_of({"a": tensor([2], 0, 4)}, bytes(4)), "tensor 'a' is F32 of shape (2,), 8 bytes, but its data_offsets are [0, 4]"),
-    "a gap": (file_of({"a": tensor([1], 0, 4), "b": tensor([1], 8, 12)}, bytes(12)), "tensor 'b' begins at byte 8 of the data, but"),
-    "an overlap": (file_of({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)), "begins at byte 4 of the data, but what is before it ends at 8"),
-    "a gap at the beginning": (file_of({"a": tensor([1], 4, 8)}, bytes(8)), "begins at byte 4 of the data, but what is before it ends at 0"),
-    "bytes too few": (file_of({"a": tensor([1], 0, 4)}, bytes(3)), "its tensors take 4 bytes, but 3 bytes follow the header"),
-    "bytes too many": (file_of({"a": tensor([1], 0, 4)}, bytes(5)), "its tensors take 4 bytes, but 5 bytes follow the header"),
-    "4 TB": (file_of({"a": tensor([1 << 40], 0, 1 << 42)}), f"its tensors take {1 << 42} bytes, but 0 bytes follow the header"),
-    "40 axes": (file_of({"a": tensor([1] * 40, 0, 4)}, bytes(4)), "tensor 'a' has 40 axes and 2 data_offsets, but at most 32 and 2 are read"),
-    "no numbers, but too many rows": (file_of({"a": tensor([0, 1 << 62], 0, 0)}), "tensor 'a' has shape (0, 4611686018427387904): "),
-    "a bool of 2": (file_of({"a": tensor([1], 0, 1, "BOOL")}, b"\2"), "tensor 'a' is BOOL, but it has bytes that are neither 0 nor 1"),
+    "a size of many digits": (
+        file_of('{"a":{"dtype":"F32","shape":[' + "9" * 3000 + '],"data_offsets":[0,4]}}', bytes(4)),
+        "tensor 'a' is F32 of shape",
+    ),
+    "one offset": (
+        file_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4]}}, bytes(4)),
+        "1 axes and 1 data_offsets",
+    ),
+    "a stop before the start": (
+        file_of({"a": tensor([1], 4, 0)}, bytes(4)),
+        "tensor 'a' is F32 of shape (1,), 4 bytes, but its data_offsets are [4, 0]",
+    ),
+    "a wrong number of bytes": (
+        file_of({"a": tensor([2], 0, 4)}, bytes(4)),
+        "tensor 'a' is F32 of shape (2,), 8 bytes, but its data_offsets are [0, 4]",
+    ),
+    "a gap": (
+        file_of({"a": tensor([1], 0, 4), "b": tensor([1], 8, 12)}, bytes(12)),
+        "tensor 'b' begins at byte 8 of the data, but",
+    ),
+    "an overlap": (
+        file_of({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)),
+        "begins at byte 4 of the data, but what is before it ends at 8",
+    ),
+    "a gap at the beginning": (
+        file_of({"a": tensor([1], 4, 8)}, bytes(8)),
+        "begins at byte 4 of the data, but what is before it ends at 0",
+    ),
+    "bytes too few": (
+        file_of({"a": tensor([1], 0, 4)}, bytes(3)),
+        "its tensors take 4 bytes, but 3 bytes follow the header",
+    ),
+    "bytes too many": (
+        file_of({"a": tensor([1], 0, 4)}, bytes(5)),
+        "its tensors take 4 bytes, but 5 bytes follow the header",
+    ),
+    "4 TB": (
+        file_of({"a": tensor([1 << 40], 0, 1 << 42)}),
+        f"its tensors take {1 << 42} bytes, but 0 bytes follow the header",
+    ),
+    "40 axes": (
+        file_of({"a": tensor([1] * 40, 0, 4)}, bytes(4)),
+        "tensor 'a' has 40 axes and 2 data_offsets, but at most 32 and 2 are read",
+    ),
+    "no numbers, but too many rows": (
+        file_of({"a": tensor([0, 1 << 62], 0, 0)}),
+        "tensor 'a' has shape (0, 4611686018427387904): ",
+    ),
+    "a bool of 2": (
+        file_of({"a": tensor([1], 0, 1, "BOOL")}, b"\2"),
+        "tensor 'a' is BOOL, but it has bytes that are neither 0 nor 1",
+    ),
 }
 # What the library does not refuse by itself, in one version or another
 READ_BY_THE_LIBRARY = {
@@ -197,7 +274,11 @@ def test_nothing_is_read_that_the_library_refuses():
             read_by_both += 1
             assert arrays.keys() == theirs.keys()
             for name, array in theirs.items():
-                assert (arrays[name].dtype, arrays[name].shape, arrays[name].tobytes()) == (array.dtype, array.shape, array.tobytes())
+                assert (arrays[name].dtype, arrays[name].shape, arrays[name].tobytes()) == (
+                    array.dtype,
+                    array.shape,
+                    array.tobytes(),
+                )
     assert read_by_both > 0
 
 

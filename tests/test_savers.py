@@ -159,13 +159,19 @@ def test_without_locks_the_arrays_of_another_save_are_kept(tmp_path, monkeypatch
     monkeypatch.setattr(_disk, "fcntl", None)
     storage.save(tmp_path, {"a": np.ones(1)}, {"who": 1})
     first = names(tmp_path)
-    for name in ("model-0123456789ab.safetensors", "model.safetensors.0123456789abcdef.tmp", "model-ba9876543210.safetensors"):
+    for name in (
+        "model-0123456789ab.safetensors",
+        "model.safetensors.0123456789abcdef.tmp",
+        "model-ba9876543210.safetensors",
+    ):
         (tmp_path / name).touch()
     os.utime(tmp_path / "model-ba9876543210.safetensors", (time.time() - 2 * 86_400,) * 2)
     storage.save(tmp_path, {"a": np.ones(2)}, {"who": 2})
     left = names(tmp_path)
     assert not set(first) & set(left) - {"config.json"}
-    assert "model-0123456789ab.safetensors" in left and "model.safetensors.0123456789abcdef.tmp" in left and len(left) == 4
+    assert (
+        "model-0123456789ab.safetensors" in left and "model.safetensors.0123456789abcdef.tmp" in left and len(left) == 4
+    )
     monkeypatch.undo()
     storage.save(tmp_path, {"a": np.ones(3)}, {"who": 3})
     assert len(names(tmp_path)) == 2
@@ -216,7 +222,14 @@ def test_what_killed_processes_have_left_counts_as_nothing_and_is_removed(tmp_pa
     assert not storage.holds_anything(tmp_path)
     SequenceClassifier(hidden_size=3, seed=0).fit(X, Y, checkpoint=tmp_path, **FIT)
     assert not set(left) & set(names(tmp_path)) and len(names(tmp_path)) == 4
-    for name in ("model-0123456789ab.safetensors.bak", "config.json.tmp.tmp", "x.tmp", "model.safetensors", "other.lock", ".hidden"):
+    for name in (
+        "model-0123456789ab.safetensors.bak",
+        "config.json.tmp.tmp",
+        "x.tmp",
+        "model.safetensors",
+        "other.lock",
+        ".hidden",
+    ):
         folder = tmp_path / f"with {name}"
         folder.mkdir()
         (folder / name).touch()
@@ -280,8 +293,16 @@ def test_of_two_trainings_that_begin_together_one_is_refused(tmp_path, monkeypat
 
     others = contextlib.ExitStack()
     for name, happens, message in (
-        ("m", lambda folder: others.enter_context(real(folder)), "another training is writing to .*m: wait until it has ended"),
-        ("n", lambda folder: storage.save(folder, {}, {}), "n is not empty: give resume to continue the training there, or another directory"),
+        (
+            "m",
+            lambda folder: others.enter_context(real(folder)),
+            "another training is writing to .*m: wait until it has ended",
+        ),
+        (
+            "n",
+            lambda folder: storage.save(folder, {}, {}),
+            "n is not empty: give resume to continue the training there, or another directory",
+        ),
     ):
         meanwhile(happens)
         with pytest.raises(ValueError, match=message):
@@ -363,6 +384,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_one(tmp_path):
     """The first holds the lock, the second waits for it, the first removes the file, the third makes it anew."""
     got = []
     with _disk.lock(tmp_path / "save.lock", wait=True):
+
         def second():
             with _disk.lock(tmp_path / "save.lock", wait=True):
                 got.append(os.stat(tmp_path / "save.lock").st_ino)

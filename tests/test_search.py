@@ -19,7 +19,9 @@ def net_of(cell="gru", attention=None, layers=1, feeds=True, dtype="float64", sh
     given = {}
     if attention:
         decoder = AttentionDecoder(decoder, 9, attention=attention, input_feeding=feeds, seed=2)
-        given = dict(memory=rng.standard_normal((6, ROWS, 9)).astype(dtype), memory_lengths=np.array([6, 1, 3, 4, 2, 6, 5]))
+        given = dict(
+            memory=rng.standard_normal((6, ROWS, 9)).astype(dtype), memory_lengths=np.array([6, 1, 3, 4, 2, 6, 5])
+        )
     else:
         given = dict(context=rng.standard_normal((ROWS, 3)).astype(dtype))
     states = [0.5 * rng.standard_normal((layers, ROWS, 9)).astype(dtype) for _ in range(2 if cell == "lstm" else 1)]
@@ -31,12 +33,19 @@ def net_of(cell="gru", attention=None, layers=1, feeds=True, dtype="float64", sh
 
 
 NETS = [("gru", None, 1, False), ("lstm", None, 2, False), ("rnn_tanh", None, 1, False), ("gru_before", None, 2, False)]
-NETS += [("gru", attention, 1, True) for attention in ("additive", "dot", "general")] + [("lstm", "additive", 2, True), ("gru", "general", 2, False)]
+NETS += [("gru", attention, 1, True) for attention in ("additive", "dot", "general")] + [
+    ("lstm", "additive", 2, True),
+    ("gru", "general", 2, False),
+]
 
 
 def row_of(state, given, row):
     some = slice(row, row + 1)
-    one = {"memory_lengths": given["memory_lengths"][some], "memory": given["memory"][:, some]} if "memory" in given else {"context": given["context"][some]}
+    one = (
+        {"memory_lengths": given["memory_lengths"][some], "memory": given["memory"][:, some]}
+        if "memory" in given
+        else {"context": given["context"][some]}
+    )
     return as_state(tuple(s[:, some] for s in as_tuple(state))), one
 
 
@@ -74,7 +83,9 @@ def beam_search(net, state, given, limit, K, alpha):
 def test_a_beam_is_what_step_by_step_gives(isa, cell, attention, layers, feeds, K, alpha):
     *net, state, given = net_of(cell, attention, layers, feeds)
     limits = np.array([9, 1, 4, 12, 2, 6, 12])
-    found = search(*net, state, rows=ROWS, start=START, end=END, max_length=limits, beam=K, n_best=K, length_penalty=alpha, **given)
+    found = search(
+        *net, state, rows=ROWS, start=START, end=END, max_length=limits, beam=K, n_best=K, length_penalty=alpha, **given
+    )
     ended = set()
     for row in range(ROWS):
         one_state, one_given = row_of(state, given, row)
@@ -110,13 +121,17 @@ def test_what_is_written_for_a_row_does_not_depend_on_the_others_or_on_threads(i
     for row in range(ROWS):
         one_state, one_given = row_of(state, given, row)
         [alone] = search(*net, one_state, rows=1, **options, **one_given)
-        assert [(h.ids.tolist(), h.score, h.ended) for h in alone] == [(h.ids.tolist(), h.score, h.ended) for h in found[row]]
+        assert [(h.ids.tolist(), h.score, h.ended) for h in alone] == [
+            (h.ids.tolist(), h.score, h.ended) for h in found[row]
+        ]
     many = {name: np.repeat(a, 60, axis=0 if name in ("context", "memory_lengths") else 1) for name, a in given.items()}
     many_state = as_state(tuple(np.repeat(s, 60, axis=1) for s in as_tuple(state)))
     for threads in (1, 3):
         with fastrnn.threads(threads):
             for i, hypotheses in enumerate(search(*net, many_state, rows=60 * ROWS, **options, **many)):
-                assert [(h.ids.tolist(), h.score) for h in hypotheses] == [(h.ids.tolist(), h.score) for h in found[i // 60]]
+                assert [(h.ids.tolist(), h.score) for h in hypotheses] == [
+                    (h.ids.tolist(), h.score) for h in found[i // 60]
+                ]
 
 
 def test_draws_have_the_probabilities_of_the_softmax_and_depend_on_the_key():
@@ -124,7 +139,14 @@ def test_draws_have_the_probabilities_of_the_softmax_and_depend_on_the_key():
     one_state, one_given = row_of(state, given, 0)
     many = 4000
     states = np.repeat(one_state, many, axis=1)
-    options = dict(rows=many, start=START, end=END, max_length=2, temperature=0.7, context=np.repeat(one_given["context"], many, axis=0))
+    options = dict(
+        rows=many,
+        start=START,
+        end=END,
+        max_length=2,
+        temperature=0.7,
+        context=np.repeat(one_given["context"], many, axis=0),
+    )
     found = search(*net, states, key=3, **options)
     first = np.bincount([h.ids[0] if len(h.ids) else END for [h] in found], minlength=V) / many
     p = np.exp(log_probabilities(*net, one_state, one_given, [])[0] / 0.7)
@@ -172,7 +194,9 @@ def test_more_hypotheses_than_symbols_and_scores_that_are_no_numbers():
     with net[2].updating() as flat:
         flat[:] = np.nan
     for options in ({"beam": 1}, {"beam": 3}, {"temperature": 1.0}):
-        with pytest.raises(RuntimeError, match="the scores of the symbols for row 0 are NaN: what enters the decoder is not finite"):
+        with pytest.raises(
+            RuntimeError, match="the scores of the symbols for row 0 are NaN: what enters the decoder is not finite"
+        ):
             search(*net, state, rows=ROWS, start=START, end=END, max_length=5, **options, **given)
 
 

@@ -35,7 +35,17 @@ def series(T=90):
 def test_gradients_through_the_whole_regressor(cell, layers):
     X, y, steps = ragged(6)
     for per_step, pooling, targets in ((False, "mean", y), (False, "last", y), (True, "last", steps)):
-        model = SequenceRegressor(cell, 4, layers, bidirectional=True, pooling=pooling, per_step=per_step, dropout=0.3, dtype="float64", seed=1)
+        model = SequenceRegressor(
+            cell,
+            4,
+            layers,
+            bidirectional=True,
+            pooling=pooling,
+            per_step=per_step,
+            dropout=0.3,
+            dtype="float64",
+            seed=1,
+        )
         model.fit(X, targets, epochs=0, **QUIET)
         weights = np.arange(1.0, 7.0)
         scaled = [model._target_scaler(t) for t in targets] if per_step else model._target_scaler(targets)
@@ -43,7 +53,9 @@ def test_gradients_through_the_whole_regressor(cell, layers):
         assert_gradient(model, batch)
 
 
-@pytest.mark.parametrize("options", [{}, {"quantiles": (0.1, 0.5)}, {"season": 12, "log": True, "dropout": 0.3, "num_layers": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"quantiles": (0.1, 0.5)}, {"season": 12, "log": True, "dropout": 0.3, "num_layers": 2}]
+)
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_gradients_through_the_whole_forecaster(cell, options):
     from fastrnn.models.windows import Windows
@@ -53,14 +65,20 @@ def test_gradients_through_the_whole_forecaster(cell, options):
     model.fit(both, np.arange(90.0)[:, None] % 7, epochs=0, **QUIET)
     inputs = np.random.default_rng(0).standard_normal((20, 4))
     batch = Windows([inputs], model, 2, 64, None)[0]
-    assert batch[0].shape == (12, 9, 4) and (batch[0][7:, :, :2] == 0).all() and (batch[0][..., 3] == (np.arange(12) >= 7)[:, None])[7:].all()
+    assert (
+        batch[0].shape == (12, 9, 4)
+        and (batch[0][7:, :, :2] == 0).all()
+        and (batch[0][..., 3] == (np.arange(12) >= 7)[:, None])[7:].all()
+    )
     assert_gradient(model, batch)
 
 
 @pytest.mark.parametrize("cell, layers", [("rnn", 1), ("gru", 2), ("lstm", 1)])
 def test_gradients_through_the_whole_event_model(cell, layers):
     X = events()
-    model = EventModel(cell, 5, layers, input_dropout=0.2, dropout=0.4, dtype="float64", seed=3).fit(X, epochs=0, **QUIET)
+    model = EventModel(cell, 5, layers, input_dropout=0.2, dropout=0.4, dtype="float64", seed=3).fit(
+        X, epochs=0, **QUIET
+    )
     [batch] = Sequences([x.astype(float) for x in X], 20)
     assert_gradient(model, batch)
 
@@ -83,7 +101,9 @@ def test_a_regressor_learns_and_comes_back_from_disk(per_step, tmp_path):
     for mine, theirs in zip(model.predict(X), again.predict(X)):
         assert_array_equal(mine, theirs)
     assert model.predict(X)[3].shape == (steps[3].shape if per_step else (2,))
-    flat = SequenceRegressor("rnn", 4, per_step=per_step, seed=0).fit(X, [s[:, 0] for s in steps] if per_step else y[:, 0], epochs=1, **QUIET)
+    flat = SequenceRegressor("rnn", 4, per_step=per_step, seed=0).fit(
+        X, [s[:, 0] for s in steps] if per_step else y[:, 0], epochs=1, **QUIET
+    )
     assert flat.predict(X)[0].shape == (((len(X[0]),)) if per_step else ())
 
 
@@ -91,7 +111,9 @@ def test_r2_is_that_of_scikit_learn_by_its_formula():
     X, y, _ = ragged()
     model = SequenceRegressor("gru", 4, seed=0).fit(X, y, epochs=2, **QUIET)
     found = model.predict(X)
-    want = np.mean([1 - ((found[:, k] - y[:, k]) ** 2).sum() / ((y[:, k] - y[:, k].mean()) ** 2).sum() for k in range(2)])
+    want = np.mean(
+        [1 - ((found[:, k] - y[:, k]) ** 2).sum() / ((y[:, k] - y[:, k].mean()) ** 2).sum() for k in range(2)]
+    )
     assert_allclose(model.score(X, y), want, rtol=1e-5)
 
 
@@ -105,7 +127,9 @@ def test_sample_weights_of_zero_leave_sequences_out():
     assert_allclose(whole, part.storage.flat, rtol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{}, {"season": 12}, {"difference": True}, {"season": 12, "difference": True, "log": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"season": 12}, {"difference": True}, {"season": 12, "difference": True, "log": True}]
+)
 @pytest.mark.parametrize("K", [1, 2])
 def test_differences_and_logarithms_are_undone(options, K):
     whole = np.stack([series(60), series(60)[::-1]][:K], 1)
@@ -137,7 +161,9 @@ def test_a_forecaster_beats_the_season_and_comes_back_from_disk(tmp_path):
 def test_other_variables_are_used_for_the_future_too():
     rng = np.random.default_rng(0)
     exog = rng.standard_normal((200, 1))
-    model = Forecaster(5, 6, cell="rnn", hidden_size=16, seed=1).fit(exog[:190, 0] * 3, exog[:190], epochs=60, lr=0.01, **QUIET)
+    model = Forecaster(5, 6, cell="rnn", hidden_size=16, seed=1).fit(
+        exog[:190, 0] * 3, exog[:190], epochs=60, lr=0.01, **QUIET
+    )
     assert_allclose(model.predict(10, future_exog=exog[190:]), exog[190:, 0] * 3, atol=1.0)
     with pytest.raises(ValueError, match=r"future_exog has shape \(6, 2\), but \(6, 1\) is needed"):
         model.predict(future_exog=np.zeros((6, 2)))
@@ -151,7 +177,9 @@ def test_steps_past_a_length_do_not_count_in_the_loss():
     scaled, scratch = [model._target_scaler(s) for s in steps], np.zeros(model.storage.size)
 
     def loss(rows):
-        [batch] = model._batches([X[i] for i in rows], [scaled[i] for i in rows], np.ones(len(rows)), None, 6, None, 0, model._scaler)[0]
+        [batch] = model._batches(
+            [X[i] for i in rows], [scaled[i] for i in rows], np.ones(len(rows)), None, 6, None, 0, model._scaler
+        )[0]
         return model.loss_and_gradient(batch, into=scratch, rng=0)[0]
 
     lengths = np.array([len(x) for x in X])
@@ -169,7 +197,9 @@ def test_other_variables_stay_beside_their_steps_where_differences_are_learnt():
     exog, x = rng.standard_normal((300, 1)), np.zeros(300)
     for t in range(4, 300):
         x[t] = x[t - 4] + exog[t, 0]
-    model = Forecaster(5, 6, cell="rnn", season=4, hidden_size=16, seed=1).fit(x[:290], exog[:290], epochs=60, lr=0.01, **QUIET)
+    model = Forecaster(5, 6, cell="rnn", season=4, hidden_size=16, seed=1).fit(
+        x[:290], exog[:290], epochs=60, lr=0.01, **QUIET
+    )
     assert_allclose(model.predict(4, future_exog=exog[290:294]), x[290:294], atol=0.5)
 
 
@@ -220,7 +250,9 @@ def test_memory_mapped_sequences_are_not_read_into_memory(tmp_path):
 
     assert all(np.shares_memory(x, data) for x in _check_data.sequences(data))
     mapped = SequenceClassifier("gru", 4, seed=0).fit(data, y, epochs=2, **QUIET)
-    assert_array_equal(mapped.storage.flat, SequenceClassifier("gru", 4, seed=0).fit(np.array(data), y, epochs=2, **QUIET).storage.flat)
+    assert_array_equal(
+        mapped.storage.flat, SequenceClassifier("gru", 4, seed=0).fit(np.array(data), y, epochs=2, **QUIET).storage.flat
+    )
 
 
 # --- losses -------------------------------------------------------------------
@@ -301,4 +333,3 @@ BAD = [
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
-

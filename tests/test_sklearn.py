@@ -10,13 +10,17 @@ import pytest
 pytestmark = pytest.mark.sklearn
 
 # As MLPClassifier: a weight of 2 is one gradient twice as large, two copies are two sequences of other batches.
-STOCHASTIC = {"check_sample_weight_equivalence_on_dense_data": "batches of repeated sequences are not those of weighted ones"}
+STOCHASTIC = {
+    "check_sample_weight_equivalence_on_dense_data": "batches of repeated sequences are not those of weighted ones"
+}
 
 
 def estimator(name, **options):
     import fastrnn.sklearn
 
-    return getattr(fastrnn.sklearn, name)(**{"hidden_layer_sizes": (8,), "n_iter_no_change": 500, "max_iter": 4, "random_state": 0, **options})
+    return getattr(fastrnn.sklearn, name)(
+        **{"hidden_layer_sizes": (8,), "n_iter_no_change": 500, "max_iter": 4, "random_state": 0, **options}
+    )
 
 
 def ragged(N=30, F=3, seed=0):
@@ -53,7 +57,9 @@ def test_scikit_learns_own_checks_pass(name):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        report = check_estimator(estimator(name, hidden_layer_sizes=(16,), max_iter=25, random_state=None), expected_failed_checks=STOCHASTIC)
+        report = check_estimator(
+            estimator(name, hidden_layer_sizes=(16,), max_iter=25, random_state=None), expected_failed_checks=STOCHASTIC
+        )
     status = {entry["check_name"]: entry["status"] for entry in report}
     assert {check for check, found in status.items() if found == "xfail"} == set(STOCHASTIC)
     assert "failed" not in status.values() and len(status) > 40
@@ -62,7 +68,9 @@ def test_scikit_learns_own_checks_pass(name):
 def test_the_checks_of_parametrize_with_checks_pass_one_by_one():
     from sklearn.utils.estimator_checks import parametrize_with_checks
 
-    mark = parametrize_with_checks([estimator("RNNRegressor", max_iter=60)], expected_failed_checks=lambda of: STOCHASTIC)
+    mark = parametrize_with_checks(
+        [estimator("RNNRegressor", max_iter=60)], expected_failed_checks=lambda of: STOCHASTIC
+    )
     cases = [case for case in mark.args[1] if not getattr(case, "marks", ())]
     assert len(cases) > 40
     for case in cases:
@@ -81,8 +89,16 @@ def test_the_forms_of_X_give_the_same_bits(name):
     for k, x in enumerate(X):
         padded[k, : len(x)] = x
     flat = np.concatenate(y) if name == "RNNTagger" else y
-    wanted = np.concatenate(estimator(name).fit(X, y).predict(X))[None] if name == "RNNTagger" else estimator(name).fit(X, y).predict(X)
-    for given, target, options in ((padded, y, {"lengths": lengths}), (rows, flat, {"lengths": lengths}), ((rows, lengths), flat, {})):
+    wanted = (
+        np.concatenate(estimator(name).fit(X, y).predict(X))[None]
+        if name == "RNNTagger"
+        else estimator(name).fit(X, y).predict(X)
+    )
+    for given, target, options in (
+        (padded, y, {"lengths": lengths}),
+        (rows, flat, {"lengths": lengths}),
+        ((rows, lengths), flat, {}),
+    ):
         found = estimator(name).fit(given, target, **options).predict(given, **options)
         if name == "RNNTagger":
             found = (found if found[0].shape == () else np.concatenate(found))[None]
@@ -128,7 +144,9 @@ def test_a_weight_of_zero_leaves_a_sequence_out(name):
     weights = np.ones(len(X))
     weights[20:] = 0
     some = None if y[name] is None else y[name][:20]
-    assert_same(estimator(name).fit(X, y[name], sample_weight=weights).predict(X), estimator(name).fit(X[:20], some).predict(X))
+    assert_same(
+        estimator(name).fit(X, y[name], sample_weight=weights).predict(X), estimator(name).fit(X[:20], some).predict(X)
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -175,7 +193,11 @@ def test_warm_start_goes_on_and_no_warm_start_begins_anew(name):
 def test_partial_fit_learns_an_epoch_a_call(name):
     X, y = ragged()
     model = estimator(name, learning_rate_init=0.02)
-    options = {"classes": ["+", "-"] if name == "RNNTagger" else ["down", "up"]} if name in ("RNNClassifier", "RNNTagger") else {}
+    options = (
+        {"classes": ["+", "-"] if name == "RNNTagger" else ["down", "up"]}
+        if name in ("RNNClassifier", "RNNTagger")
+        else {}
+    )
     for _ in range(20):
         model.partial_fit(X, y[name], **options)
     assert model.n_iter_ == 20 and model.loss_curve_[-1] < model.loss_curve_[0]
@@ -184,13 +206,20 @@ def test_partial_fit_learns_an_epoch_a_call(name):
 @pytest.mark.parametrize("solver", ["adam", "sgd", "rmsprop"])
 def test_calls_of_partial_fit_are_the_epochs_of_a_fit_as_the_moments_are_handed_on(solver):
     X, y = ragged()
-    options = {"solver": solver, "batch_size": len(X), "learning_rate_init": 0.01, "max_iter": 5}  # one update an epoch: no order of batches
+    options = {
+        "solver": solver,
+        "batch_size": len(X),
+        "learning_rate_init": 0.01,
+        "max_iter": 5,
+    }  # one update an epoch: no order of batches
     whole, parts = estimator("RNNRegressor", **options).fit(X, y["RNNRegressor"]), estimator("RNNRegressor", **options)
     for _ in range(5):
         parts.partial_fit(X, y["RNNRegressor"])
     np.testing.assert_allclose(parts.predict(X), whole.predict(X), rtol=1e-4)
     np.testing.assert_allclose(parts.loss_curve_, whole.loss_curve_, rtol=1e-4)
-    parts.set_params(solver="adagrad").partial_fit(X, y["RNNRegressor"])  # another solver begins with moments of its own
+    parts.set_params(solver="adagrad").partial_fit(
+        X, y["RNNRegressor"]
+    )  # another solver begins with moments of its own
 
 
 def test_partial_fit_needs_all_classes_first_and_refuses_a_strange_label():
@@ -205,7 +234,9 @@ def test_partial_fit_needs_all_classes_first_and_refuses_a_strange_label():
 
 def test_early_stopping_keeps_the_best_and_says_the_scores():
     train_X, test_X, train_y, test_y = digits()
-    model = estimator("RNNClassifier", hidden_layer_sizes=(32,), early_stopping=True, n_iter_no_change=3, max_iter=60).fit(train_X[:600], train_y[:600])
+    model = estimator(
+        "RNNClassifier", hidden_layer_sizes=(32,), early_stopping=True, n_iter_no_change=3, max_iter=60
+    ).fit(train_X[:600], train_y[:600])
     assert model.n_iter_ == len(model.validation_scores_) < 60
     assert model.best_validation_score_ == max(model.validation_scores_) > 0.8 and model.best_loss_ is None
 
@@ -237,7 +268,9 @@ def test_digits_read_row_by_row_in_a_pipeline_and_a_grid_search_of_two_processes
     from sklearn.preprocessing import FunctionTransformer
 
     train_X, test_X, train_y, test_y = digits()
-    model = make_pipeline(FunctionTransformer(), estimator("RNNClassifier", hidden_layer_sizes=(32,), learning_rate_init=0.01, max_iter=8))
+    model = make_pipeline(
+        FunctionTransformer(), estimator("RNNClassifier", hidden_layer_sizes=(32,), learning_rate_init=0.01, max_iter=8)
+    )
     search = GridSearchCV(model, {"rnnclassifier__cell": ["gru", "rnn"]}, cv=2, n_jobs=2).fit(train_X, train_y)
     print(search.best_params_, search.cv_results_["mean_test_score"].round(4), search.score(test_X, test_y))
     assert search.score(test_X, test_y) > 0.93
@@ -246,7 +279,9 @@ def test_digits_read_row_by_row_in_a_pipeline_and_a_grid_search_of_two_processes
 def test_a_forecaster_goes_on_with_a_wave():
     t = np.arange(400)
     waves = [np.sin(0.3 * t[k : k + 60])[:, None] for k in range(0, 300, 10)]
-    model = estimator("RNNForecaster", hidden_layer_sizes=(24,), cell="gru", learning_rate_init=0.02, max_iter=60).fit(waves)
+    model = estimator("RNNForecaster", hidden_layer_sizes=(24,), cell="gru", learning_rate_init=0.02, max_iter=60).fit(
+        waves
+    )
     assert model.score(waves) > 0.99
     np.testing.assert_allclose(model.predict(waves[:1], horizon=5)[0, :, 0], np.sin(0.3 * t[60:65]), atol=0.15)
 
@@ -275,7 +310,9 @@ def test_a_forecaster_refuses_a_sequence_of_one_step():
 @pytest.mark.parametrize("name", ALL)
 def test_alpha_makes_weights_smaller_and_leaves_biases_to_the_data(name):
     X, y = ragged()
-    free, held = (estimator(name, alpha=alpha, solver="sgd", max_iter=1, batch_size=30).fit(X, y[name]) for alpha in (0.0, 3000.0))
+    free, held = (
+        estimator(name, alpha=alpha, solver="sgd", max_iter=1, batch_size=30).fit(X, y[name]) for alpha in (0.0, 3000.0)
+    )
     for key, slot in free._net.slots.items():
         mine, theirs = slot.view(held._net.storage.flat), slot.view(free._net.storage.flat)
         if "bias" in key:
@@ -312,6 +349,10 @@ def test_predict_step_takes_several_streams_and_refuses_what_is_wrong():
     model = estimator("RNNClassifier").fit(X, y["RNNClassifier"])
     both, _ = model.predict_step(np.stack([X[0][0], X[1][0]]))
     assert both.tolist() == [model.predict_step(X[k][0])[0] for k in range(2)]
-    for x_t, match in ((np.ones(2), "expecting 3 features"), (np.ones((1, 1, 3)), "expecting 3 features"), ([1, np.nan, 2], "NaN")):
+    for x_t, match in (
+        (np.ones(2), "expecting 3 features"),
+        (np.ones((1, 1, 3)), "expecting 3 features"),
+        ([1, np.nan, 2], "NaN"),
+    ):
         with pytest.raises(ValueError, match=match):
             model.predict_step(x_t)

@@ -25,7 +25,10 @@ def draw(*shape, seed=0, dtype="float64"):
 
 def like(state, seed=1):
     """Random numbers in the shape of a stack's state."""
-    return tuple(as_state([draw(*s.shape, seed=seed + k, dtype=s.dtype) for k, s in enumerate(as_tuple(member))]) for member in state)
+    return tuple(
+        as_state([draw(*s.shape, seed=seed + k, dtype=s.dtype) for k, s in enumerate(as_tuple(member))])
+        for member in state
+    )
 
 
 def same_gradients(got, want, what="gradients"):
@@ -37,7 +40,9 @@ def flat_state(state):
     return tuple(s for member in state for s in as_tuple(member))
 
 
-def mixed(dtype="float64", *, dropout=0.0, variational=False, residual=True, bidirectional=False, batch_first=False, **first):
+def mixed(
+    dtype="float64", *, dropout=0.0, variational=False, residual=True, bidirectional=False, batch_first=False, **first
+):
     """Three members of different cells and sizes, with parameters that are not zero."""
     make = dict(dtype=dtype, bidirectional=bidirectional, batch_first=batch_first)
     H = 8 if bidirectional else 4
@@ -68,8 +73,21 @@ def two_members(case, **more):
     for k in range(2):
         params = {name.replace(f"_l{k}", "_l0"): p for name, p in case.params.items() if f"_l{k}" in name}
         context = case.given["context"].shape[1] if "context" in case.given and k == 0 else 0
-        layers.append(make(case.cell, D * features(case.cell, case.H) if k else case.I, case.H, 1, params, dtype=case.dtype, context_size=context, **options))
-    return Stacked(layers, **more), lambda state: tuple(as_state([s[k * D : (k + 1) * D] for s in as_tuple(state)]) for k in range(2))
+        layers.append(
+            make(
+                case.cell,
+                D * features(case.cell, case.H) if k else case.I,
+                case.H,
+                1,
+                params,
+                dtype=case.dtype,
+                context_size=context,
+                **options,
+            )
+        )
+    return Stacked(layers, **more), lambda state: tuple(
+        as_state([s[k * D : (k + 1) * D] for s in as_tuple(state)]) for k in range(2)
+    )
 
 
 def joined(states, axis=0):
@@ -269,7 +287,9 @@ def test_a_stream_gives_the_bits_of_one_call(isa, residual):
     s.state = half
     s.reset([1, 4])
     with_none = net(x[3:], context=context)[0]
-    same_bits(s.run(x[3:]), np.where(np.isin(np.arange(5), [1, 4])[:, None], with_none, y[3:]), "y after a reset of two rows")
+    same_bits(
+        s.run(x[3:]), np.where(np.isin(np.arange(5), [1, 4])[:, None], with_none, y[3:]), "y after a reset of two rows"
+    )
     with net.updating() as flat:
         flat *= 0.5
     s.reset()
@@ -282,7 +302,10 @@ def test_a_stream_gives_the_bits_of_one_call(isa, residual):
 def test_a_stream_has_checked_out_before_a_member_goes_on():
     s = mixed().stream(2)
     before = s.state
-    for call in (lambda: s.step(draw(2, 3), out=np.empty((2, 5))), lambda: s.run(draw(4, 2, 3), out=np.empty((3, 2, 4)))):
+    for call in (
+        lambda: s.step(draw(2, 3), out=np.empty((2, 5))),
+        lambda: s.run(draw(4, 2, 3), out=np.empty((3, 2, 4))),
+    ):
         with pytest.raises(ValueError, match="out is float64 of shape .*, but it must be float64 of shape"):
             call()
     for got, want in zip(s.state, before, strict=True):
@@ -310,7 +333,9 @@ def test_x_is_laid_out_as_for_a_single_network():
 
 def test_an_autonomous_stack_starts_from_what_it_has_learnt():
     """No input at all, over lengths never seen, and the gradients of the initial states."""
-    net = Stacked([GRU(0, 3, dtype="float64", learn_initial_state=True), LSTM(3, 2, dtype="float64", learn_initial_state=True)])
+    net = Stacked(
+        [GRU(0, 3, dtype="float64", learn_initial_state=True), LSTM(3, 2, dtype="float64", learn_initial_state=True)]
+    )
     with net.updating() as flat:
         flat[:] = 0.5 * draw(len(flat))
     y, _ = net(np.empty((50, 2, 0)))
@@ -354,6 +379,7 @@ def test_members_with_a_storage_each_are_moved_into_one_and_stay_the_same_object
 
 def test_members_that_were_trained_before_they_were_moved_are_packed_anew():
     """The new storage counts its versions from 0, and comes to the number that a member had before."""
+
     def halve(layer):
         with layer.updating() as flat:
             flat *= 0.5
@@ -399,20 +425,35 @@ def test_a_stack_is_copied_pickled_saved_and_shown(tmp_path):
         assert other.storage is not net.storage and all(layer.storage is other.storage for layer in other.layers)
     same_bits(net.copy().vjp(x, rng=3)[0][0], net.vjp(x, rng=3)[0][0], "y with dropout")
     assert_allclose(net.astype("float64")(x.astype("float64"))[0], y, rtol=1e-4, atol=1e-5)
-    assert repr(net) == "Stacked([RNN(3, 4), LSTM(4, 4, learn_initial_state=True), GRU(4, 4)], dropout=0.25, residual=True)"
+    assert (
+        repr(net)
+        == "Stacked([RNN(3, 4), LSTM(4, 4, learn_initial_state=True), GRU(4, 4)], dropout=0.25, residual=True)"
+    )
     assert (net.input_size, net.hidden_size, net.num_directions, net.output_size) == (3, 4, 1, 4)
     wide = Stacked([GRU(3, 5), GRU(5, 6, bidirectional=True, dtype="float32")])
-    assert (wide.input_size, wide.hidden_size, wide.num_directions, wide.output_size, wide.context_size) == (3, 6, 2, 12, 0)
+    assert (wide.input_size, wide.hidden_size, wide.num_directions, wide.output_size, wide.context_size) == (
+        3,
+        6,
+        2,
+        12,
+        0,
+    )
     with pytest.raises(KeyError, match="does not fit this Stacked: missing .'1.weight_ih_l0'"):
         net.load_state_dict({name: p for name, p in net.state_dict().items() if name != "1.weight_ih_l0"})
 
 
 def test_make_gives_a_network_or_a_stack():
     assert repr(stacked.make(LSTM, 3, 5, 2, dropout=0.1)) == "LSTM(3, 5, num_layers=2, dropout=0.1)"
-    net = stacked.make(RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", dropout=0.1, seed=1)
-    assert repr(net).startswith("Stacked([RNN(3, 5, bidirectional=True, context_size=2, nonlinearity='relu', dtype='float64'), RNN(10, 4, ")
+    net = stacked.make(
+        RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", dropout=0.1, seed=1
+    )
+    assert repr(net).startswith(
+        "Stacked([RNN(3, 5, bidirectional=True, context_size=2, nonlinearity='relu', dtype='float64'), RNN(10, 4, "
+    )
     assert net.dropout == 0.1
-    again = stacked.make(RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", seed=1)
+    again = stacked.make(
+        RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", seed=1
+    )
     same_bits(net.flat, again.flat, "first values of one seed")
     same = stacked.make(GRU, 3, 4, 3, residual=True, storage=Storage(), seed=1)
     assert [layer.hidden_size for layer in same.layers] == [4, 4, 4] and same.residual
@@ -474,23 +515,67 @@ def twice():
         (twice, ValueError, "a Stacked needs one member or more, each another layer, got 2"),
         (lambda: on_gru(fastrnn.Linear(4, 2)), TypeError, "member 1 is Linear, but it must be an RNN, GRU or LSTM"),
         (lambda: on_gru(GRU(5, 4)), ValueError, "member 1 has input_size=5, but the one below it gives 4 features"),
-        (lambda: Stacked([GRU(3, 4, bidirectional=True), GRU(4, 4)]), ValueError, "input_size=4, but the one below it gives 8 features"),
-        (lambda: on_gru(GRU(4, 4, dtype="float64")), TypeError, "member 1 computes in float64, but the one below it in float32"),
-        (lambda: on_gru(GRU(4, 4, batch_first=True)), ValueError, "member 1 has batch_first=True, but the one below it False"),
-        (lambda: on_gru(GRU(4, 4, context_size=2)), ValueError, "member 1 was made with context_size=2, but a context enters at member 0"),
-        (lambda: on_gru(GRU(4, 5), residual=True), ValueError, "residual=True needs members whose .* but member 1 is GRU.4, 5."),
+        (
+            lambda: Stacked([GRU(3, 4, bidirectional=True), GRU(4, 4)]),
+            ValueError,
+            "input_size=4, but the one below it gives 8 features",
+        ),
+        (
+            lambda: on_gru(GRU(4, 4, dtype="float64")),
+            TypeError,
+            "member 1 computes in float64, but the one below it in float32",
+        ),
+        (
+            lambda: on_gru(GRU(4, 4, batch_first=True)),
+            ValueError,
+            "member 1 has batch_first=True, but the one below it False",
+        ),
+        (
+            lambda: on_gru(GRU(4, 4, context_size=2)),
+            ValueError,
+            "member 1 was made with context_size=2, but a context enters at member 0",
+        ),
+        (
+            lambda: on_gru(GRU(4, 5), residual=True),
+            ValueError,
+            "residual=True needs members whose .* but member 1 is GRU.4, 5.",
+        ),
         (lambda: on_gru(GRU(4, 4), dropout=1.0), ValueError, "dropout is 1.0, but it must be a number from 0"),
         (in_two_storages, ValueError, "member 2 is in another storage than member 0"),
         (with_one_between, ValueError, "member 1 does not follow the one below it in their storage"),
         (lambda: mixed()(draw(4, 2, 3), (None, None)), ValueError, "a tuple of its 3 members' states, got tuple of 2"),
-        (lambda: mixed()(draw(4, 2, 3), draw(3, 2, 4)), ValueError, "tuple of its 3 members' states, got array of shape .3, 2, 4."),
-        (lambda: mixed()(draw(4, 2, 3), (None, None, draw(1, 3, 4))), ValueError, r"h_0 of state has shape .* but this GRU needs"),
+        (
+            lambda: mixed()(draw(4, 2, 3), draw(3, 2, 4)),
+            ValueError,
+            "tuple of its 3 members' states, got array of shape .3, 2, 4.",
+        ),
+        (
+            lambda: mixed()(draw(4, 2, 3), (None, None, draw(1, 3, 4))),
+            ValueError,
+            r"h_0 of state has shape .* but this GRU needs",
+        ),
         (lambda: mixed()(draw(4, 2, 3), (None, draw(1, 2, 4), None)), ValueError, "state of an LSTM is a pair"),
-        (lambda: mixed()(draw(4, 2, 3), resets=np.zeros((4, 2), bool)), ValueError, "this LSTM has learn_initial_state=True"),
+        (
+            lambda: mixed()(draw(4, 2, 3), resets=np.zeros((4, 2), bool)),
+            ValueError,
+            "this LSTM has learn_initial_state=True",
+        ),
         (lambda: mixed()(draw(4, 2, 2)), ValueError, "x has 2 features, but this RNN was made with input_size=3"),
-        (lambda: mixed().vjp(draw(4, 2, 3))[1](draw(4, 2, 3)), ValueError, "dy has D.H=3, but the forward pass it belongs to had D.H=4"),
-        (lambda: mixed().vjp(draw(4, 2, 3))[1](None, (None, None)), ValueError, "dstate_n of a Stacked is a tuple of its 3"),
-        (lambda: mixed().vjp(draw(4, 2, 3))[1](None, (None, None, draw(1, 3, 4))), ValueError, "h_n of dstate_n has shape"),
+        (
+            lambda: mixed().vjp(draw(4, 2, 3))[1](draw(4, 2, 3)),
+            ValueError,
+            "dy has D.H=3, but the forward pass it belongs to had D.H=4",
+        ),
+        (
+            lambda: mixed().vjp(draw(4, 2, 3))[1](None, (None, None)),
+            ValueError,
+            "dstate_n of a Stacked is a tuple of its 3",
+        ),
+        (
+            lambda: mixed().vjp(draw(4, 2, 3))[1](None, (None, None, draw(1, 3, 4))),
+            ValueError,
+            "h_n of dstate_n has shape",
+        ),
         (lambda: mixed().vjp(draw(4, 2, 3))[1](into=np.zeros(3)), ValueError, "into is float64 of shape"),
     ],
 )

@@ -6,7 +6,19 @@ import pickle
 import numpy as np
 import pytest
 import reference
-from nets import CELLS, as_state, as_tuple, call, features, gradients, make, random_case, same_bits, same_gradients, same_state
+from nets import (
+    CELLS,
+    as_state,
+    as_tuple,
+    call,
+    features,
+    gradients,
+    make,
+    random_case,
+    same_bits,
+    same_gradients,
+    same_state,
+)
 from numpy.testing import assert_allclose
 
 import fastrnn
@@ -32,7 +44,9 @@ OPTIONS = {
 def all_states(net, case, **more):
     """The states of a call and of vjp, which are the same."""
     y, state_n, states = net(case.x, case.layer_state(), return_states=True, **case.given)
-    (taped_y, taped_state, taped), backward = net.vjp(case.x, case.layer_state(), return_states=True, **case.given, **more)
+    (taped_y, taped_state, taped), backward = net.vjp(
+        case.x, case.layer_state(), return_states=True, **case.given, **more
+    )
     same_bits(taped_y, y, "y")
     same_state(taped_state, state_n)
     same_state(taped, states, "states")
@@ -138,7 +152,9 @@ def test_states_are_laid_out_as_x_is(cell):
     case = random_case(cell, 4, 3, 2, 5, num_layers=2, resets=True)
     _, _, want, _ = all_states(case.net(), case)
     first = case.net(batch_first=True)
-    _, _, states = first(case.x.transpose(1, 0, 2), case.layer_state(), resets=case.given["resets"].T, return_states=True)
+    _, _, states = first(
+        case.x.transpose(1, 0, 2), case.layer_state(), resets=case.given["resets"].T, return_states=True
+    )
     for got, s in zip(as_tuple(states), want, strict=True):
         assert got.shape == (2, 3, 4, s.shape[3])
         same_bits(got.transpose(0, 2, 1, 3), s, "batch first")
@@ -189,7 +205,16 @@ def learnt(case, **more):
     initial = {name: s[:, 0].copy() for name, s in zip(names, case.state)}
     options = {**case.options, **more}
     params = {**case.params, **initial}
-    net = make(case.cell, case.I, case.H, options.pop("num_layers"), params, dtype=case.dtype, learn_initial_state=True, **options)
+    net = make(
+        case.cell,
+        case.I,
+        case.H,
+        options.pop("num_layers"),
+        params,
+        dtype=case.dtype,
+        learn_initial_state=True,
+        **options,
+    )
     return net, initial
 
 
@@ -199,9 +224,15 @@ def spread_over_rows(initial, B):
 
 LEARNT = {  # name: (T, B, I, H), options
     "one step": ((1, 1, 2, 3), {}),
-    "rows of length 0, both directions, two layers": ((3, 3, 1, 2), {"lengths": True, "bidirectional": True, "num_layers": 2}),
+    "rows of length 0, both directions, two layers": (
+        (3, 3, 1, 2),
+        {"lengths": True, "bidirectional": True, "num_layers": 2},
+    ),
     "no input": ((4, 2, 0, 4), {}),
-    "no input, lengths, both directions, two layers": ((3, 3, 0, 2), {"lengths": True, "bidirectional": True, "num_layers": 2}),
+    "no input, lengths, both directions, two layers": (
+        (3, 3, 0, 2),
+        {"lengths": True, "bidirectional": True, "num_layers": 2},
+    ),
 }
 
 
@@ -271,7 +302,9 @@ def test_the_gradient_of_a_learnt_initial_state_is_added_to_into(cell):
 def test_a_learnt_initial_state_starts_at_zero_and_changes_no_other_first_value(cell):
     plain, net = make(cell, 3, 5, 2, seed=4), make(cell, 3, 5, 2, seed=4, learn_initial_state=True)
     names = list(net.cell.states)
-    assert list(net.params) == [*plain.params, *names] and net.num_parameters == plain.num_parameters + 2 * sum(net.state_sizes)
+    assert list(net.params) == [*plain.params, *names] and net.num_parameters == plain.num_parameters + 2 * sum(
+        net.state_sizes
+    )
     for name, value in plain.params.items():
         same_bits(net.params[name], value, name)
     x = np.ones((4, 2, 3), "float32")
@@ -280,7 +313,9 @@ def test_a_learnt_initial_state_starts_at_zero_and_changes_no_other_first_value(
         flat += 1
     for scheme in ("glorot", "torch"):
         initialise(net, scheme, seed=0)
-        assert net.params["h_0"].shape == (2, features(cell, 5)) and all((net.params[name] == 0).all() for name in names)
+        assert net.params["h_0"].shape == (2, features(cell, 5)) and all(
+            (net.params[name] == 0).all() for name in names
+        )
     net.load_state_dict(plain.state_dict(), strict=False)
     with pytest.raises(KeyError, match="missing .'h_0'"):
         net.load_state_dict(plain.state_dict())
@@ -333,7 +368,9 @@ def test_a_stream_starts_from_the_learnt_initial_state_and_returns_to_it(cell, i
 def test_resets_and_a_learnt_initial_state_exclude_each_other(cell):
     net = make(cell, 3, 5, learn_initial_state=True)
     for verb in (net, net.vjp):
-        with pytest.raises(ValueError, match="resets make a state zero, but this .* has learn_initial_state=True: give each episode"):
+        with pytest.raises(
+            ValueError, match="resets make a state zero, but this .* has learn_initial_state=True: give each episode"
+        ):
             verb(np.zeros((4, 2, 3), "float32"), resets=np.zeros((4, 2), bool))
 
 

@@ -22,7 +22,14 @@ ARRAYS = {
     "empty": np.empty((0, 2)),
     "nan": np.array([np.nan, -0.0, np.inf]),
 }
-CONFIG = {"model": "Test", "symbols": "aé\n\U0001f600", "lr": 0.1 + 0.2, "none": None, "list": [1, 2.5], "loss": math.nan}
+CONFIG = {
+    "model": "Test",
+    "symbols": "aé\n\U0001f600",
+    "lr": 0.1 + 0.2,
+    "none": None,
+    "list": [1, 2.5],
+    "loss": math.nan,
+}
 
 
 @pytest.fixture
@@ -51,7 +58,9 @@ def test_everything_comes_back_with_the_same_bits(folder):
 
 def test_the_same_model_is_the_same_file(folder, tmp_path):
     storage.save(tmp_path / "again", ARRAYS, CONFIG)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in (tmp_path / "again").iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        path.name for path in (tmp_path / "again").iterdir()
+    )
 
 
 def test_other_programs_can_read_the_arrays(folder):
@@ -108,7 +117,10 @@ for i in range(10**6):
 """
     for delay in (0.05, 0.11, 0.17):
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "m")], env=processes.environment(), stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, str(tmp_path / "m")],
+            env=processes.environment(),
+            stdout=subprocess.PIPE,
+            text=True,
         )
         with process:
             process.stdout.readline()
@@ -139,7 +151,9 @@ def test_any_flipped_bit_is_noticed(folder):
     data = weights.read_bytes()
     for k in range(len(data)):
         weights.write_bytes(data[:k] + bytes([data[k] ^ 1 << k % 8]) + data[k + 1 :])
-        with pytest.raises(ValueError, match=rf"{weights.name} is damaged: its sha256 is [0-9a-f]{{12}}…, but it was saved with"):
+        with pytest.raises(
+            ValueError, match=rf"{weights.name} is damaged: its sha256 is [0-9a-f]{{12}}…, but it was saved with"
+        ):
             storage.load(folder)
 
 
@@ -200,7 +214,10 @@ def test_a_newer_format_is_said_to_be_newer(folder):
     edit(folder, format_version=2)
     with pytest.raises(ValueError) as error:
         storage.load(folder)
-    assert one_line(error) == f"{folder / 'config.json'} has format version 2, but this fastrnn reads up to 1: it needs a newer fastrnn"
+    assert (
+        one_line(error)
+        == f"{folder / 'config.json'} has format version 2, but this fastrnn reads up to 1: it needs a newer fastrnn"
+    )
 
 
 def test_config_json_cannot_point_elsewhere_or_be_edited(folder, tmp_path):

@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import CELLS, Case, as_state, as_tuple, call, check_threads, features, gradients, random_case, same_bits, same_gradients, same_state
+from nets import (
+    CELLS,
+    Case,
+    as_state,
+    as_tuple,
+    call,
+    check_threads,
+    features,
+    gradients,
+    random_case,
+    same_bits,
+    same_gradients,
+    same_state,
+)
 
 import fastrnn
 
@@ -40,13 +53,25 @@ def rows_of(case, rows):
     """The same network, only these batch rows."""
     given = {k: v[:, rows] if k == "resets" else v[rows] for k, v in case.given.items()}
     state = None if case.state is None else tuple(s[:, rows] for s in case.state)
-    return Case(case.cell, case.dtype, case.options, case.params, case.x[:, rows], state, given, case.dy[:, rows], tuple(d[:, rows] for d in case.dstate))
+    return Case(
+        case.cell,
+        case.dtype,
+        case.options,
+        case.params,
+        case.x[:, rows],
+        state,
+        given,
+        case.dy[:, rows],
+        tuple(d[:, rows] for d in case.dstate),
+    )
 
 
 def steps_of(case, steps, state):
     """The same network, only these steps, from another state. Lengths cannot be cut."""
     given = {k: v[steps] if k == "resets" else v for k, v in case.given.items()}
-    return Case(case.cell, case.dtype, case.options, case.params, case.x[steps], state, given, case.dy[steps], case.dstate)
+    return Case(
+        case.cell, case.dtype, case.options, case.params, case.x[steps], state, given, case.dy[steps], case.dstate
+    )
 
 
 def check_rows(case, rng):
@@ -261,7 +286,17 @@ def test_two_layers_equal_one_layer_after_another(cell, isa, sizes, options, dty
         params = {name.replace(f"_l{k}", "_l0"): p for name, p in both.params.items() if f"_l{k}" in name}
         given = {name: v for name, v in both.given.items() if k == 0 or name != "context"}
         part = slice(k * D, (k + 1) * D)
-        return Case(cell, dtype, {"bidirectional": D == 2}, params, x, tuple(s[part] for s in both.state), given, dy, tuple(d[part] for d in both.dstate))
+        return Case(
+            cell,
+            dtype,
+            {"bidirectional": D == 2},
+            params,
+            x,
+            tuple(s[part] for s in both.state),
+            given,
+            dy,
+            tuple(d[part] for d in both.dstate),
+        )
 
     first = layer(0, both.x, None)
     (middle, first_state), first_backward = first.net().vjp(first.x, first.layer_state(), **first.given)
@@ -278,11 +313,20 @@ def test_two_layers_equal_one_layer_after_another(cell, isa, sizes, options, dty
     same_bits(want_g.x, first_g.x, "g.x")
 
 
-@given(sizes=SIZES, context=st.sampled_from([0, 3]), num_layers=st.integers(1, 2), bidirectional=st.booleans(), dtype=DTYPE, data=st.data())
+@given(
+    sizes=SIZES,
+    context=st.sampled_from([0, 3]),
+    num_layers=st.integers(1, 2),
+    bidirectional=st.booleans(),
+    dtype=DTYPE,
+    data=st.data(),
+)
 def test_resets_equal_split_sequences(cell, isa, sizes, context, num_layers, bidirectional, dtype, data):
     """A reset in every row before step t: two sequences, the second from zeros; the reverse direction of the first too."""
     T, B, I, H = sizes["T"] + 1, sizes["B"], sizes["I"], sizes["H"]
-    case = random_case(cell, T, B, I, H, dtype=dtype, context=context, num_layers=num_layers, bidirectional=bidirectional)
+    case = random_case(
+        cell, T, B, I, H, dtype=dtype, context=context, num_layers=num_layers, bidirectional=bidirectional
+    )
     t = data.draw(st.integers(1, T - 1), label="t")
     zeros = tuple(np.zeros_like(s) for s in case.state)
     # the initial state enters the forward direction at the start, the reverse one at the end
@@ -437,8 +481,18 @@ def test_memory_used_before_leaves_no_trace(cell, isa, sizes, options, dtype):
     case = random_case(cell, **sizes, dtype=dtype, **options)
     net = case.net()
     want, want_g = call(net, case), gradients(net, case)
-    poisoned = Case(cell, dtype, case.options, case.params, np.full_like(case.x, np.nan), tuple(np.full_like(s, np.nan) for s in case.state))
-    poisoned.given = {**case.given, **({"context": np.full_like(case.given["context"], np.nan)} if "context" in case.given else {})}
+    poisoned = Case(
+        cell,
+        dtype,
+        case.options,
+        case.params,
+        np.full_like(case.x, np.nan),
+        tuple(np.full_like(s, np.nan) for s in case.state),
+    )
+    poisoned.given = {
+        **case.given,
+        **({"context": np.full_like(case.given["context"], np.nan)} if "context" in case.given else {}),
+    }
     poisoned.dy, poisoned.dstate = np.full_like(case.dy, np.nan), tuple(np.full_like(d, np.nan) for d in case.dstate)
     call(net, poisoned), gradients(net, poisoned)
     got = call(net, case)

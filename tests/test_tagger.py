@@ -83,7 +83,9 @@ def test_save_and_load_and_resume(tmp_path):
     options = dict(batch_size=8, lr=0.01, validation=0.2, verbose=False)
     whole = SequenceTagger("lstm", seed=5, **SMALL).fit(X, y, epochs=4, checkpoint=tmp_path / "whole", **options)
     SequenceTagger("lstm", seed=5, **SMALL).fit(X, y, epochs=2, checkpoint=tmp_path / "part", **options)
-    resumed = SequenceTagger("lstm", seed=5, **SMALL).fit(X, y, epochs=4, checkpoint=tmp_path / "part", resume=True, **options)
+    resumed = SequenceTagger("lstm", seed=5, **SMALL).fit(
+        X, y, epochs=4, checkpoint=tmp_path / "part", resume=True, **options
+    )
     assert_array_equal(resumed.storage.flat, whole.storage.flat)
     again = SequenceTagger.load(tmp_path / "whole")
     assert again.predict(X) == whole.predict(X) and again.tags_ == whole.tags_ and again.history == whole.history
@@ -102,12 +104,24 @@ def test_rare_words_share_one_vector():
         ([], [], {}, ValueError, "there are no sentences"),
         (["a b"], [["N"]], {}, TypeError, "sentence 0 is the str 'a b', but it must be a list of words"),
         ([["a"], []], [["N"], []], {}, ValueError, "sentence 1 has no words: leave it out"),
-        ([["a", ""]], [["N", "N"]], {}, ValueError, "word 1 of sentence 0 is '', but it must be a str of at least one character"),
+        (
+            [["a", ""]],
+            [["N", "N"]],
+            {},
+            ValueError,
+            "word 1 of sentence 0 is '', but it must be a str of at least one character",
+        ),
         ([["a", 5]], [["N", "N"]], {}, ValueError, "word 1 of sentence 0 is 5"),
         ([["a"]], [], {}, ValueError, "y has 0 lists of tags, but there are 1 sentences"),
         ([["a", "b"]], [["N"]], {}, ValueError, "sentence 0 has 2 words, but 1 tags"),
         ([["a", "b"]], [["N", 3]], {}, TypeError, "the tags of sentence 0 must be str, got 3"),
-        ([["a"]], [["N"]], {"validation": ([["a"]], [["V"]])}, UserWarning, "the held-out part has tags that the training part has not: 'V'"),
+        (
+            [["a"]],
+            [["N"]],
+            {"validation": ([["a"]], [["V"]])},
+            UserWarning,
+            "the held-out part has tags that the training part has not: 'V'",
+        ),
     ],
 )
 def test_bad_data_is_named_before_any_work(X, y, options, error, message):

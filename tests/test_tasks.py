@@ -45,7 +45,9 @@ def write_conllu(path, n):
 def write_csv(path, T):
     t = np.arange(T)
     values = np.exp(2 + 0.01 * t + 0.2 * np.sin(t * np.pi / 6))
-    path.write_text("Date,Value\n" + "".join(f"{1990 + i // 12}-{i % 12 + 1:02},{v:.4f}\n" for i, v in enumerate(values)))
+    path.write_text(
+        "Date,Value\n" + "".join(f"{1990 + i // 12}-{i % 12 + 1:02},{v:.4f}\n" for i, v in enumerate(values))
+    )
 
 
 def write_rolls(path, n):
@@ -69,21 +71,39 @@ def write_pairs(path, n):
 
 
 def write_captions(path, n):
-    path.write_text("a,b,text\n" + "".join(f"{k % 2},{k % 3},{['tall', 'wide'][k % 2]} {'xyz'[k % 3]}\n" for k in range(n)))
+    path.write_text(
+        "a,b,text\n" + "".join(f"{k % 2},{k % 3},{['tall', 'wide'][k % 2]} {'xyz'[k % 3]}\n" for k in range(n))
+    )
 
 
 FILES = {"qa": (write_stories, 60, "a.txt"), "translate": (write_pairs, 160, "a.tsv")}
 FILES |= {"caption": (write_captions, 60, "captions.csv"), "regress": (write_numbers, 60, "b.ts")}
-FILES |= {"classify": (write_ts, 40, "a.ts"), "tag": (write_conllu, 40, "a.conllu"), "forecast": (write_csv, 90, "a.csv"), "music": (write_rolls, 8, "a.json")}
+FILES |= {
+    "classify": (write_ts, 40, "a.ts"),
+    "tag": (write_conllu, 40, "a.conllu"),
+    "forecast": (write_csv, 90, "a.csv"),
+    "music": (write_rolls, 8, "a.json"),
+}
 MORE = {"qa": ["--hops", 2, "--memory", 10, "--tying", "layerwise", "--linear-start", 2], "caption": []}
 MORE |= {"translate": ["--attention", "general", "--bidirectional", "--min-count", 1, "--dropout", 0]}
 MORE |= {"regress": ["--pooling", "last"], "classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
          "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
 EVALUATED = {"qa": "accuracy: 1.0000 of the questions", "translate": "NLL: 0.", "caption": "NLL: 0."}
 EVALUATED |= {"regress": "R2: 0.9"}
-EVALUATED |= {"classify": "accuracy: 1.0000 of the series", "tag": "accuracy: 1.0000 of the words", "forecast": "MASE: 0.", "music": "NLL: "}
+EVALUATED |= {
+    "classify": "accuracy: 1.0000 of the series",
+    "tag": "accuracy: 1.0000 of the words",
+    "forecast": "MASE: 0.",
+    "music": "NLL: ",
+}
 MODEL = {"qa": "MemoryNetwork", "translate": "EncoderDecoder", "caption": "VectorToSequence"}
-MODEL |= {"regress": "SequenceRegressor", "classify": "SequenceClassifier", "tag": "SequenceTagger", "forecast": "Forecaster", "music": "EventModel"}
+MODEL |= {
+    "regress": "SequenceRegressor",
+    "classify": "SequenceClassifier",
+    "tag": "SequenceTagger",
+    "forecast": "Forecaster",
+    "music": "EventModel",
+}
 
 
 def made(task):
@@ -112,7 +132,11 @@ def test_a_task_from_data_to_predictions(task, run):
         np.testing.assert_allclose([float(line) for line in lines], data.read_ts(file, labels="number")[1], atol=0.8)
     elif task == "qa":
         [(story, question), *_], [answer, *_] = data.read_babi(file)
-        assert lines[0] == f"{' '.join(question)}? {answer}" and lines[1].split() == ["hop", "1", "hop", "2"] and lines[4] == ""
+        assert (
+            lines[0] == f"{' '.join(question)}? {answer}"
+            and lines[1].split() == ["hop", "1", "hop", "2"]
+            and lines[4] == ""
+        )
         assert all(line.endswith(" ".join(sentence)) for line, sentence in zip(lines[2:4], story))
         assert float(lines[2].split()[1]) > float(lines[3].split()[1])
     elif task == "translate":
@@ -144,7 +168,9 @@ def test_the_task_may_stand_behind_train(run):
 def test_the_held_out_file_decides_which_model_is_best(run):
     made("classify")
     write_ts(Path("b.ts"), 10)
-    status, out, err = run("train", "--task", "classify", "--data", "a.ts", "--held-out", "b.ts", "--epochs", 2, "--quiet")
+    status, out, err = run(
+        "train", "--task", "classify", "--data", "a.ts", "--held-out", "b.ts", "--epochs", 2, "--quiet"
+    )
     assert status == 0 and "held-out accuracy: " in out, err
     history = json.loads(Path("fastrnn-classify/config.json").read_text())["config"]["history"]
     kept = min(history, key=lambda entry: entry["validation_loss"])  # not the one with the best accuracy
@@ -153,7 +179,21 @@ def test_the_held_out_file_decides_which_model_is_best(run):
 
 def test_translations_are_searched_for_without_targets(run, monkeypatch):
     made("translate")
-    options = ["--hidden", 8, "--epochs", 2, "--batch", 16, "--lr", 0.02, "--quiet", "--attention", "none", "--out", "m"]
+    options = [
+        "--hidden",
+        8,
+        "--epochs",
+        2,
+        "--batch",
+        16,
+        "--lr",
+        0.02,
+        "--quiet",
+        "--attention",
+        "none",
+        "--out",
+        "m",
+    ]
     status, _, err = run("train", "translate", "--data", "a.tsv", "--held-out", "a.tsv", *options)
     assert status == 0, err
     model = tasks.load("m")
@@ -161,7 +201,9 @@ def test_translations_are_searched_for_without_targets(run, monkeypatch):
     Path("sources").write_text("zwei katzen zwei\nein hund ein\tzwei\nkatzen katzen hund\n", encoding="utf-8")
     sources = [line.split("\t")[0].split() for line in Path("sources").read_text().splitlines()]
     asked, found = [], EncoderDecoder.predict
-    monkeypatch.setattr(EncoderDecoder, "predict", lambda self, X, *, beam: asked.append((X, beam)) or found(self, X, beam=beam))
+    monkeypatch.setattr(
+        EncoderDecoder, "predict", lambda self, X, *, beam: asked.append((X, beam)) or found(self, X, beam=beam)
+    )
     for beam in ([], ["--beam", 5]):
         status, out, _ = run("predict", "m", "--data", "sources", *beam)
         want = [" ".join(target) for target in model.predict(sources, beam=beam[1] if beam else 1)]
@@ -180,7 +222,9 @@ def test_translations_are_searched_for_without_targets(run, monkeypatch):
 
 def test_sizes_of_layers(run):
     made("classify")
-    status, _, err = run("train", "--task", "classify", "--data", "a.ts", "--hidden", 8, 4, "--epochs", 1, "--quiet", "--out", "m")
+    status, _, err = run(
+        "train", "--task", "classify", "--data", "a.ts", "--hidden", 8, 4, "--epochs", 1, "--quiet", "--out", "m"
+    )
     assert status == 0, err
     assert "hidden_size: [8, 4]" in run("info", "m")[1]
 
@@ -193,27 +237,51 @@ def test_sizes_of_layers(run):
         (["--task", "classify", "--data", "a.ts", "--seq-len", 5], "--seq-len is not an option of --task classify"),
         (["--task", "music", "--data", "a.json", "--min-count", 5], "--min-count is not an option of --task music"),
         (["--task", "forecast", "--data", "a.csv", "--window", 5], "--task forecast needs --horizon"),
-        (["--task", "forecast", "--data", "a.csv", "--held-out", "b"], "--held-out is not an option of --task forecast"),
+        (
+            ["--task", "forecast", "--data", "a.csv", "--held-out", "b"],
+            "--held-out is not an option of --task forecast",
+        ),
         (["--task", "music", "--data", "a.json", "--validation", 0.2], "--validation is not an option of --task music"),
-        (["--task", "forecast", "--data", "a.csv", "--window", 5, "--horizon", 5, "--validation", 0.2], "--validation is not an option"),
+        (
+            ["--task", "forecast", "--data", "a.csv", "--window", 5, "--horizon", 5, "--validation", 0.2],
+            "--validation is not an option",
+        ),
         (["--bidirectional"], "--bidirectional is not an option of --task text"),
         (["--hops", 2], "--hops is not an option of --task text"),
         (["qa", "--data", "a.txt", "--cell", "gru"], "--cell is not an option of --task qa"),
         (["qa", "--data", "a.txt", "--hidden", 5, 6], "--hidden is one number for --task qa, but there are 2"),
-        (["translate", "--data", "a.tsv", "--hidden", 5, 6], "--hidden is one number for --task translate, but there are 2"),
+        (
+            ["translate", "--data", "a.tsv", "--hidden", 5, 6],
+            "--hidden is one number for --task translate, but there are 2",
+        ),
         (["translate", "--data", "a.tsv", "--attention", "dot", "--bidirectional"], "they have 256 and 128 units"),
         (["translate", "--data", "a.tsv", "--pooling", "mean"], "--pooling is not an option of --task translate"),
-        (["translate", "--data", "captions.csv"], "captions.csv, line 1: it has 0 tabs, but must have 1, between source and target"),
+        (
+            ["translate", "--data", "captions.csv"],
+            "captions.csv, line 1: it has 0 tabs, but must have 1, between source and target",
+        ),
         (["translate", "--data", "a.tsv", "--held-out", "none.tsv"], "none.tsv: No such file or directory"),
-        (["caption", "--data", "captions.csv", "--bidirectional"], "--bidirectional is not an option of --task caption"),
-        (["caption", "--data", "captions.csv", "--attention", "none"], "--attention is not an option of --task caption"),
+        (
+            ["caption", "--data", "captions.csv", "--bidirectional"],
+            "--bidirectional is not an option of --task caption",
+        ),
+        (
+            ["caption", "--data", "captions.csv", "--attention", "none"],
+            "--attention is not an option of --task caption",
+        ),
         (["tag", "--data", "a.conllu", "--attention", "dot"], "--attention is not an option of --task tag"),
         (["qa", "--data", "a.txt", "--task", "tag"], "the task is qa and tag: give one of them"),
         (["qa", "--data", "a.ts"], "a.ts, line 1: it begins with '@problemName', but its number must be 1"),
         (["--task", "classify", "--data", "a.conllu"], "a.conllu, line 1: there is no label"),
-        (["--task", "tag", "--data", "a.ts"], "a.ts, line 1: '@problemName Ramps' has no tab, but tabs separate the columns of CoNLL-U"),
+        (
+            ["--task", "tag", "--data", "a.ts"],
+            "a.ts, line 1: '@problemName Ramps' has no tab, but tabs separate the columns of CoNLL-U",
+        ),
         (["--task", "music", "--data", "a.csv"], "a.csv is not JSON"),
-        (["--task", "forecast", "--data", "a.csv", "--window", 80, "--horizon", 40], "series 0 has 90 steps, but 120 are needed"),
+        (
+            ["--task", "forecast", "--data", "a.csv", "--window", 80, "--horizon", 40],
+            "series 0 has 90 steps, but 120 are needed",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_any_work(arguments, message, run):
@@ -227,12 +295,17 @@ def test_what_does_not_fit_is_one_line_before_any_work(arguments, message, run):
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "generate"])
 def test_a_model_of_another_kind_is_named(command, run):
-    LanguageModel("rnn", 4, seed=0).fit("to be or not to be " * 20, epochs=0, batch_size=2, seq_len=5, verbose=False).save("text")
+    LanguageModel("rnn", 4, seed=0).fit(
+        "to be or not to be " * 20, epochs=0, batch_size=2, seq_len=5, verbose=False
+    ).save("text")
     made("classify")
     run("train", "--task", "classify", "--data", "a.ts", "--epochs", 1, "--quiet", "--out", "series")
     if command == "generate":
         status, _, err = run("generate", "series")
-        assert (status, err) == (1, "fastrnn: error: series holds a SequenceClassifier, but this needs a LanguageModel\n")
+        assert (status, err) == (
+            1,
+            "fastrnn: error: series holds a SequenceClassifier, but this needs a LanguageModel\n",
+        )
     elif command == "predict":
         status, _, err = run("predict", "text", "--data", "a.ts")
         assert status == 1 and "text holds a LanguageModel: fastrnn generate text writes with it" in err
@@ -244,7 +317,9 @@ def test_a_model_of_another_kind_is_named(command, run):
 
 def test_a_model_that_no_task_makes_is_shown_but_not_used(run):
     X = [np.ones((3, 2)), np.zeros((4, 2))]
-    SequenceRegressor("rnn", 4, per_step=True, seed=0).fit(X, [[1.0, 2, 3], [1.0, 2, 3, 4]], epochs=0, verbose=False).save("m")
+    SequenceRegressor("rnn", 4, per_step=True, seed=0).fit(
+        X, [[1.0, 2, 3], [1.0, 2, 3, 4]], epochs=0, verbose=False
+    ).save("m")
     assert "model: SequenceRegressor" in run("info", "m")[1]
     status, _, err = run("predict", "m", "--data", "x")
     message = "the command has no task for a SequenceRegressor with per_step=True: use it from Python"
@@ -255,7 +330,15 @@ def mpi_run(ranks, *arguments, without_mpi4py=False):
     beside = Path(sys.executable).with_name("mpiexec")
     hide = "import sys; sys.modules['mpi4py'] = None\n" if without_mpi4py else ""
     code = f"{hide}import sys; from fastrnn.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks), sys.executable, "-c", code, *map(str, arguments)]
+    command = [
+        str(beside) if beside.exists() else "mpiexec",
+        "-n",
+        str(ranks),
+        sys.executable,
+        "-c",
+        code,
+        *map(str, arguments),
+    ]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
 
 

@@ -16,7 +16,11 @@ from fastrnn.models import LanguageModel, text_parts
 from fastrnn.models.text import UNKNOWN, Bytes, Vocabulary, Words, read_bytes, split_words
 from fastrnn.models.vectors import read_vectors
 
-TEXT = "".join(f"The {kind} cat isn't {n % 7},\n\n  and {n} dogs don't mind: “fine”.\n" for n in range(60) for kind in ("old", "new"))
+TEXT = "".join(
+    f"The {kind} cat isn't {n % 7},\n\n  and {n} dogs don't mind: “fine”.\n"
+    for n in range(60)
+    for kind in ("old", "new")
+)
 QUICK = dict(epochs=2, batch_size=4, seq_len=11, lr=0.01, verbose=False)
 
 pytestmark = pytest.mark.filterwarnings("ignore:(the held-out part|the text) has words that:UserWarning")
@@ -52,11 +56,18 @@ def test_where_words_begin_and_end():
     assert split_words("<unk> <unk>  ") == ["<unk>", " <unk>", " ", " "]
 
 
-@pytest.mark.parametrize("text", ["नमस्ते दुनिया", "தமிழ் மொழி", "العَرَبِيَّة لغة", "שָׁלוֹם עולם", "re\u0301sume\u0301 x", "می\u200cخواهم x"])
+@pytest.mark.parametrize(
+    "text", ["नमस्ते दुनिया", "தமிழ் மொழி", "العَرَبِيَّة لغة", "שָׁלוֹם עולם", "re\u0301sume\u0301 x", "می\u200cخواهم x"]
+)
 def test_combining_marks_stay_with_their_letters(text):
     assert split_words(text) == [text.split()[0], " " + text.split()[1]]
-    words = LanguageModel("rnn", 4, level="word", min_count=1, seed=0).fit((text + "\n") * 20, **QUICK | {"batch_size": 2, "seq_len": 5})
-    assert {word for word in words.vocabulary.symbols if word[0] not in "<\n"} <= {text.split()[0], " " + text.split()[1]}
+    words = LanguageModel("rnn", 4, level="word", min_count=1, seed=0).fit(
+        (text + "\n") * 20, **QUICK | {"batch_size": 2, "seq_len": 5}
+    )
+    assert {word for word in words.vocabulary.symbols if word[0] not in "<\n"} <= {
+        text.split()[0],
+        " " + text.split()[1],
+    }
     with pytest.raises(ValueError, match="has combining marks, which splitting='simple' cuts off: give 'unicode'"):
         LanguageModel("rnn", 4, level="word", splitting="simple", seed=0).fit((text + "\n") * 20, **QUICK)
 
@@ -88,7 +99,9 @@ def test_without_regex_words_are_split_the_simple_way_only_if_that_is_said(monke
     monkeypatch.setitem(sys.modules, "regex", None)
     _splitting._unicode.cache_clear()
     for make in (small, lambda: split_words("a b"), lambda: LanguageModel.load(tmp_path / "m")):
-        with pytest.raises(ImportError, match=r"need the package regex: pip install 'fastrnn\[data\]'. Or split the simple way"):
+        with pytest.raises(
+            ImportError, match=r"need the package regex: pip install 'fastrnn\[data\]'. Or split the simple way"
+        ):
             make()
     assert small(splitting="simple").fit(TEXT, **QUICK).splitting == "simple"
     with pytest.raises(ValueError, match="splitting=simple is for words, but level is 'character'"):
@@ -106,7 +119,9 @@ def test_rare_words_are_unknown_and_the_most_frequent_are_kept():
     assert_array_equal(vocabulary.encode("x b a d <unk><unk>"), [0, 1, 2, 0, 0, 0])
     assert vocabulary.decode([1, 2, 1]) == " b a b"
     assert (vocabulary.find(" a"), vocabulary.find("\n")) == (2, None)
-    with pytest.raises(ValueError, match="the text has no word that occurs min_count=3 times: lower min_count, or give more text"):
+    with pytest.raises(
+        ValueError, match="the text has no word that occurs min_count=3 times: lower min_count, or give more text"
+    ):
         Words.of(split_words("no word twice"), 3)
 
 
@@ -191,7 +206,10 @@ def test_a_model_saved_before_there_were_levels_is_one_of_characters(tmp_path):
 
 
 def test_tying_saves_a_weight():
-    plain, tied = small("byte").fit(TEXT, **QUICK | {"epochs": 0}), small("byte", tied=True).fit(TEXT, **QUICK | {"epochs": 0})
+    plain, tied = (
+        small("byte").fit(TEXT, **QUICK | {"epochs": 0}),
+        small("byte", tied=True).fit(TEXT, **QUICK | {"epochs": 0}),
+    )
     assert plain.num_parameters - tied.num_parameters == 256 * 12
     assert_array_equal(tied.linear.params["weight"], tied.embedding.params["weight"])
     for model in (plain, tied):
@@ -205,7 +223,10 @@ def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary():
     model = small().fit(text, **QUICK | {"validation": 100 / 380, "epochs": 1})
     assert {" six", "six", " seven"}.isdisjoint(model.vocabulary.symbols)
     assert {"one", " five", ".", "\n"} < set(model.vocabulary.symbols)
-    with pytest.warns(UserWarning, match="the held-out part has words that the training part has not: ' seven', ' six', 'six'; 60 of 100 words"):
+    with pytest.warns(
+        UserWarning,
+        match="the held-out part has words that the training part has not: ' seven', ' six', 'six'; 60 of 100 words",
+    ):
         small().fit(text, **QUICK | {"validation": 100 / 380, "epochs": 1})
     held_out = Streams(model.vocabulary.encode(text)[-100:], 4, 11)
     assert model.evaluate(held_out)["loss"] == min(entry["validation_loss"] for entry in model.history)
@@ -221,7 +242,9 @@ def test_score_is_per_word_and_unseen_words_are_one_unknown_word():
     nll = softmax_cross_entropy(model.linear(y), ids[1:, None])
     assert_allclose(model.score(text), -nll, rtol=1e-12)
     assert model.score(text.replace("zebra", "gnu").replace(" a ", " the ")) == model.score(text)
-    with pytest.warns(UserWarning, match="the text has words .*: ' a', ' unicorns', ' zebra'; 3 of 15 words: they count as <unk>"):
+    with pytest.warns(
+        UserWarning, match="the text has words .*: ' a', ' unicorns', ' zebra'; 3 of 15 words: they count as <unk>"
+    ):
         model.score(text)
     assert_allclose(model.perplexity(text), math.exp(nll), rtol=1e-12)
 
@@ -276,7 +299,9 @@ def test_resume_continues_to_the_same_bits(level, tmp_path):
     again = small(level, tied=True, dropout=0.1).fit(TEXT, **QUICK, **vectors, checkpoint=tmp_path, resume=True)
     assert_array_equal(again.storage.flat, whole.storage.flat)
     if vectors:
-        with pytest.raises(ValueError, match="the checkpoint in .* was made with pretrained='[0-9a-f]{12}', but now it is None"):
+        with pytest.raises(
+            ValueError, match="the checkpoint in .* was made with pretrained='[0-9a-f]{12}', but now it is None"
+        ):
             small(level, tied=True, dropout=0.1).fit(TEXT, **QUICK, checkpoint=tmp_path, resume=True)
 
 
@@ -297,9 +322,15 @@ def test_vectors_of_known_words_start_the_embedding_and_the_others_are_drawn(tmp
         assert_allclose(rows[place], vector, rtol=1e-7)
     others = [i for i in range(len(rows)) if i not in places]
     assert_array_equal(rows[others], drawn[others])
-    same = small(embedding_size=3).fit(TEXT, **options, pretrained={"the": [1, 2.5, -3e-2], "The": [0, 1, 0], "cat": [4, 5, 6]})
-    assert_array_equal(same.embedding.params["weight"][model.vocabulary.find("The")], [0, 1, 0])  # its own spelling is better
-    assert small(embedding_size=3).fit(TEXT, **QUICK, pretrained=str(tmp_path / "v.txt")).score(TEXT) != plain.score(TEXT)
+    same = small(embedding_size=3).fit(
+        TEXT, **options, pretrained={"the": [1, 2.5, -3e-2], "The": [0, 1, 0], "cat": [4, 5, 6]}
+    )
+    assert_array_equal(
+        same.embedding.params["weight"][model.vocabulary.find("The")], [0, 1, 0]
+    )  # its own spelling is better
+    assert small(embedding_size=3).fit(TEXT, **QUICK, pretrained=str(tmp_path / "v.txt")).score(TEXT) != plain.score(
+        TEXT
+    )
 
 
 def test_a_file_of_word2vec_has_a_head_and_blanks_at_the_ends_of_lines(tmp_path):
@@ -317,7 +348,10 @@ BAD = [
     (GLOVE + b"dogs 1 two 3\n", "line 6 of {path} must be a word and 3 finite numbers: b'dogs 1 two 3\\n'"),
     (GLOVE + b"dogs 1 nan 3\n", "line 6 of {path} must be a word and 3 finite numbers: b'dogs 1 nan 3\\n'"),
     (GLOVE + b"caf\xe9 1 2 3\n", "line 6 of {path} is not UTF-8: b'caf\\xe9 1 2 3\\n'"),
-    (b"zebra 1 2 3\n", "none of the model's {words} words has a pretrained vector: are they of the same language and spelling?"),
+    (
+        b"zebra 1 2 3\n",
+        "none of the model's {words} words has a pretrained vector: are they of the same language and spelling?",
+    ),
     ({"cat": [1, 2]}, "the pretrained vector of 'cat' has shape (2,), but the model has embedding_size=3"),
     ({"cat": [1, 2, math.inf]}, "the pretrained vector of 'cat' has numbers that are not finite, or beyond float32"),
 ]
@@ -340,10 +374,16 @@ def test_wrong_vectors_are_named_before_any_work(vectors, message, tmp_path, mon
 def test_a_character_model_still_knows_only_its_characters():
     model = small("character").fit(TEXT, **QUICK | {"epochs": 0})
     assert type(model.vocabulary) is Vocabulary
-    with pytest.warns(UserWarning, match="the text has symbols that this model was not trained on: 'ß'; 1 of 5 symbols: .* the mean is over the others"):
+    with pytest.warns(
+        UserWarning,
+        match="the text has symbols that this model was not trained on: 'ß'; 1 of 5 symbols: .* the mean is over the others",
+    ):
         found = model.score("the ß")
     assert found == model.score("the ")
-    with pytest.warns(UserWarning, match="'ß'"), pytest.raises(ValueError, match="this model knows none of the symbols of the text behind its first"):
+    with (
+        pytest.warns(UserWarning, match="'ß'"),
+        pytest.raises(ValueError, match="this model knows none of the symbols of the text behind its first"),
+    ):
         model.score("tß")
     with pytest.raises(ValueError, match="the prompt has 1 symbols that this model has not been trained on: 'ß'"):
         model.generate("the ß")
@@ -362,12 +402,16 @@ def test_a_file_of_bytes_is_mapped_not_read(tmp_path, monkeypatch):
     assert all(isinstance(ids, np.ndarray) and isinstance(root(ids), np.memmap) for ids in seen) and len(seen) == 2
     assert_array_equal(LanguageModel("gru", 8, level="byte", seed=0).fit(data, **fit).storage.flat, model.storage.flat)
     assert model.score(tmp_path / "file") == model.score(data.tobytes())
-    with pytest.raises(TypeError, match="the text is an array of int64 and shape .3000,., but bytes are uint8 of one axis"):
+    with pytest.raises(
+        TypeError, match="the text is an array of int64 and shape .3000,., but bytes are uint8 of one axis"
+    ):
         model.fit(data.astype(np.int64))
 
 
 def root(array):
     """The array that a view is of."""
-    while isinstance(array.base, np.ndarray) and not (isinstance(array, np.memmap) and not isinstance(array.base, np.memmap)):
+    while isinstance(array.base, np.ndarray) and not (
+        isinstance(array, np.memmap) and not isinstance(array.base, np.memmap)
+    ):
         array = array.base
     return array

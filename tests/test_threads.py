@@ -73,7 +73,9 @@ def test_any_number_of_threads_in_the_environment_is_taken_bounded_or_refused(na
         if want == "list":
             want = 4 if name == "OMP_NUM_THREADS" else None
         if want is None:
-            with pytest.raises(ValueError, match=f"^{name}={re.escape(value)}, but it must be a whole number of at least 1$"):
+            with pytest.raises(
+                ValueError, match=f"^{name}={re.escape(value)}, but it must be a whole number of at least 1$"
+            ):
                 _threads._from_environment()
         else:
             assert _threads._from_environment() == want
@@ -101,7 +103,9 @@ def test_the_most_threads_are_those_of_the_engine():
 def test_more_threads_than_a_call_uses_are_that_many_and_it_is_said(n):
     rnn, x = fastrnn.GRU(2, 40, seed=0), np.ones((3, 300, 2), "float32")
     want = rnn(x)[0]
-    with pytest.warns(RuntimeWarning, match="^the number of threads is .*, but a call uses at most 64 threads: using 64$") as caught:
+    with pytest.warns(
+        RuntimeWarning, match="^the number of threads is .*, but a call uses at most 64 threads: using 64$"
+    ) as caught:
         fastrnn.set_num_threads(n)
     assert caught[0].filename == __file__ and fastrnn.get_num_threads() == 64
     fastrnn.set_num_threads(2)
@@ -111,7 +115,10 @@ def test_more_threads_than_a_call_uses_are_that_many_and_it_is_said(n):
     assert caught[0].filename == __file__ and fastrnn.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("value, error", [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("4", TypeError), (True, TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    "value, error",
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("4", TypeError), (True, TypeError), (None, TypeError)],
+)
 def test_what_is_no_number_of_threads_is_refused(value, error):
     before = fastrnn.get_num_threads()
     for give in (lambda: fastrnn.set_num_threads(value), lambda: fastrnn.threads(value).__enter__()):
@@ -124,10 +131,15 @@ def test_what_is_no_number_of_threads_is_refused(value, error):
 def test_a_wrong_threads_option_is_wrong_usage(value, run):
     status, out, err = run("train", f"--threads={value}")
     assert (status, out) == (2, "")
-    assert err == f"fastrnn train: error: argument --threads: {value!r} is not a whole number of at least 1 (see fastrnn train --help)\n"
+    assert (
+        err
+        == f"fastrnn train: error: argument --threads: {value!r} is not a whole number of at least 1 (see fastrnn train --help)\n"
+    )
 
 
-@pytest.mark.parametrize("value, want", [(" 4 ", 4), ("65", 65), pytest.param("9" * 5000, None, id="long"), (str(2**63), None)])
+@pytest.mark.parametrize(
+    "value, want", [(" 4 ", 4), ("65", 65), pytest.param("9" * 5000, None, id="long"), (str(2**63), None)]
+)
 def test_a_threads_option_may_have_any_size(value, want):
     from fastrnn import _arguments
 
@@ -137,8 +149,27 @@ def test_a_threads_option_may_have_any_size(value, want):
 
 def test_the_command_says_that_there_are_fewer_threads(run, tmp_path):
     (tmp_path / "text.txt").write_text("to be or not to be " * 40)
-    status, _, err = run("train", "--data", "text.txt", "--threads", 10**12, "--epochs", 1, "--hidden", 4, "--layers", 1, "--batch", 4, "--quiet")
-    assert status == 0 and "fastrnn: warning: the number of threads is 1000000000000, but a call uses at most 64 threads: using 64\n" in err
+    status, _, err = run(
+        "train",
+        "--data",
+        "text.txt",
+        "--threads",
+        10**12,
+        "--epochs",
+        1,
+        "--hidden",
+        4,
+        "--layers",
+        1,
+        "--batch",
+        4,
+        "--quiet",
+    )
+    assert (
+        status == 0
+        and "fastrnn: warning: the number of threads is 1000000000000, but a call uses at most 64 threads: using 64\n"
+        in err
+    )
 
 
 def test_a_layer_uses_all_threads_though_nobody_asked_how_many_there_are():
@@ -211,7 +242,9 @@ def check_script(tmp_path, text, argument):
     """Run it from a file, as multiprocessing wants it."""
     script = tmp_path / "script.py"
     script.write_text(text)
-    done = subprocess.run([sys.executable, script, argument], env=processes.environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, script, argument], env=processes.environment(), capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.strip() == "finished", done.stderr
 
 
@@ -253,7 +286,10 @@ def test_joblib_finishes_with_the_same_bits(backend, tmp_path):
 def test_many_python_threads_calling_one_object_get_the_same_bits(cell):
     """Inference, training and backward of tapes made elsewhere, on one network, two engine threads each."""
     fastrnn.set_num_threads(2)
-    cases = [random_case(cell, 8, B, 5, 33, dtype="float32", num_layers=2, lengths=True, seed=k) for k, B in enumerate((1, 4, 17))]
+    cases = [
+        random_case(cell, 8, B, 5, 33, dtype="float32", num_layers=2, lengths=True, seed=k)
+        for k, B in enumerate((1, 4, 17))
+    ]
     net = cases[0].net()
 
     def forward(case):
@@ -313,7 +349,9 @@ def test_callers_at_the_same_time_with_two_threads_each_get_the_same_bits():
 def test_calls_beside_busy_processes_give_the_same_bits(split):
     """Workers are held up in the middle of a sequence, so that callers leave them behind, and calls use one thread for a while."""
     rng = np.random.default_rng(0)
-    layers = [getattr(fastrnn, kind)(24, 64, seed=0) for kind in ("LSTM", "GRU", "RNN")] + [fastrnn.GRU(24, 64, reset_after=False, seed=0)]
+    layers = [getattr(fastrnn, kind)(24, 64, seed=0) for kind in ("LSTM", "GRU", "RNN")] + [
+        fastrnn.GRU(24, 64, reset_after=False, seed=0)
+    ]
     x, dy = rng.standard_normal((90, 9, 24)).astype("float32"), rng.standard_normal((90, 9, 64)).astype("float32")
 
     def results(net):
@@ -378,8 +416,10 @@ def test_the_configuration_says_whether_calls_are_divided(capsys, monkeypatch):
     assert "divided" not in capsys.readouterr().out
 
 
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or not os.path.isdir("/proc/self/task"), reason="this system has no CPU affinity")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or not os.path.isdir("/proc/self/task"),
+    reason="this system has no CPU affinity",
+)
 @pytest.mark.parametrize("started", [False, True], ids=["before the first call", "after it"])
 @pytest.mark.parametrize("B, calls", [(1, 200), (32, 40)])
 def test_on_a_single_cpu_two_threads_are_not_much_slower_than_one(B, calls, started):
@@ -461,13 +501,20 @@ def split(request):
 @pytest.mark.parametrize("cell", ["rnn_relu", "gru", "gru_before", "lstm"])
 def test_rows_or_units_may_be_split_without_changing_a_bit(cell, dtype, B, H, split, isa):
     for bidirectional, more in ((False, {}), (True, {"lengths": True, "resets": True, "context": 3})):
-        check_threads(random_case(cell, 9, B, 7, H, dtype=dtype, num_layers=2, bidirectional=bidirectional, **more), counts=(2, 3))
+        check_threads(
+            random_case(cell, 9, B, 7, H, dtype=dtype, num_layers=2, bidirectional=bidirectional, **more), counts=(2, 3)
+        )
 
 
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell not in ("rnn_tanh", "rnn_relu", "gru", "gru_before", "lstm")])
+@pytest.mark.parametrize(
+    "cell", [cell for cell in CELLS if cell not in ("rnn_tanh", "rnn_relu", "gru", "gru_before", "lstm")]
+)
 def test_cells_with_options_may_be_split_without_changing_a_bit(cell, split, isa):
     for bidirectional, more in ((False, {}), (True, {"lengths": True, "resets": True, "context": 3})):
-        check_threads(random_case(cell, 9, 3, 7, 40, dtype="float32", num_layers=2, bidirectional=bidirectional, **more), counts=(2, 3))
+        check_threads(
+            random_case(cell, 9, 3, 7, 40, dtype="float32", num_layers=2, bidirectional=bidirectional, **more),
+            counts=(2, 3),
+        )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -486,7 +533,19 @@ def test_a_stream_may_be_split_without_changing_a_bit(cell, split):
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "gru_before", "lstm"])
 def test_directions_and_layers_side_by_side_change_no_bit(cell, B, lengths):
     for num_layers, bidirectional in ((3, False), (1, True), (2, True)):
-        check_threads(random_case(cell, 220, B, 20, 90, dtype="float32", num_layers=num_layers, bidirectional=bidirectional, lengths=lengths))
+        check_threads(
+            random_case(
+                cell,
+                220,
+                B,
+                20,
+                90,
+                dtype="float32",
+                num_layers=num_layers,
+                bidirectional=bidirectional,
+                lengths=lengths,
+            )
+        )
 
 
 SIGNALS = """

@@ -12,7 +12,13 @@ import fastrnn
 torch = pytest.importorskip("torch", reason="torch is not installed: parity with torch is NOT tested")
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")]
 
-CELLS = ["rnn_tanh", "rnn_relu", "gru", "lstm", "lstm_projected"]  # torch has neither a sigmoid RNN nor a GRU that resets before the product
+CELLS = [
+    "rnn_tanh",
+    "rnn_relu",
+    "gru",
+    "lstm",
+    "lstm_projected",
+]  # torch has neither a sigmoid RNN nor a GRU that resets before the product
 MODULES = {
     "rnn_tanh": (torch.nn.RNN, {"nonlinearity": "tanh"}),
     "rnn_relu": (torch.nn.RNN, {"nonlinearity": "relu"}),
@@ -38,9 +44,13 @@ def run_torch(module, x, state, lengths=None):
         y, state_n = module(x, state)
     else:
         rnn = torch.nn.utils.rnn
-        packed = rnn.pack_padded_sequence(x, torch.from_numpy(lengths), batch_first=module.batch_first, enforce_sorted=False)
+        packed = rnn.pack_padded_sequence(
+            x, torch.from_numpy(lengths), batch_first=module.batch_first, enforce_sorted=False
+        )
         packed_y, state_n = module(packed, state)
-        y, _ = rnn.pad_packed_sequence(packed_y, batch_first=module.batch_first, total_length=x.shape[1 if module.batch_first else 0])
+        y, _ = rnn.pad_packed_sequence(
+            packed_y, batch_first=module.batch_first, total_length=x.shape[1 if module.batch_first else 0]
+        )
     return y, as_tuple(state_n)
 
 
@@ -69,7 +79,10 @@ def configurations(draw, dtypes=("float64", "float32")):
 @settings(max_examples=40)
 @given(case=configurations(dtypes=("float64",)))
 def test_the_reference_agrees_with_torch(case):
-    x, state = torch.from_numpy(case.x), None if case.state is None else as_state([torch.from_numpy(s) for s in case.state])
+    x, state = (
+        torch.from_numpy(case.x),
+        None if case.state is None else as_state([torch.from_numpy(s) for s in case.state]),
+    )
     with torch.no_grad():
         want_y, want_state = run_torch(torch_module(case), x, state, case.given.get("lengths"))
     y, state_n = case.reference()
@@ -116,8 +129,12 @@ def check_parity(case, batch_first):
     for name, (got, want) in pairs.items():
         want = want.detach().numpy()
         assert got.dtype == want.dtype, name
-        scale = max(1.0, np.abs(want).max(initial=0))  # a gradient sums over T*B rows: its error grows with the largest one
-        np.testing.assert_allclose(got, want, rtol=tolerance["rtol"], atol=tolerance["atol"] * scale, err_msg=f"{name} {case.cell}")
+        scale = max(
+            1.0, np.abs(want).max(initial=0)
+        )  # a gradient sums over T*B rows: its error grows with the largest one
+        np.testing.assert_allclose(
+            got, want, rtol=tolerance["rtol"], atol=tolerance["atol"] * scale, err_msg=f"{name} {case.cell}"
+        )
 
 
 @settings(max_examples=25)
@@ -137,7 +154,9 @@ def test_outputs_states_and_gradients_agree_with_torch_in_400_configurations(isa
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("T, B, I, H", [(13, 33, 65, 129), (30, 2, 7, 200)])
 def test_sizes_of_several_tiles_and_chunks_agree_with_torch(isa, cell, dtype, T, B, I, H):
-    check_parity(random_case(cell, T, B, I, H, dtype=dtype, num_layers=2, bidirectional=True, seed=3), batch_first=False)
+    check_parity(
+        random_case(cell, T, B, I, H, dtype=dtype, num_layers=2, bidirectional=True, seed=3), batch_first=False
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -168,7 +187,9 @@ def test_a_state_dict_of_another_network_is_refused_and_nothing_changes():
         net.load_state_dict(module.state_dict())
     with pytest.raises(KeyError, match="missing .*weight_ih_l1"):
         fastrnn.LSTM(3, 5, 2).load_state_dict(torch.nn.LSTM(3, 5).state_dict())
-    transposed = {name: p.T.contiguous() if name == "weight_ih_l0" else p for name, p in torch.nn.LSTM(3, 5).state_dict().items()}
+    transposed = {
+        name: p.T.contiguous() if name == "weight_ih_l0" else p for name, p in torch.nn.LSTM(3, 5).state_dict().items()
+    }
     with pytest.raises(ValueError, match=r"weight_ih_l0 has shape \(3, 20\), but this LSTM needs \(20, 3\)"):
         net.load_state_dict(transposed)
     np.testing.assert_array_equal(net.flat, before)

@@ -22,7 +22,9 @@ def same(path, key=None):
     assert list(found) == list(want)
     for name, t in want.items():
         array = t.detach().numpy()
-        assert found[name].dtype == array.dtype and found[name].shape == array.shape and found[name].flags.c_contiguous, name
+        assert (
+            found[name].dtype == array.dtype and found[name].shape == array.shape and found[name].flags.c_contiguous
+        ), name
         assert found[name].tobytes() == array.tobytes(), name
 
 
@@ -30,7 +32,17 @@ def drawn(rng):
     """A tensor of any dtype that NumPy has, shape and strides, sometimes a part of a larger one, a Parameter or shared."""
     import torch
 
-    kinds = (torch.float32,) * 3 + (torch.float64, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64)
+    kinds = (torch.float32,) * 3 + (
+        torch.float64,
+        torch.float16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+        torch.complex64,
+    )
     dtype = kinds[int(rng.integers(len(kinds)))]
     shape = [int(n) for n in rng.integers(0 if rng.random() < 0.1 else 1, 5, int(rng.integers(0, 4)))]
     t = torch.from_numpy(np.array(rng.standard_normal(shape) * 5)).to(dtype)
@@ -55,14 +67,24 @@ def test_random_tensors_are_what_torch_load_gives(tmp_path):
                 tensors["tied"] = next(iter(tensors.values()))
             torch.save(tensors, tmp_path / "m.pt")
             same(tmp_path / "m.pt")
-            torch.save({"epoch": 3, "state": tensors, "loss": [0.5, None, (True, "x")], "optimizer": {0: {"step": torch.tensor(3.0)}}}, tmp_path / "more.pt")
+            torch.save(
+                {
+                    "epoch": 3,
+                    "state": tensors,
+                    "loss": [0.5, None, (True, "x")],
+                    "optimizer": {0: {"step": torch.tensor(3.0)}},
+                },
+                tmp_path / "more.pt",
+            )
             same(tmp_path / "more.pt", "state")
 
 
 def test_state_dicts_and_checkpoints_are_read(tmp_path):
     import torch
 
-    net = torch.nn.Sequential(torch.nn.LSTM(3, 4, 2, bidirectional=True), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3))
+    net = torch.nn.Sequential(
+        torch.nn.LSTM(3, 4, 2, bidirectional=True), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3)
+    )
     optimizer = torch.optim.Adam(net.parameters())
     torch.save(net.state_dict(), tmp_path / "state.pt")
     same(tmp_path / "state.pt")
@@ -123,13 +145,22 @@ def others():
         "bfloat16": ({"w": torch.ones(2, dtype=torch.bfloat16)}, "w is of a BFloat16Storage"),
         "sparse": ({"w": torch.eye(3).to_sparse()}, "w is a tensor made by torch._utils._rebuild_sparse_tensor"),
         "quantized": ({"w": quantized}, "w is a tensor made by torch._utils._rebuild_qtensor"),
-        "meta": ({"w": torch.ones(2, device="meta")}, "w is a tensor made by torch._utils._rebuild_meta_tensor_no_storage"),
-        "expanded": ({"w": torch.ones(1).expand(100)}, r"w has shape \(100,\) and strides \(0,\) over 1 numbers, so that it repeats them"),
+        "meta": (
+            {"w": torch.ones(2, device="meta")},
+            "w is a tensor made by torch._utils._rebuild_meta_tensor_no_storage",
+        ),
+        "expanded": (
+            {"w": torch.ones(1).expand(100)},
+            r"w has shape \(100,\) and strides \(0,\) over 1 numbers, so that it repeats them",
+        ),
         "a module": (torch.nn.GRU(2, 3), "save module.state_dict.. alone .it imports torch.nn.modules.rnn.GRU"),
         "an object": ({"w": torch.ones(2), "args": argparse.Namespace(a=1)}, "it imports argparse.Namespace"),
         "a list": ([torch.ones(2)], "holds a list, but a state_dict is a dict of tensors"),
         "a tensor": (torch.ones(2), "holds a Tensor, but a state_dict is a dict of tensors"),
-        "a number": ({"w": torch.ones(2), "epoch": 3}, "holds a dict of 'w', 'epoch', but a state_dict is a dict of tensors"),
+        "a number": (
+            {"w": torch.ones(2), "epoch": 3},
+            "holds a dict of 'w', 'epoch', but a state_dict is a dict of tensors",
+        ),
     }
 
 

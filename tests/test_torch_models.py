@@ -32,7 +32,9 @@ def written(model, first, length):
 
 
 def test_the_example_gives_the_same_loss_curve_and_its_weights_write_the_same_text_everywhere(example):
-    language = fastrnn.models.LanguageModel("lstm", 32, seed=0).fit(TEXT, epochs=1, batch_size=32, seq_len=50, verbose=False)
+    language = fastrnn.models.LanguageModel("lstm", 32, seed=0).fit(
+        TEXT, epochs=1, batch_size=32, seq_len=50, verbose=False
+    )
     ids, V = torch.from_numpy(np.array(language.vocabulary.encode(TEXT), np.int64)), len(language.vocabulary.symbols)
     settings = dict(hidden_size=32, batch_size=8, seq_len=20)
     theirs, curve = example["train"]("torch", ids, V, **settings)
@@ -64,5 +66,13 @@ def test_skorch_trains_a_module():
     torch.manual_seed(0)
     X = np.random.default_rng(0).standard_normal((80, 6, 2)).astype("float32")
     y = (X[:, -1, 0] > 0).astype("int64")
-    net = skorch.NeuralNetClassifier(Last, module__hidden_size=6, criterion=torch.nn.CrossEntropyLoss, lr=0.5, max_epochs=20, verbose=0, train_split=None)
+    net = skorch.NeuralNetClassifier(
+        Last,
+        module__hidden_size=6,
+        criterion=torch.nn.CrossEntropyLoss,
+        lr=0.5,
+        max_epochs=20,
+        verbose=0,
+        train_split=None,
+    )
     assert net.fit(X, y).score(X, y) > 0.9

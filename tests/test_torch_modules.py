@@ -35,14 +35,21 @@ def test_outputs_states_and_gradients_are_torchs(seed):
     rng = np.random.default_rng(seed)
     kind, dtype = KINDS[seed % 3], [torch.float32, torch.float64][rng.integers(2)]
     T, B, I, H = (int(rng.integers(1, n)) for n in (8, 7, 12, 24))
-    options = dict(num_layers=int(rng.integers(1, 4)), bidirectional=bool(rng.integers(2)), bias=bool(rng.integers(2)), batch_first=bool(rng.integers(2)))
+    options = dict(
+        num_layers=int(rng.integers(1, 4)),
+        bidirectional=bool(rng.integers(2)),
+        bias=bool(rng.integers(2)),
+        batch_first=bool(rng.integers(2)),
+    )
     if kind == "LSTM" and H > 2:
         options["proj_size"] = int(rng.integers(2)) * (H // 2)
     if kind == "RNN":
         options["nonlinearity"] = ["tanh", "relu"][rng.integers(2)]
     theirs, mine = pair(kind, I, H, dtype=dtype, **options)
     how = ["padded", "unbatched", "packed", "sorted"][rng.integers(4)]
-    x = torch.randn(*((T, I) if how == "unbatched" else (B, T, I) if options["batch_first"] else (T, B, I)), dtype=dtype)
+    x = torch.randn(
+        *((T, I) if how == "unbatched" else (B, T, I) if options["batch_first"] else (T, B, I)), dtype=dtype
+    )
     D, given = 1 + options["bidirectional"], None
     if rng.integers(2):
         widths = [options.get("proj_size") or H, H][: 2 if kind == "LSTM" else 1]
@@ -101,7 +108,9 @@ def test_a_graph_may_be_run_twice_and_modules_copied_and_saved(kind):
 
 def test_replace_swaps_and_restore_swaps_back_with_the_same_parameters():
     torch.manual_seed(0)
-    model = torch.nn.ModuleDict({"a": torch.nn.LSTM(3, 4), "b": torch.nn.ModuleList([torch.nn.GRU(4, 4), torch.nn.Linear(4, 2)])})
+    model = torch.nn.ModuleDict(
+        {"a": torch.nn.LSTM(3, 4), "b": torch.nn.ModuleList([torch.nn.GRU(4, 4), torch.nn.Linear(4, 2)])}
+    )
     kept, x = list(model.parameters()), torch.randn(5, 2, 3)
     want = model["b"][0](model["a"](x)[0])[0]
     assert ours.replace(model) == ["a", "b.0"] and isinstance(model["a"], ours.LSTM)
@@ -112,7 +121,9 @@ def test_replace_swaps_and_restore_swaps_back_with_the_same_parameters():
 
 def test_an_optimiser_gives_the_same_losses_as_with_torchs_layer():
     curves = []
-    for module in pair("LSTM", 8, 16, dtype=torch.float64):  # in float32 a few of the 200 losses differ by 2e-4, as roundings add up
+    for module in pair(
+        "LSTM", 8, 16, dtype=torch.float64
+    ):  # in float32 a few of the 200 losses differ by 2e-4, as roundings add up
         torch.manual_seed(0)
         head = torch.nn.Linear(16, 8, dtype=torch.float64)
         optimiser = torch.optim.Adam([*module.parameters(), *head.parameters()], lr=1e-2)
@@ -152,7 +163,9 @@ def test_an_in_place_change_between_forward_and_backward_is_torchs_error():
 
 def test_what_it_does_not_do_is_refused_by_name():
     _, mine = pair("LSTM", 3, 4)
-    with pytest.raises(ValueError, match=r"RNN input dtype \(torch.float64\) does not match weight dtype \(torch.float32\)"):
+    with pytest.raises(
+        ValueError, match=r"RNN input dtype \(torch.float64\) does not match weight dtype \(torch.float32\)"
+    ):
         mine(torch.randn(4, 2, 3, dtype=torch.float64))
     with pytest.raises(NotImplementedError, match="input is on meta"):
         mine(torch.empty(4, 2, 3, device="meta"))

@@ -51,7 +51,9 @@ def test_cells_are_torchs(seed):
     if rng.integers(2):
         inputs += [torch.randn(*lead, H, dtype=dtype) for _ in range(2 if kind == "LSTMCell" else 1)]
     for got, want in zip(gradients(mine, *inputs), gradients(theirs, *inputs), strict=True):
-        torch.testing.assert_close(got, want, **({"rtol": 1e-8, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 2e-4, "atol": 2e-4}))
+        torch.testing.assert_close(
+            got, want, **({"rtol": 1e-8, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 2e-4, "atol": 2e-4})
+        )
     assert repr(mine) == repr(theirs) and list(mine.state_dict()) == list(theirs.state_dict())
 
 
@@ -132,14 +134,18 @@ def test_packed_weights_are_made_once_and_freed_with_the_parameters(monkeypatch)
     assert len(_packed._kept) == there
 
 
-@pytest.mark.parametrize("wrap", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.orthogonal])
+@pytest.mark.parametrize(
+    "wrap", [torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.orthogonal]
+)
 def test_parametrizations(wrap):
     theirs, mine = (wrap(module, "weight_hh_l0") for module in pair("RNN", 3, 6))
     theirs.load_state_dict(mine.state_dict())
     x = torch.randn(4, 2, 3)
     for _ in range(2):
         y = mine(x)[0]
-        w = {name: getattr(mine, name).detach() for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")}
+        w = {
+            name: getattr(mine, name).detach() for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        }
         torch.testing.assert_close(y, torch.func.functional_call(torch.nn.RNN(3, 6), w, (x,))[0])
         y.sum().backward()
         torch.optim.SGD(mine.parameters(), lr=0.1).step()
@@ -157,7 +163,12 @@ def test_a_part_of_the_parameters_may_stand_still():
 @pytest.mark.parametrize("kind", LAYERS)
 def test_strided_expanded_and_empty_inputs(kind):
     theirs, mine = pair(kind, 3, 4)
-    for x in (torch.randn(1, 1, 3).expand(5, 2, 3), torch.randn(2, 3, 5).permute(2, 0, 1), torch.randn(10, 4, 3)[::2, ::2], torch.zeros(3, 0, 3)):
+    for x in (
+        torch.randn(1, 1, 3).expand(5, 2, 3),
+        torch.randn(2, 3, 5).permute(2, 0, 1),
+        torch.randn(10, 4, 3)[::2, ::2],
+        torch.zeros(3, 0, 3),
+    ):
         got, want = (leaves(module(x)) for module in (mine, theirs))
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b)

@@ -40,7 +40,9 @@ def test_accumulated_batches_equal_one_large_batch():
     parts = SequenceClassifier("gru", 5, dtype="float64", seed=3).fit(X, y, batch_size=5, accumulate=5, **fit)
     assert once.history[-1]["update"] == parts.history[-1]["update"] == 4
     assert_allclose(parts.storage.flat, once.storage.flat, rtol=1e-10, atol=1e-12)
-    assert_allclose([e["train_loss"] for e in parts.history[1:]], [e["train_loss"] for e in once.history[1:]], rtol=1e-10)
+    assert_allclose(
+        [e["train_loss"] for e in parts.history[1:]], [e["train_loss"] for e in once.history[1:]], rtol=1e-10
+    )
 
 
 def test_the_last_update_of_an_epoch_has_what_is_left():
@@ -86,14 +88,18 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
     # one update of length lr * clip_norm: all of it in the parameters that are not frozen
     one = small().fit(TEXT, **QUICK | {"epochs": 1, "batch_size": 1, "seq_len": len(TEXT) // 2, "validation": 0.4}, freeze=["rnn"], clip_norm=1e-3,
                       optimizer="sgd")  # fmt: skip
-    assert_allclose(np.linalg.norm(one.storage.flat - start.storage.flat), 0.01 * 1e-3 * one.history[-1]["update"], rtol=1e-2)
+    assert_allclose(
+        np.linalg.norm(one.storage.flat - start.storage.flat), 0.01 * 1e-3 * one.history[-1]["update"], rtol=1e-2
+    )
 
 
 def test_groups_have_their_own_settings():
     plain = small().fit(TEXT, **QUICK, optimizer="sgd", clip_norm=None)
     grouped = small().fit(TEXT, **QUICK, optimizer="sgd", clip_norm=None, groups={"*": {"lr": 0.01}})
     assert_array_equal(plain.storage.flat, grouped.storage.flat)
-    one = dict(epochs=1, batch_size=1, seq_len=1000, validation=0, lr=0.01, verbose=False, optimizer="sgd", clip_norm=None)
+    one = dict(
+        epochs=1, batch_size=1, seq_len=1000, validation=0, lr=0.01, verbose=False, optimizer="sgd", clip_norm=None
+    )
     text, groups = TEXT[:1001], {"linear": {"lr": 0.03}, "*bias*": {"weight_decay": 0.5}}
     start = small().fit(text, **one | {"epochs": 0})
     plain, grouped = small().fit(text, **one), small().fit(text, **one, groups=groups)
@@ -122,7 +128,9 @@ def test_a_resumed_training_with_groups_accumulation_and_monitor_has_the_same_bi
     assert_array_equal(resumed.storage.flat, whole.storage.flat)
     assert resumed.history == whole.history
     with pytest.raises(ValueError, match="accumulate=2, but now it is 3"):
-        SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=6, **options | {"accumulate": 3}, checkpoint=tmp_path, resume=True)
+        SequenceClassifier("lstm", 4, seed=2).fit(
+            X, y, epochs=6, **options | {"accumulate": 3}, checkpoint=tmp_path, resume=True
+        )
 
 
 def test_the_model_kept_is_the_best_by_the_figure_that_is_monitored():
@@ -137,7 +145,9 @@ def test_the_model_kept_is_the_best_by_the_figure_that_is_monitored():
 
 def test_a_look_is_due_after_so_many_updates_not_batches():
     X, y = sequences()
-    model = SequenceClassifier("rnn", 4, seed=0).fit(X, y, epochs=1, batch_size=2, accumulate=2, evaluate_every=2, verbose=False)
+    model = SequenceClassifier("rnn", 4, seed=0).fit(
+        X, y, epochs=1, batch_size=2, accumulate=2, evaluate_every=2, verbose=False
+    )
     assert [entry["update"] for entry in model.history] == [0, 2, 4, 6]
 
 
@@ -176,7 +186,9 @@ def test_logs_hold_the_history_also_of_a_resumed_training(tmp_path):
 
 def test_a_callback_that_returns_true_stops_the_training():
     seen = []
-    model = small().fit(TEXT, **QUICK | {"epochs": 9}, callbacks=[lambda entry: seen.append(entry), lambda entry: entry["epoch"] == 3])
+    model = small().fit(
+        TEXT, **QUICK | {"epochs": 9}, callbacks=[lambda entry: seen.append(entry), lambda entry: entry["epoch"] == 3]
+    )
     assert model.outcome == "stopped early" and seen == model.history and len(seen) == 4
 
 
@@ -190,7 +202,10 @@ def test_tensorboard_is_told_each_figure(tmp_path):
 def test_without_tensorboardx_the_error_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['tensorboardX'] = None\nfrom fastrnn.callbacks import TensorBoard\nTensorBoard('x')"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "ImportError: fastrnn.callbacks.TensorBoard needs tensorboardX: pip install tensorboardX"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "ImportError: fastrnn.callbacks.TensorBoard needs tensorboardX: pip install tensorboardX"
+    )
 
 
 # --- bad settings -------------------------------------------------------------
@@ -202,10 +217,18 @@ def test_without_tensorboardx_the_error_says_what_to_install(tmp_path):
         (dict(accumulate=0), ValueError, "accumulate is 0, but it must be at least 1"),
         (dict(weight_decay=-1), ValueError, "weight_decay is -1, but it must be >= 0"),
         (dict(freeze="rnn"), TypeError, r"freeze is 'rnn', but it must be a list of patterns: \['rnn'\]"),
-        (dict(freeze=["gru"]), ValueError, "'gru' fits no parameter of this model; it has embedding.weight, rnn.weight_ih_l0"),
+        (
+            dict(freeze=["gru"]),
+            ValueError,
+            "'gru' fits no parameter of this model; it has embedding.weight, rnn.weight_ih_l0",
+        ),
         (dict(groups={"*bias*": {"lrr": 1}}), TypeError, "lrr"),
         (dict(monitor="accuracy"), ValueError, "monitor is 'accuracy', but the validation of this model has loss"),
-        (dict(monitor="accuracy", validation=0), ValueError, "monitor='accuracy' needs a validation part, but there is none"),
+        (
+            dict(monitor="accuracy", validation=0),
+            ValueError,
+            "monitor='accuracy' needs a validation part, but there is none",
+        ),
         (dict(callbacks=[3]), TypeError, "callbacks has 3, but each must be callable"),
     ],
 )

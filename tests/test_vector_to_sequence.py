@@ -26,7 +26,9 @@ def untrained(*arguments, **options):
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "dropout": 0.3}, {"tied": True, "embedding_size": 6}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2, "dropout": 0.3}, {"tied": True, "embedding_size": 6}], ids=str
+)
 @pytest.mark.parametrize("context", ["initial", "every", "both"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_of_every_wiring(cell, context, options):
@@ -88,7 +90,9 @@ def test_predictions_batched_are_those_one_by_one_bit_for_bit():
     greedy, best = model.predict(X), model.predict(X, beam=3, n_best=2)
     assert greedy == [model.predict(x[None])[0] for x in X] and len(set(greedy)) > 4
     assert best == [model.predict(x[None], beam=3, n_best=2)[0] for x in X]
-    assert_allclose([scores[0][1] for scores in best], model.log_likelihood(X, [texts[0][0] for texts in best]), rtol=1e-4)
+    assert_allclose(
+        [scores[0][1] for scores in best], model.log_likelihood(X, [texts[0][0] for texts in best]), rtol=1e-4
+    )
     assert model.sample(X, temperature=1e-3, seed=0) == greedy
     assert model.sample(X, seed=0) == model.sample(X, seed=0) != model.sample(X, seed=1)
 
@@ -96,25 +100,54 @@ def test_predictions_batched_are_those_one_by_one_bit_for_bit():
 def test_it_learns_names_by_heart_and_what_they_have_in_common():
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 2, (200, 2))
-    vectors, texts = kinds + 0.1 * rng.standard_normal((200, 2)), [["a", ["dark", "light"][k], ["square", "ring"][j]] for k, j in kinds]
+    vectors, texts = (
+        kinds + 0.1 * rng.standard_normal((200, 2)),
+        [["a", ["dark", "light"][k], ["square", "ring"][j]] for k, j in kinds],
+    )
     model = VectorToSequence("gru", 16, embedding_size=8, seed=0)
     model.fit(vectors[:150], texts[:150], epochs=10, lr=0.02, validation=(vectors[150:], texts[150:]), verbose=False)
     assert model.predict(vectors[150:]) == texts[150:]
-    assert_allclose(min(entry["validation_loss"] for entry in model.history), -model.score(vectors[150:], texts[150:]), rtol=1e-6)
+    assert_allclose(
+        min(entry["validation_loss"] for entry in model.history), -model.score(vectors[150:], texts[150:]), rtol=1e-6
+    )
 
 
 NAN = np.where(np.eye(2, 3), np.nan, 1.0)
 BAD = [
     (np.eye(3), ["x"], {}, ValueError, "X has 3 sources, but y has 1 targets"),
     (np.zeros((0, 3)), [], {}, ValueError, "there are no pairs"),
-    (np.ones(3), ["x"], {}, ValueError, r"X must be \(N, D\), a vector of D numbers for each of N sequences, got shape \(3,\)"),
+    (
+        np.ones(3),
+        ["x"],
+        {},
+        ValueError,
+        r"X must be \(N, D\), a vector of D numbers for each of N sequences, got shape \(3,\)",
+    ),
     (np.ones((1, 0)), ["x"], {}, ValueError, r"got shape \(1, 0\)"),
     (np.array([["a"]]), ["x"], {}, TypeError, "X is <U1, but it must hold real numbers"),
     (NAN, ["x", "y"], {}, ValueError, r"X\[0\] has nan at 0: replace such values"),
     (np.eye(2), ["x", 5], {}, TypeError, r"y\[1\] is int"),
-    (np.eye(2), ["x", "xyz"], {"max_length": 2}, ValueError, "1 of 2 targets are longer than max_length=2, the first is number 1"),
-    (np.eye(2), ["x", "y"], {"validation": (np.eye(1, 3), ["x"])}, ValueError, "X has vectors of 3 numbers, but this model takes 2"),
-    (np.eye(2), ["x", "y"], {"validation": (np.eye(1, 2), ["q"])}, UserWarning, "the held-out part has symbols that the training part has not: 'q'"),
+    (
+        np.eye(2),
+        ["x", "xyz"],
+        {"max_length": 2},
+        ValueError,
+        "1 of 2 targets are longer than max_length=2, the first is number 1",
+    ),
+    (
+        np.eye(2),
+        ["x", "y"],
+        {"validation": (np.eye(1, 3), ["x"])},
+        ValueError,
+        "X has vectors of 3 numbers, but this model takes 2",
+    ),
+    (
+        np.eye(2),
+        ["x", "y"],
+        {"validation": (np.eye(1, 2), ["q"])},
+        UserWarning,
+        "the held-out part has symbols that the training part has not: 'q'",
+    ),
 ]
 
 
@@ -130,5 +163,7 @@ def test_a_vector_of_the_wrong_size_is_named():
     model = small().fit(X, Y, epochs=0, verbose=False)
     with pytest.raises(ValueError, match="X has vectors of 2 numbers, but this model takes 3"):
         model.log_likelihood(X[:, :2], Y)
-    with pytest.raises(ValueError, match="tied=True needs embedding_size and hidden_size to be the same, but they are 64 and 128"):
+    with pytest.raises(
+        ValueError, match="tied=True needs embedding_size and hidden_size to be the same, but they are 64 and 128"
+    ):
         VectorToSequence(tied=True)

@@ -17,7 +17,10 @@ class Fastrnn:
 
     def runs(self, case, problem):
         if case.kind == "ragged":
-            return {"": {"lengths=": lambda: self.train(case, problem, problem.lengths)}, "padded": {"padded": lambda: self.train(case, problem)}}
+            return {
+                "": {"lengths=": lambda: self.train(case, problem, problem.lengths)},
+                "padded": {"padded": lambda: self.train(case, problem)},
+            }
         return {"": {"": lambda: getattr(self, case.kind)(case, problem)}}
 
     def layer(self, case, problem):

@@ -66,7 +66,13 @@ class Jax:
             return {"": {"": lambda: self.step(case, problem)}}
         # 16 never won with several rows, nor in training a gated cell, whose compilation it makes 6 s long
         unrolls = (1, 4, 8, 16) if case.B == 1 and (case.kind == "forward" or case.cell == "rnn") else (1, 4, 8)
-        return {"": {f"unroll {n}": functools.partial(getattr(self, case.kind), case, problem, n) for n in unrolls if n <= case.T}}
+        return {
+            "": {
+                f"unroll {n}": functools.partial(getattr(self, case.kind), case, problem, n)
+                for n in unrolls
+                if n <= case.T
+            }
+        }
 
     def inputs(self, problem):
         return [jax.device_put(a) for a in (problem.x, *(problem.params[name] for name in NAMES))]

@@ -8,7 +8,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from . import Run, stream
 
-NODES = {"lstm": ("LSTM", [0, 3, 1, 2]), "gru": ("GRU", [1, 0, 2]), "rnn": ("RNN", [0])}  # ONNX has the gates as i o f c, and z r h
+NODES = {
+    "lstm": ("LSTM", [0, 3, 1, 2]),
+    "gru": ("GRU", [1, 0, 2]),
+    "rnn": ("RNN", [0]),
+}  # ONNX has the gates as i o f c, and z r h
 
 
 def model(case, problem):

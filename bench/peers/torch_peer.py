@@ -29,9 +29,19 @@ class Torch:
 
     def runs(self, case, problem):
         if case.kind == "forward":
-            return {"": {"eager": lambda: self.forward(case, problem), "jit, frozen": lambda: self.forward(case, problem, jit=True)}}
+            return {
+                "": {
+                    "eager": lambda: self.forward(case, problem),
+                    "jit, frozen": lambda: self.forward(case, problem, jit=True),
+                }
+            }
         if case.kind == "step":
-            return {"": {f"nn.{CELLS[case.cell]}Cell": lambda: self.cell(case, problem), f"nn.{CELLS[case.cell]}": lambda: self.step(case, problem)}}
+            return {
+                "": {
+                    f"nn.{CELLS[case.cell]}Cell": lambda: self.cell(case, problem),
+                    f"nn.{CELLS[case.cell]}": lambda: self.step(case, problem),
+                }
+            }
         if case.kind == "ragged":
             return {
                 "packed": {"packed": lambda: self.train(case, problem, packed=True)},
@@ -41,7 +51,9 @@ class Torch:
 
     def layer(self, case, problem, suffix=""):
         layer = getattr(torch.nn, CELLS[case.cell] + suffix)(case.I, case.H)
-        layer.load_state_dict({name.removesuffix("_l0" if suffix else ""): torch.from_numpy(a) for name, a in problem.params.items()})
+        layer.load_state_dict(
+            {name.removesuffix("_l0" if suffix else ""): torch.from_numpy(a) for name, a in problem.params.items()}
+        )
         return layer
 
     def forward(self, case, problem, jit=False):

@@ -24,11 +24,40 @@ from fastrnn._engine.core import (
     thresholds,
     vector_lanes,
 )  # fmt: skip
-from fastrnn._engine.decoder import Decoder, Writer, attend, attend_backward, draw, greatest, log_sum_exp, most_hypotheses
-from fastrnn._engine.ops import bag, bag_backward, column_sum, dropout, gather, ragged_places, scatter_add, softmax, softmax_nll, spread
+from fastrnn._engine.decoder import (
+    Decoder,
+    Writer,
+    attend,
+    attend_backward,
+    draw,
+    greatest,
+    log_sum_exp,
+    most_hypotheses,
+)
+from fastrnn._engine.ops import (
+    bag,
+    bag_backward,
+    column_sum,
+    dropout,
+    gather,
+    ragged_places,
+    scatter_add,
+    softmax,
+    softmax_nll,
+    spread,
+)
 from fastrnn._engine.optim import adagrad, adam, clip_value, rmsprop, sgd, sum_of_squares
 from fastrnn._engine.stream import Stream
-from fastrnn._engine.sweep import Forward, Options, chunk_steps, force_split, forward_layers, forward_sides, forward_wave, waves_pay
+from fastrnn._engine.sweep import (
+    Forward,
+    Options,
+    chunk_steps,
+    force_split,
+    forward_layers,
+    forward_sides,
+    forward_wave,
+    waves_pay,
+)
 
 __all__ = [
     "Bptt", "Decoder", "Forward", "Options", "Stream", "Writer", "adagrad", "adam", "aligned_empty", "alone", "attend", "attend_backward",

@@ -186,7 +186,9 @@ def check_times(series, exog=None) -> None:
         place, usual, _ = fault
         pair = f"the index of the series has {times[place]} after {times[place - 1]}"
         if usual is None:
-            raise ValueError(f"{pair}, but times must rise: sort by time (series.sort_index()) and give each time one row")
+            raise ValueError(
+                f"{pair}, but times must rise: sort by time (series.sort_index()) and give each time one row"
+            )
         raise ValueError(
             f"{pair}, but most rows are {usual} apart: fill the gap, or give series.to_numpy() to take the rows as evenly spaced"
         )

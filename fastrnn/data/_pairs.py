@@ -255,7 +255,9 @@ def _check_unpacked(path, content):
         size, claimed = len(content.getbuffer()), sum(info.file_size for info in archive.infolist())
     content.seek(0)
     if claimed > MOST_TIMES * size + (1 << 24):
-        raise ValueError(f"its {size} bytes claim {claimed} when they are unpacked, more than {MOST_TIMES} times as many")
+        raise ValueError(
+            f"its {size} bytes claim {claimed} when they are unpacked, more than {MOST_TIMES} times as many"
+        )
 
 
 def _captions_of_table(path, needed, encoding):

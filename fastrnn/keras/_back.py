@@ -9,7 +9,15 @@ import fastrnn
 from fastrnn.keras import _convert
 
 _KINDS = {fastrnn.RNN: "SimpleRNN", fastrnn.GRU: "GRU", fastrnn.LSTM: "LSTM"}
-_UNLIKE = {"num_layers": 1, "clip": None, "proj_size": 0, "peephole": False, "coupled": False, "context_size": 0, "learn_initial_state": False}
+_UNLIKE = {
+    "num_layers": 1,
+    "clip": None,
+    "proj_size": 0,
+    "peephole": False,
+    "coupled": False,
+    "context_size": 0,
+    "learn_initial_state": False,
+}
 
 
 def to_keras(layer, **options):
@@ -32,13 +40,21 @@ def to_keras(layer, **options):
     """
     dtype = str(getattr(layer, "dtype", ""))
     if isinstance(layer, fastrnn.Embedding):
-        made, shape = keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=dtype, **options), (None, None)
+        made, shape = (
+            keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=dtype, **options),
+            (None, None),
+        )
     elif isinstance(layer, fastrnn.Linear):
-        made, shape = keras.layers.Dense(layer.out_features, use_bias="bias" in layer.params, dtype=dtype, **options), (None, layer.in_features)
+        made, shape = (
+            keras.layers.Dense(layer.out_features, use_bias="bias" in layer.params, dtype=dtype, **options),
+            (None, layer.in_features),
+        )
     elif type(layer) in _KINDS:
         made, shape = _recurrent(layer, options), (None, None, layer.input_size)
     else:
-        raise NotImplementedError(f"{type(layer).__name__} has no counterpart in Keras here: RNN, GRU, LSTM, Embedding and Linear have")
+        raise NotImplementedError(
+            f"{type(layer).__name__} has no counterpart in Keras here: RNN, GRU, LSTM, Embedding and Linear have"
+        )
     made.build(shape)
     set_weights(made, layer)
     return made
@@ -48,7 +64,9 @@ def _recurrent(layer, options):
     kind = _KINDS[type(layer)]
     _refuse_unlike(layer)
     if kind == "LSTM" and layer.output_activation not in (None, layer.activation):
-        raise NotImplementedError(f"Keras' LSTM has one activation for g and c, this one has {layer.activation!r} and {layer.output_activation!r}")
+        raise NotImplementedError(
+            f"Keras' LSTM has one activation for g and c, this one has {layer.activation!r} and {layer.output_activation!r}"
+        )
     settings = {"return_sequences": True, "use_bias": layer.bias, "dtype": str(layer.dtype)} | options
     settings["activation"] = _convert.activation_back(layer.nonlinearity if kind == "SimpleRNN" else layer.activation)
     if kind != "SimpleRNN":
@@ -56,7 +74,9 @@ def _recurrent(layer, options):
     if kind == "GRU":
         settings["reset_after"] = layer.reset_after
     if layer.bidirectional:
-        return keras.layers.Bidirectional(getattr(keras.layers, kind)(layer.hidden_size, **settings), dtype=str(layer.dtype))
+        return keras.layers.Bidirectional(
+            getattr(keras.layers, kind)(layer.hidden_size, **settings), dtype=str(layer.dtype)
+        )
     return getattr(keras.layers, kind)(layer.hidden_size, go_backwards=layer.reverse, **settings)
 
 
@@ -91,5 +111,7 @@ def set_weights(keras_layer, layer):
             arrays += _convert.from_params(kind, params, two, suffix)
     wanted, given = [tuple(w.shape) for w in keras_layer.weights], [a.shape for a in arrays]
     if wanted != given:
-        raise ValueError(f"{keras_layer.name!r} has weights of shapes {wanted}, but those of the {type(layer).__name__} are {given}")
+        raise ValueError(
+            f"{keras_layer.name!r} has weights of shapes {wanted}, but those of the {type(layer).__name__} are {given}"
+        )
     keras_layer.set_weights([np.ascontiguousarray(a) for a in arrays])

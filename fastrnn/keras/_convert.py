@@ -39,7 +39,9 @@ def activation(value, keras_2=False):
             return "leaky_relu", 0.2  # Keras' slope; torch's and ONNX' is 0.01
         if name in PLAIN:
             return name
-    raise NotImplementedError(f"the activation {repr(value)[:80]} is not supported: use one of {', '.join(sorted(PLAIN | {'hard_sigmoid', 'leaky_relu'}))}")
+    raise NotImplementedError(
+        f"the activation {repr(value)[:80]} is not supported: use one of {', '.join(sorted(PLAIN | {'hard_sigmoid', 'leaky_relu'}))}"
+    )
 
 
 def activation_back(value):
@@ -59,12 +61,19 @@ def activation_back(value):
 
 def options(kind, config, keras_2=False):
     """Arguments of the fastrnn layer, beside its sizes, for one recurrent layer of Keras."""
-    found = {"bias": bool(config.get("use_bias", True)), "reverse": bool(config.get("go_backwards", False)), "batch_first": True}
+    found = {
+        "bias": bool(config.get("use_bias", True)),
+        "reverse": bool(config.get("go_backwards", False)),
+        "batch_first": True,
+    }
     act = activation(config.get("activation", "tanh"), keras_2)
     if kind == "SimpleRNN":
         return found | {"nonlinearity": act}
     default = "hard_sigmoid" if keras_2 else "sigmoid"
-    found |= {"activation": act, "recurrent_activation": activation(config.get("recurrent_activation", default), keras_2)}
+    found |= {
+        "activation": act,
+        "recurrent_activation": activation(config.get("recurrent_activation", default), keras_2),
+    }
     if kind == "GRU":
         found["reset_after"] = resets_after(config, keras_2)
     return found
@@ -99,7 +108,10 @@ def to_params(kind, arrays, suffix="_l0"):
     ((8, 3), False)
     """
     turned = [_reordered(kind, a) for a in arrays]
-    params = {"weight_ih" + suffix: np.ascontiguousarray(turned[0].T), "weight_hh" + suffix: np.ascontiguousarray(turned[1].T)}
+    params = {
+        "weight_ih" + suffix: np.ascontiguousarray(turned[0].T),
+        "weight_hh" + suffix: np.ascontiguousarray(turned[1].T),
+    }
     if len(turned) > 2:
         bias = turned[2]
         b_ih, b_hh = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))

@@ -18,11 +18,21 @@ MOST_CONFIG = 4 << 20  # bytes of a config; Keras' own are some kB
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # Of what a model's weights take: those of an optimizer (Adam: two more) and HDF5's own.
 _TIMES, _MORE = 8, 16 << 20
-_BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, UnicodeError)
+_BROKEN = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    UnicodeError,
+)
 
 
 def sniff(path):
-    """"keras" or "h5", by the file's first bytes, whatever its name is."""
+    """ "keras" or "h5", by the file's first bytes, whatever its name is."""
     _foreign.check_regular(path)
     with open(path, "rb") as file:
         head = file.read(8)
@@ -30,7 +40,9 @@ def sniff(path):
         return "keras"
     if head == _HDF5:
         return "h5"
-    what = "it looks like a pickle, which fastrnn never opens" if head[:1] == b"\x80" else f"its first bytes are {head!r}"
+    what = (
+        "it looks like a pickle, which fastrnn never opens" if head[:1] == b"\x80" else f"its first bytes are {head!r}"
+    )
     raise ValueError(f"{path} is neither a .keras file (zip) nor HDF5: {what}")
 
 
@@ -66,7 +78,15 @@ class KerasZip:
         try:
             with self._zip.open(info) as file:
                 return file.read(most + 1)
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, NotImplementedError, zipfile.zlib.error) as error:
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            EOFError,
+            RuntimeError,
+            ValueError,
+            NotImplementedError,
+            zipfile.zlib.error,
+        ) as error:
             raise ValueError(f"{self.path}: {name} is broken: {error}") from None
 
     def json(self, name):
@@ -111,7 +131,9 @@ class Weights:
         except _BROKEN as error:
             raise ValueError(f"{where} is broken: {error}") from None
         several = isinstance(value, np.ndarray)
-        texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in (value.ravel() if several else [value])]
+        texts = [
+            v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in (value.ravel() if several else [value])
+        ]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{where} is {type(value).__name__}, but it must be text")
         return list(map(str, texts)) if several else str(texts[0])
@@ -125,7 +147,9 @@ class Weights:
                 if link is None:
                     raise ValueError(f"{self.path}: tensor or group {place} is missing")
                 if not isinstance(link, self._h5py.HardLink):
-                    raise ValueError(f"{self.path}: {place} is a link out of its place ({type(link).__name__}), which is not followed")
+                    raise ValueError(
+                        f"{self.path}: {place} is a link out of its place ({type(link).__name__}), which is not followed"
+                    )
                 node = node[part]
         except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.path}: {place} is broken: {error}") from None
@@ -150,14 +174,20 @@ class Weights:
             raise ValueError(f"{self.path}: {place} is a {type(found).__name__}, not an array")
         if found.shape != tuple(shape):
             turned = ": it is transposed" if found.shape == tuple(shape)[::-1] else ""
-            raise ValueError(f"{self.path}: {place} has shape {found.shape}, but the settings ask for {tuple(shape)}{turned}")
+            raise ValueError(
+                f"{self.path}: {place} has shape {found.shape}, but the settings ask for {tuple(shape)}{turned}"
+            )
         if found.dtype != dtype:
             raise ValueError(f"{self.path}: {place} is {found.dtype}, but the settings ask for {np.dtype(dtype)}")
         properties = found.id.get_create_plist()
         if found.is_virtual or properties.get_external_count() or properties.get_nfilters():
-            raise ValueError(f"{self.path}: {place} is compressed, virtual or kept in another file; Keras writes plain arrays")
+            raise ValueError(
+                f"{self.path}: {place} is compressed, virtual or kept in another file; Keras writes plain arrays"
+            )
         if found.id.get_storage_size() != found.nbytes or found.nbytes > self.size:
-            raise ValueError(f"{self.path}: {place} claims {found.nbytes} bytes, but {min(found.id.get_storage_size(), self.size)} are there")
+            raise ValueError(
+                f"{self.path}: {place} claims {found.nbytes} bytes, but {min(found.id.get_storage_size(), self.size)} are there"
+            )
 
     def places(self, root):
         """Names of all arrays below a group."""

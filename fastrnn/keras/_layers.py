@@ -37,13 +37,17 @@ def _refuse(layer, use_cudnn=None):
         raise NotImplementedError(f"{name}: use_cudnn=True is not supported: fastrnn runs on the CPU")
     for part in (layer, *_cells(layer)):
         if part is not layer and type(part) not in _KINDS:
-            raise NotImplementedError(f"{name}: a cell of {type(part).__name__} is not supported: only SimpleRNNCell, GRUCell and LSTMCell of Keras are")
+            raise NotImplementedError(
+                f"{name}: a cell of {type(part).__name__} is not supported: only SimpleRNNCell, GRUCell and LSTMCell of Keras are"
+            )
         if part.compute_dtype not in ("float32", "float64") or part.variable_dtype != part.compute_dtype:
             raise NotImplementedError(
                 f"{name}: variables in {part.variable_dtype} and steps in {part.compute_dtype} are not supported: use dtype='float32' or 'float64'"
             )
         if part.compute_dtype != layer.compute_dtype:
-            raise NotImplementedError(f"{name}: cells in {part.compute_dtype} of a layer in {layer.compute_dtype} are not supported: give both one dtype")
+            raise NotImplementedError(
+                f"{name}: cells in {part.compute_dtype} of a layer in {layer.compute_dtype} are not supported: give both one dtype"
+            )
     for cell in _cells(layer):
         _convert.options(_KINDS[type(cell)], _settings(cell, layer.go_backwards))
 
@@ -57,9 +61,17 @@ class _Engine:
     def loaded(self, place, kind, settings, arrays):
         """The fastrnn layer of a cell with these weights. One whose gradients may still be asked for is never changed: a copy is."""
         kept, net = self._made.get(place, (None, None))
-        if kept is None or any(a.dtype != b.dtype or not np.array_equal(a, b) for a, b in zip(kept, arrays, strict=True)):
+        if kept is None or any(
+            a.dtype != b.dtype or not np.array_equal(a, b) for a, b in zip(kept, arrays, strict=True)
+        ):
             if net is None or net.dtype != arrays[0].dtype:
-                net = _convert.make(kind, arrays[0].shape[0], arrays[1].shape[0], _convert.options(kind, settings), dtype=str(arrays[0].dtype))
+                net = _convert.make(
+                    kind,
+                    arrays[0].shape[0],
+                    arrays[1].shape[0],
+                    _convert.options(kind, settings),
+                    dtype=str(arrays[0].dtype),
+                )
             else:
                 net = net.copy()
             net.load_state_dict(_convert.to_params(kind, arrays))
@@ -74,7 +86,9 @@ def _numpy(value):
     """A tensor of the backend, outside compiled functions, as an array."""
     if _BACKEND == "torch":
         if value.device.type != "cpu":
-            raise NotImplementedError(f"fastrnn's layers run on the CPU, but a tensor is on {value.device}: set keras.config or the device to cpu")
+            raise NotImplementedError(
+                f"fastrnn's layers run on the CPU, but a tensor is on {value.device}: set keras.config or the device to cpu"
+            )
         return np.ascontiguousarray(value.detach().numpy())
     return np.ascontiguousarray(value)
 
@@ -102,7 +116,9 @@ def _run_torch(find, kind, two_biases, x, state, weights, mask):
         @staticmethod
         def forward(ctx, x, *rest):
             net = find([_numpy(w) for w in rest[len(state) :]])
-            (y, state_n), ctx.back = net.vjp(_numpy(x), _state(kind, [_numpy(s) for s in rest[: len(state)]]), mask=mask)
+            (y, state_n), ctx.back = net.vjp(
+                _numpy(x), _state(kind, [_numpy(s) for s in rest[: len(state)]]), mask=mask
+            )
             return (torch.from_numpy(np.ascontiguousarray(y)), *map(torch.from_numpy, _unstate(state_n)))
 
         @staticmethod
@@ -135,7 +151,9 @@ def _run_jax(run, units, x, arguments, state_count):
         return jax.pure_callback(run, tuple(jax.ShapeDtypeStruct(s, x.dtype) for s in shapes), *arrays)
 
     def refuse(*arrays):
-        raise NotImplementedError("fastrnn.keras trains on Keras' torch backend only: set KERAS_BACKEND=torch; on jax it is for inference")
+        raise NotImplementedError(
+            "fastrnn.keras trains on Keras' torch backend only: set KERAS_BACKEND=torch; on jax it is for inference"
+        )
 
     call.defvjp(refuse, refuse)
     return call(x, *arguments)
@@ -163,7 +181,9 @@ def _run_cell(layer, place, cell, x, state, mask):
         return _run_values(find, kind, len(state), *arrays)
 
     if _BACKEND == "jax":
-        return tuple(map(keras.ops.convert_to_tensor, _run_jax(run, cell.units, x, [*state, *weights, steps], len(state))))
+        return tuple(
+            map(keras.ops.convert_to_tensor, _run_jax(run, cell.units, x, [*state, *weights, steps], len(state)))
+        )
     if _BACKEND == "numpy":
         return run(x, *state, *weights, steps)
     raise NotImplementedError(f"fastrnn.keras runs on Keras' torch, jax and numpy backends, not on {_BACKEND}")
@@ -177,7 +197,9 @@ def _run(layer, x, initial_state, mask, training):
     for place, (cell, state) in enumerate(zip(cells, initial_state if stacked else [initial_state], strict=True)):
         state = list(state) if isinstance(state, (list, tuple)) else [state]
         if training and cell.recurrent_dropout:
-            raise NotImplementedError(f"{layer.name}: recurrent_dropout={cell.recurrent_dropout} is not supported in training: use 0, or dropout=")
+            raise NotImplementedError(
+                f"{layer.name}: recurrent_dropout={cell.recurrent_dropout} is not supported in training: use 0, or dropout="
+            )
         if training and cell.dropout:
             if getattr(cell, "implementation", 2) == 1:
                 raise NotImplementedError(

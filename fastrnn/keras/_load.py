@@ -67,7 +67,9 @@ def _read(path, config, verify):
         try:
             version = archive.json("metadata.json").get("keras_version")
             if _keras_2(path, version):
-                raise NotImplementedError(f"{path} was written by Keras {version}, whose .keras files are laid out otherwise: save it as .h5, or by Keras 3")
+                raise NotImplementedError(
+                    f"{path} was written by Keras {version}, whose .keras files are laid out otherwise: save it as .h5, or by Keras 3"
+                )
             parts = _parts(path, archive.json("config.json"), False)
             weights = archive.weights(_bytes(parts))
         finally:
@@ -81,13 +83,17 @@ def _read(path, config, verify):
     if text is None:
         if config is None:
             weights.close()
-            raise ValueError(f"{path} has weights and no settings (a .weights.h5): give config=model.to_json(), or --config FILE to the command")
+            raise ValueError(
+                f"{path} has weights and no settings (a .weights.h5): give config=model.to_json(), or --config FILE to the command"
+            )
         return _finish(path, _parts(path, config, False), False, weights, _arrays_3, verify)
     if config is not None:
         weights.close()
         _refuse_config(path, config)
     keras_2 = _keras_2(path, weights.attribute("keras_version"))
-    return _finish(path, _parts(path, _files.parse(path, text, "model_config"), keras_2), keras_2, weights, _arrays_h5, verify)
+    return _finish(
+        path, _parts(path, _files.parse(path, text, "model_config"), keras_2), keras_2, weights, _arrays_h5, verify
+    )
 
 
 def _refuse_config(path, config):
@@ -98,7 +104,9 @@ def _refuse_config(path, config):
 def _keras_2(path, version):
     major = str(version).split(".")[0]
     if not re.fullmatch("[0-9]{1,4}", major):
-        raise ValueError(f"{path}: keras_version is {repr(version)[:80]}: whether its hard_sigmoid has slope 0.2 or 1/6 cannot be told")
+        raise ValueError(
+            f"{path}: keras_version is {repr(version)[:80]}: whether its hard_sigmoid has slope 0.2 or 1/6 cannot be told"
+        )
     return int(major) < 3
 
 
@@ -120,13 +128,17 @@ def _parts(path, config, keras_2):
 
 
 def _bytes(parts):
-    return sum(int(np.prod(shape, dtype=object)) * np.dtype(part.dtype).itemsize for part in parts for _, shape in part.shapes)
+    return sum(
+        int(np.prod(shape, dtype=object)) * np.dtype(part.dtype).itemsize for part in parts for _, shape in part.shapes
+    )
 
 
 def _finish(path, parts, keras_2, weights, read, verify):
     try:
         if _bytes(parts) > weights.size:
-            raise ValueError(f"{path}: the settings ask for {_bytes(parts)} bytes of weights, but its HDF5 part has {weights.size}")
+            raise ValueError(
+                f"{path}: the settings ask for {_bytes(parts)} bytes of weights, but its HDF5 part has {weights.size}"
+            )
         arrays = read(weights, parts)
     finally:
         weights.close()
@@ -147,9 +159,13 @@ def _arrays_3(weights, parts):
             places.append(f"{base}/{side}{inner}vars/{k % (len(part.shapes) // 2) if part.bidirectional else k}")
         found.append([weights.array(place, shape, part.dtype) for place, (_, shape) in zip(places, part.shapes)])
         expected.update(places)
-    extra = sorted(place for place in weights.places("layers") if place not in expected and "seed_generator" not in place)
+    extra = sorted(
+        place for place in weights.places("layers") if place not in expected and "seed_generator" not in place
+    )
     if extra:
-        raise ValueError(f"{weights.path}: {len(extra)} tensors belong to no layer of the settings: {', '.join(extra[:5])}")
+        raise ValueError(
+            f"{weights.path}: {len(extra)} tensors belong to no layer of the settings: {', '.join(extra[:5])}"
+        )
     return found
 
 
@@ -162,8 +178,12 @@ def _arrays_h5(weights, parts):
         wanted = [name.split("/")[-1] for name, _ in part.shapes]
         given = [name.split("/")[-1].split(":")[0] for name in names]
         if given != wanted:
-            raise ValueError(f"{weights.path}: layer {part.name!r} lists the tensors {given}, but the settings ask for {wanted}")
-        found.append([weights.array(f"{group}/{name}", shape, part.dtype) for name, (_, shape) in zip(names, part.shapes)])
+            raise ValueError(
+                f"{weights.path}: layer {part.name!r} lists the tensors {given}, but the settings ask for {wanted}"
+            )
+        found.append(
+            [weights.array(f"{group}/{name}", shape, part.dtype) for name, (_, shape) in zip(names, part.shapes)]
+        )
     known = {part.name for part in parts}
     extra = [
         name
@@ -212,7 +232,11 @@ def _around(part, keras_2):
     if part.kind == "Embedding":
         return ({f"{name}.mask": ("mask", 0)} if config.get("mask_zero") else {}), {}
     if part.kind == "Dense":
-        function = config.get("activation") if config.get("activation") == "softmax" else _convert.activation(config.get("activation"), keras_2)
+        function = (
+            config.get("activation")
+            if config.get("activation") == "softmax"
+            else _convert.activation(config.get("activation"), keras_2)
+        )
         if function == "linear":
             return {}, {}
         if function != "softmax" and (function if isinstance(function, str) else function[0]) not in FUNCTIONS:
@@ -245,7 +269,9 @@ def _layer(part, arrays, keras_2):
     else:
         found = _convert.options(part.kind, part.config, keras_2)
         n = len(arrays) // 2 if part.bidirectional else len(arrays)
-        layer = _convert.make(part.kind, arrays[0].shape[0], arrays[1].shape[0], found, bidirectional=part.bidirectional, dtype=part.dtype)
+        layer = _convert.make(
+            part.kind, arrays[0].shape[0], arrays[1].shape[0], found, bidirectional=part.bidirectional, dtype=part.dtype
+        )
         params = _convert.to_params(part.kind, arrays[:n])
         params |= _convert.to_params(part.kind, arrays[n:], "_l0_reverse") if part.bidirectional else {}
     layer.load_state_dict(params)
@@ -269,7 +295,9 @@ def _compare(path, name, got, want, tolerance=None):
     tolerance = tolerance or (1e-4 if got.dtype == np.float32 else 1e-9)
     worst = np.abs(got - want).max(initial=0.0) / max(1.0, np.abs(want).max(initial=0.0))
     if not worst <= tolerance:
-        raise ValueError(f"{path}: outputs of {name!r} differ from the source's by {worst:.2g} of their size, at most {tolerance:g} is allowed")
+        raise ValueError(
+            f"{path}: outputs of {name!r} differ from the source's by {worst:.2g} of their size, at most {tolerance:g} is allowed"
+        )
 
 
 def _live(source, verify):
@@ -290,9 +318,13 @@ def _live(source, verify):
     layers = {layer.name: layer for layer in (source.layers if model else [source])}
     arrays = []
     for part in parts:
-        given = [keras.ops.convert_to_numpy(w.value) for w in layers[part.name].weights if w.path.split("/")[-1] in _NAMES]
+        given = [
+            keras.ops.convert_to_numpy(w.value) for w in layers[part.name].weights if w.path.split("/")[-1] in _NAMES
+        ]
         if [a.shape for a in given] != [shape for _, shape in part.shapes]:
-            raise ValueError(f"{part.name!r} has weights of shapes {[a.shape for a in given]}, but its settings ask for {[s for _, s in part.shapes]}")
+            raise ValueError(
+                f"{part.name!r} has weights of shapes {[a.shape for a in given]}, but its settings ask for {[s for _, s in part.shapes]}"
+            )
         arrays.append(given)
     net = _build(source.name, parts, arrays, False, verify)
     if verify:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from fastrnn.keras import _convert, _schema
 from fastrnn.keras._schema import MOST
 
-_PASSED = {"Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization"}  # nothing at inference
+_PASSED = {
+    "Dropout",
+    "SpatialDropout1D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "AlphaDropout",
+    "ActivityRegularization",
+}  # nothing at inference
 _KNOWN = {"InputLayer", "Embedding", "Masking", "Bidirectional", "Dense", *_PASSED, *_convert.RECURRENT}
 _PACKAGES = (None, "", "keras", "keras.layers", "fastrnn", "fastrnn.keras._layers")
 
@@ -40,7 +47,9 @@ def _dtype(name, config):
         inside = value.get("config")
         value = inside.get("name") if isinstance(inside, dict) else None
     if value not in ("float32", "float64"):
-        raise NotImplementedError(f"layer {name!r}: dtype {_schema.shown(value)} is not supported: float32 and float64 are")
+        raise NotImplementedError(
+            f"layer {name!r}: dtype {_schema.shown(value)} is not supported: float32 and float64 are"
+        )
     return value
 
 
@@ -48,7 +57,9 @@ def _entries(config):
     """(class_name, name, config, build_config) of each layer of a chain, in order; anything but a chain is refused."""
     kind, inside = config.get("class_name"), config.get("config")
     if kind not in ("Sequential", "Functional", "Model"):
-        raise NotImplementedError(f"a model of class {_schema.shown(kind)} is not supported: Sequential and Functional models that are one chain are")
+        raise NotImplementedError(
+            f"a model of class {_schema.shown(kind)} is not supported: Sequential and Functional models that are one chain are"
+        )
     layers = inside.get("layers") if isinstance(inside, dict) else inside
     if not isinstance(layers, list):
         raise ValueError(f"the config of the {kind} model has no list of layers")
@@ -59,12 +70,16 @@ def _entries(config):
         name = _schema.check_entry(entry)
         if entry.get("class_name") not in _KNOWN or entry.get("module") not in _PACKAGES:
             where = f" of {entry['module']}" if entry.get("module") not in _PACKAGES else ""
-            raise NotImplementedError(f"layer {name!r}: {entry.get('class_name')}{where} is not supported: {', '.join(sorted(_KNOWN))} are")
+            raise NotImplementedError(
+                f"layer {name!r}: {entry.get('class_name')}{where} is not supported: {', '.join(sorted(_KNOWN))} are"
+            )
         if kind != "Sequential":
             nodes = entry.get("inbound_nodes") or []
             sources = _sources(nodes)
             if len(nodes) > 1 or sources != ([] if before is None else [before]):
-                raise NotImplementedError(f"layer {name!r} takes {sources}, {len(nodes)} times, and {before!r} is before it: only a chain is supported")
+                raise NotImplementedError(
+                    f"layer {name!r} takes {sources}, {len(nodes)} times, and {before!r} is before it: only a chain is supported"
+                )
             _check_call(name, nodes)
             before = entry.get("name") or name
             names.append(before)
@@ -150,22 +165,36 @@ def _inside(name, config):
     """(kind, config) of the layer of a Bidirectional, whose two directions must be alike."""
     pair = [config.get("layer"), config.get("backward_layer")]
     for entry in pair[: 1 if pair[1] is None else 2]:
-        known = isinstance(entry, dict) and isinstance(entry.get("config"), dict) and isinstance(entry.get("class_name"), str)
+        known = (
+            isinstance(entry, dict)
+            and isinstance(entry.get("config"), dict)
+            and isinstance(entry.get("class_name"), str)
+        )
         if not known or entry["class_name"] not in _convert.RECURRENT:
             inside = entry.get("class_name") if isinstance(entry, dict) else entry
             raise NotImplementedError(f"layer {name!r}: a Bidirectional of {_schema.shown(inside)} is not supported")
         if entry.get("module") not in _PACKAGES:
-            raise NotImplementedError(f"layer {name!r}: a Bidirectional of {entry['class_name']} of {entry['module']} is not supported")
+            raise NotImplementedError(
+                f"layer {name!r}: a Bidirectional of {entry['class_name']} of {entry['module']} is not supported"
+            )
     forward, backward = pair
     for entry in pair[: 1 if backward is None else 2]:
         _schema.check_config(entry["class_name"], name, entry["config"])
     if forward["config"].get("go_backwards"):
-        raise NotImplementedError(f"layer {name!r}: a Bidirectional whose forward layer goes backwards is not supported")
+        raise NotImplementedError(
+            f"layer {name!r}: a Bidirectional whose forward layer goes backwards is not supported"
+        )
     for key in ("units", "activation", "recurrent_activation", "use_bias", "reset_after"):
-        if backward is not None and (backward["class_name"] != forward["class_name"] or backward["config"].get(key) != forward["config"].get(key)):
-            raise NotImplementedError(f"layer {name!r}: a Bidirectional whose two layers differ in their class or {key} is not supported")
+        if backward is not None and (
+            backward["class_name"] != forward["class_name"] or backward["config"].get(key) != forward["config"].get(key)
+        ):
+            raise NotImplementedError(
+                f"layer {name!r}: a Bidirectional whose two layers differ in their class or {key} is not supported"
+            )
     if config.get("merge_mode", "concat") not in ("concat", "sum", "mul", "ave", None):
-        raise ValueError(f"layer {name!r}: merge_mode {_schema.shown(config['merge_mode'])} is not one of concat, sum, mul, ave, None")
+        raise ValueError(
+            f"layer {name!r}: merge_mode {_schema.shown(config['merge_mode'])} is not one of concat, sum, mul, ave, None"
+        )
     return forward["class_name"], forward["config"]
 
 
@@ -183,9 +212,13 @@ def _recurrent(part, keras_2):
     units = _size(part.name, config, "units")
     part.shapes = _recurrent_shapes(part, units, part.features, keras_2)
     if part.bidirectional:
-        part.shapes = [(f"{side}/{name}", shape) for side in ("forward_layer", "backward_layer") for name, shape in part.shapes]
+        part.shapes = [
+            (f"{side}/{name}", shape) for side in ("forward_layer", "backward_layer") for name, shape in part.shapes
+        ]
         if part.merge_mode is None:
-            raise NotImplementedError(f"layer {part.name!r}: merge_mode=None gives two outputs, which a chain cannot take")
+            raise NotImplementedError(
+                f"layer {part.name!r}: merge_mode=None gives two outputs, which a chain cannot take"
+            )
     part.features = units * (2 if part.bidirectional and part.merge_mode == "concat" else 1)
 
 
@@ -233,7 +266,9 @@ def _dense(part, keras_2):
         except NotImplementedError as error:
             raise NotImplementedError(f"layer {part.name!r}: {error}") from None
     units = _size(part.name, part.config, "units")
-    part.shapes = [("kernel", (part.features, units))] + ([("bias", (units,))] if part.config.get("use_bias", True) else [])
+    part.shapes = [("kernel", (part.features, units))] + (
+        [("bias", (units,))] if part.config.get("use_bias", True) else []
+    )
     part.features = units
 
 

@@ -43,7 +43,16 @@ _OWN = {
 _RECURRENT = {
     "units": _size,
     **dict.fromkeys(
-        ("use_bias", "return_sequences", "return_state", "go_backwards", "time_major", "zero_output_for_mask", "reset_after"), _flag
+        (
+            "use_bias",
+            "return_sequences",
+            "return_state",
+            "go_backwards",
+            "time_major",
+            "zero_output_for_mask",
+            "reset_after",
+        ),
+        _flag,
     ),
 }
 _READ = {  # beside those: read where they count, or of no effect on what the layer computes here
@@ -55,7 +64,15 @@ _READ = {  # beside those: read where they count, or of no effect on what the la
     *(f"{what}_{kind}" for what in ("kernel", "recurrent", "bias", "activity", "embeddings")
       for kind in ("initializer", "regularizer", "constraint")),
 }  # fmt: skip
-_RENAMED = {"inner_activation", "init", "inner_init", "forget_bias_init", "consume_less", "dropout_W", "dropout_U"}  # Keras 1
+_RENAMED = {
+    "inner_activation",
+    "init",
+    "inner_init",
+    "forget_bias_init",
+    "consume_less",
+    "dropout_W",
+    "dropout_U",
+}  # Keras 1
 
 
 def check_config(kind, name, config):
@@ -73,7 +90,9 @@ def check_config(kind, name, config):
         if wrong:
             raise ValueError(f"layer {name!r}: {key} is {shown(value)}, {wrong}")
         if key in _RENAMED and value is not None:
-            raise NotImplementedError(f"layer {name!r} has the setting {key}, of Keras 1: save the model by Keras 2 or 3")
+            raise NotImplementedError(
+                f"layer {name!r} has the setting {key}, of Keras 1: save the model by Keras 2 or 3"
+            )
         if check is None and key not in _READ and value not in (None, False, 0, "", [], {}):
             raise NotImplementedError(
                 f"layer {name!r} has the setting {key[:80]!r}, {shown(value)}, which is not known here, so that it would be left out"
@@ -92,5 +111,7 @@ def check_entry(entry):
         if not isinstance(value, types):
             raise ValueError(f"layer {shown(name)}: {key} is {shown(value)}, which Keras does not write")
     if len(name) > LONGEST_NAME:
-        raise ValueError(f"the layer {name[:80]!r}… has a name of {len(name)} characters; at most {LONGEST_NAME} are read")
+        raise ValueError(
+            f"the layer {name[:80]!r}… has a name of {len(name)} characters; at most {LONGEST_NAME} are read"
+        )
     return name

@@ -44,9 +44,7 @@ def run(path, config, seconds=_SECONDS):
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise ValueError(
-            f"{path} is broken: reading it ended a trial process with status {done.returncode}: {last[0]}"
-        )
+        raise ValueError(f"{path} is broken: reading it ended a trial process with status {done.returncode}: {last[0]}")
     error, text = json.loads(lines[-1])
     if error is not None:
         raise _ERRORS.get(error, ValueError)(text)

@@ -122,13 +122,17 @@ class SequenceClassifier(Pooled):
 
     def _fit_generator(self, make, updates, classes, validation, settings):
         if updates is None or classes is None:
-            raise ValueError("X is a generator: give updates (batches of an epoch) and classes (all labels that there are)")
+            raise ValueError(
+                "X is a generator: give updates (batches of an epoch) and classes (all labels that there are)"
+            )
         classes, seed = np.unique(_check_data.labels(classes, len(classes))), self._drawn_seed(settings)
         first = next(iter(make(0)))[0]
         features = _check_data.columns(first)
         first = _check_data.sequences(first)
         width, scaler = first[0].shape[1], self._scaler_of(first)
-        data = self._generated(make, updates, width, features, scaler, lambda X, y: _targets(y, classes, None, N=len(X)))
+        data = self._generated(
+            make, updates, width, features, scaler, lambda X, y: _targets(y, classes, None, N=len(X))
+        )
         held_out = None
         if validation:
             held_X = _check_data.sequences(validation[0], width, features)

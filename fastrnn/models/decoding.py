@@ -195,7 +195,9 @@ class Decoding(Model):
         code, code_backward = self._coded_vjp(batch.source, random_key(rng, 1))
         given, given_backward = self._entries(code)
         inputs = batch.inputs if not batch.sampling else self._own_inputs(batch, given, random_key(rng, 2))
-        (y, _), decoder_backward = self.decoder.vjp(inputs, lengths=batch.lengths, embedding=self.target_table, rng=rng, **given)
+        (y, _), decoder_backward = self.decoder.vjp(
+            inputs, lengths=batch.lengths, embedding=self.target_table, rng=rng, **given
+        )
         valid = batch.valid
         rows = y.reshape(-1, y.shape[2])[valid]
         if self._dropout is not None:
@@ -248,7 +250,9 @@ class Decoding(Model):
             targets = self.vocabulary.encode_targets(y, "y")
         return Pairs(self._sources(X, self._known), targets, self.vocabulary, batch_size)
 
-    def predict(self, X, *, beam: int = 1, n_best: int | None = None, length_penalty: float = 0.0, max_length: int | None = None) -> list:
+    def predict(
+        self, X, *, beam: int = 1, n_best: int | None = None, length_penalty: float = 0.0, max_length: int | None = None
+    ) -> list:
         """The most likely target of each source.
 
         Parameters
@@ -289,7 +293,9 @@ class Decoding(Model):
         """
         temperature = _check.number("temperature", temperature, above=0)
         seed = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else _check.seed(seed)
-        return [self._decoded(best[0].ids) for best in self._found(X, max_length, temperature=temperature, seed=int(seed))]
+        return [
+            self._decoded(best[0].ids) for best in self._found(X, max_length, temperature=temperature, seed=int(seed))
+        ]
 
     def _found(self, X, max_length, *, seed=None, **options):
         """What the search finds for each source, in the order of X."""
@@ -300,7 +306,9 @@ class Decoding(Model):
         for k, batch in enumerate(batches):
             given, _ = self._entries(self._coded(batch.source))
             key = 0 if seed is None else random_key(seed, k)
-            rows = search.search(self.decoder, self.target_table, self.linear, **given, rows=len(batch.rows), key=key, **ends, **options)
+            rows = search.search(
+                self.decoder, self.target_table, self.linear, **given, rows=len(batch.rows), key=key, **ends, **options
+            )
             for row, best in zip(batch.rows, rows):
                 found[row] = best
         return found

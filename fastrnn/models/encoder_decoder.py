@@ -94,13 +94,19 @@ class EncoderDecoder(Decoding):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         for name in ("hidden_size", "num_layers", "source_embedding", "target_embedding", "min_count"):
             setattr(self, name, _check.size(name, locals()[name]))
-        self.decoder_cell = decoder_cell if decoder_cell is None else _check.choice("decoder_cell", decoder_cell, tuple(CELLS))
+        self.decoder_cell = (
+            decoder_cell if decoder_cell is None else _check.choice("decoder_cell", decoder_cell, tuple(CELLS))
+        )
         self.decoder_size = decoder_size if decoder_size is None else _check.size("decoder_size", decoder_size)
-        self.decoder_layers = decoder_layers if decoder_layers is None else _check.size("decoder_layers", decoder_layers)
+        self.decoder_layers = (
+            decoder_layers if decoder_layers is None else _check.size("decoder_layers", decoder_layers)
+        )
         self.bidirectional, self.tied = bool(bidirectional), bool(tied)
         self.context = _check.choice("context", context, ("initial", "every", "both", None))
         self.attention = _check.choice("attention", attention, (*ATTENTIONS, None))
-        self.attention_size = attention_size if attention_size is None else _check.size("attention_size", attention_size)
+        self.attention_size = (
+            attention_size if attention_size is None else _check.size("attention_size", attention_size)
+        )
         self.input_feeding = bool(input_feeding) and attention is not None
         _check_pairs.attention(self, self._decoder[1])
         self.dropout = _check.probability("dropout", dropout)
@@ -153,7 +159,9 @@ class EncoderDecoder(Decoding):
         return Code(last(self.encoder, y, state, source.lengths)[0], state, y, source.lengths)
 
     def _coded_vjp(self, source, rng):
-        (y, state), encoder_backward = self.encoder.vjp(source.x, lengths=source.lengths, embedding=self.source_table, rng=rng)
+        (y, state), encoder_backward = self.encoder.vjp(
+            source.x, lengths=source.lengths, embedding=self.source_table, rng=rng
+        )
         vector, last_backward = last(self.encoder, y, state, source.lengths)
         dropped = self._dropout is not None
         if dropped:

@@ -70,7 +70,17 @@ class EventModel(Model):
         self.seed = _check.seed(seed)
         self.history = []
 
-    def fit(self, X, *, epochs: int = 100, batch_size: int = 16, max_steps=None, validation=0.0, verbose: bool = True, **settings):
+    def fit(
+        self,
+        X,
+        *,
+        epochs: int = 100,
+        batch_size: int = 16,
+        max_steps=None,
+        validation=0.0,
+        verbose: bool = True,
+        **settings,
+    ):
         """Learn from sequences, anew. Ctrl-C ends the training; what was best so far is kept.
 
         Parameters
@@ -107,7 +117,9 @@ class EventModel(Model):
             digest = hashlib.sha256(b"".join(x.tobytes() for x in X)).hexdigest()[:12]
             return {"data": digest, "batch_size": batch_size, "max_steps": max_steps}
 
-        self._train(lambda: self._build(n, seed), data, settings, seed=seed, validation=held, identity=identity, unit="steps")
+        self._train(
+            lambda: self._build(n, seed), data, settings, seed=seed, validation=held, identity=identity, unit="steps"
+        )
         return self
 
     def _checked(self, X, n=None):
@@ -121,7 +133,9 @@ class EventModel(Model):
         """Make the layers, with first values drawn from `seed`, in one storage."""
         self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
-        self.rnn = recurrent(self.cell, n, self.hidden_size, self.num_layers, dropout=self.dropout, seed=random_key(seed, 3), **make)
+        self.rnn = recurrent(
+            self.cell, n, self.hidden_size, self.num_layers, dropout=self.dropout, seed=random_key(seed, 3), **make
+        )
         self.linear = Linear(self.rnn.output_size, n, seed=random_key(seed, 4), **make)
         self._input_dropout = Dropout(self.input_dropout) if self.input_dropout else None
         self._dropout = Dropout(self.dropout) if self.dropout else None
@@ -182,7 +196,9 @@ class EventModel(Model):
         for t in range(length):
             p = _sigmoid(self.linear(h)[0])
             if np.isnan(p).any():
-                raise RuntimeError(f"the probabilities of step {t} are NaN: the parameters have left all bounds; train again with a lower lr")
+                raise RuntimeError(
+                    f"the probabilities of step {t} are NaN: the parameters have left all bounds; train again with a lower lr"
+                )
             found[t] = rng.random(n) < p
             h = stream.step(found[t : t + 1])
         return found

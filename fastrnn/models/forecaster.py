@@ -50,7 +50,18 @@ class Forecaster(Model):
 
     columns_ = exog_columns_ = None  # names, if the series of `fit` were data frames
     LAYERS = ("rnn", "linear")
-    ARGUMENTS = ("window", "horizon", "cell", "hidden_size", "num_layers", "season", "difference", "log", "quantiles", "dropout")
+    ARGUMENTS = (
+        "window",
+        "horizon",
+        "cell",
+        "hidden_size",
+        "num_layers",
+        "season",
+        "difference",
+        "log",
+        "quantiles",
+        "dropout",
+    )
 
     def __init__(
         self,
@@ -76,13 +87,25 @@ class Forecaster(Model):
         self.difference, self.log = bool(difference), bool(log)
         self.quantiles = None if quantiles is None else sorted(QuantileLoss(quantiles).quantiles.tolist())
         if self.quantiles is not None and 0.5 not in self.quantiles:
-            raise ValueError(f"quantiles are {tuple(self.quantiles)}, but 0.5 must be among them: it is what predict gives")
+            raise ValueError(
+                f"quantiles are {tuple(self.quantiles)}, but 0.5 must be among them: it is what predict gives"
+            )
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
         self.seed = _check.seed(seed)
         self.history = []
 
-    def fit(self, series, exog=None, *, epochs: int = 100, batch_size: int = 32, validation: int = 0, verbose: bool = True, **settings):
+    def fit(
+        self,
+        series,
+        exog=None,
+        *,
+        epochs: int = 100,
+        batch_size: int = 32,
+        validation: int = 0,
+        verbose: bool = True,
+        **settings,
+    ):
         """Learn from one series or several, anew. Ctrl-C ends the training; what was best so far is kept.
 
         Parameters
@@ -113,8 +136,13 @@ class Forecaster(Model):
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
         _check.size("validation", validation, least=0)
         if 0 < validation < self.horizon:
-            raise ValueError(f"validation={validation} steps are fewer than horizon={self.horizon}: hold out more, or none")
-        names = _check_data.columns(_several(series)[0][0]), _check_data.columns(None if exog is None else _several(exog)[0][0])
+            raise ValueError(
+                f"validation={validation} steps are fewer than horizon={self.horizon}: hold out more, or none"
+            )
+        names = (
+            _check_data.columns(_several(series)[0][0]),
+            _check_data.columns(None if exog is None else _several(exog)[0][0]),
+        )
         given, exogs, flat = self._given(series, exog, names=names)[:3]
         changed = [self._changed(one) for one in given]
         lost, needed = len(given[0]) - len(changed[0]), self.window + self.horizon
@@ -130,10 +158,17 @@ class Forecaster(Model):
         if validation:
             check_range("series", changed, scaler, self.dtype)
             check_range("exog", exogs or [], exog_scaler, self.dtype)
-        inputs = [self._inputs(one, scaler, None if exogs is None else exogs[i][lost:], exog_scaler) for i, one in enumerate(changed)]
+        inputs = [
+            self._inputs(one, scaler, None if exogs is None else exogs[i][lost:], exog_scaler)
+            for i, one in enumerate(changed)
+        ]
         seed, K = self._drawn_seed(settings), given[0].shape[1]
         data = Windows([one[: len(one) - validation] for one in inputs], self, K, batch_size, random_key(seed, 1))
-        held = Windows([one[len(one) - validation - self.window :] for one in inputs], self, K, batch_size, None) if validation else None
+        held = (
+            Windows([one[len(one) - validation - self.window :] for one in inputs], self, K, batch_size, None)
+            if validation
+            else None
+        )
 
         def identity(data):
             scale = to_arrays("scaler", scaler).values()
@@ -168,10 +203,15 @@ class Forecaster(Model):
                 raise ValueError(f"log=True needs values above 0, but a series has {one.min():g}")
         if exog is None:
             return given, None, flat, many
-        exogs = [_check_data.real_numbers("exog", _check_data.by_name("exog", one, names[1])) for one in (exog if many else [exog])]
+        exogs = [
+            _check_data.real_numbers("exog", _check_data.by_name("exog", one, names[1]))
+            for one in (exog if many else [exog])
+        ]
         E = exogs[0].shape[-1] if E is None else E
         if len(exogs) != len(given) or any(e.shape != (len(g), E) for e, g in zip(exogs, given)):
-            raise ValueError(f"exog has shapes {[e.shape for e in exogs]}, but the series have {[len(g) for g in given]} steps and E={E}")
+            raise ValueError(
+                f"exog has shapes {[e.shape for e in exogs]}, but the series have {[len(g) for g in given]} steps and E={E}"
+            )
         return given, exogs, flat, many
 
     def _changed(self, series):
@@ -192,7 +232,9 @@ class Forecaster(Model):
         for lag in self._lags:
             stages.append(stages[-1][lag:] - stages[-1][:-lag])
         for lag, stage in reversed(list(zip(self._lags, stages))):
-            past = np.broadcast_to(stage.reshape(len(stage), *[1] * (changes.ndim - 2), stage.shape[1]), (len(stage), *changes.shape[1:]))
+            past = np.broadcast_to(
+                stage.reshape(len(stage), *[1] * (changes.ndim - 2), stage.shape[1]), (len(stage), *changes.shape[1:])
+            )
             values = np.concatenate([past, changes])
             for t in range(len(past), len(values)):
                 values[t] += values[t - lag]
@@ -217,7 +259,15 @@ class Forecaster(Model):
         self._K, self._E, Q = K, E, len(self.quantiles or [0])
         self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
-        self.rnn = recurrent(self.cell, K + E + 1, self.hidden_size, self.num_layers, dropout=self.dropout, seed=random_key(seed, 3), **make)
+        self.rnn = recurrent(
+            self.cell,
+            K + E + 1,
+            self.hidden_size,
+            self.num_layers,
+            dropout=self.dropout,
+            seed=random_key(seed, 3),
+            **make,
+        )
         self.linear = Linear(self.rnn.output_size, K * Q, seed=random_key(seed, 4), **make)
         self._dropout = Dropout(self.dropout) if self.dropout else None
         self._loss = mean_squared_error if self.quantiles is None else QuantileLoss(self.quantiles)
@@ -282,12 +332,16 @@ class Forecaster(Model):
         horizon = self.horizon if horizon is None else _check.size("horizon", horizon)
         before, exog_before, many = self._ends[-1:], self._exog_ends and self._exog_ends[-1:], False
         if series is not None:
-            before, exog_before, _, many = self._given(series, exog, self._K, self._E, (self.columns_, self.exog_columns_))
+            before, exog_before, _, many = self._given(
+                series, exog, self._K, self._E, (self.columns_, self.exog_columns_)
+            )
         elif exog is not None:
             raise ValueError("exog belongs to a series, but none is given: give both, or future_exog only")
         futures = future_exog if many and future_exog is not None else [future_exog] * len(before)
         if len(futures) != len(before):
-            raise ValueError(f"future_exog has {len(futures)} arrays, but there are {len(before)} series: give one for each")
+            raise ValueError(
+                f"future_exog has {len(futures)} arrays, but there are {len(before)} series: give one for each"
+            )
         found = []
         for k, (one, future) in enumerate(zip(before, futures)):
             found.append(self._forecast(horizon, one, None if exog_before is None else exog_before[k], future))
@@ -297,12 +351,16 @@ class Forecaster(Model):
         """(Q, horizon, K) of the steps that follow `before`, (T, K)."""
         changed = self._changed(before)
         if len(changed) < self.window:
-            raise ValueError(f"the series has {len(before)} steps, but {self.window + len(before) - len(changed)} are needed to go on from")
+            raise ValueError(
+                f"the series has {len(before)} steps, but {self.window + len(before) - len(changed)} are needed to go on from"
+            )
         exog = None
         if self._E:
             if future_exog is None or exog_before is None:
                 raise ValueError("this model was fitted with exog: give future_exog, and exog with series")
-            future_exog = _check_data.real_numbers("future_exog", _check_data.by_name("future_exog", future_exog, self.exog_columns_))
+            future_exog = _check_data.real_numbers(
+                "future_exog", _check_data.by_name("future_exog", future_exog, self.exog_columns_)
+            )
             if future_exog.shape != (horizon, self._E):
                 raise ValueError(f"future_exog has shape {future_exog.shape}, but ({horizon}, {self._E}) is needed")
             exog = np.concatenate([exog_before[-self.window :], future_exog])
@@ -334,7 +392,9 @@ class Forecaster(Model):
         wanted, _, _, many = self._given(series, None, self._K, names=(self.columns_, None))
         ends = self._ends if many else self._ends[-1:]
         if len(wanted) != len(ends):
-            raise ValueError(f"series is a list of {len(wanted)}, but the model was fitted with {len(ends)}: give what follows each of them")
+            raise ValueError(
+                f"series is a list of {len(wanted)}, but the model was fitted with {len(ends)}: give what follows each of them"
+            )
         if not self.naive_error:
             raise ValueError(
                 "MASE is not defined: the seasonal naive forecast has no error within the series of fit, as these are constant or repeat "
@@ -353,14 +413,26 @@ class Forecaster(Model):
         return -self.mase(series, future_exog=future_exog)
 
     def _fitted_config(self):
-        found = {"K": self._K, "E": self._E, "flat": self._flat, "naive_error": self.naive_error, "series": len(self._ends)}
+        found = {
+            "K": self._K,
+            "E": self._E,
+            "flat": self._flat,
+            "naive_error": self.naive_error,
+            "series": len(self._ends),
+        }
         return found | {"columns": self.columns_, "exog_columns": self.exog_columns_}
 
     def _fitted_arrays(self):
         ends = {"end": self._ends[-1]} | {f"end.{k}": end for k, end in enumerate(self._ends[:-1])}
         if self._E:
-            ends |= {"exog_end": self._exog_ends[-1]} | {f"exog_end.{k}": end for k, end in enumerate(self._exog_ends[:-1])}
-        return {**to_arrays("scaler", self._scaler), **(to_arrays("exog_scaler", self._exog_scaler) if self._E else {}), **ends}
+            ends |= {"exog_end": self._exog_ends[-1]} | {
+                f"exog_end.{k}": end for k, end in enumerate(self._exog_ends[:-1])
+            }
+        return {
+            **to_arrays("scaler", self._scaler),
+            **(to_arrays("exog_scaler", self._exog_scaler) if self._E else {}),
+            **ends,
+        }
 
     def _rebuild(self, config, arrays):
         K, E, series = config["K"], config["E"], config.get("series", 1)
@@ -377,7 +449,9 @@ class Forecaster(Model):
         kept = self.window + sum(self._lags)
 
         def ends(name, width):  # of a model saved by an older version only the last one, whole and in its dtype
-            return [numbers_in(arrays, key, (kept, width)) for key in (*(f"{name}.{k}" for k in range(series - 1)), name)]
+            return [
+                numbers_in(arrays, key, (kept, width)) for key in (*(f"{name}.{k}" for k in range(series - 1)), name)
+            ]
 
         self._ends, self._exog_ends = ends("end", K), ends("exog_end", E) if E else None
         if self.log and any((end <= 0).any() for end in self._ends):

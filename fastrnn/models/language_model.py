@@ -140,9 +140,17 @@ class LanguageModel(Model):
         return self.embedding_size or first
 
     def __repr__(self):
-        shown = {name: v for name, v in self._configuration().items() if name not in ("cell", "dtype") and _USUAL.get(name, ...) != v}
+        shown = {
+            name: v
+            for name, v in self._configuration().items()
+            if name not in ("cell", "dtype") and _USUAL.get(name, ...) != v
+        }
         options = "".join(f", {name}={value!r}" for name, value in shown.items())
-        state = "not fitted" if self.vocabulary is None else f"{len(self.vocabulary)} symbols, {self.num_parameters} parameters"
+        state = (
+            "not fitted"
+            if self.vocabulary is None
+            else f"{len(self.vocabulary)} symbols, {self.num_parameters} parameters"
+        )
         return f"<LanguageModel({self.cell!r}{options}, dtype='{self.dtype}'): {state}>"
 
     def _build(self, vocabulary, seed):
@@ -153,7 +161,16 @@ class LanguageModel(Model):
         self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.embedding = Embedding(V, E, seed=seeds[0], **make)
-        self.rnn = recurrent(self.cell, E, self.hidden_size, self.num_layers, dropout=self.dropout, variational=self.variational, seed=seeds[1], **make)
+        self.rnn = recurrent(
+            self.cell,
+            E,
+            self.hidden_size,
+            self.num_layers,
+            dropout=self.dropout,
+            variational=self.variational,
+            seed=seeds[1],
+            **make,
+        )
         self.linear = Linear(H, V, weight=self.embedding.slots["weight"] if self.tied else None, seed=seeds[2], **make)
         self.output_dropout = Dropout(self.dropout, variational=self.variational) if self.dropout else None
         self._dropped_input = Dropout(self.input_dropout, variational=self.variational)
@@ -217,7 +234,9 @@ class LanguageModel(Model):
             raise ValueError(f"pretrained vectors are for words, but level is {self.level!r}")
         text = LEVELS[self.level].read(text)
         if self.splitting == "simple" and first_cut(text) is not None:
-            raise ValueError(f"the word {first_cut(text)!r} has combining marks, which splitting='simple' cuts off: give 'unicode'")
+            raise ValueError(
+                f"the word {first_cut(text)!r} has combining marks, which splitting='simple' cuts off: give 'unicode'"
+            )
         symbols = split_words(text, self.splitting) if self.level == "word" else text
         vocabulary, batches, held, warn = text_batches(symbols, self._vocabulary_of, sizes, validation, held_out)
         vectors = read_vectors(pretrained, vocabulary.symbols, self._embedding_size) if pretrained is not None else {}
@@ -230,7 +249,9 @@ class LanguageModel(Model):
                 **dict(zip(("batch_size", "seq_len", "bptt"), sizes)),
                 "validation": validation,
                 "held_out": held_out,
-                "pretrained": hashlib.sha256(b"".join(map(bytes, vectors.values()))).hexdigest()[:12] if vectors else None,
+                "pretrained": hashlib.sha256(b"".join(map(bytes, vectors.values()))).hexdigest()[:12]
+                if vectors
+                else None,
             }
 
         def build():
@@ -270,7 +291,9 @@ class LanguageModel(Model):
         if self.output_dropout is not None:
             y, dropout_backward = self.output_dropout.vjp(y, rng=random_key(rng, 1), out=y)
         logits, linear_backward = self.linear.vjp(y, out=self._logits_of(ids.shape))
-        loss, loss_backward = softmax_cross_entropy.vjp(logits, targets, label_smoothing=self.label_smoothing, out=logits)
+        loss, loss_backward = softmax_cross_entropy.vjp(
+            logits, targets, label_smoothing=self.label_smoothing, out=logits
+        )
         dy = linear_backward(loss_backward(), into=into).x
         if self.output_dropout is not None:
             dropout_backward(dy, out=dy)
@@ -344,7 +367,9 @@ class LanguageModel(Model):
         if len(ids) < 2:
             raise ValueError(f"the text has {len(ids)} symbol, but a score needs at least 2")
         if ids[1:].max() < 0:
-            raise ValueError("this model knows none of the symbols of the text behind its first: there is nothing to score")
+            raise ValueError(
+                "this model knows none of the symbols of the text behind its first: there is nothing to score"
+            )
         return -self.evaluate(Streams(ids, 1, min(1000, len(ids) - 1)))["loss"]
 
     def perplexity(self, text: str | bytes | os.PathLike) -> float:
@@ -392,7 +417,9 @@ class LanguageModel(Model):
         draw = Sampler(temperature, top_k, top_p, seed)
         if not prompt:
             line_break = self.vocabulary.find("\n")
-            ids = np.array([line_break if line_break is not None else draw(self._allowed(np.zeros(len(self.vocabulary))))])
+            ids = np.array(
+                [line_break if line_break is not None else draw(self._allowed(np.zeros(len(self.vocabulary))))]
+            )
         else:
             ids = self.vocabulary.encode(prompt, "the prompt")
         return self.vocabulary.pieces(self._write(ids, length, draw), before=ids)
@@ -420,15 +447,23 @@ class LanguageModel(Model):
 
     @classmethod
     def _arguments_in(cls, config):
-        older = {"splitting": "simple"} if config.get("level") == "word" else {}  # a model that was saved without it had only this
+        older = (
+            {"splitting": "simple"} if config.get("level") == "word" else {}
+        )  # a model that was saved without it had only this
         return older | super()._arguments_in(config)
 
     def _rebuild(self, config, arrays):
         symbols = config["symbols"]
-        self._build({"byte": Bytes, "character": lambda: Vocabulary(symbols), "word": lambda: Words(symbols, self.splitting)}[self.level](), 0)
+        self._build(
+            {"byte": Bytes, "character": lambda: Vocabulary(symbols), "word": lambda: Words(symbols, self.splitting)}[
+                self.level
+            ](),
+            0,
+        )
 
 
 def _at(states, t):
     """The state at step t, of the states (n, T, B, H) of all steps, or a tuple of such."""
-    return np.ascontiguousarray(states[:, t]) if isinstance(states, np.ndarray) else tuple(_at(part, t) for part in states)
-
+    return (
+        np.ascontiguousarray(states[:, t]) if isinstance(states, np.ndarray) else tuple(_at(part, t) for part in states)
+    )

@@ -125,7 +125,9 @@ class MemoryNetwork(Model):
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "lr": 0.01, "progress": verbose, **settings})
         if 0 < epochs <= self.linear_start:
-            raise ValueError(f"epochs={epochs} are all without the softmax, as linear_start={self.linear_start}: raise epochs")
+            raise ValueError(
+                f"epochs={epochs} are all without the softmax, as linear_start={self.linear_start}: raise epochs"
+            )
         X, y = _check_stories.stories(X, y)
         seed = self._drawn_seed(settings)
         if isinstance(validation, (tuple, list)):
@@ -171,7 +173,9 @@ class MemoryNetwork(Model):
         draw = np.random.default_rng(rng)
         most = np.ceil(self.noise * (batch.count - 1)).astype(int)
         more = draw.integers(0, most + 1)
-        places = draw.integers(0, batch.count, (most.max(), len(most)))  # of an empty memory: how many sentences are younger
+        places = draw.integers(
+            0, batch.count, (most.max(), len(most))
+        )  # of an empty memory: how many sentences are younger
         places[np.arange(len(places))[:, None] >= more] = self.memory
         ages = np.minimum(batch.ages + (places[:, batch.row] <= batch.ages).sum(0), self.memory - 1)
         ages[batch.first] = self.memory
@@ -325,7 +329,9 @@ class _Tables(Layer):
         what = f"MemoryNetwork(size={d}, hops={model.hops}, memory={model.memory})"
         _check_memory.shaped(what, shapes, model.dtype, model.storage)
         self._num_answers = A
-        self._own(model.storage, model.dtype, {name: DEVIATION * rng.standard_normal(shape) for name, shape in shapes.items()})
+        self._own(
+            model.storage, model.dtype, {name: DEVIATION * rng.standard_normal(shape) for name, shape in shapes.items()}
+        )
 
     def answers(self, views):
         """(A, d) the vectors of the answers, among views of the parameters or their gradients."""

@@ -19,7 +19,9 @@ from fastrnn.settings import Settings
 from fastrnn.training import Training
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
-DEFAULTS = dict(optimizer="adam", lr=2e-3, clip_norm=5.0, loss_limit=30.0)  # of training; the loss of a few sequences varies much
+DEFAULTS = dict(
+    optimizer="adam", lr=2e-3, clip_norm=5.0, loss_limit=30.0
+)  # of training; the loss of a few sequences varies much
 
 
 class Model:
@@ -124,7 +126,12 @@ class Model:
         """Write the model to a directory, which may hold an older one: config.json and one safetensors file."""
         self._check_fitted()
         arrays = {f"{name}.{key}": array for name in self.LAYERS for key, array in getattr(self, name).params.items()}
-        config = {"model": type(self).__name__, **self._configuration(), **self._fitted_config(), "history": self.history}
+        config = {
+            "model": type(self).__name__,
+            **self._configuration(),
+            **self._fitted_config(),
+            "history": self.history,
+        }
         if self.reading is not None:
             config["reading"] = self.reading
         storage.save(directory, arrays | self._fitted_arrays(), config)
@@ -159,10 +166,14 @@ class Model:
             model._rebuild(config, arrays)
             del model._budget
             model.storage.budget = None
-            _check_arrays(arrays, {name: slot.shape for name, slot in model.slots.items()}, model.dtype, model._fitted_arrays())
+            _check_arrays(
+                arrays, {name: slot.shape for name, slot in model.slots.items()}, model.dtype, model._fitted_arrays()
+            )
         for name in model.LAYERS:
             prefix = f"{name}."
-            getattr(model, name).load_state_dict({key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)})
+            getattr(model, name).load_state_dict(
+                {key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)}
+            )
         model.history, model.reading = config["history"], config.get("reading")
         return model
 
@@ -175,9 +186,14 @@ class Model:
 def _check_arrays(arrays, shapes, dtype, others):
     """Raise a ValueError that names an array which is missing, not known, or of another shape or dtype than a parameter has."""
     wanted = shapes.keys() | others.keys()
-    for names, what in ((wanted - arrays.keys(), "is missing"), (arrays.keys() - wanted, "is none that such a model has")):
+    for names, what in (
+        (wanted - arrays.keys(), "is missing"),
+        (arrays.keys() - wanted, "is none that such a model has"),
+    ):
         if names:
-            raise ValueError(f"the array {shown(min(names))} {what}: the sizes in the configuration do not fit the arrays saved beside it")
+            raise ValueError(
+                f"the array {shown(min(names))} {what}: the sizes in the configuration do not fit the arrays saved beside it"
+            )
     for name, shape in shapes.items():
         found = arrays[name]
         if found.shape != shape or found.dtype != dtype:
@@ -190,7 +206,9 @@ def _check_arrays(arrays, shapes, dtype, others):
 def recurrent(cell: str, input_size: int, hidden_size, num_layers: int, *, dropout: float = 0.0, **options):
     """The network of a model: layers of one size, or of a size each; `dropout` is between them."""
     several = num_layers > 1 or not isinstance(hidden_size, int)
-    return stacked.make(CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options)
+    return stacked.make(
+        CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options
+    )
 
 
 def remember_at_first(net, seed: int) -> None:
@@ -207,7 +225,9 @@ def held_out_rows(N, part, key, name="validation"):
         if N < 2:
             raise ValueError(f"{name}={part} of {N} cannot be held out: give more data, or {name}=0")
         what = "all" if held else "none"
-        raise ValueError(f"{name}={part} of {N} would hold out {what}: give a part from {0.6 / N:.2g} to {(N - 0.6) / N:.2g}, or 0")
+        raise ValueError(
+            f"{name}={part} of {N} would hold out {what}: give a part from {0.6 / N:.2g} to {(N - 0.6) / N:.2g}, or 0"
+        )
     order = np.random.default_rng(key).permutation(N) if held else np.arange(N)
     return order[:held], order[held:]
 

@@ -36,9 +36,13 @@ class Pairs(Sequences):
     sampling : function of the epoch, optional: the probability of scheduled sampling
     """
 
-    def __init__(self, sources, targets, vocabulary, batch_size, *, max_steps=None, seed=None, sampling=lambda epoch: 0.0):
+    def __init__(
+        self, sources, targets, vocabulary, batch_size, *, max_steps=None, seed=None, sampling=lambda epoch: 0.0
+    ):
         self._sources, self._start, self._sampling = sources, vocabulary.start, sampling
-        self._source_lengths = np.array([len(ids) for ids in sources]) if isinstance(sources, list) else np.zeros(len(sources), int)
+        self._source_lengths = (
+            np.array([len(ids) for ids in sources]) if isinstance(sources, list) else np.zeros(len(sources), int)
+        )
         self.targets = [np.append(ids, vocabulary.end) for ids in targets]
         super().__init__(self.targets, batch_size, max_steps=max_steps, seed=seed)
 
@@ -62,7 +66,9 @@ class Pairs(Sequences):
         targets = _padded(self.targets, rows, -1)
         inputs = np.roll(targets, 1, axis=0)
         there = np.arange(len(targets))[:, None] < self._lengths[rows]
-        inputs = np.where(inputs >= 0, inputs, np.where(there, self._start, 0))  # a symbol that is not known enters as <s>
+        inputs = np.where(
+            inputs >= 0, inputs, np.where(there, self._start, 0)
+        )  # a symbol that is not known enters as <s>
         inputs[0] = self._start
         source = self._sources[rows] if isinstance(self._sources, np.ndarray) else None
         if source is None:

@@ -194,9 +194,13 @@ def _usable(weights):
     """Weights (N,), brought by a power of two to numbers that float32 has if they are very large or small: only their ratios count."""
     largest = weights.max()
     if not np.isfinite(largest):
-        raise ValueError("sample_weight times class_weight is too large for float64: only their ratios count, so give smaller ones")
+        raise ValueError(
+            "sample_weight times class_weight is too large for float64: only their ratios count, so give smaller ones"
+        )
     if not largest > 0:
-        raise ValueError(f"all {len(weights)} sequences have weight 0: nothing can be learnt; give sample_weight or class_weight above 0")
+        raise ValueError(
+            f"all {len(weights)} sequences have weight 0: nothing can be learnt; give sample_weight or class_weight above 0"
+        )
     return weights if 2.0**-60 < largest < 2.0**60 else np.ldexp(weights, -int(np.frexp(largest)[1]))
 
 

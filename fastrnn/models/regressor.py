@@ -102,7 +102,9 @@ class SequenceRegressor(Pooled):
         if not self.per_step:
             y = _check_data.real_numbers("y", y)
             if y.shape[:1] != (len(X),) or y.ndim > 2:
-                raise ValueError(f"y has shape {y.shape}, but there are {len(X)} sequences: give (N,) or (N, K) numbers")
+                raise ValueError(
+                    f"y has shape {y.shape}, but there are {len(X)} sequences: give (N,) or (N, K) numbers"
+                )
             found, flat = y.reshape(len(X), -1), y.ndim == 1
         else:
             if len(y) != len(X):
@@ -110,7 +112,9 @@ class SequenceRegressor(Pooled):
             y = [_check_data.real_numbers(f"y[{i}]", of_one) for i, of_one in enumerate(y)]
             for i, (x, of_one) in enumerate(zip(X, y)):
                 if of_one.shape[:1] != x.shape[:1] or of_one.ndim > 2 or of_one.shape[1:] != y[0].shape[1:]:
-                    raise ValueError(f"y[{i}] has shape {of_one.shape}, but X[{i}] has {len(x)} steps and y[0] has shape {y[0].shape}")
+                    raise ValueError(
+                        f"y[{i}] has shape {of_one.shape}, but X[{i}] has {len(x)} steps and y[0] has shape {y[0].shape}"
+                    )
             found, flat = [of_one.reshape(len(of_one), -1) for of_one in y], y[0].ndim == 1
         if width is not None and found[0].shape[-1] != width:
             raise ValueError(f"y has {found[0].shape[-1]} numbers for each, but this model has {width}")
@@ -185,7 +189,10 @@ class SequenceRegressor(Pooled):
         if config["flat"] and config["outputs"] != 1:
             raise ValueError(f"flat is true, but outputs is {config['outputs']}: only one number for each can be flat")
         super()._rebuild(config, arrays)
-        self._target_scaler, self._flat = from_arrays("target_scaler", arrays, config["outputs"], self.standardize), config["flat"]
+        self._target_scaler, self._flat = (
+            from_arrays("target_scaler", arrays, config["outputs"], self.standardize),
+            config["flat"],
+        )
 
 
 def _r2(found, wanted):

@@ -50,9 +50,13 @@ class Scaler:
             wrong = np.flatnonzero(~np.isfinite(mean) | ~np.isfinite(spread))
         if len(wrong):
             k = wrong[0]
-            raise ValueError(f"{name} {k} goes from {low[k]:g} to {high[k]:g}, too far for a mean in float64: give it in another unit")
+            raise ValueError(
+                f"{name} {k} goes from {low[k]:g} to {high[k]:g}, too far for a mean in float64: give it in another unit"
+            )
         unit = np.where(spread > 0, spread, 1.0)
-        deviation = unit * np.sqrt(sum((((x - mean) / unit) ** 2).sum(0) for x in X) / steps)  # no square overflows or vanishes
+        deviation = unit * np.sqrt(
+            sum((((x - mean) / unit) ** 2).sum(0) for x in X) / steps
+        )  # no square overflows or vanishes
         return cls(mean, np.where(deviation > _ROUNDING * np.abs(mean), deviation, constant))
 
     def __call__(self, x) -> np.ndarray:
@@ -151,7 +155,9 @@ def numbers_in(arrays, name: str, shape: tuple) -> np.ndarray:
     longer = array.ndim == len(shape) == 2 and array.shape[0] > shape[0]
     if array.dtype.kind != "f" or (array.shape[1:] if longer else array.shape) != (shape[1:] if longer else shape):
         least = "at least " if len(shape) == 2 else ""
-        raise ValueError(f"the array {name} is {array.dtype} of shape {array.shape}, but it must be of real numbers and of shape {least}{shape}")
+        raise ValueError(
+            f"the array {name} is {array.dtype} of shape {array.shape}, but it must be of real numbers and of shape {least}{shape}"
+        )
     if not np.isfinite(array).all():
         raise ValueError(f"the array {name} has {array[~np.isfinite(array)][0]}, but its numbers must be finite")
     return array.astype(np.float64)

@@ -28,7 +28,9 @@ from fastrnn.models.symbols import END
 
 LONGEST = 1 << 20  # symbols of a target, and steps of a forecast, at most
 MOST_HOPS = 1000
-_LABEL_BYTES = 1 << 24  # of an array of labels, in which each takes as much room as the longest; more if all are as long
+_LABEL_BYTES = (
+    1 << 24
+)  # of an array of labels, in which each takes as much room as the longest; more if all are as long
 
 CELL = choice("lstm", "gru", "rnn")
 READING = Record(

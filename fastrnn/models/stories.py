@@ -51,7 +51,9 @@ class Questions(Sequences):
     def begin(self, epoch: int) -> None:
         self._softmax = epoch >= self._linear_start
         N, B = len(self._x), self._batch_size
-        order = np.arange(N) if self._seed is None else np.random.default_rng(random_key(self._seed, epoch)).permutation(N)
+        order = (
+            np.arange(N) if self._seed is None else np.random.default_rng(random_key(self._seed, epoch)).permutation(N)
+        )
         self._plan = [order[first : first + B] for first in range(0, N, B)]
 
     def _batch(self, rows):

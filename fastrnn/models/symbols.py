@@ -43,11 +43,15 @@ class Symbols:
         """The symbols that occur at least `min_count` times; `ends`: of targets."""
         count = collections.Counter(symbol for sequence in sequences for symbol in sequence)
         rare = count.pop(UNKNOWN, 0) > 0 or any(n < min_count for n in count.values())
-        known = sorted((symbol for symbol, n in count.items() if n >= min_count), key=lambda symbol: (-count[symbol], symbol))
+        known = sorted(
+            (symbol for symbol, n in count.items() if n >= min_count), key=lambda symbol: (-count[symbol], symbol)
+        )
         below = sum(n < min_count for n in count.values())
         if below:
             lost = counted(sum(n for n in count.values() if n < min_count), "time")
-            say(f"{'targets' if ends else 'sources'}: {counted(below, 'symbol')} rarer than min_count={min_count} read as {UNKNOWN}, {lost}")
+            say(
+                f"{'targets' if ends else 'sources'}: {counted(below, 'symbol')} rarer than min_count={min_count} read as {UNKNOWN}, {lost}"
+            )
         return cls([END] * ends + [UNKNOWN] * (rare or not ends) + known)
 
     def __repr__(self):

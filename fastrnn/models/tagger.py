@@ -58,7 +58,17 @@ class SequenceTagger(Model):
 
     LAYERS = ("words", "characters", "char_rnn", "rnn", "linear")
     FIGURES = ("loss", "accuracy")
-    ARGUMENTS = ("cell", "hidden_size", "num_layers", "word_size", "char_size", "char_hidden_size", "min_count", "dropout", "word_dropout")
+    ARGUMENTS = (
+        "cell",
+        "hidden_size",
+        "num_layers",
+        "word_size",
+        "char_size",
+        "char_hidden_size",
+        "min_count",
+        "dropout",
+        "word_dropout",
+    )
 
     def __init__(
         self,
@@ -85,7 +95,18 @@ class SequenceTagger(Model):
         self.seed = _check.seed(seed)
         self.history = []
 
-    def fit(self, X, y, *, epochs: int = 20, batch_size: int = 32, max_steps=None, validation=0.0, verbose: bool = True, **settings):
+    def fit(
+        self,
+        X,
+        y,
+        *,
+        epochs: int = 20,
+        batch_size: int = 32,
+        max_steps=None,
+        validation=0.0,
+        verbose: bool = True,
+        **settings,
+    ):
         """Learn from sentences and their tags, anew. Ctrl-C ends the training; what was best so far is kept.
 
         Parameters
@@ -179,7 +200,9 @@ class SequenceTagger(Model):
             kept = np.random.default_rng(random_key(rng, 2)).random(word_ids.shape) >= self.word_dropout
             word_ids = np.where(kept, word_ids, UNKNOWN)
         spelling, spelling_lengths = self._spelling(forms)
-        (_, char_state), char_backward = self.char_rnn.vjp(spelling, lengths=spelling_lengths, embedding=self.characters)
+        (_, char_state), char_backward = self.char_rnn.vjp(
+            spelling, lengths=spelling_lengths, embedding=self.characters
+        )
         x = np.concatenate([self.words(word_ids), self._spelt(char_state)[which]], axis=2)
         if self._dropout is not None:
             x, x_dropout = self._dropout.vjp(x, rng=random_key(rng, 3), out=x)
@@ -272,7 +295,12 @@ class _Tagged(Sequences):
         self._forms = sorted({word for sentence in sentences for word in sentence})
         form_id = {form: i for i, form in enumerate(self._forms)}
         self._word_ids = np.array([model._word_id.get(form, UNKNOWN) for form in self._forms])
-        super().__init__([np.array([form_id[w] for w in sentence]) for sentence in sentences], batch_size, max_steps=max_steps, seed=seed)
+        super().__init__(
+            [np.array([form_id[w] for w in sentence]) for sentence in sentences],
+            batch_size,
+            max_steps=max_steps,
+            seed=seed,
+        )
         self._targets = None
         if tags is not None:
             ids = unseen.encode([tag for row in tags for tag in row], model._tag_id, "tags", unseen.HELD_OUT)

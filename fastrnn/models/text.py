@@ -35,7 +35,9 @@ def read_text(source: str | os.PathLike, encoding: str = "utf-8") -> str:
     """
     if isinstance(source, str):
         if len(source) < 1024 and "\n" not in source and "\0" not in source and source and os.path.exists(source):
-            raise ValueError(f"the text is {source!r}, the name of an existing file: to read that, give pathlib.Path({source!r})")
+            raise ValueError(
+                f"the text is {source!r}, the name of an existing file: to read that, give pathlib.Path({source!r})"
+            )
         text, name = source, "the text"
     elif isinstance(source, os.PathLike):
         name = f"the file {os.fspath(source)}"
@@ -44,7 +46,9 @@ def read_text(source: str | os.PathLike, encoding: str = "utf-8") -> str:
         except (UnicodeError, LookupError):
             text = _files.read_text(source, encoding, name)  # which says what is wrong
     else:
-        raise TypeError(f"the text is {type(source).__name__!r}, but it must be a str (the text itself) or a pathlib.Path (a file)")
+        raise TypeError(
+            f"the text is {type(source).__name__!r}, but it must be a str (the text itself) or a pathlib.Path (a file)"
+        )
     if not text:
         raise ValueError(f"{name} is empty")
     return text
@@ -81,7 +85,9 @@ def read_bytes(source) -> bytes | np.ndarray:
         data = bytes(source)
     elif isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 1:
-            raise TypeError(f"the text is an array of {source.dtype} and shape {source.shape}, but bytes are uint8 of one axis")
+            raise TypeError(
+                f"the text is an array of {source.dtype} and shape {source.shape}, but bytes are uint8 of one axis"
+            )
         data = source
     elif isinstance(source, os.PathLike):
         name = f"the file {os.fspath(source)}"
@@ -141,8 +147,18 @@ class Vocabulary:
         text = text if isinstance(text, Characters) else Characters.of([text])
         number = {symbol: k for k, symbol in enumerate(self.symbols)}
         numbers = [number.get(symbol, unseen.UNSEEN) for symbol in text.symbols]
-        strange = {text.symbols[k]: int(np.count_nonzero(text.ids == k)) for k, found in enumerate(numbers) if found == unseen.UNSEEN}
-        unseen.warn(strange, len(text), "symbols", where, "the model has no probability of them, and the mean is over the others")
+        strange = {
+            text.symbols[k]: int(np.count_nonzero(text.ids == k))
+            for k, found in enumerate(numbers)
+            if found == unseen.UNSEEN
+        }
+        unseen.warn(
+            strange,
+            len(text),
+            "symbols",
+            where,
+            "the model has no probability of them, and the mean is over the others",
+        )
         return text.in_order_of(np.array(numbers, np.int64))
 
     def decode(self, ids) -> str:
@@ -180,14 +196,18 @@ class Words(Vocabulary):
         self._id_of = {symbol: i for i, symbol in enumerate(symbols)}
 
     @classmethod
-    def of(cls, words: list[str], min_count: int = 2, max_vocabulary: int | None = None, splitting: str = "unicode") -> Words:
+    def of(
+        cls, words: list[str], min_count: int = 2, max_vocabulary: int | None = None, splitting: str = "unicode"
+    ) -> Words:
         """The words that occur at least `min_count` times, the most frequent first, at most `max_vocabulary` with ``<unk>``."""
         count = collections.Counter()
         for first in range(0, len(words), PIECE):
             count.update(words[first : first + PIECE])
         known = [word for word, n in count.items() if n >= min_count and word.lstrip(" ") != UNKNOWN]
         if not known:
-            raise ValueError(f"the text has no word that occurs min_count={min_count} times: lower min_count, or give more text")
+            raise ValueError(
+                f"the text has no word that occurs min_count={min_count} times: lower min_count, or give more text"
+            )
         known.sort(key=lambda word: (-count[word], word))
         return cls([UNKNOWN, *known][:max_vocabulary], splitting)
 
@@ -271,7 +291,9 @@ class Sampler:
     1
     """
 
-    def __init__(self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int | None = None):
+    def __init__(
+        self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int | None = None
+    ):
         self._temperature = _check.number("temperature", temperature, least=0)
         self._top_k = None if top_k is None else _check.size("top_k", top_k)
         self._top_p = None if top_p is None else _check.number("top_p", top_p, above=0, most=1)
@@ -280,7 +302,9 @@ class Sampler:
     def __call__(self, logits) -> int:
         """An id; logits (V,). A RuntimeError if one of them is NaN or infinity: there is nothing to draw from."""
         if np.isnan(logits).any() or logits.max() == np.inf:
-            raise RuntimeError("the logits of the next symbol are NaN or infinite: the parameters have left all bounds; train with a lower lr")
+            raise RuntimeError(
+                "the logits of the next symbol are NaN or infinite: the parameters have left all bounds; train with a lower lr"
+            )
         if self._temperature == 0:
             return int(logits.argmax())
         z = logits.astype(np.float64)

@@ -23,18 +23,26 @@ def text_batches(symbols, vocabulary_of, sizes, validation: float, held_out: str
     """
     kept = len(symbols) - (round(len(symbols) * validation) if held_out == "end" else 0)
     training, rest = symbols[:kept], symbols[kept:]
-    if isinstance(symbols, list) and validation and held_out == "streams":  # words, whose vocabulary is that of the training part
-        training, rest = ([symbols[i] for i in part.order()] for part in Streams(np.arange(len(symbols)), *sizes).split(validation))
+    if (
+        isinstance(symbols, list) and validation and held_out == "streams"
+    ):  # words, whose vocabulary is that of the training part
+        training, rest = (
+            [symbols[i] for i in part.order()] for part in Streams(np.arange(len(symbols)), *sizes).split(validation)
+        )
     vocabulary = vocabulary_of(symbols, training)
     ids = vocabulary.encode(symbols)
     batches, held = Streams(ids[:kept], *sizes), None
     if validation:
-        batches, held = (batches, _at_the_end(ids[kept:], *sizes[:2])) if held_out == "end" else batches.split(validation)
+        batches, held = (
+            (batches, _at_the_end(ids[kept:], *sizes[:2])) if held_out == "end" else batches.split(validation)
+        )
 
     def warn():
         if isinstance(vocabulary, Words) and held is not None:
             seen = set(training)
-            unseen.warn((word for word in rest if word not in seen), len(rest), "words", unseen.HELD_OUT, "they count as <unk>")
+            unseen.warn(
+                (word for word in rest if word not in seen), len(rest), "words", unseen.HELD_OUT, "they count as <unk>"
+            )
         elif held is not None and not isinstance(vocabulary, Bytes):
             there, count = batches.counts(len(vocabulary)), held.counts(len(vocabulary))
             strange = {vocabulary.symbols[k]: int(count[k]) for k in np.flatnonzero((there == 0) & (count > 0))}
@@ -46,6 +54,8 @@ def text_batches(symbols, vocabulary_of, sizes, validation: float, held_out: str
 def _at_the_end(ids, batch_size, seq_len):
     """Batches of the held-out part: as many streams as in training, fewer if it is short."""
     if len(ids) < 2:
-        raise ValueError(f"the held-out part has {len(ids)} symbols, but it needs at least 2: raise validation, or set it to 0")
+        raise ValueError(
+            f"the held-out part has {len(ids)} symbols, but it needs at least 2: raise validation, or set it to 0"
+        )
     rows = max(1, min(batch_size, (len(ids) - 1) // seq_len))
     return Streams(ids, rows, min(seq_len, len(ids) - 1))

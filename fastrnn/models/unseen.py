@@ -38,7 +38,9 @@ def warn(unseen, total: int, what: str, where: str, effect: str = "they count as
         more = f" and {len(count) - 5} others" if len(count) > 5 else ""
         known = "the training part has not" if where == HELD_OUT else "this model was not trained on"
         warnings.warn(
-            f"{where} has {what} that {known}: {names}{more}; {count.total()} of {total} {what}: {effect}", UserWarning, stacklevel=_depth()
+            f"{where} has {what} that {known}: {names}{more}; {count.total()} of {total} {what}: {effect}",
+            UserWarning,
+            stacklevel=_depth(),
         )
 
 

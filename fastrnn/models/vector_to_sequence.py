@@ -47,7 +47,17 @@ class VectorToSequence(Decoding):
     ['three', 'zero']
     """
 
-    ARGUMENTS = ("cell", "hidden_size", "num_layers", "context", "embedding_size", "min_count", "tied", "dropout", "standardize")
+    ARGUMENTS = (
+        "cell",
+        "hidden_size",
+        "num_layers",
+        "context",
+        "embedding_size",
+        "min_count",
+        "tied",
+        "dropout",
+        "standardize",
+    )
 
     def __init__(
         self,

@@ -32,14 +32,18 @@ def read_vectors(source: Mapping | str | os.PathLike, words: list[str], size: in
     {1: array([1., 2.]), 2: array([3., 4.])}
     """
     wanted = {form for word in words for form in _forms(word)}
-    found = _in_file(source, wanted, size) if isinstance(source, (str, os.PathLike)) else _in_mapping(source, wanted, size)
+    found = (
+        _in_file(source, wanted, size) if isinstance(source, (str, os.PathLike)) else _in_mapping(source, wanted, size)
+    )
     places = {}
     for place, word in enumerate(words):
         form = next((form for form in _forms(word) if form in found), None)
         if form is not None:
             places[place] = found[form]
     if not places:
-        raise ValueError(f"none of the model's {len(words)} words has a pretrained vector: are they of the same language and spelling?")
+        raise ValueError(
+            f"none of the model's {len(words)} words has a pretrained vector: are they of the same language and spelling?"
+        )
     return places
 
 
@@ -55,10 +59,14 @@ def _in_mapping(source, wanted, size):
         if word in source:
             vector = np.asarray(source[word], np.float64)
             if vector.shape != (size,):
-                raise ValueError(f"the pretrained vector of {word!r} has shape {vector.shape}, but the model has embedding_size={size}")
+                raise ValueError(
+                    f"the pretrained vector of {word!r} has shape {vector.shape}, but the model has embedding_size={size}"
+                )
             found[word] = vector
             if not (np.abs(vector) <= FLOAT32_MAX).all():
-                raise ValueError(f"the pretrained vector of {word!r} has numbers that are not finite, or beyond float32")
+                raise ValueError(
+                    f"the pretrained vector of {word!r} has numbers that are not finite, or beyond float32"
+                )
     return found
 
 
@@ -72,7 +80,9 @@ def _in_file(path, wanted, size):
             word, *numbers = line.rsplit(None, size) or [b""]
             if len(numbers) != size or (b" " in word and _is_number(word.rsplit(None, 1)[-1])):
                 fields = len(line.split())
-                raise ValueError(f"line {n} of {name} must be a word and {size} numbers, but it has {fields} fields: {line[:40]!r}")
+                raise ValueError(
+                    f"line {n} of {name} must be a word and {size} numbers, but it has {fields} fields: {line[:40]!r}"
+                )
             try:
                 word = word.decode("utf-8")
             except UnicodeDecodeError:

@@ -58,7 +58,9 @@ class BackendRep(BaseRep):
         except NotImplementedError:
             raise
         except (KeyError, RuntimeError) as error:  # a value that no node gives
-            raise ValueError(f"the model can't be run: {type(error).__name__}: {' '.join(str(error).split())[:500]}") from error
+            raise ValueError(
+                f"the model can't be run: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            ) from error
 
     def _feeds(self, inputs):
         names = self.input_names
@@ -66,7 +68,9 @@ class BackendRep(BaseRep):
             missing = [n for n in names if n not in inputs]
             unknown = [n for n in inputs if n not in self._types]
             if missing or unknown:
-                raise ValueError(f"the inputs do not fit this model: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}; it takes {names}")
+                raise ValueError(
+                    f"the inputs do not fit this model: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}; it takes {names}"
+                )
             feeds = inputs
         else:
             inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]

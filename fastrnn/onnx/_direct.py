@@ -22,7 +22,9 @@ def of(evaluator, types):
     if others or settings.batch_first or names[4] or list(evaluator.input_names_) != given:
         return None
     whole = [helper.tensor_dtype_to_np_dtype(types[name].tensor_type.elem_type) == layer.dtype for name in given]
-    return Direct(node.recurrence, layer, names, types, list(node.output), evaluator.output_names_) if all(whole) else None
+    return (
+        Direct(node.recurrence, layer, names, types, list(node.output), evaluator.output_names_) if all(whole) else None
+    )
 
 
 class Direct:
@@ -37,13 +39,20 @@ class Direct:
         self.states = [name for name in states if name]
         self.names = [self.x, *self.states]
         self.whole = len(self.states) in (0, len(states))  # all states are given, or none
-        self.fixed = {name: [(k, d.dim_value) for k, d in enumerate(types[name].tensor_type.shape.dim) if d.HasField("dim_value")] for name in self.names}
+        self.fixed = {
+            name: [(k, d.dim_value) for k, d in enumerate(types[name].tensor_type.shape.dim) if d.HasField("dim_value")]
+            for name in self.names
+        }
         self.wanted = [outputs.index(name) for name in wanted]
 
     def __call__(self, inputs):
         """The wanted outputs; None if the general way is to take these inputs, or to say what is wrong with them."""
         if not isinstance(inputs, dict):
-            inputs = dict(zip(self.names, inputs)) if isinstance(inputs, (list, tuple)) and len(inputs) == len(self.names) else {}
+            inputs = (
+                dict(zip(self.names, inputs))
+                if isinstance(inputs, (list, tuple)) and len(inputs) == len(self.names)
+                else {}
+            )
         X = inputs.get(self.x)
         if not self.whole or len(inputs) != len(self.names) or not self._fits(self.x, X, 3):
             return None
@@ -51,7 +60,10 @@ class Direct:
         if not T or not B or I != layer.input_size:
             return None
         state = [inputs.get(name) for name in self.states]
-        if not all(self._fits(name, s, 3) and s.shape == (layer.num_directions, B, layer.hidden_size) for name, s in zip(self.states, state)):
+        if not all(
+            self._fits(name, s, 3) and s.shape == (layer.num_directions, B, layer.hidden_size)
+            for name, s in zip(self.states, state)
+        ):
             return None
         if B <= STREAMED and not (layer.bidirectional or layer.reverse):
             return self._streamed(X, state)

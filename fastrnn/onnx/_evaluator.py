@@ -23,7 +23,10 @@ class _Node(OpRun):
         """The node's outputs, None for those that have no name."""
         recurrence = self.recurrence
         if recurrence is None:  # attributes of the function that this node stands in
-            given, references = linked_attributes or {}, {a.name: a.ref_attr_name for a in self.onnx_node.attribute if a.ref_attr_name}
+            given, references = (
+                linked_attributes or {},
+                {a.name: a.ref_attr_name for a in self.onnx_node.attribute if a.ref_attr_name},
+            )
             missing = next((name for name, of in references.items() if of not in given), None)
             if missing is not None:
                 raise ValueError(

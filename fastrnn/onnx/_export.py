@@ -56,7 +56,9 @@ def export(model, path=None, *, lengths=True, state=None, opset=14, verify=True)
     write = next((write for kind, write in _WRITERS.items() if isinstance(model, kind)), None)
     if write is None:
         known = ", ".join(kind.__name__ for kind in _WRITERS)
-        raise NotImplementedError(f"{type(model).__name__} can't be exported: only {known} can; the layers of a model can be, one by one")
+        raise NotImplementedError(
+            f"{type(model).__name__} can't be exported: only {known} can; the layers of a model can be, one by one"
+        )
     _refuse_layers(model)
     graph = _write.Graph(model.dtype, opset)
     write(graph, model, lengths, state)
@@ -105,7 +107,9 @@ def _learnt(graph, layer, x):
     B = graph.node("Gather", [graph.node("Shape", [x]), graph.constant("axis", np.array([1]))])
     one = graph.constant("one", np.array([1]))
     shape = graph.node("Concat", [one, B, one], axis=0)
-    return [graph.node("Expand", [graph.constant(name, layer.params[name][:, None]), shape]) for name in layer.cell.states]
+    return [
+        graph.node("Expand", [graph.constant(name, layer.params[name][:, None]), shape]) for name in layer.cell.states
+    ]
 
 
 def _layer(graph, net, lengths, state):
@@ -140,20 +144,29 @@ def _language_model(graph, model, lengths, state):
 def _pooled(graph, model, lengths, state):
     """Add a model's network and pooling, from raw features on; returns what its linear layer gives, and how the result is called."""
     if state:
-        raise NotImplementedError(f"state=True: a {type(model).__name__} reads whole sequences and has no state to carry on")
+        raise NotImplementedError(
+            f"state=True: a {type(model).__name__} reads whole sequences and has no state to carry on"
+        )
     x = graph.input("x", ("T", "B", model.rnn.input_size))
     lens = graph.input("sequence_lens", ("B",), "int32") if lengths else ""
     x = _scaled(graph, model._scaler, x)
     y, h_n = _network(graph, model.rnn, x, lens, False)
     per_step = getattr(model, "per_step", False)
-    pooled = y if per_step else {"last": _last, "mean": _mean, "max": _greatest}[model.pooling](graph, model.rnn, y, h_n, lens)
+    pooled = (
+        y
+        if per_step
+        else {"last": _last, "mean": _mean, "max": _greatest}[model.pooling](graph, model.rnn, y, h_n, lens)
+    )
     return _linear(graph, model.linear, pooled), ("T", "B") if per_step else ("B",)
 
 
 def _scaled(graph, scaler, x):
     if not hasattr(scaler, "mean"):
         return x
-    return graph.node("Mul", [graph.node("Sub", [x, graph.constant("mean", scaler.mean)]), graph.constant("scale", 1 / scaler.deviation)])
+    return graph.node(
+        "Mul",
+        [graph.node("Sub", [x, graph.constant("mean", scaler.mean)]), graph.constant("scale", 1 / scaler.deviation)],
+    )
 
 
 def _last(graph, net, y, h_n, lens):
@@ -180,7 +193,10 @@ def _greatest(graph, net, y, h_n, lens):
         T = graph.node("Gather", [graph.node("Shape", [y]), graph.constant("axis", np.array(0))])
         steps = graph.node("Range", [graph.constant("zero", np.array(0)), T, graph.constant("one", np.array(1))])
         steps = graph.node("Unsqueeze", [steps, graph.constant("axes", np.array([1, 2]))])
-        ends = graph.node("Unsqueeze", [graph.node("Cast", [lens], to=onnx.TensorProto.INT64), graph.constant("axes", np.array([0, 2]))])
+        ends = graph.node(
+            "Unsqueeze",
+            [graph.node("Cast", [lens], to=onnx.TensorProto.INT64), graph.constant("axes", np.array([0, 2]))],
+        )
         y = graph.node("Where", [graph.node("Less", [steps, ends]), y, graph.constant("never", np.array(-np.inf))])
     if graph.opset < 18:  # axes became an input
         return graph.node("ReduceMax", [y], axes=[0], keepdims=0)
@@ -196,7 +212,10 @@ def _regressor(graph, model, lengths, state):
     y, axes = _pooled(graph, model, lengths, state)
     scaler = model._target_scaler
     if hasattr(scaler, "mean"):
-        y = graph.node("Add", [graph.node("Mul", [y, graph.constant("scale", scaler.deviation)]), graph.constant("mean", scaler.mean)])
+        y = graph.node(
+            "Add",
+            [graph.node("Mul", [y, graph.constant("scale", scaler.deviation)]), graph.constant("mean", scaler.mean)],
+        )
     graph.output("y", y, (*axes, model.linear.out_features))
 
 

@@ -65,7 +65,9 @@ def _run(run, proto, budget, own, inputs, options):
 
 def _message(proto, error):
     where, text = _nodes.where(proto), " ".join(str(error).split())
-    if text.startswith(("node ", "the ")) and isinstance(error, (ValueError, TypeError, NotImplementedError, MemoryError)):
+    if text.startswith(("node ", "the ")) and isinstance(
+        error, (ValueError, TypeError, NotImplementedError, MemoryError)
+    ):
         return text  # of a node inside this one, by its name
     return f"{where}: {type(error).__name__}: {text}"[:2000]
 
@@ -77,7 +79,9 @@ def _output_bytes(proto, inputs):
         X, R = inputs[0], inputs[2]
         return 2 * X.itemsize * math.prod((*X.shape[:2], R.shape[0], R.shape[-1])) if X.ndim == R.ndim == 3 else 0
     if proto.op_type == "Concat":
-        return sum(a.size for a in arrays) * max((a.itemsize for a in arrays), default=0)  # texts become as wide as the widest
+        return sum(a.size for a in arrays) * max(
+            (a.itemsize for a in arrays), default=0
+        )  # texts become as wide as the widest
     if proto.op_type == "ConstantOfShape" and arrays:
         texts = [len(text) for a in proto.attribute for text in a.t.string_data]
         return max(8, 4 * max(texts, default=0)) * _numel(arrays[0])

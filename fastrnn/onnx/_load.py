@@ -108,10 +108,16 @@ class _Chain:
                 f"{hidden}, but load takes chains of nodes of the main graph: prepare(model) runs it"
             )
         if not self.nodes:
-            raise NotImplementedError("the model has no RNN, GRU or LSTM node at all, so there is no network to load: prepare(model) runs it")
-        others = sorted({n.op_type for n in graph.node if n not in self.nodes and (n.domain or n.op_type not in BETWEEN)})
+            raise NotImplementedError(
+                "the model has no RNN, GRU or LSTM node at all, so there is no network to load: prepare(model) runs it"
+            )
+        others = sorted(
+            {n.op_type for n in graph.node if n not in self.nodes and (n.domain or n.op_type not in BETWEEN)}
+        )
         if others:
-            raise NotImplementedError(f"the model is more than a recurrent stack: it has {', '.join(others)}; prepare(model) runs it")
+            raise NotImplementedError(
+                f"the model is more than a recurrent stack: it has {', '.join(others)}; prepare(model) runs it"
+            )
         self.constants = {t.name for t in graph.initializer}
         self.inputs = {i.name: i for i in graph.input if i.name not in self.constants}
         self.producer = {name: node for node in graph.node for name in node.output if name}
@@ -128,10 +134,14 @@ class _Chain:
         while name not in self.inputs:
             node = self.producer.get(name)
             if node is None or node.op_type not in ("Transpose", "Identity"):
-                raise NotImplementedError(f"{_nodes.where(first)}: X is not an input of the model, but comes from {node.op_type if node else name}")
+                raise NotImplementedError(
+                    f"{_nodes.where(first)}: X is not an input of the model, but comes from {node.op_type if node else name}"
+                )
             if node.op_type == "Transpose":
                 if _nodes.attributes_of(node).get("perm") != [1, 0, 2]:
-                    raise NotImplementedError(f"{_nodes.where(first)}: X is transposed by {_nodes.attributes_of(node).get('perm')}, not by [1, 0, 2]")
+                    raise NotImplementedError(
+                        f"{_nodes.where(first)}: X is transposed by {_nodes.attributes_of(node).get('perm')}, not by [1, 0, 2]"
+                    )
                 swapped = not swapped
             name = node.input[0]
         return name, swapped
@@ -155,7 +165,9 @@ class _Chain:
         """{input: array} of random numbers, of the declared sizes where there are any; `most`: bytes of each."""
         rng = np.random.default_rng(0)
         others = {name: i.type.tensor_type.shape.dim for name, i in self.inputs.items() if name != self.x}
-        fixed = [dims[1].dim_value for dims in others.values() if len(dims) == 3 and dims[1].HasField("dim_value")]  # of a state
+        fixed = [
+            dims[1].dim_value for dims in others.values() if len(dims) == 3 and dims[1].HasField("dim_value")
+        ]  # of a state
         batch = fixed[0] if fixed and not self.batch_first else B
         usual = ((batch, T) if self.batch_first else (T, batch)) + (self._features(),)
         shapeless = [name for name, i in self.inputs.items() if not i.type.tensor_type.HasField("shape")]
@@ -167,13 +179,19 @@ class _Chain:
         dims = self.inputs[self.x].type.tensor_type.shape.dim
         shape = [d.dim_value if d.HasField("dim_value") else size for d, size in zip(dims, usual)]
         if len(dims) != 3 or min(shape) < 1:
-            raise ValueError(f"input {self.x!r} has shape {shape}, but a recurrent node takes three axes, none of them empty")
+            raise ValueError(
+                f"input {self.x!r} has shape {shape}, but a recurrent node takes three axes, none of them empty"
+            )
         batch, steps = shape[:2] if self.batch_first else shape[1::-1]
         feeds = {self.x: self._random(self.x, shape, rng, most)}
         for name, dims in others.items():
-            feeds[name] = self._random(name, [d.dim_value if d.HasField("dim_value") else batch for d in dims], rng, most)
+            feeds[name] = self._random(
+                name, [d.dim_value if d.HasField("dim_value") else batch for d in dims], rng, most
+            )
             if feeds[name].dtype.kind == "i":  # lengths, of which the first is that of x
-                feeds[name] = (steps - np.arange(feeds[name].size) % steps).reshape(feeds[name].shape).astype(feeds[name].dtype)
+                feeds[name] = (
+                    (steps - np.arange(feeds[name].size) % steps).reshape(feeds[name].shape).astype(feeds[name].dtype)
+                )
         return feeds
 
     def _random(self, name, shape, rng, most):
@@ -201,11 +219,15 @@ class _Chain:
             _nodes.check_attributes(node, opset)
             for label, k in (("W", 1), ("R", 2), ("B", 3), ("P", 7)):
                 if k < len(node.input) and self.sources(node.input[k]):
-                    raise NotImplementedError(f"{_nodes.where(node)}: {label} is made of the model's inputs, so it is no parameter")
+                    raise NotImplementedError(
+                        f"{_nodes.where(node)}: {label} is made of the model's inputs, so it is no parameter"
+                    )
             settings = _nodes.read(node, _nodes.attributes_of(node))
             plan, *other = _nodes.plans(settings, *(self.value(seen, node, k) for k in (1, 2, 3, 7)))
             if other:
-                raise NotImplementedError(f"{settings.where} has other activations in its second direction, which no layer has; prepare(model) runs it")
+                raise NotImplementedError(
+                    f"{settings.where} has other activations in its second direction, which no layer has; prepare(model) runs it"
+                )
             broken = next((name for name, a in plan.params.items() if not np.isfinite(a).all()), None)
             if broken is not None:
                 raise ValueError(f"{settings.where}: its tensors have numbers that are NaN or infinite (of {broken})")
@@ -217,11 +239,15 @@ class _Chain:
         states = self.states(settings, node, seen)
         given = [name for k in (5, 6) if k < len(node.input) and node.input[k] for name in self.sources(node.input[k])]
         if self.x in given:
-            raise NotImplementedError(f"{settings.where}: the initial state is made of {self.x!r}, which no network here does; prepare(model) runs it")
+            raise NotImplementedError(
+                f"{settings.where}: the initial state is made of {self.x!r}, which no network here does; prepare(model) runs it"
+            )
         plan.options["learn_initial_state"] = bool(not given and any(s.any() for s in states))
         if plan.options["learn_initial_state"]:
             if any((s != s[:, :1]).any() for s in states):
-                raise NotImplementedError(f"{settings.where}: the initial state is constant, but another one for each sequence of the batch")
+                raise NotImplementedError(
+                    f"{settings.where}: the initial state is constant, but another one for each sequence of the batch"
+                )
             plan.params |= {name: s[:, 0] for name, s in zip(("h_0", "c_0"), states)}
 
     def states(self, settings, node, seen):
@@ -250,7 +276,9 @@ class _Chain:
             X, own = self.value(seen, node, 0), self.value(seen, node, 4)
             X = X.swapaxes(0, 1) if layout else X
             if not np.array_equal(X, below):
-                raise NotImplementedError(f"{_nodes.where(node)}: its X, of shape {X.shape}, is not what the node before it gave, {below.shape}")
+                raise NotImplementedError(
+                    f"{_nodes.where(node)}: its X, of shape {X.shape}, is not what the node before it gave, {below.shape}"
+                )
             if (own is None) != (lengths is None) or (own is not None and not np.array_equal(own, lengths)):
                 raise NotImplementedError(f"{_nodes.where(node)}: its sequence_lens are not those of the first node")
             Y = seen.get(node.output[0]) if node.output[0] else None
@@ -293,7 +321,9 @@ def _compare(chain, net, feeds, seen, runtime):
         ]
         joined = tuple(map(np.concatenate, zip(*of_nodes)))
         state.append(joined if layer.cell.has_c else joined[0])
-    results = list(_results(net, *net(feeds[chain.x], tuple(state) if isinstance(net, Stacked) else state[0], lengths=lengths)))
+    results = list(
+        _results(net, *net(feeds[chain.x], tuple(state) if isinstance(net, Stacked) else state[0], lengths=lengths))
+    )
     for output in chain.graph.output:
         got = seen[output.name]
         distances = [_verify.distance(got.reshape(a.shape), a) for a in results if a.size == got.size]
@@ -309,7 +339,9 @@ def _compare(chain, net, feeds, seen, runtime):
 def _results(net, y, final):
     """What a model may give out: y, and states of all layers, of one, or of all members, and each of them with batch and time swapped."""
     members = list(getattr(net, "layers", [net]))
-    finals = [f if layer.cell.has_c else (f,) for layer, f in zip(members, final if isinstance(net, Stacked) else [final])]
+    finals = [
+        f if layer.cell.has_c else (f,) for layer, f in zip(members, final if isinstance(net, Stacked) else [final])
+    ]
     directions = y.reshape(*y.shape[:2], members[-1].num_directions, -1)
     found = [y, directions] + [s for of_one in finals for s in of_one]
     found += [part for layer, of_one in zip(members, finals) for s in of_one for part in np.split(s, layer.num_layers)]

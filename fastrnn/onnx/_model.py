@@ -22,9 +22,7 @@ def label(model):
         return os.fspath(model)
     if isinstance(model, (onnx.ModelProto, bytes)):
         return "these bytes" if isinstance(model, bytes) else "this model"
-    raise TypeError(
-        f"model is {type(model).__name__}, but it must be an onnx.ModelProto, its bytes, or a file's path"
-    )
+    raise TypeError(f"model is {type(model).__name__}, but it must be an onnx.ModelProto, its bytes, or a file's path")
 
 
 def read(model):
@@ -58,7 +56,9 @@ def checked(model):
     if wrong is not None:
         raise ValueError(f"the model is of opset {opsets[wrong]} of {wrong or 'ai.onnx'!r}, which there is not")
     if opsets.get("", newest) > newest:
-        raise NotImplementedError(f"the model is of opset {opsets['']}, but this onnx knows those up to {newest}: install a newer onnx")
+        raise NotImplementedError(
+            f"the model is of opset {opsets['']}, but this onnx knows those up to {newest}: install a newer onnx"
+        )
     functions = {(f.domain, f.name) for f in model.functions}
     _check_nodes(model.graph.node, _types(model.graph), opsets, functions)
     for f in model.functions:
@@ -121,7 +121,9 @@ def _check_nodes(nodes, types, opsets, functions):
                 _check_nodes(graph.node, types | _types(graph), opsets, functions)
     if unknown:
         missing = ", ".join(sorted(unknown))
-        raise NotImplementedError(f"the model has operators that neither ONNX {opsets.get('', '')} nor the model's own functions have: {missing}")
+        raise NotImplementedError(
+            f"the model has operators that neither ONNX {opsets.get('', '')} nor the model's own functions have: {missing}"
+        )
 
 
 def _check_recurrent(node, version, types):
@@ -132,7 +134,9 @@ def _check_recurrent(node, version, types):
         kind = types.get(name, TensorProto.FLOAT)
         if kind not in _COMPUTED:
             what = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else kind
-            raise NotImplementedError(f"{_nodes.where(node)}: {label} is {what}, but fastrnn computes in FLOAT and DOUBLE: convert the model's tensors")
+            raise NotImplementedError(
+                f"{_nodes.where(node)}: {label} is {what}, but fastrnn computes in FLOAT and DOUBLE: convert the model's tensors"
+            )
 
 
 def check_value(name, value, declared):
@@ -142,12 +146,16 @@ def check_value(name, value, declared):
     value, wanted = np.asarray(value), declared.tensor_type
     dtype = helper.tensor_dtype_to_np_dtype(wanted.elem_type)
     if value.dtype != dtype and wanted.elem_type != TensorProto.STRING:
-        raise TypeError(f"input {name!r} is {value.dtype}, but the model takes {dtype}: convert with .astype({str(dtype)!r})")
+        raise TypeError(
+            f"input {name!r} is {value.dtype}, but the model takes {dtype}: convert with .astype({str(dtype)!r})"
+        )
     if wanted.HasField("shape"):
         dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in wanted.shape.dim]
         fits = len(dims) == value.ndim and all(d == n for d, n in zip(dims, value.shape) if isinstance(d, int))
         if not fits:
-            raise ValueError(f"input {name!r} has shape {value.shape}, but the model takes ({', '.join(map(str, dims))})")
+            raise ValueError(
+                f"input {name!r} has shape {value.shape}, but the model takes ({', '.join(map(str, dims))})"
+            )
     return value
 
 

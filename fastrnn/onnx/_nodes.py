@@ -40,7 +40,9 @@ ACTIVATIONS = {  # name: (ours, alpha, beta where it has them, and ONNX's defaul
     "Affine": ("affine", 1.0, 0.0), "LeakyRelu": ("leaky_relu", 0.01), "ThresholdedRelu": ("thresholded_relu", 1.0), "Elu": ("elu", 1.0),
     "ScaledTanh": ("scaled_tanh", 1.0, 1.0), "HardSigmoid": ("hard_sigmoid", 0.2, 0.5),
 }  # fmt: skip
-_BY_LOWER = {name.lower(): value for name, value in ACTIVATIONS.items()}  # onnxruntime and its exporters do not mind the case
+_BY_LOWER = {
+    name.lower(): value for name, value in ACTIVATIONS.items()
+}  # onnxruntime and its exporters do not mind the case
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,24 @@ class Settings:
 
 def where(node):
     """How messages name a node."""
-    return f"node {node.name!r} ({node.op_type})" if node.name else f"the {node.op_type} node that gives {next(filter(None, node.output), '')!r}"
+    return (
+        f"node {node.name!r} ({node.op_type})"
+        if node.name
+        else f"the {node.op_type} node that gives {next(filter(None, node.output), '')!r}"
+    )
 
 
 def attributes_of(node):
     """{name: value} of a node; strings as str."""
 
     def text(value):
-        return value.decode(errors="replace") if isinstance(value, bytes) else list(map(text, value)) if isinstance(value, list) else value
+        return (
+            value.decode(errors="replace")
+            if isinstance(value, bytes)
+            else list(map(text, value))
+            if isinstance(value, list)
+            else value
+        )
 
     return {a.name: text(onnx.helper.get_attribute_value(a)) for a in node.attribute if not a.ref_attr_name}
 
@@ -75,15 +87,24 @@ def attributes_of(node):
 def check_attributes(node, opset):
     """Refuse what the operator does not have at this opset."""
     if opset < OLDEST:
-        raise NotImplementedError(f"{where(node)} is of opset {opset}, but fastrnn reads {OLDEST} and later: onnx.version_converter.convert_version(model, 14)")
+        raise NotImplementedError(
+            f"{where(node)} is of opset {opset}, but fastrnn reads {OLDEST} and later: onnx.version_converter.convert_version(model, 14)"
+        )
     schema = onnx.defs.get_schema(node.op_type, opset, "")
     for a in node.attribute:
         known = schema.attributes.get(a.name)
         if known is None:
-            raise ValueError(f"{where(node)} has an attribute {a.name!r}, but at opset {opset} there are only {', '.join(sorted(schema.attributes))}")
+            raise ValueError(
+                f"{where(node)} has an attribute {a.name!r}, but at opset {opset} there are only {', '.join(sorted(schema.attributes))}"
+            )
         if int(known.type.value) != a.type:
-            raise ValueError(f"{where(node)}: attribute {a.name} is of type {onnx.AttributeProto.AttributeType.Name(a.type)}, but it must be {known.type.name}")
-    for label, names, most in (("inputs", node.input, len(schema.inputs)), ("outputs", node.output, len(schema.outputs))):
+            raise ValueError(
+                f"{where(node)}: attribute {a.name} is of type {onnx.AttributeProto.AttributeType.Name(a.type)}, but it must be {known.type.name}"
+            )
+    for label, names, most in (
+        ("inputs", node.input, len(schema.inputs)),
+        ("outputs", node.output, len(schema.outputs)),
+    ):
         if len(names) > most:
             raise ValueError(f"{where(node)} has {len(names)} {label}, but {node.op_type} has at most {most}")
 
@@ -99,7 +120,9 @@ def read(node, values):
         raise ValueError(f"{name}: direction is {direction!r}, but it must be one of {', '.join(DIRECTIONS)}")
     clip = values.get("clip")
     if clip is not None and not clip > 0:
-        raise ValueError(f"{name}: clip is {clip}, but it must be above 0; leave the attribute out where nothing is clipped")
+        raise ValueError(
+            f"{name}: clip is {clip}, but it must be above 0; leave the attribute out where nothing is clipped"
+        )
     flags = {}
     for flag in ("input_forget", "linear_before_reset", "layout"):
         flags[flag] = values.get(flag) or 0
@@ -119,7 +142,9 @@ def _functions(name, op_type, values, D):
     if op_type == "RNN" and list(given) == ["Tanh", "Tanh"]:  # the schema's default, whatever the direction
         given = given[:D]
     if len(given) != D * len(usual):
-        raise ValueError(f"{name} has {len(given)} activations, but {op_type} needs {len(usual)} for each of its {D} directions: {D * len(usual)}")
+        raise ValueError(
+            f"{name} has {len(given)} activations, but {op_type} needs {len(usual)} for each of its {D} directions: {D * len(usual)}"
+        )
     numbers = [list(values.get(f"activation_{which}") or []) for which in ("alpha", "beta")]
     counts, made = [len(n) for n in numbers], []
     for f in given:
@@ -130,7 +155,9 @@ def _functions(name, op_type, values, D):
         made.append((ours, *mine) if mine else ours)
     for which, count, left in zip(("alpha", "beta"), counts, numbers):
         if left:
-            raise ValueError(f"{name}: activation_{which} has {count} numbers, but of {', '.join(given)} only {count - len(left)} take one")
+            raise ValueError(
+                f"{name}: activation_{which} has {count} numbers, but of {', '.join(given)} only {count - len(left)} take one"
+            )
     return tuple(tuple(made[d * len(usual) : (d + 1) * len(usual)]) for d in range(D))
 
 
@@ -167,20 +194,31 @@ def _check_tensors(settings, W, R, B, P):
     """H, if these tensors belong together."""
     name, blocks, D = settings.where, KINDS[settings.op_type].blocks, len(settings.reverse)
     if W.dtype not in (np.float32, np.float64):
-        raise NotImplementedError(f"{name}: W is {W.dtype}, but fastrnn computes in float32 and float64: convert the model's tensors")
+        raise NotImplementedError(
+            f"{name}: W is {W.dtype}, but fastrnn computes in float32 and float64: convert the model's tensors"
+        )
     if W.ndim != 3 or R.ndim != 3:
-        raise ValueError(f"{name}: W has shape {W.shape} and R {R.shape}, but they must be (D, {blocks}*H, I) and (D, {blocks}*H, H)")
+        raise ValueError(
+            f"{name}: W has shape {W.shape} and R {R.shape}, but they must be (D, {blocks}*H, I) and (D, {blocks}*H, H)"
+        )
     H, I = R.shape[2], W.shape[2]
     if settings.hidden_size is not None and settings.hidden_size != H:
         raise ValueError(f"{name}: hidden_size is {settings.hidden_size}, but R has shape {R.shape}: {H} units")
     if H == 0:
         raise ValueError(f"{name}: R has shape {R.shape}: there are no units")
-    wanted = {"W": (W, (D, blocks * H, I)), "R": (R, (D, blocks * H, H)), "B": (B, (D, 2 * blocks * H)), "P": (P, (D, 3 * H))}
+    wanted = {
+        "W": (W, (D, blocks * H, I)),
+        "R": (R, (D, blocks * H, H)),
+        "B": (B, (D, 2 * blocks * H)),
+        "P": (P, (D, 3 * H)),
+    }
     for label, (tensor, shape) in wanted.items():
         if tensor is None:
             continue
         if tensor.shape != shape:
-            raise ValueError(f"{name}: {label} has shape {tensor.shape}, but {D} direction(s), {H} units and {I} features need {shape}")
+            raise ValueError(
+                f"{name}: {label} has shape {tensor.shape}, but {D} direction(s), {H} units and {I} features need {shape}"
+            )
         if tensor.dtype != W.dtype:
             raise TypeError(f"{name}: {label} is {tensor.dtype}, but W is {W.dtype}")
     return H
@@ -189,7 +227,12 @@ def _check_tensors(settings, W, R, B, P):
 def _plan(settings, which, H, W, R, B, P):
     """The layer of one direction, or of both."""
     kind, reverse, functions = KINDS[settings.op_type], settings.reverse[which], settings.functions[which][0]
-    options = {"clip": settings.clip, "bidirectional": len(reverse) == 2, "reverse": reverse == (True,), "bias": B is not None}
+    options = {
+        "clip": settings.clip,
+        "bidirectional": len(reverse) == 2,
+        "reverse": reverse == (True,),
+        "bias": B is not None,
+    }
     gates, P = kind.gates, P if P is not None and P[which].any() else None
     if settings.op_type == "RNN":
         options["nonlinearity"] = functions[0]
@@ -198,9 +241,15 @@ def _plan(settings, which, H, W, R, B, P):
     if settings.op_type == "GRU":
         options["reset_after"] = settings.reset_after
     if settings.op_type == "LSTM":
-        options |= {"output_activation": None if functions[2] == functions[1] else functions[2], "coupled": settings.coupled, "peephole": P is not None}
+        options |= {
+            "output_activation": None if functions[2] == functions[1] else functions[2],
+            "coupled": settings.coupled,
+            "peephole": P is not None,
+        }
         gates = COUPLED_GATES if settings.coupled else gates
-    return Plan(kind.layer, W.shape[2], H, options | {"dtype": W.dtype.name}, _params(settings, which, gates, H, W, R, B, P))
+    return Plan(
+        kind.layer, W.shape[2], H, options | {"dtype": W.dtype.name}, _params(settings, which, gates, H, W, R, B, P)
+    )
 
 
 def _params(settings, which, gates, H, W, R, B, P):

@@ -84,7 +84,9 @@ class Recurrence:
     def _x(self, X, layer):
         where = self.settings.where
         if not isinstance(X, np.ndarray) or X.ndim != 3:
-            raise ValueError(f"{where}: X has shape {np.shape(X)}, but it must be {'(B, T, I)' if self.settings.batch_first else '(T, B, I)'}")
+            raise ValueError(
+                f"{where}: X has shape {np.shape(X)}, but it must be {'(B, T, I)' if self.settings.batch_first else '(T, B, I)'}"
+            )
         if X.dtype != layer.dtype:
             raise TypeError(f"{where}: X is {X.dtype}, but W is {layer.dtype}")
         if X.shape[2] != layer.input_size:
@@ -98,7 +100,9 @@ class Recurrence:
         initial = initial if layer.cell.has_c else initial[:1]
         for label, value in zip("hc", initial):
             if value is not None and value.shape != shape:
-                raise ValueError(f"{self.settings.where}: initial_{label} has shape {value.shape}, but X, W and the direction need {shape}")
+                raise ValueError(
+                    f"{self.settings.where}: initial_{label} has shape {value.shape}, but X, W and the direction need {shape}"
+                )
             if value is not None and value.dtype != layer.dtype:
                 raise TypeError(f"{self.settings.where}: initial_{label} is {value.dtype}, but W is {layer.dtype}")
         if all(value is None for value in initial):
@@ -122,4 +126,8 @@ def _kept(a):
 
 
 def _same(a, kept):
-    return a is kept if not isinstance(kept, tuple) else a is not None and np.array_equal(a, kept[0]) and a.dtype == kept[0].dtype
+    return (
+        a is kept
+        if not isinstance(kept, tuple)
+        else a is not None and np.array_equal(a, kept[0]) and a.dtype == kept[0].dtype
+    )

@@ -63,7 +63,10 @@ def tensors(source, proto):
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
-                for sparse in (*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []), *attribute.sparse_tensors):
+                for sparse in (
+                    *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+                    *attribute.sparse_tensors,
+                ):
                     yield from (sparse.values, sparse.indices)
                 inside = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
                 todo += [(graph, depth + 1) for graph in inside]
@@ -75,7 +78,9 @@ def _kind(source, tensor):
         name = TensorProto.DataType.Name(tensor.data_type)
         np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{source}: tensor {tensor.name!r} is of the unknown element type {tensor.data_type}") from error
+        raise ValueError(
+            f"{source}: tensor {tensor.name!r} is of the unknown element type {tensor.data_type}"
+        ) from error
     return name
 
 
@@ -126,12 +131,16 @@ def _info(source, tensor):
 def _file_of(source, tensor, base):
     """{the file with a tensor's numbers: its size}, if the part that the tensor names has the size of its shape."""
     if base is None:
-        raise ValueError(f"{source}: the numbers of tensor {tensor.name!r} are in another file: give the path of the model's file instead")
+        raise ValueError(
+            f"{source}: the numbers of tensor {tensor.name!r} are in another file: give the path of the model's file instead"
+        )
     info = _info(source, tensor)
     path = os.path.join(base, info.location)
     if not os.path.isfile(path):  # onnx says what is wrong with it, but would wait for a pipe
         if os.path.exists(path):
-            raise ValueError(f"{source}: the numbers of tensor {tensor.name!r} can't be read: {info.location!r} is no regular file")
+            raise ValueError(
+                f"{source}: the numbers of tensor {tensor.name!r} can't be read: {info.location!r} is no regular file"
+            )
         return {}
     size, offset = os.path.getsize(path), info.offset or 0
     there, needed = size - offset if info.length is None else info.length, _needed(source, tensor)

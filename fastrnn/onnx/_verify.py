@@ -31,7 +31,9 @@ def compare(what, got, want):
         raise ValueError(f"verification failed: {what} has shape {got.shape}, but it should be {want.shape}")
     worst, limit = distance(got, want)
     if not worst <= limit:
-        raise ValueError(f"verification failed: {what} differs by up to {worst:.3g}, more than {limit:.3g}; verify=False leaves this comparison out")
+        raise ValueError(
+            f"verification failed: {what} differs by up to {worst:.3g}, more than {limit:.3g}; verify=False leaves this comparison out"
+        )
 
 
 def distance(got, want):
@@ -73,11 +75,16 @@ def probe(model, inputs, outputs):
         y, final = net(x, state, lengths=lengths, embedding=model.embedding)
         wanted = {"logits": model.linear(y)}
     else:
-        x = feeds["x"] = rng.standard_normal((B, T, net.input_size) if net.batch_first else (T, B, net.input_size)).astype(net.dtype)
+        x = feeds["x"] = rng.standard_normal(
+            (B, T, net.input_size) if net.batch_first else (T, B, net.input_size)
+        ).astype(net.dtype)
         y, final = net(x, state, lengths=lengths)
         wanted = {"y": np.ascontiguousarray(y)}
     for prefix, layer, value in _members(net, final):
-        wanted |= {prefix + name.replace("_0", "_n"): s for name, s in zip(layer.cell.states, value if layer.cell.has_c else [value])}
+        wanted |= {
+            prefix + name.replace("_0", "_n"): s
+            for name, s in zip(layer.cell.states, value if layer.cell.has_c else [value])
+        }
     return feeds | named, {name: wanted[name] for name in outputs}
 
 
@@ -93,7 +100,10 @@ def _state(net, inputs, rng):
     named, states = {}, []
     for prefix, layer, _ in _members(net, [None] * len(getattr(net, "layers", ""))):
         rows, has_c = layer.num_layers * layer.num_directions, layer.cell.has_c
-        made = {prefix + n: (rng.standard_normal((rows, B, size)) / 2).astype(layer.dtype) for n, size in zip(layer.cell.states, layer.state_sizes)}
+        made = {
+            prefix + n: (rng.standard_normal((rows, B, size)) / 2).astype(layer.dtype)
+            for n, size in zip(layer.cell.states, layer.state_sizes)
+        }
         if prefix + "h_0" not in inputs:
             states.append(None)
             continue

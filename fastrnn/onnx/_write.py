@@ -46,7 +46,9 @@ class Graph:
         self.outputs.append(self._info(name, shape, None))
 
     def _info(self, name, shape, dtype):
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype or self.dtype)), shape)
+        return helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype or self.dtype)), shape
+        )
 
     def transposed(self, value):
         """(B, T, …) from (T, B, …), or back."""
@@ -54,7 +56,9 @@ class Graph:
 
     def model(self, name):
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, self.initializers)
-        return helper.make_model(graph, producer_name="fastrnn", opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+        return helper.make_model(
+            graph, producer_name="fastrnn", opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
+        )
 
 
 def refusal(layer):
@@ -116,7 +120,9 @@ def _unprojected(layer, k):
     for suffix in _suffixes(layer, k):
         w = layer.params["weight_hr" + suffix].astype(np.float64)
         if np.linalg.matrix_rank(w) < len(w):
-            raise ValueError(f"weight_hr{suffix} has dependent rows, so no units of the node have h_0 as their projection: export with state=False")
+            raise ValueError(
+                f"weight_hr{suffix} has dependent rows, so no units of the node have h_0 as their projection: export with state=False"
+            )
         made.append(np.linalg.pinv(w).T)
     return np.stack(made)
 
@@ -141,7 +147,13 @@ def tensors(layer, k):
     def stacked(name, order, blocks):
         return np.stack([theirs(params[name + s], order, blocks) for s in suffixes])
 
-    W, R, B, P, out = stacked("weight_ih", gates, kind.blocks), stacked("weight_hh", gates, kind.blocks), None, None, None
+    W, R, B, P, out = (
+        stacked("weight_ih", gates, kind.blocks),
+        stacked("weight_hh", gates, kind.blocks),
+        None,
+        None,
+        None,
+    )
     if layer.bias:
         B = np.concatenate([stacked(name, gates, kind.blocks) for name in ("bias_ih", "bias_hh")], axis=1)
     if layer.cell.peephole:
@@ -175,7 +187,9 @@ def _activations(layer):
     """The activations of a layer, in ONNX's order."""
     if layer.kind == "RNN":
         return [layer.nonlinearity]
-    return [layer.recurrent_activation, layer.activation] + ([layer.output_activation or layer.activation] if layer.kind == "LSTM" else [])
+    return [layer.recurrent_activation, layer.activation] + (
+        [layer.output_activation or layer.activation] if layer.kind == "LSTM" else []
+    )
 
 
 def _onnx_activation(value):

@@ -48,7 +48,9 @@ def attention(weights, source, target, path=None):
     figure = new_figure(1.6 + 0.34 * len(source), 1.4 + 0.34 * len(target), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(source)), [label(symbol) for symbol in source], rotation=90 if max(map(len, source)) > 1 else 0)
+    axes.set_xticks(
+        range(len(source)), [label(symbol) for symbol in source], rotation=90 if max(map(len, source)) > 1 else 0
+    )
     axes.set_yticks(range(len(target)), [label(symbol) for symbol in target])
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_xlabel("source")

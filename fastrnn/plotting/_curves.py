@@ -46,7 +46,9 @@ def plane(states, lengths=None):
         raise ValueError(f"no step is left: all {B} lengths are 0")
     if not np.isfinite(rows).all():
         t, b, unit = np.argwhere(~np.isfinite(states) & valid[..., None])[0]
-        raise ValueError(f"states have {states[t, b, unit]} at step {t} of sequence {b}, unit {unit}: they must be finite")
+        raise ValueError(
+            f"states have {states[t, b, unit]} at step {t} of sequence {b}, unit {unit}: they must be finite"
+        )
     if H <= 2:
         return states, None
     centred = rows - rows.mean(0)
@@ -164,7 +166,9 @@ def gradient_norms(rnn, T: int = 100, *, wrt: str = "state", batch_size: int = 1
     T, batch_size, seed = _check.size("T", T), _check.size("batch_size", batch_size), _check.size("seed", seed, least=0)
     _check.choice("wrt", wrt, ("state", "x"))
     if rnn.bidirectional:
-        raise ValueError(f"this {rnn.kind} is bidirectional, so its last output is no end of what came before: give one direction")
+        raise ValueError(
+            f"this {rnn.kind} is bidirectional, so its last output is no end of what came before: give one direction"
+        )
     if wrt == "x" and not rnn.input_size:
         raise ValueError(f"this {rnn.kind} has input_size=0, so there is no gradient of x: give wrt='state'")
     rng, net = np.random.default_rng(seed), rnn.astype("float64")
@@ -174,7 +178,9 @@ def gradient_norms(rnn, T: int = 100, *, wrt: str = "state", batch_size: int = 1
     else:
         x = np.asarray(x, np.float64)
         if x.ndim != 3 or x.shape[0] != T or not x.shape[1] or x.shape[2] != net.input_size:
-            raise ValueError(f"x has shape {x.shape}, but it must be (T, B, input_size) with T={T}, B >= 1 and input_size={net.input_size}")
+            raise ValueError(
+                f"x has shape {x.shape}, but it must be (T, B, input_size) with T={T}, B >= 1 and input_size={net.input_size}"
+            )
     B = x.shape[1]
     context = rng.standard_normal((B, net.context_size)) if net.context_size else None
     direction = rng.standard_normal((B, net.hidden_size))
@@ -227,11 +233,15 @@ def plot_gradient_norms(norms: dict, path=None):
     """
     path = checked_path(path)
     if not isinstance(norms, dict) or not norms:
-        raise TypeError(f"norms are {type(norms).__name__}, but they must be a dict {{name: array}} with at least one name")
+        raise TypeError(
+            f"norms are {type(norms).__name__}, but they must be a dict {{name: array}} with at least one name"
+        )
     norms = {str(name): np.asarray(values, np.float64) for name, values in norms.items()}
     for name, values in norms.items():
         if values.ndim != 1 or not (values >= 0).all():
-            raise ValueError(f"the norms of {name!r} have shape {values.shape}, but they must be (T,) numbers >= 0: see gradient_norms")
+            raise ValueError(
+                f"the norms of {name!r} have shape {values.shape}, but they must be (T,) numbers >= 0: see gradient_norms"
+            )
     figure = new_figure(7.2, 4.2, layout="constrained")
     axes = plain_axes(figure.add_subplot(), "steps k back from the loss", "norm of the gradient at step T - k")
     for (name, values), colour in zip(norms.items(), COLOURS * len(norms)):
@@ -287,7 +297,9 @@ def history(models, path=None):
                 if points:
                     colour = COLOURS[(k if len(runs) > 1 else len(lines)) % len(COLOURS)]
                     marker = "." if len(points) < 40 else ""
-                    lines += place.plot(*zip(*points), style, marker=marker, color=colour, lw=1.6, label=label(run + _words(key)))
+                    lines += place.plot(
+                        *zip(*points), style, marker=marker, color=colour, lw=1.6, label=label(run + _words(key))
+                    )
     figure.legend(handles=lines, frameon=False, loc="outside upper center", ncols=min(4, len(lines)))
     return saved(figure, path)
 
@@ -296,7 +308,9 @@ def _looks(name, run):
     """The list of dicts of a model or of itself."""
     looks = getattr(run, "history", run)
     if not isinstance(looks, list) or not all(isinstance(look, dict) and "epoch" in look for look in looks):
-        raise TypeError(f"{name} is {type(run).__name__}, but it must be a model with a history, or a list of dicts with the key 'epoch'")
+        raise TypeError(
+            f"{name} is {type(run).__name__}, but it must be a model with a history, or a list of dicts with the key 'epoch'"
+        )
     if not looks:
         raise ValueError(f"the history of {name} is empty: call fit(…) first")
     return looks

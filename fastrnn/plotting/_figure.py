@@ -22,7 +22,9 @@ def checked_path(path):
     if path.suffix not in FORMATS:
         raise ValueError(f"path is {str(path)!r}, but a picture's name must end with {', '.join(FORMATS)}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {str(path.parent)!r} of the picture {path.name!r} does not exist: make it first")
+        raise FileNotFoundError(
+            f"the folder {str(path.parent)!r} of the picture {path.name!r} does not exist: make it first"
+        )
     return path
 
 

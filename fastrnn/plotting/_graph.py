@@ -113,7 +113,14 @@ class Graph:
             for source in below:
                 self.edge(source, name, f"{weights[0]}{number}{prime}")
             carried = "c" + number + prime if rnn.cell.has_c else ""
-            self.edge(name, name, f"{weights[1]}{number}{prime}", under=carried, delay=1 - 2 * d, side=-1 if offset < 0 else 1 if offset else side)
+            self.edge(
+                name,
+                name,
+                f"{weights[1]}{number}{prime}",
+                under=carried,
+                delay=1 - 2 * d,
+                side=-1 if offset < 0 else 1 if offset else side,
+            )
             top.append(name)
         return top
 

@@ -30,7 +30,9 @@ def _layers(graph, layers):
                 below = [graph.node("x", "x", "input", note=(f"input, {layer.input_size} numbers",))]
             below = graph.stack(layer, below)
         elif isinstance(layer, Embedding):
-            below = [graph.embedding(layer, graph.node("x", "x", "input", note=(f"one of {layer.num_embeddings} symbols",)))]
+            below = [
+                graph.embedding(layer, graph.node("x", "x", "input", note=(f"one of {layer.num_embeddings} symbols",)))
+            ]
         elif isinstance(layer, Linear):
             below = below or [graph.node("x", "x", "input", note=(f"input, {layer.in_features} numbers",))]
             below = [graph.linear(layer, below)]
@@ -50,7 +52,9 @@ def _event_model(graph, model):
 
 def _forecaster(graph, model):
     numbers = f"{model.rnn.input_size} numbers: values, 0 where forecast; others; a flag"
-    top = graph.stack(model.rnn, [graph.node("x", "x", "input", note=("a step of the window, or one to forecast", numbers))])
+    top = graph.stack(
+        model.rnn, [graph.node("x", "x", "input", note=("a step of the window, or one to forecast", numbers))]
+    )
     loss = "squared error" if model.quantiles is None else "pinball loss"
     graph.loss(graph.linear(model.linear, top), "target: the values, after the window", loss)
 
@@ -82,7 +86,9 @@ def _pooled(graph, model, target, loss):
     else:
         if len(top) > 1:
             top = [graph.join("both directions", top)]
-        pooled = graph.node("pool", model.pooling, "plain", shape="box", span=None, note=(f"{model.pooling} over the steps",))
+        pooled = graph.node(
+            "pool", model.pooling, "plain", shape="box", span=None, note=(f"{model.pooling} over the steps",)
+        )
         graph.edge(top[0], pooled, bus=graph.nodes[pooled].row - 0.85)
         top = [pooled]
     once = dict(span=None, place=place)
@@ -176,9 +182,18 @@ def _attention(graph, model, states, memory):
     decoder, top = model.decoder, states[-1]
     bus = max(graph.nodes[memory].row, graph.nodes[top].row) + RISE / 2
     graph.row = bus + RISE / 2
-    scores = {"additive": r"$v \cdot \tanh(G s + K h)$", "general": r"$s \cdot K h$", "dot": r"$s \cdot h$"}[model.attention]
+    scores = {"additive": r"$v \cdot \tanh(G s + K h)$", "general": r"$s \cdot K h$", "dot": r"$s \cdot h$"}[
+        model.attention
+    ]
     beside = dict(span=1, offset=0.8, rise=1.15)
-    graph.node("weights", "attend", "plain", shape="box", note=(f"{model.attention} attention", f"softmax of {scores}"), **beside)
+    graph.node(
+        "weights",
+        "attend",
+        "plain",
+        shape="box",
+        note=(f"{model.attention} attention", f"softmax of {scores}"),
+        **beside,
+    )
     graph.node("c", "c", "plain", note=(f"weighted sum of outputs, {decoder.memory_size} numbers",), **beside)
     shape = shape_of(decoder.params["weight_out"])
     graph.node("a", "a", "hidden", span=1, note=(r"$a = \tanh(A\,[c; s] + b)$", f"$A$: {shape}"))
@@ -197,6 +212,7 @@ def _written(graph, model, top, span):
     count = len(model.vocabulary)
     graph.loss(graph.linear(model.linear, [top], span=span), f"target: the symbol, one of {count}", span=span)
 
+
 def _memory_network(graph, model):
     """A step is a hop: the state before it is compared with the keys, and the values that it looks at are added."""
     graph.whole = [True]
@@ -204,7 +220,9 @@ def _memory_network(graph, model):
     note = (f"memory: the last {model.memory} sentences", numbers, "$A, C$: their tables at this hop")
     graph.node("m", "m", "input", note=note)
     graph.node("a", "\\alpha", "plain", note=("attention", "softmax of state · keys"))
-    graph.nodes["q"] = Node("q", "input", row=graph.row - 0.75, offset=-1.8, span=None, place="first", note=("question, by the table $B$",))
+    graph.nodes["q"] = Node(
+        "q", "input", row=graph.row - 0.75, offset=-1.8, span=None, place="first", note=("question, by the table $B$",)
+    )
     graph.node("u", "u", "hidden", note=(f"state after a hop, of {model.hops}", "state before + attention · values"))
     graph.edge("m", "a", "A,\\,C")
     graph.edge("a", "u")
@@ -247,7 +265,9 @@ def graph_of(model) -> Graph:
     known = (Recurrent, Stacked, Embedding, Linear, Dropout)
     wrong = next((layer for layer in layers if not isinstance(layer, known)), None)
     if wrong is not None:
-        raise TypeError(f"model is {type(wrong).__name__}, but what can be drawn is a layer, a list of layers or a model of fastrnn")
+        raise TypeError(
+            f"model is {type(wrong).__name__}, but what can be drawn is a layer, a list of layers or a model of fastrnn"
+        )
     layers = [layer for layer in layers if not isinstance(layer, Dropout)]
     if not layers:
         raise ValueError("there is nothing to draw: give an RNN, GRU, LSTM, Embedding or Linear, or a list of them")
@@ -268,5 +288,7 @@ def _check_widths(layers):
             taken, gives = None, layer.embedding_dim
         if given is not None and taken != given:
             name = type(layer).__name__
-            raise ValueError(f"the layer before gives {given} numbers, but this {name} takes {'symbols' if taken is None else taken}")
+            raise ValueError(
+                f"the layer before gives {given} numbers, but this {name} takes {'symbols' if taken is None else taken}"
+            )
         given = gives

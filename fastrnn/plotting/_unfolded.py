@@ -17,7 +17,14 @@ SQUARE = 0.1
 LOOP = 0.95  # from a node's middle to its black square
 DASHES = (0, (3, 2))
 BEFORE, AFTER = "before", "after"  # the steps beyond those that are shown
-COLOURS = {"input": "#ececec", "hidden": "#cfe3f7", "reverse": "#fbe0c8", "output": "#d5edd3", "loss": "#f6d3d8", "plain": "#ffffff"}
+COLOURS = {
+    "input": "#ececec",
+    "hidden": "#cfe3f7",
+    "reverse": "#fbe0c8",
+    "output": "#d5edd3",
+    "loss": "#f6d3d8",
+    "plain": "#ffffff",
+}
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,16 @@ class Layout:
             x += self._reach(1, span)
         for node in nodes.values():
             for k, line in enumerate(node.note):
-                y = node.row + (len(node.note) - 1) * 0.19 - k * 0.38 + (0.55 if node.offset < 0 and node.kind == "hidden" else 0)
+                y = (
+                    node.row
+                    + (len(node.note) - 1) * 0.19
+                    - k * 0.38
+                    + (0.55 if node.offset < 0 and node.kind == "hidden" else 0)
+                )
                 left = x if node.span else 0.2
-                self.texts.append(Text(left, y, line, size=9 if k == 0 else 7.5, colour="black" if k == 0 else "#555555"))
+                self.texts.append(
+                    Text(left, y, line, size=9 if k == 0 else 7.5, colour="black" if k == 0 else "#555555")
+                )
         return x + _width([node.note for node in nodes.values() if node.span])
 
     def _reach(self, side, span):
@@ -112,14 +126,18 @@ class Layout:
         reach = max(max(side * node.offset, 0) + _half(node) for node in nodes.values() if (node.span or 0) == span)
         for edge in self._graph.edges:
             if edge.side == side and (nodes[edge.target].span or 0) == span:
-                away = LOOP + 0.45 + 0.4 * bool(edge.under and span) if edge.delay else 1.15  # notes follow on the right of a later span
+                away = (
+                    LOOP + 0.45 + 0.4 * bool(edge.under and span) if edge.delay else 1.15
+                )  # notes follow on the right of a later span
                 own = [nodes[name] for name in (edge.source, edge.target) if (nodes[name].span or 0) == span]
                 reach = max(reach, away + max(0, *(side * node.offset for node in own)))
         return reach + 0.15
 
     def _beyond(self, side, span):
         """How far what stands beside the first or last step of a span goes to its left or right."""
-        nodes = [node for node in self._graph.nodes.values() if span == 0 and node.span is None and side * node.offset > 0]
+        nodes = [
+            node for node in self._graph.nodes.values() if span == 0 and node.span is None and side * node.offset > 0
+        ]
         return max((side * node.offset + _half(node) for node in nodes), default=0.0) + 0.15
 
     def _place_steps(self, left):
@@ -141,7 +159,9 @@ class Layout:
                         text = f"${node.label}^{{({label})}}$" if node.shape == "circle" else node.label
                         self.nodes[name, t] = Placed(node, x + node.offset, text, beyond)
                 if node.span is None and span == 0:
-                    x = {"first": first, "last": columns[steps - 1], "middle": (first + columns[steps - 1]) / 2}[node.place]
+                    x = {"first": first, "last": columns[steps - 1], "middle": (first + columns[steps - 1]) / 2}[
+                        node.place
+                    ]
                     self.nodes[name, None] = Placed(node, x + node.offset, _symbol(node))
             left = max(columns.values()) + max(half, self._beyond(1, span)) + 0.3
         return left - 0.2
@@ -229,8 +249,15 @@ class Layout:
             turn = y if not edge.side else b.y - math.copysign(0.62, b.y - y)
             corner = [(tap, turn)] if edge.side else []
             self.lines.append(Line(((tap, y), *corner, b.border(tap, turn))))
-            left = (edge.side < 0) == (b.node.offset == 0)  # of the line: away from the step's middle if there is no room
-            self._label(tap - 0.1 if left else tap + 0.1, y + math.copysign(0.75, turn - y), edge.label, ha="right" if left else "left")
+            left = (edge.side < 0) == (
+                b.node.offset == 0
+            )  # of the line: away from the step's middle if there is no room
+            self._label(
+                tap - 0.1 if left else tap + 0.1,
+                y + math.copysign(0.75, turn - y),
+                edge.label,
+                ha="right" if left else "left",
+            )
             xs.append(tap)
         if max(xs) > min(xs):
             self.lines.append(Line(((min(xs), y), (max(xs), y)), head=False))
@@ -269,7 +296,10 @@ def _half(node):
 
 def _width(lines):
     """About how wide the notes are: the first line of each is larger."""
-    return max((len(line) * (0.122 if k == 0 else 0.1) for note in lines for k, line in enumerate(note)), default=-0.3) + 0.3
+    return (
+        max((len(line) * (0.122 if k == 0 else 0.1) for note in lines for k, line in enumerate(note)), default=-0.3)
+        + 0.3
+    )
 
 
 def _symbol(node):
@@ -334,9 +364,15 @@ def _drawn(layout):
     for x, y in layout.squares:
         axes.add_patch(Rectangle((x - SQUARE, y - SQUARE), 2 * SQUARE, 2 * SQUARE, color="black", zorder=3))
     for text in layout.texts:
-        axes.text(text.x, text.y, text.text, size=text.size, ha=text.ha, va=text.va, color=text.colour, math_fontfamily="cm")
+        axes.text(
+            text.x, text.y, text.text, size=text.size, ha=text.ha, va=text.va, color=text.colour, math_fontfamily="cm"
+        )
     x0, x1, y = layout.unfold
-    axes.add_patch(FancyArrowPatch((x0, y), (x1, y), arrowstyle="simple", mutation_scale=14, color="#999999", shrinkA=0, shrinkB=0, lw=0))
+    axes.add_patch(
+        FancyArrowPatch(
+            (x0, y), (x1, y), arrowstyle="simple", mutation_scale=14, color="#999999", shrinkA=0, shrinkB=0, lw=0
+        )
+    )
     axes.text((x0 + x1) / 2, y + 0.25, "unfold", size=9, ha="center", va="bottom", color="#666666")
     return figure
 
@@ -355,7 +391,9 @@ def _draw_node(axes, placed):
     from matplotlib.patches import Circle, FancyBboxPatch
 
     node, x, y = placed.node, placed.x, placed.y
-    look = dict(facecolor=COLOURS[node.kind], edgecolor="#333333", lw=0.9, linestyle=DASHES if placed.dashed else "-", zorder=2)
+    look = dict(
+        facecolor=COLOURS[node.kind], edgecolor="#333333", lw=0.9, linestyle=DASHES if placed.dashed else "-", zorder=2
+    )
     if node.shape == "dot":
         axes.add_patch(Circle((x, y), DOT, color="#333333", zorder=2))
     elif node.shape == "circle":

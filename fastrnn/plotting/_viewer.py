@@ -56,7 +56,9 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
     (True, False)
     """
     if not isinstance(model, LanguageModel):
-        raise TypeError(f"model is {type(model).__name__}, but it must be a LanguageModel: only there a step is a character")
+        raise TypeError(
+            f"model is {type(model).__name__}, but it must be a LanguageModel: only there a step is a character"
+        )
     model._check_fitted()
     text = read_text(text)
     ids = model.vocabulary.encode(text)
@@ -65,12 +67,16 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
     if path is not None:
         path = Path(os.fspath(path))
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"the folder {str(path.parent)!r} of the page {path.name!r} does not exist: make it first")
+            raise FileNotFoundError(
+                f"the folder {str(path.parent)!r} of the page {path.name!r} does not exist: make it first"
+            )
     if title is None:
         title = f"{model.rnn.kind}, {model.num_layers} × {model.hidden_size} units, {len(ids):,} characters"
     title = visible(title)
     data = {"points": [ord(character) for character in text], "groups": _groups(model, ids)}
-    page = PAGE.replace("{data}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")).replace("{title}", html.escape(title))
+    page = PAGE.replace("{data}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")).replace(
+        "{title}", html.escape(title)
+    )
     page = page.encode("ascii", "xmlcharrefreplace").decode("ascii")
     if path is not None:
         _disk.write_output(path, lambda file: file.write_all([page.encode("ascii")]))
@@ -107,7 +113,9 @@ def _groups(model, ids):
     if T > 1:
         nll[1:] = softmax_cross_entropy(model.linear(y[:-1, 0]), ids[1:], reduction="none")
     if not np.isfinite(nll).all():
-        raise RuntimeError(f"the model's probability of character {int(np.flatnonzero(~np.isfinite(nll))[0])} is not a number: it cannot be drawn")
+        raise RuntimeError(
+            f"the model's probability of character {int(np.flatnonzero(~np.isfinite(nll))[0])} is not a number: it cannot be drawn"
+        )
     bits = nll / np.log(2)
     scale = max(1.0, float(bits.max()))
     probability = np.exp(-nll)
@@ -118,7 +126,14 @@ def _groups(model, ids):
         for k, kind in enumerate(kinds)
     ]
     groups.append({"name": "probability", "scale": 1, "predicted": 1, "values": _base64(_bytes(probability[None]))})
-    groups.append({"name": "surprise (bits)", "scale": round(scale, 4), "predicted": 1, "values": _base64(_bytes(bits[None] / scale))})
+    groups.append(
+        {
+            "name": "surprise (bits)",
+            "scale": round(scale, 4),
+            "predicted": 1,
+            "values": _base64(_bytes(bits[None] / scale)),
+        }
+    )
     return groups
 
 

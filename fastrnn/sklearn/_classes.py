@@ -69,7 +69,9 @@ class _Classes(ClassifierMixin, Estimator):
 
     def _check_held_out(self, held, kept):
         held, kept = (np.concatenate(part) if self.PER_STEP else part for part in (held, kept))
-        unseen.encode(self.classes_[held].tolist(), dict.fromkeys(self.classes_[kept].tolist(), 0), "labels", unseen.HELD_OUT)
+        unseen.encode(
+            self.classes_[held].tolist(), dict.fromkeys(self.classes_[kept].tolist(), 0), "labels", unseen.HELD_OUT
+        )
 
     def _weighted(self, net, targets, weights):
         y = self.classes_[np.concatenate(targets) if self.PER_STEP else targets]
@@ -94,7 +96,9 @@ class _Classes(ClassifierMixin, Estimator):
         continues = self._continues()
         with self._all_or_nothing():
             X, form = self._read(X, lengths, reset=not continues)
-            return self._fit_classes(X, self._labels(y, X, form), None, sample_weight, anew=not continues, epochs=self.max_iter)
+            return self._fit_classes(
+                X, self._labels(y, X, form), None, sample_weight, anew=not continues, epochs=self.max_iter
+            )
 
     def partial_fit(self, X, y, classes=None, sample_weight=None, *, lengths=None):
         """One epoch over some more data; the first call gives all `classes`. The scaler is that of the first call."""
@@ -103,14 +107,18 @@ class _Classes(ClassifierMixin, Estimator):
             raise ValueError("classes must be passed on the first call to partial_fit.")
         with self._all_or_nothing():
             X, form = self._read(X, lengths, reset=anew)
-            return self._fit_classes(X, self._labels(y, X, form), classes, sample_weight, anew=anew, epochs=1, once=True)
+            return self._fit_classes(
+                X, self._labels(y, X, form), classes, sample_weight, anew=anew, epochs=1, once=True
+            )
 
     def _fit_classes(self, X, y, classes, sample_weight, **options):
         weights = self._weights_of(sample_weight, X)
         known = unique_labels(y if classes is None else classes) if options["anew"] else self.classes_
         strange = np.setdiff1d(y, known)
         if len(strange):
-            raise ValueError(f"y has labels {strange[:5].tolist()}, but the classes are {known.tolist()}: fit with warm_start=False to begin anew")
+            raise ValueError(
+                f"y has labels {strange[:5].tolist()}, but the classes are {known.tolist()}: fit with warm_start=False to begin anew"
+            )
         self.classes_ = known
         return self._learn(X, self._split(np.searchsorted(known, y), X), weights, len(known), **options)
 

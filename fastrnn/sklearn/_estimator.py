@@ -82,7 +82,9 @@ class Estimator(BaseEstimator):
         X = as_list(X)
         if isinstance(X, (list, tuple)) and X and (_check_data.is_frame(X[0]) or np.ndim(X[0]) == 2):
             if lengths is not None:
-                raise ValueError("lengths is for one array, but X is a list of sequences, which have lengths of their own")
+                raise ValueError(
+                    "lengths is for one array, but X is a list of sequences, which have lengths of their own"
+                )
             return self._read_list(X, reset), "list"
         if isinstance(X, np.ndarray) and X.ndim == 3:
             if lengths is None:
@@ -108,7 +110,9 @@ class Estimator(BaseEstimator):
                 raise ValueError(f"sequence {k} has no steps: leave it out")
             if not np.isfinite(x).all():
                 t, feature = np.argwhere(~np.isfinite(x))[0]
-                raise ValueError(f"Input X contains {'NaN' if np.isnan(x[t, feature]) else 'infinity'}: sequence {k} at step {t}, feature {feature}")
+                raise ValueError(
+                    f"Input X contains {'NaN' if np.isnan(x[t, feature]) else 'infinity'}: sequence {k} at step {t}, feature {feature}"
+                )
         rows = validate_data(self, np.concatenate(X), dtype=_REAL, reset=reset)
         return np.split(rows, np.cumsum([len(x) for x in X])[:-1])
 
@@ -133,8 +137,13 @@ class Estimator(BaseEstimator):
     def _net_options(self):
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if not sizes:
-            raise ValueError("hidden_layer_sizes is (), but a network needs a recurrent layer: give the size of each, such as (64,)")
-        options = {name: getattr(self, name) for name in ("cell", "bidirectional", "pooling", "dropout", "standardize", "dtype")}
+            raise ValueError(
+                "hidden_layer_sizes is (), but a network needs a recurrent layer: give the size of each, such as (64,)"
+            )
+        options = {
+            name: getattr(self, name)
+            for name in ("cell", "bidirectional", "pooling", "dropout", "standardize", "dtype")
+        }
         return options | {"hidden_size": sizes if len(sizes) > 1 else sizes[0], "num_layers": len(sizes)}
 
     def _weights_of(self, sample_weight, X):
@@ -158,8 +167,15 @@ class Estimator(BaseEstimator):
         net = self._make(targets) if anew else self._net
         weights = self._weighted(net, targets, weights)
         targets, held = self._scaled(net, targets), None if held is None else (held[0], self._scaled(net, held[1]))
-        patience = _Patience(np.inf if once else self.tol, np.inf if once else self.n_iter_no_change, self.FIGURE if stops else None)
-        size = min(200 if isinstance(self.batch_size, str) and self.batch_size == "auto" else _check.size("batch_size", self.batch_size), len(X))
+        patience = _Patience(
+            np.inf if once else self.tol, np.inf if once else self.n_iter_no_change, self.FIGURE if stops else None
+        )
+        size = min(
+            200
+            if isinstance(self.batch_size, str) and self.batch_size == "auto"
+            else _check.size("batch_size", self.batch_size),
+            len(X),
+        )
         settings = Settings(
             epochs=epochs, optimizer=self.solver, lr=self.learning_rate_init, weight_decay=self.alpha / size if self.alpha else None,
             groups={"*bias*": {"weight_decay": 0.0}} if self.alpha else {}, clip_norm=self.clip_norm, loss_limit=None,
@@ -185,7 +201,11 @@ class Estimator(BaseEstimator):
     @staticmethod
     def _moments_of(optimizer):
         """What partial_fit hands on to its next call: running means and the number of updates, not the settings."""
-        return {name: value for name, value in optimizer.state_dict().items() if isinstance(value, np.ndarray) or name == "updates"}
+        return {
+            name: value
+            for name, value in optimizer.state_dict().items()
+            if isinstance(value, np.ndarray) or name == "updates"
+        }
 
     def _hold_out(self, X, targets, weights, stops):
         """Sequences, targets and weights of training, and the held-out (sequences, targets) or None."""
@@ -231,7 +251,11 @@ class Estimator(BaseEstimator):
         self.best_loss_ = None if stops else min(self.loss_curve_, default=None)
         self.best_validation_score_ = max(self.validation_scores_) if stops else None
         if self._net.outcome == "finished" and not once and self.n_iter_no_change < epochs:
-            warnings.warn(f"max_iter={self.max_iter} epochs are over, but the training has not converged yet", ConvergenceWarning, stacklevel=4)
+            warnings.warn(
+                f"max_iter={self.max_iter} epochs are over, but the training has not converged yet",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
     def _scaled(self, net, targets):
         return targets
@@ -267,12 +291,16 @@ class Estimator(BaseEstimator):
         if not hasattr(self, "_net"):
             check_is_fitted(self)  # raises; itself it takes longer than the step
         if self._net.bidirectional or (not self.PER_STEP and self._net.pooling != "last"):
-            raise ValueError("predict_step needs bidirectional=False and pooling='last': otherwise a prediction needs the whole sequence")
+            raise ValueError(
+                "predict_step needs bidirectional=False and pooling='last': otherwise a prediction needs the whole sequence"
+            )
         rows = np.asarray(x_t, dtype=np.float64)
         single = rows.ndim == 1
         rows = rows[None] if single else rows
         if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
-            raise ValueError(f"x_t has shape {np.shape(x_t)}, but {type(self).__name__} is expecting {self.n_features_in_} features: (F,) or (B, F)")
+            raise ValueError(
+                f"x_t has shape {np.shape(x_t)}, but {type(self).__name__} is expecting {self.n_features_in_} features: (F,) or (B, F)"
+            )
         if not np.isfinite(rows).all():
             raise ValueError("x_t has NaN or infinity: replace such values")
         y, state = self._net.rnn(cast(self._net._scaler(rows), self._net.dtype, "x_t")[None], state)
@@ -283,7 +311,9 @@ class Estimator(BaseEstimator):
 def _lengths(lengths, N, limit):
     lengths = np.asarray(lengths)
     if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or (N is not None and len(lengths) != N):
-        raise ValueError(f"lengths must be {'whole numbers, 1-D' if N is None else f'{N} whole numbers'}, got shape {lengths.shape} of {lengths.dtype}")
+        raise ValueError(
+            f"lengths must be {'whole numbers, 1-D' if N is None else f'{N} whole numbers'}, got shape {lengths.shape} of {lengths.dtype}"
+        )
     if lengths.size and not (1 <= lengths.min() and lengths.max() <= limit):
         raise ValueError(f"lengths must be in 1..{limit}, got {lengths.min()}..{lengths.max()}")
     return lengths

@@ -17,7 +17,11 @@ def as_list(X):
     if _check_data.is_frame(X):
         several = getattr(getattr(X, "index", None), "nlevels", 1) > 1
         cells = X.to_numpy() if X.shape[0] and X.shape[1] else None
-        return _check_data.nested(X) if several or (cells is not None and cells.dtype == object and np.ndim(cells[0, 0]) == 1) else X
+        return (
+            _check_data.nested(X)
+            if several or (cells is not None and cells.dtype == object and np.ndim(cells[0, 0]) == 1)
+            else X
+        )
     if hasattr(X, "detach"):
         return _check_data.numeric("X", X)
     if isinstance(X, np.ndarray) and X.dtype == object and X.size and np.ndim(X.flat[0]):

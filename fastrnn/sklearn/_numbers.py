@@ -55,7 +55,9 @@ class RNNRegressor(RegressorMixin, Estimator):
         y, flat = self._numbers(y, X)
         weights = self._weights_of(sample_weight, X)
         if not options["anew"] and y.shape[1] != self._net.linear.out_features:
-            raise ValueError(f"y has {y.shape[1]} numbers for each sequence, but this model has {self._net.linear.out_features}")
+            raise ValueError(
+                f"y has {y.shape[1]} numbers for each sequence, but this model has {self._net.linear.out_features}"
+            )
         self.n_outputs_, self._flat = y.shape[1], flat
         return self._learn(X, y, weights, y.shape[1], **options)
 
@@ -83,11 +85,15 @@ class RNNForecaster(RNNRegressor):
 
     def _fit_numbers(self, X, y, sample_weight, lengths, **options):
         if self.bidirectional:
-            raise ValueError("RNNForecaster needs bidirectional=False: the reverse direction would see the step that it is to forecast")
+            raise ValueError(
+                "RNNForecaster needs bidirectional=False: the reverse direction would see the step that it is to forecast"
+            )
         X, _ = self._read(X, lengths, reset=options["anew"])
         short = [k for k, x in enumerate(X) if len(x) < 2]
         if short:
-            raise ValueError(f"sequence {short[0]} has 1 step, but a step can only be learnt from one before it: give sequences of at least 2")
+            raise ValueError(
+                f"sequence {short[0]} has 1 step, but a step can only be learnt from one before it: give sequences of at least 2"
+            )
         weights = self._weights_of(sample_weight, X)
         self.n_outputs_, self._flat = X[0].shape[1], False
         return self._learn([x[:-1] for x in X], [x[1:] for x in X], weights, X[0].shape[1], **options)

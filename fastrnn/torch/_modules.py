@@ -35,7 +35,11 @@ class _Module:
 class _Layer(_Module, nn.Module):
     """What RNN, GRU and LSTM share. `_torch` is the class they take the place of."""
 
-    reset_parameters, extra_repr, all_weights = nn.RNNBase.reset_parameters, nn.RNNBase.extra_repr, nn.RNNBase.all_weights
+    reset_parameters, extra_repr, all_weights = (
+        nn.RNNBase.reset_parameters,
+        nn.RNNBase.extra_repr,
+        nn.RNNBase.all_weights,
+    )
 
     def __init__(self, *args, **kwargs):
         super().__init__()
@@ -206,7 +210,9 @@ def replace(model):
     >>> fastrnn.torch.replace(model), fastrnn.torch.restore(model)
     (['rnn'], ['rnn'])
     """
-    refused = [f"{name or 'the model'}: {reason}" for name, module in model.named_modules() if (reason := _reason(module))]
+    refused = [
+        f"{name or 'the model'}: {reason}" for name, module in model.named_modules() if (reason := _reason(module))
+    ]
     if refused:
         raise ValueError("fastrnn.torch.replace can't take " + "; ".join(refused) + "; nothing was swapped")
     return _swap(model, _OURS)

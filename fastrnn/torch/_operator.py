@@ -118,10 +118,22 @@ def run(
         y, state_n = found.run_few(np.ascontiguousarray(array(x)), tuple(map(array, state)))
         h_n, *c_n = map(torch.from_numpy, state_n)
         return torch.from_numpy(y), h_n, c_n[0] if c_n else _nothing(x), _nothing(x)
-    net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
+    net, packed, batch, rows, masks = _call(
+        x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
+    )
     tape, kept = None, _nothing(x)
     if train:
-        sizes = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B, batch_sizes is None
+        sizes = (
+            kind,
+            hidden_size,
+            num_layers,
+            bidirectional,
+            proj_size,
+            x.dtype,
+            batch.total,
+            batch.B,
+            batch_sizes is None,
+        )
         kept = x.new_empty(_size_of_tape(_engine.isa(), *sizes))
         tape = _stack.make_tape(net, batch, packed, masks, _Owned(kept))
         _clear_gaps(kept.numpy(), _stack.tape_layout(net, batch, packed, masks))
@@ -152,7 +164,9 @@ recurrent = torch.library.custom_op("fastrnn::recurrent", _run, mutates_args=())
 @recurrent.register_fake
 def _(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key, train):
     _refuse_onnx()
-    _checks.operator(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
+    _checks.operator(
+        x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
+    )
     features, rows = (2 if bidirectional else 1) * (proj_size or hidden_size), math.prod(x.shape[:-1])
     settings = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype
     states = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
@@ -163,7 +177,9 @@ def _(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectiona
 def _keep(ctx, inputs, output):
     x, batch_sizes, state, params, *ctx.settings, key, _ = inputs
     ctx.states, ctx.packed, ctx.masked = len(state), batch_sizes is not None, key is not None
-    ctx.save_for_backward(x, *state, *params, output[3], *([batch_sizes] if ctx.packed else []), *([key] if ctx.masked else []))
+    ctx.save_for_backward(
+        x, *state, *params, output[3], *([batch_sizes] if ctx.packed else []), *([key] if ctx.masked else [])
+    )
 
 
 def run_backward(
@@ -179,7 +195,9 @@ def run_backward(
     _checks.gradients(dy, dstate, x, (2 if bidirectional else 1) * (proj_size or hidden_size), state)
     if tape.shape == (0,):
         tape = run(*given, True)[3]
-    net, packed, batch, rows, masks = _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key)
+    net, packed, batch, rows, masks = _call(
+        x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
+    )
     sizes = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B, batch_sizes is None
     _checks.tape(tape, _size_of_tape(_engine.isa(), *sizes))
     kept = Tape(_Owned(tape.contiguous()), _stack.tape_layout(net, batch, packed, masks))
@@ -213,7 +231,9 @@ def _(x, batch_sizes, state, params, tape, dy, dstate, *settings):
 
 
 def _refuse_twice(ctx, *grads):
-    raise NotImplementedError("fastrnn.torch has no double backward: use torch.nn's layer where a gradient of a gradient is needed")
+    raise NotImplementedError(
+        "fastrnn.torch has no double backward: use torch.nn's layer where a gradient of a gradient is needed"
+    )
 
 
 _recurrent_backward.register_autograd(_refuse_twice)
