@@ -4,14 +4,14 @@ import importlib
 
 TYPE_CHECKING = False  # type checkers take it for True; the module typing would have to be imported for it
 if TYPE_CHECKING:
-    from fastrnn._threads import get_num_threads, set_num_threads, threads
-    from fastrnn.attention import AttentionDecoder
-    from fastrnn.config import show_config
-    from fastrnn.layers import Dropout, Embedding, Linear
-    from fastrnn.network import Network
+    from fastrnn._core.config import show_config
+    from fastrnn._core.threads import get_num_threads, set_num_threads, threads
+    from fastrnn.layers.attention import AttentionDecoder
+    from fastrnn.layers.feedforward import Dropout, Embedding, Linear
+    from fastrnn.layers.network import Network
+    from fastrnn.layers.rnn import GRU, LSTM, RNN
+    from fastrnn.layers.stacked import Stacked
     from fastrnn.parameters import Gradients, Storage
-    from fastrnn.rnn import GRU, LSTM, RNN
-    from fastrnn.stacked import Stacked
 
 __version__ = "0.1.0"
 
@@ -36,27 +36,27 @@ __all__ = [
 # Where each public name is defined. It is imported when first asked for, so that the command can start before
 # NumPy is imported: an error of the import, or Ctrl-C during it, is then one line.
 _MODULE_OF = {
-    "GRU": "rnn",
-    "LSTM": "rnn",
-    "RNN": "rnn",
-    "AttentionDecoder": "attention",
-    "Dropout": "layers",
-    "Embedding": "layers",
+    "GRU": "layers.rnn",
+    "LSTM": "layers.rnn",
+    "RNN": "layers.rnn",
+    "AttentionDecoder": "layers.attention",
+    "Dropout": "layers.feedforward",
+    "Embedding": "layers.feedforward",
     "Gradients": "parameters",
-    "Linear": "layers",
-    "Network": "network",
-    "Stacked": "stacked",
+    "Linear": "layers.feedforward",
+    "Network": "layers.network",
+    "Stacked": "layers.stacked",
     "Storage": "parameters",
-    "get_num_threads": "_threads",
-    "set_num_threads": "_threads",
-    "show_config": "config",
-    "threads": "_threads",
+    "get_num_threads": "_core.threads",
+    "set_num_threads": "_core.threads",
+    "show_config": "_core.config",
+    "threads": "_core.threads",
 }
 
 _MODULES = (
-    "attention", "batches", "callbacks", "data", "distributed", "keras", "losses", "models", "onnx", "optim", "parameters", "plotting", "search",
-    "settings", "sklearn", "stacked", "threadpoolctl", "torch", "training",
-)  # fmt: skip
+    *("batches", "callbacks", "convert", "data", "distributed", "keras", "layers", "losses", "models", "onnx", "optim"),
+    *("parameters", "plotting", "search", "settings", "sklearn", "threadpoolctl", "torch", "training"),
+)
 
 
 def __getattr__(name):
@@ -84,5 +84,5 @@ def _import_engine():
             "Start Python in another folder to use an installed fastrnn, or build it here with `pip install -e .`"
         )
     engine = importlib.import_module("fastrnn._engine")
-    importlib.import_module("fastrnn._threads")  # it tells the engine how many threads a call may use
+    importlib.import_module("fastrnn._core.threads")  # it tells the engine how many threads a call may use
     return engine

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrnn import _check
-from fastrnn.layers import random_key
+from fastrnn.layers.feedforward import random_key
 
 _CHUNK = 1 << 20  # ids that are counted at a time
 _POOL = 32  # batches among whose sequences those of similar length are put together

@@ -14,7 +14,7 @@ import json
 import os
 from pathlib import Path
 
-from fastrnn import _disk
+from fastrnn._files import disk
 
 
 class _File:
@@ -44,8 +44,8 @@ class _File:
     def begin(self, history: list) -> None:
         """Write what is known already, in place of what the file held."""
         self.end()
-        with _disk.naming(self.path):
-            _disk.make_folder(self.path.parent)
+        with disk.naming(self.path):
+            disk.make_folder(self.path.parent)
             self._open()
             if self._file.regular:
                 os.ftruncate(self._file.descriptor, 0)
@@ -54,7 +54,7 @@ class _File:
 
     def __call__(self, entry: dict) -> None:
         """Append an entry."""
-        with _disk.naming(self.path):
+        with disk.naming(self.path):
             if self._file is None or not self._file.is_current():  # not begun, or somebody has removed the file
                 self._open()
             descriptor = self._file.descriptor
@@ -72,7 +72,7 @@ class _File:
     def _open(self):
         self.end()
         try:
-            self._file = _disk.LockedFile(self.path, wait=False, flags=os.O_APPEND)
+            self._file = disk.LockedFile(self.path, wait=False, flags=os.O_APPEND)
         except BlockingIOError:
             raise ValueError(f"another training or callback is writing {self.path}: use another file") from None
 

@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from fastrnn._threads import get_num_threads, set_num_threads
+from fastrnn._core.threads import get_num_threads, set_num_threads
 from fastrnn.batches import row_share
 
 # What mpiexec tells its processes: Open MPI, MPICH and Intel MPI, SLURM's srun --mpi

@@ -41,7 +41,7 @@ class Storage:
     Parameters
     ----------
     dtype : "float32" or "float64"
-    budget : fastrnn._check_memory.Budget, optional: how many parameters the layers may have together, where they come from a file
+    budget : fastrnn._check.memory.Budget, optional: how many parameters the layers may have together, where they come from a file
 
     Examples
     --------

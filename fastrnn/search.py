@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn import _check, _check_attention, _check_memory, _engine, _stack
-from fastrnn._decoder import Memory, keys_of, over_layers
-from fastrnn.attention import AttentionDecoder
+from fastrnn import _check, _engine
+from fastrnn._check import attention as check_attention
+from fastrnn._check import memory as check_memory
+from fastrnn._core import stack
+from fastrnn._core.decoder import Memory, keys_of, over_layers
+from fastrnn.layers.attention import AttentionDecoder
 
 _GROUP_ROWS = 256  # hypotheses that are computed together
 
@@ -91,15 +94,15 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
             raise ValueError(
                 f"temperature is {temperature}, but beam search with beam={beam} draws nothing: leave one of them out"
             )
-    _check_attention.writing(decoder, embedding, linear)
-    start = _check_attention.symbol("start", start, embedding.num_embeddings, "the embedding")
-    end = _check_attention.symbol("end", end, linear.out_features, "linear")
+    check_attention.writing(decoder, embedding, linear)
+    start = check_attention.symbol("start", start, embedding.num_embeddings, "the embedding")
+    end = check_attention.symbol("end", end, linear.out_features, "linear")
     rows = _check.size("rows", rows, least=0)
     limits = np.array(np.broadcast_to(_check.integers("max_length", max_length), (rows,)))
     if rows and limits.min() < 1:
         raise ValueError(f"max_length is {limits.min()}, but it must be at least 1")
     longest, together = int(limits.max(initial=1)), min(rows, max(1, _GROUP_ROWS // beam))
-    _check_memory.fits(f"sequences of {longest:,} symbols", 16 * together * beam * longest, "give a smaller max_length")
+    check_memory.fits(f"sequences of {longest:,} symbols", 16 * together * beam * longest, "give a smaller max_length")
     first = _start(decoder, rows, state, context, memory, memory_lengths)
     order = np.argsort(-limits if first.memory is None else -first.memory.count, kind="stable")
     group, found = max(1, _GROUP_ROWS // beam), [None] * rows
@@ -130,7 +133,7 @@ def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, m
     -------
     (T, B) int64 ids without a -1
     """
-    _check_attention.writing(decoder, embedding, linear)
+    check_attention.writing(decoder, embedding, linear)
     given = np.array(_check.integers("given", given))
     if given.ndim != 2:
         raise ValueError(f"given must be (T, B), got shape {given.shape}")
@@ -153,8 +156,8 @@ def _start(decoder, rows, state, context, memory, memory_lengths):
     state = rnn._state_or_learnt(_check.state(rnn, "state", state, rows, False), rows)
     context = _check.context(rnn, context, rows, False)
     if isinstance(decoder, AttentionDecoder):
-        memory = _check_attention.memory(decoder, memory, rows)
-        memory = Memory(memory, _check_attention.memory_lengths(memory_lengths, len(memory), rows))
+        memory = check_attention.memory(decoder, memory, rows)
+        memory = Memory(memory, check_attention.memory_lengths(memory_lengths, len(memory), rows))
     return Start(state, context, memory)
 
 
@@ -172,7 +175,7 @@ class _Writers:
         self.start, self.end, self.temperature, self.key = start, end, temperature, key
         self.packed = decoder._packed()
         table = np.ascontiguousarray(embedding.params["weight"])
-        self.tokens = _stack.Tokens(None, table, None, _stack.input_parts(self.packed, table, "_l0"))
+        self.tokens = stack.Tokens(None, table, None, stack.input_parts(self.packed, table, "_l0"))
         self.keys = keys_of(decoder._sizes, self.packed, first.memory) if self.attends else None
 
     def write(self, some, K, limits, length_penalty):
@@ -222,12 +225,12 @@ class _Writers:
         def repeated(array):
             return None if array is None else np.repeat(array[some], K, axis=0)
 
-        batch = _stack.even_batch(1, rows)
+        batch = stack.even_batch(1, rows)
         state = None if first.state is None else tuple(np.repeat(s[:, some], K, axis=1) for s in first.state)
-        h, c = _stack.state_rows(net, packed, batch, state)
+        h, c = stack.state_rows(net, packed, batch, state)
         out = np.empty((rows, self.decoder.output_size), net.dtype)
         joined = np.empty((rows, self.decoder.memory_size + net.hidden_size), net.dtype) if self.attends else None
-        layers, below = [], _stack.Tokens(ids, self.tokens.table, None, self.tokens.parts)
+        layers, below = [], stack.Tokens(ids, self.tokens.table, None, self.tokens.parts)
         for layer in range(net.num_layers):
             top = layer == net.num_layers - 1
             y = (out if joined is None else joined) if top else np.empty((rows, net.hidden_size), net.dtype)
@@ -236,7 +239,7 @@ class _Writers:
                 [np.empty((2 * rows, Hp), net.dtype) for _ in range(2)],
             )
             memory = gates, states[0], states[1] if net.cell.has_c else None
-            layers.append(_stack.ready_sweep(
+            layers.append(stack.ready_sweep(
                 net, packed, batch, layer, 0, below, repeated(first.context), memory, h[layer], None if c is None else c[layer], y, False, 1,
                 column=self.decoder.memory_size if top and self.attends else 0,
             ))  # fmt: skip

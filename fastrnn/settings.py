@@ -7,7 +7,8 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from fastrnn import _check, optim, storage
+from fastrnn import _check, optim
+from fastrnn._files import storage
 from fastrnn.distributed import Ranks
 
 

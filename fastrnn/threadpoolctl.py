@@ -6,8 +6,8 @@ import os
 
 import fastrnn
 from fastrnn import _engine
+from fastrnn._core.threads import MOST
 from fastrnn._engine import core
-from fastrnn._threads import MOST
 
 try:
     import threadpoolctl

@@ -10,9 +10,9 @@ import re
 import numpy as np
 from safetensors.numpy import save_file
 
-from fastrnn import state_dict
+from fastrnn.convert import state_dict
+from fastrnn.layers.rnn import GRU, LSTM
 from fastrnn.models import LanguageModel
-from fastrnn.rnn import GRU, LSTM
 
 
 def text(rng):

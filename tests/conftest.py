@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import _engine, _memory, cli
+from fastrnn import _engine, cli
+from fastrnn._core import memory
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
 os.environ.setdefault(
@@ -45,7 +46,7 @@ def _poisoned(make):
 
 # Memory that was not written yet is NaN, new or used before, so that a result that nobody wrote is seen.
 np.empty, np.empty_like = _poisoned(np.empty), _poisoned(np.empty_like)
-_take = _memory.Pool.take
+_take = memory.Pool.take
 
 
 def _take_poisoned(pool, layout):
@@ -53,7 +54,7 @@ def _take_poisoned(pool, layout):
     return fuzz.poison(array), views
 
 
-_memory.Pool.take = _take_poisoned
+memory.Pool.take = _take_poisoned
 
 hypothesis.settings.register_profile(
     "fastrnn",

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 import fastrnn
-from fastrnn import Network, storage
+from fastrnn import Network
+from fastrnn._files import storage
 from fastrnn.models import (
     EncoderDecoder,
     Forecaster,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import fastrnn
-from fastrnn import _engine, optim, storage
+from fastrnn import _engine, optim
+from fastrnn._files import storage
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.search import search

@@ -20,13 +20,13 @@ CLEAR = (ValueError, NotImplementedError, OSError, MemoryError, ImportError)
 SECONDS = 20
 IMPORTED = (
     "h5py", "onnx", "onnx.reference.ops", "onnxruntime", "torch", "zipfile", "fastrnn._engine", "fastrnn.convert", "fastrnn.keras._load",
-    "fastrnn.models", "fastrnn.onnx", "fastrnn.tasks",
+    "fastrnn.models", "fastrnn.onnx", "fastrnn.cli.tasks",
 )  # fmt: skip
 
 
 def read(path, kind, run):
     """What the package does with such a file; run: a model of ONNX is run too, which may take what its operators say."""
-    from fastrnn import convert
+    from fastrnn.convert import files as convert
 
     if kind in ("keras", "h5"):
         from fastrnn.keras import _load

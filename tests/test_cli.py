@@ -14,7 +14,9 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import fastrnn
-from fastrnn import _commands, cli, storage
+from fastrnn import cli
+from fastrnn._files import storage
+from fastrnn.cli import commands
 from fastrnn.models import LanguageModel
 from fastrnn.optim import Cosine, ExponentialDecay
 
@@ -116,7 +118,7 @@ def test_train_does_what_fit_does(run, data, tmp_path):
 
 
 def test_without_data_it_reads_the_documentation_of_python():
-    text = _commands._text_of_python()
+    text = commands._text_of_python()
     assert 300_000 < len(text) < 1_500_000
     assert text.count("the ") > 3000
 

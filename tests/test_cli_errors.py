@@ -8,7 +8,7 @@ import processes
 import pytest
 
 import fastrnn
-from fastrnn import storage
+from fastrnn._files import storage
 
 ERRORS = [
     (KeyError("x"), "KeyError: 'x' (unexpected; --debug shows where)"),
@@ -32,7 +32,7 @@ def test_an_error_of_any_class_is_a_line(run, monkeypatch, error, line):
     def fails(arguments):
         raise error
 
-    monkeypatch.setattr("fastrnn._commands.info", fails)
+    monkeypatch.setattr("fastrnn.cli.commands.info", fails)
     assert run("info") == (1, "", f"fastrnn: error: {line}\n")
     status, out, err = run("--debug", "info")
     assert (status, out) == (1, "")
@@ -61,7 +61,7 @@ def test_a_warning_is_a_line_and_said_once(run, monkeypatch):
         warnings.warn("old", DeprecationWarning, stacklevel=1)
         return 0
 
-    monkeypatch.setattr("fastrnn._commands.info", warns)
+    monkeypatch.setattr("fastrnn.cli.commands.info", warns)
     assert run("info") == (0, "", "fastrnn: warning: one two\n")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import processes
 import pytest
 
-from fastrnn import storage
+from fastrnn._files import storage
 from fastrnn.models import LanguageModel, SequenceClassifier
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -226,10 +226,10 @@ PHASES = {
         "Words.of",
         ["train", "--data", "words.txt", "--level", "word", "--hidden", 8, "--layers", 1],
     ),
-    "the first checkpoint": ("fastrnn._disk", "write_file", ["train", "--data", "text.txt", "--hidden", 8]),
-    "loading": ("fastrnn.storage", "_read_arrays", ["evaluate", "character", "--data", "long.txt"]),
-    "converting": ("fastrnn.state_dict", "from_layers", ["convert", "character", "out/new.safetensors"]),
-    "writing": ("fastrnn._tensor_files", "write", ["convert", "character", "out/new.safetensors"]),
+    "the first checkpoint": ("fastrnn._files.disk", "write_file", ["train", "--data", "text.txt", "--hidden", 8]),
+    "loading": ("fastrnn._files.storage", "_read_arrays", ["evaluate", "character", "--data", "long.txt"]),
+    "converting": ("fastrnn.convert.state_dict", "from_layers", ["convert", "character", "out/new.safetensors"]),
+    "writing": ("fastrnn.convert.tensor_files", "write", ["convert", "character", "out/new.safetensors"]),
 }
 
 

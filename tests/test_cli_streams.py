@@ -8,9 +8,10 @@ import sys
 import processes
 import pytest
 
-from fastrnn import cli, storage
-from fastrnn._progress import Progress
+from fastrnn import cli
+from fastrnn._files import storage
 from fastrnn.models import LanguageModel, SequenceClassifier
+from fastrnn.training.progress import Progress
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="redirections of a POSIX shell")
 

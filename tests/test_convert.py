@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import Network, _tensor_files, cli, convert, state_dict, storage
+from fastrnn import Network, cli
+from fastrnn._files import storage
+from fastrnn.convert import files as convert
+from fastrnn.convert import state_dict, tensor_files
 from fastrnn.models import LanguageModel
 
 TEXT = "".join(f"{n} squared is {n * n}.\n" for n in range(200))
@@ -291,7 +294,7 @@ def test_code_in_a_torch_file_is_not_run(tmp_path, monkeypatch, capsys):
 def test_files_cut_short_or_with_a_flipped_bit_are_read_right_or_refused(tmp_path, suffix):
     """A flipped bit of a weight is not to be noticed in a safetensors file, which has no checksum; anything else must be a ValueError."""
     net = Network({"rnn": fastrnn.GRU(3, 4, seed=0)})
-    _tensor_files.write(state_dict.from_layers(net.layers), tmp_path / f"whole{suffix}", suffix)
+    tensor_files.write(state_dict.from_layers(net.layers), tmp_path / f"whole{suffix}", suffix)
     whole, rng, refused = (tmp_path / f"whole{suffix}").read_bytes(), np.random.default_rng(0), 0
     for trial in range(120):
         data = bytearray(whole)
@@ -304,7 +307,7 @@ def test_files_cut_short_or_with_a_flipped_bit_are_read_right_or_refused(tmp_pat
         try:
             kind = convert.sniff(path)
             assert kind in ("torch", "safetensors")
-            found = _tensor_files.read_torch(path) if kind == "torch" else _tensor_files.read_safetensors(path)
+            found = tensor_files.read_torch(path) if kind == "torch" else tensor_files.read_safetensors(path)
             state_dict.to_network(found)
         except ValueError:
             refused += 1
@@ -376,13 +379,13 @@ def test_convert_keeps_what_another_process_saved_meanwhile(tmp_path, monkeypatc
 
 def test_convert_does_not_replace_a_file_that_appears_while_it_writes(tmp_path, monkeypatch, run):
     Network(layers()).save(tmp_path / "old")
-    write = _tensor_files.write
+    write = tensor_files.write
 
     def slow(*arguments):
         (tmp_path / "new.safetensors").write_bytes(b"of another process")
         return write(*arguments)
 
-    monkeypatch.setattr(_tensor_files, "write", slow)
+    monkeypatch.setattr(tensor_files, "write", slow)
     status, _, err = run("convert", tmp_path / "old", tmp_path / "new.safetensors")
     assert status == 1 and "new.safetensors: File exists" in err
     assert (tmp_path / "new.safetensors").read_bytes() == b"of another process"

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from test_convert_order import chain
 
-from fastrnn import Network, convert
+from fastrnn import Network
+from fastrnn.convert import files as convert
 
 F = np.float32
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import Network, convert, state_dict
+from fastrnn import Network
+from fastrnn.convert import files as convert
+from fastrnn.convert import state_dict
 
 F = np.float32
 

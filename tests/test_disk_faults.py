@@ -12,8 +12,9 @@ import processes
 import pytest
 from numpy.testing import assert_array_equal
 
-from fastrnn import _disk, _tensor_files, storage
+from fastrnn._files import disk, storage
 from fastrnn.callbacks import CSVLog, JSONLog
+from fastrnn.convert import tensor_files
 from fastrnn.models import LanguageModel, SequenceClassifier
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="calls of POSIX")
@@ -30,8 +31,8 @@ class Calls:
         self.made, self._fails, self._error, self._cut = [], fails, error, cut
         for name in CALLS:
             monkeypatch.setattr(os, name, self._wrapped(name, getattr(os, name)))
-        if _disk.fcntl is not None:
-            monkeypatch.setattr(_disk.fcntl, "flock", self._wrapped("flock", _disk.fcntl.flock))
+        if disk.fcntl is not None:
+            monkeypatch.setattr(disk.fcntl, "flock", self._wrapped("flock", disk.fcntl.flock))
 
     def _wrapped(self, name, real):
         def call(*arguments, **options):
@@ -159,12 +160,12 @@ def test_a_file_system_that_cannot_fsync_directories_is_no_error(tmp_path, monke
     assert same(storage.load(tmp_path / "m"), NEW)
 
 
-@pytest.mark.skipif(_disk.fcntl is None, reason="this system has no flock")
+@pytest.mark.skipif(disk.fcntl is None, reason="this system has no flock")
 def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(_disk.fcntl, "flock", flock)
+    monkeypatch.setattr(disk.fcntl, "flock", flock)
     SequenceClassifier(hidden_size=3, seed=0).fit(
         X, Y, checkpoint=tmp_path / "m", callbacks=[JSONLog(tmp_path / "log")], epochs=2, verbose=False
     )
@@ -176,7 +177,7 @@ def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
 
 LIMITED = """
     import os, resource, sys
-    from fastrnn import storage
+    from fastrnn._files import storage
     import numpy as np
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 """
@@ -319,7 +320,7 @@ def test_every_call_of_a_conversion_in_turn_fails(suffix, tmp_path, monkeypatch)
                 calls = Calls(patch, fails)
                 patch.setattr(os, "strerror", lambda _, error=error: (_ for _ in ()).throw(error))
                 try:
-                    _tensor_files.write(tensors, path, suffix)
+                    tensor_files.write(tensors, path, suffix)
                     done = True
                 except type(error) as caught:
                     assert not isinstance(error, OSError) or str(path) in str(caught) or str(path.parent) in str(caught)
@@ -336,9 +337,9 @@ def test_every_call_of_a_conversion_in_turn_fails(suffix, tmp_path, monkeypatch)
 def test_a_file_of_the_user_is_written_where_a_link_leads_and_a_device_stays_one(tmp_path):
     (tmp_path / "real").write_text("before")
     (tmp_path / "link").symlink_to("real")
-    _disk.write_output(tmp_path / "link", lambda file: file.write_all([b"new"]))
+    disk.write_output(tmp_path / "link", lambda file: file.write_all([b"new"]))
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
-    _disk.write_output("/dev/null", lambda file: file.write_all([b"new"]))
+    disk.write_output("/dev/null", lambda file: file.write_all([b"new"]))
     assert not os.path.isfile("/dev/null")
 
 
@@ -351,7 +352,7 @@ def test_save_and_load_take_no_memory_beside_the_arrays(tmp_path):
     code = """
         import sys
         import numpy as np
-        from fastrnn import storage
+        from fastrnn._files import storage
         import resource
         limit = lambda: int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         size = 40 << 20

@@ -8,7 +8,7 @@ import pytest
 from nets import CELLS, DTYPES, as_state, as_tuple, gradients, random_case, same_bits, same_gradients, same_state
 
 import fastrnn
-from fastrnn import _finite
+from fastrnn._core import finite
 
 BAD = [np.nan, np.inf, -np.inf]
 
@@ -142,7 +142,7 @@ def test_rows_of_an_embedding_are_named_by_their_id_and_only_if_used():
         rnn(many, embedding=embedding, check_finite=True)
         many = many.copy()
         many[-1, 1] = 20
-        assert message(lambda: rnn(many, embedding=embedding, check_finite=True)).startswith(
+        assert message(lambda many=many: rnn(many, embedding=embedding, check_finite=True)).startswith(
             "the embedding at the row of id 20, feature 0 is nan"
         )
 
@@ -470,13 +470,13 @@ def test_a_decoder_s_output_and_layers():
 
 def test_checking_holds_for_all_layers_of_this_thread_and_ends():
     net, x = fastrnn.GRU(1, 2, seed=0), np.full((2, 1, 1), np.nan, "float32")
-    with _finite.checking():
+    with finite.checking():
         assert message(lambda: net(x)).startswith("x at step 0, row 0, feature 0 is nan")
-    assert not _finite.wanted() and np.isnan(net(x)[0]).all()
+    assert not finite.wanted() and np.isnan(net(x)[0]).all()
 
 
 def test_large_finite_numbers_are_finite():
-    assert _finite.is_finite(np.full(1000, 1e300)) and not _finite.is_finite(np.array([1e300, np.inf]))
-    assert _finite.is_finite(np.full(9, 3e38, "float32")[::2]) and not _finite.is_finite(
+    assert finite.is_finite(np.full(1000, 1e300)) and not finite.is_finite(np.array([1e300, np.inf]))
+    assert finite.is_finite(np.full(9, 3e38, "float32")[::2]) and not finite.is_finite(
         np.array([np.nan, 1, 2], "float32")[::2]
     )

@@ -151,9 +151,9 @@ ODD_ERRORS = (
 
 @pytest.mark.parametrize("error", ODD_ERRORS, ids=lambda error: type(error).__name__)
 def test_whatever_is_raised_becomes_one_sentence_that_names_the_file(error):
-    from fastrnn import _foreign
+    from fastrnn._files import foreign
 
-    with pytest.raises(ValueError) as caught, _foreign.reading("m.pt"):
+    with pytest.raises(ValueError) as caught, foreign.reading("m.pt"):
         raise error
     text = str(caught.value)
     assert type(caught.value) is ValueError and text.startswith("m.pt") and "\n" not in text and len(text) < 2100
@@ -163,12 +163,12 @@ def test_whatever_is_raised_becomes_one_sentence_that_names_the_file(error):
     "error", [MemoryError(), NotImplementedError("a"), OSError("a")], ids=lambda error: type(error).__name__
 )
 def test_errors_that_say_what_happened_keep_their_class(error):
-    from fastrnn import _foreign
+    from fastrnn._files import foreign
 
-    with pytest.raises(type(error), match=r"m\.pt"), _foreign.reading("m.pt"):
+    with pytest.raises(type(error), match=r"m\.pt"), foreign.reading("m.pt"):
         raise error
     for passed in (KeyboardInterrupt, SystemExit):
-        with pytest.raises(passed), _foreign.reading("m.pt"):
+        with pytest.raises(passed), foreign.reading("m.pt"):
             raise passed
 
 
@@ -217,20 +217,20 @@ def test_a_recurrent_node_that_lacks_something_is_named(change):
 @pytest.mark.parametrize("text", ['{"a": ["\\ud800"]}', '{"a\\udfff": 1}', '["\\udc00x"]'])
 def test_json_with_half_of_a_surrogate_pair_is_refused(tmp_path, text):
     """Such a name can be read, but not be written."""
-    from fastrnn import _foreign
+    from fastrnn._files import foreign
 
     with pytest.raises(ValueError, match="^a.json: .*has half of a surrogate pair"):
-        _foreign.parse_json("a.json", text, 1000)
-    assert _foreign.parse_json("a.json", '["\\ud83d\\ude00"]', 1000) == ["\U0001f600"]
+        foreign.parse_json("a.json", text, 1000)
+    assert foreign.parse_json("a.json", '["\\ud83d\\ude00"]', 1000) == ["\U0001f600"]
 
 
 def test_a_very_long_name_is_cut_in_messages_but_the_files_is_not():
-    from fastrnn import _foreign
+    from fastrnn._files import foreign
 
     name, path = "x" * 5000, "/".join(["folder"] * 50)
-    text = _foreign.named(path, ValueError(f"{path}: {name}.weight is missing"))
+    text = foreign.named(path, ValueError(f"{path}: {name}.weight is missing"))
     assert text == f"{path}: {'x' * 80}…{('x' * 40 + '.weight')[-40:]} is missing"
-    assert _foreign.named(path, ValueError(f"{name!r} is missing")).startswith(f"{path}: 'xxx") and len(text) < 600
+    assert foreign.named(path, ValueError(f"{name!r} is missing")).startswith(f"{path}: 'xxx") and len(text) < 600
 
 
 def test_a_separator_that_no_table_can_have_is_refused_when_a_model_is_loaded():

@@ -11,7 +11,7 @@ import numpy as np
 import processes
 import pytest
 
-from fastrnn import storage
+from fastrnn._files import storage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks of POSIX")
 

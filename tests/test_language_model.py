@@ -17,13 +17,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from whole_model import assert_gradient
 
 import fastrnn
-from fastrnn import optim, storage
-from fastrnn._interrupts import Interrupts
+from fastrnn import optim
+from fastrnn._files import storage
 from fastrnn.batches import Streams, Window
 from fastrnn.layers import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import Sampler, Vocabulary, read_text
+from fastrnn.training.interrupts import Interrupts
 
 CELLS = ["lstm", "gru", "rnn"]
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))  # 4,640 characters or so

@@ -6,11 +6,11 @@ import pickle
 
 import pytest
 
-from fastrnn import _disk
+from fastrnn._files import disk
 from fastrnn.callbacks import CSVLog, JSONLog
 from fastrnn.models import SequenceClassifier
 
-needs_locks = pytest.mark.skipif(_disk.fcntl is None, reason="this system has no flock")
+needs_locks = pytest.mark.skipif(disk.fcntl is None, reason="this system has no flock")
 X, Y = [[[1.0], [2.0]], [[2.0], [1.0]]] * 6, ["up", "down"] * 6
 FIT = dict(epochs=2, verbose=False)
 

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from whole_model import assert_gradient
 
 import fastrnn
-from fastrnn import _check_stories
+from fastrnn._check import stories as check_stories
 from fastrnn.models import MemoryNetwork
 from fastrnn.models.stories import Questions
 
@@ -36,7 +36,7 @@ def made(X, y, **options):
 
 
 def batch_of(model, X, y=None, softmax=True):
-    [batch] = Questions(model, *_check_stories.stories(X, y), len(X), None)
+    [batch] = Questions(model, *check_stories.stories(X, y), len(X), None)
     return batch._replace(softmax=softmax)
 
 
@@ -165,7 +165,7 @@ def test_empty_memories_shift_the_ages_of_what_is_older():
 def test_the_start_is_linear_and_validation_is_not():
     X, y = data()
     model = made(X, y, linear_start=2)
-    training, validation = (Questions(model, *_check_stories.stories(X, y), 8, seed) for seed in (1, None))
+    training, validation = (Questions(model, *check_stories.stories(X, y), 8, seed) for seed in (1, None))
     found = []
     for epoch in range(4):
         for batches in (training, validation):
@@ -184,7 +184,7 @@ def test_noise_is_for_training_only():
     for noise in (0, 0.5):
         model = made(X, y, noise=noise)
         losses.append([model.loss_and_gradient(batch_of(model, X, y), into=gradient, rng=rng)[0] for rng in range(3)])
-        losses[-1].append(model.evaluate(Questions(model, *_check_stories.stories(X, y), 60, None))["loss"])
+        losses[-1].append(model.evaluate(Questions(model, *check_stories.stories(X, y), 60, None))["loss"])
     quiet, noisy = np.round(losses, 10).tolist()
     assert len(set(quiet)) == 1 and len(set(noisy)) == 4 and noisy[-1] == quiet[0]
 

@@ -9,7 +9,7 @@ import pytest
 from model_cases import CASES, fit_options
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastrnn import storage
+from fastrnn._files import storage
 from fastrnn.batches import Streams
 from fastrnn.callbacks import CSVLog, JSONLog
 from fastrnn.models import (

@@ -11,10 +11,12 @@ import numpy as np
 import processes
 import pytest
 
-from fastrnn import Network, _checkpoint, _schema, cli, models, storage
+from fastrnn import Network, cli, models
+from fastrnn._files import schema, storage
 from fastrnn.models import schemas
 from fastrnn.models.model import Model
-from fastrnn.training import Position
+from fastrnn.training import checkpoint as _checkpoint
+from fastrnn.training.loop import Position
 
 if sys.platform != "linux":
     pytest.skip("limits of memory are set as on Linux", allow_module_level=True)
@@ -155,7 +157,7 @@ def test_the_file_and_the_key_are_named(n, saved, tmp_path):
     ],
 )
 def test_json_that_fastrnn_does_not_write_is_refused(text, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(_schema, "MOST_PARTS", 500)
+    monkeypatch.setattr(schema, "MOST_PARTS", 500)
     header = '{"format_version": 1, "weights": "model-000000000000.safetensors", "sha256": "' + "0" * 64
     (tmp_path / "config.json").write_text(f'{header}", "config": {text}}}')
     assert error_of(storage.load, tmp_path) == f"{tmp_path / 'config.json'} is damaged: {message}"
@@ -164,7 +166,7 @@ def test_json_that_fastrnn_does_not_write_is_refused(text, message, tmp_path, mo
 def test_a_file_that_is_too_large_or_no_file_is_not_read(tmp_path):
     path = tmp_path / "config.json"
     with open(path, "wb") as file:
-        file.truncate(_schema.MOST_BYTES + 1)
+        file.truncate(schema.MOST_BYTES + 1)
     assert (
         error_of(storage.load, tmp_path)
         == f"{path} is damaged: it has 268,435,457 bytes, but at most 268,435,456 are read"
@@ -176,8 +178,8 @@ def test_a_file_that_is_too_large_or_no_file_is_not_read(tmp_path):
 
 def test_brackets_in_strings_are_not_nested():
     text = {"a": ["[" * 100, '"[' * 99, "\\", '\\"[[' * 30], "[[[": {"b": '\\"'}}
-    assert _schema.parse(json.dumps(text).encode()) == text
-    assert _schema._nesting(json.dumps(text).encode()) == (3, 2)
+    assert schema.parse(json.dumps(text).encode()) == text
+    assert schema._nesting(json.dumps(text).encode()) == (3, 2)
 
 
 def test_an_option_of_another_reader_is_refused(saved, tmp_path, capsys):

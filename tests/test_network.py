@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import fastrnn
-from fastrnn import storage
-from fastrnn.network import FUNCTIONS, Network
+from fastrnn._files import storage
+from fastrnn.layers.network import FUNCTIONS, Network
 
 T, B = 6, 4
 

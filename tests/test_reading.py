@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastrnn import cli, data, tasks
+from fastrnn import cli, data
+from fastrnn.cli import tasks
 from fastrnn.models import LanguageModel
 
 QUICK = ["--epochs", 1, "--hidden", 4, "--batch", 4, "--quiet"]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as library_load
 from safetensors.numpy import save as library_save
 
-from fastrnn import _safetensors
+from fastrnn._files import safetensors as _safetensors
 
 DTYPES = [np.dtype(name) for name in ("u8", "i8", "f8", "f4", "u4", "i4", "f2", "u2", "i2", "i1", "u1", "?")]
 NAMES = ["a", "b", "rnn.weight_ih_l0", "é", "\U0001f600", 'quote"\\', "line\nend\x01\x7f", "", "zz"]
@@ -288,7 +288,7 @@ def test_a_header_takes_a_small_multiple_of_its_bytes():
     code = """
         import io, resource
         import numpy as np
-        from fastrnn import _safetensors
+        from fastrnn._files import safetensors as _safetensors
         heads = ['{"a":{"shape":' + "[]," * 10_000_000 + "1]}}", '{"a":[' + "[]," * 10_000_000 + "1]}",
                  '{"__metadata__":{"a":{' + '"b":{},' * 5_000_000 + '"c":1}}}', "[" * 30_000_000]
         files = [len(head).to_bytes(8, "little") + head.encode() for head in heads]

@@ -14,11 +14,11 @@ import numpy as np
 import processes
 import pytest
 
-from fastrnn import _disk, storage
+from fastrnn._files import disk, storage
 from fastrnn.callbacks import JSONLog
 from fastrnn.models import SequenceClassifier
 
-needs_locks = pytest.mark.skipif(_disk.fcntl is None, reason="this system has no flock")
+needs_locks = pytest.mark.skipif(disk.fcntl is None, reason="this system has no flock")
 X, Y = [[[1.0], [2.0]], [[2.0], [1.0]]] * 6, ["up", "down"] * 6
 FIT = dict(epochs=2, verbose=False)
 
@@ -40,7 +40,7 @@ def names(folder):
 SAVER = """
     import sys
     import numpy as np
-    from fastrnn import storage
+    from fastrnn._files import storage
     folder, mine = sys.argv[1], int(sys.argv[2])
     for line in sys.stdin:  # a line is a round: the directory, and when to begin
         directory, size = line.split()
@@ -156,7 +156,7 @@ def test_a_save_waits_for_the_one_that_is_going_on(tmp_path, monkeypatch):
 
 def test_without_locks_the_arrays_of_another_save_are_kept(tmp_path, monkeypatch):
     """As on Windows: what a save removes is what it has replaced, and what is older than a day."""
-    monkeypatch.setattr(_disk, "fcntl", None)
+    monkeypatch.setattr(disk, "fcntl", None)
     storage.save(tmp_path, {"a": np.ones(1)}, {"who": 1})
     first = names(tmp_path)
     for name in (
@@ -239,8 +239,8 @@ def test_what_killed_processes_have_left_counts_as_nothing_and_is_removed(tmp_pa
 
 
 def test_names_are_new_each_time():
-    assert len({_disk.temporary_name("config.json") for _ in range(1000)}) == 1000
-    assert len(os.fsencode(_disk.temporary_name("\U0001f600" * 60))) < 255
+    assert len({disk.temporary_name("config.json") for _ in range(1000)}) == 1000
+    assert len(os.fsencode(disk.temporary_name("\U0001f600" * 60))) < 255
 
 
 # --- one training in one directory ----------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_a_child_that_lives_longer_than_its_parent_holds_no_lock(tmp_path):
     """As a worker of a generator of data does when the training is killed."""
     code = """
         import os, sys, time
-        from fastrnn import _disk, storage
+        from fastrnn._files import disk, storage
         from fastrnn.callbacks import JSONLog
         log = JSONLog(sys.argv[1] + "/log.jsonl")
         log.begin([])
@@ -361,7 +361,7 @@ def test_a_child_that_lives_longer_than_its_parent_holds_no_lock(tmp_path):
 def test_a_child_that_ends_does_not_end_the_lock_of_its_parent(tmp_path):
     code = """
         import os, sys
-        from fastrnn import storage
+        from fastrnn._files import storage
         with storage.training(sys.argv[1]):
             if os.fork() == 0:
                 sys.exit(0)  # leaves the block
@@ -383,10 +383,10 @@ def test_a_child_that_ends_does_not_end_the_lock_of_its_parent(tmp_path):
 def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_one(tmp_path):
     """The first holds the lock, the second waits for it, the first removes the file, the third makes it anew."""
     got = []
-    with _disk.lock(tmp_path / "save.lock", wait=True):
+    with disk.lock(tmp_path / "save.lock", wait=True):
 
         def second():
-            with _disk.lock(tmp_path / "save.lock", wait=True):
+            with disk.lock(tmp_path / "save.lock", wait=True):
                 got.append(os.stat(tmp_path / "save.lock").st_ino)
 
         thread = threading.Thread(target=second)

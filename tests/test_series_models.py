@@ -246,9 +246,9 @@ def test_memory_mapped_sequences_are_not_read_into_memory(tmp_path):
     data = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (30, 50, 4))
     data[:] = np.random.default_rng(0).standard_normal(data.shape)
     y = np.arange(30) % 2
-    from fastrnn import _check_data
+    from fastrnn._check import data as check_data
 
-    assert all(np.shares_memory(x, data) for x in _check_data.sequences(data))
+    assert all(np.shares_memory(x, data) for x in check_data.sequences(data))
     mapped = SequenceClassifier("gru", 4, seed=0).fit(data, y, epochs=2, **QUIET)
     assert_array_equal(
         mapped.storage.flat, SequenceClassifier("gru", 4, seed=0).fit(np.array(data), y, epochs=2, **QUIET).storage.flat

@@ -8,7 +8,8 @@ import pytest
 from damaged_models import CASES, data_of, edited, error_of, read, set_to
 
 import fastrnn
-from fastrnn import Network, _check_memory, cli, models
+from fastrnn import Network, cli, models
+from fastrnn._check import memory as check_memory
 
 if sys.platform != "linux":
     pytest.skip("limits of memory are set as on Linux", allow_module_level=True)
@@ -127,9 +128,9 @@ def test_many_small_layers_are_made_in_linear_time():
 
 
 def test_a_fit_that_would_need_more_memory_than_there_is_changes_nothing(monkeypatch):
-    monkeypatch.setattr(_check_memory, "_UNCHECKED", 0)
-    monkeypatch.setattr(_check_memory, "_OF_AN_ARRAY", 0)
-    monkeypatch.setattr(_check_memory, "available", lambda: (2_500, "this machine has"))
+    monkeypatch.setattr(check_memory, "_UNCHECKED", 0)
+    monkeypatch.setattr(check_memory, "_OF_AN_ARRAY", 0)
+    monkeypatch.setattr(check_memory, "available", lambda: (2_500, "this machine has"))
     model, data = CASES["events"].make(seed=0), data_of("events")
     with pytest.raises(
         MemoryError, match=r"training 140 parameters: copies of them need 2.8 kB of memory, but this machine has 2.5 kB"
@@ -141,13 +142,13 @@ def test_a_fit_that_would_need_more_memory_than_there_is_changes_nothing(monkeyp
 def test_available_memory_is_that_of_the_tightest_limit():
     code = """
 import resource, sys
-from fastrnn import _check_memory
+from fastrnn._check import memory as check_memory
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 there, limit = _check_memory.available()
 print(there < 2 << 30, limit)
 """
     assert processes.output(code).split(maxsplit=1) == ["True", "ulimit -v leaves\n"]
-    assert 0 < _check_memory.available()[0] <= sys.maxsize
+    assert 0 < check_memory.available()[0] <= sys.maxsize
 
 
 def test_loading_takes_a_small_multiple_of_the_file(tmp_path):

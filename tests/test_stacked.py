@@ -11,7 +11,9 @@ from nets import CELLS, as_state, as_tuple, features, make, random_case, same_bi
 from numpy.testing import assert_allclose
 
 import fastrnn
-from fastrnn import GRU, LSTM, RNN, Stacked, Storage, stacked, storage
+from fastrnn import GRU, LSTM, RNN, Stacked, Storage
+from fastrnn._files import storage
+from fastrnn.layers import stacked
 
 
 @pytest.fixture(params=CELLS)

@@ -22,7 +22,8 @@ from nets import (
 from numpy.testing import assert_allclose
 
 import fastrnn
-from fastrnn import _engine, storage
+from fastrnn import _engine
+from fastrnn._files import storage
 from fastrnn.parameters import initialise
 
 

@@ -14,7 +14,7 @@ import processes
 import pytest
 from numpy.testing import assert_array_equal
 
-from fastrnn import storage
+from fastrnn._files import storage
 
 ARRAYS = {
     "a": np.random.default_rng(0).standard_normal((3, 5)).astype("float32"),
@@ -110,7 +110,7 @@ def test_a_save_that_breaks_off_leaves_the_old_model(folder, monkeypatch, step):
 def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_model(tmp_path):
     code = """
 import sys, numpy as np
-from fastrnn import storage
+from fastrnn._files import storage
 print("go", flush=True)
 for i in range(10**6):
     storage.save(sys.argv[1], {"i": np.full(20000, i)}, {"i": i})

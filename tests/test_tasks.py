@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from processes import environment
 
-from fastrnn import cli, data, tasks
+from fastrnn import cli, data
+from fastrnn.cli import tasks
 from fastrnn.models import EncoderDecoder, LanguageModel, SequenceRegressor
 
 RNG = np.random.default_rng(0)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fastrnn import _splitting, storage
+from fastrnn._files import storage
 from fastrnn.batches import Streams
+from fastrnn.data import _splitting
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel, text_parts
 from fastrnn.models.text import UNKNOWN, Bytes, Vocabulary, Words, read_bytes, split_words

@@ -64,7 +64,7 @@ def test_the_environment_gives_the_first_number_of_threads(variables, want):
     ],
 )  # fmt: skip
 def test_any_number_of_threads_in_the_environment_is_taken_bounded_or_refused(name, value, want):
-    from fastrnn import _threads
+    from fastrnn._core import threads as _threads
 
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -85,7 +85,7 @@ def test_any_number_of_threads_in_the_environment_is_taken_bounded_or_refused(na
 
 @pytest.mark.parametrize("value", ["", " ", ","])
 def test_an_empty_number_of_threads_is_none(value, monkeypatch):
-    from fastrnn import _threads
+    from fastrnn._core import threads as _threads
 
     monkeypatch.setenv("FASTRNN_NUM_THREADS", value)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -93,7 +93,7 @@ def test_an_empty_number_of_threads_is_none(value, monkeypatch):
 
 
 def test_the_most_threads_are_those_of_the_engine():
-    from fastrnn import _threads
+    from fastrnn._core import threads as _threads
 
     source = (processes.ROOT / "src/threads.pxd").read_text()
     assert int(re.search(r"MOST_PARTS = (\d+)", source)[1]) == _threads.MOST
@@ -141,9 +141,9 @@ def test_a_wrong_threads_option_is_wrong_usage(value, run):
     "value, want", [(" 4 ", 4), ("65", 65), pytest.param("9" * 5000, None, id="long"), (str(2**63), None)]
 )
 def test_a_threads_option_may_have_any_size(value, want):
-    from fastrnn import _arguments
+    from fastrnn.cli import arguments
 
-    threads = _arguments.parse(["train", "--threads", value]).threads
+    threads = arguments.parse(["train", "--threads", value]).threads
     assert threads == want or (want is None and threads > 64)
 
 
@@ -399,7 +399,7 @@ def test_a_caller_that_leaves_the_others_in_the_middle_changes_no_bit(cell, meet
 
 
 def test_the_configuration_says_whether_calls_are_divided(capsys, monkeypatch):
-    from fastrnn.config import config
+    from fastrnn._core.config import config
 
     assert set(config()["threads_paused"]) == {"seconds", "failures"}
     with fastrnn.threads(2):

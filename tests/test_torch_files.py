@@ -8,7 +8,8 @@ import fuzz
 import numpy as np
 import pytest
 
-from fastrnn import _tensor_files, _torch_file
+from fastrnn.convert import tensor_files
+from fastrnn.convert import torch_file as _torch_file
 
 pytestmark = pytest.mark.torch
 
@@ -17,7 +18,7 @@ def same(path, key=None):
     """What is read is what torch.load gives: names, order, dtypes, shapes, bits."""
     import torch
 
-    found, want = _tensor_files.read_torch(path, key), torch.load(path, weights_only=True, map_location="cpu")
+    found, want = tensor_files.read_torch(path, key), torch.load(path, weights_only=True, map_location="cpu")
     want = want if key is None else want[key]
     assert list(found) == list(want)
     for name, t in want.items():
@@ -101,14 +102,14 @@ def test_every_pickle_protocol_from_2_on_is_read(tmp_path, protocol):
 
     tensors = torch.nn.LSTM(3, 4, 2).state_dict()
     torch.save(tensors, tmp_path / "m.pt", pickle_protocol=protocol)
-    found = _tensor_files.read_torch(tmp_path / "m.pt")
+    found = tensor_files.read_torch(tmp_path / "m.pt")
     assert list(found) == list(tensors) and all((found[name] == t.numpy()).all() for name, t in tensors.items())
     others = {0: torch.ones(2), "set": {1, 2}, "bytes": b"x" * 300, "array": bytearray(b"x"), "long": "é" * 300}
     torch.save({"state": tensors, **others}, tmp_path / "m.pt", pickle_protocol=protocol)
-    assert list(_tensor_files.read_torch(tmp_path / "m.pt", "state")) == list(tensors)
+    assert list(tensor_files.read_torch(tmp_path / "m.pt", "state")) == list(tensors)
     torch.save({"w": torch.ones(2), "a": argparse.Namespace()}, tmp_path / "m.pt", pickle_protocol=protocol)
     with pytest.raises(ValueError, match="it imports argparse.Namespace"):
-        _tensor_files.read_torch(tmp_path / "m.pt")
+        tensor_files.read_torch(tmp_path / "m.pt")
 
 
 def test_a_name_that_is_no_unicode_text_is_refused(tmp_path):
@@ -116,7 +117,7 @@ def test_a_name_that_is_no_unicode_text_is_refused(tmp_path):
 
     torch.save({"a\ud800.weight": torch.ones(2, 2)}, tmp_path / "m.pt")
     with pytest.raises(ValueError, match=r"m.pt: 'a\\ud800.weight' has half of a surrogate pair"):
-        _tensor_files.read_torch(tmp_path / "m.pt")
+        tensor_files.read_torch(tmp_path / "m.pt")
 
 
 def test_a_file_of_a_machine_of_the_other_byte_order_is_read(tmp_path):
@@ -132,7 +133,7 @@ def test_a_file_of_a_machine_of_the_other_byte_order_is_read(tmp_path):
 def test_torch_is_not_imported_to_read_its_files(tmp_path, monkeypatch):
     (tmp_path / "m.pt").write_bytes(files.torch_bytes())
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = _tensor_files.read_torch(tmp_path / "m.pt")
+    found = tensor_files.read_torch(tmp_path / "m.pt")
     assert list(found) == list(files.STATE_DICT)
 
 
@@ -171,5 +172,5 @@ def test_what_is_no_dict_of_plain_tensors_is_refused_by_name(tmp_path):
     for name, (value, words) in others().items():
         torch.save(value, tmp_path / "m.pt")
         with pytest.raises(ValueError, match=words) as caught:
-            _tensor_files.read_torch(tmp_path / "m.pt")
+            tensor_files.read_torch(tmp_path / "m.pt")
         assert str(tmp_path / "m.pt") in str(caught.value), name

@@ -11,7 +11,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from processes import environment
 
-from fastrnn import optim, storage
+from fastrnn import optim
+from fastrnn._files import storage
 from fastrnn.batches import Generated, Sequences, Streams
 from fastrnn.callbacks import CSVLog, JSONLog, TensorBoard
 from fastrnn.models import LanguageModel, SequenceClassifier
@@ -247,19 +248,19 @@ def test_a_wrong_setting_is_named_before_any_work(options, error, message, tmp_p
 @pytest.mark.parametrize("widgets", [False, True])
 def test_a_notebook_shows_a_bar(widgets, monkeypatch, capsys):
     """In a Jupyter kernel stderr is no terminal; the bar is a widget where ipywidgets are installed."""
-    from fastrnn import _progress
+    from fastrnn.training import progress
 
     ipython = types.ModuleType("IPython")
     ipython.get_ipython = type("ZMQInteractiveShell", (), {})
     monkeypatch.setitem(sys.modules, "IPython", ipython)
-    monkeypatch.setattr(_progress.importlib.util, "find_spec", lambda name: widgets or None)
+    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: widgets or None)
     if widgets:
         import tqdm
 
         notebook = types.ModuleType("tqdm.notebook")
         notebook.tqdm = type("Widget", (tqdm.tqdm,), {})
         monkeypatch.setitem(sys.modules, "tqdm.notebook", notebook)
-        assert _progress._tqdm() is notebook.tqdm
+        assert progress._tqdm() is notebook.tqdm
     small().fit(TEXT, **QUICK | {"verbose": True})
     shown = capsys.readouterr().err
     assert "characters/s" in shown and "left" in shown and "epoch 2" in shown and "%|" in shown

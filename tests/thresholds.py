@@ -5,11 +5,12 @@ Those of the compiled core come from it by name, so a test notices one that was 
 
 import numpy as np
 
-from fastrnn import _bptt, _engine, losses, search
+from fastrnn import _engine, losses, search
+from fastrnn._core import bptt
 
 ENGINE = _engine.thresholds()
 PYTHON = {
-    "CHUNK_ROWS": _bptt._CHUNK_ROWS,  # rows whose gradients of the gates exist at a time
+    "CHUNK_ROWS": bptt._CHUNK_ROWS,  # rows whose gradients of the gates exist at a time
     "GROUP_ROWS": search._GROUP_ROWS,  # hypotheses that are computed together
     "LOGITS_BYTES": losses._LOGITS_BYTES,  # logits that softmax_linear holds at a time
 }

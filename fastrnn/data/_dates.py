@@ -7,7 +7,7 @@ import datetime
 import functools
 import re
 
-from fastrnn._files import counted, is_number, say
+from fastrnn.data._files import counted, is_number, say
 
 _DAYS = (
     "%Y-%m-%d",

@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 
-from fastrnn._files import (
+from fastrnn.data._files import (
     FLOAT32_MAX,
     counted,
     floats,
@@ -24,7 +24,7 @@ from fastrnn._files import (
     say,
     some,
 )  # fmt: skip
-from fastrnn._splitting import check_rule, first_cut, split_words
+from fastrnn.data._splitting import check_rule, first_cut, split_words
 
 MOST_TIMES = 100  # of its own bytes that an archive may have when it is unpacked: vectors of zeros and ones pack well
 _TEXT_NAMES = {"text", "texts", "caption", "captions", "description", "sentence", "words", "target", "label", "name"}

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from fastrnn._files import counted, floats, is_missing, is_number, lines, not_a_number, say, some
+from fastrnn.data._files import counted, floats, is_missing, is_number, lines, not_a_number, say, some
 
 _FLAGS = ("timestamps", "missing", "univariate", "equallength", "classlabel", "targetlabel")
 _KEYS = (*_FLAGS, "problemname", "dimensions", "dimension", "serieslength", "data")

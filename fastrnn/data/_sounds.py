@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from fastrnn._files import counted, read_bytes, read_text, say, whole
+from fastrnn.data._files import counted, read_bytes, read_text, say, whole
 
 LOWEST, NOTES = 21, 88  # of a piano, as MIDI pitches
 

@@ -10,8 +10,8 @@ import warnings
 
 import numpy as np
 
-from fastrnn._files import full_rows, is_missing, is_number, may_be_number, not_a_number, plain_numbers, rows, say
 from fastrnn.data._dates import as_dates, check_steps
+from fastrnn.data._files import full_rows, is_missing, is_number, may_be_number, not_a_number, plain_numbers, rows, say
 
 _DATE_NAMES = {
     "date",

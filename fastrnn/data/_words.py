@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from fastrnn._files import counted, lines, say, some, whole
+from fastrnn.data._files import counted, lines, say, some, whole
 
 
 def read_conllu(

@@ -12,7 +12,7 @@ import zipfile
 
 import numpy as np
 
-from fastrnn import _foreign
+from fastrnn._files import foreign
 
 MOST_CONFIG = 4 << 20  # bytes of a config; Keras' own are some kB
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -33,7 +33,7 @@ _BROKEN = (
 
 def sniff(path):
     """ "keras" or "h5", by the file's first bytes, whatever its name is."""
-    _foreign.check_regular(path)
+    foreign.check_regular(path)
     with open(path, "rb") as file:
         head = file.read(8)
     if head[:4] == b"PK\x03\x04":
@@ -48,7 +48,7 @@ def sniff(path):
 
 def parse(path, text, what):
     """A JSON object."""
-    found = _foreign.parse_json(f"{path}: {what}", text, MOST_CONFIG)
+    found = foreign.parse_json(f"{path}: {what}", text, MOST_CONFIG)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: {what} is {type(found).__name__}, not an object")
     return found

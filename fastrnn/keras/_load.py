@@ -11,9 +11,9 @@ import warnings
 import numpy as np
 
 import fastrnn
-from fastrnn import _foreign
+from fastrnn._files import foreign
 from fastrnn.keras import _convert, _files, _model, _reference, _trial
-from fastrnn.network import FUNCTIONS, Network
+from fastrnn.layers.network import FUNCTIONS, Network
 
 
 def load(source, config=None, *, verify=True):
@@ -47,7 +47,7 @@ def load(source, config=None, *, verify=True):
     if not isinstance(source, (str, os.PathLike)):
         return _live(source, verify)
     path = os.fspath(source)
-    with _foreign.reading(path):
+    with foreign.reading(path):
         _files.sniff(path)
         config = None if config is None else _config_of(path, config)
         _trial.run(path, config)
@@ -56,7 +56,7 @@ def load(source, config=None, *, verify=True):
 
 def read(path, config, *, verify):
     """`load` of a file that is not feared."""
-    with _foreign.reading(path):
+    with foreign.reading(path):
         return _read(path, config, verify)
 
 

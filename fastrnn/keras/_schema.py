@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fastrnn._schema import shown
+from fastrnn._files.schema import shown
 
 MOST = 1 << 31  # of a size in a config
 LONGEST_NAME = 1000

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fastrnn import _files
+from fastrnn.data import _files
 
 PIECE = 1 << 20  # characters, or bytes, that are worked on at a time: between two pieces Ctrl-C is answered
 

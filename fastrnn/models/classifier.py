@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from fastrnn import _check, _check_data, _engine
+from fastrnn import _check, _engine
+from fastrnn._check import data as check_data
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
 from fastrnn.models.model import DEFAULTS, most_likely
@@ -90,13 +91,13 @@ class SequenceClassifier(Pooled):
             return self._fit_generator(X, updates, classes, validation, settings)
         if updates is not None or classes is not None:
             raise ValueError("updates and classes are for a generator, but X is none")
-        features = _check_data.columns(X)
-        X = _check_data.sequences(X)
-        y, seed = _check_data.labels(y, len(X)), self._drawn_seed(settings)
+        features = check_data.columns(X)
+        X = check_data.sequences(X)
+        y, seed = check_data.labels(y, len(X)), self._drawn_seed(settings)
         weights = np.ones(len(X)) if sample_weight is None else _check.weights(sample_weight, (len(X),))
         if isinstance(validation, (tuple, list)):
-            held_X = _check_data.sequences(validation[0], X[0].shape[1], features)
-            held = held_X, _check_data.labels(validation[1], len(held_X))
+            held_X = check_data.sequences(validation[0], X[0].shape[1], features)
+            held = held_X, check_data.labels(validation[1], len(held_X))
         else:
             X, y, weights, held = self._split(X, y, weights, validation, seed)
         classes, targets = np.unique(y, return_inverse=True)
@@ -125,17 +126,17 @@ class SequenceClassifier(Pooled):
             raise ValueError(
                 "X is a generator: give updates (batches of an epoch) and classes (all labels that there are)"
             )
-        classes, seed = np.unique(_check_data.labels(classes, len(classes))), self._drawn_seed(settings)
+        classes, seed = np.unique(check_data.labels(classes, len(classes))), self._drawn_seed(settings)
         first = next(iter(make(0)))[0]
-        features = _check_data.columns(first)
-        first = _check_data.sequences(first)
+        features = check_data.columns(first)
+        first = check_data.sequences(first)
         width, scaler = first[0].shape[1], self._scaler_of(first)
         data = self._generated(
             make, updates, width, features, scaler, lambda X, y: _targets(y, classes, None, N=len(X))
         )
         held_out = None
         if validation:
-            held_X = _check_data.sequences(validation[0], width, features)
+            held_X = check_data.sequences(validation[0], width, features)
             held = held_X, _targets(validation[1], classes, unseen.HELD_OUT, N=len(held_X))
             held_out = self._batches(*held, np.ones(len(held_X)), held, 64, None, seed, scaler)[1]
 
@@ -207,7 +208,7 @@ class SequenceClassifier(Pooled):
 
 def _targets(y, classes, where, *, N=None):
     """(N,) the number of the class of each label; where it is not known, `unseen.UNSEEN` and a warning, or without `where` an error."""
-    y = y if N is None else _check_data.labels(y, N)
+    y = y if N is None else check_data.labels(y, N)
     number = {label: k for k, label in enumerate(classes.tolist())}
     if where is None:
         strange = [label for label in dict.fromkeys(y.tolist()) if label not in number]

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn import _check, _check_pairs, search
-from fastrnn.attention import AttentionDecoder
-from fastrnn.layers import Dropout, Embedding, Linear, random_key
+from fastrnn import _check, search
+from fastrnn._check import pairs as check_pairs
+from fastrnn.layers.attention import AttentionDecoder
+from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_linear, softmax_linear_nll
 from fastrnn.models import unseen
 from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, remember_at_first
@@ -87,7 +88,7 @@ class Decoding(Model):
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
         _check.number("label_smoothing", label_smoothing, least=0, most=1)
-        sampling = _check_pairs.sampling(scheduled_sampling, settings.epochs)
+        sampling = check_pairs.sampling(scheduled_sampling, settings.epochs)
         X, y = self._pairs(X, y, max_length)
         seed = self._drawn_seed(settings)
         held = None
@@ -122,9 +123,9 @@ class Decoding(Model):
 
     def _pairs(self, X, y, max_length=None, width=None):
         """Checked sources and targets."""
-        X, y = self._checked(X, width, max_length), _check_pairs.sequences("y", y, empty=True)
-        _check_pairs.same_number(X, y)
-        _check_pairs.not_longer("targets", y, LONGEST if max_length is None else min(max_length, LONGEST))
+        X, y = self._checked(X, width, max_length), check_pairs.sequences("y", y, empty=True)
+        check_pairs.same_number(X, y)
+        check_pairs.not_longer("targets", y, LONGEST if max_length is None else min(max_length, LONGEST))
         return X, y
 
     def _build(self, known, vocabulary, seed):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check, _check_pairs
-from fastrnn.layers import Embedding, random_key
+from fastrnn import _check
+from fastrnn._check import pairs as check_pairs
+from fastrnn.layers.feedforward import Embedding, random_key
 from fastrnn.models.decoding import Code, Decoding
 from fastrnn.models.model import CELLS, remember_at_first
 from fastrnn.models.pooled import last
@@ -108,9 +109,9 @@ class EncoderDecoder(Decoding):
             attention_size if attention_size is None else _check.size("attention_size", attention_size)
         )
         self.input_feeding = bool(input_feeding) and attention is not None
-        _check_pairs.attention(self, self._decoder[1])
+        check_pairs.attention(self, self._decoder[1])
         self.dropout = _check.probability("dropout", dropout)
-        _check_pairs.tied(self.tied, "target_embedding", target_embedding, "decoder_size", self._decoder[1])
+        check_pairs.tied(self.tied, "target_embedding", target_embedding, "decoder_size", self._decoder[1])
         self.dtype = _check.dtype(dtype)
         self.seed = _check.seed(seed)
         self.history = []
@@ -127,8 +128,8 @@ class EncoderDecoder(Decoding):
         return self._known
 
     def _checked(self, X, width, max_length):
-        X = _check_pairs.sequences("X", X, empty=False)
-        _check_pairs.not_longer("sources", X, max_length)
+        X = check_pairs.sequences("X", X, empty=False)
+        check_pairs.not_longer("sources", X, max_length)
         return X
 
     def _known_of(self, X):

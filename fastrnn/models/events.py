@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_data, _check_memory, _check_stacked
+from fastrnn import _check
+from fastrnn._check import data as check_data
+from fastrnn._check import memory as check_memory
+from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Sequences
-from fastrnn.layers import Dropout, Linear, random_key
+from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
 from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, recurrent, remember_at_first
 from fastrnn.parameters import Storage
@@ -63,7 +66,7 @@ class EventModel(Model):
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.num_layers = _check.size("num_layers", num_layers)
-        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.input_dropout = _check.probability("input_dropout", input_dropout)
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
@@ -123,7 +126,7 @@ class EventModel(Model):
         return self
 
     def _checked(self, X, n=None):
-        X = _check_data.sequences(X, n)
+        X = check_data.sequences(X, n)
         for i, x in enumerate(X):
             if ((x != 0) & (x != 1)).any():
                 raise ValueError(f"sequence {i} has {x[(x != 0) & (x != 1)][0]:g}, but events are 0 or 1")
@@ -190,7 +193,7 @@ class EventModel(Model):
         if prime is not None:
             before = np.concatenate([before, self._checked([prime], n)[0]])
         needed = _check.size("length", length, least=0) * n * self.dtype.itemsize
-        _check_memory.fits(f"{length:,} steps of {n} events", needed, "ask for fewer steps")
+        check_memory.fits(f"{length:,} steps of {n} events", needed, "ask for fewer steps")
         stream, found = self.rnn.stream(), np.zeros((length, n), self.dtype)
         h = stream.run(before[:, None])[-1]
         for t in range(length):

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_data, _check_memory, _check_stacked
+from fastrnn import _check
+from fastrnn._check import data as check_data
+from fastrnn._check import memory as check_memory
+from fastrnn._check import stacked as check_stacked
 from fastrnn.data._dates import check_times
-from fastrnn.layers import Dropout, Linear, random_key
+from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
 from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
 from fastrnn.models.pooled import names_fit
@@ -81,7 +84,7 @@ class Forecaster(Model):
     ):
         self.window, self.num_layers = _check.size("window", window), _check.size("num_layers", num_layers)
         self.horizon = _check.size("horizon", horizon, most=LONGEST)
-        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.season = None if season is None else _check.size("season", season)
         self.difference, self.log = bool(difference), bool(log)
@@ -140,8 +143,8 @@ class Forecaster(Model):
                 f"validation={validation} steps are fewer than horizon={self.horizon}: hold out more, or none"
             )
         names = (
-            _check_data.columns(_several(series)[0][0]),
-            _check_data.columns(None if exog is None else _several(exog)[0][0]),
+            check_data.columns(_several(series)[0][0]),
+            check_data.columns(None if exog is None else _several(exog)[0][0]),
         )
         given, exogs, flat = self._given(series, exog, names=names)[:3]
         changed = [self._changed(one) for one in given]
@@ -192,7 +195,7 @@ class Forecaster(Model):
         series, many = _several(series)
         for one, other in zip(series, [None] * len(series) if exog is None else exog if many else [exog]):
             check_times(one, other)
-        given = [_check_data.real_numbers("series", _check_data.by_name("series", one, names[0])) for one in series]
+        given = [check_data.real_numbers("series", check_data.by_name("series", one, names[0])) for one in series]
         flat = given[0].ndim == 1
         given = [one[:, None] if one.ndim == 1 else one for one in given]
         K = given[0].shape[-1] if K is None else K
@@ -204,7 +207,7 @@ class Forecaster(Model):
         if exog is None:
             return given, None, flat, many
         exogs = [
-            _check_data.real_numbers("exog", _check_data.by_name("exog", one, names[1]))
+            check_data.real_numbers("exog", check_data.by_name("exog", one, names[1]))
             for one in (exog if many else [exog])
         ]
         E = exogs[0].shape[-1] if E is None else E
@@ -358,14 +361,14 @@ class Forecaster(Model):
         if self._E:
             if future_exog is None or exog_before is None:
                 raise ValueError("this model was fitted with exog: give future_exog, and exog with series")
-            future_exog = _check_data.real_numbers(
-                "future_exog", _check_data.by_name("future_exog", future_exog, self.exog_columns_)
+            future_exog = check_data.real_numbers(
+                "future_exog", check_data.by_name("future_exog", future_exog, self.exog_columns_)
             )
             if future_exog.shape != (horizon, self._E):
                 raise ValueError(f"future_exog has shape {future_exog.shape}, but ({horizon}, {self._E}) is needed")
             exog = np.concatenate([exog_before[-self.window :], future_exog])
         needed = 8 * horizon * (3 * (self._K + self._E + 1) + self.rnn.output_size)
-        _check_memory.fits(f"a forecast of {horizon:,} steps: its values", needed, "ask for fewer steps")
+        check_memory.fits(f"a forecast of {horizon:,} steps: its values", needed, "ask for fewer steps")
         nothing = np.broadcast_to(self._scaler.mean, (horizon, self._K))  # scaled it is 0
         x = self._inputs(np.concatenate([changed[-self.window :], nothing]), self._scaler, exog, self._exog_scaler)
         x = without_values(x[:, None], self.window, self._K)

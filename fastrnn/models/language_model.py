@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_stacked
-from fastrnn._splitting import check_rule, first_cut
+from fastrnn import _check
+from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Streams
-from fastrnn.layers import Dropout, Embedding, Linear, random_key
+from fastrnn.data._splitting import check_rule, first_cut
+from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models.characters import digest
 from fastrnn.models.model import CELLS, DEFAULTS, Model, recurrent, remember_at_first
@@ -105,7 +106,7 @@ class LanguageModel(Model):
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.num_layers = _check.size("num_layers", num_layers)
-        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.dropout = _check.probability("dropout", dropout)
         self.input_dropout = _check.probability("input_dropout", input_dropout)
         self.variational = bool(variational)
@@ -302,7 +303,7 @@ class LanguageModel(Model):
 
     def check_state(self, state, batches) -> None:
         """Raise a ValueError or TypeError if a state that a checkpoint carries is not one of the rnn for the rows of these Streams."""
-        check = _check_stacked.member_states if hasattr(self.rnn, "layers") else _check.state
+        check = check_stacked.member_states if hasattr(self.rnn, "layers") else _check.state
         check(self.rnn, "state", state, batches.rows, False)
 
     def _rnn_vjp(self, ids, state, rng, return_states):

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 
-from fastrnn import _check, _check_memory, _check_stories, _engine
-from fastrnn._schema import shown
-from fastrnn.layers import random_key
+from fastrnn import _check, _engine
+from fastrnn._check import memory as check_memory
+from fastrnn._check import stories as check_stories
+from fastrnn._files.schema import shown
+from fastrnn.layers.feedforward import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
 from fastrnn.models.model import DEFAULTS, Model, held_out_rows, most_likely
@@ -128,10 +130,10 @@ class MemoryNetwork(Model):
             raise ValueError(
                 f"epochs={epochs} are all without the softmax, as linear_start={self.linear_start}: raise epochs"
             )
-        X, y = _check_stories.stories(X, y)
+        X, y = check_stories.stories(X, y)
         seed = self._drawn_seed(settings)
         if isinstance(validation, (tuple, list)):
-            held = _check_stories.stories(*validation)
+            held = check_stories.stories(*validation)
         else:
             out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
             held = [X[i] for i in out], [y[i] for i in out]
@@ -254,7 +256,7 @@ class MemoryNetwork(Model):
     def _found(self, X):
         """(batch, logits, weights) of each batch of some questions."""
         self._check_fitted()
-        for batch in Questions(self, _check_stories.stories(X)[0], None, 256, None):
+        for batch in Questions(self, check_stories.stories(X)[0], None, 256, None):
             logits, _, _, weights = self._forward(batch, batch.ages, True)
             yield batch, logits, weights
 
@@ -290,7 +292,7 @@ class MemoryNetwork(Model):
         An answer that the model was not fitted with counts as wrong, and a warning names it.
         """
         self._check_fitted()
-        X, y = _check_stories.stories(X, y)
+        X, y = check_stories.stories(X, y)
         unseen.encode(y, dict.fromkeys(self.answers_, 0), "answers", "y")
         return sum(mine == theirs for mine, theirs in zip(self.predict(X), y)) / len(y)
 
@@ -327,7 +329,7 @@ class _Tables(Layer):
         if not adjacent:
             shapes |= {"answers": (A, d), "between": (d, d)}
         what = f"MemoryNetwork(size={d}, hops={model.hops}, memory={model.memory})"
-        _check_memory.shaped(what, shapes, model.dtype, model.storage)
+        check_memory.shaped(what, shapes, model.dtype, model.storage)
         self._num_answers = A
         self._own(
             model.storage, model.dtype, {name: DEVIATION * rng.standard_normal(shape) for name, shape in shapes.items()}

@@ -8,15 +8,17 @@ import warnings
 
 import numpy as np
 
-from fastrnn import _check, stacked, storage
-from fastrnn._check_memory import Budget
-from fastrnn._schema import of_file, shown
-from fastrnn.layers import random_key
+from fastrnn import _check
+from fastrnn._check.memory import Budget
+from fastrnn._files import storage
+from fastrnn._files.schema import of_file, shown
+from fastrnn.layers import stacked
+from fastrnn.layers.feedforward import random_key
+from fastrnn.layers.rnn import GRU, LSTM, RNN
 from fastrnn.models import schemas
 from fastrnn.parameters import initialise
-from fastrnn.rnn import GRU, LSTM, RNN
 from fastrnn.settings import Settings
-from fastrnn.training import Training
+from fastrnn.training.loop import Training
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 DEFAULTS = dict(

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_data, _check_stacked
+from fastrnn import _check
+from fastrnn._check import data as check_data
+from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Generated, Sequences
-from fastrnn.layers import Dropout, Linear, random_key
+from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.models.model import CELLS, Model, held_out_rows, recurrent, remember_at_first
 from fastrnn.models.scaling import Scaler, Unscaled, cast, check_range, from_arrays, to_arrays
 from fastrnn.parameters import Storage
@@ -84,7 +86,7 @@ class Pooled(Model):
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         self.num_layers = _check.size("num_layers", num_layers)
-        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.bidirectional, self.standardize = bool(bidirectional), bool(standardize)
         self.pooling = _check.choice("pooling", pooling, tuple(POOLINGS))
         self.dropout = _check.probability("dropout", dropout)
@@ -101,7 +103,7 @@ class Pooled(Model):
 
     def _sequences(self, X):
         """Checked sequences for a fitted model."""
-        return _check_data.sequences(X, self.rnn.input_size, self.features_)
+        return check_data.sequences(X, self.rnn.input_size, self.features_)
 
     def _build(self, input_size, outputs, scaler, seed, features=None):
         """Make the layers, with first values drawn from `seed`, in one storage."""
@@ -165,7 +167,7 @@ class Pooled(Model):
 
         def batch_of(given, share):
             X, y = given
-            X = _check_data.sequences(X, width, features)
+            X = check_data.sequences(X, width, features)
             targets, X = targets_of(X, y)[share], X[share]
             return Labelled(X, targets, np.ones(len(X)), scaler, len(X), None, None, dtype=self.dtype)[0] if X else None
 

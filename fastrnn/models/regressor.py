@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check, _check_data
+from fastrnn import _check
+from fastrnn._check import data as check_data
 from fastrnn.losses import mean_squared_error
 from fastrnn.models.model import DEFAULTS
 from fastrnn.models.pooled import Pooled, each
@@ -64,13 +65,13 @@ class SequenceRegressor(Pooled):
         RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
-        features = _check_data.columns(X)
-        X = _check_data.sequences(X)
+        features = check_data.columns(X)
+        X = check_data.sequences(X)
         y, flat = self._targets(X, y)
         seed = self._drawn_seed(settings)
         weights = np.ones(len(X)) if sample_weight is None else _check.weights(sample_weight, (len(X),))
         if isinstance(validation, (tuple, list)):
-            held_X = _check_data.sequences(validation[0], X[0].shape[1], features)
+            held_X = check_data.sequences(validation[0], X[0].shape[1], features)
             held = held_X, self._targets(held_X, validation[1], y[0].shape[-1])[0]
         else:
             X, y, weights, held = self._split(X, y, weights, validation, seed)
@@ -100,7 +101,7 @@ class SequenceRegressor(Pooled):
     def _targets(self, X, y, width=None):
         """y as (N, K), or N arrays (T_i, K), checked, and whether K was left out."""
         if not self.per_step:
-            y = _check_data.real_numbers("y", y)
+            y = check_data.real_numbers("y", y)
             if y.shape[:1] != (len(X),) or y.ndim > 2:
                 raise ValueError(
                     f"y has shape {y.shape}, but there are {len(X)} sequences: give (N,) or (N, K) numbers"
@@ -109,7 +110,7 @@ class SequenceRegressor(Pooled):
         else:
             if len(y) != len(X):
                 raise ValueError(f"y has {len(y)} sequences, but X has {len(X)}")
-            y = [_check_data.real_numbers(f"y[{i}]", of_one) for i, of_one in enumerate(y)]
+            y = [check_data.real_numbers(f"y[{i}]", of_one) for i, of_one in enumerate(y)]
             for i, (x, of_one) in enumerate(zip(X, y)):
                 if of_one.shape[:1] != x.shape[:1] or of_one.ndim > 2 or of_one.shape[1:] != y[0].shape[1:]:
                     raise ValueError(

@@ -1,13 +1,12 @@
 """What config.json of each kind of model holds: every key and the values that it may have.
 
 A key that a model's class did not have from the start is optional: a model that was saved without it has the default.
-Sizes are compared with the arrays when the layers are made, see ``fastrnn._check_memory.Budget``.
+Sizes are compared with the arrays when the layers are made, see ``fastrnn._check.memory.Budget``.
 """
 
 from __future__ import annotations
 
-from fastrnn._checkpoint import history
-from fastrnn._schema import (
+from fastrnn._files.schema import (
     ANYTHING,
     CHARACTERS,
     FLAG,
@@ -25,6 +24,7 @@ from fastrnn._schema import (
     whole,
 )
 from fastrnn.models.symbols import END
+from fastrnn.training.checkpoint import history
 
 LONGEST = 1 << 20  # symbols of a target, and steps of a forecast, at most
 MOST_HOPS = 1000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrnn.batches import Sequences
-from fastrnn.layers import random_key
+from fastrnn.layers.feedforward import random_key
 from fastrnn.models import unseen
 
 EMPTY = ()  # the sentence that every story begins with: a hop that has nothing to look for looks there

@@ -6,7 +6,7 @@ import collections
 
 import numpy as np
 
-from fastrnn._files import counted, say
+from fastrnn.data._files import counted, say
 from fastrnn.models import unseen
 
 END, UNKNOWN, START = "</s>", "<unk>", "<s>"

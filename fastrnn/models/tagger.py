@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastrnn import _check, _check_data, _check_stacked, _engine
+from fastrnn import _check, _engine
+from fastrnn._check import data as check_data
+from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Sequences
-from fastrnn.layers import Dropout, Embedding, Linear, random_key
+from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
 from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, most_likely, recurrent, remember_at_first
@@ -88,7 +90,7 @@ class SequenceTagger(Model):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         for name in ("num_layers", "word_size", "char_size", "char_hidden_size", "min_count"):
             setattr(self, name, _check.size(name, locals()[name]))
-        self.hidden_size = _check_stacked.layer_sizes(hidden_size, self.num_layers)
+        self.hidden_size = check_stacked.layer_sizes(hidden_size, self.num_layers)
         self.dropout = _check.probability("dropout", dropout)
         self.word_dropout = _check.probability("word_dropout", word_dropout)
         self.dtype = _check.dtype(dtype)
@@ -136,10 +138,10 @@ class SequenceTagger(Model):
         RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
         """
         settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
-        sentences, tags = _check_data.tagged(X, y)
+        sentences, tags = check_data.tagged(X, y)
         seed = self._drawn_seed(settings)
         if isinstance(validation, (tuple, list)):
-            held = _check_data.tagged(*validation)
+            held = check_data.tagged(*validation)
         else:
             out, kept = held_out_rows(len(sentences), validation, random_key(seed, 2))
             held = [sentences[i] for i in out], [tags[i] for i in out]
@@ -263,7 +265,7 @@ class SequenceTagger(Model):
         """
         self._check_fitted()
         found = [None] * len(X)
-        for batch in _Tagged(self, _check_data.tagged(X, None)[0], None, 64, None, None):
+        for batch in _Tagged(self, check_data.tagged(X, None)[0], None, 64, None, None):
             logits, ragged = self._logits(batch), batch[0]
             for b, row in enumerate(ragged.rows):
                 best = most_likely(logits[: ragged.lengths[b], b], f"sentence {row}, word")
@@ -276,7 +278,7 @@ class SequenceTagger(Model):
         A tag that the model was not fitted with counts as wrong, and a warning names it.
         """
         self._check_fitted()
-        X, y = _check_data.tagged(X, y)
+        X, y = check_data.tagged(X, y)
         unseen.encode([tag for row in y for tag in row], self._tag_id, "tags", "y")
         pairs = [(mine, theirs) for row, tags in zip(self.predict(X), y) for mine, theirs in zip(row, tags)]
         return sum(mine == theirs for mine, theirs in pairs) / len(pairs)

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fastrnn import _check, _files
-from fastrnn._splitting import UNKNOWN, split_words
+from fastrnn import _check
+from fastrnn.data import _files
+from fastrnn.data._splitting import UNKNOWN, split_words
 from fastrnn.models import unseen
 from fastrnn.models.characters import PIECE, Characters, code_points, pieces_of
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check, _check_pairs
+from fastrnn import _check
+from fastrnn._check import pairs as check_pairs
 from fastrnn.models.decoding import Code, Decoding
 from fastrnn.models.model import CELLS
 from fastrnn.models.scaling import Scaler, Unscaled, cast, from_arrays, to_arrays
@@ -79,7 +80,7 @@ class VectorToSequence(Decoding):
             setattr(self, name, _check.size(name, locals()[name]))
         self.context = _check.choice("context", context, ("both", "initial", "every"))
         self.tied, self.standardize = bool(tied), bool(standardize)
-        _check_pairs.tied(self.tied, "embedding_size", embedding_size, "hidden_size", hidden_size)
+        check_pairs.tied(self.tied, "embedding_size", embedding_size, "hidden_size", hidden_size)
         self.dropout = _check.probability("dropout", dropout)
         self.dtype = _check.dtype(dtype)
         self.seed = _check.seed(seed)
@@ -98,7 +99,7 @@ class VectorToSequence(Decoding):
         return self._known[0]
 
     def _checked(self, X, width, max_length):
-        return _check_pairs.vectors(X, width)
+        return check_pairs.vectors(X, width)
 
     def _known_of(self, X):
         return X.shape[1], Scaler.of([X]) if self.standardize else Unscaled()

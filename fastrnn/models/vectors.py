@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastrnn._files import FLOAT32_MAX, check_file
+from fastrnn.data._files import FLOAT32_MAX, check_file
 
 
 def read_vectors(source: Mapping | str | os.PathLike, words: list[str], size: int) -> dict[int, np.ndarray]:

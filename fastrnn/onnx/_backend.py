@@ -8,7 +8,7 @@ from onnx.backend.base import Backend as Base
 from onnx.backend.base import BackendRep as BaseRep
 from onnx.backend.base import namedtupledict
 
-from fastrnn import _foreign
+from fastrnn._files import foreign
 from fastrnn.onnx import _direct, _model
 from fastrnn.onnx._evaluator import Evaluator
 
@@ -116,7 +116,7 @@ class Backend(Base):
         ValueError           the file is no ONNX model, or breaks ONNX's rules; the message names the node.
         """
         cls._refuse(device, kwargs)
-        with _foreign.reading(_model.label(model)):
+        with foreign.reading(_model.label(model)):
             return BackendRep(_model.checked(_model.read(model)))
 
     @classmethod
@@ -140,7 +140,7 @@ class Backend(Base):
         inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if len(inputs) != len(names):
             raise ValueError(f"got {len(inputs)} inputs, but this node takes {len(names)}: {names}")
-        with _foreign.reading("this node"):
+        with foreign.reading("this node"):
             model = _model.of_node(
                 node, dict(zip(names, map(np.asarray, inputs))), opset_version or onnx.defs.onnx_opset_version()
             )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from fastrnn import _check, _disk, models
-from fastrnn._recurrent import Recurrent
+from fastrnn import _check, models
+from fastrnn._files import disk
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.stacked import Stacked
 from fastrnn.onnx import _verify, _write
-from fastrnn.stacked import Stacked
 
 OLDEST = 14
 
@@ -68,7 +69,7 @@ def export(model, path=None, *, lengths=True, state=None, opset=14, verify=True)
         _verify.exported(model, made)
     if path is not None:
         data = made.SerializeToString()
-        _disk.write_output(path, lambda file: file.write_all([data]))
+        disk.write_output(path, lambda file: file.write_all([data]))
     return made
 
 

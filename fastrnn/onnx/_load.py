@@ -11,10 +11,10 @@ import math
 import numpy as np
 import onnx
 
-from fastrnn import _foreign
+from fastrnn._files import foreign
+from fastrnn.layers.stacked import Stacked
 from fastrnn.onnx import _model, _nodes, _verify
 from fastrnn.onnx._evaluator import tried
-from fastrnn.stacked import Stacked
 
 T, B = 6, 3
 MOST_TRIED = 64 << 20  # bytes of all values while a model is tried out, beside 16 times its own size
@@ -55,7 +55,7 @@ def load(source, *, verify=True):
 
 def load_compared(source, verify=True):
     """`load`, and what the network was compared with, in words."""
-    with _foreign.reading(_model.label(source)):
+    with foreign.reading(_model.label(source)):
         return _compared(_model.checked(_model.read(source)), verify)
 
 

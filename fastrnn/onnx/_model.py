@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from fastrnn import _foreign
+from fastrnn._files import foreign
 from fastrnn.onnx import _nodes, _tensors
 
 _STANDARD = ("", "ai.onnx.ml", "ai.onnx.preview.training")  # domains whose operators onnx's reference evaluator has
@@ -29,7 +29,7 @@ def read(model):
     """A ModelProto from one, from bytes or from a file, with its external data."""
     source, base, proto = label(model), None, model
     if isinstance(model, (str, os.PathLike)):
-        _foreign.check_regular(model)
+        foreign.check_regular(model)
         base = os.path.dirname(os.path.abspath(model))
         with open(model, "rb") as file:
             model = file.read()

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, helper
 
-from fastrnn import _foreign
+from fastrnn._files import foreign
 
 DEEPEST = 50  # graphs inside graphs
 MOST_FUNCTIONS = 1000  # onnx's evaluator gives each function all that come before it
@@ -40,10 +40,10 @@ def check(source, proto, size, base):
         needed += _needed(source, tensor)
         if external_data_helper.uses_external_data(tensor):
             files |= _file_of(source, tensor, base)
-            _foreign.check_total(source, needed, size + sum(files.values()))
+            foreign.check_total(source, needed, size + sum(files.values()))
             _load_external(source, tensor, base)
         _check_size(source, tensor)
-    _foreign.check_total(source, needed, size + sum(files.values()))
+    foreign.check_total(source, needed, size + sum(files.values()))
 
 
 def tensors(source, proto):

@@ -7,8 +7,8 @@ import importlib.util
 import numpy as np
 
 from fastrnn import models
+from fastrnn.layers.stacked import Stacked
 from fastrnn.onnx._backend import prepare
-from fastrnn.stacked import Stacked
 
 T, B = 6, 3
 TOLERANCE = {"float32": 1e-5, "float64": 1e-9}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper, numpy_helper
 
-from fastrnn import cells
+from fastrnn._core import cells
 from fastrnn.onnx import _nodes
 
 _NAMES = {ours: (name, len(numbers)) for name, (ours, *numbers) in _nodes.ACTIVATIONS.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastrnn import _check
-from fastrnn._recurrent import Recurrent
+from fastrnn.layers.recurrent import Recurrent
 from fastrnn.plotting._figure import COLOURS, checked_path, label, new_figure, plain_axes, saved
 
 

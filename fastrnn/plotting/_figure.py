@@ -7,7 +7,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from fastrnn import _disk
+from fastrnn._files import disk
 
 FORMATS = (".svg", ".png", ".pdf")
 DPI = 150
@@ -42,7 +42,7 @@ def saved(figure, path):
     if path is not None:
         picture = io.BytesIO()
         figure.savefig(picture, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
-        _disk.write_output(path, lambda file: file.write_all([picture.getbuffer()]))
+        disk.write_output(path, lambda file: file.write_all([picture.getbuffer()]))
     return figure
 
 

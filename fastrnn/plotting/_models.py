@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastrnn._recurrent import Recurrent
-from fastrnn.layers import Dropout, Embedding, Linear
+from fastrnn.layers.feedforward import Dropout, Embedding, Linear
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.stacked import Stacked
 from fastrnn.models import (
     EncoderDecoder,
     EventModel,
@@ -18,7 +19,6 @@ from fastrnn.models import (
     VectorToSequence,
 )
 from fastrnn.plotting._graph import RISE, Graph, Node, shape_of
-from fastrnn.stacked import Stacked
 
 
 def _layers(graph, layers):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrnn import _disk
+from fastrnn._files import disk
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import read_text
@@ -79,7 +79,7 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
     )
     page = page.encode("ascii", "xmlcharrefreplace").decode("ascii")
     if path is not None:
-        _disk.write_output(path, lambda file: file.write_all([page.encode("ascii")]))
+        disk.write_output(path, lambda file: file.write_all([page.encode("ascii")]))
     return page
 
 

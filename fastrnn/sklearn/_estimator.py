@@ -11,8 +11,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastrnn import _check, _check_data
-from fastrnn.layers import random_key
+from fastrnn import _check
+from fastrnn._check import data as check_data
+from fastrnn.layers.feedforward import random_key
 from fastrnn.models.model import held_out_rows
 from fastrnn.models.scaling import cast
 from fastrnn.settings import Settings
@@ -80,7 +81,7 @@ class Estimator(BaseEstimator):
         if isinstance(X, tuple) and len(X) == 2 and np.ndim(X[0]) == 2 and np.ndim(X[1]) == 1:
             X, lengths = X
         X = as_list(X)
-        if isinstance(X, (list, tuple)) and X and (_check_data.is_frame(X[0]) or np.ndim(X[0]) == 2):
+        if isinstance(X, (list, tuple)) and X and (check_data.is_frame(X[0]) or np.ndim(X[0]) == 2):
             if lengths is not None:
                 raise ValueError(
                     "lengths is for one array, but X is a list of sequences, which have lengths of their own"
@@ -88,7 +89,7 @@ class Estimator(BaseEstimator):
             return self._read_list(X, reset), "list"
         if isinstance(X, np.ndarray) and X.ndim == 3:
             if lengths is None:
-                return self._read_list(list(_check_data.without_padding(X)), reset), "array"
+                return self._read_list(list(check_data.without_padding(X)), reset), "array"
             lengths = _lengths(lengths, len(X), X.shape[1])
             return self._read_list([x[:length] for x, length in zip(X, lengths)], reset), "array"
         rows = validate_data(self, X, dtype=_REAL, reset=reset)
@@ -102,7 +103,7 @@ class Estimator(BaseEstimator):
             raise ValueError("Found array with 0 sample(s): there are no sequences")
         if any(hasattr(x, "columns") for x in X):
             return [validate_data(self, x, dtype=_REAL, reset=reset and k == 0) for k, x in enumerate(X)]
-        X = [_check_data.numeric(f"sequence {k}", x) for k, x in enumerate(X)]
+        X = [check_data.numeric(f"sequence {k}", x) for k, x in enumerate(X)]
         for k, x in enumerate(X):
             if x.shape[1] != X[0].shape[1]:
                 raise ValueError(f"sequence {k} has {x.shape[1]} features, but sequence 0 has {X[0].shape[1]}")

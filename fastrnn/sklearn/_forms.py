@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check_data
+from fastrnn._check import data as check_data
 
 
 def as_list(X):
@@ -14,18 +14,18 @@ def as_list(X):
     ------
     ValueError  it may mean several things, or is ragged; the message says what to give instead.
     """
-    if _check_data.is_frame(X):
+    if check_data.is_frame(X):
         several = getattr(getattr(X, "index", None), "nlevels", 1) > 1
         cells = X.to_numpy() if X.shape[0] and X.shape[1] else None
         return (
-            _check_data.nested(X)
+            check_data.nested(X)
             if several or (cells is not None and cells.dtype == object and np.ndim(cells[0, 0]) == 1)
             else X
         )
     if hasattr(X, "detach"):
-        return _check_data.numeric("X", X)
+        return check_data.numeric("X", X)
     if isinstance(X, np.ndarray) and X.dtype == object and X.size and np.ndim(X.flat[0]):
-        X = list(X) if X.ndim == 1 else _check_data.stacked_cells(X)
+        X = list(X) if X.ndim == 1 else check_data.stacked_cells(X)
     if not isinstance(X, (list, tuple)) or not X:
         return X
     axes = [_axes(x) for x in X]
@@ -40,7 +40,7 @@ def as_list(X):
         k = next(k for k, a in enumerate(axes) if a != axes[0])
         raise ValueError(f"X[{k}] has {axes[k]} axes, but X[0] has {axes[0]}: each sequence must be (T, features)")
     if axes[0] > 1:
-        X = [_check_data.numeric(f"sequence {k}", x) if isinstance(x, (list, tuple)) else x for k, x in enumerate(X)]
+        X = [check_data.numeric(f"sequence {k}", x) if isinstance(x, (list, tuple)) else x for k, x in enumerate(X)]
     return X
 
 

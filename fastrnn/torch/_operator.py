@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from fastrnn import _engine, _stack, cells
-from fastrnn._bptt import backward as bptt
-from fastrnn._memory import Tape
+from fastrnn import _engine
+from fastrnn._core import cells
+from fastrnn._core import stack as _stack
+from fastrnn._core.bptt import backward as bptt
+from fastrnn._core.memory import Tape
 from fastrnn.torch import _checks
 from fastrnn.torch._checks import DTYPES
 from fastrnn.torch._packed import array, kept_for

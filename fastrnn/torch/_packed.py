@@ -10,8 +10,9 @@ import weakref
 import numpy as np
 import torch
 
-from fastrnn import _engine, cells
-from fastrnn._recurrent import Recurrent
+from fastrnn import _engine
+from fastrnn._core import cells
+from fastrnn.layers.recurrent import Recurrent
 from fastrnn.torch import _checks
 
 _STREAMS = 4  # streams that are kept for one module

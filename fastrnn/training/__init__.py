@@ -1,0 +1,1 @@
+"""How models are trained: the loop, checkpoints, what stops it, progress."""
