@@ -6,7 +6,7 @@
 #   make test-long   the long tests too, and the whole suite once per instruction set of this CPU
 #   make fuzz        random cases for an hour, in rounds with other seeds each (make fuzz MINUTES=5); it stops at the first that fails
 #   make load        an hour of concurrent callers, forks and ever new shapes: the same bits, flat memory (make load MINUTES=5)
-#   make lint        ruff and cython-lint
+#   make lint        ruff, cython-lint, and numpydoc's rules for public docstrings
 #   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (about an hour; make bench ARGS=--quick: twelve minutes)
 #   make sanitize    the tests of compiled code on a build with the address and undefined-behaviour sanitizers (up to half an hour)
 #   make sanitize-threads  the tests of threads on a build with ThreadSanitizer
@@ -19,7 +19,7 @@ PYTHON = python3
 ARGS =
 WERROR = 0
 MINUTES = 60
-LINT_TOOLS = ruff==0.17.6 cython-lint==0.22.1
+LINT_TOOLS = ruff==0.17.6 cython-lint==0.22.1 numpydoc==1.11.0
 
 # The Python of the existing .venv, unless one was asked for; stamps carry its tag, so a change of Python rebuilds.
 BASE := $(if $(filter file,$(origin PYTHON)),$(or $(wildcard .venv/bin/python),$(PYTHON)),$(PYTHON))
@@ -134,10 +134,11 @@ bench: .venv/bench-$(TAG)
 	.venv/bin/fastrnn bench --threads 1 $(ARGS)
 	.venv/bin/fastrnn bench --threads 0 $(ARGS)
 
-lint: .venv/lint-$(TAG)
+lint: .venv/built-$(TAG) .venv/lint-$(TAG)
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check --quiet .
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src src/fastrnn/_engine
+	@cd tests && ../.venv/bin/python -W ignore ../docs/docstrings.py
 
 # Files of the tests that run compiled code. The others test readers, the command and adapters, in which sanitizers see nothing of ours.
 NATIVE_TESTS = attention attention_kernels exactness forward gradients kernels language_model layer_sizes layers memory_network network optim \
