@@ -157,7 +157,7 @@ define sanitized
 	@runtime=$$($(COMPILER) -print-file-name=$(1)); \
 	options="log_path=$(CURDIR)/$(3)/report:detect_leaks=0:print_stacktrace=1:die_after_fork=0"; \
 	(export LD_PRELOAD=$$runtime PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/$(3)/site" ASAN_OPTIONS=$$options UBSAN_OPTIONS=$$options TSAN_OPTIONS=$$options; \
-	    $(PYTEST) -m "not long and not torch and not keras and not onnxruntime" -p no:cacheprovider $(5) $(ARGS)); status=$$?; \
+	    $(PYTEST) --dist load -m "not long and not torch and not keras and not onnxruntime" -p no:cacheprovider $(5) $(ARGS)); status=$$?; \
 	if ls $(3)/report* >/dev/null 2>&1; then cat $(3)/report*; status=1; fi; exit $$status
 endef
 
@@ -165,7 +165,7 @@ sanitize: .venv/test-$(TAG) sanitize-short
 	$(call sanitized,libasan.so,1,build/debug,$(ISAS),$(NATIVE_TESTS:%=test_%.py))
 
 sanitize-threads: .venv/test-$(TAG) sanitize-short
-	$(call sanitized,libtsan.so,threads,build/debug-threads,$(firstword $(subst $(comma), ,$(ISAS))),test_threads.py --dist load -k '$(RACES)')
+	$(call sanitized,libtsan.so,threads,build/debug-threads,$(firstword $(subst $(comma), ,$(ISAS))),test_threads.py -k '$(RACES)')
 
 sanitize-short:
 	@$(MAKE) --no-print-directory -j2 -C tests/native CC="$(or $(CC),cc)" address threads memcheck
