@@ -188,9 +188,9 @@ def test_a_terminal_gets_no_control_characters_of_a_model(folder, tmp_path):
         "--seed",
         "1",
     ]
-    piped = subprocess.run(line, capture_output=True, check=True, cwd=folder).stdout.decode()
+    piped = subprocess.run(line, capture_output=True, check=True, env=processes.environment()).stdout.decode()
     ours, theirs = os.openpty()
-    with subprocess.Popen(line, stdout=theirs, stderr=subprocess.PIPE, cwd=folder) as process:
+    with subprocess.Popen(line, stdout=theirs, stderr=subprocess.PIPE, env=processes.environment()) as process:
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # EIO: the other end is closed
