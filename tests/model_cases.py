@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastrnn.layers import random_key
+from fastrnn.layers.feedforward import random_key
 from fastrnn.models import (
     EncoderDecoder,
     EventModel,

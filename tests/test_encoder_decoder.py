@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from whole_model import assert_gradient
 
 import fastrnn
-from fastrnn.layers import random_key
+from fastrnn.layers.feedforward import random_key
 from fastrnn.models import EncoderDecoder
 from fastrnn.models.pairs import Pairs
 

@@ -20,7 +20,7 @@ import fastrnn
 from fastrnn import optim
 from fastrnn._files import storage
 from fastrnn.batches import Streams, Window
-from fastrnn.layers import random_key
+from fastrnn.layers.feedforward import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import Sampler, Vocabulary, read_text

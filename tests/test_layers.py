@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastrnn
 from fastrnn import _engine
-from fastrnn.layers import random_key
+from fastrnn.layers.feedforward import random_key
 from fastrnn.losses import mean_squared_error, softmax_cross_entropy
 from fastrnn.parameters import Storage
 

@@ -564,7 +564,7 @@ def test_a_batch_size_of_auto_is_that_of_mlpclassifier():
 @pytest.mark.parametrize("name", ["RNNRegressor", "RNNForecaster", "RNNClassifier"])
 def test_early_stopping_keeps_the_best_epoch_and_does_not_see_the_held_out_part(name):
     import fastrnn.sklearn
-    from fastrnn.layers import random_key
+    from fastrnn.layers.feedforward import random_key
     from fastrnn.models.model import held_out_rows
 
     rng = np.random.default_rng(0)
