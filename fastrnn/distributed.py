@@ -109,9 +109,46 @@ class Ranks:
                 found.append(np.ascontiguousarray(np.moveaxis(total, 0, 1)))
         return found
 
+    def share(self, batches):
+        """The part of the batches, as of fastrnn.batches, that belongs to this process."""
+        return batches.share(self.rank, self.size)
+
     def rows_of(self, array):
         """The part of an array (n, rows of all, …) that belongs to this process."""
         return np.ascontiguousarray(array[:, row_share(array.shape[1], self.rank, self.size)])
+
+
+class OneProcess:
+    """A run of this process alone, with the interface of `Ranks`: what it gives to the others it keeps."""
+
+    rank, size = 0, 1
+
+    def share_threads(self) -> None:
+        """Keep all threads."""
+
+    def sum(self, gradient, figures):
+        """Return the figures; the gradient is the whole one already."""
+        return figures
+
+    def agree(self, value):
+        """Return the value."""
+        return value
+
+    def broadcast(self, arrays: dict) -> dict:
+        """Return the arrays."""
+        return arrays
+
+    def gather_rows(self, arrays: list) -> list:
+        """Return the arrays."""
+        return arrays
+
+    def share(self, batches):
+        """Return the batches."""
+        return batches
+
+    def rows_of(self, array):
+        """Return the array."""
+        return array
 
 
 def _affinity():

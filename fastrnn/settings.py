@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fastrnn import _check, optim
 from fastrnn._files import storage
-from fastrnn.distributed import Ranks
+from fastrnn.distributed import OneProcess, Ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +108,14 @@ class Settings:
                 raise ValueError(f"{self.checkpoint} holds no checkpoint to resume from")
 
     @functools.cached_property
-    def ranks(self) -> Ranks | None:
-        """The processes that train together, None if it is this one alone."""
+    def ranks(self) -> Ranks | OneProcess:
+        """The processes that train together."""
         if self.distributed is False:
-            return None
+            return OneProcess()
         ranks = Ranks(None if self.distributed is True else self.distributed)
-        return ranks if ranks.size > 1 else None
+        return ranks if ranks.size > 1 else OneProcess()
 
     @property
     def follows(self) -> bool:
         """Whether another process evaluates, shows progress and writes."""
-        return self.ranks is not None and self.ranks.rank > 0
+        return self.ranks.rank > 0

@@ -336,7 +336,8 @@ class Dropout:
             if y is not source:
                 y[...] = source
             T, B = shape[:2] if len(shape) == 3 else (1, shape[0])
-            _engine.dropout(y.reshape(-1, shape[-1]), _row_ids(T, B, self.variational), key, self.p)
+            if self.p:
+                _engine.dropout(y.reshape(-1, shape[-1]), _row_ids(T, B, self.variational), key, self.p)
             return y
 
         def backward(dy, *, out=None) -> Gradients:

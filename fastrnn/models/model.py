@@ -78,7 +78,7 @@ class Model:
     def _drawn_seed(self, settings: Settings):
         """The model's seed, or a fresh one, the same for all processes that train together."""
         seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-        return seed if settings.ranks is None else settings.ranks.agree(seed)
+        return settings.ranks.agree(seed)
 
     @contextlib.contextmanager
     def _all_or_nothing(self):

@@ -81,7 +81,7 @@ class Training:
             )
         self.model, self.settings, self.validation = model, settings, validation
         self.ranks = settings.ranks
-        self.batches = batches if self.ranks is None else batches.share(self.ranks.rank, self.ranks.size)
+        self.batches = self.ranks.share(batches)
         self.on_best, self.unit = None if settings.follows else on_best, unit
         self.optimizer = optimizer_of(model, settings)
         self.schedule = optim.Constant() if settings.schedule is None else copy.deepcopy(settings.schedule)
@@ -114,11 +114,10 @@ class Training:
     def start(self) -> None:
         """Read the checkpoint, or write the first one, and open the logs: what is wrong with them is noticed before any work."""
         ranks, folder = self.ranks, self.settings.checkpoint
-        if ranks is not None:
-            ranks.share_threads()
-        resumes = not self.settings.follows and self.settings.resume and storage.exists(folder, kind="checkpoint")
-        if ranks is not None:
-            resumes = ranks.agree(resumes)
+        ranks.share_threads()
+        resumes = ranks.agree(
+            not self.settings.follows and self.settings.resume and storage.exists(folder, kind="checkpoint")
+        )
         if resumes:
             self._restore()
         for callback in self._callbacks:
@@ -126,10 +125,9 @@ class Training:
                 callback.begin(self.at.history)
         if resumes:
             return
-        if ranks is not None:
-            first = ranks.broadcast({"parameters": self.model.storage.flat})["parameters"]
-            with self.model.storage.updating() as flat:
-                flat[:] = self.best[:] = first
+        first = ranks.broadcast({"parameters": self.model.storage.flat})["parameters"]
+        with self.model.storage.updating() as flat:
+            flat[:] = self.best[:] = first
         if folder is not None:
             self._save()
 
@@ -175,7 +173,7 @@ class Training:
             if self._asked_to_stop or (patience is not None and self.at.looks_since_best >= patience):
                 return "stopped early"
             self._update()
-            if self._save_soon if self.ranks is not None else self._save_is_due():
+            if self._save_soon if self.ranks.size > 1 else self._save_is_due():
                 self._save()
 
     def _save_is_due(self):
@@ -224,14 +222,12 @@ class Training:
     def _gradient(self, count):
         """Mean loss, weight, steps and the state after the next `count` batches, of all processes together; `gradient` holds the mean."""
         at, ranks, state = self.at, self.ranks, self.state
-        rank = 0 if ranks is None else ranks.rank
-        alone = count == 1 and ranks is None
+        rank, alone = ranks.rank, count == 1 and ranks.size == 1
         loss_sum = weight = steps = 0
         compute = functools.partial(divergence.loss_and_gradient, self.model, self.settings.check_finite)
         self._taken = []
         self.gradient.fill(0)
-        # several processes must stop at the same update: they see Ctrl-C in what they add up
-        with self.interrupts.allowed() if ranks is None else contextlib.nullcontext():
+        with self._interruptible():
             for k in range(count):
                 batch = self.batches[at.index + k]
                 if batch is None:
@@ -245,13 +241,16 @@ class Training:
                 w = self.batches.weight_of(batch)
                 loss_sum, weight = loss_sum + w * loss, weight + w
                 self.gradient += np.multiply(self._part, w, out=self._part)
-        if ranks is not None:
-            told = [loss_sum, weight, steps, self.interrupts.pending, rank == 0 and self._save_is_due()]
-            loss_sum, weight, steps, interrupted, self._save_soon = ranks.sum(self.gradient, told)
-            if interrupted:
-                raise KeyboardInterrupt
+        told = [loss_sum, weight, steps, self.interrupts.pending, rank == 0 and self._save_is_due()]
+        loss_sum, weight, steps, interrupted, self._save_soon = ranks.sum(self.gradient, told)
+        if interrupted:
+            raise KeyboardInterrupt
         self.gradient *= 1 / (weight or 1)
         return loss_sum / (weight or 1), weight, int(steps), state
+
+    def _interruptible(self):
+        """Ctrl-C ends what is done in it; of several processes, which must stop at the same update, it only notes that."""
+        return self.interrupts.allowed() if self.ranks.size == 1 else contextlib.nullcontext()
 
     def _room(self, alone):
         """Where the gradient of a batch goes: zeros."""
@@ -274,10 +273,9 @@ class Training:
         divergence.check_means(self.optimizer, at.update)
         figures = {"loss": None}
         if self.validation is not None:
-            with self.interrupts.allowed() if self.ranks is None else contextlib.nullcontext():
+            with self._interruptible():
                 figures = None if self.settings.follows else self.model.evaluate(self.validation)
-        if self.ranks is not None:
-            figures = self.ranks.agree(figures)
+        figures = self.ranks.agree(figures)
         train_loss = at.loss_sum / at.loss_count if at.loss_count else None
         entry = {
             "epoch": round(at.epoch + at.index / len(self.batches), 4),
@@ -291,7 +289,7 @@ class Training:
         self.progress.note(entry)
         answers = [callback(entry) for callback in self._callbacks]
         stops = any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
-        self._asked_to_stop = stops if self.ranks is None else self.ranks.agree(stops)
+        self._asked_to_stop = self.ranks.agree(stops)
         at.evaluated, at.loss_sum, at.loss_count = at.update, 0.0, 0
         self._compare(train_loss, figures)
         if at.index == len(self.batches):
@@ -350,9 +348,7 @@ class Training:
     def _save(self):
         """Write a checkpoint: all that the future of the run depends on. The states of all processes are in it."""
         self._saved = time.monotonic()
-        state = _checkpoint.leaves(self.state)
-        if self.ranks is not None:
-            state = self.ranks.gather_rows(state)
+        state = self.ranks.gather_rows(_checkpoint.leaves(self.state))
         if self.settings.follows or self.settings.checkpoint is None:
             return
         optimizer = self.optimizer.state_dict()
@@ -373,8 +369,7 @@ class Training:
         """Continue from the checkpoint."""
         folder = self.settings.checkpoint
         arrays, config = ({}, None) if self.settings.follows else storage.load(folder, kind="checkpoint")
-        if self.ranks is not None:
-            arrays, config = self.ranks.broadcast(arrays), self.ranks.agree(config)
+        arrays, config = self.ranks.broadcast(arrays), self.ranks.agree(config)
         with of_file(self._checkpoint_file):
             _checkpoint.check_identity(config)
         for name, mine in self.identity.items():
@@ -405,8 +400,7 @@ class Training:
             flat=self.model.storage.flat, optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict()
         )
         _checkpoint.check(config, arrays, figures=() if self.validation is None else self.model.FIGURES, **options)
-        rows = (lambda array: array) if self.ranks is None else self.ranks.rows_of
-        parts = [rows(arrays[f"state.{k}"]) for k in range(_checkpoint.count(config["state"]))]
+        parts = [self.ranks.rows_of(arrays[f"state.{k}"]) for k in range(_checkpoint.count(config["state"]))]
         self.state = _checkpoint.rebuilt(config["state"], iter(parts))
         if self.state is not None and hasattr(self.model, "check_state"):
             self.model.check_state(self.state, self.batches)
