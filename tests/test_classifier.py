@@ -8,7 +8,7 @@ import fastrnn
 from fastrnn.batches import Sequences
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel, SequenceClassifier
-from fastrnn.models.pooled import Batch
+from fastrnn.models.labelled import Batch
 
 QUICK = dict(epochs=4, batch_size=8, lr=0.01, verbose=False)
 

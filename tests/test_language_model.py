@@ -23,7 +23,8 @@ from fastrnn.batches import Streams, Window
 from fastrnn.layers.feedforward import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
-from fastrnn.models.text import Sampler, Vocabulary, read_text
+from fastrnn.models.sampler import Sampler
+from fastrnn.models.text import Vocabulary, read_text
 from fastrnn.training.interrupts import Interrupts
 
 CELLS = ["lstm", "gru", "rnn"]

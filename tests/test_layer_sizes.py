@@ -36,9 +36,9 @@ def batch_of(name, model):
     if name == "language":
         return Streams(model.vocabulary.encode(TEXT), 3, 4, 6)[2]
     if name == "tagger":
-        from fastrnn.models.tagger import _Tagged
+        from fastrnn.models.sentences import Sentences
 
-        return _Tagged(model, SENTENCES, TAGS, 9, None, None)[0]
+        return Sentences(model, SENTENCES, TAGS, 9, None, None)[0]
     if name == "events":
         return Sequences(EVENTS, 4)[0]
     if name == "forecaster":

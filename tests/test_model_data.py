@@ -24,7 +24,7 @@ from fastrnn.models import (
     VectorToSequence,
 )
 from fastrnn.models.scaling import Scaler
-from fastrnn.models.tagger import _Tagged
+from fastrnn.models.sentences import Sentences
 
 FIT = dict(epochs=1, verbose=False)
 
@@ -446,7 +446,7 @@ def test_a_tagger_of_one_tag_and_a_held_out_part_of_all():
             data = (WORDS[:N], TAGS[:N]) if make is SequenceTagger else (STORIES[:N], ["attic", "hall", "attic"][:N])
             with pytest.raises(
                 ValueError,
-                match=f"validation={part} of {N} would hold out {what}: give a part from 0.[23]0? to 0.[78]0?, or 0",
+                match=f"validation={part} of {N} would hold out {what}: give a fraction from 0.[23]0? to 0.[78]0?, or 0",
             ):
                 make(seed=0).fit(*data, validation=part, **FIT)
 
@@ -606,7 +606,7 @@ def test_labels_of_a_tagger_are_checked_batch_by_batch():
     """The targets of a batch are those of its sentences, where a tag is not known too."""
     model = SequenceTagger("gru", 4, seed=0).fit(WORDS, TAGS, **FIT)
     with pytest.warns(UserWarning, match="'new'"):
-        batches = _Tagged(model, [["dogs"], ["cats", "bark"]], [["VERB"], ["new", "NOUN"]], 2, None, None)
+        batches = Sentences(model, [["dogs"], ["cats", "bark"]], [["VERB"], ["new", "NOUN"]], 2, None, None)
     [batch] = batches
     assert batch[-1].T.tolist() == [[-1, 0], [1, 0]]
     logits = model._logits(batch).astype(float)

@@ -81,7 +81,7 @@ WRONG = [
     (
         "text",
         lambda arrays, config: arrays.update(extra=np.ones(3)),
-        "the array 'extra' is none that such a model has: ",
+        "the array 'extra' does not belong to such a model: ",
     ),
     (
         "text",

@@ -134,10 +134,10 @@ def test_sample_weights_of_zero_leave_sequences_out():
 def test_differences_and_logarithms_are_undone(options, K):
     whole = np.stack([series(60), series(60)[::-1]][:K], 1)
     model = Forecaster(8, 30, dtype="float64", **options)
-    changed = model._changed(whole)
+    changed = model._differences.apply(whole)
     lost = len(whole) - len(changed)
     future = changed[30 - lost :]  # of steps 30 to 60
-    restored = model._restored(np.stack([future, future], 1), whole[:30])
+    restored = model._differences.undo(np.stack([future, future], 1), whole[:30])
     assert_allclose(restored[:, 0], whole[30:], rtol=1e-9)
     assert_array_equal(restored[:, 0], restored[:, 1])
 

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import fastrnn
 from fastrnn.models import SequenceTagger
-from fastrnn.models.tagger import _Tagged
+from fastrnn.models.sentences import Sentences
 
 SMALL = dict(hidden_size=8, word_size=5, char_size=4, char_hidden_size=3)
 QUICK = dict(epochs=3, batch_size=8, lr=0.01, verbose=False)
@@ -29,7 +29,7 @@ def test_gradients_through_the_whole_model(cell, layers):
     X, y = data(5)
     model = SequenceTagger(cell, num_layers=layers, dropout=0.0, word_dropout=0.0, dtype="float64", seed=1, **SMALL)
     model.fit(X, y, epochs=0, verbose=False)
-    batches = _Tagged(model, X, y, 5, None, None)
+    batches = Sentences(model, X, y, 5, None, None)
     [batch] = batches
     gradient = np.zeros_like(model.storage.flat)
     loss, _ = model.loss_and_gradient(batch, into=gradient, rng=0)
@@ -61,11 +61,11 @@ def test_it_learns_the_context_and_the_spelling_of_words_never_seen():
 def test_a_prediction_depends_on_its_own_sentence_only():
     X, y = data()
     model = SequenceTagger("lstm", seed=0, **SMALL).fit(X, y, **QUICK)
-    together = model._logits(next(iter(_Tagged(model, X, None, 60, None, None))))
-    rows = next(iter(_Tagged(model, X, None, 60, None, None)))[0].rows
+    together = model._logits(next(iter(Sentences(model, X, None, 60, None, None))))
+    rows = next(iter(Sentences(model, X, None, 60, None, None)))[0].rows
     for b in (0, 31, 59):
         sentence = X[rows[b]]
-        alone = model._logits(next(iter(_Tagged(model, [sentence], None, 1, None, None))))
+        alone = model._logits(next(iter(Sentences(model, [sentence], None, 1, None, None))))
         assert_array_equal(alone[:, 0], together[: len(sentence), b])
 
 

@@ -1,14 +1,17 @@
-"""A sequence to another one: an encoder, and a decoder that is given what the encoder made of the source."""
+"""A sequence to another one: an encoder reads the source, and a decoder writes the target."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from fastrnn import _check
 from fastrnn._check import pairs as check_pairs
 from fastrnn.layers.feedforward import Embedding, random_key
-from fastrnn.models.decoding import Code, Decoding
-from fastrnn.models.model import CELLS, remember_at_first
+from fastrnn.models.decoder_network import Code
+from fastrnn.models.decoding import Decoding
+from fastrnn.models.model import CELLS, init_forget_bias
 from fastrnn.models.pooled import last
 from fastrnn.models.symbols import Symbols
 
@@ -16,42 +19,77 @@ ATTENTIONS = ("additive", "dot", "general")
 
 
 class EncoderDecoder(Decoding):
-    """Learns to turn one sequence of symbols into another: translation, spelling into sounds (Cho et al. 2014, Sutskever et al. 2014).
+    """Turn one sequence of symbols into another, as in translation (Cho et al. 2014, Sutskever et al. 2014).
 
-    The source is read by an encoder; its vector is the final states of the encoder's top layer, of both directions side by side.
+    An encoder reads the source. The source's vector is the final states of the encoder's top layer, those of both
+    directions side by side.
 
     Parameters
     ----------
-    cell : "lstm", "gru" or "rnn" (tanh), of the encoder
-    hidden_size, num_layers : units of each layer and direction of the encoder, and its layers
-    decoder_cell, decoder_size, decoder_layers : those of the decoder; as the encoder's if None
-    bidirectional : whether the encoder reads the source backwards too
-    context : where the source's vector enters the decoder: "initial", as its initial state; "every", at every step as an extra bias;
-        "both". As initial state it goes through a layer ``tanh(W v + b)`` to the states of all layers of the decoder; if the encoder has
-        one direction and the decoder is of the same cell, size and number of layers, it takes the encoder's final states as they are.
-        None, only with attention: the decoder starts from zeros
-    attention : how each step looks at the encoder's outputs: "additive" (Bahdanau et al. 2015), "dot" or "general" (Luong et al. 2015), or
-        None; "dot" needs decoder_size to be the encoder's output size, which is twice hidden_size if bidirectional
-    attention_size : units of additive attention, decoder_size if None
-    input_feeding : with attention, the decoder's input is also what it gave at the step before (Luong et al. 2015)
-    source_embedding, target_embedding : numbers of a symbol's vector
-    min_count : symbols that are rarer in the training data become ``<unk>``. Source symbols that the model does not know are always
-        ``<unk>``; a target symbol that it does not know is, if training had rare ones; see `fit` and `score`
-    tied : the softmax has the target embedding's weight (Press & Wolf 2017); target_embedding and decoder_size must be the same
-    dropout : probability of a zero between layers, in the encoder's outputs and vector and in the decoder's output, in training
-    dtype : "float32" or "float64"
-    seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
+    cell : {"gru", "lstm", "rnn"}, default="gru"
+        Kind of recurrent layer of the encoder; "rnn" has the tanh activation.
+    hidden_size : int, default=256
+        Units of each layer and direction of the encoder.
+    num_layers : int, default=1
+        Number of layers of the encoder.
+    decoder_cell : {"gru", "lstm", "rnn"}, optional
+        Kind of recurrent layer of the decoder; by default `cell`.
+    decoder_size : int, optional
+        Units of each layer of the decoder; by default `hidden_size`.
+    decoder_layers : int, optional
+        Number of layers of the decoder; by default `num_layers`.
+    bidirectional : bool, default=True
+        Whether the encoder reads the source in both directions.
+    context : {"initial", "every", "both", None}, default="initial"
+        Where the source's vector enters the decoder: as its initial state, at every step as an additional bias, or
+        both. As initial state it passes through a layer ``tanh(W v + b)`` to the states of all layers of the decoder;
+        if the encoder has one direction and the decoder has the same cell, size and number of layers, the encoder's
+        final states are used unchanged. With None, which needs attention, the decoder starts from zeros.
+    attention : {"additive", "dot", "general", None}, default="additive"
+        How each step attends to the encoder's outputs: "additive" (Bahdanau et al. 2015), "dot" or "general" (Luong et
+        al. 2015). "dot" needs a `decoder_size` equal to the size of the encoder's outputs, which is twice `hidden_size`
+        if it is bidirectional.
+    attention_size : int, optional
+        Units of additive attention; by default `decoder_size`.
+    input_feeding : bool, default=True
+        With attention, the decoder also reads its own output of the step before (Luong et al. 2015).
+    source_embedding : int, default=256
+        Size of the embedding of source symbols.
+    target_embedding : int, default=256
+        Size of the embedding of target symbols.
+    min_count : int, default=1
+        Symbols that occur less often in the training data become ``<unk>``. Unknown source symbols are always
+        ``<unk>``; unknown target symbols are if training had rare ones, see `fit` and `score`.
+    tied : bool, default=False
+        Share the weight of the target embedding with the softmax (Press & Wolf 2017). `target_embedding` and
+        `decoder_size` must be equal.
+    dropout : float, default=0.0
+        Dropout probability between layers, in the encoder's outputs and vector, and in the decoder's output (training
+        only), 0 <= dropout < 1.
+    dtype : {"float32", "float64"}, default="float32"
+        What the network computes in.
+    seed : int, optional
+        Seed of the initial parameters, the order of the batches and dropout. The same seed gives the same training run,
+        bit for bit, on any number of threads. By default a random one is drawn.
 
     Attributes
     ----------
-    vocabulary, source_vocabulary : `Symbols` of the targets and of the sources, once fitted
-    history, outcome, message : as in LanguageModel
-    speed : target symbols/s of the last `fit`
+    vocabulary : Symbols
+        The target symbols.
+    history : list of dict
+        An entry for each evaluation: `epoch`, `update`, `lr`, `train_loss` and, with validation data,
+        `validation_loss`.
+    outcome : str or None
+        How training ended: "finished", "stopped early", "interrupted" (by Ctrl-C) or "diverged"; None before `fit`.
+    message : str or None
+        Details of the outcome, if there are any.
+    speed : float or None
+        Target symbols per second in the last training.
 
     Notes
     -----
-    `fit`, `predict` and the others take X, N sources, each a list or tuple of at least one symbol (non-empty str), or a str, which is the
-    sequence of its characters.
+    The sources X of `fit`, `predict` and the other methods are N sequences, each a list or tuple of at least one symbol
+    (non-empty str), or a str, which is the sequence of its characters.
 
     Examples
     --------
@@ -89,25 +127,21 @@ class EncoderDecoder(Decoding):
         min_count: int = 1,
         tied: bool = False,
         dropout: float = 0.0,
-        dtype="float32",
+        dtype: str = "float32",
         seed: int | None = None,
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
         for name in ("hidden_size", "num_layers", "source_embedding", "target_embedding", "min_count"):
             setattr(self, name, _check.size(name, locals()[name]))
-        self.decoder_cell = (
-            decoder_cell if decoder_cell is None else _check.choice("decoder_cell", decoder_cell, tuple(CELLS))
-        )
-        self.decoder_size = decoder_size if decoder_size is None else _check.size("decoder_size", decoder_size)
-        self.decoder_layers = (
-            decoder_layers if decoder_layers is None else _check.size("decoder_layers", decoder_layers)
-        )
+        self.decoder_cell = decoder_cell
+        if decoder_cell is not None:
+            _check.choice("decoder_cell", decoder_cell, tuple(CELLS))
+        self.decoder_size = None if decoder_size is None else _check.size("decoder_size", decoder_size)
+        self.decoder_layers = None if decoder_layers is None else _check.size("decoder_layers", decoder_layers)
         self.bidirectional, self.tied = bool(bidirectional), bool(tied)
         self.context = _check.choice("context", context, ("initial", "every", "both", None))
         self.attention = _check.choice("attention", attention, (*ATTENTIONS, None))
-        self.attention_size = (
-            attention_size if attention_size is None else _check.size("attention_size", attention_size)
-        )
+        self.attention_size = None if attention_size is None else _check.size("attention_size", attention_size)
         self.input_feeding = bool(input_feeding) and attention is not None
         check_pairs.attention(self, self._decoder[1])
         self.dropout = _check.probability("dropout", dropout)
@@ -118,12 +152,13 @@ class EncoderDecoder(Decoding):
 
     @property
     def _decoder(self):
-        """Cell, size and number of layers of the decoder, and numbers of a symbol's vector."""
+        """Cell, size and number of layers of the decoder, and the size of its embedding."""
         size, layers = self.decoder_size or self.hidden_size, self.decoder_layers or self.num_layers
         return self.decoder_cell or self.cell, size, layers, self.target_embedding
 
     @property
     def source_vocabulary(self) -> Symbols:
+        """The source symbols."""
         self._check_fitted()
         return self._known
 
@@ -153,7 +188,7 @@ class EncoderDecoder(Decoding):
         super()._build(known, vocabulary, seed)
         with self.storage.updating() as flat:
             self.source_table.slots["weight"].view(flat)[...] *= 0.1
-        remember_at_first(self.encoder, random_key(seed, 4))
+        init_forget_bias(self.encoder, random_key(seed, 4))
 
     def _coded(self, source):
         y, state = self.encoder(source.x, lengths=source.lengths, embedding=self.source_table)
@@ -164,39 +199,47 @@ class EncoderDecoder(Decoding):
             source.x, lengths=source.lengths, embedding=self.source_table, rng=rng
         )
         vector, last_backward = last(self.encoder, y, state, source.lengths)
-        dropped = self._dropout is not None
-        if dropped:
-            vector, vector_dropout = self._dropout.vjp(vector, rng=random_key(rng, 1))
-            y, y_dropout = self._dropout.vjp(y, rng=random_key(rng, 2), out=y)
+        vector, vector_dropout = self._dropout.vjp(vector, rng=random_key(rng, 1))  # a copy: it may be part of `state`
+        y, y_dropout = self._dropout.vjp(y, rng=random_key(rng, 2), out=y)
 
         def backward(dcode, into):
-            dvector, dy, dstate = dcode.vector, dcode.memory, dcode.state
-            if dropped:
-                dvector = None if dvector is None else vector_dropout(dvector).x
-                dy = None if dy is None else y_dropout(dy, out=dy).x
-            if dvector is not None:
+            dy, dstate = dcode.memory, dcode.state
+            if dy is not None:
+                dy = y_dropout(dy, out=dy).x
+            if dcode.vector is not None:
+                dvector = vector_dropout(dcode.vector).x
                 dstate = _sum(dstate, last_backward(dvector)["dstate_n"])
             encoder_backward(dy, dstate, need_x=False, into=into)
             encoder_backward.release()
 
         return Code(vector, state, y, source.lengths), backward
 
-    def attention_maps(self, X, y=None) -> list:
-        """Where each step of each target looks: N arrays (T_i + 1, S_i), rows that sum to 1; the last row is the step of ``</s>``.
+    def attention_maps(self, X: Sequence, y: Sequence | None = None) -> list[np.ndarray]:
+        """Compute which source symbols each step of each target attends to.
 
         Parameters
         ----------
-        X, y : as in `fit`; without y the targets are those of ``predict(X)``
+        X : list of N sequences of str
+            The sources, as in `fit`.
+        y : list of N sequences of str, optional
+            The targets; by default those of ``predict(X)``.
+
+        Returns
+        -------
+        list of N arrays (T + 1, S)
+            Attention weights: a row for each target symbol, which sums to 1. The last row is the step of ``</s>``.
 
         Raises
         ------
-        RuntimeError  the model has not been fitted.
-        ValueError    the model has no attention.
+        RuntimeError
+            If the model has not been fitted.
+        ValueError
+            If the model has no attention.
         """
         if self.attention is None:
             raise ValueError("this EncoderDecoder was made with attention=None: it has no attention to show")
         if y is None:
-            y = [self.vocabulary.decode(best[0].ids) for best in self._found(X, None)]
+            y = [self.vocabulary.decode(best[0].ids) for best in self._search(X, None)]
         batches = self._batches(X, y)
         found = [None] * len(batches.targets)
         for batch in batches:
@@ -215,7 +258,7 @@ class EncoderDecoder(Decoding):
 
 
 def _sum(one, other):
-    """Of two states, the first of which may be None."""
+    """The sum of two states, the first of which may be None."""
     if one is None:
         return other
     return tuple(np.add(a, b) for a, b in zip(one, other)) if isinstance(other, tuple) else one + other

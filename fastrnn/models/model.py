@@ -1,10 +1,13 @@
-"""What all models have in common: layers in one storage, a training run, a place on disk."""
+"""What all models have in common: layers in one storage, the steps of `fit`, saving and loading."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,39 +18,68 @@ from fastrnn._files.schema import of_file, shown
 from fastrnn.layers import stacked
 from fastrnn.layers.feedforward import random_key
 from fastrnn.layers.rnn import GRU, LSTM, RNN
-from fastrnn.models import schemas
-from fastrnn.parameters import initialise
+from fastrnn.models import schemas, unseen
+from fastrnn.parameters import Slot, Storage, initialise
 from fastrnn.settings import Settings
 from fastrnn.training.loop import Training
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
-DEFAULTS = dict(
-    optimizer="adam", lr=2e-3, clip_norm=5.0, loss_limit=30.0
-)  # of training; the loss of a few sequences varies much
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The checked data of a `fit`."""
+
+    columns: tuple  # such as (X, y, weights), each with one entry for each example
+    common: dict = dataclasses.field(default_factory=dict)  # what holds for all examples, such as feature names
+
+    def __len__(self):
+        return len(self.columns[0])
+
+    def rows(self, rows) -> Examples:
+        """Select some examples."""
+        return Examples(tuple(select(column, rows) for column in self.columns), self.common)
+
+
+class Plan(NamedTuple):
+    """What `fit` has prepared when it has read the data. The model is unchanged until `build` is called."""
+
+    build: Callable[[], None]  # makes the layers and stores what was learnt from the data, such as a vocabulary
+    batches: Callable[[], tuple]  # gives the training and the held-out batches (or None); called after `build`
+    identity: Callable[[Any], dict] | None  # what identifies the data, from the training batches; None: no checkpoints
 
 
 class Model:
-    """Base of the models. A subclass has
+    """Base of the models.
 
-    LAYERS : names of its layers, which are attributes once it is fitted
-    ARGUMENTS : names of the arguments, and attributes, that make such a model
-    FIGURES : what `evaluate` gives
-    _fitted_config() : what `fit` found out beside the parameters, for JSON
-    _rebuild(config, arrays) : makes the layers for what `_fitted_config` and `_fitted_arrays` gave
+    A subclass sets the class attributes below and defines `_read` and `_prepare` for `fit`, and `_fitted_config` and
+    `_rebuild` for `save` and `load`.
     """
 
-    LAYERS = ARGUMENTS = ()
-    FIGURES = ("loss",)
-    history, outcome, message, speed, storage = [], None, None, None, None
-    _budget = None  # of the parameters of a model that is being loaded
-    reading = None  # how the command read the data: options of a reader of fastrnn.data, saved with the model
+    LAYERS: tuple = ()  # names of the layers, which are attributes of a fitted model
+    ARGUMENTS: tuple = ()  # names of the constructor's arguments, which are attributes of the same name
+    FIGURES: tuple = ("loss",)  # what `evaluate` returns
+    UNIT = "steps"  # what `speed` and the progress bar count
+    # Defaults of `Settings`. The loss of a batch of few sequences varies a lot, so `loss_limit` is high.
+    TRAINING = dict(optimizer="adam", lr=2e-3, clip_norm=5.0, loss_limit=30.0)
+
+    history: list = []
+    outcome: str | None = None
+    message: str | None = None
+    speed: float | None = None
+    storage: Storage | None = None
+    reading: dict | None = None  # the command's options for reading the data, saved with the model
+    _budget = None  # limits the number of parameters of a model that is being loaded
 
     def _configuration(self):
-        """The arguments that make such a model, as JSON has them."""
+        """The constructor's arguments, as JSON values."""
         return {name: getattr(self, name) for name in self.ARGUMENTS} | {"dtype": str(self.dtype), "seed": self.seed}
 
     def _fitted_arrays(self):
-        """{name: array} of what `fit` found out beside the parameters."""
+        """{name: array} of what `fit` learnt beside the parameters."""
         return {}
 
     def __repr__(self):
@@ -57,7 +89,7 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that are learnt."""
+        """Number of trainable parameters."""
         self._check_fitted()
         return self.storage.size
 
@@ -67,22 +99,65 @@ class Model:
             raise RuntimeError(f"this {name} has not been fitted: call fit(…) or {name}.load(directory)")
 
     def check_state(self, state, batches) -> None:
-        """Raise a ValueError if a state that a checkpoint carries from batch to batch is none of this model."""
+        """Check a state that a checkpoint carries from one batch to the next.
+
+        Parameters
+        ----------
+        state : array or tuple of arrays
+            The state, as read from the checkpoint.
+        batches : Streams or Sequences
+            The training batches.
+
+        Raises
+        ------
+        ValueError
+            If the state does not belong to this model. Most models carry none, so any state is wrong.
+        """
         raise ValueError(f"it carries a state from batch to batch, but a {type(self).__name__} has none")
 
     @property
-    def slots(self) -> dict:
-        """{layer.parameter: Slot} of all parameters."""
+    def slots(self) -> dict[str, Slot]:
+        """Where each parameter lies in `storage`, by the name ``layer.parameter``."""
         return {f"{name}.{key}": slot for name in self.LAYERS for key, slot in getattr(self, name).slots.items()}
 
-    def _drawn_seed(self, settings: Settings):
-        """The model's seed, or a fresh one, the same for all processes that train together."""
+    def _fit(self, data: tuple, validation, settings: Settings, /, **options) -> Self:
+        """Read the data, make the network, train it and report how training ended: the steps of every `fit`.
+
+        `data` are the arguments of `_read`, `options` those of `_prepare`.
+        """
+        examples = self._read(*data)
+        seed = self._drawn_seed(settings)
+        examples, held = self._split(examples, validation, seed)
+        self._train(self._prepare(examples, held, seed, settings, **options), settings, seed=seed)
+        return self
+
+    def _settings(self, epochs, verbose, given: dict) -> Settings:
+        """The arguments of `fit` that say how to train, checked."""
+        return Settings(epochs=epochs, **{**self.TRAINING, "progress": verbose, **given})
+
+    def _read(self, *data, like: Examples | None = None) -> Examples:
+        """Check the data. Held-out data must be `like` the training data: of the same width, for example."""
+        raise NotImplementedError
+
+    def _drawn_seed(self, settings: Settings) -> int:
+        """The model's seed, or a random one, the same in all processes that train together."""
         seed = self.seed if self.seed is not None else int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
         return settings.ranks.agree(seed)
 
+    def _split(self, data: Examples, validation, seed: int) -> tuple[Examples, Examples | None]:
+        """The training and the held-out examples: those given, or a fraction of all, drawn with the seed."""
+        if isinstance(validation, (tuple, list)):
+            return data, self._read(*validation, like=data)
+        held, kept = held_out_rows(len(data), validation, random_key(seed, 2))
+        return (data.rows(kept), data.rows(held)) if len(held) else (data, None)
+
+    def _prepare(self, data: Examples, held: Examples | None, seed: int, settings: Settings, **options) -> Plan:
+        """Learn vocabularies, scales and sizes from the training examples, and prepare the batches."""
+        raise NotImplementedError
+
     @contextlib.contextmanager
     def _all_or_nothing(self):
-        """If what is done in it fails, the model is as it was before, its parameters too."""
+        """Restore the model, its parameters too, if the body fails."""
         before, storage = self.__dict__.copy(), self.storage
         flat = None if storage is None else storage.flat.copy()
         try:
@@ -94,20 +169,19 @@ class Model:
                     parameters[:] = flat
             raise
 
-    def _train(self, build, batches, settings: Settings, *, identity, prepare=lambda run: None, **options) -> Training:
-        """Call `build`, which makes the layers, train to the end, and say how it ended; if that fails, nothing has changed.
+    def _train(self, plan: Plan, settings: Settings, *, seed: int, prepare=lambda run: None, **options) -> Training:
+        """Build the layers, train and report the outcome. If that fails, the model is unchanged.
 
-        batches : those of training, or a function that makes them and the held-out ones once the layers are there
-        identity : a function that says what a checkpoint knows the data by: it reads all of them, so it is called only for a checkpoint
-        prepare : called with the Training before it runs
+        `prepare` is called with the Training before it runs; `options` are those of Training.
         """
         on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
         with storage.training(None if settings.follows else settings.checkpoint), self._all_or_nothing():
-            settings.check_directory()  # again: another training may have been there since
-            build()
-            if callable(batches):
-                batches, options["validation"] = batches()
-            options["identity"] = {} if settings.checkpoint is None else self._configuration() | identity(batches)
+            settings.check_directory()  # again, now that no other training can write there
+            plan.build()
+            batches, held = plan.batches()
+            # The identity takes a pass over all data, so it is computed only for a checkpoint.
+            identity = {} if settings.checkpoint is None else self._configuration() | plan.identity(batches)
+            options |= dict(seed=seed, validation=held, identity=identity, unit=self.UNIT)
             run = Training(self, batches, settings, on_best=on_best, **options)
             try:
                 run.start()
@@ -121,11 +195,24 @@ class Model:
             if run.settings.checkpoint is not None and not run.settings.follows:
                 self.save(run.settings.checkpoint)
         if run.message is not None:
-            warnings.warn(run.message, RuntimeWarning, stacklevel=3)
+            warnings.warn(run.message, RuntimeWarning, stacklevel=unseen.caller_level())
         return run
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Write the model to a directory, which may hold an older one: config.json and one safetensors file."""
+        """Write the model to a directory as config.json and one safetensors file.
+
+        Parameters
+        ----------
+        directory : str or PathLike
+            Where to write. It is created if it does not exist; a model that was saved there is replaced.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has not been fitted.
+        OSError
+            If a file cannot be written. A model that was saved there before stays readable.
+        """
         self._check_fitted()
         arrays = {f"{name}.{key}": array for name in self.LAYERS for key, array in getattr(self, name).params.items()}
         config = {
@@ -138,14 +225,30 @@ class Model:
             config["reading"] = self.reading
         storage.save(directory, arrays | self._fitted_arrays(), config)
 
+    def _fitted_config(self) -> dict:
+        """What `fit` learnt beside the parameters, as JSON values."""
+        raise NotImplementedError
+
     @classmethod
-    def load(cls, directory: str | os.PathLike):
+    def load(cls, directory: str | os.PathLike) -> Self:
         """Read a model that `save` wrote.
+
+        Parameters
+        ----------
+        directory : str or PathLike
+            The directory that the model was saved to.
+
+        Returns
+        -------
+        Model
+            The fitted model, of this class.
 
         Raises
         ------
-        FileNotFoundError  there is none.
-        ValueError         it is damaged, of a newer format, or another kind of model.
+        FileNotFoundError
+            If the directory holds no model.
+        ValueError
+            If the files are damaged or in a newer format, or hold another kind of model.
         """
         arrays, config = storage.load(directory)
         if config.get("model") != cls.__name__:
@@ -154,12 +257,13 @@ class Model:
 
     @classmethod
     def _of(cls, arrays, config, directory):
-        """The model that was saved in a directory. An argument that it did not have yet has its default.
+        """The model that was saved in a directory. Arguments that older versions did not save have their defaults.
 
         Raises
         ------
-        ValueError  a value of the configuration, or an array, is not what a model of this class has; the message names the file and the
-            key. No layer is made then that has more parameters than the arrays.
+        ValueError
+            If a configuration value or an array does not fit a model of this class. The message names the file and
+            the key. No layer with more parameters than the arrays hold is made before that.
         """
         with of_file(os.path.join(directory, storage.CONFIG_FILES["model"])):
             schemas.check(config)
@@ -168,9 +272,8 @@ class Model:
             model._rebuild(config, arrays)
             del model._budget
             model.storage.budget = None
-            _check_arrays(
-                arrays, {name: slot.shape for name, slot in model.slots.items()}, model.dtype, model._fitted_arrays()
-            )
+            shapes = {name: slot.shape for name, slot in model.slots.items()}
+            _check_arrays(arrays, shapes, model.dtype, model._fitted_arrays())
         for name in model.LAYERS:
             prefix = f"{name}."
             getattr(model, name).load_state_dict(
@@ -181,70 +284,91 @@ class Model:
 
     @classmethod
     def _arguments_in(cls, config):
-        """The arguments of the constructor, as a configuration has them."""
+        """The constructor's arguments in a configuration."""
         return {name: config[name] for name in (*cls.ARGUMENTS, "dtype", "seed") if name in config}
+
+    def _rebuild(self, config: dict, arrays: dict) -> None:
+        """Make the layers from what `_fitted_config` and `_fitted_arrays` saved."""
+        raise NotImplementedError
 
 
 def _check_arrays(arrays, shapes, dtype, others):
-    """Raise a ValueError that names an array which is missing, not known, or of another shape or dtype than a parameter has."""
+    """Raise a ValueError that names an array that is missing or unknown, or of the wrong shape or dtype."""
     wanted = shapes.keys() | others.keys()
     for names, what in (
         (wanted - arrays.keys(), "is missing"),
-        (arrays.keys() - wanted, "is none that such a model has"),
+        (arrays.keys() - wanted, "does not belong to such a model"),
     ):
         if names:
             raise ValueError(
-                f"the array {shown(min(names))} {what}: the sizes in the configuration do not fit the arrays saved beside it"
+                f"the array {shown(min(names))} {what}: the sizes in the configuration do not fit the arrays saved "
+                "beside it"
             )
     for name, shape in shapes.items():
         found = arrays[name]
         if found.shape != shape or found.dtype != dtype:
             raise ValueError(
-                f"the array {name} is {found.dtype} of shape {found.shape}, but by the sizes in the configuration it must be {dtype} of "
-                f"shape {shape}"
+                f"the array {name} is {found.dtype} of shape {found.shape}, but by the sizes in the configuration it "
+                f"must be {dtype} of shape {shape}"
             )
 
 
-def recurrent(cell: str, input_size: int, hidden_size, num_layers: int, *, dropout: float = 0.0, **options):
-    """The network of a model: layers of one size, or of a size each; `dropout` is between them."""
+def recurrent(cell: str, input_size: int, hidden_size: int | list[int], num_layers: int, *, dropout=0.0, **options):
+    """Make the recurrent network of a model: layers of one size or, if `hidden_size` is a list, of a size each.
+
+    Dropout is between the layers, so a single layer has none.
+    """
     several = num_layers > 1 or not isinstance(hidden_size, int)
     return stacked.make(
         CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options
     )
 
 
-def remember_at_first(net, seed: int) -> None:
-    """Draw an LSTM's parameters with a forget bias of 1 (Jozefowicz et al. 2015); call it when all layers of the model are made."""
+def init_forget_bias(net, seed: int) -> None:
+    """Draw an LSTM's parameters with a forget bias of 1 (Jozefowicz et al. 2015). Call it after all layers are made."""
     for k, layer in enumerate(getattr(net, "layers", [net])):
         if layer.num_gates == 4:
             initialise(layer, "torch", forget_bias=1.0, seed=random_key(seed, k) if k else seed)
 
 
-def held_out_rows(N, part, key, name="validation"):
-    """(rows held out, rows kept) of N: a part drawn with the key, none if it is 0. Otherwise neither may be empty."""
-    held = round(N * _check.probability(name, part))
-    if part and not 0 < held < N:
+def select(values, rows):
+    """Some entries of a list or an array."""
+    return [values[i] for i in rows] if isinstance(values, list) else values[rows]
+
+
+def held_out_rows(N: int, fraction: float, key: int, name: str = "validation") -> tuple[np.ndarray, np.ndarray]:
+    """Split N rows at random into those held out and those kept; with a fraction of 0 all are kept, in order.
+
+    Raises
+    ------
+    ValueError
+        If the fraction is not 0, but one of the two parts would be empty. `name` is the argument in the message.
+    """
+    held = round(N * _check.probability(name, fraction))
+    if fraction and not 0 < held < N:
         if N < 2:
-            raise ValueError(f"{name}={part} of {N} cannot be held out: give more data, or {name}=0")
+            raise ValueError(f"{name}={fraction} of {N} cannot be held out: give more data, or {name}=0")
         what = "all" if held else "none"
         raise ValueError(
-            f"{name}={part} of {N} would hold out {what}: give a part from {0.6 / N:.2g} to {(N - 0.6) / N:.2g}, or 0"
+            f"{name}={fraction} of {N} would hold out {what}: give a fraction from {0.6 / N:.2g} to "
+            f"{(N - 0.6) / N:.2g}, or 0"
         )
     order = np.random.default_rng(key).permutation(N) if held else np.arange(N)
     return order[:held], order[held:]
 
 
-def most_likely(scores, what: str) -> np.ndarray:
-    """The place of the greatest of each row of scores (N, K).
+def most_likely(scores: np.ndarray, what: str) -> np.ndarray:
+    """The index of the largest score in each row of (N, K).
 
     Raises
     ------
-    RuntimeError  a row has a NaN; `what` is what it belongs to.
+    RuntimeError
+        If a row has a NaN. `what` is what a row belongs to, for the message.
     """
     wrong = np.flatnonzero(np.isnan(scores).any(1))
     if len(wrong):
         raise RuntimeError(
-            f"the network's outputs for {what} {wrong[0]} are NaN, as those of {len(wrong)} of {len(scores)}: its parameters have left all "
-            "bounds, or its inputs are too large; train again with a lower lr"
+            f"the network's outputs for {what} {wrong[0]} are NaN, and {len(wrong)} of {len(scores)} in all: the "
+            "parameters have diverged, or the inputs are too large; train again with a lower lr"
         )
     return scores.argmax(1)

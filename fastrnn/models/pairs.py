@@ -1,4 +1,4 @@
-"""Pairs as batches: sources, sequences or vectors, and the sequences to write about them."""
+"""Pairs as batches: a source, which is a sequence or a vector, and the target sequence to write about it."""
 
 from __future__ import annotations
 
@@ -15,38 +15,47 @@ from fastrnn.batches import Ragged, Sequences
 class Pair:
     """A batch of pairs, time-major."""
 
-    rows: np.ndarray  # (B,) which pairs they are
+    rows: np.ndarray  # (B,) indices of the pairs
     source: Ragged | np.ndarray  # (B, D) if the sources are vectors
     inputs: np.ndarray  # (T, B) ids that begin with <s>
-    targets: np.ndarray  # (T, B) ids that end with </s>, -1 behind it and where a symbol is not known
+    targets: np.ndarray  # (T, B) ids that end with </s>; -1 after it and for unknown symbols
     lengths: np.ndarray  # (B,) of the targets, 1..T
-    sampling: float = 0.0  # probability that an input is the model's own choice
+    sampling: float = 0.0  # probability that an input is drawn from the model's own prediction
 
     @property
     def valid(self) -> np.ndarray:
-        """Places of the target symbols in the flattened (T, B)."""
+        """Indices of the target symbols in the flattened (T, B)."""
         return np.flatnonzero(self.targets.ravel() >= 0)
 
 
 class Pairs(Sequences):
-    """Batches of pairs with sources, then targets, of similar length.
+    """Batches of pairs with sources, and then targets, of similar length.
 
-    sources : N arrays of ids (S_i,), S_i >= 1, or vectors (N, D)
-    targets : N arrays of ids, without the end
-    sampling : function of the epoch, optional: the probability of scheduled sampling
+    Parameters
+    ----------
+    sources : list of N int arrays (S,), or (N, D) ndarray
+        Ids of at least one symbol each, or vectors.
+    targets : list of N int arrays (T,)
+        Ids, without ``</s>``.
+    vocabulary : Symbols
+        The vocabulary of the targets.
+    batch_size, max_steps, seed
+        As in Sequences.
+    sampling : callable
+        The probability of scheduled sampling, a function of the epoch.
     """
 
     def __init__(
         self, sources, targets, vocabulary, batch_size, *, max_steps=None, seed=None, sampling=lambda epoch: 0.0
     ):
         self._sources, self._start, self._sampling = sources, vocabulary.start, sampling
-        self._source_lengths = (
-            np.array([len(ids) for ids in sources]) if isinstance(sources, list) else np.zeros(len(sources), int)
-        )
+        are_sequences = isinstance(sources, list)
+        self._source_lengths = np.array([len(ids) for ids in sources]) if are_sequences else np.zeros(len(sources), int)
         self.targets = [np.append(ids, vocabulary.end) for ids in targets]
         super().__init__(self.targets, batch_size, max_steps=max_steps, seed=seed)
 
-    def begin(self, epoch):
+    def begin(self, epoch: int) -> None:
+        """Draw the batches of an epoch."""
         self._epoch = epoch
         super().begin(epoch)
 
@@ -66,17 +75,15 @@ class Pairs(Sequences):
         targets = _padded(self.targets, rows, -1)
         inputs = np.roll(targets, 1, axis=0)
         there = np.arange(len(targets))[:, None] < self._lengths[rows]
-        inputs = np.where(
-            inputs >= 0, inputs, np.where(there, self._start, 0)
-        )  # a symbol that is not known enters as <s>
+        inputs = np.where(inputs >= 0, inputs, np.where(there, self._start, 0))  # an unknown symbol enters as <s>
         inputs[0] = self._start
         source = self._sources[rows] if isinstance(self._sources, np.ndarray) else None
         if source is None:
             source = Ragged(rows, _padded(self._sources, rows, 0), self._source_lengths[rows])
         return Pair(rows, source, inputs, targets, self._lengths[rows], float(self._sampling(self._epoch)))
 
-    def digest(self, config):
-        """What a checkpoint knows the data by: the ids, how long the sources are, and what the ids mean."""
+    def digest(self, config: dict) -> str:
+        """A hash by which a checkpoint identifies the data: the ids, the lengths of the sources, and the vocabularies."""
         found = hashlib.sha256(json.dumps(config).encode())
         for array in (self._source_lengths, *self._sources, *self.targets):
             found.update(np.ascontiguousarray(array).tobytes())
@@ -84,7 +91,7 @@ class Pairs(Sequences):
 
 
 def _padded(sequences, rows, padding):
-    """(T, B) int64."""
+    """Some sequences side by side, (T, B), int64."""
     out = np.full((max(len(sequences[row]) for row in rows), len(rows)), padding, np.int64)
     for b, row in enumerate(rows):
         out[: len(sequences[row]), b] = sequences[row]

@@ -1,24 +1,27 @@
-"""A recurrent stack over sequences of feature vectors, pooled to one vector each, and a linear layer: classifier and regressor."""
+"""What classifier and regressor share: a recurrent stack over feature vectors, pooled over the steps, and a linear layer."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from fastrnn import _check
 from fastrnn._check import data as check_data
 from fastrnn._check import stacked as check_stacked
-from fastrnn.batches import Generated, Sequences
+from fastrnn.batches import Generated
 from fastrnn.layers.feedforward import Dropout, Linear, random_key
-from fastrnn.models.model import CELLS, Model, held_out_rows, recurrent, remember_at_first
-from fastrnn.models.scaling import Scaler, Unscaled, cast, check_range, from_arrays, to_arrays
+from fastrnn.models.labelled import Batch, Labelled, usable_weights
+from fastrnn.models.model import CELLS, Examples, Model, init_forget_bias, recurrent
+from fastrnn.models.scaling import Scaler, Unscaled, check_range, from_arrays, to_arrays
 from fastrnn.parameters import Storage
+
+# A pooling takes the network, its outputs y (T, B, D*H), its final state and the lengths (B,). It returns the pooled
+# vectors (B, D*H) and a backward, which turns their gradient into arguments of the network's backward.
 
 
 def last(net, y, state, lengths):
-    """The final states of the top layer, side by side; for the reverse direction that is the one at the first step."""
+    """The final states of the top layer, side by side; the reverse direction's is the one at the first step."""
     layers = getattr(net, "layers", None)  # of a Stacked, whose state is a tuple of its members'
     top, state = (net, state) if layers is None else (layers[-1], state[-1])
     h, D = state[0] if top.cell.has_c else state, top.num_directions
@@ -44,7 +47,7 @@ def mean(net, y, state, lengths):
 
 
 def greatest(net, y, state, lengths):
-    """The greatest output of each unit over the sequence's own steps."""
+    """The maximum of each unit's output over the sequence's own steps."""
     valid = np.where((np.arange(len(y))[:, None] < lengths)[..., None], y, -np.inf)
     where = valid.argmax(0)[None]
 
@@ -57,7 +60,7 @@ def greatest(net, y, state, lengths):
 
 
 def each(net, y, state, lengths):
-    """Not pooled: the outputs of every step."""
+    """The outputs of every step, not pooled."""
     return y, lambda dy: {"dy": dy}
 
 
@@ -65,9 +68,9 @@ POOLINGS = {"last": last, "mean": mean, "max": greatest}
 
 
 class Pooled(Model):
-    """Base: a subclass has `_loss(output, batch) -> loss, backward` and gives `_build` the number of outputs."""
+    """Base of SequenceClassifier and SequenceRegressor, which define ``_loss(output, batch) -> loss, backward``."""
 
-    features_ = None  # names of the features, if they were fitted in data frames
+    features_: list[str] | None = None
     LAYERS = ("rnn", "linear")
     ARGUMENTS = ("cell", "hidden_size", "num_layers", "bidirectional", "pooling", "dropout", "standardize")
 
@@ -81,7 +84,7 @@ class Pooled(Model):
         pooling: str = "last",
         dropout: float = 0.0,
         standardize: bool = True,
-        dtype="float32",
+        dtype: str = "float32",
         seed: int | None = None,
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
@@ -106,7 +109,7 @@ class Pooled(Model):
         return check_data.sequences(X, self.rnn.input_size, self.features_)
 
     def _build(self, input_size, outputs, scaler, seed, features=None):
-        """Make the layers, with first values drawn from `seed`, in one storage."""
+        """Make the layers in one storage, with initial values drawn from `seed`."""
         self._scaler, self.features_ = scaler, features
         self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
@@ -115,46 +118,62 @@ class Pooled(Model):
             dropout=self.dropout, bidirectional=self.bidirectional, seed=random_key(seed, 3), **make,
         )  # fmt: skip
         self.linear = Linear(self.rnn.output_size, outputs, seed=random_key(seed, 4), **make)
-        self._dropout = Dropout(self.dropout) if self.dropout else None
-        remember_at_first(self.rnn, random_key(seed, 3))
+        self._dropout = Dropout(self.dropout)
+        init_forget_bias(self.rnn, random_key(seed, 3))
 
-    def loss_and_gradient(self, batch, state=None, *, into, rng: int):
-        """Mean loss of a batch of sequences, and None; the gradient is added to `into`, laid out as ``storage.flat``."""
+    def loss_and_gradient(self, batch: Batch, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
+        """Compute the loss of a batch and add its gradient to `into`.
+
+        Parameters
+        ----------
+        batch : Batch
+            Sequences with their targets and weights.
+        state : None
+            Not used: each sequence starts from zeros.
+        into : (P,) ndarray
+            Where the gradient is added, laid out like ``storage.flat``.
+        rng : int
+            Key of the dropout masks.
+
+        Returns
+        -------
+        loss : float
+            Weighted mean loss of the batch.
+        state : None
+            No state is carried to the next batch.
+        """
         ragged = batch.sequences
         (y, state), rnn_backward = self.rnn.vjp(ragged.x, lengths=ragged.lengths, rng=rng)
         pooled, pool_backward = self._pool(self.rnn, y, state, ragged.lengths)
-        if self._dropout is not None:
-            pooled, dropout_backward = self._dropout.vjp(pooled, rng=random_key(rng, 1))
+        pooled, dropout_backward = self._dropout.vjp(pooled, rng=random_key(rng, 1), out=pooled)
         output, linear_backward = self.linear.vjp(pooled)
         loss, loss_backward = self._loss(output, batch)
         dpooled = linear_backward(loss_backward(), into=into).x
-        if self._dropout is not None:
-            dpooled = dropout_backward(dpooled).x
+        dpooled = dropout_backward(dpooled, out=dpooled).x
         rnn_backward(**pool_backward(dpooled), need_x=False, into=into)
         rnn_backward.release()
         return loss, None
 
     def _outputs(self, ragged):
-        """What the linear layer gives for some sequences: (B, outputs), or (T, B, outputs) if not pooled."""
+        """The linear layer's outputs for some sequences: (B, outputs), or (T, B, outputs) if not pooled."""
         y, state = self.rnn(ragged.x, lengths=ragged.lengths)
         return self.linear(self._pool(self.rnn, y, state, ragged.lengths)[0])
 
-    def _outputs_of(self, X, batch_size):
-        """(rows, outputs) of checked sequences, batch by batch."""
+    def _outputs_of(self, X, batch_size) -> Iterator[tuple]:
+        """The sequences and the outputs of each batch of checked sequences."""
         for batch in Labelled(X, None, None, self._scaler, batch_size, None, None, dtype=self.dtype):
             yield batch.sequences, self._outputs(batch.sequences)
 
-    @staticmethod
-    def _split(X, y, weights, validation, seed):
-        """X, y and weights of training, and the held-out (X, y) or None, before anything is learnt from them."""
-        out, kept = held_out_rows(len(X), validation, random_key(seed, 2))
-        if not len(out):
-            return X, y, weights, None
-        return _some(X, kept), _some(y, kept), weights[kept], (_some(X, out), _some(y, out))
+    def _read_sequences(self, X, like: Examples | None):
+        """Checked sequences and the names of their features; both must fit the training data `like`."""
+        if like is None:
+            return check_data.sequences(X), check_data.columns(X)
+        features = like.common["features"]
+        return check_data.sequences(X, like.columns[0][0].shape[1], features), features
 
     def _batches(self, X, targets, weights, held, batch_size, max_steps, seed, scaler):
-        """Training and held-out batches; `held` is a pair (X, targets) or None."""
-        weights = _usable(weights)
+        """The training batches and the held-out ones; `held` is a pair (X, targets) or None."""
+        weights = usable_weights(weights)
         if not self.standardize:
             check_range("sequence", X, scaler, self.dtype)
         if held is not None:
@@ -163,7 +182,7 @@ class Pooled(Model):
         return Labelled(X, targets, weights, scaler, batch_size, max_steps, random_key(seed, 1), dtype=self.dtype), held
 
     def _generated(self, make, updates, width, features, scaler, targets_of):
-        """Batches of a generator of pairs (X, y); `targets_of(X, y)` checks y."""
+        """The batches of a generator of pairs (X, y); `targets_of(X, y)` checks y."""
 
         def batch_of(given, share):
             X, y = given
@@ -186,74 +205,7 @@ class Pooled(Model):
         self._build(size, self._outputs_in(config), scaler, 0, features)
 
 
-def names_fit(key, names, count):
-    """As many names as there are columns, or None."""
+def names_fit(key: str, names: list[str] | None, count: int) -> None:
+    """Raise a ValueError unless there are as many names as columns, or none."""
     if names is not None and len(names) != count:
         raise ValueError(f"{key} has {len(names)} names, but there are {count} columns")
-
-
-def _usable(weights):
-    """Weights (N,), brought by a power of two to numbers that float32 has if they are very large or small: only their ratios count."""
-    largest = weights.max()
-    if not np.isfinite(largest):
-        raise ValueError(
-            "sample_weight times class_weight is too large for float64: only their ratios count, so give smaller ones"
-        )
-    if not largest > 0:
-        raise ValueError(
-            f"all {len(weights)} sequences have weight 0: nothing can be learnt; give sample_weight or class_weight above 0"
-        )
-    return weights if 2.0**-60 < largest < 2.0**60 else np.ldexp(weights, -int(np.frexp(largest)[1]))
-
-
-def _some(targets, rows):
-    return [targets[i] for i in rows] if isinstance(targets, list) else targets[rows]
-
-
-class Batch:
-    """sequences : Ragged; targets : (B, …), or (T, B, …) with one for each step; weights : (B,) or None"""
-
-    def __init__(self, sequences, targets, weights):
-        self.sequences, self.targets, self.weights = sequences, targets, weights
-
-
-class Labelled(Sequences):
-    """Batches of sequences, scaled as they are put together, with their targets and weights.
-
-    targets : (N, …) array, or N arrays (T_i, …) with one for each step; None if there are none
-    weights : (N,), or None
-    dtype : of the engine
-    """
-
-    def __init__(self, X, targets, weights, scaler, batch_size, max_steps, seed, *, dtype):
-        super().__init__(X, batch_size, max_steps=max_steps, seed=seed)
-        self._targets, self._weights, self._scaler, self._dtype = targets, weights, scaler, dtype
-
-    def _batch(self, rows):
-        ragged = self._ragged(rows)
-        with np.errstate(over="ignore"):  # `cast` names what is too large
-            ragged.x = cast(self._scaler(ragged.x), self._dtype, lambda place: f"sequence {rows[place[1]]}")
-        targets = self._targets
-        if isinstance(targets, list):
-            targets = np.zeros((len(ragged.x), len(rows), *self._targets[0].shape[1:]), self._targets[0].dtype)
-            for b, row in enumerate(rows):
-                targets[: ragged.lengths[b], b] = self._targets[row]
-        elif targets is not None:
-            targets = targets[rows]
-        return Batch(ragged, targets, None if self._weights is None else self._weights[rows])
-
-    @staticmethod
-    def steps_of(batch):
-        return int(batch.sequences.lengths.sum())
-
-    def weight_of(self, batch):
-        """The weights of its sequences; where each step has a target, those of its steps."""
-        each = batch.sequences.lengths if isinstance(self._targets, list) else 1
-        return float((batch.weights * each).sum())
-
-    def digest(self, *others):
-        """What a checkpoint knows the data by, and other arrays."""
-        found = hashlib.sha256(self._weights.tobytes())
-        for array in (*self._x, *self._targets, *others):
-            found.update(np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()[:12]

@@ -1,26 +1,61 @@
-"""A sequence to numbers, or each of its steps to numbers: recurrent stack, linear layer, mean squared error."""
+"""A regressor of whole sequences or of each of their steps: recurrent stack, linear layer, mean squared error."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from fastrnn import _check
 from fastrnn._check import data as check_data
 from fastrnn.losses import mean_squared_error
-from fastrnn.models.model import DEFAULTS
+from fastrnn.models.model import Examples, Plan
 from fastrnn.models.pooled import Pooled, each
 from fastrnn.models.scaling import cast, check_range, from_arrays, to_arrays
-from fastrnn.settings import Settings
 
 
 class SequenceRegressor(Pooled):
-    """Learns numbers that belong to a sequence of feature vectors (remaining life, a dose), or to each of its steps.
+    """Predict numbers for sequences of feature vectors (remaining life, a dose), or for each of their steps.
 
     Parameters
     ----------
-    per_step : numbers for each step instead of for the whole sequence; `pooling` does not matter then
-    standardize : features and targets are shifted and scaled to mean 0 and standard deviation 1 over what `fit` sees; saved with the model
-    The others, and the attributes, as in SequenceClassifier; the history also has `validation_r2`.
+    cell : {"lstm", "gru", "rnn"}, default="lstm"
+        Kind of recurrent layer; "rnn" has the tanh activation.
+    hidden_size : int or sequence of int, default=64
+        Units of each recurrent layer and direction, or a list with the units of each layer.
+    num_layers : int, default=1
+        Number of recurrent layers.
+    bidirectional : bool, default=False
+        Read the sequences in both directions.
+    pooling : {"last", "mean", "max"}, default="last"
+        What represents the whole sequence: the final states, or the mean or maximum of the outputs over its steps. Not
+        used with `per_step`.
+    dropout : float, default=0.0
+        Dropout probability after each recurrent layer (training only), 0 <= dropout < 1.
+    standardize : bool, default=True
+        Shift and scale features and targets to mean 0 and standard deviation 1 over the training data. The scales are
+        saved with the model.
+    per_step : bool, default=False
+        Predict numbers for each step instead of for the whole sequence.
+    dtype : {"float32", "float64"}, default="float32"
+        What the network computes in.
+    seed : int, optional
+        Seed of the initial parameters, the order of the batches and dropout. The same seed gives the same training run,
+        bit for bit, on any number of threads. By default a random one is drawn.
+
+    Attributes
+    ----------
+    features_ : list of str or None
+        Names of the features if they came as columns of data frames.
+    history : list of dict
+        An entry for each evaluation: `epoch`, `update`, `lr`, `train_loss` and, with validation data,
+        `validation_loss` and `validation_r2`.
+    outcome : str or None
+        How training ended: "finished", "stopped early", "interrupted" (by Ctrl-C) or "diverged"; None before `fit`.
+    message : str or None
+        Details of the outcome, if there are any.
+    speed : float or None
+        Steps per second in the last training, padding not counted.
 
     Examples
     --------
@@ -35,71 +70,118 @@ class SequenceRegressor(Pooled):
     ARGUMENTS = (*Pooled.ARGUMENTS, "per_step")
     FIGURES = ("loss", "r2")
 
-    def __init__(self, *arguments, per_step: bool = False, **options):
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        cell: str = "lstm",
+        hidden_size: int | Sequence[int] = 64,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        pooling: str = "last",
+        dropout: float = 0.0,
+        standardize: bool = True,
+        per_step: bool = False,
+        dtype: str = "float32",
+        seed: int | None = None,
+    ):
+        super().__init__(
+            cell, hidden_size, num_layers, bidirectional=bidirectional, pooling=pooling, dropout=dropout,
+            standardize=standardize, dtype=dtype, seed=seed,
+        )  # fmt: skip
         self.per_step = bool(per_step)
 
-    def fit(self, X, y, *, epochs: int = 50, batch_size: int = 32, max_steps=None, validation=0.0, sample_weight=None,
-            verbose: bool = True, **settings):  # fmt: skip
-        """Learn from sequences and their numbers, anew. Ctrl-C ends the training; what was best so far is kept.
+    def fit(
+        self,
+        X,
+        y,
+        *,
+        epochs: int = 50,
+        batch_size: int = 32,
+        max_steps: int | None = None,
+        validation: float | tuple = 0.0,
+        sample_weight=None,
+        verbose: bool = True,
+        **settings,
+    ) -> SequenceRegressor:
+        """Train a new network on sequences and their numbers. Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------
-        X : as in ``SequenceClassifier.fit``
-        y : (N,) or (N, K) numbers; with per_step N arrays (T,) or (T, K). They are shifted and scaled in float64
-        validation : a pair (X, y), or the fraction of the sequences that is held out
-        sample_weight : (N,) numbers >= 0, optional
-        The others as in ``SequenceClassifier.fit``
+        X : list of N arrays or data frames (T, features), or (N, T, features) array
+            The sequences, of any lengths T >= 1. An array may be padded with NaN at the ends. Columns of data frames
+            are matched by name. Features are standardized in float64.
+        y : (N,) or (N, K) array_like, or list of N arrays (T,) or (T, K) with `per_step`
+            The targets. They are standardized in float64.
+        epochs : int, default=50
+            Number of passes over the training data.
+        batch_size : int, default=32
+            Sequences in each update. Sequences of similar length are batched together.
+        max_steps : int, optional
+            Upper limit of the steps in an update, padding included.
+        validation : float or tuple (X, y), default=0.0
+            The held-out data, or the fraction of the sequences to hold out, drawn with the seed. The parameters with
+            the lowest validation loss are kept, which may be the initial ones; with 0, the last ones. The scalers are
+            learnt from the other sequences.
+        sample_weight : (N,) array_like of float, optional
+            Weights of the sequences in the loss, >= 0.
+        verbose : bool, default=True
+            Show the progress on stderr.
+        **settings
+            Other fields of ``fastrnn.settings.Settings``: `optimizer`, `lr`, `schedule`, `patience`, `checkpoint`,
+            `resume` and so on. The defaults are optimizer="adam", lr=2e-3, clip_norm=5.0 and loss_limit=30.0.
 
         Returns
         -------
-        self
+        SequenceRegressor
+            This model, fitted.
 
         Raises
         ------
-        ValueError, TypeError  a sequence is empty, of another width or has a NaN; y does not fit X; an argument is out of its range.
-            Nothing has been changed or written then.
+        ValueError, TypeError
+            If a sequence is empty, has a NaN or another number of features, if y does not fit X, or if an argument is
+            out of its range. The model and the checkpoint directory are unchanged then.
 
         Warns
         -----
-        RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
+        RuntimeWarning
+            If training diverged or was interrupted; see `outcome` and `message`.
         """
-        settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
-        features = check_data.columns(X)
-        X = check_data.sequences(X)
-        y, flat = self._targets(X, y)
-        seed = self._drawn_seed(settings)
+        settings = self._settings(epochs, verbose, settings)
+        return self._fit((X, y, sample_weight), validation, settings, batch_size=batch_size, max_steps=max_steps)
+
+    def _read(self, X, y, sample_weight=None, *, like=None):
+        X, features = self._read_sequences(X, like)
+        y, flat = self._targets(X, y, None if like is None else like.columns[1][0].shape[-1])
         weights = np.ones(len(X)) if sample_weight is None else _check.weights(sample_weight, (len(X),))
-        if isinstance(validation, (tuple, list)):
-            held_X = check_data.sequences(validation[0], X[0].shape[1], features)
-            held = held_X, self._targets(held_X, validation[1], y[0].shape[-1])[0]
-        else:
-            X, y, weights, held = self._split(X, y, weights, validation, seed)
+        return Examples((X, y, weights), {"features": features, "flat": flat})
+
+    def _prepare(self, data, held, seed, settings, *, batch_size, max_steps):
+        X, y, weights = data.columns
         if settings.monitor == "r2" and held is not None:
-            enough_for_r2(held[1])
+            enough_for_r2(held.columns[1])
         scaler = self._scaler_of(X)
         target_scaler = self._scaler_of(y if self.per_step else [y], constant=0.0, name="target")
-        held = None if held is None else (held[0], self._scaled(held[1], target_scaler, "held-out y"))
+        if held is not None:
+            held = held.columns[0], self._scaled(held.columns[1], target_scaler, "held-out y")
         y = self._scaled(y, target_scaler)
-        data, held_out = self._batches(X, y, weights, held, batch_size, max_steps, seed, scaler)
+        batches = self._batches(X, y, weights, held, batch_size, max_steps, seed, scaler)
 
         def identity(data):
             scale = to_arrays("target_scaler", target_scaler).values()
             return {"data": data.digest(*scale), "batch_size": batch_size, "max_steps": max_steps}
 
         def build():
-            self._target_scaler, self._flat = target_scaler, flat
-            self._build(X[0].shape[1], y[0].shape[-1], scaler, seed, features)
+            self._target_scaler, self._flat = target_scaler, data.common["flat"]
+            self._build(X[0].shape[1], y[0].shape[-1], scaler, seed, data.common["features"])
 
-        self._train(build, data, settings, seed=seed, validation=held_out, identity=identity, unit="steps")
-        return self
+        return Plan(build, lambda: batches, identity)
 
     @property
     def _pool(self):
         return each if self.per_step else super()._pool
 
     def _targets(self, X, y, width=None):
-        """y as (N, K), or N arrays (T_i, K), checked, and whether K was left out."""
+        """Checked y as (N, K), or as N arrays (T, K), and whether it came without the axis K."""
         if not self.per_step:
             y = check_data.real_numbers("y", y)
             if y.shape[:1] != (len(X),) or y.ndim > 2:
@@ -114,7 +196,8 @@ class SequenceRegressor(Pooled):
             for i, (x, of_one) in enumerate(zip(X, y)):
                 if of_one.shape[:1] != x.shape[:1] or of_one.ndim > 2 or of_one.shape[1:] != y[0].shape[1:]:
                     raise ValueError(
-                        f"y[{i}] has shape {of_one.shape}, but X[{i}] has {len(x)} steps and y[0] has shape {y[0].shape}"
+                        f"y[{i}] has shape {of_one.shape}, but X[{i}] has {len(x)} steps and y[0] has shape "
+                        f"{y[0].shape}"
                     )
             found, flat = [of_one.reshape(len(of_one), -1) for of_one in y], y[0].ndim == 1
         if width is not None and found[0].shape[-1] != width:
@@ -122,7 +205,7 @@ class SequenceRegressor(Pooled):
         return found, flat
 
     def _scaled(self, y, scaler, name="y"):
-        """Targets as the network learns them."""
+        """Standardized targets, in the dtype of the network."""
         if self.per_step:
             check_range(name, y, scaler, self.dtype)
             return [scaler(of_one).astype(self.dtype, copy=False) for of_one in y]
@@ -134,8 +217,20 @@ class SequenceRegressor(Pooled):
         weights = np.broadcast_to(batch.weights, output.shape[:2])
         return mean_squared_error.vjp(output, batch.targets, lengths=batch.sequences.lengths, weights=weights)
 
-    def evaluate(self, batches) -> dict:
-        """{"loss": mean squared error of the scaled numbers, "r2": coefficient of determination, mean over the K}."""
+    def evaluate(self, batches) -> dict[str, float]:
+        """Compute the loss and R² over some batches.
+
+        Parameters
+        ----------
+        batches : iterable of Batch
+            Sequences with their standardized targets.
+
+        Returns
+        -------
+        dict
+            "loss", the mean squared error of the standardized targets, and "r2", the coefficient of determination,
+            averaged over the K targets.
+        """
         found, wanted = [], []
         for batch in batches:
             output, valid = self._outputs(batch.sequences), ...
@@ -146,8 +241,21 @@ class SequenceRegressor(Pooled):
         found, wanted = np.concatenate(found).astype(float), np.concatenate(wanted).astype(float)
         return {"loss": float(((found - wanted) ** 2).mean()), "r2": _r2(found, wanted)}
 
-    def predict(self, X, *, batch_size: int = 256):
-        """(N,) or (N, K) numbers, as y was in `fit`; with per_step a list of N arrays (T,) or (T, K). They are float64."""
+    def predict(self, X, *, batch_size: int = 256) -> np.ndarray | list[np.ndarray]:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : list of N arrays or data frames (T, features), or (N, T, features) array
+            The sequences, as in `fit`.
+        batch_size : int, default=256
+            Sequences computed at a time. The results do not depend on it.
+
+        Returns
+        -------
+        (N,) or (N, K) ndarray, or list of N arrays (T,) or (T, K) with `per_step`
+            Predictions, float64, in the form of the `y` in `fit`.
+        """
         self._check_fitted()
         X = self._sequences(X)
         K = self.linear.out_features
@@ -162,9 +270,24 @@ class SequenceRegressor(Pooled):
         return found[:, 0] if self._flat and not self.per_step else found
 
     def score(self, X, y) -> float:
-        """R², the coefficient of determination (1 is perfect, 0 is as good as the mean), the mean over the K numbers.
+        """Compute R², the coefficient of determination, averaged over the K targets.
 
-        A column that never changes counts 1 if it is met exactly, else 0. At least two rows are needed.
+        Parameters
+        ----------
+        X : list of N arrays or data frames (T, features), or (N, T, features) array
+            The sequences, as in `fit`.
+        y : (N,) or (N, K) array_like, or list of N arrays (T,) or (T, K) with `per_step`
+            The true targets, at least two rows. A constant column counts 1 if it is predicted exactly, else 0.
+
+        Returns
+        -------
+        float
+            1 for perfect predictions, 0 for predictions as good as the mean.
+
+        Raises
+        ------
+        ValueError
+            If y has one row only.
         """
         self._check_fitted()
         X = self._sequences(X)
@@ -190,21 +313,19 @@ class SequenceRegressor(Pooled):
         if config["flat"] and config["outputs"] != 1:
             raise ValueError(f"flat is true, but outputs is {config['outputs']}: only one number for each can be flat")
         super()._rebuild(config, arrays)
-        self._target_scaler, self._flat = (
-            from_arrays("target_scaler", arrays, config["outputs"], self.standardize),
-            config["flat"],
-        )
+        self._target_scaler = from_arrays("target_scaler", arrays, config["outputs"], self.standardize)
+        self._flat = config["flat"]
 
 
 def _r2(found, wanted):
-    """The mean over the columns; a column that never changes counts 1 if it is met exactly, else 0, as in scikit-learn."""
+    """The mean over the columns. A constant column counts 1 if it is predicted exactly, else 0, as in scikit-learn."""
     residual, total = ((found - wanted) ** 2).sum(0), ((wanted - wanted.mean(0)) ** 2).sum(0)
     constant = (wanted == wanted[0]).all(0)
     return float(np.where(constant, residual == 0, 1 - residual / np.where(constant, 1, total)).mean())
 
 
-def enough_for_r2(y, advice="hold out more, or leave monitor='r2' out") -> None:
-    """Raise a ValueError if R² of held-out targets, (N, K) or N arrays (T_i, K), does not depend on the model."""
+def enough_for_r2(y, advice: str = "hold out more, or leave monitor='r2' out") -> None:
+    """Raise a ValueError if R² of held-out targets, (N, K) or N arrays (T, K), does not depend on the predictions."""
     rows = np.concatenate(y) if isinstance(y, list) else y
     if len(rows) < 2:
         raise ValueError(f"the held-out part has {len(rows)} row of targets, but R² needs at least 2: {advice}")

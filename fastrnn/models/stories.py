@@ -11,27 +11,27 @@ from fastrnn.batches import Sequences
 from fastrnn.layers.feedforward import random_key
 from fastrnn.models import unseen
 
-EMPTY = ()  # the sentence that every story begins with: a hop that has nothing to look for looks there
+EMPTY = ()  # the sentence that every story begins with: a hop that finds nothing relevant can attend to it
 
 
 class Batch(NamedTuple):
-    """Some questions. The sentences of all their stories, as far as they are remembered, lie one story after another."""
+    """Some questions. The sentences in the memories of all of them lie one story after another."""
 
     store: tuple  # start, words and weights of all sentences, as `_engine.bag` takes them
-    sentence: np.ndarray  # (U,) the sentences of the store that there are, each once
-    which: np.ndarray  # (S,) which of these
-    ages: np.ndarray  # (S,) how many sentences of its story are younger; of the empty one the most that there can be
-    row: np.ndarray  # (S,) to which question it belongs
-    first: np.ndarray  # (B,) row b remembers first[b] .. first[b]+count[b]; the first of them is empty
+    sentence: np.ndarray  # (U,) the distinct sentences of the store that occur
+    which: np.ndarray  # (S,) indices into `sentence`
+    ages: np.ndarray  # (S,) how many sentences of its story come after it; the empty one has the maximum
+    row: np.ndarray  # (S,) the question that it belongs to
+    first: np.ndarray  # (B,) the memory of row b is first[b] .. first[b]+count[b]; its first sentence is empty
     count: np.ndarray  # (B,)
     lengths: np.ndarray  # (B,) sentences of the whole story
-    question: np.ndarray  # (B,) which sentence of the store
+    question: np.ndarray  # (B,) its sentence in the store
     targets: np.ndarray | None  # (B,)
     softmax: bool  # over the memory; False while the start is linear
 
 
 class Questions(Sequences):
-    """Batches of questions in random order, or in theirs without a seed."""
+    """Batches of questions in random order, or in the given order without a seed."""
 
     def __init__(self, model, X, y, batch_size, seed):
         self._linear_start = 0 if seed is None else model.linear_start
@@ -49,11 +49,12 @@ class Questions(Sequences):
         self.steps = len(X)
 
     def begin(self, epoch: int) -> None:
+        """Draw the batches of an epoch."""
         self._softmax = epoch >= self._linear_start
         N, B = len(self._x), self._batch_size
-        order = (
-            np.arange(N) if self._seed is None else np.random.default_rng(random_key(self._seed, epoch)).permutation(N)
-        )
+        order = np.arange(N)
+        if self._seed is not None:
+            order = np.random.default_rng(random_key(self._seed, epoch)).permutation(N)
         self._plan = [order[first : first + B] for first in range(0, N, B)]
 
     def _batch(self, rows):
@@ -79,11 +80,12 @@ class Questions(Sequences):
         )
 
     @staticmethod
-    def steps_of(batch):
+    def steps_of(batch: Batch) -> int:
+        """Number of questions of a batch."""
         return len(batch.count)
 
-    def digest(self):
-        """What a checkpoint knows the data by."""
+    def digest(self) -> str:
+        """A hash of the data, by which a checkpoint identifies them."""
         found = hashlib.sha256()
         for array in (*self._store, self._question, self._targets, self._lengths, *self._x):
             found.update(array.tobytes())
@@ -91,9 +93,11 @@ class Questions(Sequences):
 
 
 def _store(sentences, model):
-    """(start, word, a, b): sentence s has the words start[s] .. start[s+1], those that the model knows; a word's vector counts a + b * k/d.
+    """Sentences as arrays (start, word, a, b).
 
-    The position encoding is l = 2 ((1 - j/J) - (k/d) (1 - 2j/J)) for word j = 1..J of the sentence and number k = 1..d of the vector.
+    Sentence s has the known words word[start[s]:start[s+1]]; element k of a word's vector is weighted by a + b * k/d.
+    The position encoding is l = 2 ((1 - j/J) - (k/d) (1 - 2j/J)) for word j = 1..J of the sentence and element
+    k = 1..d of the vector.
     """
     start, word, place = [0], [], []
     for sentence in sentences:

@@ -1,4 +1,4 @@
-"""Vocabularies of sequences of symbols: words of a sentence, letters of a word, sounds."""
+"""Vocabularies of symbols: the words of a sentence, the letters or the sounds of a word."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ END, UNKNOWN, START = "</s>", "<unk>", "<s>"
 
 
 class Symbols:
-    """The symbols of one side of pairs, by id.
+    """The vocabulary of the sources or of the targets.
 
-    Of sources: ``<unk>``, then the symbols. A symbol that the model does not know is ``<unk>``, whether training had such symbols or not
-    (if it had none, the vector of ``<unk>`` is as it was drawn). Of targets: ``</s>``, which ends each sequence, then ``<unk>`` only if
-    training had symbols below min_count, then the symbols; without ``<unk>`` a symbol that the model does not know is `unseen.UNSEEN`.
+    Of sources: ``<unk>``, then the symbols. A symbol that the model does not know is ``<unk>``; if training had none
+    below min_count, the vector of ``<unk>`` keeps its initial value. Of targets: ``</s>``, which ends each sequence,
+    then ``<unk>`` if training had symbols below min_count, then the symbols. Without ``<unk>``, a symbol that the model
+    does not know is `unseen.UNSEEN`.
 
-    symbols : list of str, the most frequent first, behind those of the vocabulary itself
-    start : the id that stands before a target, ``<s>``: one more than all ids that can be predicted
+    Parameters
+    ----------
+    symbols : list of str
+        The symbols in the order of their ids: ``</s>`` and ``<unk>`` first, then by falling frequency.
 
     Examples
     --------
@@ -40,7 +43,7 @@ class Symbols:
 
     @classmethod
     def of(cls, sequences, min_count: int = 1, ends: bool = False) -> Symbols:
-        """The symbols that occur at least `min_count` times; `ends`: of targets."""
+        """The vocabulary of symbols that occur at least `min_count` times; `ends` for targets."""
         count = collections.Counter(symbol for sequence in sequences for symbol in sequence)
         rare = count.pop(UNKNOWN, 0) > 0 or any(n < min_count for n in count.values())
         known = sorted(
@@ -49,9 +52,8 @@ class Symbols:
         below = sum(n < min_count for n in count.values())
         if below:
             lost = counted(sum(n for n in count.values() if n < min_count), "time")
-            say(
-                f"{'targets' if ends else 'sources'}: {counted(below, 'symbol')} rarer than min_count={min_count} read as {UNKNOWN}, {lost}"
-            )
+            side = "targets" if ends else "sources"
+            say(f"{side}: {counted(below, 'symbol')} rarer than min_count={min_count} read as {UNKNOWN}, {lost}")
         return cls([END] * ends + [UNKNOWN] * (rare or not ends) + known)
 
     def __repr__(self):
@@ -62,19 +64,23 @@ class Symbols:
 
     @property
     def start(self) -> int:
+        """The id of ``<s>``, the input of the first step: one more than all ids that can be predicted."""
         return len(self.symbols)
 
     def encode(self, sequence) -> np.ndarray:
-        """Ids, int32, without the end."""
+        """The ids of a sequence, int32, without ``</s>``."""
         other = unseen.UNSEEN if self._unknown is None else self._unknown
         return np.array([self._id_of.get(symbol, other) for symbol in sequence], np.int32)
 
     def encode_targets(self, sequences, where: str) -> list[np.ndarray]:
-        """The ids of each target. One warning names the symbols that are not known; `where` is what the targets are."""
+        """The ids of each target. One warning names unknown symbols; `where` is its name for the data."""
         strange = [symbol for sequence in sequences for symbol in sequence if symbol not in self._id_of]
-        effect = f"they count as {UNKNOWN}" if self._unknown is not None else (
-            f"without {UNKNOWN}, which training with min_count > 1 learns from rare symbols, they have no loss and can only be predicted wrong"
-        )  # fmt: skip
+        effect = f"they count as {UNKNOWN}"
+        if self._unknown is None:
+            effect = (
+                f"without {UNKNOWN}, which training with min_count > 1 learns from rare symbols, they have no loss and "
+                "can only be predicted wrong"
+            )
         unseen.warn(strange, sum(map(len, sequences)), "symbols", where, effect)
         return [self.encode(sequence) for sequence in sequences]
 

@@ -1,9 +1,8 @@
-"""A tag for each word of a sentence: word vectors, a character network that builds more of them, a bidirectional stack, softmax."""
+"""A tag for each word of a sentence: word vectors, a network over the characters, a bidirectional stack, softmax."""
 
 from __future__ import annotations
 
 import collections
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -12,41 +11,61 @@ import numpy as np
 from fastrnn import _check, _engine
 from fastrnn._check import data as check_data
 from fastrnn._check import stacked as check_stacked
-from fastrnn.batches import Sequences
 from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
-from fastrnn.models.model import CELLS, DEFAULTS, Model, held_out_rows, most_likely, recurrent, remember_at_first
+from fastrnn.models.model import CELLS, Examples, Model, Plan, init_forget_bias, most_likely, recurrent
+from fastrnn.models.sentences import UNKNOWN, SentenceBatch, Sentences
 from fastrnn.parameters import Storage
-from fastrnn.settings import Settings
-
-UNKNOWN = 0  # id of a word or character that was not, or not often enough, in the training data
 
 
 class SequenceTagger(Model):
-    """Learns a tag for each word of a sentence: parts of speech, names, chunks.
+    """Tag each word of a sentence: parts of speech, names, chunks.
 
-    A word is its vector from a table and, beside it, the final states of a bidirectional network over its characters, so words never
-    seen are understood by their spelling (Ling et al. 2015, Plank et al. 2016). The stack over the words is bidirectional.
+    A word is represented by its vector from a table and by the final states of a bidirectional network over its
+    characters, so that words not seen in training are understood by their spelling (Ling et al. 2015, Plank et al.
+    2016). The stack over the words is bidirectional.
 
     Parameters
     ----------
-    cell : "lstm", "gru" or "rnn" (tanh), of both networks
-    hidden_size : units of each layer and direction over the words; or a list with those of each layer
-    num_layers : layers over the words
-    word_size : numbers of a word's vector
-    char_size, char_hidden_size : numbers of a character's vector, and units of each direction over the characters
-    min_count : words that are rarer than this in the training data have no vector of their own
-    dropout : probability of a zero in the input and the output of the stack over the words and between its layers, in training
-    word_dropout : probability that a word's own vector is replaced by that of unknown words, in training
-    dtype : "float32" or "float64"
-    seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
+    cell : {"lstm", "gru", "rnn"}, default="lstm"
+        Kind of both recurrent networks; "rnn" has the tanh activation.
+    hidden_size : int or sequence of int, default=128
+        Units of each layer and direction over the words, or a list with the units of each layer.
+    num_layers : int, default=1
+        Number of layers over the words.
+    word_size : int, default=128
+        Size of the word embedding.
+    char_size : int, default=64
+        Size of the character embedding.
+    char_hidden_size : int, default=64
+        Units of each direction over the characters.
+    min_count : int, default=1
+        Words that occur less often in the training data have no vector of their own.
+    dropout : float, default=0.3
+        Dropout probability in the input and the output of the stack over the words and between its layers (training
+        only), 0 <= dropout < 1.
+    word_dropout : float, default=0.2
+        Probability that a word's own vector is replaced by the vector of unknown words (training only).
+    dtype : {"float32", "float64"}, default="float32"
+        What the network computes in.
+    seed : int, optional
+        Seed of the initial parameters, the order of the batches and dropout. The same seed gives the same training run,
+        bit for bit, on any number of threads. By default a random one is drawn.
 
     Attributes
     ----------
-    tags_ : list of the tags, sorted
-    history, outcome, message : as in LanguageModel; the history also has `validation_accuracy`
-    speed : words/s of the last `fit`
+    tags_ : list of str
+        The tags of the training data, sorted.
+    history : list of dict
+        An entry for each evaluation: `epoch`, `update`, `lr`, `train_loss` and, with validation data,
+        `validation_loss` and `validation_accuracy`.
+    outcome : str or None
+        How training ended: "finished", "stopped early", "interrupted" (by Ctrl-C) or "diverged"; None before `fit`.
+    message : str or None
+        Details of the outcome, if there are any.
+    speed : float or None
+        Words per second in the last training.
 
     Examples
     --------
@@ -60,17 +79,11 @@ class SequenceTagger(Model):
 
     LAYERS = ("words", "characters", "char_rnn", "rnn", "linear")
     FIGURES = ("loss", "accuracy")
+    UNIT = "words"
     ARGUMENTS = (
-        "cell",
-        "hidden_size",
-        "num_layers",
-        "word_size",
-        "char_size",
-        "char_hidden_size",
-        "min_count",
-        "dropout",
+        "cell", "hidden_size", "num_layers", "word_size", "char_size", "char_hidden_size", "min_count", "dropout",
         "word_dropout",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -84,7 +97,7 @@ class SequenceTagger(Model):
         min_count: int = 1,
         dropout: float = 0.3,
         word_dropout: float = 0.2,
-        dtype="float32",
+        dtype: str = "float32",
         seed: int | None = None,
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
@@ -99,72 +112,82 @@ class SequenceTagger(Model):
 
     def fit(
         self,
-        X,
-        y,
+        X: Sequence[Sequence[str]],
+        y: Sequence[Sequence[str]],
         *,
         epochs: int = 20,
         batch_size: int = 32,
-        max_steps=None,
-        validation=0.0,
+        max_steps: int | None = None,
+        validation: float | tuple = 0.0,
         verbose: bool = True,
         **settings,
-    ):
-        """Learn from sentences and their tags, anew. Ctrl-C ends the training; what was best so far is kept.
+    ) -> SequenceTagger:
+        """Train a new network on sentences and their tags. Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------
-        X : list of N sentences, each a list of at least one word (non-empty str)
-        y : list of N lists of tags (str), one for each word
-        epochs : times through the data
-        batch_size : sentences of an update; those of similar length come together
-        max_steps : words of an update with padding, at most, optional
-        validation : a pair (X, y), or the fraction of the sentences, drawn with the seed, that is held out: the parameters that are
-            best on it are kept, which may be the first ones. A tag that only the held-out part has counts as wrong, and a warning names
-            it. 0: the last parameters are kept
-        verbose : show progress on stderr
-        The others: as in ``SequenceClassifier.fit``
+        X : list of N lists of str
+            The sentences, each a list of at least one word. A word has at least one character.
+        y : list of N lists of str
+            The tags, one for each word.
+        epochs : int, default=20
+            Number of passes over the training data.
+        batch_size : int, default=32
+            Sentences in each update. Sentences of similar length are batched together.
+        max_steps : int, optional
+            Upper limit of the words in an update, padding included.
+        validation : float or tuple (X, y), default=0.0
+            The held-out data, or the fraction of the sentences to hold out, drawn with the seed. The parameters with
+            the lowest validation loss are kept, which may be the initial ones; with 0, the last ones. A tag that only
+            the held-out part has counts as wrong, and a warning names it.
+        verbose : bool, default=True
+            Show the progress on stderr.
+        **settings
+            Other fields of ``fastrnn.settings.Settings``: `optimizer`, `lr`, `schedule`, `patience`, `checkpoint`,
+            `resume` and so on. The defaults are optimizer="adam", lr=2e-3, clip_norm=5.0 and loss_limit=30.0.
 
         Returns
         -------
-        self
+        SequenceTagger
+            This model, fitted.
 
         Raises
         ------
-        ValueError, TypeError  a sentence or word is empty, numbers of words and tags differ, an argument is out of its range. Nothing has
-            been changed or written then.
+        ValueError, TypeError
+            If a sentence or a word is empty, if a sentence has more or fewer tags than words, or if an argument is out
+            of its range. The model and the checkpoint directory are unchanged then.
 
         Warns
         -----
-        RuntimeWarning  if the loss rose above `loss_limit` times its first value or was NaN, or at Ctrl-C. See `outcome` and `message`.
+        RuntimeWarning
+            If training diverged or was interrupted; see `outcome` and `message`.
         """
-        settings = Settings(epochs=epochs, **{**DEFAULTS, "progress": verbose, **settings})
-        sentences, tags = check_data.tagged(X, y)
-        seed = self._drawn_seed(settings)
-        if isinstance(validation, (tuple, list)):
-            held = check_data.tagged(*validation)
-        else:
-            out, kept = held_out_rows(len(sentences), validation, random_key(seed, 2))
-            held = [sentences[i] for i in out], [tags[i] for i in out]
-            sentences, tags = [sentences[i] for i in kept], [tags[i] for i in kept]
+        settings = self._settings(epochs, verbose, settings)
+        return self._fit((X, y), validation, settings, batch_size=batch_size, max_steps=max_steps)
+
+    def _read(self, X, y, *, like=None):
+        return Examples(check_data.tagged(X, y))
+
+    def _prepare(self, data, held, seed, settings, *, batch_size, max_steps):
+        sentences, tags = data.columns
         count = collections.Counter(word for sentence in sentences for word in sentence)
         vocabulary = sorted(word for word, n in count.items() if n >= self.min_count)
         alphabet = "".join(sorted(set("".join(count))))
         names = sorted({tag for row in tags for tag in row})
 
         def batches():
-            data = _Tagged(self, sentences, tags, batch_size, max_steps, random_key(seed, 1))
-            return data, _Tagged(self, *held, batch_size, max_steps, None) if held[0] else None
+            training = Sentences(self, sentences, tags, batch_size, max_steps, random_key(seed, 1))
+            held_out = None if held is None else Sentences(self, *held.columns, batch_size, max_steps, None)
+            return training, held_out
 
-        def identity(data):
-            return {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps}
-
-        self._train(
-            lambda: self._build(vocabulary, alphabet, names, seed), batches, settings, seed=seed, identity=identity, unit="words"
-        )  # fmt: skip
-        return self
+        return Plan(
+            build=lambda: self._build(vocabulary, alphabet, names, seed),
+            batches=batches,
+            identity=lambda data: {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps},
+        )
 
     def _build(self, vocabulary, alphabet, tags, seed):
-        """Make the layers, with first values drawn from `seed`, in one storage."""
+        """Make the layers in one storage, with initial values drawn from `seed`."""
         self._vocabulary, self._alphabet, self.tags_ = vocabulary, alphabet, tags
         self._word_id = {word: i for i, word in enumerate(vocabulary, UNKNOWN + 1)}
         self._char_id = {char: i for i, char in enumerate(alphabet, UNKNOWN + 1)}
@@ -180,23 +203,42 @@ class SequenceTagger(Model):
             dropout=self.dropout, bidirectional=True, seed=random_key(seed, 6), **make,
         )  # fmt: skip
         self.linear = Linear(self.rnn.output_size, len(tags), seed=random_key(seed, 7), **make)
-        self._dropout = Dropout(self.dropout) if self.dropout else None
+        self._dropout = Dropout(self.dropout)
         with self.storage.updating() as flat:
             for table in (self.words, self.characters):
                 table.slots["weight"].view(flat)[...] *= 0.1
-        remember_at_first(self.char_rnn, random_key(seed, 5))
-        remember_at_first(self.rnn, random_key(seed, 6))
+        init_forget_bias(self.char_rnn, random_key(seed, 5))
+        init_forget_bias(self.rnn, random_key(seed, 6))
 
     def _spelling(self, forms):
-        """Character ids (T, U) and lengths (U,) of some words."""
+        """The character ids (T, U) and the lengths (U,) of some words."""
         lengths = np.array([len(form) for form in forms])
         ids = np.full((lengths.max(), len(forms)), UNKNOWN)
         for u, form in enumerate(forms):
             ids[: len(form), u] = [self._char_id.get(char, UNKNOWN) for char in form]
         return ids, lengths
 
-    def loss_and_gradient(self, batch, state=None, *, into, rng: int):
-        """Mean NLL of the words of a batch, and None; the gradient is added to `into`, laid out as ``storage.flat``."""
+    def loss_and_gradient(self, batch: SentenceBatch, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
+        """Compute the loss of a batch and add its gradient to `into`.
+
+        Parameters
+        ----------
+        batch : SentenceBatch
+            Tagged sentences.
+        state : None
+            Not used: each sentence starts from zeros.
+        into : (P,) ndarray
+            Where the gradient is added, laid out like ``storage.flat``.
+        rng : int
+            Key of the dropout masks.
+
+        Returns
+        -------
+        loss : float
+            Mean negative log-likelihood of the tags.
+        state : None
+            No state is carried to the next batch.
+        """
         ragged, forms, which, word_ids, targets = batch
         if self.word_dropout:
             kept = np.random.default_rng(random_key(rng, 2)).random(word_ids.shape) >= self.word_dropout
@@ -206,20 +248,16 @@ class SequenceTagger(Model):
             spelling, lengths=spelling_lengths, embedding=self.characters
         )
         x = np.concatenate([self.words(word_ids), self._spelt(char_state)[which]], axis=2)
-        if self._dropout is not None:
-            x, x_dropout = self._dropout.vjp(x, rng=random_key(rng, 3), out=x)
+        x, x_dropout = self._dropout.vjp(x, rng=random_key(rng, 3), out=x)
         (y, _), rnn_backward = self.rnn.vjp(x, lengths=ragged.lengths, rng=rng)
-        if self._dropout is not None:
-            y, y_dropout = self._dropout.vjp(y, rng=random_key(rng, 4), out=y)
+        y, y_dropout = self._dropout.vjp(y, rng=random_key(rng, 4), out=y)
         logits, linear_backward = self.linear.vjp(y)
         loss, loss_backward = softmax_cross_entropy.vjp(logits, targets, lengths=ragged.lengths, out=logits)
         dy = linear_backward(loss_backward(), into=into).x
-        if self._dropout is not None:
-            dy = y_dropout(dy, out=dy).x
+        dy = y_dropout(dy, out=dy).x
         dx = rnn_backward(dy, into=into).x
         rnn_backward.release()
-        if self._dropout is not None:
-            dx = x_dropout(dx, out=dx).x
+        dx = x_dropout(dx, out=dx).x
         E = self.word_size
         rows = dx.reshape(-1, dx.shape[2])
         _engine.scatter_add(rows[:, :E], word_ids.ravel(), self.words.slots["weight"].view(into))
@@ -245,8 +283,20 @@ class SequenceTagger(Model):
         x = np.concatenate([self.words(word_ids), self._spelt(char_state)[which]], axis=2)
         return self.linear(self.rnn(x, lengths=ragged.lengths)[0])
 
-    def evaluate(self, batches) -> dict:
-        """{"loss": mean NLL, "accuracy": fraction of the words} over some batches; see ``fastrnn.models.unseen``."""
+    def evaluate(self, batches) -> dict[str, float]:
+        """Compute the loss and the accuracy over some batches.
+
+        Parameters
+        ----------
+        batches : Sentences
+            Tagged sentences.
+
+        Returns
+        -------
+        dict
+            "loss", the mean negative log-likelihood, and "accuracy", the fraction of words tagged correctly. A word
+            whose tag is unknown counts as wrong and is left out of the loss.
+        """
         nll = right = known = 0
         for batch in batches:
             ragged, targets, logits = batch[0], batch[-1], self._logits(batch)
@@ -256,26 +306,47 @@ class SequenceTagger(Model):
             known += int((targets >= 0)[valid].sum())
         return {"loss": nll / known if known else math.nan, "accuracy": right / batches.steps}
 
-    def predict(self, X) -> list:
-        """N lists: the most likely tag of each word of each sentence. X as in `fit`.
+    def predict(self, X: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Predict the most likely tag of each word.
+
+        Parameters
+        ----------
+        X : list of N lists of str
+            The sentences, as in `fit`.
+
+        Returns
+        -------
+        list of N lists of str
+            The tags of each sentence.
 
         Raises
         ------
-        RuntimeError  the network gives NaN, so that no tag is the most likely one.
+        RuntimeError
+            If the network's outputs are NaN.
         """
         self._check_fitted()
         found = [None] * len(X)
-        for batch in _Tagged(self, check_data.tagged(X, None)[0], None, 64, None, None):
+        for batch in Sentences(self, check_data.tagged(X, None)[0], None, 64, None, None):
             logits, ragged = self._logits(batch), batch[0]
             for b, row in enumerate(ragged.rows):
                 best = most_likely(logits[: ragged.lengths[b], b], f"sentence {row}, word")
                 found[row] = [self.tags_[k] for k in best]
         return found
 
-    def score(self, X, y) -> float:
-        """Accuracy: the fraction of the words whose tag is predicted. X and y as in `fit`.
+    def score(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> float:
+        """Compute the accuracy: the fraction of the words whose tag is predicted.
 
-        A tag that the model was not fitted with counts as wrong, and a warning names it.
+        Parameters
+        ----------
+        X : list of N lists of str
+            The sentences, as in `fit`.
+        y : list of N lists of str
+            The true tags. One that the model was not trained on counts as wrong, and a warning names it.
+
+        Returns
+        -------
+        float
+            Accuracy, from 0 to 1.
         """
         self._check_fitted()
         X, y = check_data.tagged(X, y)
@@ -288,43 +359,3 @@ class SequenceTagger(Model):
 
     def _rebuild(self, config, arrays):
         self._build(config["words"], config["characters"], config["tags"], 0)
-
-
-class _Tagged(Sequences):
-    """Batches (sequences of form ids, forms of the batch, (T, B) which of them, (T, B) word ids, (T, B) targets)."""
-
-    def __init__(self, model, sentences, tags, batch_size, max_steps, seed):
-        self._forms = sorted({word for sentence in sentences for word in sentence})
-        form_id = {form: i for i, form in enumerate(self._forms)}
-        self._word_ids = np.array([model._word_id.get(form, UNKNOWN) for form in self._forms])
-        super().__init__(
-            [np.array([form_id[w] for w in sentence]) for sentence in sentences],
-            batch_size,
-            max_steps=max_steps,
-            seed=seed,
-        )
-        self._targets = None
-        if tags is not None:
-            ids = unseen.encode([tag for row in tags for tag in row], model._tag_id, "tags", unseen.HELD_OUT)
-            self._targets = np.split(np.array(ids, np.int64), np.cumsum(self._lengths)[:-1])
-
-    def _batch(self, rows):
-        ragged = self._ragged(rows)
-        some, which = np.unique(ragged.x, return_inverse=True)
-        targets = None
-        if self._targets is not None:
-            targets = np.zeros(ragged.x.shape, np.int64)
-            for b, row in enumerate(rows):
-                targets[: ragged.lengths[b], b] = self._targets[row]
-        return ragged, [self._forms[k] for k in some], which.reshape(ragged.x.shape), self._word_ids[ragged.x], targets
-
-    @staticmethod
-    def steps_of(batch):
-        return int(batch[0].lengths.sum())
-
-    def digest(self):
-        """What a checkpoint knows the data by."""
-        found = hashlib.sha256("\0".join(self._forms).encode("utf-8", "surrogatepass"))
-        for row in (*self._x, *self._targets):
-            found.update(row.tobytes())
-        return found.hexdigest()[:12]

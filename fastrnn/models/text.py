@@ -1,4 +1,4 @@
-"""Text: where it comes from, the symbols it is made of, and drawing the next one."""
+"""Text: how it is read, and the vocabularies of characters, words and bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from fastrnn import _check
 from fastrnn.data import _files
 from fastrnn.data._splitting import UNKNOWN, split_words
 from fastrnn.models import unseen
@@ -17,17 +16,27 @@ from fastrnn.models.characters import PIECE, Characters, code_points, pieces_of
 
 
 def read_text(source: str | os.PathLike, encoding: str = "utf-8") -> str:
-    """The text itself, or that of a file; its line ends CR LF and CR become LF, as in Python's text files.
+    """Read a text. The line ends CR LF and CR of a file become LF, as in Python's text mode.
 
     Parameters
     ----------
-    source : a str is the text; a PathLike names a regular file
-    encoding : of a file
+    source : str or PathLike
+        The text itself (str), or a regular file (PathLike).
+    encoding : str, default="utf-8"
+        Encoding of the file.
+
+    Returns
+    -------
+    str
+        The text.
 
     Raises
     ------
-    ValueError  the text or the file is empty, the file is not in its encoding or no regular file, or the str is the name of a file.
-    OSError     the file cannot be read.
+    ValueError
+        If the text or the file is empty, if the file is not in its encoding or not a regular file, or if the str is
+        the name of an existing file.
+    OSError
+        If the file cannot be read.
 
     Examples
     --------
@@ -45,7 +54,7 @@ def read_text(source: str | os.PathLike, encoding: str = "utf-8") -> str:
         try:
             text = "".join(pieces_of(source, encoding))
         except (UnicodeError, LookupError):
-            text = _files.read_text(source, encoding, name)  # which says what is wrong
+            text = _files.read_text(source, encoding, name)  # raises an error that says where
     else:
         raise TypeError(
             f"the text is {type(source).__name__!r}, but it must be a str (the text itself) or a pathlib.Path (a file)"
@@ -56,7 +65,7 @@ def read_text(source: str | os.PathLike, encoding: str = "utf-8") -> str:
 
 
 def read_characters(source: str | os.PathLike) -> Characters:
-    """As `read_text`, in one or two bytes for each character.
+    """Read a text as `read_text` does, into one or two bytes for each character.
 
     Examples
     --------
@@ -70,11 +79,11 @@ def read_characters(source: str | os.PathLike) -> Characters:
         found = Characters.of(pieces_of(source), os.path.getsize(source))
     except UnicodeDecodeError:
         found = ""
-    return found if len(found) else read_text(source)  # which says what is wrong
+    return found if len(found) else read_text(source)  # raises an error that says what is wrong
 
 
 def read_bytes(source) -> bytes | np.ndarray:
-    r"""As `read_text`, for bytes: those given, a text as UTF-8, an array of uint8, or a file as it is, which is mapped into memory.
+    r"""Read bytes, a uint8 array, a text as UTF-8, or a file, which is memory-mapped.
 
     Examples
     --------
@@ -102,9 +111,17 @@ def read_bytes(source) -> bytes | np.ndarray:
 
 
 class Vocabulary:
-    """The symbols of a model, in the order of their code points; a symbol's id is its place.
+    """The characters that a model knows, in the order of their code points. The id of a character is its index.
 
-    unknown : id of the symbol that stands for all others and is never written; None if there is none
+    Parameters
+    ----------
+    symbols : str
+        The characters.
+
+    Attributes
+    ----------
+    unknown : int or None
+        Id of the symbol for all unknown ones, which is never generated; None if there is none.
 
     Examples
     --------
@@ -131,7 +148,7 @@ class Vocabulary:
         return len(self.symbols)
 
     def encode(self, text: str | Characters, name: str = "the text") -> np.ndarray:
-        """Ids, int32; of Characters in the smallest dtype. A ValueError names the symbols that are not in the vocabulary."""
+        """The ids of a text, int32, or in the smallest dtype for Characters. Unknown symbols are a ValueError."""
         if isinstance(text, Characters):
             return text.in_order_of(self.encode(text.symbols, name))
         points = code_points(text)
@@ -144,7 +161,7 @@ class Vocabulary:
         return ids
 
     def encode_other(self, text: str | Characters, where: str) -> np.ndarray:
-        """Ids of a text of which some symbols may not be known: `unseen.UNSEEN`, and one warning that names them."""
+        """The ids of a text; those of unknown symbols are `unseen.UNSEEN`, and one warning names them."""
         text = text if isinstance(text, Characters) else Characters.of([text])
         number = {symbol: k for k, symbol in enumerate(self.symbols)}
         numbers = [number.get(symbol, unseen.UNSEEN) for symbol in text.symbols]
@@ -167,18 +184,23 @@ class Vocabulary:
         return "".join(self.pieces(ids))
 
     def pieces(self, ids: Iterable[int], before=()) -> Iterator[str]:
-        """The text of some ids, piece by piece, as they come; `before` are the ids of what stands before them."""
+        """The text of some ids, piece by piece; `before` are the ids of the text before them."""
         return (self.symbols[i] for i in ids)
 
     def find(self, symbol: str) -> int | None:
-        """The id of a symbol; None if it is not in the vocabulary."""
+        """The id of a symbol, or None if it is not in the vocabulary."""
         return self.symbols.index(symbol) if symbol in self.symbols else None
 
 
 class Words(Vocabulary):
-    """A vocabulary of words, as `split_words` makes them; any other word is ``<unk>``, and so is the word ``<unk>`` in a text.
+    """A vocabulary of words. Any other word is ``<unk>``, and so is the word ``<unk>`` itself.
 
-    splitting : how a text is split; see `split_words`
+    Parameters
+    ----------
+    symbols : list of str
+        The words, ``<unk>`` first.
+    splitting : {"unicode", "simple"}, default="unicode"
+        How a text is split, see `split_words`.
 
     Examples
     --------
@@ -200,7 +222,7 @@ class Words(Vocabulary):
     def of(
         cls, words: list[str], min_count: int = 2, max_vocabulary: int | None = None, splitting: str = "unicode"
     ) -> Words:
-        """The words that occur at least `min_count` times, the most frequent first, at most `max_vocabulary` with ``<unk>``."""
+        """The words that occur at least `min_count` times, the most frequent first; at most `max_vocabulary`."""
         count = collections.Counter()
         for first in range(0, len(words), PIECE):
             count.update(words[first : first + PIECE])
@@ -213,7 +235,7 @@ class Words(Vocabulary):
         return cls([UNKNOWN, *known][:max_vocabulary], splitting)
 
     def encode(self, text: str | list[str], name: str = "the text") -> np.ndarray:
-        """Ids, int32, of a text or of its words."""
+        """The ids, int32, of a text or of its words."""
         words = split_words(text, self.splitting) if isinstance(text, str) else text
         ids = self._ids(words)
         unknown = np.count_nonzero(ids == self.unknown)
@@ -221,7 +243,8 @@ class Words(Vocabulary):
             _files.say(f"{name}: {_files.counted(unknown, 'word')} of {len(words):,} read as {UNKNOWN}")
         return ids
 
-    def encode_other(self, text, where):
+    def encode_other(self, text: str, where: str) -> np.ndarray:
+        """The ids of a text, int32; one warning names unknown words, which are ``<unk>``."""
         words = split_words(text, self.splitting)
         strange = (word for word in words if word not in self._id_of and word.lstrip(" ") != UNKNOWN)
         unseen.warn(strange, len(words), "words", where, f"they count as {UNKNOWN}")
@@ -230,14 +253,18 @@ class Words(Vocabulary):
     def _ids(self, words):
         return np.fromiter((self._id_of.get(word, self.unknown) for word in words), np.int32, len(words))
 
-    def find(self, symbol):
+    def find(self, symbol: str) -> int | None:
+        """The id of a word, or None if it is not in the vocabulary."""
         return self._id_of.get(symbol)
 
 
 class Bytes(Vocabulary):
-    r"""The 256 bytes; a text is its UTF-8.
+    r"""The vocabulary of the 256 bytes. A text is encoded as UTF-8.
 
-    symbols : each byte as the character of its number
+    Attributes
+    ----------
+    symbols : str
+        For each byte the character with its number.
 
     Examples
     --------
@@ -253,15 +280,16 @@ class Bytes(Vocabulary):
         self.symbols = "".join(map(chr, range(256)))
 
     def encode(self, text: str | bytes, name: str = "the text") -> np.ndarray:
-        """Ids, uint8; an array is not copied."""
+        """The ids, uint8, of a text or of bytes; an array is not copied."""
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         return np.frombuffer(data, np.uint8)
 
-    def encode_other(self, text, where):
+    def encode_other(self, text: str | bytes, where: str) -> np.ndarray:
+        """The ids of a text. No byte is unknown."""
         return self.encode(text)
 
-    def pieces(self, ids, before=()):
-        """Characters as soon as their last byte has come; what is no UTF-8 comes as U+FFFD."""
+    def pieces(self, ids: Iterable[int], before=()) -> Iterator[str]:
+        """The text of some bytes, each character as soon as its last byte is there; invalid UTF-8 becomes U+FFFD."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         decoder.decode(bytes(bytearray(before)))
         for i in ids:
@@ -274,48 +302,3 @@ class Bytes(Vocabulary):
 
 
 LEVELS = {"character": Vocabulary, "word": Words, "byte": Bytes}
-
-
-class Sampler:
-    """Draws a symbol from the logits of the next one.
-
-    Parameters
-    ----------
-    temperature : logits are divided by it; 0 takes the most likely symbol
-    top_k : only the k most likely symbols, optional
-    top_p : only the fewest most likely symbols that have together at least this probability, optional
-    seed : int, optional
-
-    Examples
-    --------
-    >>> Sampler(temperature=0)(np.array([0.1, 3.0, 0.2]))
-    1
-    """
-
-    def __init__(
-        self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int | None = None
-    ):
-        self._temperature = _check.number("temperature", temperature, least=0)
-        self._top_k = None if top_k is None else _check.size("top_k", top_k)
-        self._top_p = None if top_p is None else _check.number("top_p", top_p, above=0, most=1)
-        self._rng = np.random.default_rng(seed)
-
-    def __call__(self, logits) -> int:
-        """An id; logits (V,). A RuntimeError if one of them is NaN or infinity: there is nothing to draw from."""
-        if np.isnan(logits).any() or logits.max() == np.inf:
-            raise RuntimeError(
-                "the logits of the next symbol are NaN or infinite: the parameters have left all bounds; train with a lower lr"
-            )
-        if self._temperature == 0:
-            return int(logits.argmax())
-        z = logits.astype(np.float64)
-        p = np.exp((z - z.max()) / self._temperature)
-        if self._top_k is not None or self._top_p is not None:
-            order = np.argsort(-p, kind="stable")
-            kept = len(p) if self._top_k is None else min(self._top_k, len(p))
-            if self._top_p is not None:
-                cumulative = p[order].cumsum()
-                kept = min(kept, int(np.searchsorted(cumulative, self._top_p * cumulative[-1])) + 1)
-            p[order[kept:]] = 0
-        cumulative = p.cumsum()
-        return int(np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right"))

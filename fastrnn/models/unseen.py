@@ -1,36 +1,45 @@
-"""Labels, tags and symbols that a model was not trained on: one rule for `fit`, `score` and `evaluate` of all models.
+"""Labels, tags and symbols that a model was not trained on: one rule for all models.
 
-What a model knows is what its training part has. In other data, held out or given to `score`, whatever it does not know counts as a wrong
-answer, or as ``<unk>`` where the model has that symbol, and one warning names it. A loss has no value for what has no output: it is the mean
-over the others, NaN if there are none.
+A model knows what occurs in its training part. In held-out data and in data given to `score`, whatever it does not know
+counts as a wrong answer, or as ``<unk>`` if the model has that symbol, and one warning names it. An unknown target has
+no loss: the loss is the mean over the others, or NaN if there are none.
 """
 
 from __future__ import annotations
 
 import collections
+import sys
 import warnings
+from collections.abc import Iterable, Mapping
 
 UNSEEN = -1  # id of what a model does not know; losses ignore negative targets
-HELD_OUT = "the held-out part"  # what data are called in the warning
+HELD_OUT = "the held-out part"  # name of held-out data in the warning
 
 
-def encode(labels, id_of: dict, what: str, where: str) -> list[int]:
-    """The ids of some labels, `UNSEEN` for those that are not known, which one warning names."""
+def encode(labels: list, id_of: Mapping, what: str, where: str) -> list[int]:
+    """The ids of some labels, `UNSEEN` for unknown ones, which one warning names. See `warn` for the arguments."""
     ids = [id_of.get(label, UNSEEN) for label in labels]
     warn((label for label, i in zip(labels, ids) if i == UNSEEN), len(ids), what, where)
     return ids
 
 
-def warn(unseen, total: int, what: str, where: str, effect: str = "they count as wrong answers") -> None:
-    """One UserWarning that names what is not known, if there is anything.
+def warn(
+    unseen: Iterable | Mapping, total: int, what: str, where: str, effect: str = "they count as wrong answers"
+) -> None:
+    """Give one UserWarning that names unknown labels or symbols, if there are any.
 
     Parameters
     ----------
-    unseen : each label or symbol that is not known, as often as it occurs; or {it: how often}
-    total : labels or symbols of the data
-    what : what they are, in the plural
-    where : which data these are
-    effect : what they count as
+    unseen : iterable, or dict of label to count
+        The unknown labels or symbols, each as often as it occurs.
+    total : int
+        Number of labels or symbols in the data.
+    what : str
+        What they are, in the plural: "labels".
+    where : str
+        Which data they are in.
+    effect : str
+        What follows from it.
     """
     count = collections.Counter(unseen)
     if count:
@@ -40,15 +49,13 @@ def warn(unseen, total: int, what: str, where: str, effect: str = "they count as
         warnings.warn(
             f"{where} has {what} that {known}: {names}{more}; {count.total()} of {total} {what}: {effect}",
             UserWarning,
-            stacklevel=_depth(),
+            stacklevel=caller_level(),
         )
 
 
-def _depth():
-    """The stack level of the first caller outside of this package."""
-    import sys
-
-    frame, depth = sys._getframe(1), 1
+def caller_level() -> int:
+    """The `stacklevel` with which a warning points to the caller of this package."""
+    frame, level = sys._getframe(1), 1
     while frame is not None and frame.f_globals.get("__name__", "").startswith("fastrnn."):
-        frame, depth = frame.f_back, depth + 1
-    return depth - 1
+        frame, level = frame.f_back, level + 1
+    return level

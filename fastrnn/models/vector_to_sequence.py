@@ -6,37 +6,61 @@ import numpy as np
 
 from fastrnn import _check
 from fastrnn._check import pairs as check_pairs
-from fastrnn.models.decoding import Code, Decoding
+from fastrnn.models.decoder_network import Code
+from fastrnn.models.decoding import Decoding
 from fastrnn.models.model import CELLS
 from fastrnn.models.scaling import Scaler, Unscaled, cast, from_arrays, to_arrays
 
 
 class VectorToSequence(Decoding):
-    """Learns to write a sequence of symbols about a vector (Vinyals et al. 2015; Karpathy & Fei-Fei 2015).
+    """Write a sequence of symbols about a vector (Vinyals et al. 2015; Karpathy & Fei-Fei 2015).
 
     Parameters
     ----------
-    cell : "lstm", "gru" or "rnn" (tanh)
-    hidden_size, num_layers : units of each layer, and layers
-    context : where the vector enters: "initial", as the initial state of all layers, through ``tanh(W v + b)``; "every", at every step as
-        an extra bias; "both"
-    embedding_size : numbers of a symbol's vector
-    min_count : symbols that are rarer in the training data become ``<unk>``; without rare ones there is none
-    tied : the softmax has the embedding's weight (Press & Wolf 2017); embedding_size and hidden_size must be the same
-    dropout : probability of a zero between layers and in the network's output, in training
-    standardize : shift and scale each number of the vectors to mean 0 and deviation 1, as learnt from the training data
-    dtype : "float32" or "float64"
-    seed : int, optional. The same seed gives the same training run, bit for bit, on any number of threads.
+    cell : {"gru", "lstm", "rnn"}, default="gru"
+        Kind of recurrent layer; "rnn" has the tanh activation.
+    hidden_size : int, default=128
+        Units of each recurrent layer.
+    num_layers : int, default=1
+        Number of recurrent layers.
+    context : {"both", "initial", "every"}, default="both"
+        Where the vector enters: as the initial state of all layers, through ``tanh(W v + b)``; at every step as an
+        additional bias; or both.
+    embedding_size : int, default=64
+        Size of the embedding of symbols.
+    min_count : int, default=1
+        Symbols that occur less often in the training data become ``<unk>``. If no symbol is rare there is no ``<unk>``.
+    tied : bool, default=False
+        Share the weight of the embedding with the softmax (Press & Wolf 2017). `embedding_size` and `hidden_size` must
+        be equal.
+    dropout : float, default=0.0
+        Dropout probability between layers and in the network's output (training only), 0 <= dropout < 1.
+    standardize : bool, default=True
+        Shift and scale each element of the vectors to mean 0 and standard deviation 1 over the training data. The scale
+        is saved with the model.
+    dtype : {"float32", "float64"}, default="float32"
+        What the network computes in.
+    seed : int, optional
+        Seed of the initial parameters, the order of the batches and dropout. The same seed gives the same training run,
+        bit for bit, on any number of threads. By default a random one is drawn.
 
     Attributes
     ----------
-    vocabulary : `Symbols`, once fitted
-    history, outcome, message : as in LanguageModel
-    speed : symbols/s of the last `fit`
+    vocabulary : Symbols
+        The symbols of the targets.
+    history : list of dict
+        An entry for each evaluation: `epoch`, `update`, `lr`, `train_loss` and, with validation data,
+        `validation_loss`.
+    outcome : str or None
+        How training ended: "finished", "stopped early", "interrupted" (by Ctrl-C) or "diverged"; None before `fit`.
+    message : str or None
+        Details of the outcome, if there are any.
+    speed : float or None
+        Target symbols per second in the last training.
 
     Notes
     -----
-    `fit`, `predict` and the others take X, N vectors as an array (N, D) of real numbers.
+    The sources X of `fit`, `predict` and the other methods are N vectors, an array (N, D) of real numbers.
 
     Examples
     --------
@@ -49,16 +73,8 @@ class VectorToSequence(Decoding):
     """
 
     ARGUMENTS = (
-        "cell",
-        "hidden_size",
-        "num_layers",
-        "context",
-        "embedding_size",
-        "min_count",
-        "tied",
-        "dropout",
-        "standardize",
-    )
+        "cell", "hidden_size", "num_layers", "context", "embedding_size", "min_count", "tied", "dropout", "standardize",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,7 +88,7 @@ class VectorToSequence(Decoding):
         tied: bool = False,
         dropout: float = 0.0,
         standardize: bool = True,
-        dtype="float32",
+        dtype: str = "float32",
         seed: int | None = None,
     ):
         self.cell = _check.choice("cell", cell, tuple(CELLS))
@@ -105,7 +121,7 @@ class VectorToSequence(Decoding):
         return X.shape[1], Scaler.of([X]) if self.standardize else Unscaled()
 
     def _sources(self, X, known):
-        with np.errstate(over="ignore"):  # `cast` names what is too large
+        with np.errstate(over="ignore"):  # `cast` names the value that is too large
             return np.ascontiguousarray(cast(known[1](X), self.dtype, lambda place: f"vector {place[0]}"))
 
     def _build_source(self, known, seed):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastrnn.batches import Sequences
 
 
-def without_values(x, window, K):
-    """x (T, B, K + E + 1), the steps from `window` on without their K values and with the flag."""
+def without_values(x: np.ndarray, window: int, K: int) -> np.ndarray:
+    """Hide the steps to forecast: from step `window` on, set the K values of x (T, B, K + E + 1) to 0 and the flag to 1."""
     x[window:, :, :K], x[window:, :, -1] = 0, 1
     return x
 
 
 class Windows(Sequences):
-    """Batches (x, targets) of all windows of some series."""
+    """Batches (x, targets) of all windows of some series. `model` has the sizes, `inputs` are (T, K + E + 1) arrays."""
 
     def __init__(self, inputs, model, K, batch_size, seed):
         self._window, self._K = model.window, K
@@ -26,5 +28,6 @@ class Windows(Sequences):
         return without_values(x, self._window, self._K), targets
 
     @staticmethod
-    def steps_of(batch):
+    def steps_of(batch) -> int:
+        """Steps of a batch, those of the forecasts included."""
         return batch[0].shape[0] * batch[0].shape[1]

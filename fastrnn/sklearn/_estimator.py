@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastrnn import _check
 from fastrnn._check import data as check_data
 from fastrnn.layers.feedforward import random_key
-from fastrnn.models.model import held_out_rows
+from fastrnn.models.model import Plan, held_out_rows
 from fastrnn.models.scaling import cast
 from fastrnn.settings import Settings
 from fastrnn.sklearn._forms import as_list
@@ -184,7 +184,7 @@ class Estimator(BaseEstimator):
         )  # fmt: skip
         seed = random_key(self._seed, self._fits) if self._fits else self._seed
         scaler = net._scaler_of(X) if anew else net._scaler
-        data, held_out = net._batches(X, targets, weights, held, size, None, seed, scaler)
+        batches = net._batches(X, targets, weights, held, size, None, seed, scaler)
         build = (lambda: net._build(self.n_features_in_, outputs, scaler, seed)) if anew else (lambda: None)
         moments = self._moments if once and not anew else {}
 
@@ -192,9 +192,8 @@ class Estimator(BaseEstimator):
             if moments.keys() == self._moments_of(run.optimizer).keys():  # else another solver
                 run.optimizer.load_state_dict(run.optimizer.state_dict() | moments)
 
-        run = net._train(
-            build, data, settings, seed=seed, validation=held_out, identity=None, unit="steps", prepare=prepare, untrained_counts=not anew
-        )  # fmt: skip
+        plan = Plan(build, lambda: batches, identity=None)
+        run = net._train(plan, settings, seed=seed, prepare=prepare, untrained_counts=not anew)
         self._net, self._fits, self._moments = net, self._fits + 1, self._moments_of(run.optimizer) if once else {}
         self._tell(patience, epochs, stops, once)
         return self

@@ -1,0 +1,152 @@
+"""The network of a MemoryNetwork: its computation and the gradient."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastrnn import _engine
+from fastrnn.layers.feedforward import random_key
+from fastrnn.losses import softmax_cross_entropy
+from fastrnn.models.memory_tables import Tables
+from fastrnn.models.model import Model
+from fastrnn.models.stories import Batch, Questions
+from fastrnn.parameters import Storage
+
+
+class StoryNetwork(Model):
+    """Base of MemoryNetwork, without the reading of data."""
+
+    LAYERS = ("tables",)
+    FIGURES = ("loss", "accuracy")
+
+    def _build(self, answers, words, seed):
+        """Make the tables, with initial values drawn from `seed`. The first rows of a table are those of the answers."""
+        self.answers_, self._words = answers, words
+        self._word_id = {word: i for i, word in enumerate([*answers, *words])}
+        self.storage = Storage(self.dtype, self._budget)
+        self.tables = Tables(self, random_key(seed, 3))
+        self._ramp = np.arange(1, self.size + 1, dtype=self.dtype) / self.dtype.type(self.size)
+
+    def loss_and_gradient(self, batch: Batch, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
+        """Compute the loss of a batch and add its gradient to `into`.
+
+        Parameters
+        ----------
+        batch : Batch
+            Some questions with their stories and answers.
+        state : None
+            Not used: each question starts from its own words.
+        into : (P,) ndarray
+            Where the gradient is added, laid out like ``storage.flat``.
+        rng : int
+            Seed of the noise.
+
+        Returns
+        -------
+        loss : float
+            Mean negative log-likelihood of the answers.
+        state : None
+            No state is carried to the next batch.
+        """
+        ages = self._shifted(batch, rng) if self.noise and self.temporal_encoding else batch.ages
+        logits, memory, states, weights = self._forward(batch, ages, batch.softmax)
+        loss, backward = softmax_cross_entropy.vjp(logits, batch.targets, out=logits)
+        self._backward(batch, ages, backward(), memory, states, weights, self.tables.views(into))
+        return loss, None
+
+    def _shifted(self, batch, rng):
+        """The ages of a batch's sentences, with empty sentences inserted at random places."""
+        draw = np.random.default_rng(rng)
+        most = np.ceil(self.noise * (batch.count - 1)).astype(int)
+        more = draw.integers(0, most + 1)
+        # the place of an empty sentence is the number of sentences after it
+        places = draw.integers(0, batch.count, (most.max(), len(most)))
+        places[np.arange(len(places))[:, None] >= more] = self.memory
+        ages = np.minimum(batch.ages + (places[:, batch.row] <= batch.ages).sum(0), self.memory - 1)
+        ages[batch.first] = self.memory
+        return ages
+
+    def _forward(self, batch, ages, softmax):
+        """Compute the answers.
+
+        Returns logits (B, answers), the memory (S, size) of each table, the state before each hop and after the last,
+        and the weights (B, most) of each hop.
+        """
+        params, tables, memory, aged = self.tables.params, self.tables, {}, np.empty((len(ages), self.size), self.dtype)
+        for k in tables.of_memory:
+            memory[k] = m = np.empty((len(ages), self.size), self.dtype)
+            read = np.zeros((len(batch.sentence), self.size), self.dtype)
+            _engine.bag(batch.sentence, *batch.store, self._ramp, params[f"words_{k}"], read)
+            _engine.gather(read, batch.which, m)
+            if self.temporal_encoding:
+                _engine.gather(params[f"ages_{k}"], ages, aged)
+                m += aged
+        B, most = len(batch.count), int(batch.count.max())
+        u = np.zeros((B, self.size), self.dtype)
+        _engine.bag(batch.question, *batch.store, self._ramp, params[f"words_{tables.of_question}"], u)
+        states, weights = [u], []
+        between = _engine.pack(params["between"]) if tables.between else None
+        for keys, values in tables.hops:
+            alpha, context = np.empty((B, most), self.dtype), np.empty((B, self.size), self.dtype)
+            _engine.attend(u, memory[keys], memory[values], batch.first, batch.count, None, softmax, alpha, context)
+            if tables.between:
+                _engine.product(u, between, None, context, True)
+            else:
+                context += u
+            u = context
+            states.append(u)
+            weights.append(alpha)
+        logits = np.empty((B, len(self.answers_)), self.dtype)
+        _engine.product(u, _engine.pack(tables.answers(params)), None, logits)
+        return logits, memory, states, weights
+
+    def _backward(self, batch, ages, dlogits, memory, states, weights, grads):
+        """Add the gradients of all parameters to `grads`, views by name."""
+        params, tables = self.tables.params, self.tables
+        _engine.gemm(True, False, dlogits, states[-1], tables.answers(grads))
+        du = np.zeros_like(states[-1])
+        _engine.gemm(False, False, dlogits, tables.answers(params), du)
+        dmemory = {k: np.zeros_like(m) for k, m in memory.items()}
+        for (keys, values), u, alpha in reversed(list(zip(tables.hops, states, weights))):
+            dquery = np.empty_like(u)
+            _engine.attend_backward(
+                u, memory[keys], memory[values], batch.first, batch.count, None, batch.softmax, alpha,
+                du, dquery, dmemory[keys], dmemory[values], None,
+            )  # fmt: skip
+            if tables.between:
+                _engine.gemm(True, False, du, u, grads["between"])
+                _engine.gemm(False, False, du, params["between"], dquery)
+            else:
+                dquery += du
+            du = dquery
+        for k, dm in dmemory.items():
+            if self.temporal_encoding:
+                _engine.scatter_add(dm, ages, grads[f"ages_{k}"])
+            dread = np.zeros((len(batch.sentence), self.size), self.dtype)
+            _engine.scatter_add(dm, batch.which, dread)
+            _engine.bag_backward(batch.sentence, *batch.store, self._ramp, dread, grads[f"words_{k}"])
+        _engine.bag_backward(batch.question, *batch.store, self._ramp, du, grads[f"words_{tables.of_question}"])
+
+    def evaluate(self, batches: Questions) -> dict[str, float]:
+        """Compute the loss and the accuracy over some batches, with the softmax over the memory.
+
+        Parameters
+        ----------
+        batches : Questions
+            Questions with their answers.
+
+        Returns
+        -------
+        dict
+            "loss", the mean negative log-likelihood, and "accuracy", the fraction of questions answered correctly. A
+            question whose answer is unknown counts as wrong and is left out of the loss.
+        """
+        nll = right = known = 0
+        for batch in batches:
+            logits = self._forward(batch, batch.ages, True)[0]
+            nll += float(softmax_cross_entropy(logits, batch.targets, reduction="none").sum())
+            right += int((logits.argmax(1) == batch.targets).sum())
+            known += int((batch.targets >= 0).sum())
+        return {"loss": nll / known if known else math.nan, "accuracy": right / batches.steps}
