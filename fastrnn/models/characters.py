@@ -1,4 +1,4 @@
-"""A long text of characters in one or two bytes for each, made piece by piece."""
+"""A long text in one or two bytes for each character, read piece by piece."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ import numpy as np
 
 from fastrnn.data import _files
 
-PIECE = 1 << 20  # characters, or bytes, that are worked on at a time: between two pieces Ctrl-C is answered
+PIECE = 1 << 20  # characters or bytes processed at a time; Ctrl-C takes effect between two pieces
 
 
 class Characters:
-    """A text as the characters that occur in it, and the number of its character at each place.
+    """A text as an array of indices into its distinct characters.
 
-    It takes a byte for each character, two if more than 256 different ones occur, four if more than 65,536 do.
+    It takes one byte for each character, two if there are more than 256 distinct ones, four if more than 65,536.
 
     Parameters
     ----------
-    symbols : the characters, in the order of their code points
-    ids : (N,) integers, places in `symbols`
+    symbols : str
+        The distinct characters, in the order of their code points.
+    ids : (N,) ndarray of int
+        Indices into `symbols`.
 
     Examples
     --------
@@ -37,9 +39,9 @@ class Characters:
 
     @classmethod
     def of(cls, pieces: Iterable[str], room: int = 0) -> Characters:
-        """Make the text of its pieces; memory is taken for `room` characters, and more if there are more."""
+        """Join the pieces of a text. Memory is allocated for `room` characters, and for more if needed."""
         ids, found, count = _Ids(room), [], 0
-        number_of = np.full(0x110000, -1, np.int32)  # in the order in which the characters come
+        number_of = np.full(0x110000, -1, np.int32)  # in order of first occurrence
         for piece in pieces:
             points = code_points(piece)
             numbers = number_of[points]
@@ -70,7 +72,7 @@ class Characters:
         return (_text(points[self.ids[part]]) for part in _slices(len(self)))
 
     def in_order_of(self, number_of) -> np.ndarray:
-        """Other ids of the text, ``number_of[symbol]`` for each symbol; the same memory if they are the same."""
+        """The text in other ids, ``number_of[id]`` for each id. Nothing is copied if they are the same."""
         number_of = np.asarray(number_of)
         if np.array_equal(number_of, np.arange(len(self.symbols))):
             return self.ids
@@ -82,7 +84,7 @@ class Characters:
 
 
 def smallest_dtype(count: int):
-    """The dtype in which ids below `count` take the least memory.
+    """The smallest dtype for ids below `count`.
 
     >>> [np.dtype(smallest_dtype(n)).name for n in (256, 257, 65536, 65537)]
     ['uint8', 'uint16', 'uint16', 'int32']
@@ -91,13 +93,18 @@ def smallest_dtype(count: int):
 
 
 def pieces_of(source: str | os.PathLike, encoding: str = "utf-8") -> Iterator[str]:
-    """A text, or that of a file, in pieces that Ctrl-C can come between. Line ends of a file become LF.
+    """Read a text, or a file with its line ends as LF, piece by piece. Ctrl-C takes effect between two pieces.
 
     Raises
     ------
-    ValueError    the file is no regular file.
-    UnicodeError  it is not in that encoding. LookupError: there is no such encoding.
-    OSError       it cannot be read.
+    ValueError
+        If the file is not a regular file.
+    UnicodeError
+        If it is not in that encoding.
+    LookupError
+        If there is no such encoding.
+    OSError
+        If it cannot be read.
     """
     if isinstance(source, str):
         yield from (source[part] for part in _slices(len(source)))
@@ -117,7 +124,7 @@ def pieces_of(source: str | os.PathLike, encoding: str = "utf-8") -> Iterator[st
 
 
 def digest(text: str | bytes | np.ndarray | Characters) -> str:
-    """The first digits of the SHA-256 of a text as UTF-8, or of bytes."""
+    """The first 12 hexadecimal digits of the SHA-256 of a text, as UTF-8, or of bytes."""
     found = hashlib.sha256()
     pieces = text.pieces() if isinstance(text, Characters) else (text[part] for part in _slices(len(text)))
     for piece in pieces:
@@ -139,7 +146,7 @@ def _slices(length):
 
 
 class _Ids:
-    """An array that grows, in length and in the size of its numbers: from one byte to two in the memory that it has."""
+    """An array that grows in length and in item size. From one byte to two it is widened in place."""
 
     def __init__(self, room):
         self.length, self._dtype = 0, np.dtype(np.uint8)
@@ -154,7 +161,7 @@ class _Ids:
         self.length += len(numbers)
 
     def _allocate(self, room):
-        """Take memory, which the system gives only when it is written to, and copy the numbers there."""
+        """Allocate memory, which the system provides only when it is written to, and copy the ids there."""
         before = self.array[: self.length] if self.length else ()
         self._buffer = np.empty(room * max(2, self._dtype.itemsize), np.uint8)
         self.array = self._buffer.view(self._dtype)[:room]

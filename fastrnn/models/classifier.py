@@ -85,7 +85,9 @@ class SequenceClassifier(Pooled):
         verbose: bool = True,
         **settings,
     ) -> SequenceClassifier:
-        """Train a new network on sequences and their labels. Ctrl-C ends training and keeps the best parameters so far.
+        """Train a new network on sequences and their labels.
+
+        Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------

@@ -54,7 +54,9 @@ class Decoding(DecoderNetwork):
         verbose: bool = True,
         **settings,
     ) -> Self:
-        """Train a new network on pairs, by teacher forcing. Ctrl-C ends training and keeps the best parameters so far.
+        """Train a new network on pairs, by teacher forcing.
+
+        Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------

@@ -96,7 +96,8 @@ class EncoderDecoder(Decoding):
     >>> import itertools
     >>> words = ["".join(word) for word in itertools.product("abc", repeat=3)]
     >>> model = EncoderDecoder("gru", 32, source_embedding=8, target_embedding=8, seed=0)
-    >>> model = model.fit(words, [word[::-1].upper() for word in words], epochs=30, batch_size=9, lr=0.01, verbose=False)
+    >>> targets = [word[::-1].upper() for word in words]
+    >>> model = model.fit(words, targets, epochs=30, batch_size=9, lr=0.01, verbose=False)
     >>> model.predict(["abc", "cab"], beam=3)
     ['CBA', 'BAC']
     >>> model.attention_maps(["abc"], ["CBA"])[0].argmax(1)[:3]
@@ -104,8 +105,9 @@ class EncoderDecoder(Decoding):
     """
 
     ARGUMENTS = (
-        "cell", "hidden_size", "num_layers", "decoder_cell", "decoder_size", "decoder_layers", "bidirectional", "context",
-        "attention", "attention_size", "input_feeding", "source_embedding", "target_embedding", "min_count", "tied", "dropout",
+        "cell", "hidden_size", "num_layers", "decoder_cell", "decoder_size", "decoder_layers", "bidirectional",
+        "context", "attention", "attention_size", "input_feeding", "source_embedding", "target_embedding", "min_count",
+        "tied", "dropout",
     )  # fmt: skip
 
     def __init__(

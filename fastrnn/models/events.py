@@ -99,7 +99,9 @@ class EventModel(Model):
         verbose: bool = True,
         **settings,
     ) -> EventModel:
-        """Train a new network on sequences. Ctrl-C ends training and keeps the best parameters so far.
+        """Train a new network on sequences.
+
+        Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------

@@ -40,7 +40,8 @@ class ForecastNetwork(Model):
         self.storage = Storage(self.dtype, self._budget)
         make = dict(dtype=self.dtype, storage=self.storage)
         self.rnn = recurrent(
-            self.cell, K + E + 1, self.hidden_size, self.num_layers, dropout=self.dropout, seed=random_key(seed, 3), **make
+            self.cell, K + E + 1, self.hidden_size, self.num_layers,
+            dropout=self.dropout, seed=random_key(seed, 3), **make,
         )  # fmt: skip
         self.linear = Linear(self.rnn.output_size, K * Q, seed=random_key(seed, 4), **make)
         self._dropout = Dropout(self.dropout)

@@ -1,4 +1,4 @@
-"""Forecasts of time series: the network reads a window, then runs on without values, and its outputs are the forecast."""
+"""Forecasts of time series: the network reads a window, then runs on without values; its outputs are the forecast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastrnn import _check
-from fastrnn._check import data as check_data
 from fastrnn._check import stacked as check_stacked
 from fastrnn.layers.feedforward import random_key
 from fastrnn.losses import QuantileLoss
@@ -128,7 +127,9 @@ class Forecaster(ForecastNetwork):
         verbose: bool = True,
         **settings,
     ) -> Forecaster:
-        """Train a new network on one series or several. Ctrl-C ends training and keeps the best parameters so far.
+        """Train a new network on one series or several.
+
+        Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------
@@ -340,8 +341,8 @@ class Forecaster(ForecastNetwork):
         ends = self._ends if many else self._ends[-1:]
         if len(wanted) != len(ends):
             raise ValueError(
-                f"series is a list of {len(wanted)}, but the model was fitted with {len(ends)}: give what follows each of "
-                "them"
+                f"series is a list of {len(wanted)}, but the model was fitted with {len(ends)}: give what follows "
+                "each of them"
             )
         if not self.naive_error:
             raise ValueError(

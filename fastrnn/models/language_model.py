@@ -7,8 +7,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from fastrnn import _check
 from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Streams
@@ -145,7 +143,8 @@ class LanguageModel(TextGenerator):
         self.tied = bool(tied)
         if self.tied and self._embedding_size != self._top_size:
             raise ValueError(
-                f"tied=True needs embedding_size and hidden_size to be the same, but they are {self._embedding_size} and {self._top_size}"
+                "tied=True needs embedding_size and hidden_size to be the same, but they are "
+                f"{self._embedding_size} and {self._top_size}"
             )
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, least=0, most=1)
         self.dtype = _check.dtype(dtype)
@@ -185,7 +184,8 @@ class LanguageModel(TextGenerator):
         Parameters
         ----------
         text : str or PathLike, at the byte level also bytes or a uint8 array
-            The text itself (str), or a UTF-8 file (PathLike). At the byte level any file may be given; it is memory-mapped.
+            The text itself (str), or a UTF-8 file (PathLike). At the byte level it may be any file, which is
+            memory-mapped.
         epochs : int, default=20
             Number of passes over the training part.
         batch_size : int, default=50

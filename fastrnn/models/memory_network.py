@@ -1,4 +1,4 @@
-"""Answers to questions about stories: an end-to-end memory network, which reads the sentences of a story several times."""
+"""Answers to questions about stories: an end-to-end memory network, which reads a story several times."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ class MemoryNetwork(StoryNetwork):
         verbose: bool = True,
         **settings,
     ) -> MemoryNetwork:
-        """Train a new network on stories, questions and answers. Ctrl-C ends training and keeps the best parameters so far.
+        """Train a new network on stories, questions and answers.
+
+        Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------

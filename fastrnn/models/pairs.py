@@ -83,7 +83,7 @@ class Pairs(Sequences):
         return Pair(rows, source, inputs, targets, self._lengths[rows], float(self._sampling(self._epoch)))
 
     def digest(self, config: dict) -> str:
-        """A hash by which a checkpoint identifies the data: the ids, the lengths of the sources, and the vocabularies."""
+        """A hash of the ids and of `config`, such as the vocabularies, by which a checkpoint identifies the data."""
         found = hashlib.sha256(json.dumps(config).encode())
         for array in (self._source_lengths, *self._sources, *self.targets):
             found.update(np.ascontiguousarray(array).tobytes())

@@ -1,4 +1,4 @@
-"""What classifier and regressor share: a recurrent stack over feature vectors, pooled over the steps, and a linear layer."""
+"""The base of classifier and regressor: a recurrent stack over feature vectors, pooling, and a linear layer."""
 
 from __future__ import annotations
 

@@ -103,7 +103,9 @@ class SequenceRegressor(Pooled):
         verbose: bool = True,
         **settings,
     ) -> SequenceRegressor:
-        """Train a new network on sequences and their numbers. Ctrl-C ends training and keeps the best parameters so far.
+        """Train a new network on sequences and their numbers.
+
+        Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------

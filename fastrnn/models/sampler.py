@@ -39,8 +39,7 @@ class Sampler:
         """Draw an id from logits (V,). Raises a RuntimeError if one of them is NaN or infinity."""
         if np.isnan(logits).any() or logits.max() == np.inf:
             raise RuntimeError(
-                "the logits of the next symbol are NaN or infinite: the parameters have diverged; train again with a lower "
-                "lr"
+                "the logits of the next symbol are NaN or infinite: the parameters have diverged; train with a lower lr"
             )
         if self._temperature == 0:
             return int(logits.argmax())

@@ -1,18 +1,21 @@
-"""Shift and scale features, as learnt from the training data, in float64; a model saves both with its parameters."""
+"""Standardization of features in float64. A model saves the shift and the scale with its parameters."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_ROUNDING = 4 * np.finfo(np.float64).eps  # a deviation below this part of the mean is rounding
+_ROUNDING = 4 * np.finfo(np.float64).eps  # a deviation below this fraction of the mean is a rounding error
 
 
 class Scaler:
-    """Scale each feature to mean 0 and standard deviation 1; a feature that never changes is only shifted.
+    """Shift and scale each feature to mean 0 and standard deviation 1; a constant feature is only shifted.
 
     Parameters
     ----------
-    mean, deviation : (n,) float64; a deviation of 0 does not scale, and `undo` then gives the mean
+    mean : (n,) array_like
+        Means of the features.
+    deviation : (n,) array_like
+        Standard deviations, >= 0. A feature with a deviation of 0 is not scaled, and `undo` returns its mean.
 
     Examples
     --------
@@ -29,16 +32,26 @@ class Scaler:
 
     @classmethod
     def of(cls, X, constant: float = 1.0, name: str = "feature") -> Scaler:
-        """Learn from a list of arrays (T_i, n), read one at a time.
+        """Learn a scale from data.
 
         Parameters
         ----------
-        constant : the deviation of what never changes
-        name : what a column is, for the message
+        X : list of arrays (T, n)
+            The data. The arrays are read one at a time.
+        constant : float, default=1.0
+            Standard deviation of constant features.
+        name : str, default="feature"
+            What a column is, for the message.
+
+        Returns
+        -------
+        Scaler
+            The scale.
 
         Raises
         ------
-        ValueError  the numbers are too large to take a mean and a deviation of.
+        ValueError
+            If the range of a column is too large for float64.
         """
         steps = sum(len(x) for x in X)
         low = np.min([x.min(0) for x in X], axis=0).astype(np.float64)
@@ -51,44 +64,55 @@ class Scaler:
         if len(wrong):
             k = wrong[0]
             raise ValueError(
-                f"{name} {k} goes from {low[k]:g} to {high[k]:g}, too far for a mean in float64: give it in another unit"
+                f"{name} {k} goes from {low[k]:g} to {high[k]:g}, too far for a mean in float64: give it in another "
+                "unit"
             )
-        unit = np.where(spread > 0, spread, 1.0)
-        deviation = unit * np.sqrt(
-            sum((((x - mean) / unit) ** 2).sum(0) for x in X) / steps
-        )  # no square overflows or vanishes
+        unit = np.where(spread > 0, spread, 1.0)  # so that no square overflows or underflows
+        deviation = unit * np.sqrt(sum((((x - mean) / unit) ** 2).sum(0) for x in X) / steps)
         return cls(mean, np.where(deviation > _ROUNDING * np.abs(mean), deviation, constant))
 
     def __call__(self, x) -> np.ndarray:
-        """Shifted and scaled, float64."""
+        """Shift and scale, in float64."""
         return (x - self.mean) / self._divisor
 
     def undo(self, x) -> np.ndarray:
-        """As it was before, float64."""
+        """Invert the shift and the scale, in float64."""
         return x * self.deviation + self.mean
 
 
 class Unscaled:
-    """Leaves everything as it is."""
+    """The identity, with the interface of Scaler."""
 
     def __call__(self, x):
+        """Return x."""
         return x
 
-    def undo(self, x):
-        """The same, float64."""
+    def undo(self, x) -> np.ndarray:
+        """Return x as float64."""
         return np.asarray(x, np.float64)
 
 
 def cast(x, dtype, name) -> np.ndarray:
-    """An array in the dtype of the engine, without a copy if it has it.
+    """Convert an array to the dtype of the network, without a copy if it has it already.
 
     Parameters
     ----------
-    name : what it is; or a function of a place in it, a tuple, that gives that
+    x : ndarray
+        The array.
+    dtype : dtype
+        The dtype of the network.
+    name : str or callable
+        The name of the array for the message, or a function that returns it for the index of a value, a tuple.
+
+    Returns
+    -------
+    ndarray
+        The array in that dtype.
 
     Raises
     ------
-    ValueError  a number is too large for it.
+    ValueError
+        If a value is too large for the dtype.
     """
     if x.dtype == dtype:
         return x
@@ -101,7 +125,7 @@ def cast(x, dtype, name) -> np.ndarray:
 
 
 def check_range(name: str, X, scaler, dtype) -> None:
-    """Raise a ValueError if a scaled number of the arrays (T_i, n) is too large for the dtype of the engine."""
+    """Raise a ValueError if a scaled value of the arrays X, (T, n) each, is too large for the dtype of the network."""
     limit = np.finfo(dtype).max
     for n, x in enumerate(X):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -112,27 +136,39 @@ def check_range(name: str, X, scaler, dtype) -> None:
 
 def _too_large(value, dtype):
     return (
-        f"has {value:g} where it enters the network, which computes in {dtype}, up to {np.finfo(dtype).max:.2g}: give it in another unit, "
-        "or make the model with dtype='float64'"
+        f"has {value:g} where it enters the network, which computes in {dtype}, up to {np.finfo(dtype).max:.2g}: give "
+        "it in another unit, or make the model with dtype='float64'"
     )
 
 
-def to_arrays(name, scaler) -> dict:
-    """What of a scaler is saved."""
+def to_arrays(name: str, scaler: Scaler | Unscaled) -> dict[str, np.ndarray]:
+    """The arrays of a scaler, for saving, under names that begin with `name`."""
     return {f"{name}.mean": scaler.mean, f"{name}.deviation": scaler.deviation} if isinstance(scaler, Scaler) else {}
 
 
-def from_arrays(name: str, arrays, size: int, scales: bool = True):
-    """The scaler that was saved.
+def from_arrays(name: str, arrays, size: int, scales: bool = True) -> Scaler | Unscaled:
+    """The scaler of a saved model.
 
     Parameters
     ----------
-    size : features that it is for
-    scales : whether there is one
+    name : str
+        The beginning of the names of its arrays.
+    arrays : dict of str to ndarray
+        All arrays of the model.
+    size : int
+        Number of features.
+    scales : bool, default=True
+        Whether the model has a scaler.
+
+    Returns
+    -------
+    Scaler or Unscaled
+        The scaler.
 
     Raises
     ------
-    ValueError  one of its arrays is missing, or is not what a scaler has; the message names it.
+    ValueError
+        If one of its arrays is missing or invalid. The message names it.
     """
     if not scales:
         return Unscaled()
@@ -143,11 +179,14 @@ def from_arrays(name: str, arrays, size: int, scales: bool = True):
 
 
 def numbers_in(arrays, name: str, shape: tuple) -> np.ndarray:
-    """An array that was saved, float64; its first axis may be longer than that of `shape` if it has two.
+    """An array of a saved model, as float64.
+
+    If `shape` has two axes, the first axis of the array may be longer.
 
     Raises
     ------
-    ValueError  it is missing, of another shape, or has something else than finite real numbers; the message names it.
+    ValueError
+        If it is missing, has another shape, or has values other than finite real numbers. The message names it.
     """
     if name not in arrays:
         raise ValueError(f"the array {name} is missing")
@@ -156,7 +195,8 @@ def numbers_in(arrays, name: str, shape: tuple) -> np.ndarray:
     if array.dtype.kind != "f" or (array.shape[1:] if longer else array.shape) != (shape[1:] if longer else shape):
         least = "at least " if len(shape) == 2 else ""
         raise ValueError(
-            f"the array {name} is {array.dtype} of shape {array.shape}, but it must be of real numbers and of shape {least}{shape}"
+            f"the array {name} is {array.dtype} of shape {array.shape}, but it must be of real numbers and of shape "
+            f"{least}{shape}"
         )
     if not np.isfinite(array).all():
         raise ValueError(f"the array {name} has {array[~np.isfinite(array)][0]}, but its numbers must be finite")

@@ -1,7 +1,7 @@
-"""What config.json of each kind of model holds: every key and the values that it may have.
+"""The schema of each model's config.json: its keys and their values.
 
-A key that a model's class did not have from the start is optional: a model that was saved without it has the default.
-Sizes are compared with the arrays when the layers are made, see ``fastrnn._check.memory.Budget``.
+A key that was added in a later version is optional: a model saved without it has the default. Sizes are compared with
+the arrays when the layers are made, see ``fastrnn._check.memory.Budget``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from fastrnn._files.schema import (
 from fastrnn.models.symbols import END
 from fastrnn.training.checkpoint import history
 
-LONGEST = 1 << 20  # symbols of a target, and steps of a forecast, at most
+LONGEST = 1 << 20  # limit of the symbols of a target and of the steps of a forecast
 MOST_HOPS = 1000
-_LABEL_BYTES = (
-    1 << 24
-)  # of an array of labels, in which each takes as much room as the longest; more if all are as long
+# Limit of an array of labels, in which each label takes as much memory as the longest; more if all are that long.
+_LABEL_BYTES = 1 << 24
 
 CELL = choice("lstm", "gru", "rnn")
 READING = Record(
@@ -67,13 +66,13 @@ def _are_labels(value):
         taken = 4 * len(value) * max(map(len, value))
         return taken <= max(_LABEL_BYTES, 40 * sum(map(len, value))) and len(set(value)) == len(value)
     low, high = min(value), max(value)
-    if low < -(2**63) or high >= (2**63 if low < 0 else 2**64):  # larger ones could be chosen so that all have one hash
+    if low < -(2**63) or high >= (2**63 if low < 0 else 2**64):  # larger ints may all have the same hash
         return False
     return len(set(value)) == len(value)
 
 
 def _are_texts(value, least=0, empty=False):
-    """Whether a value is a list of so many texts at least, each once; `empty`: whether one may have no characters."""
+    """Whether a value is a list of at least `least` distinct texts; `empty`: whether one may be empty."""
     if type(value) is not list or len(value) < least or not all(type(one) is str and (one or empty) for one in value):
         return False
     return len(set(value)) == len(value)
@@ -103,7 +102,7 @@ _POOLED = _STACK | {
 _WRITES = {"min_count": SIZE, "tied": FLAG, "symbols": TARGETS, "longest": whole(0, LONGEST), "joined": FLAG}
 _SYMBOLS_OF_LEVEL = {"character": CHARACTERS, "word": WORDS, "byte": BYTES}
 
-SCHEMAS = {  # model: (keys that must be there, those that may)
+SCHEMAS = {  # model: (required keys, optional keys)
     "LanguageModel": (
         _STACK | {"embedding_size": OrNull(SIZE), "symbols": ANYTHING},
         {
@@ -176,7 +175,7 @@ SCHEMAS = {  # model: (keys that must be there, those that may)
 
 
 def check(config: dict) -> None:
-    """Raise a ValueError that names the first key of a model's configuration that is wrong.
+    """Raise a ValueError that names the first invalid key of a model's configuration.
 
     Examples
     --------

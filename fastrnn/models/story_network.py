@@ -22,7 +22,7 @@ class StoryNetwork(Model):
     FIGURES = ("loss", "accuracy")
 
     def _build(self, answers, words, seed):
-        """Make the tables, with initial values drawn from `seed`. The first rows of a table are those of the answers."""
+        """Make the tables, with initial values drawn from `seed`. The answers have the first rows of each table."""
         self.answers_, self._words = answers, words
         self._word_id = {word: i for i, word in enumerate([*answers, *words])}
         self.storage = Storage(self.dtype, self._budget)

@@ -122,7 +122,9 @@ class SequenceTagger(Model):
         verbose: bool = True,
         **settings,
     ) -> SequenceTagger:
-        """Train a new network on sentences and their tags. Ctrl-C ends training and keeps the best parameters so far.
+        """Train a new network on sentences and their tags.
+
+        Ctrl-C ends training and keeps the best parameters so far.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Word vectors made elsewhere: a mapping, or a text file of GloVe or word2vec."""
+"""Pretrained word vectors: a mapping, or a text file of GloVe or word2vec."""
 
 from __future__ import annotations
 
@@ -11,20 +11,30 @@ from fastrnn.data._files import FLOAT32_MAX, check_file
 
 
 def read_vectors(source: Mapping | str | os.PathLike, words: list[str], size: int) -> dict[int, np.ndarray]:
-    """The vectors of those of the words that have one: {place in words: (size,) float64}.
+    """Read the vectors of those words that have one.
 
-    The blank before a word does not count; a word without a vector takes that of its lower-case form.
+    The blank before a word is ignored. A word without a vector takes that of its lower-case form.
 
     Parameters
     ----------
-    source : {word: vector}, or the name of a UTF-8 text file with a line "word number number …" for each word; a first line with two
-        numbers only, as word2vec writes it, is a head
-    size : numbers of a vector
+    source : dict of str to array_like, or str or PathLike
+        The vectors by word, or the name of a UTF-8 text file with a line "word number number ..." for each word. A
+        first line of two numbers, as word2vec writes it, is a header.
+    words : list of str
+        The words of the model.
+    size : int
+        Size of the vectors.
+
+    Returns
+    -------
+    dict of int to (size,) ndarray
+        Vectors, float64, by the index of the word in `words`.
 
     Raises
     ------
-    ValueError  a vector has another number of numbers, the message names both; a line is damaged, the message names the line (the
-        numbers of words that are not asked for are counted, not read); no word has a vector.
+    ValueError
+        If a vector has the wrong size, if a line is damaged (the numbers of other words are counted but not parsed), or
+        if no word has a vector.
 
     Examples
     --------
@@ -32,9 +42,8 @@ def read_vectors(source: Mapping | str | os.PathLike, words: list[str], size: in
     {1: array([1., 2.]), 2: array([3., 4.])}
     """
     wanted = {form for word in words for form in _forms(word)}
-    found = (
-        _in_file(source, wanted, size) if isinstance(source, (str, os.PathLike)) else _in_mapping(source, wanted, size)
-    )
+    read = _in_file if isinstance(source, (str, os.PathLike)) else _in_mapping
+    found = read(source, wanted, size)
     places = {}
     for place, word in enumerate(words):
         form = next((form for form in _forms(word) if form in found), None)
@@ -42,13 +51,14 @@ def read_vectors(source: Mapping | str | os.PathLike, words: list[str], size: in
             places[place] = found[form]
     if not places:
         raise ValueError(
-            f"none of the model's {len(words)} words has a pretrained vector: are they of the same language and spelling?"
+            f"none of the model's {len(words)} words has a pretrained vector: are they of the same language and "
+            "spelling?"
         )
     return places
 
 
 def _forms(word):
-    """The names that a word may have elsewhere, the best first."""
+    """The forms under which a word is looked up, the best first."""
     word = word.lstrip(" ")
     return word, word.lower()
 
@@ -60,7 +70,8 @@ def _in_mapping(source, wanted, size):
             vector = np.asarray(source[word], np.float64)
             if vector.shape != (size,):
                 raise ValueError(
-                    f"the pretrained vector of {word!r} has shape {vector.shape}, but the model has embedding_size={size}"
+                    f"the pretrained vector of {word!r} has shape {vector.shape}, but the model has "
+                    f"embedding_size={size}"
                 )
             found[word] = vector
             if not (np.abs(vector) <= FLOAT32_MAX).all():
@@ -95,7 +106,7 @@ def _in_file(path, wanted, size):
 
 
 def _is_head(line, name, size):
-    """Whether the first line is word2vec's head "words numbers"; the number of numbers is checked either way."""
+    """Whether the first line is word2vec's header "words size". The size of the vectors is checked either way."""
     fields = line.split()
     head = len(fields) == 2 and all(field.isdigit() for field in fields)
     given = int(fields[1]) if head else len(fields) - 1

@@ -8,7 +8,7 @@ from fastrnn.batches import Sequences
 
 
 def without_values(x: np.ndarray, window: int, K: int) -> np.ndarray:
-    """Hide the steps to forecast: from step `window` on, set the K values of x (T, B, K + E + 1) to 0 and the flag to 1."""
+    """Set the K values of x (T, B, K + E + 1) to 0 and the flag to 1 from step `window` on: the steps to forecast."""
     x[window:, :, :K], x[window:, :, -1] = 0, 1
     return x
 
