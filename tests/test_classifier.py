@@ -260,7 +260,7 @@ def test_what_a_generator_lacks_is_named():
     make = dict(updates=3, classes=["up", "down"], epochs=1, verbose=False)
     with pytest.raises(ValueError, match="X is a generator: give updates .* and classes"):
         SequenceClassifier().fit(batches_of, updates=3, verbose=False)
-    with pytest.raises(ValueError, match="updates and classes are for a generator, but X is none"):
+    with pytest.raises(ValueError, match="updates and classes are for a generator, but X is not one"):
         SequenceClassifier().fit(*data(), updates=3, verbose=False)
     with pytest.raises(ValueError, match="the generator ended in epoch 0 before batch 3, but updates=3: lower updates"):
         SequenceClassifier().fit(lambda epoch: [next(batches_of(epoch))] * 2, **make)

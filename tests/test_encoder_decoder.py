@@ -180,7 +180,7 @@ def test_unknown_symbols():
     ):
         found = model.log_likelihood(["a", "a"], ["xq", "x"])
     assert_array_equal(found, [-np.inf, model.log_likelihood(["a"], ["x"])[0]])
-    with pytest.warns(UserWarning, match="the held-out part has symbols that the training part has not: 'q'"):
+    with pytest.warns(UserWarning, match="the held-out part has symbols that are not in the training part: 'q'"):
         small().fit(X, Y, validation=(["a"], ["q"]), **QUICK)
     with_rare = small(min_count=2).fit(X, [*Y[:-1], "q"], epochs=0, verbose=False)
     assert with_rare.vocabulary.symbols[:2] == ["</s>", "<unk>"]

@@ -245,7 +245,7 @@ def test_save_and_load_and_resume(tying, tmp_path):
 def test_a_rare_answer_may_be_held_out():
     X, y = data(20)
     y = [f"answer {k}" if k % 2 else "answer" for k in range(20)]
-    with pytest.warns(UserWarning, match="the held-out part has answers that the training part has not: 'answer "):
+    with pytest.warns(UserWarning, match="the held-out part has answers that are not in the training part: 'answer "):
         model = MemoryNetwork(seed=0, **SMALL).fit(X, y, epochs=5, validation=0.3, verbose=False)
     assert set(model.answers_) < set(y) and np.isfinite(model.history[-1]["validation_loss"])
 
@@ -292,9 +292,9 @@ GOOD = [([["a", "b"]], ["c"])]
             ["x"],
             {"validation": (GOOD, ["z"])},
             UserWarning,
-            "the held-out part has answers that the training part has not: 'z'",
+            "the held-out part has answers that are not in the training part: 'z'",
         ),
-        (GOOD, ["x"], {"epochs": 2}, ValueError, "epochs=2 are all without the softmax, as linear_start=2"),
+        (GOOD, ["x"], {"epochs": 2}, ValueError, "epochs=2 are all trained without the softmax, as linear_start=2"),
     ],
 )
 def test_bad_data_is_named_before_any_work(X, y, options, error, message):

@@ -70,7 +70,7 @@ def test_what_only_the_held_out_part_has_counts_as_wrong_with_one_warning(name):
     strange = "77" if "numbers" in name else "'q'" if what == "symbols" else "'new'"
     model, said = caught(lambda: make().fit(*data, validation=held, **FIT))
     assert len(said) == 1 and said[0].startswith(
-        f"the held-out part has {what} that the training part has not: {strange}; 2 of "
+        f"the held-out part has {what} that are not in the training part: {strange}; 2 of "
     ), said
     assert ("they count as <unk>" in said[0]) == (name == "pairs with <unk>")
     score, said = caught(lambda: model.score(*held))
@@ -118,7 +118,7 @@ def test_a_text_with_symbols_of_its_own_at_the_end():
             data, batch_size=2, seq_len=5, validation=0.1, **FIT))  # fmt: skip
         names, words = ("'x', 'y'", "symbols") if level == "character" else ("' x', ' y'", "words")
         assert len(said) == 1 and said[0].startswith(
-            f"the held-out part has {words} that the training part has not: {names}; 4 of "
+            f"the held-out part has {words} that are not in the training part: {names}; 4 of "
         ), said
         if level == "word":
             assert " x" not in model.vocabulary.symbols
@@ -140,7 +140,7 @@ def test_words_of_the_held_out_windows_are_not_in_the_vocabulary():
         text, batch_size=2, seq_len=5, validation=0.2, held_out="streams", **FIT | {"epochs": 0}))  # fmt: skip
     assert {" six", " seven"}.isdisjoint(model.vocabulary.symbols) and " four" in model.vocabulary.symbols
     assert len(said) == 1 and said[0].startswith(
-        "the held-out part has words that the training part has not: ' six', ' seven'"
+        "the held-out part has words that are not in the training part: ' six', ' seven'"
     )
 
 
@@ -162,7 +162,7 @@ def test_the_estimators_name_what_only_the_held_out_part_has():
     y = np.array([f"label {k}" for k in range(20)])
     model, said = caught(lambda: RNNClassifier(early_stopping=True, validation_fraction=0.3, **options).fit(X, y))
     assert len(said) == 1 and said[0].startswith(
-        "the held-out part has labels that the training part has not: 'label "
+        "the held-out part has labels that are not in the training part: 'label "
     ), said
     assert "6 of 6 labels: they count as wrong answers" in said[0] and len(model.classes_) == 20
     tags = [np.where(x[:, 0] > 0, "+", "-") for x in X]

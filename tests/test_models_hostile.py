@@ -114,7 +114,7 @@ WRONG = [
     (
         "stories",
         lambda arrays, config: config["words"].append("attic"),
-        "words has 'attic', which is among answers already",
+        "words has 'attic', which is also among answers",
     ),
     (
         "pairs",

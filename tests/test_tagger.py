@@ -120,7 +120,7 @@ def test_rare_words_share_one_vector():
             [["N"]],
             {"validation": ([["a"]], [["V"]])},
             UserWarning,
-            "the held-out part has tags that the training part has not: 'V'",
+            "the held-out part has tags that are not in the training part: 'V'",
         ),
     ],
 )

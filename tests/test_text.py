@@ -226,7 +226,7 @@ def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary():
     assert {"one", " five", ".", "\n"} < set(model.vocabulary.symbols)
     with pytest.warns(
         UserWarning,
-        match="the held-out part has words that the training part has not: ' seven', ' six', 'six'; 60 of 100 words",
+        match="the held-out part has words that are not in the training part: ' seven', ' six', 'six'; 60 of 100 words",
     ):
         small().fit(text, **QUICK | {"validation": 100 / 380, "epochs": 1})
     held_out = Streams(model.vocabulary.encode(text)[-100:], 4, 11)

@@ -146,7 +146,7 @@ BAD = [
         ["x", "y"],
         {"validation": (np.eye(1, 2), ["q"])},
         UserWarning,
-        "the held-out part has symbols that the training part has not: 'q'",
+        "the held-out part has symbols that are not in the training part: 'q'",
     ),
 ]
 

@@ -144,7 +144,7 @@ class SequenceClassifier(Pooled):
         if callable(X):
             return self._fit_generator(X, updates, classes, validation, settings)
         if updates is not None or classes is not None:
-            raise ValueError("updates and classes are for a generator, but X is none")
+            raise ValueError("updates and classes are for a generator, but X is not one")
         sizes = dict(batch_size=batch_size, max_steps=max_steps)
         return self._fit((X, y, sample_weight), validation, settings, class_weight=class_weight, **sizes)
 
@@ -176,7 +176,7 @@ class SequenceClassifier(Pooled):
     def _fit_generator(self, make, updates, classes, validation, settings):
         if updates is None or classes is None:
             raise ValueError(
-                "X is a generator: give updates (batches of an epoch) and classes (all labels that there are)"
+                "X is a generator: give updates (batches of an epoch) and classes (all labels)"
             )
         classes, seed = np.unique(check_data.labels(classes, len(classes))), self._drawn_seed(settings)
         first = next(iter(make(0)))[0]

@@ -252,7 +252,7 @@ class LanguageModel(TextGenerator):
         return data, None
 
     def _prepare(self, data, held, seed, settings, *, sizes: dict, parts: dict, pretrained):
-        [symbols] = data.columns
+        [symbols], text = data.columns, data.common["text"]
         streams = tuple(sizes.values())
         vocabulary, training, held_out, warn = text_batches(symbols, self._vocabulary_of, streams, **parts)
         vectors = read_vectors(pretrained, vocabulary.symbols, self._embedding_size) if pretrained is not None else {}
@@ -260,7 +260,7 @@ class LanguageModel(TextGenerator):
 
         def identity(training):
             hashed = hashlib.sha256(b"".join(map(bytes, vectors.values()))).hexdigest()[:12] if vectors else None
-            return {"text": digest(data.common["text"]), **sizes, **parts, "pretrained": hashed}
+            return {"text": digest(text), **sizes, **parts, "pretrained": hashed}
 
         def build():
             self._build(vocabulary, seed)

@@ -169,7 +169,7 @@ class MemoryNetwork(StoryNetwork):
         settings = self._settings(epochs, verbose, settings)
         if 0 < epochs <= self.linear_start:
             raise ValueError(
-                f"epochs={epochs} are all without the softmax, as linear_start={self.linear_start}: raise epochs"
+                f"epochs={epochs} are all trained without the softmax, as linear_start={self.linear_start}: raise epochs"
             )
         return self._fit((X, y), validation, settings, batch_size=batch_size)
 
@@ -283,5 +283,5 @@ class MemoryNetwork(StoryNetwork):
     def _rebuild(self, config, arrays):
         both = {*config["answers"]} & {*config["words"]}
         if both:
-            raise ValueError(f"words has {shown(min(both))}, which is among answers already")
+            raise ValueError(f"words has {shown(min(both))}, which is also among answers")
         self._build(config["answers"], config["words"], 0)

@@ -66,7 +66,7 @@ class Model:
     # Defaults of `Settings`. The loss of a batch of few sequences varies a lot, so `loss_limit` is high.
     TRAINING = dict(optimizer="adam", lr=2e-3, clip_norm=5.0, loss_limit=30.0)
 
-    history: list = []
+    history: list[dict] = []
     outcome: str | None = None
     message: str | None = None
     speed: float | None = None
@@ -128,7 +128,9 @@ class Model:
         examples = self._read(*data)
         seed = self._drawn_seed(settings)
         examples, held = self._split(examples, validation, seed)
-        self._train(self._prepare(examples, held, seed, settings, **options), settings, seed=seed)
+        plan = self._prepare(examples, held, seed, settings, **options)
+        del examples, held  # they may be large, and training needs only the batches
+        self._train(plan, settings, seed=seed)
         return self
 
     def _settings(self, epochs, verbose, given: dict) -> Settings:

@@ -203,7 +203,7 @@ class SequenceRegressor(Pooled):
                     )
             found, flat = [of_one.reshape(len(of_one), -1) for of_one in y], y[0].ndim == 1
         if width is not None and found[0].shape[-1] != width:
-            raise ValueError(f"y has {found[0].shape[-1]} numbers for each, but this model has {width}")
+            raise ValueError(f"y has {found[0].shape[-1]} columns, but this model was fitted with {width}")
         return found, flat
 
     def _scaled(self, y, scaler, name="y"):
@@ -313,7 +313,7 @@ class SequenceRegressor(Pooled):
 
     def _rebuild(self, config, arrays):
         if config["flat"] and config["outputs"] != 1:
-            raise ValueError(f"flat is true, but outputs is {config['outputs']}: only one number for each can be flat")
+            raise ValueError(f"flat is true, but outputs is {config['outputs']}: only a single target can be flat")
         super()._rebuild(config, arrays)
         self._target_scaler = from_arrays("target_scaler", arrays, config["outputs"], self.standardize)
         self._flat = config["flat"]
@@ -332,4 +332,4 @@ def enough_for_r2(y, advice: str = "hold out more, or leave monitor='r2' out") -
     if len(rows) < 2:
         raise ValueError(f"the held-out part has {len(rows)} row of targets, but R² needs at least 2: {advice}")
     if (rows == rows[0]).all():
-        raise ValueError(f"all {len(rows)} held-out targets are {rows[0, 0]:g}, so that R² says nothing: {advice}")
+        raise ValueError(f"all {len(rows)} held-out targets are {rows[0, 0]:g}, so R² is not informative: {advice}")

@@ -45,7 +45,7 @@ def warn(
     if count:
         names = ", ".join(map(repr, sorted(count, key=lambda name: (-count[name], str(name)))[:5]))
         more = f" and {len(count) - 5} others" if len(count) > 5 else ""
-        known = "the training part has not" if where == HELD_OUT else "this model was not trained on"
+        known = "are not in the training part" if where == HELD_OUT else "this model was not trained on"
         warnings.warn(
             f"{where} has {what} that {known}: {names}{more}; {count.total()} of {total} {what}: {effect}",
             UserWarning,
