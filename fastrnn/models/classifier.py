@@ -68,6 +68,7 @@ class SequenceClassifier(Pooled):
     """
 
     FIGURES = ("loss", "accuracy")
+    classes_: np.ndarray
 
     def fit(
         self,
@@ -175,9 +176,7 @@ class SequenceClassifier(Pooled):
 
     def _fit_generator(self, make, updates, classes, validation, settings):
         if updates is None or classes is None:
-            raise ValueError(
-                "X is a generator: give updates (batches of an epoch) and classes (all labels)"
-            )
+            raise ValueError("X is a generator: give updates (batches of an epoch) and classes (all labels)")
         classes, seed = np.unique(check_data.labels(classes, len(classes))), self._drawn_seed(settings)
         first = next(iter(make(0)))[0]
         features = check_data.columns(first)

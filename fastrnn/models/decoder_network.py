@@ -10,8 +10,9 @@ from fastrnn import search
 from fastrnn.layers.attention import AttentionDecoder
 from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_linear, softmax_linear_nll
-from fastrnn.models.model import CELLS, Model, init_forget_bias
+from fastrnn.models.model import CELLS, Model, Recurrent, init_forget_bias
 from fastrnn.models.pairs import Pair, Pairs
+from fastrnn.models.symbols import Symbols
 from fastrnn.parameters import Slot, Storage
 
 
@@ -38,6 +39,12 @@ class DecoderNetwork(Model):
 
     attention, attention_size, input_feeding = None, None, False
     UNIT = "symbols"
+    vocabulary: Symbols
+    target_table: Embedding
+    rnn: Recurrent
+    decoder: Recurrent | AttentionDecoder
+    linear: Linear
+    bridge: Linear | None
     _label_smoothing = 0.0
 
     def _build(self, known, vocabulary, seed):

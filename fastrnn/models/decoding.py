@@ -173,7 +173,7 @@ class Decoding(DecoderNetwork):
         n_best: int | None = None,
         length_penalty: float = 0.0,
         max_length: int | None = None,
-    ) -> list:
+    ) -> list[str] | list[list[str]] | list[list[tuple[str | list[str], float]]]:
         """Predict the most likely target of each source.
 
         Parameters
@@ -220,7 +220,7 @@ class Decoding(DecoderNetwork):
         temperature: float = 1.0,
         seed: int | None = None,
         max_length: int | None = None,
-    ) -> list:
+    ) -> list[str] | list[list[str]]:
         """Draw a target for each source.
 
         Parameters

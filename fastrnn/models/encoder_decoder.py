@@ -9,6 +9,7 @@ import numpy as np
 from fastrnn import _check
 from fastrnn._check import pairs as check_pairs
 from fastrnn.layers.feedforward import Embedding, random_key
+from fastrnn.layers.rnn import GRU, LSTM, RNN
 from fastrnn.models.decoder_network import Code
 from fastrnn.models.decoding import Decoding
 from fastrnn.models.model import CELLS, init_forget_bias
@@ -104,6 +105,8 @@ class EncoderDecoder(Decoding):
     array([2, 1, 0])
     """
 
+    source_table: Embedding
+    encoder: RNN | GRU | LSTM
     ARGUMENTS = (
         "cell", "hidden_size", "num_layers", "decoder_cell", "decoder_size", "decoder_layers", "bidirectional",
         "context", "attention", "attention_size", "input_feeding", "source_embedding", "target_embedding", "min_count",

@@ -14,7 +14,7 @@ from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Ragged, Sequences
 from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
-from fastrnn.models.model import CELLS, Examples, Model, Plan, init_forget_bias, recurrent
+from fastrnn.models.model import CELLS, Examples, Model, Plan, Recurrent, init_forget_bias, recurrent
 from fastrnn.parameters import Storage
 
 
@@ -66,6 +66,8 @@ class EventModel(Model):
     """
 
     LAYERS = ("rnn", "linear")
+    rnn: Recurrent
+    linear: Linear
     ARGUMENTS = ("cell", "hidden_size", "num_layers", "input_dropout", "dropout")
 
     def __init__(

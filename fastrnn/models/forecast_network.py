@@ -8,7 +8,7 @@ from fastrnn._check import data as check_data
 from fastrnn._check import memory as check_memory
 from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
-from fastrnn.models.model import Model, init_forget_bias, recurrent
+from fastrnn.models.model import Model, Recurrent, init_forget_bias, recurrent
 from fastrnn.models.pooled import names_fit
 from fastrnn.models.scaling import cast, from_arrays, numbers_in, to_arrays
 from fastrnn.models.series import Differences
@@ -22,6 +22,9 @@ class ForecastNetwork(Model):
     columns_: list[str] | None = None
     exog_columns_: list[str] | None = None
     LAYERS = ("rnn", "linear")
+    naive_error: float
+    rnn: Recurrent
+    linear: Linear
 
     @property
     def _differences(self):

@@ -11,7 +11,7 @@ from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Streams, Window
 from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
-from fastrnn.models.model import Model, init_forget_bias, recurrent
+from fastrnn.models.model import Model, Recurrent, init_forget_bias, recurrent
 from fastrnn.models.text import Vocabulary
 from fastrnn.parameters import Storage
 
@@ -21,6 +21,9 @@ class LanguageNetwork(Model):
 
     LAYERS = ("embedding", "rnn", "linear")
     vocabulary: Vocabulary | None = None
+    embedding: Embedding
+    rnn: Recurrent
+    linear: Linear
 
     @property
     def _top_size(self):

@@ -169,7 +169,8 @@ class MemoryNetwork(StoryNetwork):
         settings = self._settings(epochs, verbose, settings)
         if 0 < epochs <= self.linear_start:
             raise ValueError(
-                f"epochs={epochs} are all trained without the softmax, as linear_start={self.linear_start}: raise epochs"
+                f"epochs={epochs} are all trained without the softmax, as linear_start={self.linear_start}: raise "
+                "epochs"
             )
         return self._fit((X, y), validation, settings, batch_size=batch_size)
 

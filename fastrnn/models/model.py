@@ -15,9 +15,9 @@ from fastrnn import _check
 from fastrnn._check.memory import Budget
 from fastrnn._files import storage
 from fastrnn._files.schema import of_file, shown
-from fastrnn.layers import stacked
 from fastrnn.layers.feedforward import random_key
 from fastrnn.layers.rnn import GRU, LSTM, RNN
+from fastrnn.layers.stacked import Stacked, make
 from fastrnn.models import schemas, unseen
 from fastrnn.parameters import Slot, Storage, initialise
 from fastrnn.settings import Settings
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+Recurrent = RNN | GRU | LSTM | Stacked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Model:
     # Defaults of `Settings`. The loss of a batch of few sequences varies a lot, so `loss_limit` is high.
     TRAINING = dict(optimizer="adam", lr=2e-3, clip_norm=5.0, loss_limit=30.0)
 
-    history: list[dict] = []
+    history: list[dict[str, Any]] = []
     outcome: str | None = None
     message: str | None = None
     speed: float | None = None
@@ -315,15 +316,15 @@ def _check_arrays(arrays, shapes, dtype, others):
             )
 
 
-def recurrent(cell: str, input_size: int, hidden_size: int | list[int], num_layers: int, *, dropout=0.0, **options):
+def recurrent(
+    cell: str, input_size: int, hidden_size: int | list[int], num_layers: int, *, dropout=0.0, **options
+) -> Recurrent:
     """Make the recurrent network of a model: layers of one size or, if `hidden_size` is a list, of a size each.
 
     Dropout is between the layers, so a single layer has none.
     """
     several = num_layers > 1 or not isinstance(hidden_size, int)
-    return stacked.make(
-        CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options
-    )
+    return make(CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options)
 
 
 def init_forget_bias(net, seed: int) -> None:

@@ -12,7 +12,7 @@ from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Generated
 from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.models.labelled import Batch, Labelled, usable_weights
-from fastrnn.models.model import CELLS, Examples, Model, init_forget_bias, recurrent
+from fastrnn.models.model import CELLS, Examples, Model, Recurrent, init_forget_bias, recurrent
 from fastrnn.models.scaling import Scaler, Unscaled, check_range, from_arrays, to_arrays
 from fastrnn.parameters import Storage
 
@@ -71,6 +71,8 @@ class Pooled(Model):
     """Base of SequenceClassifier and SequenceRegressor, which define ``_loss(output, batch) -> loss, backward``."""
 
     features_: list[str] | None = None
+    rnn: Recurrent
+    linear: Linear
     LAYERS = ("rnn", "linear")
     ARGUMENTS = ("cell", "hidden_size", "num_layers", "bidirectional", "pooling", "dropout", "standardize")
 

@@ -203,7 +203,7 @@ class SequenceRegressor(Pooled):
                     )
             found, flat = [of_one.reshape(len(of_one), -1) for of_one in y], y[0].ndim == 1
         if width is not None and found[0].shape[-1] != width:
-            raise ValueError(f"y has {found[0].shape[-1]} columns, but this model was fitted with {width}")
+            raise ValueError(f"y has {found[0].shape[-1]} columns, but this model has {width}")
         return found, flat
 
     def _scaled(self, y, scaler, name="y"):

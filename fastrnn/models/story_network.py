@@ -20,6 +20,8 @@ class StoryNetwork(Model):
 
     LAYERS = ("tables",)
     FIGURES = ("loss", "accuracy")
+    answers_: list[str]
+    tables: Tables
 
     def _build(self, answers, words, seed):
         """Make the tables, with initial values drawn from `seed`. The answers have the first rows of each table."""

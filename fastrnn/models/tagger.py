@@ -14,7 +14,7 @@ from fastrnn._check import stacked as check_stacked
 from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
-from fastrnn.models.model import CELLS, Examples, Model, Plan, init_forget_bias, most_likely, recurrent
+from fastrnn.models.model import CELLS, Examples, Model, Plan, Recurrent, init_forget_bias, most_likely, recurrent
 from fastrnn.models.sentences import UNKNOWN, SentenceBatch, Sentences
 from fastrnn.parameters import Storage
 
@@ -80,6 +80,12 @@ class SequenceTagger(Model):
     LAYERS = ("words", "characters", "char_rnn", "rnn", "linear")
     FIGURES = ("loss", "accuracy")
     UNIT = "words"
+    tags_: list[str]
+    words: Embedding
+    characters: Embedding
+    char_rnn: Recurrent
+    rnn: Recurrent
+    linear: Linear
     ARGUMENTS = (
         "cell", "hidden_size", "num_layers", "word_size", "char_size", "char_hidden_size", "min_count", "dropout",
         "word_dropout",

@@ -10,13 +10,13 @@ from __future__ import annotations
 import collections
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 UNSEEN = -1  # id of what a model does not know; losses ignore negative targets
 HELD_OUT = "the held-out part"  # name of held-out data in the warning
 
 
-def encode(labels: list, id_of: Mapping, what: str, where: str) -> list[int]:
+def encode(labels: Sequence[str | int], id_of: Mapping[str | int, int], what: str, where: str) -> list[int]:
     """The ids of some labels, `UNSEEN` for unknown ones, which one warning names. See `warn` for the arguments."""
     ids = [id_of.get(label, UNSEEN) for label in labels]
     warn((label for label, i in zip(labels, ids) if i == UNSEEN), len(ids), what, where)
@@ -24,7 +24,11 @@ def encode(labels: list, id_of: Mapping, what: str, where: str) -> list[int]:
 
 
 def warn(
-    unseen: Iterable | Mapping, total: int, what: str, where: str, effect: str = "they count as wrong answers"
+    unseen: Iterable[str | int] | Mapping[str, int],
+    total: int,
+    what: str,
+    where: str,
+    effect: str = "they count as wrong answers",
 ) -> None:
     """Give one UserWarning that names unknown labels or symbols, if there are any.
 
