@@ -59,7 +59,7 @@ def test_ids_of_another_vocabulary():
     text = Characters.of(["banana"])
     assert_array_equal(Vocabulary("abmn").encode(text), [1, 0, 3, 0, 3, 0])
     assert_array_equal(Vocabulary("abn").encode(text[2:]), [2, 0, 2, 0])
-    with pytest.raises(ValueError, match="the text has 1 symbols that this model has not been trained on: 'n'"):
+    with pytest.raises(ValueError, match="the text has 1 symbol that this model has not been trained on: 'n'"):
         Vocabulary("ab").encode(text)
 
 

@@ -389,7 +389,7 @@ BAD_INPUT = [
     (["generate", "nowhere"], "no model in nowhere: there is no such directory"),
     (["generate", "."], "no model in .: config.json is missing"),
     (["info", "nowhere"], "no model in nowhere: there is no such directory"),
-    (["generate", "MODEL", "--prompt", "§"], "the prompt has 1 symbols that this model has not been trained on: '§'"),
+    (["generate", "MODEL", "--prompt", "§"], "the prompt has 1 symbol that this model has not been trained on: '§'"),
     (["evaluate", "MODEL", "--data", "latin1.txt"], NOT_UTF8),
 ]
 

@@ -715,8 +715,8 @@ def test_a_checkpoint_of_another_build_gives_a_warning(tmp_path):
     "call, message",
     [
         (lambda m: m.score("7"), "the text has 1 symbol, but a score needs at least 2"),
-        (lambda m: m.generate("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
-        (lambda m: m.generate_iter("§"), "the prompt has 1 symbols that this model has not been trained on: '§'"),
+        (lambda m: m.generate("§"), "the prompt has 1 symbol that this model has not been trained on: '§'"),
+        (lambda m: m.generate_iter("§"), "the prompt has 1 symbol that this model has not been trained on: '§'"),
         (lambda m: m.generate(temperature=-1), "temperature is -1, but it must be >= 0"),
         (lambda m: m.generate(top_k=0), "top_k is 0, but it must be at least 1"),
         (lambda m: m.generate(top_p=1.5), "top_p is 1.5, but it must be <= 1"),

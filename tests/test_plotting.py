@@ -768,7 +768,7 @@ def test_what_cannot_be_viewed_is_named():
     message = "80,000 characters of 2,002 units would make a page of 214 MB, but the most is 50 MB: give at most 18,67"
     with pytest.raises(ValueError, match=message):
         activations(model, "to be or" * 10000)
-    with pytest.raises(ValueError, match="the text has 1 symbols that this model has not been trained on: 'Z'"):
+    with pytest.raises(ValueError, match="the text has 1 symbol that this model has not been trained on: 'Z'"):
         activations(model, "to Z")
     with pytest.raises(RuntimeError, match="this LanguageModel has not been fitted"):
         activations(LanguageModel(), "a")

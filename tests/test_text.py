@@ -386,7 +386,7 @@ def test_a_character_model_still_knows_only_its_characters():
         pytest.raises(ValueError, match="this model knows none of the symbols of the text after the first"),
     ):
         model.score("tß")
-    with pytest.raises(ValueError, match="the prompt has 1 symbols that this model has not been trained on: 'ß'"):
+    with pytest.raises(ValueError, match="the prompt has 1 symbol that this model has not been trained on: 'ß'"):
         model.generate("the ß")
 
 

@@ -114,7 +114,9 @@ class LanguageNetwork(Model):
     def _rnn_vjp(self, ids, state, rng, return_states):
         """The vjp of embedding, input dropout and recurrent layers; its backward takes dy and `into`."""
         options = dict(rng=rng, return_states=return_states)
-        if self.input_dropout == 0:
+        if (
+            self.input_dropout == 0
+        ):  # the faster way: the products of the input weights with the embeddings are gathered
             outcome, rnn_backward = self.rnn.vjp(ids, state, embedding=self.embedding, **options)
         else:
             x, embedding_backward = self.embedding.vjp(ids)

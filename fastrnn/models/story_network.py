@@ -61,11 +61,11 @@ class StoryNetwork(Model):
     def _shifted(self, batch, rng):
         """The ages of a batch's sentences, with empty sentences inserted at random places."""
         draw = np.random.default_rng(rng)
-        most = np.ceil(self.noise * (batch.count - 1)).astype(int)
-        more = draw.integers(0, most + 1)
-        # the place of an empty sentence is the number of sentences after it
-        places = draw.integers(0, batch.count, (most.max(), len(most)))
-        places[np.arange(len(places))[:, None] >= more] = self.memory
+        limit = np.ceil(self.noise * (batch.count - 1)).astype(int)
+        number = draw.integers(0, limit + 1)
+        # The place of an empty sentence is the number of sentences after it.
+        places = draw.integers(0, batch.count, (limit.max(), len(limit)))
+        places[np.arange(len(places))[:, None] >= number] = self.memory
         ages = np.minimum(batch.ages + (places[:, batch.row] <= batch.ages).sum(0), self.memory - 1)
         ages[batch.first] = self.memory
         return ages

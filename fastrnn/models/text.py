@@ -157,7 +157,8 @@ class Vocabulary:
         if ids.size and ids.min() < 0:
             unknown = "".join(sorted(set(text) - set(self.symbols)))
             shown = ", ".join(repr(symbol) for symbol in unknown[:5]) + (", …" if len(unknown) > 5 else "")
-            raise ValueError(f"{name} has {len(unknown)} symbols that this model has not been trained on: {shown}")
+            number = _files.counted(len(unknown), "symbol")
+            raise ValueError(f"{name} has {number} that this model has not been trained on: {shown}")
         return ids
 
     def encode_other(self, text: str | Characters, where: str) -> np.ndarray:

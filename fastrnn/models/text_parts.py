@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastrnn.batches import Streams
+from fastrnn.data import _files
 from fastrnn.models import unseen
 from fastrnn.models.text import Bytes, Words
 
@@ -66,8 +67,7 @@ def text_batches(symbols, vocabulary_of: Callable, sizes: tuple, validation: flo
 def _end_streams(ids, batch_size, seq_len):
     """Batches of the end of a text: as many streams as in training, fewer if it is short."""
     if len(ids) < 2:
-        raise ValueError(
-            f"the held-out part has {len(ids)} symbols, but it needs at least 2: raise validation, or set it to 0"
-        )
+        number = _files.counted(len(ids), "symbol")
+        raise ValueError(f"the held-out part has {number}, but it needs at least 2: raise validation, or set it to 0")
     rows = max(1, min(batch_size, (len(ids) - 1) // seq_len))
     return Streams(ids, rows, min(seq_len, len(ids) - 1))
