@@ -196,15 +196,15 @@ def test_an_import_that_makes_another_error_of_ctrl_c(folder):
 
 def test_a_training_ends_though_ctrl_c_was_swallowed_before(folder, tmp_path):
     before = """
-    import fastrnn.training
-    kept = fastrnn.training.Training.start
+    import fastrnn.training.loop
+    kept = fastrnn.training.loop.Training.start
     def start(self):
         kept(self)
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             pass
-    fastrnn.training.Training.start = start
+    fastrnn.training.loop.Training.start = start
     """
     with start(folder, [*COMMANDS["a training"], "--out", tmp_path / "m"], before) as process:
         out, err = process.communicate(timeout=60)
@@ -289,11 +289,11 @@ def test_what_is_half_written_is_removed(tmp_path, monkeypatch):
 def test_the_second_ctrl_c_ends_a_training_that_is_saving(folder, tmp_path):
     before = """
     import time
-    import fastrnn.training
+    import fastrnn.training.loop
     def slow(self):
         print("saving", flush=True)
         time.sleep(60)
-    fastrnn.training.Training._finish = slow
+    fastrnn.training.loop.Training._finish = slow
     """
     with start(folder, [*COMMANDS["a training"], "--out", tmp_path / "m"], before) as process:
         assert process.stderr.readline().startswith("epoch")
