@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from fastrnn.cli.arguments import Parser
+from fastrnn.cli.parser import Parser
 
 from . import grid, machine, measure, report
 from .peers import PEERS

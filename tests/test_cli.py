@@ -320,29 +320,38 @@ def test_threads_are_set_and_change_nothing(run, data, tmp_path):
 BAD_USAGE = [
     ([], "fastrnn: error: the following arguments are required: COMMAND (see fastrnn --help)"),
     (["trian"], "fastrnn: error: argument COMMAND: invalid choice: 'trian' (choose from"),
-    (["train", "--hiden", "3"], "fastrnn: error: unrecognized arguments: --hiden 3 (see fastrnn --help)"),
+    (
+        ["train", "--hiden", "3"],
+        "fastrnn train text: error: unrecognized arguments: --hiden 3 (see fastrnn train text --help)",
+    ),
     (
         ["train", "--hidden", "0"],
-        "fastrnn train: error: argument --hidden: '0' is not a whole number of at least 1 (see fastrnn train --help)",
+        "fastrnn train text: error: argument --hidden: '0' is not a whole number of at least 1 (see fastrnn train text --help)",
     ),
     (
         ["train", "--hidden", "1.5"],
-        "fastrnn train: error: argument --hidden: '1.5' is not a whole number of at least 1",
+        "fastrnn train text: error: argument --hidden: '1.5' is not a whole number of at least 1",
     ),
-    (["train", "--cell", "elman"], "fastrnn train: error: argument --cell: invalid choice: 'elman' (choose from"),
-    (["train", "--dropout", "1"], "fastrnn train: error: argument --dropout: '1' is not a number in 0 <= p < 1"),
-    (["train", "--level", "letter"], "fastrnn train: error: argument --level: invalid choice: 'letter' (choose from"),
+    (["train", "--cell", "elman"], "fastrnn train text: error: argument --cell: invalid choice: 'elman' (choose from"),
+    (["train", "--dropout", "1"], "fastrnn train text: error: argument --dropout: '1' is not a number in 0 <= p < 1"),
+    (
+        ["train", "--level", "letter"],
+        "fastrnn train text: error: argument --level: invalid choice: 'letter' (choose from",
+    ),
     (
         ["train", "--max-vocabulary", "1"],
-        "fastrnn train: error: argument --max-vocabulary: '1' is not a whole number of at least 2",
+        "fastrnn train text: error: argument --max-vocabulary: '1' is not a whole number of at least 2",
     ),
-    (["train", "--lr", "nan"], "fastrnn train: error: argument --lr: 'nan' is not a number above 0"),
+    (["train", "--lr", "nan"], "fastrnn train text: error: argument --lr: 'nan' is not a number above 0"),
     (
         ["train", "--lr-decay", "1.2"],
-        "fastrnn train: error: argument --lr-decay: '1.2' is not 'cosine', 'none' or a factor in 0 < f <= 1",
+        "fastrnn train text: error: argument --lr-decay: '1.2' is not 'cosine', 'none' or a factor in 0 < f <= 1",
     ),
-    (["train", "--threads", "0"], "fastrnn train: error: argument --threads: '0' is not a whole number of at least 1"),
-    (["train", "--seed", "-1"], "fastrnn train: error: argument --seed: '-1' is not a whole number of at least 0"),
+    (
+        ["train", "--threads", "0"],
+        "fastrnn train text: error: argument --threads: '0' is not a whole number of at least 1",
+    ),
+    (["train", "--seed", "-1"], "fastrnn train text: error: argument --seed: '-1' is not a whole number of at least 0"),
     (["generate"], "fastrnn generate: error: the following arguments are required: DIR"),
     (
         ["generate", "m", "--temperature", "-1"],
@@ -405,13 +414,19 @@ def test_bad_input_is_one_line_and_status_1_and_nothing_is_written(run, model, d
 
 
 def test_a_run_that_diverges_says_so_and_keeps_the_best(run, data, tmp_path):
-    status, out, err = run(
-        "train", "--data", data, *SMALL, "--optimizer", "sgd", "--lr", 1e4, "--clip", 0, "--lr-decay", "none", "--quiet"
-    )
+    options = ["--optimizer", "sgd", "--lr", 1e4, "--clip", 0, "--lr-decay", "none", "--quiet"]
+    status, out, err = run("train", "--data", data, *SMALL, *options)
     assert status == 1
     assert re.fullmatch(
-        r"fastrnn: error: the loss is \S+ at update \d+, over 3 times its first value \S+: training stopped; the parameters kept are .*\n",
+        r"fastrnn: error: the loss is \S+ at update \d+, over 3 times its first value \S+: training stopped; "
+        r"the parameters kept are .*\n",
         err,
+    )
+    assert re.fullmatch(
+        r"training diverged; this is the model that is kept:\n"
+        r"held-out NLL: (\S+) before, \1 at best, in nats per character\n"
+        r"model: ./fastrnn-lm \(\S+ parameters\)\n",
+        out,
     )
     assert np.isfinite(parameters(tmp_path / "fastrnn-lm")).all()
 
@@ -436,9 +451,9 @@ def test_ctrl_c_at_any_other_time_is_one_line_too(run, model, monkeypatch):
 
 
 def test_help_and_the_module(run):
-    status, out, _ = run("train", "--help")
+    status, out, _ = run("--help")
     assert status == 0
-    assert "--seq-len" in out
+    assert "train a model" in out
     with start("info") as process:
         out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")

@@ -276,7 +276,7 @@ def wrong(status, err, late):
         return f"status {status}"
     if "Traceback" in err or "Exception ignored" in err:
         return "a traceback"
-    if status and not (lines and re.match(r"fastrnn( \w+)?: error: \S", lines[-1])):
+    if status and not (lines and re.match(r"fastrnn( \w+){0,2}: error: \S", lines[-1])):
         return "no error in the last line"
     other = [line for line in (lines[:-1] if status else lines) if not line.startswith(("epoch ", "fastrnn: "))]
     return f"the lines {other[:3]}" if other else None

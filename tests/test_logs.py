@@ -49,6 +49,30 @@ def test_the_command_refuses_a_log_that_another_process_writes(tmp_path, run):
     assert not os.path.exists("m")
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_the_command_keeps_the_log_of_another_training(name, tmp_path, run):
+    (tmp_path / "d.ts").write_text("@data\n" + "1,2,3:up\n3,2,1:down\n" * 20)
+    options = ["train", "classify", "--data", "d.ts", "--epochs", "1", "--log", name, "--quiet"]
+    assert run(*options, "--out", "one")[0] == 0
+    first = (tmp_path / name).read_text()
+    line = f"fastrnn: error: {name} holds the log of another training: choose another --log, or remove the file\n"
+    assert run(*options, "--out", "two") == (1, "", line)
+    assert not os.path.exists("two") and (tmp_path / name).read_text() == first
+    status, _, err = run(*options, "--out", "two", "--resume")  # there is nothing to resume, so it is another training
+    assert (status, err) == (1, f"fastrnn: two is empty: training starts from the beginning\n{line}")
+    assert not os.path.exists("two") and (tmp_path / name).read_text() == first
+    assert run(*options, "--out", "one", "--resume", "--epochs", "2", "--lr-decay", "none")[0] == 1  # another schedule
+    assert (tmp_path / name).read_text() == first
+    fixed = [*options, "--lr-decay", "none"]
+    os.remove(name)
+    assert run(*fixed, "--out", "three")[0] == 0
+    kept = (tmp_path / name).read_text()
+    assert run(*fixed, "--out", "three", "--resume", "--epochs", "2")[0] == 0
+    assert (tmp_path / name).read_text().startswith(kept) and (tmp_path / name).read_text() != kept
+    (tmp_path / "empty.csv").touch()
+    assert run(*options, "--out", "four", "--log", "empty.csv")[0] == 0
+
+
 def test_a_log_that_was_removed_is_begun_again(tmp_path):
     log = CSVLog(tmp_path / "log.csv")
     log.begin([{"epoch": 1, "loss": 2.0}])

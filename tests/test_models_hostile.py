@@ -185,7 +185,7 @@ def test_brackets_in_strings_are_not_nested():
 def test_an_option_of_another_reader_is_refused(saved, tmp_path, capsys):
     folder = edited(saved["classifier"], tmp_path / "m", set_to("reading", {"column": 4}))
     assert cli.main(["predict", str(folder), "--data", str(tmp_path / "x.ts")]) == 1
-    message = f"{folder} holds reading.column, which is no option for a SequenceClassifier"
+    message = f"{folder} holds reading.column, which is not an option for a SequenceClassifier"
     assert capsys.readouterr().err == f"fastrnn: error: {message}\n"
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fastrnn import cli, data
-from fastrnn.cli import tasks
 from fastrnn.models import LanguageModel
+from fastrnn.models.loading import load
 
 QUICK = ["--epochs", 1, "--hidden", 4, "--batch", 4, "--quiet"]
 
@@ -35,7 +35,7 @@ def test_columns_are_chosen_and_remembered_by_the_model(run):
         "train", "forecast", "--data", "a.csv", "--window", 8, "--horizon", 3, *options, *QUICK, "--out", "m"
     )
     assert (status, err) == (0, "")
-    assert tasks.load("m").reading == {
+    assert load("m").reading == {
         "target": ["sales"],
         "exog": ["price"],
         "date": "month",
@@ -45,7 +45,7 @@ def test_columns_are_chosen_and_remembered_by_the_model(run):
     status, out, err = run("evaluate", "m", "--data", "a.csv")
     assert status == 0 and out.startswith("MASE: "), err
     status, out, err = run("predict", "m", "--data", "b.csv")
-    model, table = tasks.load("m"), data.read_table("b.csv", target="sales", exog=["price"], decimal=",", separator=";")
+    model, table = load("m"), data.read_table("b.csv", target="sales", exog=["price"], decimal=",", separator=";")
     want = model.predict(5, series=table.series, exog=table.exog, future_exog=price[-5:].round(4)[:, None])
     assert status == 0 and out.splitlines()[0] == "sales", err
     np.testing.assert_allclose([float(line) for line in out.splitlines()[1:]], want.ravel(), rtol=1e-6)
@@ -85,7 +85,7 @@ def test_words_in_columns(run):
         "train", "tag", "--data", "a.txt", "--layout", "conll2003", "--column", 2, *QUICK, "--out", "m"
     )
     assert (status, err) == (0, "fastrnn: note: a.txt: 1 line -DOCSTART- left out\n")
-    assert tasks.load("m").tags_ == ["NNP", "VBZ"]
+    assert load("m").tags_ == ["NNP", "VBZ"]
     Path("new.txt").write_text("EU\nruns\n")
     status, out, _ = run("predict", "m", "--data", "new.txt")
     assert status == 0 and [line.split("\t")[0] for line in out.splitlines()] == ["EU", "runs", ""]
@@ -99,7 +99,7 @@ def test_numbers_of_series(run):
     assert run("train", "regress", "--data", "a.ts", *QUICK, "--out", "m")[0] == 0
     Path("new.ts").write_text("@classLabel false\n@data\n1,2,3\n4,5,6\n")
     status, out, _ = run("predict", "m", "--data", "new.ts")
-    want = tasks.load("m").predict(data.read_ts("new.ts", labels=None)[0])
+    want = load("m").predict(data.read_ts("new.ts", labels=None)[0])
     assert status == 0 and [float(line) for line in out.splitlines()] == want.astype(float).tolist()
     status, _, err = run("evaluate", "m", "--data", "new.ts")
     assert status == 1 and "'@classLabel false' says that the series have no labels" in err
@@ -131,9 +131,26 @@ def test_texts_in_another_encoding(run):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["train", "--data", "x", "--column", 2], "--column is not an option of --task text"),
-        (["train", "classify", "--data", "a.ts", "--layout", "conllu"], "--layout is not an option of --task classify"),
-        (["train", "tag", "--data", "a.conllu", "--target", "x"], "--target is not an option of --task tag"),
+        (["--data", "x", "--column", 2], "text: error: --column is not an option of text, but of tag"),
+        (
+            ["classify", "--data", "a.ts", "--layout", "conllu"],
+            "classify: error: --layout is not an option of classify",
+        ),
+        (
+            ["tag", "--data", "a.conllu", "--target", "x"],
+            "tag: error: --target is not an option of tag, but of forecast",
+        ),
+    ],
+)
+def test_a_training_refuses_how_other_files_are_read(arguments, message, run):
+    status, out, err = run("train", *arguments, "--out", "m")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"fastrnn train {message}") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
         (["evaluate", "MODEL", "--data", "x", "--date", "x"], "--date is not an option for a LanguageModel"),
         (
             ["train", "--data", "fifo"],

@@ -1,6 +1,7 @@
 """The command with every kind of model: train, evaluate, predict, info; what does not fit is one clear line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from processes import environment
 
 from fastrnn import cli, data
-from fastrnn.cli import tasks
 from fastrnn.models import EncoderDecoder, LanguageModel, SequenceRegressor
+from fastrnn.models.loading import load
 
 RNG = np.random.default_rng(0)
 
@@ -197,7 +198,7 @@ def test_translations_are_searched_for_without_targets(run, monkeypatch):
     ]
     status, _, err = run("train", "translate", "--data", "a.tsv", "--held-out", "a.tsv", *options)
     assert status == 0, err
-    model = tasks.load("m")
+    model = load("m")
     assert (model.attention, model.bidirectional, model.dropout, model.min_count) == (None, False, 0.2, 2)
     Path("sources").write_text("zwei katzen zwei\nein hund ein\tzwei\nkatzen katzen hund\n", encoding="utf-8")
     sources = [line.split("\t")[0].split() for line in Path("sources").read_text().splitlines()]
@@ -230,48 +231,116 @@ def test_sizes_of_layers(run):
     assert "hidden_size: [8, 4]" in run("info", "m")[1]
 
 
+OTHERS = "classify, regress, tag, qa, translate and caption"
+WRONG_USAGE = [
+    (["classify"], "classify: error: the following arguments are required: --data"),
+    (["--task", "classify"], "classify: error: the following arguments are required: --data"),
+    (
+        ["classify", "--data", "a.ts", "--seq-len", 5],
+        "classify: error: --seq-len is not an option of classify, but of text",
+    ),
+    (
+        ["--seq-len=5", "--data", "a.ts", "--task", "classify"],
+        "classify: error: --seq-len is not an option of classify",
+    ),
+    (
+        ["music", "--data", "a.json", "--min-count", 5],
+        "music: error: --min-count is not an option of music, but of text, tag, translate and caption",
+    ),
+    (
+        ["forecast", "--data", "a.csv", "--window", 5],
+        "forecast: error: the following arguments are required: --horizon",
+    ),
+    (
+        ["forecast", "--data", "a.csv", "--window", 5, "--horizon", 5, "--held-out", "b"],
+        f"forecast: error: --held-out is not an option of forecast, but of {OTHERS}",
+    ),
+    (
+        ["forecast", "--data", "a.csv", "--window", 5, "--horizon", 5, "--validation", 0.2],
+        f"forecast: error: --validation is not an option of forecast, but of text, {OTHERS}",
+    ),
+    (
+        ["music", "--data", "a.json", "--validation", 0.2],
+        f"music: error: --validation is not an option of music, but of text, {OTHERS}",
+    ),
+    (
+        ["--bidirectional"],
+        "text: error: --bidirectional is not an option of text, but of classify, regress and translate",
+    ),
+    (["--hops", 2], "text: error: --hops is not an option of text, but of qa"),
+    (["--held-out", "b"], f"text: error: --held-out is not an option of text, but of {OTHERS}"),
+    (["qa", "--data", "a.txt", "--cell", "gru"], "qa: error: --cell is not an option of qa, but of text, classify"),
+    (["qa", "--data", "a.txt", "--hidden", 5, 6], "qa: error: argument --hidden: one size is needed, but 2 are given"),
+    (["translate", "--data", "a.tsv", "--hidden", 5, 6], "translate: error: argument --hidden: one size is needed"),
+    (
+        ["translate", "--data", "a.tsv", "--pooling", "mean"],
+        "translate: error: --pooling is not an option of translate, but of classify and regress",
+    ),
+    (
+        ["classify", "--data", "a.ts", "--held-out", "a.ts", "--validation", 0.1],
+        "classify: error: argument --validation: not allowed with argument --held-out",
+    ),
+    (["caption", "--data", "captions.csv", "--bidirectional"], "caption: error: --bidirectional is not an option of"),
+    (["tag", "--data", "a.conllu", "--attention", "dot"], "tag: error: --attention is not an option of tag, but of"),
+    (["tag", "--data", "a.conllu", "--atention", "dot"], "tag: error: unrecognized arguments: --atention dot (see"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", WRONG_USAGE)
+def test_a_wrong_option_is_one_line_that_names_the_task(arguments, message, run):
+    status, out, err = run("train", *arguments, "--out", "m")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"fastrnn train {message}") and len(err.splitlines()) == 1
+    task = message.split(":")[0]
+    assert err.endswith(f" (see fastrnn train {task} --help)\n")
+
+
+@pytest.mark.parametrize("tasks", [["qa", "--task", "tag"], ["--task", "qa", "--task", "tag"], ["--task", "qa", "tag"]])
+def test_two_tasks_are_wrong_usage(tasks, run):
+    status, out, err = run("train", *tasks, "--data", "a.txt")
+    assert (status, out) == (2, "")
+    assert re.match(r"fastrnn train: error: two tasks are given, (qa and tag|tag and qa): give one of them", err)
+
+
+@pytest.mark.parametrize("task", ["text", *FILES])
+def test_the_help_of_a_task_has_its_own_options(task, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    owners = {
+        "--seq-len": "text",
+        "--window": "forecast",
+        "--hops": "qa",
+        "--column": "tag",
+        "--attention": "translate",
+    }
+    for words in ([task, "--help"], ["--help", "--task", task]):
+        status, out, err = run("train", *words)
+        assert (status, err) == (0, "")
+        assert out.startswith(f"usage: fastrnn train {task} ")
+        assert f"(default: ./fastrnn-{'lm' if task == 'text' else task})" in out
+        shown = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", out)}
+        assert {"--data", "--hidden", "--epochs", "--out"} < shown and ("--cell" in shown) == (task != "qa")
+        assert {option for option in owners if option in shown} == {o for o, owner in owners.items() if owner == task}
+
+
+def test_the_help_of_train_lists_the_tasks(run):
+    for words in (["--help"], ["-h"], ["--quiet", "--help"]):
+        status, out, err = run("train", *words)
+        assert (status, err) == (0, "")
+        for task in ("text", *FILES):
+            assert re.search(rf"^    {task}  +\w", out, re.MULTILINE)
+        assert "--epochs" in out and "--seq-len" not in out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--task", "classify"], "--task classify needs --data FILE: series and their classes, a .ts file"),
         (["--task", "classify", "--data", "none.ts"], "none.ts: No such file or directory"),
-        (["--task", "classify", "--data", "a.ts", "--seq-len", 5], "--seq-len is not an option of --task classify"),
-        (["--task", "music", "--data", "a.json", "--min-count", 5], "--min-count is not an option of --task music"),
-        (["--task", "forecast", "--data", "a.csv", "--window", 5], "--task forecast needs --horizon"),
-        (
-            ["--task", "forecast", "--data", "a.csv", "--held-out", "b"],
-            "--held-out is not an option of --task forecast",
-        ),
-        (["--task", "music", "--data", "a.json", "--validation", 0.2], "--validation is not an option of --task music"),
-        (
-            ["--task", "forecast", "--data", "a.csv", "--window", 5, "--horizon", 5, "--validation", 0.2],
-            "--validation is not an option",
-        ),
-        (["--bidirectional"], "--bidirectional is not an option of --task text"),
-        (["--hops", 2], "--hops is not an option of --task text"),
-        (["qa", "--data", "a.txt", "--cell", "gru"], "--cell is not an option of --task qa"),
-        (["qa", "--data", "a.txt", "--hidden", 5, 6], "--hidden is one number for --task qa, but there are 2"),
-        (
-            ["translate", "--data", "a.tsv", "--hidden", 5, 6],
-            "--hidden is one number for --task translate, but there are 2",
-        ),
         (["translate", "--data", "a.tsv", "--attention", "dot", "--bidirectional"], "they have 256 and 128 units"),
-        (["translate", "--data", "a.tsv", "--pooling", "mean"], "--pooling is not an option of --task translate"),
         (
             ["translate", "--data", "captions.csv"],
             "captions.csv, line 1: it has 0 tabs, but must have 1, between source and target",
         ),
         (["translate", "--data", "a.tsv", "--held-out", "none.tsv"], "none.tsv: No such file or directory"),
-        (
-            ["caption", "--data", "captions.csv", "--bidirectional"],
-            "--bidirectional is not an option of --task caption",
-        ),
-        (
-            ["caption", "--data", "captions.csv", "--attention", "none"],
-            "--attention is not an option of --task caption",
-        ),
-        (["tag", "--data", "a.conllu", "--attention", "dot"], "--attention is not an option of --task tag"),
-        (["qa", "--data", "a.txt", "--task", "tag"], "the task is qa and tag: give one of them"),
         (["qa", "--data", "a.ts"], "a.ts, line 1: it begins with '@problemName', but its number must be 1"),
         (["--task", "classify", "--data", "a.conllu"], "a.conllu, line 1: there is no label"),
         (
@@ -283,6 +352,7 @@ def test_sizes_of_layers(run):
             ["--task", "forecast", "--data", "a.csv", "--window", 80, "--horizon", 40],
             "series 0 has 90 steps, but 120 are needed",
         ),
+        (["--encoding", "latin-1"], "--encoding is the encoding of --data, which is not given"),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_any_work(arguments, message, run):

@@ -131,10 +131,8 @@ def test_what_is_no_number_of_threads_is_refused(value, error):
 def test_a_wrong_threads_option_is_wrong_usage(value, run):
     status, out, err = run("train", f"--threads={value}")
     assert (status, out) == (2, "")
-    assert (
-        err
-        == f"fastrnn train: error: argument --threads: {value!r} is not a whole number of at least 1 (see fastrnn train --help)\n"
-    )
+    message = f"argument --threads: {value!r} is not a whole number of at least 1"
+    assert err == f"fastrnn train text: error: {message} (see fastrnn train text --help)\n"
 
 
 @pytest.mark.parametrize(

@@ -3,87 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import math
 
-from fastrnn.cli import reading
-from fastrnn.cli.console import one_line
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong, and takes --debug, which the command reads by itself."""
-
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.add_argument("--debug", action="store_true", help="show where an error comes from")
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
-
-
-def _number(kind, description, holds):
-    """An argparse type: a number of this kind for which `holds`."""
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not math.isfinite(value) or not holds(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
-        return value
-
-    return parse
-
-
-_count = _number(int, "a whole number of at least 1", lambda v: v >= 1)
-_vocabulary = _number(int, "a whole number of at least 2", lambda v: v >= 2)
-_natural = _number(int, "a whole number of at least 0", lambda v: v >= 0)
-_positive = _number(float, "a number above 0", lambda v: v > 0)
-_not_negative = _number(float, "a number of at least 0", lambda v: v >= 0)
-_fraction = _number(float, "a number in 0 <= p < 1", lambda v: 0 <= v < 1)
-_probability = _number(float, "a number in 0 < p <= 1", lambda v: 0 < v <= 1)
-
-
-def _threads(text):
-    """An argparse type: a number of threads, in ASCII digits; any number beyond what an int of C holds is as good as 10**18."""
-    digits = text.strip()
-    if not (digits.isascii() and digits.isdecimal() and digits.strip("0")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(digits.lstrip("0")[:19])
-
-
-def _path(text):
-    """An argparse type: a path, which an empty text is not (it would be the current directory)."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty: give a path, or . for this directory")
-    return text
-
-
-def _decay(text):
-    return text if text in ("cosine", "none") else _probability_or_word(text)
-
-
-def _probability_or_word(text):
-    try:
-        return _probability(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not 'cosine', 'none' or a factor in 0 < f <= 1") from None
+from fastrnn.cli import reading, train_arguments
+from fastrnn.cli.parser import Parser, count, natural, not_negative, probability
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The arguments; `command` is the name of the command, and `rest` what is given to `bench`.
+    """Parse the arguments of the command.
+
+    Parameters
+    ----------
+    argv : list of str
+        The arguments after ``fastrnn``.
+
+    Returns
+    -------
+    arguments : argparse.Namespace
+        `command` is the name of the command, and `rest` holds the arguments after ``bench``.
 
     Raises
     ------
-    SystemExit  they are wrong, which is said, or are --help.
+    SystemExit
+        After --help, or after one line about a wrong argument.
     """
-    if argv[:1] == ["train"] and argv[1:] and argv[1][:1] != "-":  # train qa is train --task qa
-        argv = ["train", "--task", *argv[1:]]
-    arguments, rest = _parser().parse_known_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "train":
+        return train_arguments.parse(rest)
     if arguments.command == "bench":
         arguments.rest = rest
     elif rest:
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
 
 
@@ -93,211 +43,113 @@ def _parser():
         description="Recurrent networks on the CPU: train a model of text or of other sequences, and use it.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    _add_train(commands)
+    own = dict(add_help=False, allow_abbrev=False)  # these two parse their arguments themselves
+    commands.add_parser("train", help="train a model", **own)
     _add_generate(commands)
-    evaluate = commands.add_parser("evaluate", help="measure a model on data of the kind it was trained on")
-    predict = commands.add_parser("predict", help="predict classes, tags, translations or next steps")
-    for command in (evaluate, predict):
-        command.add_argument("model", metavar="DIR", help="directory of the model")
-        command.add_argument(
-            "--data", metavar="FILE", required=True, help="text for a model of it; else as for train --task"
-        )
-        reading.add_options(command, _count)
-    predict.add_argument(
-        "--beam",
-        type=_count,
-        metavar="N",
-        help="candidates that are followed side by side (1); for translate and caption",
-    )
+    _add_evaluate(commands)
+    _add_predict(commands)
     _add_convert(commands)
     info = commands.add_parser("info", help="show the configuration of this build, or of a model")
     info.add_argument("model", metavar="DIR", nargs="?", help="directory of a model")
-    # the options of bench are its own: fastrnn bench --help
-    commands.add_parser(
-        "bench", help="compare the speed with torch, onnxruntime, OpenVINO, JAX and NumPy", add_help=False
-    )
+    commands.add_parser("bench", help="compare the speed with torch, onnxruntime, OpenVINO, JAX and NumPy", **own)
     return parser
 
 
-def _add_train(commands):
-    train = commands.add_parser(
-        "train", help="train a model", description="Train a model: fastrnn train TASK. Defaults are those of text."
+def _add_evaluate(commands):
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a model on a file",
+        description="Measure a model on a file of the kind that it was trained on.",
     )
-    add = train.add_argument
-    add(
-        "--task",
-        choices=("text", "classify", "regress", "tag", "forecast", "music", "qa", "translate", "caption"),
-        action="append",
-        help="text (default): a language model; classify, regress: .ts, .tsv, .arff; tag: CoNLL-U; forecast: CSV; music: piano rolls as JSON; "
-        "qa: bAbI stories; translate: pairs of lines; caption: vectors and texts",
+    _add_model_and_data(evaluate)
+
+
+def _add_predict(commands):
+    predict = commands.add_parser(
+        "predict",
+        help="predict classes, numbers, tags, answers, texts or next steps",
+        description="Predict for a file of the kind that the model was trained on. Labels in the file are not needed. "
+        "A language model writes with 'fastrnn generate' instead.",
     )
-    add(
-        "--data",
-        metavar="FILE",
-        help="the file; for text, without it, the documentation that every Python carries (about 0.5 M characters)",
-    )
-    add(
-        "--held-out",
-        metavar="FILE",
-        help="look at this file for the best model, in place of --validation; not for text, forecast and music",
-    )
-    add("--cell", choices=("lstm", "gru", "rnn"), help="kind of recurrent layer (lstm)")
-    add("--hidden", type=_count, nargs="+", metavar="H", help="units of all layers, or of each (128)")
-    add("--layers", type=_count, metavar="N", help="recurrent layers (2)")
-    add("--dropout", type=_fraction, metavar="P", help="probability of a zero behind each recurrent layer (0)")
-    add("--batch", type=_count, metavar="B", help="streams of text, or sequences, of an update (50)")
-    add("--epochs", type=_count, metavar="N", help="times through the data (20)")
-    add(
-        "--optimizer",
-        choices=("adam", "adamw", "rmsprop", "adagrad", "sgd"),
-        default="adam",
-        help="rule of the updates (adam)",
-    )
-    add("--lr", type=_positive, help="learning rate (0.002)")
-    add(
-        "--lr-decay",
-        type=_decay,
-        default="cosine",
-        metavar="HOW",
-        help="cosine (default): down to 0 at the end; a factor per epoch; or none",
-    )
-    add("--weight-decay", type=_not_negative, metavar="W", help="of the optimiser")
-    add("--clip", type=_not_negative, default=5.0, metavar="NORM", help="maximum norm of the gradient (5); 0: no limit")
-    add(
-        "--nonfinite",
-        choices=("stop", "skip"),
-        default="stop",
-        help="an update whose loss or gradient is NaN or infinite stops the training (stop), or is skipped and counted",
-    )
-    add(
-        "--check-finite",
-        action="store_true",
-        help="look for NaN and infinity in all recurrent layers, and name the place of the first",
-    )
-    add("--accumulate", type=_count, default=1, metavar="N", help="batches of an update (1)")
-    add(
-        "--validation",
-        type=_fraction,
-        metavar="P",
-        help="fraction of the data to hold out (0.1), of a text its end; not for forecast and music",
-    )
-    add("--patience", type=_count, metavar="N", help="stop after N epochs without a better held-out loss")
-    add("--seed", type=_natural, default=0, help="the same seed gives the same model, bit for bit (0)")
-    add("--threads", type=_threads, metavar="N", help="threads, at most 64; all cores if not given")
-    add(
-        "--out",
-        type=_path,
-        metavar="DIR",
-        help="directory of the model and of the checkpoint (./fastrnn-lm; ./fastrnn-classify, … for other tasks)",
-    )
-    add(
-        "--log",
-        metavar="FILE",
-        help="write the figures of each epoch to FILE, as CSV or, if it ends in .jsonl, as JSON",
-    )
-    add("--resume", action="store_true", help="continue from the checkpoint in DIR, with the same options as before")
-    add("--quiet", action="store_true", help="show no progress")
-    text = train.add_argument_group("text").add_argument
-    text(
-        "--level", choices=("character", "word", "byte"), help="what the model reads and writes one by one (character)"
-    )
-    text(
-        "--min-count",
-        type=_count,
+    _add_model_and_data(predict)
+    predict.add_argument(
+        "--beam",
+        type=count,
         metavar="N",
-        help="rarer words are unknown words; with --level word (2), for translate (2), tag (1) and, of characters, caption (1)",
+        help="width of the beam search, for models of translate and caption (default: 1)",
     )
-    text(
-        "--max-vocabulary",
-        type=_vocabulary,
-        metavar="V",
-        help="keep the V most frequent words only, <unk> among them; with --level word",
-    )
-    text(
-        "--pretrained",
-        metavar="FILE",
-        help="word vectors to start from, in GloVe's or word2vec's text format; with --level word",
-    )
-    text(
-        "--splitting",
-        choices=("unicode", "simple"),
-        help="words end at Unicode's word boundaries, or are runs of letters and digits; with --level word (unicode)",
-    )
-    text("--tied", action="store_true", default=None, help="one weight for embedding and softmax")
-    text("--embedding", type=_count, metavar="E", help="numbers for each symbol at the input; H if not given")
-    text("--seq-len", type=_count, metavar="T", help="steps of an update (50)")
-    series = train.add_argument_group("classify, forecast, translate").add_argument
-    series(
-        "--bidirectional", action="store_true", default=None, help="read in both directions; for classify and translate"
-    )
-    series(
-        "--attention",
-        choices=("none", "additive", "dot", "general"),
-        help="how the outputs of the source are scored; for translate (additive)",
-    )
-    series("--pooling", choices=("last", "mean", "max"), help="what stands for a whole series; for classify (last)")
-    series("--window", type=_count, metavar="N", help="steps that are read; for forecast, which needs it")
-    series("--horizon", type=_count, metavar="N", help="steps that are forecast; for forecast, which needs it")
-    series("--season", type=_count, metavar="N", help="steps of a season, whose differences are learnt; for forecast")
-    series("--logarithm", action="store_true", default=None, help="the logarithms are learnt; for forecast")
-    qa = train.add_argument_group("qa").add_argument
-    qa("--hops", type=_count, metavar="N", help="how often the story is looked at (3)")
-    qa("--memory", type=_count, metavar="N", help="sentences that are kept of a story, its last ones (50)")
-    qa("--tying", choices=("adjacent", "layerwise"), help="which tables are one (adjacent)")
-    qa("--linear-start", type=_natural, metavar="N", help="epochs at first without the softmax over the memory (0)")
-    reading.add_options(train, _count)
+
+
+def _add_model_and_data(parser):
+    parser.add_argument("model", metavar="DIR", help="directory of the model")
+    parser.add_argument("--data", metavar="FILE", required=True, help="the file; its format is that of 'fastrnn train'")
+    files = parser.add_argument_group("reading the file", "Options that are not given are those of the training.")
+    reading.add_options(files, reading.TEXT)
+    reading.add_options(parser.add_argument_group("reading the file, for a model of tag"), reading.WORDS[1:])
+    reading.add_options(parser.add_argument_group("reading the file, for a model of forecast"), reading.TABLE[1:])
 
 
 def _add_generate(commands):
     generate = commands.add_parser(
-        "generate", help="write text with a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        "generate",
+        help="write text with a language model",
+        description="Write text with a language model.",
     )
     add = generate.add_argument
     add("model", metavar="DIR", help="directory of the model")
-    add("--prompt", default="", metavar="TEXT", help="the text begins with it")
-    add("--length", type=_natural, default=1000, metavar="N", help="characters, words or bytes to write")
+    add("--prompt", default="", metavar="TEXT", help="text to continue (default: none)")
+    add("--length", type=natural, default=1000, metavar="N", help="number of symbols to write (default: %(default)s)")
     add(
         "--temperature",
-        type=_not_negative,
+        type=not_negative,
         default=0.8,
-        help="lower is safer, higher is bolder; 0: always the most likely",
+        help="below 1 makes likely symbols likelier, above 1 less likely; 0: always take the most likely symbol "
+        "(default: %(default)s)",
     )
-    add("--top-k", type=_count, metavar="K", help="draw from the K most likely symbols only")
-    add("--top-p", type=_probability, metavar="P", help="draw from the fewest symbols that have probability P together")
-    add("--seed", type=_natural, help="the same seed writes the same text")
+    add("--top-k", type=count, metavar="K", help="sample from the K most likely symbols only")
+    add("--top-p", type=probability, metavar="P", help="sample from the fewest symbols whose probabilities add up to P")
+    add("--seed", type=natural, help="the same seed writes the same text")
 
 
 def _add_convert(commands):
     convert = commands.add_parser(
-        "convert", help="read a model of torch, ONNX or Keras; or write one for torch or ONNX"
+        "convert",
+        help="convert a model from PyTorch, ONNX or Keras, or to PyTorch or ONNX",
+        description="Convert a model from PyTorch, ONNX or Keras, or to PyTorch or ONNX.",
     )
     add = convert.add_argument
     add(
         "source",
         metavar="SRC",
-        help="a state_dict that torch.save wrote, .safetensors, .onnx, .keras, .h5; or the directory of a model",
+        help="a state_dict written by torch.save, or a .safetensors, .onnx, .keras or .h5 file; or a model directory",
     )
-    add("destination", metavar="DST", help="a directory; or a file: .onnx, .pt (a state_dict), .safetensors")
-    add("--key", metavar="NAME", help="which part of a torch file is the state_dict")
+    add(
+        "destination",
+        metavar="DST",
+        help="a directory; or a file, whose format is that of its name: .onnx, .pt (a state_dict) or .safetensors",
+    )
+    add("--key", metavar="NAME", help="name of the state_dict in a torch file that holds several things")
     add(
         "--order",
         metavar="A,B,…",
-        help="the layers of a state_dict in the order of use, where the file and their sizes do not tell it",
+        help="layers of a state_dict in the order of use, if it cannot be found from the file and the sizes",
     )
     add(
         "--between",
         metavar="F",
-        help="function behind a Linear that another layer of a state_dict follows: relu, tanh, none, …; or A=relu,B=none",
+        help="function after a Linear layer that is followed by another layer, for a state_dict: relu, tanh, none, …; "
+        "or one for each layer: A=relu,B=none",
     )
     add(
         "--nonlinearity",
         choices=("tanh", "relu"),
         default="tanh",
-        help="of vanilla layers in a state_dict, which does not say (tanh)",
+        help="nonlinearity of the RNN layers of a state_dict, which does not contain it (default: %(default)s)",
     )
-    add("--config", metavar="FILE", help="settings of a .weights.h5: what model.to_json() gave")
+    add("--config", metavar="FILE", help="configuration of a .weights.h5 file: the output of model.to_json()")
     add(
         "--vocabulary",
         metavar="FILE",
-        help="JSON, the characters in the order of their ids or {character: id}: makes a language model that generates",
+        help="JSON with the characters in the order of their ids, or {character: id}; the result is then a language "
+        "model, for 'fastrnn generate'",
     )

@@ -1,85 +1,95 @@
-"""Options of the command that say how a file is read, and the lines that say what was left out of it."""
+"""Options for reading files, and the notes about what was left out of a file."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
+from collections.abc import Iterable, Iterator
 
 from fastrnn.cli.console import one_line, say
+from fastrnn.cli.parser import count, values
 
-_NOT_KEPT = ("encoding", "allow_gaps")  # of one file, not of all that a model is used on
-OPTIONS = ("encoding", "layout", "column", "target", "exog", "date", "decimal", "separator", "allow_gaps")
+_NOT_KEPT = ("encoding", "allow_gaps")  # they belong to one file, not to every file that a model is used on
+
+# The options of the readers of `fastrnn.data`: of any text file, of words with tags, of tables.
+TEXT = ("encoding",)
+WORDS = (*TEXT, "layout", "column")
+TABLE = (*TEXT, "target", "exog", "date", "decimal", "separator", "allow_gaps")
 
 
-def add_options(parser, count) -> None:
-    """Add the options to a command; `count` is the argparse type of numbers of at least 1."""
-    add = parser.add_argument_group("reading of files").add_argument
-    add("--encoding", metavar="NAME", help="of the text: utf-8 (default), utf-16, latin-1, cp1252, … (Python's names)")
-    add("--layout", choices=("conllu", "conll2003"), help="columns of words and tags; for tag (conllu)")
-    add(
-        "--column",
-        type=count,
-        metavar="N",
-        help="column of the tag, from 1; for tag (4, UPOS; the last with --layout conll2003)",
-    )
-    add(
-        "--target",
-        action="append",
-        metavar="NAME",
-        help="column to forecast, may be repeated; for forecast (all columns of numbers)",
-    )
-    add(
-        "--exog",
-        action="append",
-        metavar="NAME",
-        help="column whose future is known, in rows without targets at the end; for forecast",
-    )
-    add(
-        "--date",
-        metavar="NAME",
-        help="column of the dates, which must rise by even steps; for forecast (found by its content)",
-    )
-    add("--decimal", choices=(".", ","), help="decimal sign of the numbers; for forecast (.)")
-    add("--separator", type=_separator, metavar="SIGN", help="between the columns: a sign, or tab; for forecast (,)")
-    add(
-        "--allow-gaps",
-        action="store_true",
-        default=None,
-        help="take rows as evenly spaced though their dates are not; for forecast",
-    )
+def add_options(group, names: Iterable[str]) -> None:
+    """Add options for reading a file, with destinations that begin with "reading.", to an argument group."""
+    for name in names:
+        options = dict(_OPTIONS[name], dest=f"reading.{name}")
+        group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
 def _separator(text):
     return "\t" if text in ("tab", "\\t") else text
 
 
-def given(arguments, own, of: str) -> dict:
-    """The options that were given, {name: value}.
+_OPTIONS = dict(
+    encoding=dict(metavar="NAME", help="encoding of the file, such as utf-16, latin-1 or cp1252 (default: utf-8)"),
+    layout=dict(choices=("conllu", "conll2003"), help="layout of the columns (default: conllu)"),
+    column=dict(
+        type=count,
+        metavar="N",
+        help="number of the column of the tags, counted from 1 (default: 4, UPOS; with --layout conll2003 the last)",
+    ),
+    target=dict(
+        action="append",
+        metavar="NAME",
+        help="column to forecast; may be given several times (default: all columns of numbers)",
+    ),
+    exog=dict(
+        action="append",
+        metavar="NAME",
+        help="column whose future values are known; may be given several times. To predict, append rows with these "
+        "values and without targets",
+    ),
+    date=dict(metavar="NAME", help="column of evenly spaced dates (default: detected from the content)"),
+    decimal=dict(choices=(".", ","), metavar="SIGN", help="decimal sign, . or , (default: .)"),
+    separator=dict(type=_separator, metavar="SIGN", help="sign between the columns, or tab (default: ,)"),
+    allow_gaps=dict(action="store_true", default=None, help="accept dates that are not evenly spaced"),
+)
+
+
+def given(arguments: argparse.Namespace) -> dict:
+    """Collect the options for reading a file that were given, as ``{name: value}``."""
+    return {name: value for name, value in values(arguments, "reading").items() if value is not None}
+
+
+def refuse_others(options: dict, own: Iterable[str], kind: str) -> None:
+    """Refuse options that the reader of a model's files does not have.
 
     Parameters
     ----------
-    own : names of those that may be given
-    of : what has them, for the message
+    options : dict
+        The options, as `given` returns them.
+    own : iterable of str
+        The options that the reader has.
+    kind : str
+        The kind of model, for the message.
 
     Raises
     ------
-    ValueError  another one was given.
+    ValueError
+        An option is not one of `own`.
     """
-    found = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
-    for name in found:
+    for name in options:
         if name not in own:
-            raise ValueError(f"--{name.replace('_', '-')} is not an option {of}")
-    return found
+            raise ValueError(f"--{name.replace('_', '-')} is not an option for a {kind}")
 
 
 def kept(options: dict) -> dict | None:
-    """What a model keeps of the options it was trained with, so that other files are read the same way."""
+    """Select the options that are saved with a model, so that other files are read in the same way."""
     return {name: value for name, value in options.items() if name not in _NOT_KEPT} or None
 
 
 @contextlib.contextmanager
-def notes():
-    """Say what readers leave out, a line each: at `show_notes` and at the end, unless an error ends the command."""
+def notes() -> Iterator[None]:
+    """Collect the notes of the readers; show them at `show_notes` and at the end, unless an error ends the command."""
     logger, handler = logging.getLogger("fastrnn"), _Notes()
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -95,19 +105,19 @@ def notes():
 
 
 def show_notes() -> None:
-    """Print the notes since the last call."""
+    """Print the notes since the last call, one line each."""
     for handler in logging.getLogger("fastrnn").handlers:
         if isinstance(handler, _Notes):
             handler.show()
 
 
 def drop_notes() -> None:
-    """Show no notes from here on."""
+    """Ignore all later notes."""
     logging.getLogger("fastrnn").setLevel(logging.WARNING)
 
 
 class _Notes(logging.Handler):
-    """Keeps messages until they are shown, each once."""
+    """A handler that keeps messages until they are shown, each once."""
 
     def __init__(self):
         super().__init__()

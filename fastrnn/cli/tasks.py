@@ -1,20 +1,18 @@
-"""What the command `fastrnn` does with each kind of model: which data it reads, how it says what came out."""
+"""What the command does with each kind of model: how it reads data, scores and predicts."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from fastrnn import Network, data, models
+from fastrnn import data
 from fastrnn._check.data import by_name
-from fastrnn._files import storage
-from fastrnn._files.schema import shown
+from fastrnn.cli import reading
 from fastrnn.data._files import counted, say
 from fastrnn.models import (
     EncoderDecoder,
@@ -32,57 +30,41 @@ from fastrnn.models.text import read_text
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A kind of model, as the command knows it.
+    """A task of ``fastrnn train`` other than text: what the command does with its kind of model.
 
-    model : its class
-    file : what --data is
-    defaults : of the options that have others than for text
-    options : {option of the command: argument of the model} beside those that all models have
-    read : (path, **reading) -> (what `fit` takes, and `score`); `reading` are the options of the reader that were given
-    held_out : (options, **reading) -> `validation` of `fit`
-    decides_by : options that say what is held out
-    score : (model, path, **reading) -> what `fastrnn evaluate` prints
-    predict : (model, path, **reading) -> lines of `fastrnn predict`; if it searches (model, path, beam, **reading)
-    searches : whether predictions are searched for
-    one_size : whether all layers have the same size
-    common : {option that most tasks have: argument of the model}
-    reading : options of the reader
+    Attributes
+    ----------
+    model : type
+        Class of the model.
+    read : callable
+        ``read(path, **options)`` reads what `fit` and `score` take.
+    score : callable
+        ``score(model, path, **options)`` returns the line that ``fastrnn evaluate`` prints.
+    predict : callable
+        ``predict(model, path, **options)`` yields the lines that ``fastrnn predict`` prints; if `searches` is true,
+        ``predict(model, path, beam, **options)``.
+    options : tuple of str
+        Names of the options of the reader, see `fastrnn.cli.reading`.
+    searches : bool
+        Whether predictions are found by beam search.
+    validation : callable, optional
+        ``validation(arguments, **options)`` returns the `validation` of `fit`. By default that is the file of
+        --held-out, or the fraction of --validation.
     """
 
     model: type
-    file: str
-    defaults: dict
-    options: dict
     read: Callable
-    held_out: Callable
-    decides_by: tuple
     score: Callable
     predict: Callable
+    options: tuple[str, ...] = reading.TEXT
     searches: bool = False
-    one_size: bool = False
-    common: dict = dataclasses.field(
-        default_factory=lambda: dict(cell="cell", hidden="hidden_size", layers="num_layers", dropout="dropout")
-    )
-    reading: tuple = ("encoding",)
+    validation: Callable | None = None
 
-
-def load(directory, wanted: type | None = None):
-    """The model in a directory, of whatever kind; `wanted` says which one a command needs.
-
-    Raises
-    ------
-    ValueError  it is another kind.
-    """
-    arrays, config = storage.load(directory)
-    found = config.get("model")
-    if found == "Network" and wanted is None:
-        return Network._of(arrays, config, directory)
-    if found not in models.__all__ or (wanted is not None and found != wanted.__name__):
-        needs = f"a {wanted.__name__}" if wanted is not None else f"one of {', '.join(models.__all__)}"
-        raise ValueError(
-            f"{directory} holds a {found if isinstance(found, str) else shown(found)}, but this needs {needs}"
-        )
-    return getattr(models, found)._of(arrays, config, directory)
+    def held_out(self, arguments, **options):
+        """Return the `validation` of `fit`."""
+        if self.validation is not None:
+            return self.validation(arguments, **options)
+        return arguments.validation if arguments.held_out is None else self.read(arguments.held_out, **options)
 
 
 def task_of(model) -> Task:
@@ -265,57 +247,24 @@ def _targets(read):
     return predict
 
 
-def _file_or_part(read):
-    return lambda options, **reading: (
-        read(options.held_out, **reading) if options.held_out is not None else options.validation
-    )
-
-
 TASKS = {
-    "classify": Task(
-        SequenceClassifier, "series and their classes, a .ts file of the UCR/UEA archive, or .tsv or .arff",
-        dict(layers=1, epochs=50, batch=16, lr=5e-3), {"bidirectional": "bidirectional", "pooling": "pooling"},
-        _classes_of, _file_or_part(_classes_of), ("validation", "held_out"), _accuracy(_classes_of, "the series"), _labels,
-    ),
-    "regress": Task(
-        SequenceRegressor, "series and a number each, a .ts file with @targetLabel true, or .tsv or .arff",
-        dict(layers=1, epochs=50, batch=16, lr=5e-3), {"bidirectional": "bidirectional", "pooling": "pooling"},
-        _numbers_of, _file_or_part(_numbers_of), ("validation", "held_out"), _r2, _numbers,
-    ),
-    "tag": Task(
-        SequenceTagger, "words and their tags, CoNLL-U, or CoNLL-2003 with --layout conll2003", dict(layers=1, dropout=0.3, epochs=15, batch=32, lr=3e-3),
-        {"min_count": "min_count"}, data.read_conllu, _file_or_part(data.read_conllu), ("validation", "held_out"),
-        _accuracy(data.read_conllu, "the words"), _tags, reading=("encoding", "layout", "column"),
-    ),
-    "forecast": Task(
-        Forecaster, "a table of numbers over time, CSV with a header", dict(cell="gru", hidden=32, layers=1, epochs=60, batch=16, lr=5e-3),
-        {"window": "window", "horizon": "horizon", "season": "season", "logarithm": "log"}, _series,
-        lambda options, **reading: 0, (), _mase, _forecast,
-        reading=("encoding", "target", "exog", "date", "decimal", "separator", "allow_gaps"),
-    ),
+    "classify": Task(SequenceClassifier, _classes_of, _accuracy(_classes_of, "the series"), _labels),
+    "regress": Task(SequenceRegressor, _numbers_of, _r2, _numbers),
+    "tag": Task(SequenceTagger, data.read_conllu, _accuracy(data.read_conllu, "the words"), _tags, reading.WORDS),
+    "forecast": Task(Forecaster, _series, _mase, _forecast, reading.TABLE, validation=lambda arguments, **options: 0),
     "music": Task(
-        EventModel, 'piano rolls, JSON {"train": …, "valid": …, "test": …}', dict(cell="gru", layers=1, dropout=0.5, epochs=100, batch=8, lr=5e-3),
-        {}, _rolls, lambda options, **reading: data.read_rolls(options.data, "valid", **reading), (), _nll, _piece,
+        EventModel,
+        _rolls,
+        _nll,
+        _piece,
+        validation=lambda arguments, **options: data.read_rolls(arguments.data, "valid", **options),
     ),
-    "qa": Task(
-        MemoryNetwork, "stories, questions and answers, a bAbI file", dict(hidden=20, epochs=100, batch=32, lr=0.01),
-        {"hops": "hops", "memory": "memory", "tying": "tying", "linear_start": "linear_start"}, data.read_babi,
-        _file_or_part(data.read_babi), ("validation", "held_out"), _accuracy(data.read_babi, "the questions"), _answers, one_size=True,
-        common=dict(hidden="size"),
-    ),
-    "translate": Task(
-        EncoderDecoder, "lines of a source, a tab and its target; words are separated by blanks",
-        dict(cell="gru", layers=1, dropout=0.2, batch=32, bidirectional=False, min_count=2),
-        {"attention": "attention", "bidirectional": "bidirectional", "min_count": "min_count"}, data.read_pairs,
-        _file_or_part(data.read_pairs), ("validation", "held_out"), _perplexity(data.read_pairs), _targets(_sources),
-        searches=True, one_size=True,
-    ),
+    "qa": Task(MemoryNetwork, data.read_babi, _accuracy(data.read_babi, "the questions"), _answers),
+    "translate": Task(EncoderDecoder, data.read_pairs, _perplexity(data.read_pairs), _targets(_sources), searches=True),
     "caption": Task(
-        VectorToSequence, "vectors and their texts, .npz or CSV", dict(cell="gru", layers=1, epochs=50, batch=32),
-        {"min_count": "min_count"}, data.read_captions, _file_or_part(data.read_captions), ("validation", "held_out"),
-        _perplexity(data.read_captions), _targets(_vectors), searches=True, one_size=True,
+        VectorToSequence, data.read_captions, _perplexity(data.read_captions), _targets(_vectors), searches=True
     ),
-}  # fmt: skip
+}
 
 
 def text_of(path, level: str, encoding: str | None = None):
@@ -331,43 +280,3 @@ def score_text(model: LanguageModel, path, encoding: str | None = None) -> str:
     """What `fastrnn evaluate` prints for a language model."""
     nll = -model.score(text_of(path, model.level, encoding))
     return f"NLL: {nll:.4f} nats per {model.level} ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}"
-
-
-def report(model, out) -> None:
-    """Print what training has come to."""
-    _report_message(model)
-    looks = [entry for entry in model.history if entry.get("validation_loss") is not None]
-    if looks:
-        kept = min(
-            (entry for entry in looks if not math.isnan(entry["validation_loss"])),
-            key=lambda entry: entry["validation_loss"],
-            default=looks[-1],
-        )
-        for name in model.FIGURES:
-            first, last = looks[0][f"validation_{name}"], kept[f"validation_{name}"]
-            print(
-                f"held-out {name}: {first:.4f} before, {last:.4f} after epoch {kept['epoch']:g}, whose parameters are kept"
-            )
-    if model.speed is not None:
-        print(f"speed: {model.speed:,.0f} steps/s")
-    print(f"model: {out} ({model.num_parameters:,} parameters); on other data: fastrnn predict {out} --data FILE")
-
-
-def _report_message(model):
-    """Say what there is to say about a training that went on to its end."""
-    if model.message is not None and model.outcome in ("finished", "stopped early"):
-        print("fastrnn: warning:", model.message, file=sys.stderr)
-
-
-def report_text(model, out) -> None:
-    """The same for a language model."""
-    _report_message(model)
-    losses = [entry["validation_loss"] for entry in model.history if entry["validation_loss"] is not None]
-    if model.pretrained_words is not None:
-        print(f"pretrained vectors: for {model.pretrained_words:,} of {len(model.vocabulary):,} words")
-    if losses:
-        print(f"held-out NLL: {losses[0]:.4f} before, {min(losses):.4f} after, in nats per {model.level}")
-    if model.speed is not None:
-        print(f"speed: {model.speed:,.0f} {model.level}s/s")
-    print("it writes:", "".join(model.generate_iter(length=300, temperature=0.7, seed=0)), sep="\n")
-    print(f"model: {out} ({model.num_parameters:,} parameters); more text: fastrnn generate {out}")

@@ -87,7 +87,7 @@ class _Options:
 def _read(source, options):
     """(model, what to say)."""
     if source.is_dir():
-        from fastrnn.cli.tasks import load
+        from fastrnn.models.loading import load
 
         options.refuse("a directory of fastrnn", "key", "order", "between", "nonlinearity", "config")
         model = load(source)
