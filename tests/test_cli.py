@@ -380,7 +380,7 @@ BAD_INPUT = [
     (["train", "--data", "text.txt", "--out", "empty.txt/m"], "empty.txt/m: Not a directory"),
     (
         ["train", "--data", "text.txt", "--patience", "2", "--validation", "0"],
-        "patience=2 needs a validation part, but there is none",
+        "patience=2 needs validation data, but there are none",
     ),
     (["train", "--data", "text.txt", "--min-count", "3"], "min_count=3 is for words, but level is 'character'"),
     (

@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(attention):
 
 
 @pytest.mark.parametrize("attention", [None, "additive"])
-@pytest.mark.filterwarnings("ignore:no look at the validation part")
+@pytest.mark.filterwarnings("ignore:no evaluation found a better")
 def test_save_and_load_and_resume(attention, tmp_path):
     options = QUICK | dict(validation=0.25, label_smoothing=0.1, scheduled_sampling=lambda epoch: epoch / 4)
     whole = small("lstm", attention=attention).fit(X, Y, **options | {"epochs": 4}, checkpoint=tmp_path / "whole")

@@ -620,7 +620,7 @@ BAD = [
     (fit(clip_value=-2), ValueError, "clip_value is -2, but it must be > 0"),
     (fit(validation=1), ValueError, "validation is 1, but it must be a number from 0 up to, but not including, 1"),
     (fit(patience=0), ValueError, "patience is 0, but it must be at least 1"),
-    (fit(patience=2, validation=0), ValueError, "patience=2 needs a validation part, but there is none"),
+    (fit(patience=2, validation=0), ValueError, "patience=2 needs validation data, but there are none"),
     (fit(schedule="cosine"), TypeError, "schedule is 'cosine', but it must be a fastrnn.optim.Schedule"),
     (fit(resume=True), ValueError, "resume=True needs the directory of the checkpoint, but checkpoint is None"),
     (

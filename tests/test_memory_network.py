@@ -228,7 +228,7 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(tying):
 
 
 @both_ties
-@pytest.mark.filterwarnings("ignore:no look at the validation part")
+@pytest.mark.filterwarnings("ignore:no evaluation found a better")
 def test_save_and_load_and_resume(tying, tmp_path):
     X, y = data()
     options = dict(batch_size=8, validation=0.2, verbose=False)

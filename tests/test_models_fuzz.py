@@ -13,8 +13,8 @@ from fastrnn.models import Forecaster, SequenceClassifier, SequenceRegressor
 
 pytestmark = [
     pytest.mark.fuzz,
-    pytest.mark.filterwarnings("ignore:no look at the validation part:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:the validation_loss was never a number:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:no evaluation found a better:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:the validation_loss was never finite:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:the held-out part has:UserWarning"),
 ]
 

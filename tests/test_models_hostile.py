@@ -214,7 +214,7 @@ def test_the_schema_has_every_field_of_a_position():
         "loss_count",
         "best_loss",
         "best_update",
-        "looks_since_best",
+        "evaluations_since_best",
         "history",
     }
 
@@ -273,7 +273,7 @@ WRONG_CHECKPOINTS = [
         "position.epoch is '1', but it must be a whole number of at least 0",
     ),
     (lambda arrays, config: config["position"].update(index=10**6), "position.index is 1000000, but an epoch has"),
-    (lambda arrays, config: config["position"].update(history=[]), "position.history has no entry"),
+    (lambda arrays, config: config["position"].update(history=[]), "position.history is empty"),
     (lambda arrays, config: config["position"].pop("seed"), "position.seed is missing"),
     (
         lambda arrays, config: config["optimizer"].update(betas=0.9),

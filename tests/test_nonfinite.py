@@ -74,7 +74,7 @@ def test_skipped_updates_are_counted_said_and_leave_the_parameters(options):
         str(caught[0].message)
         == model.message
         == (
-            f"3 of {total} updates were skipped, as loss or gradient were not finite; the first one: "
+            f"3 of {total} updates were skipped because the loss or the gradient was not finite; the first one: "
             f"1 of {model.num_parameters} values of the gradient are not finite at update 2, the first in embedding.weight"
         )
     )
@@ -133,7 +133,7 @@ def test_a_state_that_is_not_finite_is_not_carried_on():
 
     model.loss_and_gradient = loss_and_gradient
     with pytest.warns(
-        RuntimeWarning, match="1 of 66 updates were skipped, .*; the first one: the loss is nan at update 5$"
+        RuntimeWarning, match="1 of 66 updates were skipped .*; the first one: the loss is nan at update 5$"
     ):
         model.fit(TEXT, **QUICK, nonfinite="skip")
     assert model.outcome == "finished"
@@ -264,7 +264,7 @@ def test_frozen_parameters_may_have_any_gradient():
 def test_an_infinite_validation_loss_is_never_the_best():
     model = small()
     model.evaluate = lambda batches: {"loss": math.inf}
-    with pytest.warns(RuntimeWarning, match="the validation_loss was never a number"):
+    with pytest.warns(RuntimeWarning, match="the validation_loss was never finite"):
         model.fit(TEXT, **QUICK | {"validation": 0.1})
 
 
@@ -363,7 +363,10 @@ def test_the_command_skips_and_says_how_many(run, tmp_path, monkeypatch):
     ]
     status, out, err = run("train", *small, "--nonfinite", "skip", "--check-finite", "--out", "m", "--log", "log.jsonl")
     assert status == 0, err
-    assert "fastrnn: warning: 1 of 44 updates were skipped, as loss or gradient were not finite; the first one: " in err
+    assert (
+        "fastrnn: warning: 1 of 44 updates were skipped because the loss or the gradient was not finite; the first one: "
+        in err
+    )
     assert "  skipped 1  " in err
     assert [json.loads(line)["skipped"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [0, 1, 1]
     calls.clear()

@@ -224,7 +224,7 @@ OF_DATA = (
     "-W",
     "ignore:y has",
     "-W",
-    "ignore:no look at the validation part",
+    "ignore:no evaluation found a better",
 )
 
 

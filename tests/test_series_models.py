@@ -232,7 +232,7 @@ def test_an_event_model_comes_back_from_disk_and_goes_on_alike(tmp_path):
     lambda **o: SequenceRegressor("lstm", 5, seed=0).fit(*ragged()[:2], validation=0.2, **o),
     lambda **o: Forecaster(7, 5, hidden_size=4, seed=0).fit(series(), validation=10, **o),
 ])  # fmt: skip
-@pytest.mark.filterwarnings("ignore:no look at the validation part")
+@pytest.mark.filterwarnings("ignore:no evaluation found a better")
 def test_a_training_resumed_in_the_middle_has_the_same_bits(make, tmp_path):
     fit = dict(batch_size=4, lr=0.01, evaluate_every=2, **QUIET)
     whole = make(epochs=3, **fit)

@@ -167,7 +167,7 @@ def test_bytes_are_read_as_they_are(tmp_path):
         assert str(caught.value) == f"{name} is empty"
 
 
-@pytest.mark.filterwarnings("ignore:no look at the validation part")
+@pytest.mark.filterwarnings("ignore:no evaluation found a better")
 def test_any_bytes_train_a_byte_model(tmp_path):
     data = np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes()
     (tmp_path / "data").write_bytes(data)
@@ -217,7 +217,7 @@ def test_tying_saves_a_weight():
         assert abs(-model.score(TEXT) - math.log(256)) < 0.3
 
 
-@pytest.mark.filterwarnings("ignore:no look at the validation part")
+@pytest.mark.filterwarnings("ignore:no evaluation found a better")
 def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary():
     """Nor do they count: what the model learns from is the training part alone."""
     text = "one two three four five.\n" * 40 + "six six seven.\n" * 20  # 280 words and 100

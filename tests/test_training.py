@@ -134,6 +134,22 @@ def test_a_resumed_training_with_groups_accumulation_and_monitor_has_the_same_bi
         )
 
 
+def test_a_checkpoint_with_the_old_name_of_a_key_is_resumed(tmp_path):
+    X, y = sequences(40)
+    options = dict(batch_size=4, validation=0.3, patience=4, lr=0.3, verbose=False)
+    whole = SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=60, **options)
+    assert whole.outcome == "stopped early"
+    part = len(whole.history) - 3  # epochs, of which the last two are not the best
+    SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=part, **options, checkpoint=tmp_path)
+    arrays, config = storage.load(tmp_path, kind="checkpoint")
+    config["position"]["looks_since_best"] = config["position"].pop("evaluations_since_best")
+    assert config["position"]["looks_since_best"] == 2
+    storage.save(tmp_path, arrays, config, kind="checkpoint")
+    resumed = SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=60, **options, checkpoint=tmp_path, resume=True)
+    assert resumed.history == whole.history and resumed.outcome == "stopped early"
+    assert_array_equal(resumed.storage.flat, whole.storage.flat)
+
+
 def test_the_model_kept_is_the_best_by_the_figure_that_is_monitored():
     X, y = sequences(60)
     fit = dict(epochs=15, lr=0.1, batch_size=8, validation=(X[:20], y[:20]), verbose=False)
@@ -144,7 +160,7 @@ def test_the_model_kept_is_the_best_by_the_figure_that_is_monitored():
     assert by_loss.history == model.history
 
 
-def test_a_look_is_due_after_so_many_updates_not_batches():
+def test_an_evaluation_is_due_after_so_many_updates_not_batches():
     X, y = sequences()
     model = SequenceClassifier("rnn", 4, seed=0).fit(
         X, y, epochs=1, batch_size=2, accumulate=2, evaluate_every=2, verbose=False
@@ -224,11 +240,11 @@ def test_without_tensorboardx_the_error_says_what_to_install(tmp_path):
             "'gru' fits no parameter of this model; it has embedding.weight, rnn.weight_ih_l0",
         ),
         (dict(groups={"*bias*": {"lrr": 1}}), TypeError, "lrr"),
-        (dict(monitor="accuracy"), ValueError, "monitor is 'accuracy', but the validation of this model has loss"),
+        (dict(monitor="accuracy"), ValueError, "monitor is 'accuracy', but an evaluation of this model gives loss"),
         (
             dict(monitor="accuracy", validation=0),
             ValueError,
-            "monitor='accuracy' needs a validation part, but there is none",
+            "monitor='accuracy' needs validation data, but there are none",
         ),
         (dict(callbacks=[3]), TypeError, "callbacks has 3, but each must be callable"),
     ],

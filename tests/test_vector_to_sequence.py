@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads():
     assert_array_equal(*flats)
 
 
-@pytest.mark.filterwarnings("ignore:no look at the validation part")
+@pytest.mark.filterwarnings("ignore:no evaluation found a better")
 def test_save_and_load_and_resume(tmp_path):
     options = QUICK | dict(validation=0.25)
     whole = small("lstm").fit(X, Y, **options | {"epochs": 4}, checkpoint=tmp_path / "whole")
