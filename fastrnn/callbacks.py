@@ -1,8 +1,9 @@
-"""What is told of a training run while it goes on: logs as CSV, JSON lines or for TensorBoard.
+"""Logs of a training: CSV, JSON lines or TensorBoard.
 
-A callback is any callable that takes an entry of the history (a dict: `epoch`, `update`, `lr`, `train_loss`, `validation_loss`, …);
-training stops if it returns True. If it has a method `begin(history)`, that is called before any work, with what a resumed run has
-behind it. If it has a method `end()`, that is called when the training has ended, however it did.
+A callback is any callable that takes an entry of the history, a dict with `epoch`, `update`, `lr`, `train_loss`,
+`validation_loss` and so on. Training stops if it returns True. If it has a method `begin(history)`, that is called
+before any work, with the history of a resumed run or an empty one. If it has a method `end()`, that is called when
+the training has ended, however it ended.
 """
 
 from __future__ import annotations
@@ -18,14 +19,9 @@ from fastrnn._files import disk
 
 
 class _File:
-    """A text file with an entry in each line.
+    """A text file with one entry per line.
 
-    From `begin` to `end` the file is locked: another training that would write it is refused, also in another process.
-
-    Raises
-    ------
-    OSError  the file cannot be written: it is a directory, or its folder cannot be made or written to.
-    ValueError  the file holds something other than such a log, which would be lost; or another training is writing it.
+    From `begin` to `end` the file is locked: another training that would write it is refused, in any process.
     """
 
     _file = None
@@ -38,11 +34,25 @@ class _File:
                 first = file.readline(65536).decode("utf-8", "replace").strip()
             if first and not self._begins_a_log(first):
                 raise ValueError(
-                    f"{self.path} is not a {type(self).__name__}, and writing one would overwrite it: choose another name, or remove it"
+                    f"{self.path} is not a {type(self).__name__}, and writing one would overwrite it: "
+                    "choose another name, or remove it"
                 )
 
     def begin(self, history: list) -> None:
-        """Write what is known already, in place of what the file held."""
+        """Replace the content of the file by the entries of a history.
+
+        Parameters
+        ----------
+        history : list of dict
+            The entries so far: those of a resumed run, or none.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        ValueError
+            Another training or callback is writing the file.
+        """
         self.end()
         with disk.naming(self.path):
             disk.make_folder(self.path.parent)
@@ -53,9 +63,15 @@ class _File:
             self(entry)
 
     def __call__(self, entry: dict) -> None:
-        """Append an entry."""
+        """Append an entry.
+
+        Parameters
+        ----------
+        entry : dict
+            An entry of the history.
+        """
         with disk.naming(self.path):
-            if self._file is None or not self._file.is_current():  # not begun, or somebody has removed the file
+            if self._file is None or not self._file.is_current():  # not begun, or the file was removed
                 self._open()
             descriptor = self._file.descriptor
             first = not self._file.regular or os.fstat(descriptor).st_size == 0
@@ -64,7 +80,7 @@ class _File:
                 data = data[os.write(descriptor, data) :]
 
     def end(self) -> None:
-        """Close the file. Another entry opens it again."""
+        """Close the file. A later entry opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -81,7 +97,7 @@ class _File:
 
 
 def _check_writable(path):
-    """An OSError if a file could not be written there; nothing is made."""
+    """Raise an OSError if a file cannot be written there. Nothing is created."""
     if path.exists():
         wrong = errno.EISDIR if path.is_dir() else None if os.access(path, os.W_OK) else errno.EACCES
     else:
@@ -92,7 +108,19 @@ def _check_writable(path):
 
 
 class JSONLog(_File):
-    """Writes each entry as a line of JSON.
+    """Log that writes each entry as a line of JSON.
+
+    Parameters
+    ----------
+    path : path
+        The file. Its folder is created if necessary. An existing log is replaced.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    ValueError
+        The file holds something other than such a log, which would be lost.
 
     Examples
     --------
@@ -114,7 +142,33 @@ class JSONLog(_File):
 
 
 class CSVLog(_File):
-    """Writes each entry as a line of a table; its columns are those of the first entry, and None is an empty field."""
+    """Log that writes each entry as a row of a CSV table.
+
+    The columns are the keys of the first entry, and None is written as an empty field.
+
+    Parameters
+    ----------
+    path : path
+        The file. Its folder is created if necessary. An existing log is replaced.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    ValueError
+        The file holds something other than such a log, which would be lost.
+
+    Examples
+    --------
+    >>> log = CSVLog("log.csv")
+    >>> log.begin([{"epoch": 0, "train_loss": None}])
+    >>> log({"epoch": 1, "train_loss": 0.5})
+    >>> log.end()
+    >>> print(log.path.read_text(), end="")
+    epoch,train_loss
+    0,
+    1,0.5
+    """
 
     @staticmethod
     def _lines(entry, first):
@@ -131,15 +185,19 @@ class CSVLog(_File):
 
 
 class TensorBoard:
-    """Writes each number of an entry as a scalar over the updates, through tensorboardX (``pip install tensorboardX``).
+    """Log for TensorBoard: each number of an entry is a scalar over the updates.
+
+    It needs tensorboardX (``pip install tensorboardX``).
 
     Parameters
     ----------
-    folder : of the event files
+    folder : path
+        Directory of the event files.
 
     Raises
     ------
-    ImportError  tensorboardX is not installed.
+    ImportError
+        If tensorboardX is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -150,6 +208,13 @@ class TensorBoard:
         self._writer = SummaryWriter(os.fspath(folder))
 
     def __call__(self, entry: dict) -> None:
+        """Write an entry.
+
+        Parameters
+        ----------
+        entry : dict
+            An entry of the history.
+        """
         for name, value in entry.items():
             if name not in ("epoch", "update") and value is not None:
                 self._writer.add_scalar(name, value, entry["update"])

@@ -1,11 +1,13 @@
-"""Data-parallel training on several processes or machines, through mpi4py (``pip install 'fastrnn[mpi]'`` and an MPI).
+"""Data-parallel training in several processes, also on several machines, through mpi4py.
+
+It needs mpi4py (``pip install 'fastrnn[mpi]'``) and an MPI library.
 
     mpiexec -n 4 fastrnn train …
-    mpiexec -n 4 python -m mpi4py script.py        where the script says ``model.fit(…, distributed=True)``
+    mpiexec -n 4 python -m mpi4py script.py        where the script calls ``model.fit(…, distributed=True)``
 
-Each process computes its part of the rows of each batch; one Allreduce of the flat gradient, weighted by what each part counts, gives
-all of them the gradient of the whole batch. Rank 0 evaluates, shows progress and writes; a checkpoint of N processes can be resumed by
-any other number.
+Each process computes its share of the rows of each batch. One Allreduce of the flat gradient, in which each share is
+weighted, gives all processes the gradient of the whole batch. Rank 0 evaluates, shows progress and writes files. A
+checkpoint of N processes can be resumed by any other number of processes.
 """
 
 from __future__ import annotations
@@ -18,22 +20,41 @@ import numpy as np
 from fastrnn._core.threads import get_num_threads, set_num_threads
 from fastrnn.batches import row_share
 
-# What mpiexec tells its processes: Open MPI, MPICH and Intel MPI, SLURM's srun --mpi
+# Set by mpiexec: of Open MPI; of MPICH and Intel MPI; of SLURM (srun --mpi)
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
 
 
 def started_by_mpiexec() -> int:
-    """The number of processes if mpiexec started this one beside others, else 0."""
+    """Find out whether mpiexec started this process together with others.
+
+    Returns
+    -------
+    int
+        The number of processes, or 0 if this one is alone.
+    """
     sizes = [int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal()]
     return max(sizes, default=0) if max(sizes, default=0) > 1 else 0
 
 
 class Ranks:
-    """The processes of a run, and what they tell each other.
+    """The processes of a run, and their communication.
 
     Parameters
     ----------
-    communicator : of mpi4py, or None: ``MPI.COMM_WORLD``
+    communicator : mpi4py communicator, optional
+        The processes. By default ``MPI.COMM_WORLD``.
+
+    Attributes
+    ----------
+    rank : int
+        Index of this process.
+    size : int
+        Number of processes.
+
+    Raises
+    ------
+    ImportError
+        If mpi4py or an MPI library is not installed.
     """
 
     def __init__(self, communicator=None):
@@ -55,7 +76,7 @@ class Ranks:
         self._comm.Abort(1)
 
     def share_threads(self) -> None:
-        """Give this process its part of the cores of its machine."""
+        """Limit the threads of this process to its share of the cores of its machine."""
         from mpi4py import MPI
 
         local = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -66,8 +87,21 @@ class Ranks:
         set_num_threads(max(1, min(get_num_threads(), int(everyone.sum()) // local.Get_size())))
         local.Free()
 
-    def sum(self, gradient, figures):
-        """Add up the gradients of all processes, in place, and some figures, which are returned: one Allreduce."""
+    def sum(self, gradient: np.ndarray, figures: list[float]) -> list[float]:
+        """Add up the gradients and some figures of all processes, with one Allreduce.
+
+        Parameters
+        ----------
+        gradient : ndarray, shape (N,)
+            The gradient of this process. It is replaced by the sum.
+        figures : list of float
+            The figures of this process.
+
+        Returns
+        -------
+        list of float
+            The sums of the figures.
+        """
         buffer = np.concatenate([gradient, np.asarray(figures, gradient.dtype)])
         total = np.empty_like(buffer)
         self._comm.Allreduce(buffer, total)
@@ -75,7 +109,18 @@ class Ranks:
         return total[len(gradient) :].tolist()
 
     def agree(self, value):
-        """Rank 0's value, for all: anything that JSON can hold."""
+        """Send a value of rank 0 to all processes.
+
+        Parameters
+        ----------
+        value : object
+            On rank 0, anything that JSON can represent. Elsewhere it is ignored.
+
+        Returns
+        -------
+        object
+            The value of rank 0.
+        """
         data = np.frombuffer(json.dumps(value).encode(), np.uint8) if self.rank == 0 else None
         size = np.array([0 if data is None else len(data)])
         self._comm.Bcast(size)
@@ -83,8 +128,19 @@ class Ranks:
         self._comm.Bcast(data)
         return json.loads(data.tobytes())
 
-    def broadcast(self, arrays: dict) -> dict:
-        """Rank 0's arrays, for all."""
+    def broadcast(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Send the arrays of rank 0 to all processes.
+
+        Parameters
+        ----------
+        arrays : dict
+            On rank 0, ``{name: array}``. Elsewhere it is ignored.
+
+        Returns
+        -------
+        dict
+            The arrays of rank 0.
+        """
         shapes = self.agree({name: [array.shape, str(array.dtype)] for name, array in arrays.items()})
         found = {}
         for name, (shape, dtype) in shapes.items():
@@ -92,8 +148,19 @@ class Ranks:
             self._comm.Bcast(found[name])
         return found
 
-    def gather_rows(self, arrays: list) -> list:
-        """Arrays (n, rows of this process, …) as arrays (n, rows of all, …), on rank 0; elsewhere an empty list."""
+    def gather_rows(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Concatenate the rows of all processes on rank 0.
+
+        Parameters
+        ----------
+        arrays : list of ndarray, shape (n, rows of this process, ...)
+            The arrays of this process.
+
+        Returns
+        -------
+        list of ndarray, shape (n, rows of all processes, ...)
+            The whole arrays on rank 0, an empty list elsewhere.
+        """
         counts = np.empty(self.size, np.int64)
         found = []
         for array in arrays:
@@ -110,44 +177,142 @@ class Ranks:
         return found
 
     def share(self, batches):
-        """The part of the batches, as of fastrnn.batches, that belongs to this process."""
+        """Select the share of this process.
+
+        Parameters
+        ----------
+        batches : Streams, Sequences or Generated
+            The batches of all processes.
+
+        Returns
+        -------
+        Streams, Sequences or Generated
+            The batches with the rows of this process.
+        """
         return batches.share(self.rank, self.size)
 
-    def rows_of(self, array):
-        """The part of an array (n, rows of all, …) that belongs to this process."""
+    def rows_of(self, array: np.ndarray) -> np.ndarray:
+        """Select the rows of this process.
+
+        Parameters
+        ----------
+        array : ndarray, shape (n, rows of all processes, ...)
+            A whole array.
+
+        Returns
+        -------
+        ndarray, shape (n, rows of this process, ...)
+            A copy of the rows of this process.
+        """
         return np.ascontiguousarray(array[:, row_share(array.shape[1], self.rank, self.size)])
 
 
 class OneProcess:
-    """A run of this process alone, with the interface of `Ranks`: what it gives to the others it keeps."""
+    """A run of this process alone, with the interface of `Ranks`.
+
+    Attributes
+    ----------
+    rank : int
+        Always 0.
+    size : int
+        Always 1.
+    """
 
     rank, size = 0, 1
 
     def share_threads(self) -> None:
-        """Keep all threads."""
+        """Keep the number of threads."""
 
-    def sum(self, gradient, figures):
-        """Return the figures; the gradient is the whole one already."""
+    def sum(self, gradient: np.ndarray, figures: list[float]) -> list[float]:
+        """Return the figures.
+
+        Parameters
+        ----------
+        gradient : ndarray, shape (N,)
+            The gradient, which is complete already.
+        figures : list of float
+            The figures.
+
+        Returns
+        -------
+        list of float
+            The figures.
+        """
         return figures
 
     def agree(self, value):
-        """Return the value."""
+        """Return the value.
+
+        Parameters
+        ----------
+        value : object
+            Any value.
+
+        Returns
+        -------
+        object
+            The same value.
+        """
         return value
 
-    def broadcast(self, arrays: dict) -> dict:
-        """Return the arrays."""
+    def broadcast(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the arrays.
+
+        Parameters
+        ----------
+        arrays : dict
+            The arrays.
+
+        Returns
+        -------
+        dict
+            The same arrays.
+        """
         return arrays
 
-    def gather_rows(self, arrays: list) -> list:
-        """Return the arrays."""
+    def gather_rows(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the arrays.
+
+        Parameters
+        ----------
+        arrays : list of ndarray
+            The arrays.
+
+        Returns
+        -------
+        list of ndarray
+            The same arrays.
+        """
         return arrays
 
     def share(self, batches):
-        """Return the batches."""
+        """Return the batches.
+
+        Parameters
+        ----------
+        batches : Streams, Sequences or Generated
+            The batches.
+
+        Returns
+        -------
+        Streams, Sequences or Generated
+            The same batches.
+        """
         return batches
 
-    def rows_of(self, array):
-        """Return the array."""
+    def rows_of(self, array: np.ndarray) -> np.ndarray:
+        """Return the array.
+
+        Parameters
+        ----------
+        array : ndarray
+            An array.
+
+        Returns
+        -------
+        ndarray
+            The same array.
+        """
         return array
 
 

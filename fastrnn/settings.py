@@ -1,4 +1,4 @@
-"""How to train: what every model's `fit` takes. Checked when made, before any work."""
+"""The settings of a training, which every model's `fit` takes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,71 @@ from fastrnn.distributed import OneProcess, Ranks
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to train. Checked when made.
+    """How to train: the settings of every model's `fit`, which are checked at construction.
 
-    epochs : times through the data
-    optimizer : a name in ``optim.OPTIMIZERS``, or a callable ``(storage, lr=...) -> Optimizer``
-    lr : learning rate; `schedule` multiplies it, see ``optim.Schedule``; None is constant
-    weight_decay : of the optimiser; None is its own default
-    groups : {pattern: options of the optimiser} for some parameters, see ``groups.Grouped``: {"*bias*": {"weight_decay": 0}}
-    freeze : patterns of parameters that stay as they are
-    clip_norm, clip_value : limit of the gradient's global norm, of each of its elements; None is no limit
-    accumulate : batches of an update; their gradients are averaged as if they had been one batch
-    loss_limit : stop when the loss of an update is above this many times the first one, or is not finite; None: only if it is not
-        finite. Where batches are small, the first one is the greatest of as many updates as have 32 targets, at most of 32
-    nonfinite : what happens when the loss or the gradient of an update is NaN or infinite: "stop" ends the training, with the best
-        parameters so far; "skip" leaves that update out and begins the streams of a text anew, counts it (`skipped` in the history), and
-        stops after as many in a row as an epoch has
-    check_finite : look at every value that the recurrent layers take and give, in every update, and treat one that is NaN or infinite as
-        `nonfinite` says; costs some passes over memory. Without it loss, gradient and parameters are looked at, and the update that
-        was wrong is computed again to name the layer, gate, step and row
-    monitor : what is compared to find the best model: "loss", or another figure of the validation, of which more is better
-    patience : stop after this many looks at the validation part without a better one; None never does
-    evaluate_every : look at the validation loss at each epoch's end, and in long epochs after every this many updates
-    checkpoint : directory for checkpoints, or None; written at every look, and after `checkpoint_every` seconds (0: every update).
-        While one training writes there, a second one is refused
-    resume : continue from the checkpoint there; if the directory is empty, from the start
-    callbacks : callables that take each entry of the history, see ``fastrnn.callbacks``; training stops if one returns True
-    distributed : True, or a communicator of mpi4py: this is one of several processes that train together, see ``fastrnn.distributed``
-    progress : show what happens on stderr
+    Parameters
+    ----------
+    epochs : int
+        Number of passes over the data.
+    optimizer : str or callable
+        A name in ``optim.OPTIMIZERS``, or a callable ``(storage, lr=...) -> Optimizer``.
+    lr : float
+        Learning rate.
+    schedule : optim.Schedule, optional
+        Multiplies the learning rate. By default it is constant.
+    weight_decay : float, optional
+        Weight decay. By default that of the optimizer.
+    groups : mapping, optional
+        ``{pattern: options of the optimizer}`` for some of the parameters, such as ``{"*bias*": {"weight_decay": 0}}``;
+        for the patterns see ``fastrnn.training.groups.Grouped``.
+    freeze : sequence of str, optional
+        Patterns of parameters that are not trained.
+    clip_norm : float, optional
+        Maximum global norm of the gradient. By default there is none.
+    clip_value : float, optional
+        Maximum absolute value of each element of the gradient. By default there is none.
+    accumulate : int, default 1
+        Number of batches per update. Their gradients are averaged as if the batches were one.
+    loss_limit : float or None, default 3.0
+        Training stops when the loss of an update is above `loss_limit` times the first loss. Where batches are small,
+        the first loss is the greatest of the first updates: as many as have 32 targets together, but at most 32.
+        None: training stops only when the loss is not finite.
+    nonfinite : {"stop", "skip"}, default "stop"
+        What happens when the loss or the gradient of an update is NaN or infinite. "stop" ends the training with the
+        best parameters so far. "skip" skips the update, resets the states carried through a text, and counts the
+        update (`skipped` in the history); after as many skipped updates in a row as an epoch has, training stops.
+    check_finite : bool, default False
+        Whether every input and output of the recurrent layers is checked in every update; a NaN or infinity is treated
+        as `nonfinite` says. The checks cost a few passes over memory. Otherwise the loss, the gradient and the
+        parameters are checked, and an update that fails is computed again to find the layer, gate, step and row.
+    monitor : str, default "loss"
+        The figure of the evaluations that selects the best parameters: "loss", or another one, of which more is
+        better.
+    patience : int, optional
+        Training stops after this many evaluations in a row without a better one. By default it does not.
+    evaluate_every : int, default 1000
+        The model is evaluated at the end of each epoch and, in long epochs, after every `evaluate_every` updates.
+    checkpoint : path, optional
+        Directory for checkpoints. They are written at every evaluation, and `checkpoint_every` seconds after the last
+        one. While a training writes there, a second one is refused.
+    checkpoint_every : float, default 30.0
+        Seconds between checkpoints; 0: after every update.
+    resume : bool, default False
+        Whether to continue from the checkpoint in the directory. If the directory is empty, training starts from the
+        beginning.
+    callbacks : sequence of callables, optional
+        Called with each entry of the history, see `fastrnn.callbacks`. Training stops if one returns True.
+    distributed : bool or mpi4py communicator, default False
+        Whether this is one of several processes that train together, see `fastrnn.distributed`.
+    progress : bool, default True
+        Whether progress is shown on stderr.
+
+    Raises
+    ------
+    ValueError
+        A setting is out of its range, or a training cannot begin in the directory of the checkpoints.
+    TypeError
+        A setting has the wrong type.
     """
 
     epochs: int
@@ -96,13 +134,20 @@ class Settings:
         self.check_directory()
 
     def check_directory(self) -> None:
-        """Raise a ValueError if a training cannot begin, or be resumed, from what the directory of the checkpoints holds."""
+        """Check that a training can begin, or be resumed, in the directory of the checkpoints.
+
+        Raises
+        ------
+        ValueError
+            The directory is not empty and `resume` is False, or it holds no checkpoint to resume from.
+        """
         if self.checkpoint is None or self.follows:
             return
         if storage.holds_anything(self.checkpoint):
             if not self.resume:
                 raise ValueError(
-                    f"{self.checkpoint} is not empty: give resume to continue the training there, or another directory"
+                    f"{self.checkpoint} is not empty: give resume=True to continue the training there, "
+                    "or another directory"
                 )
             if not storage.exists(self.checkpoint, kind="checkpoint"):
                 raise ValueError(f"{self.checkpoint} holds no checkpoint to resume from")
@@ -117,5 +162,5 @@ class Settings:
 
     @property
     def follows(self) -> bool:
-        """Whether another process evaluates, shows progress and writes."""
+        """Whether another process evaluates, shows progress and writes files."""
         return self.ranks.rank > 0

@@ -626,7 +626,7 @@ BAD = [
     (
         lambda folder: fit(checkpoint=(file(b"x")(folder), folder)[1])(folder),
         ValueError,
-        "{folder} is not empty: give resume to continue the training there, or another directory",
+        "{folder} is not empty: give resume=True to continue the training there, or another directory",
     ),
     (
         lambda folder: fit(checkpoint=(file(b"x")(folder), folder)[1], resume=True)(folder),

@@ -301,7 +301,7 @@ def test_of_two_trainings_that_begin_together_one_is_refused(tmp_path, monkeypat
         (
             "n",
             lambda folder: storage.save(folder, {}, {}),
-            "n is not empty: give resume to continue the training there, or another directory",
+            "n is not empty: give resume=True to continue the training there, or another directory",
         ),
     ):
         meanwhile(happens)
