@@ -252,7 +252,7 @@ def test_a_running_mean_that_overflows_is_noticed():
             super()._update(flat, grad, scale, m, v)
             v[2] = np.inf
 
-    with pytest.warns(RuntimeWarning, match="the running mean v of the optimiser is not finite after update 22"):
+    with pytest.warns(RuntimeWarning, match="the running mean v of the optimizer is not finite after update 22"):
         small().fit(TEXT, **QUICK, optimizer=lambda storage, lr: Odd(storage, lr=lr))
 
 

@@ -237,7 +237,7 @@ def test_without_tensorboardx_the_error_says_what_to_install(tmp_path):
         (
             dict(freeze=["gru"]),
             ValueError,
-            "'gru' fits no parameter of this model; it has embedding.weight, rnn.weight_ih_l0",
+            "'gru' matches no parameter of this model; it has embedding.weight, rnn.weight_ih_l0",
         ),
         (dict(groups={"*bias*": {"lrr": 1}}), TypeError, "lrr"),
         (dict(monitor="accuracy"), ValueError, "monitor is 'accuracy', but an evaluation of this model gives loss"),

@@ -1,4 +1,4 @@
-"""The ``fastrnn`` command: train a model, use it, measure it, show what it and this build are, benchmark it."""
+"""The ``fastrnn`` command: train, use, evaluate and convert models, and measure the speed of this build."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import os
 import sys
 
-# Modules are imported in the functions, where an error of an import, or Ctrl-C during it, becomes one line.
+# Modules are imported inside functions, where an error or Ctrl-C during an import is reported in one line.
 
 
 def command() -> int:
-    """Run the command as a process of its own, and return the exit status of `main`."""
+    """Run the command as the only task of this process, and return the exit status of `main`."""
     try:
         from fastrnn.cli import console
         from fastrnn.training.interrupts import OF_COMMAND
@@ -20,7 +20,7 @@ def command() -> int:
         status = main()
         OF_COMMAND.ignore()
         console.drop_unwritten()
-    except KeyboardInterrupt:  # before `main` could answer it
+    except KeyboardInterrupt:  # outside of `main`
         with contextlib.suppress(OSError):
             os.write(2, b"fastrnn: interrupted\n")
         return 130
@@ -30,9 +30,15 @@ def command() -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the command.
 
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments, by default those of this process.
+
     Returns
     -------
-    The exit status: 0; 1 for bad input, 2 for bad usage, each with one line on stderr; 130 after Ctrl-C.
+    int
+        The exit status: 0; 1 for wrong input and 2 for wrong usage, each with one line on stderr; 130 after Ctrl-C.
     """
     from fastrnn.cli import console
 
@@ -42,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             status = _run(argv)
             sys.stdout.flush()
             return status
-        except BaseException as error:  # of whatever kind: none reaches the user as a traceback
+        except BaseException as error:  # of any kind, so that no user sees a traceback
             return console.status_of(error, debug="--debug" in argv)
 
 

@@ -1,4 +1,4 @@
-"""Standard output and standard error of the command: what is written there, and what happens where it can't be."""
+"""Standard output and standard error of the command, also where they cannot be written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import warnings
 from fastrnn.training.interrupts import OF_COMMAND
 from fastrnn.training.progress import is_terminal
 
-_LONGEST = 1000  # characters of a message
+_LONGEST = 1000  # maximum number of characters of a message
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class OutputError(Exception):
-    """Standard output can't be written; `reader_left`: only the other end of the pipe is closed, as of ``| head``."""
+    """Standard output cannot be written; `reader_left`: because the reader of a pipe closed it, as ``head`` does."""
 
     def __init__(self, error: OSError | None):
         self.reader_left = isinstance(error, BrokenPipeError)
@@ -25,9 +25,10 @@ class OutputError(Exception):
 
 
 class Output:
-    """A stream as standard output: where it can't be written, OutputError is raised.
+    """A stream as standard output, which raises OutputError if it cannot be written.
 
-    A terminal gets control characters as escapes, apart from line breaks and tabs: a model's own texts could command it.
+    On a terminal, control characters other than line breaks and tabs are escaped: those in a model's text could
+    control the terminal.
     """
 
     escapes = True
@@ -60,9 +61,9 @@ class Output:
 
 
 class Messages(Output):
-    """A stream as standard error: what can't be written is dropped."""
+    """A stream as standard error. What cannot be written is dropped."""
 
-    escapes = False  # progress bars move the cursor, and messages come from one_line
+    escapes = False  # progress bars move the cursor; messages are escaped by one_line
 
     def write(self, text):
         with contextlib.suppress(OutputError):
@@ -74,20 +75,20 @@ class Messages(Output):
 
 
 def say(message) -> None:
-    """Write a line to standard error, if that can be written."""
-    if sys.stderr is not None:  # print would take standard output for None
+    """Write a line to standard error, if that is possible."""
+    if sys.stderr is not None:  # print(file=None) would write to standard output
         with contextlib.suppress(OSError, ValueError):
             print(message, file=sys.stderr, flush=True)
 
 
 def fail(message, status: int) -> int:
-    """Say in one line why the command ends, and return its exit status."""
+    """Report in one line why the command ends, and return its exit status."""
     say(f"{'fastrnn:' if status == 130 else 'fastrnn: error:'} {one_line(message)}")
     return status
 
 
 def one_line(message) -> str:
-    """A message without line breaks and control characters, cut if it is very long."""
+    """Remove line breaks from a message, escape control characters, and shorten it if it is very long."""
     text = " ".join(str(message).split())
     text = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[: _LONGEST + 1]
@@ -109,7 +110,7 @@ _EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError, OutputEr
 
 @contextlib.contextmanager
 def optional_output():
-    """Print what is not the purpose of the command: a warning if that fails, silent if the reader has left."""
+    """Context for output that the command can do without: a failure is a warning, or nothing if the reader has left."""
     try:
         yield
         sys.stdout.flush()
@@ -120,18 +121,17 @@ def optional_output():
 
 @contextlib.contextmanager
 def redirected():
-    """Standard output and standard error as the command writes them."""
+    """Context in which standard output and standard error are those of the command."""
     with contextlib.redirect_stdout(Output(sys.stdout)), contextlib.redirect_stderr(Messages(sys.stderr)):
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(
-                errors="backslashreplace"
-            )  # what it cannot show stays distinct from other characters
+            # "backslashreplace" keeps characters apart that the encoding cannot represent
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield
 
 
 @contextlib.contextmanager
 def warnings_as_lines():
-    """A warning is a line on standard error, and said once; those for programmers are not shown."""
+    """Context in which each warning is one line on standard error, once; warnings for programmers are not shown."""
     said = set()
 
     def show(message, *_, **__):
@@ -149,21 +149,29 @@ def warnings_as_lines():
 
 
 def status_of(error: BaseException, debug: bool) -> int:
-    """Say in one line what has ended the command, and return its exit status.
+    """Report in one line what ended the command, and return its exit status.
 
     Parameters
     ----------
-    debug : whether the traceback comes before that line
+    error : BaseException
+        The exception that ended the command.
+    debug : bool
+        Whether the traceback is printed before that line.
+
+    Returns
+    -------
+    int
+        The exit status.
     """
     if debug and not isinstance(error, SystemExit):
         say("".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip())
-    if isinstance(error, SystemExit):  # --help, or a wrong option
+    if isinstance(error, SystemExit):  # --help, or a wrong argument
         return error.code if isinstance(error.code, int) else 0 if error.code is None else fail(error.code, 1)
-    if isinstance(error, KeyboardInterrupt) or OF_COMMAND.seen:  # an import may have made another error of Ctrl-C
+    if isinstance(error, KeyboardInterrupt) or OF_COMMAND.seen:  # an import may replace the exception
         status = fail("interrupted", 130)
         OF_COMMAND.leave(status)
         return status
-    if isinstance(error, OutputError) and error.reader_left:  # it has had enough: | head
+    if isinstance(error, OutputError) and error.reader_left:  # as head does
         return 0
     return fail(_description(error), 1)
 
@@ -182,7 +190,7 @@ def _description(error):
 
 
 def reopen_closed() -> None:
-    """Open the null device for each standard stream that is closed, so that no other file gets its number."""
+    """Open the null device for each closed standard stream, so that no other file gets its descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -191,7 +199,7 @@ def reopen_closed() -> None:
 
 
 def drop_unwritten() -> None:
-    """Drop what the standard streams still hold and can't write: Python would complain about it at its end."""
+    """Discard buffered output that cannot be written, which Python would report when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

@@ -68,7 +68,13 @@ class Task:
 
 
 def task_of(model) -> Task:
-    """The task of a model, other than text."""
+    """Find the task of a model other than a language model.
+
+    Raises
+    ------
+    ValueError
+        The command has no task for this model.
+    """
     per_step = getattr(model, "per_step", False)
     for task in TASKS.values():
         if task.model is type(model) and not per_step:
@@ -79,8 +85,8 @@ def task_of(model) -> Task:
 
 
 def _accuracy(read, what):
-    def score(model, path, **reading):
-        X, y = read(path, **reading)
+    def score(model, path, **options):
+        X, y = read(path, **options)
         _say_replaced(model, X)
         return f"accuracy: {model.score(X, y):.4f} of {what}"
 
@@ -91,29 +97,29 @@ _classes_of = functools.partial(data.read_series, labels="class")
 _numbers_of = functools.partial(data.read_series, labels="number")
 
 
-def _labels(model, path, **reading):
-    return map(str, model.predict(data.read_series(path, labels=None, **reading)[0]))
+def _labels(model, path, **options):
+    return map(str, model.predict(data.read_series(path, labels=None, **options)[0]))
 
 
-def _numbers(model, path, **reading):
-    found = model.predict(data.read_series(path, labels=None, **reading)[0])
+def _numbers(model, path, **options):
+    found = model.predict(data.read_series(path, labels=None, **options)[0])
     return (",".join(map(repr, numbers.tolist())) for numbers in found.reshape(len(found), -1))
 
 
-def _r2(model, path, **reading):
-    return f"R2: {model.score(*_numbers_of(path, **reading)):.4f} (1 is perfect, 0 as good as the mean)"
+def _r2(model, path, **options):
+    return f"R2: {model.score(*_numbers_of(path, **options)):.4f} (1 is perfect, 0 as good as the mean)"
 
 
-def _tags(model, path, **reading):
-    reading.pop("column", None)
-    sentences = data.read_conllu(path, tags=False, **reading)
+def _tags(model, path, **options):
+    options.pop("column", None)
+    sentences = data.read_conllu(path, tags=False, **options)
     for words, tags in zip(sentences, model.predict(sentences)):
         yield from (f"{word}\t{tag}" for word, tag in zip(words, tags))
         yield ""
 
 
 class _Named:
-    """Columns of numbers with names: enough of a data frame for a Forecaster to take the columns by name."""
+    """Named columns of numbers: as much of a data frame as a Forecaster needs to select columns by name."""
 
     def __init__(self, columns, values):
         self.columns, self._values = columns, values
@@ -134,29 +140,28 @@ class _Named:
         return self._values if dtype is None else self._values.astype(dtype)
 
 
-def _series(path, **reading):
-    table = data.read_table(path, **reading)
+def _series(path, **options):
+    table = data.read_table(path, **options)
     series = _Named(table.names, table.series)
     return (series,) if table.exog is None else (series, _Named(table.exog_names, table.exog))
 
 
-def _mase(model, path, **reading):
-    series, *exog = _series(path, **reading)
+def _mase(model, path, **options):
+    series, *exog = _series(path, **options)
     horizon = min(model.horizon, len(series) - 1)
     given = {"exog": exog[0][:-horizon], "future_exog": exog[0][-horizon:]} if exog else {}
     found = model.predict(horizon, series=series[:-horizon], **given)
     wanted = np.asarray(by_name("series", series[-horizon:], model.columns_))
     error = np.abs(found.reshape(horizon, -1) - wanted).mean()
     if not model.naive_error:
-        return f"MAE: {error:.4g} over the last {horizon} steps (MASE is not defined: the training data are constant or repeat their season)"
-    return (
-        f"MASE: {error / model.naive_error:.4f} over the last {horizon} steps (below 1: better than the seasonal naive forecast within the "
-        "training data)"
-    )
+        why = "MASE is not defined: the training data are constant, or repeat the same season"
+        return f"MAE: {error:.4g} over the last {horizon} steps ({why})"
+    meaning = "below 1: better than the seasonal naive forecast on the training data"
+    return f"MASE: {error / model.naive_error:.4f} over the last {horizon} steps ({meaning})"
 
 
-def _forecast(model, path, **reading):
-    table = data.read_table(path, **reading)
+def _forecast(model, path, **options):
+    table = data.read_table(path, **options)
     horizon, given = None, {}
     if table.exog is not None:
         if table.future_exog is None:
@@ -174,22 +179,22 @@ def _forecast(model, path, **reading):
         yield ",".join(map(repr, step.tolist()))
 
 
-def _rolls(path, **reading):
-    return (data.read_rolls(path, "train", **reading),)
+def _rolls(path, **options):
+    return (data.read_rolls(path, "train", **options),)
 
 
-def _nll(model, path, **reading):
-    return f"NLL: {-model.score(data.read_rolls(path, 'test', **reading)):.4f} nats per frame of the part 'test'"
+def _nll(model, path, **options):
+    return f"NLL: {-model.score(data.read_rolls(path, 'test', **options)):.4f} nats per frame of the part 'test'"
 
 
-def _piece(model, path, **reading):
-    prime = data.read_rolls(path, "test", **reading)[0][:8]
+def _piece(model, path, **options):
+    prime = data.read_rolls(path, "test", **options)[0][:8]
     for frame in model.generate(64, prime, seed=0):
         yield " ".join(str(note + data.LOWEST) for note in np.flatnonzero(frame))
 
 
-def _answers(model, path, **reading):
-    X, _ = data.read_babi(path, answers=False, **reading)
+def _answers(model, path, **options):
+    X, _ = data.read_babi(path, answers=False, **options)
     _say_replaced(model, X)
     for (story, question), answer, weights in zip(X, model.predict(X), model.attention(X)):
         yield f"{' '.join(question)}? {answer}"
@@ -200,18 +205,17 @@ def _answers(model, path, **reading):
 
 
 def _say_replaced(model, X):
-    """Say which part of X the model does not see: sentences beyond its memory, words that it does not know."""
+    """Report the parts of X that the model ignores: sentences beyond its memory, and unknown words."""
     if isinstance(model, MemoryNetwork):
         cut = [len(story) - model.memory for story, _ in X if len(story) > model.memory]
         if cut:
-            say(
-                f"the first {counted(sum(cut), 'sentence')} of {counted(len(cut), 'story')} left out, beyond memory={model.memory}"
-            )
+            sentences, stories = counted(sum(cut), "sentence"), counted(len(cut), "story")
+            say(f"the first {sentences} of {stories} left out, beyond memory={model.memory}")
         unknown = sum(
             word not in model._word_id for story, question in X for words in (*story, question) for word in words
         )
         if unknown:
-            say(f"{counted(unknown, 'word')} that training had not left out")
+            say(f"{counted(unknown, 'word')} left out that are not in the training data")
     if isinstance(model, EncoderDecoder):
         known = set(model.source_vocabulary.symbols)
         unknown = sum(symbol not in known for source in X for symbol in source)
@@ -220,8 +224,8 @@ def _say_replaced(model, X):
 
 
 def _perplexity(read):
-    def score(model, path, **reading):
-        X, y = read(path, **reading)
+    def score(model, path, **options):
+        X, y = read(path, **options)
         _say_replaced(model, X)
         nll = -model.score(X, y)
         return f"NLL: {nll:.4f} nats per symbol of the targets, perplexity {math.exp(nll):.4f}"
@@ -229,17 +233,17 @@ def _perplexity(read):
     return score
 
 
-def _sources(path, **reading):
-    return data.read_pairs(path, targets=False, **reading)
+def _sources(path, **options):
+    return data.read_pairs(path, targets=False, **options)
 
 
-def _vectors(path, **reading):
-    return data.read_captions(path, texts=False, **reading)[0]
+def _vectors(path, **options):
+    return data.read_captions(path, texts=False, **options)[0]
 
 
 def _targets(read):
-    def predict(model, path, beam, **reading):
-        X = read(path, **reading)
+    def predict(model, path, beam, **options):
+        X = read(path, **options)
         _say_replaced(model, X)
         for target in model.predict(X, beam=beam):
             yield target if isinstance(target, str) else " ".join(target)
@@ -268,7 +272,7 @@ TASKS = {
 
 
 def text_of(path, level: str, encoding: str | None = None):
-    """What a language model takes: the file, or its text if that is not UTF-8."""
+    """Return what a language model reads: the path, or the text if the encoding is given."""
     if encoding is None:
         return Path(path)
     if level == "byte":
@@ -277,6 +281,6 @@ def text_of(path, level: str, encoding: str | None = None):
 
 
 def score_text(model: LanguageModel, path, encoding: str | None = None) -> str:
-    """What `fastrnn evaluate` prints for a language model."""
+    """Return the line that ``fastrnn evaluate`` prints for a language model."""
     nll = -model.score(text_of(path, model.level, encoding))
     return f"NLL: {nll:.4f} nats per {model.level} ({nll / math.log(2):.4f} bits), perplexity {math.exp(nll):.4f}"

@@ -1,1 +1,1 @@
-"""How models are trained: the loop, checkpoints, what stops it, progress."""
+"""The training of models: the loop, checkpoints, stopping, progress."""

@@ -1,8 +1,9 @@
-"""When a training has left all bounds: its loss, gradient, learning rate, parameters or running means."""
+"""Checks that stop a training, or skip an update: loss, gradient, learning rate, parameters and running means."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,30 +11,48 @@ from fastrnn import optim
 from fastrnn._core.finite import checking, is_finite
 from fastrnn.training.groups import frozen_to_zero
 
-_FEW = 32  # targets, and updates, before which a loss is taken for one of chance
+if TYPE_CHECKING:
+    from fastrnn.training.checkpoint import Position
+
+_FEW = 32  # with fewer targets a loss may be small by chance; at most so many updates are considered
 
 
 class DivergedError(Exception):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class NotFiniteError(DivergedError):
-    """The loss or the gradient of one update is not finite: that update can be skipped."""
+    """The loss or the gradient of an update is not finite. The update can be skipped."""
 
 
-def is_first(at) -> bool:
-    """Whether the next update is the first one, or the batches so far were too small to tell how large the loss is.
-
-    at : training.Position
-    """
+def is_first(at: Position) -> bool:
+    """Whether the next update is the first, or the batches so far were too small to estimate the loss."""
     return at.first_loss is None or (at.first_weight < _FEW and at.update < _FEW)
 
 
-def check_loss(at, factor, loss, weight) -> None:
-    """Raise NotFiniteError if the loss is NaN or infinite, DivergedError if it is above `factor` times the first one.
+def check_loss(at: Position, factor: float | None, loss: float, weight: float) -> None:
+    """Check the loss of an update.
 
-    The loss of a few sequences may be small by chance, so that the first one is the greatest of several updates where
-    batches are small.
+    The loss of a few sequences may be small by chance. Where batches are small, the first loss is therefore the
+    greatest of several updates.
+
+    Parameters
+    ----------
+    at : Position
+        The position of the run. Its first loss is set here.
+    factor : float or None
+        The loss may be at most `factor` times the first one.
+    loss : float
+        The loss.
+    weight : float
+        The number of targets of the update.
+
+    Raises
+    ------
+    NotFiniteError
+        The loss is NaN or infinite.
+    DivergedError
+        The loss is too high.
     """
     if not math.isfinite(loss):
         raise NotFiniteError(f"the loss is {loss:.4g} at update {at.update + 1}")
@@ -44,18 +63,24 @@ def check_loss(at, factor, loss, weight) -> None:
         raise DivergedError(f"the loss is {loss:.4g} at update {at.update + 1}, {over}")
 
 
-def ready_gradient(gradient, optimizer, model, clip_norm, clip_value, update) -> float:
-    """Clip a gradient in place, frozen parameters left out, and return the factor that the optimiser multiplies it by.
+def ready_gradient(
+    gradient: np.ndarray, optimizer, model, clip_norm: float | None, clip_value: float | None, update: int
+) -> float:
+    """Set the gradient of frozen parameters to zero and clip the gradient by value, in place.
 
-    model : whose gradient it is; update : the number of this one
+    Returns
+    -------
+    float
+        The factor for the optimizer, which clips the gradient by norm.
 
     Raises
     ------
-    NotFiniteError  it is not finite, or so large that the optimiser cannot square it.
+    NotFiniteError
+        The gradient is not finite, or so large that the optimizer cannot square it.
     """
     frozen_to_zero(gradient, optimizer)
     norm, scale = optim.clip_by_global_norm(gradient, clip_norm or 1.0)
-    if not math.isfinite(norm) and not is_finite(gradient):  # before clip_value, which makes a number of infinity
+    if not math.isfinite(norm) and not is_finite(gradient):  # before clip_value, which makes infinity finite
         bad = ~np.isfinite(gradient)
         name = next((name for name, slot in model.slots.items() if bad[slot.slice].any()), "")
         raise NotFiniteError(
@@ -69,17 +94,18 @@ def ready_gradient(gradient, optimizer, model, clip_norm, clip_value, update) ->
     if getattr(optimizer, "squares", False) and used > math.sqrt(np.finfo(gradient.dtype).max):
         raise NotFiniteError(
             f"the norm of the gradient is {used:.4g} at update {update}: {gradient.dtype} cannot hold its square, "
-            "which the optimiser needs; set clip_norm"
+            "which the optimizer needs; set clip_norm"
         )
     return 1.0 if clip_norm is None else scale
 
 
-def learning_rate(lr, factor, update) -> float:
-    """The product of the learning rate and what the schedule gives.
+def learning_rate(lr: float, factor: float, update: int) -> float:
+    """Multiply the learning rate by the factor of the schedule.
 
     Raises
     ------
-    DivergedError  it is not finite, or negative.
+    DivergedError
+        The product is not finite, or negative.
     """
     found = lr * factor
     if not math.isfinite(found) or found < 0:
@@ -89,8 +115,8 @@ def learning_rate(lr, factor, update) -> float:
     return found
 
 
-def check_parameters(flat, optimizer, update) -> None:
-    """Raise DivergedError if an update has made a parameter NaN or infinite."""
+def check_parameters(flat: np.ndarray, optimizer, update: int) -> None:
+    """Raise DivergedError if an update made a parameter NaN or infinite."""
     if not is_finite(flat):
         bad = int((~np.isfinite(flat)).sum())
         raise DivergedError(
@@ -99,17 +125,17 @@ def check_parameters(flat, optimizer, update) -> None:
         )
 
 
-def check_means(optimizer, update) -> None:
-    """Raise DivergedError if a running mean of the optimiser has overflowed: its parameter would never change again."""
+def check_means(optimizer, update: int) -> None:
+    """Raise DivergedError if a running mean of the optimizer overflowed: its parameter would never change again."""
     for name, value in getattr(optimizer, "state_dict", dict)().items():
         if isinstance(value, np.ndarray) and not is_finite(value):
-            raise DivergedError(f"the running mean {name} of the optimiser is not finite after update {update}")
+            raise DivergedError(f"the running mean {name} of the optimizer is not finite after update {update}")
 
 
-def loss_and_gradient(model, checked, batch, state, *, into, rng):
-    """As the model's. What a check of its layers finds makes the loss NaN: all processes see that in the sum.
+def loss_and_gradient(model, checked: bool, batch, state, *, into: np.ndarray, rng: int) -> tuple:
+    """Call the model's `loss_and_gradient`, with checks in its layers if `checked`.
 
-    checked : whether its layers check what they take and give
+    If a check fails, the loss is NaN, so that all processes see it in the sum of the losses.
     """
     if not checked:
         return model.loss_and_gradient(batch, state, into=into, rng=rng)
@@ -120,14 +146,24 @@ def loss_and_gradient(model, checked, batch, state, *, into, rng):
         return math.nan, state
 
 
-def place_of(model, taken) -> str:
-    """Where the first value that is not finite is, if it is in a recurrent layer: the update is computed again.
+def place_of(model, computed: list[tuple]) -> str:
+    """Compute an update again to find the first value in a recurrent layer that is not finite, for a message.
 
-    taken : [(batch, state, key)] of the update
+    Parameters
+    ----------
+    model : Model
+        The model.
+    computed : list of (batch, state, key)
+        The batches of the update.
+
+    Returns
+    -------
+    str
+        The place in parentheses, or nothing.
     """
     try:
         with checking():
-            for batch, state, key in taken:
+            for batch, state, key in computed:
                 model.loss_and_gradient(batch, state, into=np.zeros_like(model.storage.flat), rng=key)
     except FloatingPointError as error:
         return f" ({error})"

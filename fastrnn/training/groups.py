@@ -1,4 +1,4 @@
-"""Parameter groups: other settings of the optimiser for some of a model's parameters, or none at all."""
+"""Parameter groups: other optimizer settings for some of a model's parameters, and frozen parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrnn import optim
 
 
 class Range:
-    """Some consecutive parameters of a storage, as what an optimiser updates."""
+    """Some consecutive parameters of a storage, with the interface that an optimizer needs."""
 
     def __init__(self, storage, part: slice):
         self._storage, self._part = storage, part
@@ -27,20 +27,31 @@ class Range:
 
 
 class Grouped:
-    """An optimiser for each run of parameters with the same settings; otherwise used like one optimiser.
+    """One optimizer for each range of parameters with the same settings, with the interface of a single optimizer.
 
     Parameters
     ----------
-    make : callable ``(target, lr=..., **options) -> Optimizer``
-    storage, slots : the model's storage, and {name: Slot} of its parameters
-    groups : {pattern: options}; a pattern is a name (``linear.bias``), the name of a layer (``embedding``), or has wildcards
-        (``*bias*``). The options are those of the optimiser, `lr` among them. The last pattern that fits a name counts.
-    freeze : patterns of parameters that are not changed at all
-    lr, options : of all other parameters
+    make : callable
+        ``make(target, lr=..., **options)`` returns an Optimizer.
+    storage : Storage
+        The storage of the model.
+    slots : dict
+        ``{name: Slot}`` of the parameters of the model.
+    groups : mapping, optional
+        ``{pattern: options}``. A pattern is the name of a parameter (``linear.bias``) or of a layer (``embedding``),
+        or has wildcards (``*bias*``). The options are those of the optimizer, including `lr`. The last pattern that
+        matches a name applies.
+    freeze : sequence of str
+        Patterns of parameters that are not changed.
+    lr : float
+        Learning rate of all other parameters.
+    **options
+        Options of the optimizer of all other parameters.
 
     Raises
     ------
-    ValueError  a pattern fits no parameter; the message names those that there are.
+    ValueError
+        A pattern matches no parameter; the message lists the parameters.
 
     Examples
     --------
@@ -49,7 +60,7 @@ class Grouped:
     >>> optimizer = Grouped(fastrnn.optim.SGD, linear.storage, linear.slots, {"bias": {"lr": 0.5}}, ["weight"], lr=0.1)
     >>> optimizer
     Grouped(6:9 SGD(lr=0.5, momentum=0.0, weight_decay=0.0, nesterov=False))
-    >>> optimizer.lr = 0.05  # of all, in the same proportion
+    >>> optimizer.lr = 0.05  # all learning rates, in the same proportion
     >>> optimizer
     Grouped(6:9 SGD(lr=0.25, momentum=0.0, weight_decay=0.0, nesterov=False))
     """
@@ -79,7 +90,7 @@ class Grouped:
 
     @property
     def squares(self) -> bool:
-        """Whether any of the optimisers keeps squares of the gradient."""
+        """Whether any of the optimizers squares the gradient."""
         return any(getattr(optimizer, "squares", False) for _, optimizer in self._runs)
 
     @property
@@ -93,19 +104,19 @@ class Grouped:
             optimizer.lr = own * (value / self._base) if self._base else own
 
     def step(self, grad, scale: float = 1.0) -> None:
-        """Update the parameters; `grad` is of all of them."""
+        """Update the parameters by the gradient of all of them."""
         for part, optimizer in self._runs:
             optimizer.step(grad[part], scale)
 
     def state_dict(self) -> dict:
-        """What a checkpoint needs."""
+        """Return the state for a checkpoint."""
         states = (optimizer.state_dict() for _, optimizer in self._runs)
         return {"lr": self._lr} | {
             f"{i}.{name}": value for i, state in enumerate(states) for name, value in state.items()
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue where `state_dict` was taken."""
+        """Restore a state that `state_dict` returned."""
         self._lr = state["lr"]
         for i, (_, optimizer) in enumerate(self._runs):
             prefix = f"{i}."
@@ -115,23 +126,23 @@ class Grouped:
 
 
 def _matching(pattern, slots):
-    """The slots whose name, or whose layer's name, fits a pattern."""
+    """The slots whose name, or whose layer's name, matches a pattern."""
     found = [
         slot for name, slot in slots.items() if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
     ]
     if not found:
-        raise ValueError(f"{pattern!r} fits no parameter of this model; it has {', '.join(slots)}")
+        raise ValueError(f"{pattern!r} matches no parameter of this model; it has {', '.join(slots)}")
     return found
 
 
 def frozen_to_zero(gradient: np.ndarray, optimizer) -> None:
-    """Frozen parameters do not count in the gradient's norm."""
+    """Set the gradient of frozen parameters to zero, so that they do not count in its norm."""
     for part in getattr(optimizer, "frozen", ()):
         gradient[part] = 0
 
 
 def optimizer_of(model, settings):
-    """The optimiser of a model's parameters that the Settings of a training ask for."""
+    """Make the optimizer of a model's parameters from the settings of a training."""
     make = (
         optim.OPTIMIZERS.get(settings.optimizer, settings.optimizer)
         if isinstance(settings.optimizer, str)

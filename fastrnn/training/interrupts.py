@@ -1,4 +1,4 @@
-"""Ctrl-C: at a time when nothing is half done, and from the first moment of the command on."""
+"""Ctrl-C: interrupts a training only where it leaves nothing half done, and the command from its start on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
-_SAME_PRESS = 0.3  # seconds in which a second signal is the same press: one of the terminal, one passed on by a parent
+_SAME_PRESS = 0.3  # seconds; a second signal within them is the same press, passed on by a parent process
 
 
 class Interrupts:
-    """While it is entered, Ctrl-C interrupts where only results are computed (`allowed`), else at the next such moment.
+    """Context in which Ctrl-C interrupts at once inside `allowed`, and elsewhere when `allowed` is next entered.
 
-    In other threads than the main one, or where Ctrl-C was given another meaning, nothing is touched.
+    It changes nothing outside the main thread, or if SIGINT has another handler already.
+
+    Attributes
+    ----------
+    pending : bool
+        Whether Ctrl-C was pressed.
     """
 
     def __enter__(self):
@@ -26,7 +32,7 @@ class Interrupts:
             OF_COMMAND,
         )
         if self._installed:
-            self.pending = self._before is OF_COMMAND and OF_COMMAND.seen  # an import has swallowed it
+            self.pending = self._before is OF_COMMAND and OF_COMMAND.seen  # an import discarded the exception
             signal.signal(signal.SIGINT, self._handle)
         return self
 
@@ -42,7 +48,8 @@ class Interrupts:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
-    def allowed(self):
+    def allowed(self) -> Iterator[None]:
+        """Let Ctrl-C raise KeyboardInterrupt at any time in this context."""
         self._open = True
         try:
             if self.pending:
@@ -53,10 +60,17 @@ class Interrupts:
 
 
 class _OfCommand:
-    """Ctrl-C in a process of the command: KeyboardInterrupt; while modules are imported, and the second time, the end.
+    """Handler of Ctrl-C in a process of the command.
 
-    seen : whether there was one
-    importing : nothing is to be saved yet. An exception might be lost in an import, or become another one
+    It raises KeyboardInterrupt. While modules are imported, and when Ctrl-C is pressed again, it ends the process.
+
+    Attributes
+    ----------
+    seen : bool
+        Whether Ctrl-C was pressed.
+    importing : bool
+        Whether modules are being imported: nothing needs to be saved yet, and an import could discard an exception or
+        replace it.
     """
 
     def __init__(self):
@@ -64,13 +78,13 @@ class _OfCommand:
         self._first = 0.0
 
     def install(self) -> None:
-        """Answer from now on, unless Ctrl-C is ignored, as in a process that a shell started in the background."""
+        """Install the handler, unless SIGINT is ignored, as in a process that a shell started in the background."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self)
             sys.unraisablehook = _show_unraisable
 
     def ignore(self) -> None:
-        """All is done: Ctrl-C changes nothing any more."""
+        """Ignore Ctrl-C from now on, since everything is done."""
         if signal.getsignal(signal.SIGINT) is self:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -79,15 +93,15 @@ class _OfCommand:
         raise KeyboardInterrupt
 
     def wait(self) -> None:
-        """Note Ctrl-C, and say that training ends as soon as the model is saved."""
+        """Remember Ctrl-C, and say that training ends as soon as the model is saved."""
         first = not self.seen
         self._note()
         if first:
             self._write("fastrnn: stopping; the model is being saved (Ctrl-C again: stop at once, without that)")
 
     def leave(self, status) -> None:
-        """End the process now, if it is one of the command: to free a large text takes longer than the answer may."""
-        if signal.getsignal(signal.SIGINT) is self and "mpi4py" not in sys.modules:  # MPI has to be told
+        """End the process of the command at once: freeing a large text would take too long."""
+        if signal.getsignal(signal.SIGINT) is self and "mpi4py" not in sys.modules:  # MPI must be finalized
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
             os._exit(status)
@@ -103,13 +117,12 @@ class _OfCommand:
     @staticmethod
     def _write(line):
         with contextlib.suppress(OSError):
-            os.write(
-                2, f"{os.linesep if os.isatty(2) else ''}{line}{os.linesep}".encode()
-            )  # sys.stderr may be writing just now
+            # not through sys.stderr, which may be in the middle of a write
+            os.write(2, f"{os.linesep if os.isatty(2) else ''}{line}{os.linesep}".encode())
 
 
 def _show_unraisable(unraisable):
-    """Show it, but not Ctrl-C in a finaliser: a training has noted that, and elsewhere the second press ends the command."""
+    """Show an exception, except Ctrl-C in a finalizer: a training remembers it, elsewhere a second press ends all."""
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
 

@@ -1,4 +1,4 @@
-"""What a training run shows while it goes on, on stderr."""
+"""The progress of a training, shown on stderr."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 
 def is_terminal(stream) -> bool:
-    """Whether a stream is a terminal; a closed one, or None, is not."""
+    """Whether a stream is a terminal. A closed stream or None is not."""
     try:
         return stream is not None and bool(stream.isatty())
     except (AttributeError, OSError, ValueError):
@@ -17,15 +17,21 @@ def is_terminal(stream) -> bool:
 
 
 class Progress:
-    """A bar in a terminal or notebook (loss, steps/s, time left) and a line for each look at the validation; elsewhere only the lines.
+    """Progress bar with loss, speed and time left in a terminal or notebook, and a line for each evaluation everywhere.
 
-    What stderr does not take, closed or the pipe of a reader that has left, is dropped: training goes on.
+    If stderr cannot be written, because it is closed or its reader has left, nothing more is shown and training
+    continues.
 
     Parameters
     ----------
-    shown : False shows nothing
-    total, done : steps of the whole run, and of those the steps that are behind us
-    unit : what a step is
+    shown : bool
+        Whether anything is shown.
+    total : int
+        Number of steps of the whole run.
+    done : int
+        Number of steps that were done before, by the run that is resumed.
+    unit : str
+        What a step is.
     """
 
     def __init__(self, shown: bool, total: int, done: int, unit: str):
@@ -56,16 +62,16 @@ class Progress:
 
     @contextlib.contextmanager
     def _dropping(self):
-        """Show nothing any more once stderr takes nothing any more."""
+        """Show nothing more once stderr cannot be written."""
         try:
             yield
         except (OSError, ValueError):  # ValueError: it is closed
             if self._bar is not None:
-                self._bar.disable = True  # its end writes nothing
+                self._bar.disable = True  # then close() writes nothing
             self._shown, self._bar = False, None
 
     def update(self, steps: int, loss: float | None) -> None:
-        """An update is done, or was skipped: then the loss is None."""
+        """Count the steps of an update. The loss is None if the update was skipped."""
         self._done += steps
         if self._bar is not None:
             if loss is not None:
@@ -76,7 +82,7 @@ class Progress:
                 self._bar.update(steps)
 
     def note(self, entry: dict) -> None:
-        """A look at the validation loss is done: `entry` of the history."""
+        """Show a line for an evaluation, an entry of the history."""
         if not self._shown:
             return
         words = [f"epoch {entry['epoch']:g}"]
@@ -93,18 +99,18 @@ class Progress:
             speed = (self._done - self._resumed_at) / elapsed
             words += [f"{speed:,.0f} {self._unit}/s", f"{_clock((self._total - self._done) / speed)} left"]
         with self._dropping():
-            if sys.stderr is not None:  # print would take standard output for None
+            if sys.stderr is not None:  # print(file=None) would write to standard output
                 print("  ".join(words), file=sys.stderr, flush=True)
 
 
 def _in_notebook():
-    """Whether this runs in a Jupyter kernel."""
+    """Whether this process is a Jupyter kernel."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _tqdm():
-    """The bar's class: a widget in a notebook that has ipywidgets, else text."""
+    """The class of the bar: a widget in a notebook with ipywidgets, else text."""
     if _in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm
     else:
