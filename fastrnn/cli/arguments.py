@@ -82,11 +82,18 @@ def _add_predict(commands):
 
 def _add_model_and_data(parser):
     parser.add_argument("model", metavar="DIR", help="directory of the model")
-    parser.add_argument("--data", metavar="FILE", required=True, help="the file; its format is that of 'fastrnn train'")
-    files = parser.add_argument_group("reading the file", "Options that are not given are those of the training.")
-    reading.add_options(files, reading.TEXT)
-    reading.add_options(parser.add_argument_group("reading the file, for a model of tag"), reading.WORDS[1:])
-    reading.add_options(parser.add_argument_group("reading the file, for a model of forecast"), reading.TABLE[1:])
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        required=True,
+        help="the file, in a format that 'fastrnn train' reads for this kind of model",
+    )
+    reading.add_options(parser, reading.TEXT)
+    default = "The defaults are the values used in training."
+    words = parser.add_argument_group("reading the file, for a model of 'train tag'", default)
+    reading.add_options(words, reading.WORDS[1:], defaults=False)
+    table = parser.add_argument_group("reading the file, for a model of 'train forecast'", default)
+    reading.add_options(table, reading.TABLE[1:], defaults=False)
 
 
 def _add_generate(commands):

@@ -18,10 +18,15 @@ WORDS = (*TEXT, "layout", "column")
 TABLE = (*TEXT, "target", "exog", "date", "decimal", "separator", "allow_gaps")
 
 
-def add_options(group, names: Iterable[str]) -> None:
-    """Add options for reading a file, with destinations that begin with "reading.", to an argument group."""
+def add_options(group, names: Iterable[str], *, defaults: bool = True) -> None:
+    """Add options for reading a file, with destinations that begin with "reading.", to an argument group.
+
+    The help names the defaults of the readers if `defaults` is true; otherwise those are the values used in training.
+    """
     for name in names:
         options = dict(_OPTIONS[name], dest=f"reading.{name}")
+        if defaults and name in _DEFAULTS:
+            options["help"] += f" (default: {_DEFAULTS[name]})"
         group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
@@ -30,17 +35,17 @@ def _separator(text):
 
 
 _OPTIONS = dict(
-    encoding=dict(metavar="NAME", help="encoding of the file, such as utf-16, latin-1 or cp1252 (default: utf-8)"),
-    layout=dict(choices=("conllu", "conll2003"), help="layout of the columns (default: conllu)"),
+    encoding=dict(metavar="NAME", help="encoding of the file, such as utf-16, latin-1 or cp1252"),
+    layout=dict(choices=("conllu", "conll2003"), help="layout of the columns"),
     column=dict(
         type=count,
         metavar="N",
-        help="number of the column of the tags, counted from 1 (default: 4, UPOS; with --layout conll2003 the last)",
+        help="number of the column of the tags, counted from 1",
     ),
     target=dict(
         action="append",
         metavar="NAME",
-        help="column to forecast; may be given several times (default: all columns of numbers)",
+        help="column to forecast; may be given several times",
     ),
     exog=dict(
         action="append",
@@ -48,10 +53,23 @@ _OPTIONS = dict(
         help="column whose future values are known; may be given several times. To predict, append rows with these "
         "values and without targets",
     ),
-    date=dict(metavar="NAME", help="column of evenly spaced dates (default: detected from the content)"),
-    decimal=dict(choices=(".", ","), metavar="SIGN", help="decimal sign, . or , (default: .)"),
-    separator=dict(type=_separator, metavar="SIGN", help="sign between the columns, or tab (default: ,)"),
-    allow_gaps=dict(action="store_true", default=None, help="accept dates that are not evenly spaced"),
+    date=dict(metavar="NAME", help="column of evenly spaced dates"),
+    decimal=dict(choices=(".", ","), metavar="SIGN", help="decimal sign, . or ,"),
+    separator=dict(type=_separator, metavar="SIGN", help="sign between the columns, or tab"),
+    allow_gaps=dict(
+        action="store_true", default=None, help="accept dates that are not evenly spaced (needed for each such file)"
+    ),
+)
+
+
+_DEFAULTS = dict(
+    encoding="utf-8",
+    layout="conllu",
+    column="4, UPOS; with --layout conll2003 the last",
+    target="all columns of numbers",
+    date="detected from the content",
+    decimal=".",
+    separator=",",
 )
 
 

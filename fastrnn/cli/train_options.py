@@ -168,7 +168,7 @@ def add_training(
         default=0,
         dest="model.seed",
         metavar="N",
-        help="the same seed gives the same model, bit for bit" + DEFAULT,
+        help="random seed; the same seed gives the same model, bit for bit" + DEFAULT,
     )
     add("--threads", type=threads, metavar="N", help="number of threads, at most 64 (default: one for each core)")
     return add
