@@ -181,13 +181,13 @@ def test_ctrl_c_in_a_finaliser_during_a_training_is_not_lost(folder, tmp_path):
 
 def test_an_import_that_makes_another_error_of_ctrl_c(folder):
     before = """
-    import fastrnn.convert
+    import fastrnn.convert.files
     def convert(*_, **__):
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt as error:
             raise ImportError("initialization failed") from error
-    fastrnn.convert.convert = convert
+    fastrnn.convert.files.convert = convert
     """
     with start(folder, ["convert", "a", "b"], before) as process:
         out, err = process.communicate(timeout=60)
