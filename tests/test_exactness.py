@@ -60,7 +60,7 @@ def draw_sizes(rng, cell, dtype):
     G, item = REFERENCE[cell][1], np.dtype(dtype).itemsize
     T, B, I, H, layers = (int(n) for n in rng.integers([0, 0, 0, 1, 1], [10, 7, 10, 10, 4]))
     kind = rng.choice(
-        ["small", "lanes", "steps", "rows", "work", "bytes", "chunk", "wave", "gradient", "slice"], p=[0.1] * 9 + [0.1]
+        ["small", "lanes", "steps", "rows", "work", "bytes", "chunk", "wave", "gradient", "slice", "short"]
     )
     if kind == "lanes":
         H, I, B, layers = lanes(rng, dtype), lanes(rng, dtype, 0), int(rng.integers(1, 15)), int(rng.integers(1, 3))
@@ -83,6 +83,9 @@ def draw_sizes(rng, cell, dtype):
             1,
         )
         B = min(B, 300)
+    elif kind == "short":
+        B = around(rng, PYTHON["SHORT_SEQUENCES"]) if rng.random() < 0.5 else int(rng.integers(1, 8))
+        T = around(rng, PYTHON["SHORT_ROWS"] / B)
     elif kind == "gradient":
         B = int(rng.choice([1, 5, 8, 64]))
         T = around(rng, PYTHON["CHUNK_ROWS"] * rng.choice([1, 2]) / B)
@@ -256,6 +259,10 @@ def check_streams(seed):
     net = case.net()
     with fastrnn.threads(1):
         y, state = net(case.x, case.layer_state(), **case.given)
+    with divided(rng):
+        again, state_again = net(case.x, case.layer_state(), **case.given)  # by a stream, if the call is short
+    same_bits(again, y, f"{case}: called again")
+    same_state(state_again, state, f"{case}: called again")
     stream = net.stream(B, **case.given)
     if case.state is not None:
         stream.state = case.layer_state()

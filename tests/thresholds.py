@@ -6,12 +6,16 @@ Those of the compiled core come from it by name, so a test notices one that was 
 import numpy as np
 
 from fastrnn import _engine, losses, search
-from fastrnn._core import bptt
+from fastrnn._core import bptt, short_calls
 
 ENGINE = _engine.thresholds()
 PYTHON = {
     "CHUNK_ROWS": bptt._CHUNK_ROWS,  # rows whose gradients of the gates exist at a time
     "GROUP_ROWS": search._GROUP_ROWS,  # hypotheses that are computed together
+    "SHORT_ROWS": short_calls.MOST_ROWS,  # steps * sequences of a call that a stream computes
+    "SHORT_SEQUENCES": short_calls.MOST_SEQUENCES,  # sequences of one layer, up to which more steps are short too
+    "SHORT_WORK": short_calls.MOST_WORK,  # multiply-adds of those
+    "SHORT_STATE_BYTES": short_calls.MOST_STATE_BYTES,  # of h, of all sequences
     "LOGITS_BYTES": losses._LOGITS_BYTES,  # logits that softmax_linear holds at a time
 }
 

@@ -121,6 +121,11 @@ class Batch:
         return out
 
     @property
+    def is_even(self):
+        """Whether all rows have all steps, and none is reset."""
+        return self.where is None and self.resets is None
+
+    @property
     def row_lengths(self):
         """(B,) in the caller's order."""
         lengths = np.full(self.B, self.T)
@@ -250,8 +255,7 @@ def make_tape(net, batch, packed, dropout, pool):
 
 def tape_layout(net, batch, packed, dropout):
     """Where that lies in one array."""
-    even = batch.where is None and batch.resets is None
-    return _tape_layout(net, batch.total, batch.B, packed.Hp, packed.Pp, even, dropout is None)
+    return _tape_layout(net, batch.total, batch.B, packed.Hp, packed.Pp, batch.is_even, dropout is None)
 
 
 @lru_cache(maxsize=256)
@@ -339,6 +343,12 @@ def ready_sweep(net, packed, batch, layer, d, below, context, memory, h, c, y, k
     return ready
 
 
+def wave_pays(net, T, B):
+    """Whether the layers are best run on a thread each, a few steps apart."""
+    step_flops = 4.0 * B * net.cell.blocks * net.hidden_size**2
+    return net.num_directions == 1 and _engine.waves_pay(net.num_layers, B, T, step_flops)
+
+
 def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None, outputs=None):
     """Run the stack.
 
@@ -348,15 +358,11 @@ def forward(net, packed, batch, x, state, context=None, tape=None, dropout=None,
     outputs : list that receives what each layer gave, (total, D*P) before dropout, or None
     Returns y (total, D*P) and the tuple of final states.
     """
-    cell, H, Hp = net.cell, net.hidden_size, packed.Hp
+    cell, Hp = net.cell, packed.Hp
     D, total, B = net.num_directions, batch.total, batch.B
     h_n, c_n = state_rows(net, packed, batch, state)
     chunk = _engine.chunk_steps(B, cell.blocks * Hp * net.dtype.itemsize)
-    wave = (
-        D == 1
-        and dropout is None
-        and _engine.waves_pay(net.num_layers, B, batch.T, 2.0 * B * cell.blocks * H * (H + H))
-    )
+    wave = dropout is None and wave_pays(net, batch.T, B)
     scratch = None
     if tape is None:
         scratch = Scratch(scratch_pool, scratch_layout(net, chunk * B, B, Hp, packed.Pp, net.num_layers if wave else D))

@@ -14,7 +14,8 @@ from fastrnn._core.backward import Backward
 from fastrnn._core.calls import masks
 from fastrnn._core.cells import Packed
 from fastrnn._core.memory import Pool
-from fastrnn._core.stack import Batch, MaskedBatch, Net, Tokens, bias_rows, even_batch, forward, make_tape
+from fastrnn._core.short_calls import ShortCalls, stream_layers
+from fastrnn._core.stack import Batch, MaskedBatch, Net, Tokens, even_batch, forward, make_tape
 from fastrnn._core.states import states
 from fastrnn.parameters import Layer, initial_values
 
@@ -100,12 +101,12 @@ class Recurrent(Layer):
             self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.context_size, self.dtype,
             self.reverse,
         )  # fmt: skip
-        self._packed_for = None
+        self._packed_for = self._short_for = None
         self._tapes = Pool()
 
     def __getstate__(self):
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_packed_for", "_tapes")}
+        return {name: value for name, value in state.items() if name not in ("_packed_for", "_short_for", "_tapes")}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -158,6 +159,13 @@ class Recurrent(Layer):
         if made is None or made[0] != key:
             made = key, Packed(self.cell, self.hidden_size, self.dtype, self.params)
             self._packed_for = made
+        return made[1]
+
+    def _short_calls(self, packed):
+        """What computes short calls with these packed weights."""
+        made = self._short_for
+        if made is None or made[0] is not packed:
+            made = self._short_for = packed, ShortCalls(self._net, packed)
         return made[1]
 
     def _prepare(self, x, state, lengths, mask, resets, context, embedding):
@@ -277,6 +285,12 @@ class Recurrent(Layer):
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         net, packed = self._net, self._packed()
         check = self._checked(check_finite, batch, rows, given, state, context, unbatched)
+        if not (check or return_states) and context is None and batch.is_even and isinstance(rows, np.ndarray):
+            short = self._short_calls(packed)
+            stream = short.take(batch.T, batch.B)
+            if stream is not None:
+                y, state_n = short.run(stream, rows.reshape(batch.T, batch.B, rows.shape[1]), state)
+                return self._shape(y, unbatched), self._shape_state(state_n, unbatched)
         outputs = [] if return_states or check else None
         tape = make_tape(net, batch, packed, None, self._tapes) if return_states and self.cell.has_c else None
         y, state_n = forward(net, packed, batch, rows, state, context, tape, outputs=outputs)
@@ -391,14 +405,7 @@ class Recurrent(Layer):
 
     def _stream_layers(self, context):
         """(cell, Hp, Pp, [(w_ih, w, w2, bias, bias_stride, options) of each layer]) for a stream."""
-        packed = self._packed()
-        layers = []
-        for layer in range(self.num_layers):
-            suffix = f"_l{layer}"
-            w_ih = packed.input(suffix) if layer or self.input_size else None
-            bias = bias_rows(packed, suffix, None if layer else context)
-            layers.append((w_ih, *packed.recurrent(suffix), *bias, packed.options(suffix)))
-        return self.cell, packed.Hp, packed.Pp, layers
+        return stream_layers(self._net, self._packed(), context)
 
     def _stream_initial(self):
         """What the rows of a stream start from, (L, 1, P) and (L, 1, H), or None for zeros."""

@@ -1,4 +1,4 @@
-"""A recurrent node at work: layers made once for the weights it is given, and ONNX's layout of inputs and outputs around them."""
+"""Run one recurrent node: layers made once for its weights, and ONNX's layout of inputs and outputs around them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ import numpy as np
 
 from fastrnn.onnx import _nodes
 
-STREAMED = 64  # sequences up to which a stream is worth its memory
-KEPT = 4
-
 
 class Recurrence:
-    """Computes one node. Safe to call from many threads."""
+    """Computes one node. Safe to use from many threads."""
 
     def __init__(self, settings):
         self.settings = settings
-        self._made = None
-        self.fixed = None  # the layers, if the weights can't change
-        self._streams = []  # (layer, stream) that nobody is using
+        self._cached = None  # (weights, layers) of the last call
+        self.fixed = None  # the layers, if the weights cannot change
 
     def layers(self, *weights):
-        """The layers for W, R, B, P: those made before if the weights are still the same."""
-        made = self._made
-        if made is None or not all(_same(a, kept) for a, kept in zip(weights, made[0])):
-            made = [_kept(a) for a in weights], [plan.layer() for plan in _nodes.plans(self.settings, *weights)]
-            self._made = made
-        return made[1]
+        """The layers for W, R, B and P: those of the last call if the weights are the same."""
+        cached = self._cached
+        if cached is None or not all(_is_same(a, kept) for a, kept in zip(weights, cached[0])):
+            cached = [_kept(a) for a in weights], [plan.layer() for plan in _nodes.plans(self.settings, *weights)]
+            self._cached = cached
+        return cached[1]
 
     def __call__(self, X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=None):
-        """Y, Y_h, and Y_c of an LSTM."""
+        """Y, Y_h and, for an LSTM, Y_c."""
         layers = self.layers(W, R, B, P)
         X = self._x(X, layers[0])
         batch_first, D = self.settings.batch_first, len(self.settings.reverse)
@@ -49,44 +45,23 @@ class Recurrence:
         return tuple(map(np.ascontiguousarray, (Y, *states)))
 
     def _run(self, layer, X, state, lengths):
-        """y (T,B,D*H) and the tuple of states (D,B,H) of one layer."""
-        if lengths is None and not (layer.bidirectional or layer.reverse) and 0 < X.shape[1] <= STREAMED:
-            return self._stream(layer, X, state)
+        """y (T, B, D*H) and the tuple of states (D, B, H) of one layer."""
+        if lengths is None:
+            short = layer._short_calls(layer._packed())
+            stream = short.take(*X.shape[:2])
+            if stream is not None:
+                return short.run(stream, X, state)
         try:
             y, state_n = layer(X, state if state is None or layer.cell.has_c else state[0], lengths=lengths)
-        except (TypeError, ValueError) as error:  # of the lengths: the rest has been looked at
+        except (TypeError, ValueError) as error:  # of the lengths: the other arguments were checked before
             raise type(error)(f"{self.settings.where}: sequence_lens: {error}") from error
         return y, state_n if layer.cell.has_c else (state_n,)
-
-    def _stream(self, layer, X, state):
-        """The same by a stream, which costs less to call."""
-        made = self.take_stream(layer, X.shape[1])
-        if state is None:
-            made.reset()
-        else:
-            made.state = state if layer.cell.has_c else state[0]
-        y, state_n = made.run(X), made.state
-        self.give_stream(layer, made)
-        return y, state_n if layer.cell.has_c else (state_n,)
-
-    def take_stream(self, layer, B):
-        """A stream of B sequences that nobody else has until it is given back, so the state in it is this thread's."""
-        try:
-            owner, made = self._streams.pop()
-        except IndexError:
-            return layer.stream(B)
-        return made if owner is layer and made.batch_size == B else layer.stream(B)
-
-    def give_stream(self, layer, stream):
-        if len(self._streams) < KEPT:
-            self._streams.append((layer, stream))
 
     def _x(self, X, layer):
         where = self.settings.where
         if not isinstance(X, np.ndarray) or X.ndim != 3:
-            raise ValueError(
-                f"{where}: X has shape {np.shape(X)}, but it must be {'(B, T, I)' if self.settings.batch_first else '(T, B, I)'}"
-            )
+            needed = "(B, T, I)" if self.settings.batch_first else "(T, B, I)"
+            raise ValueError(f"{where}: X has shape {np.shape(X)}, but it must be {needed}")
         if X.dtype != layer.dtype:
             raise TypeError(f"{where}: X is {X.dtype}, but W is {layer.dtype}")
         if X.shape[2] != layer.input_size:
@@ -96,23 +71,23 @@ class Recurrence:
     def _state(self, layer, B, *initial):
         """The initial states, each (D, B, H), or None."""
         D, H, batch_first = len(self.settings.reverse), layer.hidden_size, self.settings.batch_first
-        shape = (B, D, H) if batch_first else (D, B, H)
+        where, shape = self.settings.where, (B, D, H) if batch_first else (D, B, H)
         initial = initial if layer.cell.has_c else initial[:1]
         for label, value in zip("hc", initial):
             if value is not None and value.shape != shape:
                 raise ValueError(
-                    f"{self.settings.where}: initial_{label} has shape {value.shape}, but X, W and the direction need {shape}"
+                    f"{where}: initial_{label} has shape {value.shape}, but X, W and the direction need {shape}"
                 )
             if value is not None and value.dtype != layer.dtype:
-                raise TypeError(f"{self.settings.where}: initial_{label} is {value.dtype}, but W is {layer.dtype}")
+                raise TypeError(f"{where}: initial_{label} is {value.dtype}, but W is {layer.dtype}")
         if all(value is None for value in initial):
             return None
         initial = [np.zeros(shape, layer.dtype) if value is None else value for value in initial]
         return tuple(value.transpose(1, 0, 2) if batch_first else value for value in initial)
 
 
-def frozen(a):
-    """Whether nobody can change this array: it and what it is a view of are read-only."""
+def _is_frozen(a):
+    """Whether the elements of an array cannot change: it and everything it is a view of are read-only."""
     while isinstance(a, np.ndarray):
         if a.flags.writeable:
             return False
@@ -121,13 +96,11 @@ def frozen(a):
 
 
 def _kept(a):
-    """What to compare with later: the array itself if it can't change, else a copy."""
-    return a if a is None or frozen(a) else (a.copy(),)
+    """What to compare the weights of the next call with: the array itself if it cannot change, else a copy in a tuple."""
+    return a if a is None or _is_frozen(a) else (a.copy(),)
 
 
-def _same(a, kept):
-    return (
-        a is kept
-        if not isinstance(kept, tuple)
-        else a is not None and np.array_equal(a, kept[0]) and a.dtype == kept[0].dtype
-    )
+def _is_same(a, kept):
+    if not isinstance(kept, tuple):
+        return a is kept
+    return a is not None and np.array_equal(a, kept[0]) and a.dtype == kept[0].dtype

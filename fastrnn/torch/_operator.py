@@ -1,6 +1,6 @@
 """The custom operator behind the modules: forward, its fake kernel and its gradient.
 
-The tape is a tensor that the operator returns: torch owns its memory, and a graph may be kept, freed or run twice.
+The operator returns the tape as a tensor, so torch owns its memory and a graph may be kept, freed or run twice.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from fastrnn._core.bptt import backward as bptt
 from fastrnn._core.memory import Tape
 from fastrnn.torch import _checks
 from fastrnn.torch._checks import DTYPES
-from fastrnn.torch._packed import array, kept_for
+from fastrnn.torch._packed import array, packed_for
 
 _BATCHED = torch._C._parse_dispatch_key("Batched")
-_FEW = 256  # rows of an inference call up to which a stream is used
 
 
-class _Owned:
-    """A pool of one array that a tensor owns."""
+class _OwnedByTensor:
+    """In place of a Pool: one array, whose memory a tensor owns."""
 
     def __init__(self, tensor):
         self._array = array(tensor)
@@ -38,7 +37,7 @@ class _Owned:
         pass
 
 
-def _nothing(x):
+def _empty(x):
     return torch.empty(0, dtype=x.dtype)
 
 
@@ -51,12 +50,15 @@ def _cell(kind, proj_size):
 
 @lru_cache(maxsize=256)
 def _net(kind, input_size, hidden_size, num_layers, bidirectional, proj_size, dtype):
-    """The sizes of a module, one object for equal modules: layouts are looked up by it."""
+    """The sizes of a module; equal modules get the same object, since layouts are looked up by it."""
     return _stack.Net(_cell(kind, proj_size), input_size, hidden_size, num_layers, 2 if bidirectional else 1, 0, dtype)
 
 
 def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, rows, B, padded):
-    """Numbers that suffice for a tape of so many rows, whatever its layout shares. Linear in rows and B, which may be symbols."""
+    """An upper bound of the size of a tape, whatever its layout shares.
+
+    It is linear in rows and B, which may be symbols.
+    """
     cell, D = _cell(kind, proj_size), 2 if bidirectional else 1
     Hp, Pp = (cells.padded(size, DTYPES[dtype]) for size in (hidden_size, proj_size or hidden_size))
     each = Pp + (cell.has_c + (0 if padded and cell.output_is_tape else cell.blocks)) * Hp
@@ -65,13 +67,13 @@ def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, r
 
 
 @lru_cache(maxsize=256)
-def _size_of_tape(isa, *sizes):
-    """The same, of numbers."""
+def _cached_tape_size(isa, *sizes):
+    """`_tape_size` for ints; the padding in it depends on the instruction set."""
     return _tape_size(*sizes)
 
 
 def _clear_gaps(array, layout):
-    """Zeros where no part of the layout lies: the same call gives the same tape, which torch.library.opcheck asks for."""
+    """Write zeros between the parts of the layout: torch.library.opcheck requires that equal calls give equal tapes."""
     end = 0
     for part, _ in layout.parts.values():
         array[end : part.start] = 0
@@ -80,14 +82,13 @@ def _clear_gaps(array, layout):
 
 
 def _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size):
-    """(net, what is kept for its parameters)."""
+    """The Net of a call and its PackedParameters."""
     net = _net(kind, x.shape[-1], hidden_size, num_layers, bidirectional, proj_size, DTYPES[x.dtype])
-    return net, kept_for(net, params, _checks.has_bias(len(params), num_layers, net.num_directions, proj_size))
+    return net, packed_for(net, params, _checks.has_bias(len(params), num_layers, net.num_directions, proj_size))
 
 
-def _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key):
-    """What forward and backward have in common: (net, packed weights, batch, rows of x, dropout)."""
-    net, kept = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
+def _prepare(x, batch_sizes, dropout, key):
+    """What forward and backward need beside the weights: (batch, rows of x, dropout masks or None)."""
     if batch_sizes is None:
         batch = _stack.even_batch(*x.shape[:2])
     else:
@@ -96,11 +97,11 @@ def _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, 
         batch = _stack.Batch(len(sizes), int(sizes[0]), (sizes[:, None] > np.arange(sizes[0])).sum(axis=0))
     rows = np.ascontiguousarray(array(x)).reshape(batch.total, x.shape[-1])
     masks = None if key is None else (_DropAll if dropout == 1 else _stack.Dropout)(dropout, int(key), False)
-    return net, kept.packed, batch, rows, masks
+    return batch, rows, masks
 
 
 class _DropAll(_stack.Dropout):
-    """Dropout of everything, which torch allows: zeros, where a mask would multiply by infinity."""
+    """Dropout with p = 1, which torch allows: a mask would multiply by 1 / (1 - p), infinity."""
 
     def apply(self, y, batch, layer):
         y[...] = 0
@@ -108,40 +109,32 @@ class _DropAll(_stack.Dropout):
 
 def run(
     x: torch.Tensor, batch_sizes: torch.Tensor | None, state: list[torch.Tensor], params: list[torch.Tensor], kind: str,
-    hidden_size: int, num_layers: int, bidirectional: bool, proj_size: int, dropout: float, key: torch.Tensor | None, train: bool,
+    hidden_size: int, num_layers: int, bidirectional: bool, proj_size: int, dropout: float, key: torch.Tensor | None,
+    train: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """y, h_n, c_n (empty without one), and the tape (empty unless `train`).
+    """Compute y, h_n, c_n (empty for a kind without c), and the tape (empty unless `train`).
 
     x : (T, B, I), or the rows of a PackedSequence with its batch_sizes; any strides
-    key : the key of the dropout masks, one number; None: no dropout
+    key : one number, the key of the dropout masks; None: no dropout
     """
-    if not (train or bidirectional) and batch_sizes is None and key is None and 0 < x.shape[0] * x.shape[1] <= _FEW:
-        _, found = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
-        y, state_n = found.run_few(np.ascontiguousarray(array(x)), tuple(map(array, state)))
-        h_n, *c_n = map(torch.from_numpy, state_n)
-        return torch.from_numpy(y), h_n, c_n[0] if c_n else _nothing(x), _nothing(x)
-    net, packed, batch, rows, masks = _call(
-        x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
-    )
-    tape, kept = None, _nothing(x)
+    net, cached = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
+    if not train and batch_sizes is None and key is None:
+        stream = cached.short_calls.take(x.shape[0], x.shape[1])
+        if stream is not None:
+            y, state_n = cached.short_calls.run(stream, array(x), tuple(map(array, state)))
+            h_n, *c_n = map(torch.from_numpy, state_n)
+            return torch.from_numpy(y), h_n, c_n[0] if c_n else _empty(x), _empty(x)
+    batch, rows, masks = _prepare(x, batch_sizes, dropout, key)
+    tape, storage = None, _empty(x)
     if train:
-        sizes = (
-            kind,
-            hidden_size,
-            num_layers,
-            bidirectional,
-            proj_size,
-            x.dtype,
-            batch.total,
-            batch.B,
-            batch_sizes is None,
-        )
-        kept = x.new_empty(_size_of_tape(_engine.isa(), *sizes))
-        tape = _stack.make_tape(net, batch, packed, masks, _Owned(kept))
-        _clear_gaps(kept.numpy(), _stack.tape_layout(net, batch, packed, masks))
-    y, state_n = _stack.forward(net, packed, batch, rows, tuple(map(array, state)), None, tape, masks)
+        settings = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype
+        size = _cached_tape_size(_engine.isa(), *settings, batch.total, batch.B, batch_sizes is None)
+        storage = x.new_empty(size)
+        tape = _stack.make_tape(net, batch, cached.packed, masks, _OwnedByTensor(storage))
+        _clear_gaps(storage.numpy(), _stack.tape_layout(net, batch, cached.packed, masks))
+    y, state_n = _stack.forward(net, cached.packed, batch, rows, tuple(map(array, state)), None, tape, masks)
     h_n, *c_n = map(torch.from_numpy, state_n)
-    return torch.from_numpy(y.reshape(*x.shape[:-1], y.shape[-1])), h_n, c_n[0] if c_n else _nothing(x), kept
+    return torch.from_numpy(y.reshape(*x.shape[:-1], y.shape[-1])), h_n, c_n[0] if c_n else _empty(x), storage
 
 
 def _refuse_onnx():
@@ -185,24 +178,24 @@ def _keep(ctx, inputs, output):
 
 
 def run_backward(
-    x: torch.Tensor, batch_sizes: torch.Tensor | None, state: list[torch.Tensor], params: list[torch.Tensor], tape: torch.Tensor,
-    dy: torch.Tensor, dstate: list[torch.Tensor], kind: str, hidden_size: int, num_layers: int, bidirectional: bool, proj_size: int,
-    dropout: float, key: torch.Tensor | None, need_x: bool,
+    x: torch.Tensor, batch_sizes: torch.Tensor | None, state: list[torch.Tensor], params: list[torch.Tensor],
+    tape: torch.Tensor, dy: torch.Tensor, dstate: list[torch.Tensor], kind: str, hidden_size: int, num_layers: int,
+    bidirectional: bool, proj_size: int, dropout: float, key: torch.Tensor | None, need_x: bool,
 ) -> list[torch.Tensor]:  # fmt: skip
-    """Gradients of x (empty if it is not needed), of the state, of the parameters.
+    """Compute the gradients of x (empty unless `need_x`), of the state and of the parameters.
 
-    tape : what `run` kept; empty, as in a program that was traced without gradients: it is made now
+    tape : as `run` returned it; if it is empty, as in a program that was traced without gradients, forward runs again
     """
-    given = x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
+    settings = kind, hidden_size, num_layers, bidirectional, proj_size
     _checks.gradients(dy, dstate, x, (2 if bidirectional else 1) * (proj_size or hidden_size), state)
     if tape.shape == (0,):
-        tape = run(*given, True)[3]
-    net, packed, batch, rows, masks = _call(
-        x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
-    )
-    sizes = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B, batch_sizes is None
-    _checks.tape(tape, _size_of_tape(_engine.isa(), *sizes))
-    kept = Tape(_Owned(tape.contiguous()), _stack.tape_layout(net, batch, packed, masks))
+        tape = run(x, batch_sizes, state, params, *settings, dropout, key, True)[3]
+    net, cached = _look_up(x, params, *settings)
+    batch, rows, masks = _prepare(x, batch_sizes, dropout, key)
+    packed = cached.packed
+    size = _cached_tape_size(_engine.isa(), *settings, x.dtype, batch.total, batch.B, batch_sizes is None)
+    _checks.tape(tape, size)
+    kept = Tape(_OwnedByTensor(tape.contiguous()), _stack.tape_layout(net, batch, packed, masks))
     grads = {name: np.zeros(p.shape, net.dtype) for name, p in packed.params.items()}
     dy = np.ascontiguousarray(array(dy)).reshape(batch.total, dy.shape[-1])
     dstate = tuple(map(array, dstate))
@@ -242,21 +235,21 @@ _recurrent_backward.register_autograd(_refuse_twice)
 
 
 def _select(argument, dim, i):
-    """Element i of what is batched in a (nested) argument."""
+    """Element i along `dim` of every tensor in a nested argument; what has dim None is not batched."""
     if isinstance(argument, (list, tuple)):
         return argument if dim is None else [_select(a, d, i) for a, d in zip(argument, dim, strict=True)]
     return argument if dim is None else argument.select(dim, i)
 
 
-def _one_by_one(info, in_dims, *arguments):
-    """Many gradients at once, as jacobian(vectorize=True) and is_grads_batched=True ask for: one after the other."""
+def _backward_one_by_one(info, in_dims, *arguments):
+    """A batch of gradients, as jacobian(vectorize=True) and is_grads_batched=True request: one after the other."""
     rows = [[_select(a, dim, i) for a, dim in zip(arguments, in_dims, strict=True)] for i in range(info.batch_size)]
     each = [run_backward(*row) for row in rows]
     return [torch.stack(found) for found in zip(*each, strict=True)], [0] * len(each[0])
 
 
-def _each(call, before, dy, dstate, after):
-    """The gradients; dy and dstate may hold many of them, as torch.autograd.grad(is_grads_batched=True) makes them."""
+def _call_each(call, before, dy, dstate, after):
+    """Compute the gradients, one by one if dy or dstate is batched, as with torch.autograd.grad(is_grads_batched=True)."""
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
     many = [level > 0 and torch._C._dispatch_keys(t).has(_BATCHED) for t in (dy, *dstate)]
@@ -280,7 +273,7 @@ def _refuse_transforms(*arguments):
 
 if hasattr(torch.library, "register_vmap"):  # torch 2.5 and later
     torch.library.register_vmap("fastrnn::recurrent", _refuse_transforms)
-    torch.library.register_vmap("fastrnn::recurrent_backward", _one_by_one)
+    torch.library.register_vmap("fastrnn::recurrent_backward", _backward_one_by_one)
 
 
 def _gradients(ctx, dy, dh, dc, _):
@@ -290,7 +283,7 @@ def _gradients(ctx, dy, dh, dc, _):
     batch_sizes = saved.pop() if ctx.packed else None
     state, params, tape, need_x = saved[: n - 1], saved[n - 1 : -1], saved[-1], ctx.needs_input_grad[0]
     before, after = (x, batch_sizes, state, params, tape), (*ctx.settings, key, need_x)
-    g = _each(torch.ops.fastrnn.recurrent_backward, before, dy, [dh, dc][: n - 1], after)
+    g = _call_each(torch.ops.fastrnn.recurrent_backward, before, dy, [dh, dc][: n - 1], after)
     return g[0] if need_x else None, None, g[1:n], g[n:], *[None] * (len(ctx.settings) + 2)
 
 
@@ -298,7 +291,7 @@ recurrent.register_autograd(_gradients, setup_context=_keep)
 
 
 class _Eager(torch.autograd.Function):
-    """The operator without torch's dispatcher, which would take several times as long as a small step."""
+    """The operator without torch's dispatcher, which takes several times as long as a small step."""
 
     @staticmethod
     def forward(ctx, batch_sizes, states, settings, x, *rest):
@@ -311,23 +304,25 @@ class _Eager(torch.autograd.Function):
     def backward(ctx, dy, *dstate):
         x, *rest, tape, batch_sizes = ctx.saved_tensors
         n, need_x = ctx.states, ctx.needs_input_grad[3]
-        # the operator refuses a second backward
+        # with gradients enabled this is the first half of a double backward, which only the operator refuses
         transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        alone = not (transformed or torch.is_grad_enabled()) and _nobody_looks((dy, *dstate))
-        call = run_backward if alone else torch.ops.fastrnn.recurrent_backward
-        dx, *others = _each(call, (x, batch_sizes, rest[:n], rest[n:], tape), dy, list(dstate), (*ctx.settings, need_x))
+        eager = not (transformed or torch.is_grad_enabled()) and _eager_path_allowed((dy, *dstate))
+        call = run_backward if eager else torch.ops.fastrnn.recurrent_backward
+        dx, *others = _call_each(
+            call, (x, batch_sizes, rest[:n], rest[n:], tape), dy, list(dstate), (*ctx.settings, need_x)
+        )
         return None, None, None, dx if need_x else None, *others
 
 
 def compute(x, batch_sizes, state, params, *settings):
-    """(y, h_n) or (y, h_n, c_n): through the operator where a compiler, tracer, mode or transform must see it."""
+    """Compute (y, h_n) or (y, h_n, c_n), by the operator where a compiler, a tracer or a mode has to see it."""
     compiled = torch.compiler.is_compiling()
     train = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *params))
     if not compiled and (forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None):
         _refuse_transforms()
-    if compiled or not _nobody_looks((x, *state, *params)):
+    if compiled or not _eager_path_allowed((x, *state, *params)):
         if not compiled and torch.jit.is_tracing():
-            train = False  # a trace may be called with and without gradients: its backward makes the tape
+            train = False  # a trace may be called with and without gradients, so its backward makes the tape
             _refuse_onnx()
         return recurrent(x, batch_sizes, state, params, *settings, train)[: 1 + len(state)]
     if train:
@@ -335,8 +330,8 @@ def compute(x, batch_sizes, state, params, *settings):
     return run(x, batch_sizes, state, params, *settings, False)[: 1 + len(state)]
 
 
-def _nobody_looks(tensors):
-    """No mode or tracer is at work, and all are usual tensors."""
+def _eager_path_allowed(tensors):
+    """Whether no mode or tracer is active and all tensors are plain ones, so that torch's dispatcher is not needed."""
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and not torch.jit.is_tracing()

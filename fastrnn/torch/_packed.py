@@ -1,6 +1,6 @@
-"""Packed weights that calls share, for as long as the parameters stand.
+"""Packed weights, shared by calls until the parameters change.
 
-Torch counts the writes to a tensor; those that it does not count are found by looking at the numbers.
+Torch counts most writes to a tensor. The others are detected by comparing values of the parameters.
 """
 
 from __future__ import annotations
@@ -12,45 +12,43 @@ import torch
 
 from fastrnn import _engine
 from fastrnn._core import cells
-from fastrnn.layers.recurrent import Recurrent
+from fastrnn._core.short_calls import ShortCalls
 from fastrnn.torch import _checks
 
-_STREAMS = 4  # streams that are kept for one module
-_WHOLE, _LOOKED_AT = (
-    4096,
-    128,
-)  # parameters up to so many numbers are compared whole in every call, of larger ones about so many numbers
-_TORCH = {ours: theirs for theirs, ours in _checks.DTYPES.items()}
+_MOST_COMPARED = 4096  # a parameter of at most so many elements is compared whole in every call
+_SAMPLE = 128  # about so many elements of a larger one are compared
+_TORCH_DTYPES = {ours: theirs for theirs, ours in _checks.DTYPES.items()}
 
 
-def array(tensor):
-    """The tensor's numbers, in its own memory."""
+def array(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor as an array that shares its memory."""
     tensor = tensor.detach() if tensor.requires_grad else tensor
     return (tensor.resolve_neg() if tensor.is_neg() else tensor).numpy()
 
 
-class _Spot:
-    """Numbers of a parameter, and what they were: whether it was written to past torch's version counter."""
+class _Sample:
+    """Elements of a parameter and a copy of them, to detect writes that torch's version counter misses."""
 
     def __init__(self, tensor, array):
-        numbers = array.reshape(-1)
-        if (
-            array.size > _WHOLE and not tensor.is_shared()
-        ):  # another process's writes to shared memory are not counted at all
-            numbers = numbers[:: array.size // _LOOKED_AT | 1]
-        self._few = numbers.size <= _WHOLE
-        self._now = numbers if self._few else numbers.view(f"i{array.itemsize}")
-        self._seen = numbers.tobytes() if self._few else self._now.copy()
+        elements = array.reshape(-1)
+        # a write by another process to shared memory is never counted, so shared parameters are compared whole
+        if array.size > _MOST_COMPARED and not tensor.is_shared():
+            elements = elements[:: array.size // _SAMPLE | 1]
+        self._is_small = elements.size <= _MOST_COMPARED
+        self._current = elements if self._is_small else elements.view(f"i{array.itemsize}")
+        self._seen = elements.tobytes() if self._is_small else self._current.copy()
 
-    def stands(self):
-        return self._now.tobytes() == self._seen if self._few else np.array_equal(self._now, self._seen)
+    def is_unchanged(self):
+        if self._is_small:
+            return self._current.tobytes() == self._seen
+        return np.array_equal(self._current, self._seen)
 
 
-class Kept:
-    """Packed weights, and what tells whether the parameters are still those they were made of.
+class PackedParameters:
+    """Packed weights, and how to tell whether the parameters are still those that were packed.
 
-    `data_ptr`, `_version` and the shape tell of everything but writes through `.data` or a NumPy view, and those of other processes; of
-    those the numbers looked at tell.
+    `data_ptr`, `_version` and the shape reveal every change except writes through `.data` or a NumPy view, and writes by
+    other processes. The samples are compared for those.
     """
 
     def __init__(self, net, bias, params, marks):
@@ -59,74 +57,40 @@ class Kept:
         names = _checks.names_and_shapes(
             kind, net.input_size, net.hidden_size, net.num_layers, net.num_directions, net.cell.proj_size, bias
         )
-        _checks.parameters(params, names, _TORCH[net.dtype], torch.device("cpu"))
-        arrays = [array(p) for p in params]  # they hold the memory, so that no other tensor gets its address
+        _checks.parameters(params, names, _TORCH_DTYPES[net.dtype], torch.device("cpu"))
+        arrays = [array(p) for p in params]  # they keep the memory alive, so no other tensor gets the same address
         self.packed = cells.Packed(net.cell, net.hidden_size, net.dtype, dict(zip(names, arrays, strict=True)))
-        self._spots = [] if marks is None else [_Spot(p, a) for p, a in zip(params, arrays)]
-        self._streams = []  # that no thread is using
+        self.short_calls = ShortCalls(net, self.packed)
+        self._samples = [] if marks is None else [_Sample(p, a) for p, a in zip(params, arrays)]
 
-    def stands(self, net, marks):
-        return self.net is net and self.marks == marks and all(spot.stands() for spot in self._spots)
-
-    def run_few(self, x, state):
-        """y and the state behind it, of few steps in one direction: by a stream, which costs less to call and gives the same bits."""
-        try:
-            stream = self._streams.pop()
-        except IndexError:
-            stream = None
-        if stream is None or stream.batch_size != x.shape[1]:
-            stream = _engine.Stream(_Stepped(self.net, self.packed), x.shape[1], None)
-        for own, given in zip((stream.h, stream.c), state):
-            own[:, :, : given.shape[2]] = given
-        y = stream.run(x)
-        state_n = [own[:, :, : given.shape[2]].copy() for own, given in zip((stream.h, stream.c), state)]
-        if len(self._streams) < _STREAMS:
-            self._streams.append(stream)
-        return y, state_n
+    def is_current(self, net, marks):
+        return self.net is net and self.marks == marks and all(sample.is_unchanged() for sample in self._samples)
 
 
-class _Stepped:
-    """What an engine's stream asks of a layer."""
-
-    kind = "network"
-    _stream_layers = Recurrent._stream_layers
-
-    def __init__(self, net, packed):
-        self.cell, self.dtype, self.num_layers, self.input_size = net.cell, net.dtype, net.num_layers, net.input_size
-        self.output_size, self.hidden_size, self._made = net.output_size, net.hidden_size, packed
-
-    def _packed(self):
-        return self._made
-
-    def _stream_initial(self):
-        return None
+_cache = {}  # id of a weight_hh: (weak reference to it, PackedParameters)
 
 
-_kept = {}  # id of a weight_hh: (weak reference to it, Kept)
-
-
-def kept_for(net, params, bias):
-    """What is kept for these parameters: that of the last call, if nothing has changed."""
-    if any(
-        p.is_inference() or not p.is_contiguous() or p.is_neg() for p in params
-    ):  # no version counter, or no flat view
-        return Kept(net, bias, [p.contiguous() for p in params], None)
+def packed_for(net, params, bias):
+    """The packed parameters: those of the last call if nothing has changed."""
+    # a tensor of inference mode has no version counter; the others cannot be sampled through a flat view
+    if any(p.is_inference() or not p.is_contiguous() or p.is_neg() for p in params):
+        return PackedParameters(net, bias, [p.contiguous() for p in params], None)
     marks = [_engine.isa(), *((p.data_ptr(), p._version, p.shape) for p in params)]
     owner = params[1]
     key = id(owner)
-    reference, kept = _kept.get(key, (None, None))
-    if kept is None or reference() is not owner or not kept.stands(net, marks):
-        kept = Kept(net, bias, params, marks)
-        _kept[key] = weakref.ref(owner, lambda dead: _forget(key, dead)), kept
-    return kept
+    reference, cached = _cache.get(key, (None, None))
+    if cached is None or reference() is not owner or not cached.is_current(net, marks):
+        cached = PackedParameters(net, bias, params, marks)
+        _cache[key] = weakref.ref(owner, lambda dead: _drop(key, dead)), cached
+    return cached
 
 
-def _forget(key, dead):
-    if _kept.get(key, (None,))[0] is dead:
-        del _kept[key]
+def _drop(key, dead):
+    if _cache.get(key, (None,))[0] is dead:
+        del _cache[key]
 
 
 def forget(params):
-    """Keep nothing for a network with one of these parameters, and no reference to it."""
+    """Drop what is cached for a network with any of these parameters, and every reference to them."""
     for p in params:
-        _kept.pop(id(p), None)
+        _cache.pop(id(p), None)
