@@ -1,12 +1,11 @@
-"""threadpoolctl's limits hold for fastrnn too, once this module is imported."""
+"""Make threadpoolctl's limits hold for fastrnn too. Importing this module is enough."""
 
 from __future__ import annotations
 
 import os
 
-import fastrnn
-from fastrnn import _engine
-from fastrnn._core.threads import MOST
+from fastrnn import __version__, _engine
+from fastrnn._core.threads import MOST, get_num_threads, set_num_threads
 from fastrnn._engine import core
 
 try:
@@ -18,15 +17,26 @@ except ImportError as error:
 
 
 class Controller(threadpoolctl.LibController):
-    """How threadpoolctl sees fastrnn: `user_api` and `internal_api` are "fastrnn".
+    """The controller through which threadpoolctl reads and sets fastrnn's number of threads.
 
-    The number it reads, sets and restores is that of `fastrnn.set_num_threads`, which holds for the process; a thread inside
-    `with fastrnn.threads(n)` keeps its own n.
+    Its `user_api` and `internal_api` are "fastrnn". The number is that of `fastrnn.set_num_threads`, which holds for the
+    process. A thread inside ``with fastrnn.threads(n)`` keeps its own n.
 
+    Parameters
+    ----------
+    filepath : str, optional
+        File of the shared library that threadpoolctl has found.
+    prefix : str, optional
+        The prefix in `filename_prefixes` that the file's name starts with.
+    parent : ThreadpoolController, optional
+        The controller that makes this one.
+
+    Examples
+    --------
+    >>> import fastrnn, fastrnn.threadpoolctl
     >>> from threadpoolctl import threadpool_limits
-    >>> import fastrnn.threadpoolctl
     >>> before = fastrnn.get_num_threads()
-    >>> with threadpool_limits(limits=1, user_api="fastrnn"):       # or threadpool_limits(1): every library it knows
+    >>> with threadpool_limits(limits=1, user_api="fastrnn"):  # or threadpool_limits(1), for every library it knows
     ...     fastrnn.get_num_threads()
     1
     >>> fastrnn.get_num_threads() == before
@@ -38,23 +48,44 @@ class Controller(threadpoolctl.LibController):
     filename_prefixes = ("core.",)
     check_symbols = ("PyInit_core",)
 
-    def set_additional_attributes(self):
-        """Turn away a `core` of another package: where there is no library, threadpoolctl finds none of check_symbols."""
+    def set_additional_attributes(self) -> None:
+        """Refuse an extension `core` of another package."""
         if os.path.realpath(self.filepath) != os.path.realpath(core.__file__):
-            self.dynlib = None
+            self.dynlib = None  # without a library, threadpoolctl finds none of check_symbols
 
-    def get_num_threads(self):
+    def get_num_threads(self) -> int:
+        """Return the number of threads that a call may use.
+
+        Returns
+        -------
+        int
+            The number for the process, whatever ``with fastrnn.threads(n)`` says in this thread.
+        """
         own = _engine.set_local_threads(None)
         try:
-            return fastrnn.get_num_threads()
+            return get_num_threads()
         finally:
             _engine.set_local_threads(own)
 
-    def set_num_threads(self, num_threads):
-        fastrnn.set_num_threads(min(num_threads, MOST))  # a limit above it needs no warning
+    def set_num_threads(self, num_threads: int) -> None:
+        """Set the number of threads that a call may use, for the process.
 
-    def get_version(self):
-        return fastrnn.__version__
+        Parameters
+        ----------
+        num_threads : int
+            At least 1. More than 64 count as 64, without the warning that `fastrnn.set_num_threads` gives.
+        """
+        set_num_threads(min(num_threads, MOST))
+
+    def get_version(self) -> str:
+        """Return the version of fastrnn.
+
+        Returns
+        -------
+        str
+            ``fastrnn.__version__``.
+        """
+        return __version__
 
 
 threadpoolctl.register(Controller)

@@ -68,15 +68,22 @@ def test_a_call_is_short_up_to_each_threshold(case, runs):
     assert len(runs) == (2 if is_short else 0)
 
 
-@pytest.mark.parametrize(
-    "net",
-    [
-        layer("RNN"), layer("GRU"), layer("GRU", reset_after=False), layer("LSTM", num_layers=3),
-        layer("LSTM", proj_size=2), layer("LSTM", peephole=True, clip=1.0), layer("GRU", dtype="float64"), layer("LSTM", learn_initial_state=True),
-        layer("GRU", batch_first=True), fastrnn.GRU(0, 4, seed=0), layer("RNN", bias=False),
-    ],
-    ids=repr,
-)  # fmt: skip
+KINDS = [
+    layer("RNN"),
+    layer("RNN", bias=False),
+    layer("GRU"),
+    layer("GRU", reset_after=False),
+    layer("GRU", dtype="float64"),
+    layer("GRU", batch_first=True),
+    layer("LSTM", num_layers=3),
+    layer("LSTM", proj_size=2),
+    layer("LSTM", peephole=True, clip=1.0),
+    layer("LSTM", learn_initial_state=True),
+    fastrnn.GRU(0, 4, seed=0),
+]
+
+
+@pytest.mark.parametrize("net", KINDS, ids=repr)
 def test_every_kind_of_layer_gives_the_same_bits(net, runs):
     if net.learn_initial_state:
         net.load_state_dict(dict(net.params) | {"h_0": np.full((1, 4), 0.5, "float32")})

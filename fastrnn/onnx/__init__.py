@@ -1,6 +1,7 @@
-"""ONNX models on fastrnn: `prepare` and `run_model` are ONNX's backend interface, complete for RNN, GRU and LSTM.
+"""Run ONNX models on fastrnn, load them as networks, and export networks as ONNX models.
 
-The recurrence is fastrnn's; the operators around it run in onnx's reference evaluator.
+`prepare`, `run_model` and `run_node` are ONNX's backend interface. RNN, GRU and LSTM nodes, with all their attributes,
+are computed by fastrnn. All other operators run in onnx's reference evaluator.
 """
 
 from fastrnn.onnx._backend import Backend, BackendRep, prepare, run_model, run_node, supports_device

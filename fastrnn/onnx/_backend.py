@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx.backend.base import Backend as Base
@@ -12,11 +16,20 @@ from fastrnn._files import foreign
 from fastrnn.onnx import _direct, _model
 from fastrnn.onnx._evaluator import Evaluator
 
+Model = onnx.ModelProto | bytes | str | os.PathLike
+Inputs = Sequence[Any] | Mapping[str, Any] | np.ndarray
+
 
 class BackendRep(BaseRep):
-    """A model that is ready to run; made by `prepare`."""
+    """A model that is ready to run. `prepare` makes it.
 
-    def __init__(self, model):
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        A model that `prepare` has checked.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
         self._evaluator = Evaluator(model)
         graph = model.graph
         given = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
@@ -26,26 +39,34 @@ class BackendRep(BaseRep):
         self._results = namedtupledict("Outputs", self.output_names)
         self._direct = _direct.of(self._evaluator, self._types)
 
-    def run(self, inputs, **kwargs):
+    def run(self, inputs: Inputs, **kwargs: Any) -> tuple[Any, ...]:
         """Run the model.
 
         Parameters
         ----------
-        inputs : a list of arrays, in the order of the graph's inputs that are no initializers; or {name: array}; or one array
+        inputs : sequence of arrays, dict of arrays by name, or array
+            A sequence has the order of the graph's inputs that are not initializers. An array is the only input.
+        **kwargs : dict
+            No options exist: any is a TypeError.
 
         Returns
         -------
-        A named tuple of the graph's outputs.
+        namedtuple
+            The outputs of the graph.
 
         Raises
         ------
-        TypeError, ValueError  an input is missing, unknown, of another dtype or shape, or does not fit an operator of the
-            model; the message names it.
-        NotImplementedError    an operator can't do what the model asks of it; the message names the node.
+        TypeError
+            If an input has another dtype than the model declares.
+        ValueError
+            If an input is missing, unknown, or has another shape than the model declares, or does not fit an operator.
+            The message names it.
+        NotImplementedError
+            If an operator cannot do what the model asks for. The message names the node.
 
         Notes
         -----
-        A model computes as much and as long as its operators say: one that loops without end does not end here either.
+        There is no limit on time or memory: a model with an endless loop does not return.
         """
         if kwargs:
             raise TypeError(f"run takes the inputs only, but got {', '.join(kwargs)}")
@@ -57,10 +78,9 @@ class BackendRep(BaseRep):
             return self._evaluator.results(feeds)
         except NotImplementedError:
             raise
-        except (KeyError, RuntimeError) as error:  # a value that no node gives
-            raise ValueError(
-                f"the model can't be run: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            ) from error
+        except (KeyError, RuntimeError) as error:  # a value that no node computes
+            text = " ".join(str(error).split())[:500]
+            raise ValueError(f"the model can't be run: {type(error).__name__}: {text}") from error
 
     def _feeds(self, inputs):
         names = self.input_names
@@ -69,7 +89,8 @@ class BackendRep(BaseRep):
             unknown = [n for n in inputs if n not in self._types]
             if missing or unknown:
                 raise ValueError(
-                    f"the inputs do not fit this model: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}; it takes {names}"
+                    f"the inputs do not fit this model: missing {missing or 'nothing'}, "
+                    f"unknown {unknown or 'nothing'}; it takes {names}"
                 )
             feeds = inputs
         else:
@@ -81,16 +102,42 @@ class BackendRep(BaseRep):
 
 
 class Backend(Base):
-    """fastrnn as an ONNX backend: its recurrence for RNN, GRU and LSTM, onnx's reference for the other operators."""
+    """The ONNX backend: fastrnn computes RNN, GRU and LSTM nodes, onnx's reference evaluator the other operators."""
 
     @classmethod
-    def supports_device(cls, device):
-        """Whether it can compute there: "CPU"."""
+    def supports_device(cls, device: str) -> bool:
+        """Say whether the backend can compute on a device.
+
+        Parameters
+        ----------
+        device : str
+            Such as "CPU" or "CUDA:1".
+
+        Returns
+        -------
+        bool
+            True for "CPU" only.
+        """
         return device.split(":")[0] == "CPU"
 
     @classmethod
-    def is_compatible(cls, model, device="CPU", **kwargs):
-        """Whether `prepare` takes this model."""
+    def is_compatible(cls, model: Model, device: str = "CPU", **kwargs: Any) -> bool:
+        """Say whether `prepare` accepts a model.
+
+        Parameters
+        ----------
+        model : onnx.ModelProto, bytes or path
+            The model, its serialised form, or the path of its file.
+        device : str, default "CPU"
+            Only "CPU" is supported.
+        **kwargs : dict
+            No options exist: any is a TypeError, and the answer is False.
+
+        Returns
+        -------
+        bool
+            False if `prepare` would raise NotImplementedError, TypeError or ValueError.
+        """
         try:
             cls.prepare(model, device, **kwargs)
         except (NotImplementedError, TypeError, ValueError):
@@ -98,42 +145,82 @@ class Backend(Base):
         return True
 
     @classmethod
-    def prepare(cls, model, device="CPU", **kwargs):
+    def prepare(cls, model: Model, device: str = "CPU", **kwargs: Any) -> BackendRep:
         """Check a model and make it ready to run.
 
         Parameters
         ----------
-        model : ModelProto, its bytes, or a file's path
-        device : "CPU"
+        model : onnx.ModelProto, bytes or path
+            The model, its serialised form, or the path of its file.
+        device : str, default "CPU"
+            Only "CPU" is supported.
+        **kwargs : dict
+            No options exist: any is a TypeError.
 
         Returns
         -------
         BackendRep
+            The model; its `run` computes the outputs.
 
         Raises
         ------
-        NotImplementedError  the model has an operator, activation or element type, or the device is one, that fastrnn does not have.
-        ValueError           the file is no ONNX model, or breaks ONNX's rules; the message names the node.
+        NotImplementedError
+            If the model has an operator, activation or element type that is not supported, or for another device.
+        ValueError
+            If the file is not an ONNX model, or breaks ONNX's rules. The message names the node.
         """
         cls._refuse(device, kwargs)
         with foreign.reading(_model.label(model)):
             return BackendRep(_model.checked(_model.read(model)))
 
     @classmethod
-    def run_model(cls, model, inputs, device="CPU", **kwargs):
-        """Prepare a model and run it once."""
+    def run_model(cls, model: Model, inputs: Inputs, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
+        """Prepare a model and run it once.
+
+        Parameters
+        ----------
+        model : onnx.ModelProto, bytes or path
+            As in `prepare`.
+        inputs : sequence of arrays, dict of arrays by name, or array
+            As in `BackendRep.run`.
+        device : str, default "CPU"
+            Only "CPU" is supported.
+        **kwargs : dict
+            No options exist: any is a TypeError.
+
+        Returns
+        -------
+        namedtuple
+            The outputs of the graph.
+        """
         return cls.prepare(model, device, **kwargs).run(inputs)
 
     @classmethod
-    def run_node(cls, node, inputs, device="CPU", outputs_info=None, opset_version=None, **kwargs):
+    def run_node(
+        cls, node: onnx.NodeProto, inputs: Sequence[np.ndarray] | np.ndarray, device: str = "CPU",
+        outputs_info: Any = None, opset_version: int | None = None, **kwargs: Any,
+    ) -> tuple[Any, ...]:  # fmt: skip
         """Run one node.
 
         Parameters
         ----------
-        node : NodeProto
-        inputs : one array for each of the node's inputs that has a name
-        outputs_info : not needed
-        opset_version : int, by default the newest that onnx knows
+        node : onnx.NodeProto
+            The node.
+        inputs : sequence of arrays, or array
+            One array for each input of the node that has a name.
+        device : str, default "CPU"
+            Only "CPU" is supported.
+        outputs_info : object, optional
+            Ignored: it is part of ONNX's interface.
+        opset_version : int, optional
+            By default the newest that the installed onnx knows.
+        **kwargs : dict
+            No options exist: any is a TypeError.
+
+        Returns
+        -------
+        namedtuple
+            The outputs of the node that have names.
         """
         cls._refuse(device, kwargs)
         names = [n for n in node.input if n]

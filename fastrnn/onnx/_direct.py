@@ -30,7 +30,7 @@ def of(evaluator, types):
 
 
 class Direct:
-    """One node with fixed weights, on sequences without lengths. Inputs that it cannot take are left to the evaluator."""
+    """One node with fixed weights, on sequences without lengths. The evaluator takes inputs that do not fit."""
 
     def __init__(self, layer, names, types, outputs, wanted):
         self.layer, self.dtype = layer, layer.dtype

@@ -1,4 +1,4 @@
-"""onnx's reference evaluator with our recurrence in it; functions and the bodies of Loop, If and Scan have it too."""
+"""onnx's reference evaluator with fastrnn's recurrent nodes, also in functions and in bodies of Loop, If and Scan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrnn.onnx._recurrence import Recurrence
 
 
 class _Node(OpRun):
-    """What ReferenceEvaluator makes of a recurrent node."""
+    """A recurrent node, as ReferenceEvaluator runs it."""
 
     def __init__(self, onnx_node, run_params, schema=None):
         super().__init__(onnx_node, run_params, schema)
@@ -20,18 +20,16 @@ class _Node(OpRun):
         self.recurrence = None if self.has_linked_attribute else Recurrence(_nodes.read(onnx_node, self._values))
 
     def run(self, *args, linked_attributes=None, context=None, bindings=None):
-        """The node's outputs, None for those that have no name."""
+        """The outputs of the node, None for those that have no name."""
         recurrence = self.recurrence
-        if recurrence is None:  # attributes of the function that this node stands in
-            given, references = (
-                linked_attributes or {},
-                {a.name: a.ref_attr_name for a in self.onnx_node.attribute if a.ref_attr_name},
-            )
+        if recurrence is None:  # some attributes are those of the function that contains this node
+            given = linked_attributes or {}
+            references = {a.name: a.ref_attr_name for a in self.onnx_node.attribute if a.ref_attr_name}
             missing = next((name for name, of in references.items() if of not in given), None)
             if missing is not None:
                 raise ValueError(
-                    f"{_nodes.where(self.onnx_node)}: its attribute {missing} is the attribute {references[missing]!r} of a function, "
-                    "which is not given"
+                    f"{_nodes.where(self.onnx_node)}: its attribute {missing} refers to the attribute "
+                    f"{references[missing]!r} of a function, which is not given"
                 )
             links = {name: given[of] for name, of in references.items()}
             recurrence = Recurrence(_nodes.read(self.onnx_node, self._values | links))
@@ -54,9 +52,9 @@ class LSTM(_Node):
 
 
 class Evaluator(ReferenceEvaluator):
-    """ReferenceEvaluator, whose recurrent nodes are ours and whose initializers can't be written to."""
+    """ReferenceEvaluator with fastrnn's recurrent nodes and read-only initializers."""
 
-    budget = None  # of all values; none where a model is run, not tried out
+    budget = None  # limits the bytes of all values in a trial run
 
     def __init__(self, proto, **options):
         super().__init__(proto, **{**options, "new_ops": [RNN, GRU, LSTM]})
@@ -73,12 +71,12 @@ class Evaluator(ReferenceEvaluator):
                 self._build(node)
 
     def single(self):
-        """The node, if the graph is one recurrent node; None else."""
+        """The node, if the graph is one recurrent node, else None."""
         node = self.rt_nodes_[0] if len(self.rt_nodes_) == 1 else None
         return node if isinstance(node, _Node) and set(self.output_names_) <= set(node.output) else None
 
     def results(self, feeds):
-        """The graph's outputs; a graph that is one recurrent node goes without the evaluator's bookkeeping."""
+        """The outputs of the graph; for a single recurrent node without the evaluator's bookkeeping."""
         node = self.single()
         if node is None:
             return self.run(None, feeds)
@@ -87,7 +85,7 @@ class Evaluator(ReferenceEvaluator):
         return [found[name] for name in self.output_names_]
 
     def _build(self, node):
-        """Make the layers of a node now if its weights are initializers that no input of the graph takes the place of."""
+        """Make the layers of a node now if its weights are initializers that no input of the graph overrides."""
         found = dict(zip(("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"), node.input))
         names = [found.get(label) or None for label in ("W", "R", "B", "P")]
         if all(n is None or (n in self.rt_inits_ and n not in self.input_names_) for n in names):
@@ -95,6 +93,6 @@ class Evaluator(ReferenceEvaluator):
 
 
 def tried(model, feeds, most):
-    """{name: value} of all values of a graph, computed from `feeds`, which together take no more than `most` bytes."""
+    """{name: value} of all values of a graph, computed from `feeds`; an error if they take more than `most` bytes."""
     made = type("Tried", (Evaluator,), {"budget": _guard.Budget(most)})(model)
     return made.run(None, feeds, intermediate=True)

@@ -1,6 +1,8 @@
-"""Layers and models of fastrnn as ONNX models."""
+"""Export layers and models of fastrnn as ONNX models."""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import onnx
@@ -13,35 +15,53 @@ from fastrnn.onnx import _verify, _write
 
 OLDEST = 14
 
+Exportable = Recurrent | Stacked | models.LanguageModel | models.SequenceClassifier | models.SequenceRegressor
 
-def export(model, path=None, *, lengths=True, state=None, opset=14, verify=True):
-    """Write a network as an ONNX model: one node for each layer, any T and B.
+
+def export(
+    model: Exportable, path: str | os.PathLike | None = None, *, lengths: bool = True, state: bool | None = None,
+    opset: int = 14, verify: bool = True,
+) -> onnx.ModelProto:  # fmt: skip
+    """Export a network as an ONNX model with one node for each layer, for any T and B.
 
     Parameters
     ----------
-    model : an RNN, GRU, LSTM or Stacked; a fitted LanguageModel, SequenceClassifier or SequenceRegressor
-    path : of the file, optional
-    lengths : whether the model takes `sequence_lens` (B,), int32; without, all sequences have all steps
-    state : whether the model takes the initial state (h_0, and c_0 of an LSTM) and gives the final one (h_n, c_n). As default a network does,
-        unless it has learnt its initial state, which then is in the file; classifiers and regressors never do
-    opset : 14 or later, as far as the onnx that is installed knows it
-    verify : run the model, here and in onnxruntime if that is installed and the dtype is float32, on random sequences, and compare
+    model : RNN, GRU, LSTM, Stacked, LanguageModel, SequenceClassifier or SequenceRegressor
+        A layer, or a fitted model.
+    path : str or path, optional
+        The file to write. By default, no file is written.
+    lengths : bool, default True
+        Whether the model has an input `sequence_lens`, int32 of shape (B,). Without it, all sequences have all steps.
+    state : bool, optional
+        Whether the model takes the initial state (h_0, and c_0 of an LSTM) and returns the final one (h_n, c_n). By
+        default, networks and language models do, except layers with a learnt initial state, whose value is
+        then in the file. Classifiers and regressors never do.
+    opset : int, default 14
+        From 14 to the newest that the installed onnx knows.
+    verify : bool, default True
+        Whether to run the model on random sequences and compare the outputs: in fastrnn.onnx and, for float32, in
+        onnxruntime if it is installed.
 
     Returns
     -------
     onnx.ModelProto
+        The model.
 
     Raises
     ------
-    NotImplementedError  ONNX, or this export, has no such thing; the message names it.
-    ValueError           verification failed; nothing has been written.
-    OSError              the file cannot be written; the message names it, and no part of it is left.
+    NotImplementedError
+        If ONNX or this export does not support something in `model`. The message names it.
+    ValueError
+        If verification failed. No file is written.
+    OSError
+        If the file cannot be written. The message names it, and no part of it is left.
 
     Notes
     -----
-    Inputs and outputs: x (T, B, I) and y (T, B, D*H), or (B, T, …) if batch_first; the states are those of a call of the layer; those of
-    a Stacked have the member's number in front, as ``1.h_0``. A LanguageModel takes ids (T, B), int64, and gives logits (T, B, V); a
-    SequenceClassifier takes x and gives probabilities (B, K), a SequenceRegressor y (B, K), or (T, B, K) per step.
+    The input is x (T, B, I) and the output y (T, B, D*H), or (B, T, …) with `batch_first`. States have the same
+    shapes as in a call. The names of a Stacked's states begin with the number of the member: ``1.h_0``. A
+    LanguageModel takes ids (T, B), int64, and returns logits (T, B, V). A SequenceClassifier takes x and returns
+    probabilities (B, K). A SequenceRegressor takes x and returns y (B, K), or (T, B, K) if it predicts per step.
 
     Examples
     --------
@@ -58,7 +78,7 @@ def export(model, path=None, *, lengths=True, state=None, opset=14, verify=True)
     if write is None:
         known = ", ".join(kind.__name__ for kind in _WRITERS)
         raise NotImplementedError(
-            f"{type(model).__name__} can't be exported: only {known} can; the layers of a model can be, one by one"
+            f"{type(model).__name__} can't be exported: only {known} can; export the layers of the model one by one"
         )
     _refuse_layers(model)
     graph = _write.Graph(model.dtype, opset)
@@ -84,7 +104,10 @@ def _refuse_layers(model):
 
 
 def _network(graph, net, x, lengths, state):
-    """Add a layer or a Stacked behind x (T, B, I), with inputs and outputs for its states: y (T, B, D*P) and the last h_n."""
+    """Add a layer or a Stacked that reads x (T, B, I), with inputs and outputs for its states.
+
+    Returns y (T, B, D*P) and the last h_n.
+    """
     members = list(getattr(net, "layers", [net]))
     for k, layer in enumerate(members):
         prefix = f"{k}." if isinstance(net, Stacked) else ""
@@ -124,7 +147,7 @@ def _layer(graph, net, lengths, state):
 
 
 def _first(graph, name):
-    """Make this the first of the outputs."""
+    """Move this output to the first place."""
     graph.outputs.sort(key=lambda output: output.name != name)
 
 
@@ -143,11 +166,9 @@ def _language_model(graph, model, lengths, state):
 
 
 def _pooled(graph, model, lengths, state):
-    """Add a model's network and pooling, from raw features on; returns what its linear layer gives, and how the result is called."""
+    """Add a model's scaling, network, pooling and linear layer; returns the output and its leading axes."""
     if state:
-        raise NotImplementedError(
-            f"state=True: a {type(model).__name__} reads whole sequences and has no state to carry on"
-        )
+        raise NotImplementedError(f"state=True: a {type(model).__name__} reads whole sequences and carries no state")
     x = graph.input("x", ("T", "B", model.rnn.input_size))
     lens = graph.input("sequence_lens", ("B",), "int32") if lengths else ""
     x = _scaled(graph, model._scaler, x)
@@ -199,7 +220,7 @@ def _greatest(graph, net, y, h_n, lens):
             [graph.node("Cast", [lens], to=onnx.TensorProto.INT64), graph.constant("axes", np.array([0, 2]))],
         )
         y = graph.node("Where", [graph.node("Less", [steps, ends]), y, graph.constant("never", np.array(-np.inf))])
-    if graph.opset < 18:  # axes became an input
+    if graph.opset < 18:  # from then on, axes is an input
         return graph.node("ReduceMax", [y], axes=[0], keepdims=0)
     return graph.node("ReduceMax", [y, graph.constant("axis", np.array([0]))], keepdims=0)
 
@@ -221,6 +242,6 @@ def _regressor(graph, model, lengths, state):
 
 
 _WRITERS = {
-    Recurrent: _layer, Stacked: _layer, models.LanguageModel: _language_model, models.SequenceClassifier: _classifier,
-    models.SequenceRegressor: _regressor,
+    Recurrent: _layer, Stacked: _layer, models.LanguageModel: _language_model,
+    models.SequenceClassifier: _classifier, models.SequenceRegressor: _regressor,
 }  # fmt: skip

@@ -1,47 +1,55 @@
-"""From an ONNX model that is a chain of recurrent nodes to one fastrnn network.
+"""Load an ONNX model that is a chain of recurrent nodes as one fastrnn network.
 
-What stands between the nodes (Squeeze, Transpose, Reshape, pieces of a state) differs from exporter to exporter. So it is not matched: the
-model is run on random sequences, and what each node is given must be, number for number, what the one before it gave.
+The operators between the nodes (Squeeze, Transpose, Reshape, slices of a state) differ between exporters, so they are
+not matched as patterns. Instead, the model is run on random sequences, and the input of each node must equal the output
+of the node before it.
 """
 
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import onnx
 
 from fastrnn._files import foreign
+from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.stacked import Stacked
 from fastrnn.onnx import _model, _nodes, _verify
 from fastrnn.onnx._evaluator import tried
 
 T, B = 6, 3
-MOST_TRIED = 64 << 20  # bytes of all values while a model is tried out, beside 16 times its own size
-BETWEEN = {  # operators that move numbers and do not change them
-    "Cast", "Concat", "Constant", "ConstantOfShape", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split",
-    "Squeeze", "Transpose", "Unsqueeze",
+MOST_TRIED = 64 << 20  # bytes of all values in a trial run, in addition to 16 times the size of the model
+BETWEEN = {  # operators that move numbers without changing them
+    "Cast", "Concat", "Constant", "ConstantOfShape", "Dropout", "Expand", "Flatten", "Gather", "Identity", "Reshape",
+    "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 
-def load(source, *, verify=True):
-    """Make a network of an ONNX model that is one recurrent stack, and nothing else: as torch exports nn.RNN, nn.GRU and nn.LSTM.
+def load(source: str | os.PathLike | bytes | onnx.ModelProto, *, verify: bool = True) -> Recurrent | Stacked:
+    """Load an ONNX model that is one recurrent stack, such as torch's export of nn.RNN, nn.GRU or nn.LSTM.
 
     Parameters
     ----------
-    source : a file's path, its bytes, or an onnx.ModelProto
-    verify : compare the outputs with the model's on random sequences before the network is returned: by `prepare` and,
-        if it is installed and runs the model, by onnxruntime
+    source : path, bytes or onnx.ModelProto
+        The path of a file, the content of a file, or a model.
+    verify : bool, default True
+        Whether to compare the outputs on random sequences with those of the model before the network is returned. The
+        model is run by `prepare` and by onnxruntime, if that is installed and supports the model.
 
     Returns
     -------
-    An RNN, GRU or LSTM, of several layers where they are alike; else a Stacked. It is batch_first if the model is. Where the model takes an
-    initial state, so does a call of the network; a constant one has become `learn_initial_state`.
+    RNN, GRU, LSTM or Stacked
+        A Stacked if the layers differ. It is `batch_first` if the model is. If the model takes an initial state, so
+        does a call of the network. A constant initial state becomes `learn_initial_state`.
 
     Raises
     ------
-    NotImplementedError  the model has something else in it; the message names it. `prepare` runs such models.
-    ValueError           the file is damaged, a tensor is missing, left over or of a wrong shape, or verification failed.
+    NotImplementedError
+        If the model contains anything else. The message names it. `prepare` runs such models.
+    ValueError
+        If the file is damaged, a tensor is missing, unused or of a wrong shape, or verification failed.
 
     Examples
     --------
@@ -54,7 +62,7 @@ def load(source, *, verify=True):
 
 
 def load_compared(source, verify=True):
-    """`load`, and what the network was compared with, in words."""
+    """`load`; returns the network and a text that says what it was compared with."""
     with foreign.reading(_model.label(source)):
         return _compared(_model.checked(_model.read(source)), verify)
 
@@ -75,15 +83,14 @@ def _compared(model, verify):
     if theirs is None:
         return net, (
             "outputs on random input agree with those of fastrnn.onnx.prepare, which reads the nodes' tensors in the "
-            "same way; "
-            "they were NOT compared with onnxruntime, which is not installed or does not run this model"
+            "same way; they were NOT compared with onnxruntime, which is not installed or does not run this model"
         )
     _compare(chain, net, feeds, dict(zip((o.name for o in model.graph.output), theirs)), "onnxruntime")
     return net, "outputs on random input agree with onnxruntime's"
 
 
 def _hidden(nodes, functions):
-    """The first recurrent node in a node's subgraphs or a function of the model, and where, in words; "" without one."""
+    """The first recurrent node in a subgraph or a function of the model, and where it is, as a text; "" without one."""
     bodies = [(_nodes.where(node), graph.node) for node in nodes for a in node.attribute for graph in (a.g, *a.graphs)]
     bodies += [(f"the function {f.name!r}", f.node) for f in functions]
     for outer, inside in bodies:
@@ -109,7 +116,7 @@ class _Chain:
             )
         if not self.nodes:
             raise NotImplementedError(
-                "the model has no RNN, GRU or LSTM node at all, so there is no network to load: prepare(model) runs it"
+                "the model has no RNN, GRU or LSTM node, so there is no network to load: prepare(model) runs it"
             )
         others = sorted(
             {n.op_type for n in graph.node if n not in self.nodes and (n.domain or n.op_type not in BETWEEN)}
@@ -128,26 +135,26 @@ class _Chain:
         self.x, self.batch_first = self._source()
 
     def _source(self):
-        """The graph's input that the first node reads, and whether it is (B, T, I)."""
+        """The name of the graph's input that the first node reads, and whether it is (B, T, I)."""
         first = self.nodes[0]
         name, swapped = first.input[0], bool(_nodes.attributes_of(first).get("layout"))
         while name not in self.inputs:
             node = self.producer.get(name)
             if node is None or node.op_type not in ("Transpose", "Identity"):
+                origin = node.op_type if node else name
                 raise NotImplementedError(
-                    f"{_nodes.where(first)}: X is not an input of the model, but comes from {node.op_type if node else name}"
+                    f"{_nodes.where(first)}: X is not an input of the model, but comes from {origin}"
                 )
             if node.op_type == "Transpose":
-                if _nodes.attributes_of(node).get("perm") != [1, 0, 2]:
-                    raise NotImplementedError(
-                        f"{_nodes.where(first)}: X is transposed by {_nodes.attributes_of(node).get('perm')}, not by [1, 0, 2]"
-                    )
+                perm = _nodes.attributes_of(node).get("perm")
+                if perm != [1, 0, 2]:
+                    raise NotImplementedError(f"{_nodes.where(first)}: X is transposed by {perm}, not by [1, 0, 2]")
                 swapped = not swapped
             name = node.input[0]
         return name, swapped
 
     def sources(self, name):
-        """The inputs of the graph whose numbers this value is made of."""
+        """The inputs of the graph that this value is computed from, except through their shapes."""
         found, todo, done = set(), [name], set()
         while todo:
             name = todo.pop()
@@ -162,43 +169,41 @@ class _Chain:
         return found
 
     def probe(self, most):
-        """{input: array} of random numbers, of the declared sizes where there are any; `most`: bytes of each."""
+        """{input: array} of random numbers, with the declared sizes if there are any.
+
+        most : bytes that one array may take
+        """
         rng = np.random.default_rng(0)
         others = {name: i.type.tensor_type.shape.dim for name, i in self.inputs.items() if name != self.x}
-        fixed = [
-            dims[1].dim_value for dims in others.values() if len(dims) == 3 and dims[1].HasField("dim_value")
-        ]  # of a state
+        states = [dims for dims in others.values() if len(dims) == 3]
+        fixed = [dims[1].dim_value for dims in states if dims[1].HasField("dim_value")]
         batch = fixed[0] if fixed and not self.batch_first else B
-        usual = ((batch, T) if self.batch_first else (T, batch)) + (self._features(),)
+        default = ((batch, T) if self.batch_first else (T, batch)) + (self._features(),)
         shapeless = [name for name, i in self.inputs.items() if not i.type.tensor_type.HasField("shape")]
         if shapeless:
             raise NotImplementedError(
-                f"input {shapeless[0]!r} has no shape, so load does not know what to probe the model with: "
-                "prepare(model) runs it"
+                f"input {shapeless[0]!r} has no shape, so load does not know which input to try: prepare(model) runs it"
             )
         dims = self.inputs[self.x].type.tensor_type.shape.dim
-        shape = [d.dim_value if d.HasField("dim_value") else size for d, size in zip(dims, usual)]
+        shape = [d.dim_value if d.HasField("dim_value") else size for d, size in zip(dims, default)]
         if len(dims) != 3 or min(shape) < 1:
             raise ValueError(
-                f"input {self.x!r} has shape {shape}, but a recurrent node takes three axes, none of them empty"
+                f"input {self.x!r} has shape {shape}, but a recurrent node takes three axes, none of size 0"
             )
         batch, steps = shape[:2] if self.batch_first else shape[1::-1]
         feeds = {self.x: self._random(self.x, shape, rng, most)}
         for name, dims in others.items():
-            feeds[name] = self._random(
-                name, [d.dim_value if d.HasField("dim_value") else batch for d in dims], rng, most
-            )
-            if feeds[name].dtype.kind == "i":  # lengths, of which the first is that of x
-                feeds[name] = (
-                    (steps - np.arange(feeds[name].size) % steps).reshape(feeds[name].shape).astype(feeds[name].dtype)
-                )
+            a = self._random(name, [d.dim_value if d.HasField("dim_value") else batch for d in dims], rng, most)
+            if a.dtype.kind == "i":  # lengths, of which the first is that of x
+                a = (steps - np.arange(a.size) % steps).reshape(a.shape).astype(a.dtype)
+            feeds[name] = a
         return feeds
 
     def _random(self, name, shape, rng, most):
         if min(shape, default=1) < 0 or 8 * math.prod(shape) > most:
             raise ValueError(
-                f"input {name!r} has shape {tuple(shape)}, too much to try the model out on: leave the numbers of steps and "
-                "rows open in the model; prepare(model) runs it"
+                f"input {name!r} has shape {tuple(shape)}, which is too large for a trial run: declare no fixed "
+                "numbers of steps and rows in the model; prepare(model) runs it"
             )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self.inputs[name].type.tensor_type.elem_type)
         return (rng.standard_normal(shape) / 2).astype(dtype)
@@ -209,28 +214,29 @@ class _Chain:
         return W[2] if len(W) == 3 else 1
 
     def value(self, seen, node, k):
-        """What a node was given as its k-th input, or None."""
+        """The value of a node's k-th input, or None."""
         return seen[node.input[k]] if k < len(node.input) and node.input[k] else None
 
     def plans(self, model, seen):
-        """The plan of each node's layer, with its initial state if that is part of the model."""
+        """The Plan of each node's layer, with the initial state if it is part of the model."""
         made, opset = [], {o.domain: o.version for o in model.opset_import}[""]
         for node in self.nodes:
             _nodes.check_attributes(node, opset)
             for label, k in (("W", 1), ("R", 2), ("B", 3), ("P", 7)):
                 if k < len(node.input) and self.sources(node.input[k]):
                     raise NotImplementedError(
-                        f"{_nodes.where(node)}: {label} is made of the model's inputs, so it is no parameter"
+                        f"{_nodes.where(node)}: {label} depends on the model's inputs, so it is not a parameter"
                     )
             settings = _nodes.read(node, _nodes.attributes_of(node))
             plan, *other = _nodes.plans(settings, *(self.value(seen, node, k) for k in (1, 2, 3, 7)))
             if other:
                 raise NotImplementedError(
-                    f"{settings.where} has other activations in its second direction, which no layer has; prepare(model) runs it"
+                    f"{settings.where} has other activations in its second direction, which no layer supports; "
+                    "prepare(model) runs it"
                 )
             broken = next((name for name, a in plan.params.items() if not np.isfinite(a).all()), None)
             if broken is not None:
-                raise ValueError(f"{settings.where}: its tensors have numbers that are NaN or infinite (of {broken})")
+                raise ValueError(f"{settings.where}: its tensors have values that are NaN or infinite (in {broken})")
             self._add_state(plan, node, settings, seen)
             made.append(plan)
         return made
@@ -240,18 +246,19 @@ class _Chain:
         given = [name for k in (5, 6) if k < len(node.input) and node.input[k] for name in self.sources(node.input[k])]
         if self.x in given:
             raise NotImplementedError(
-                f"{settings.where}: the initial state is made of {self.x!r}, which no network here does; prepare(model) runs it"
+                f"{settings.where}: the initial state depends on {self.x!r}, which no network supports; "
+                "prepare(model) runs it"
             )
         plan.options["learn_initial_state"] = bool(not given and any(s.any() for s in states))
         if plan.options["learn_initial_state"]:
             if any((s != s[:, :1]).any() for s in states):
                 raise NotImplementedError(
-                    f"{settings.where}: the initial state is constant, but another one for each sequence of the batch"
+                    f"{settings.where}: the initial state is constant, but differs between the sequences of the batch"
                 )
             plan.params |= {name: s[:, 0] for name, s in zip(("h_0", "c_0"), states)}
 
     def states(self, settings, node, seen):
-        """The initial states that a node was given, each (D, B, H)."""
+        """The initial states of a node, each (D, B, H)."""
         X, R = self.value(seen, node, 0), self.value(seen, node, 2)
         shape = (R.shape[0], X.shape[0 if settings.batch_first else 1], R.shape[2])
         found = []
@@ -261,14 +268,14 @@ class _Chain:
         return found
 
     def check_links(self, seen):
-        """Raise if a node was not given what the one before it gave, or not the same lengths."""
+        """Raise if the input of a node is not the output of the one before it, or the lengths are not the same."""
         below = seen[self.x].swapaxes(0, 1) if self.batch_first else seen[self.x]
         lengths = self.value(seen, self.nodes[0], 4)
         T = len(below)
         if lengths is not None and not self.sources(self.nodes[0].input[4]) and (lengths != T).any():
             where = _nodes.where(self.nodes[0])
             raise NotImplementedError(
-                f"{where}: its sequence_lens are part of the model, and not all of them are {T}, as x has steps; "
+                f"{where}: its sequence_lens are part of the model, and not all of them are {T}, the number of steps; "
                 "prepare(model) runs it"
             )
         for node in self.nodes:
@@ -277,7 +284,8 @@ class _Chain:
             X = X.swapaxes(0, 1) if layout else X
             if not np.array_equal(X, below):
                 raise NotImplementedError(
-                    f"{_nodes.where(node)}: its X, of shape {X.shape}, is not what the node before it gave, {below.shape}"
+                    f"{_nodes.where(node)}: its X, of shape {X.shape}, is not the output of the node before it, "
+                    f"of shape {below.shape}"
                 )
             if (own is None) != (lengths is None) or (own is not None and not np.array_equal(own, lengths)):
                 raise NotImplementedError(f"{_nodes.where(node)}: its sequence_lens are not those of the first node")
@@ -288,7 +296,7 @@ class _Chain:
 
 
 def _network(plans, batch_first):
-    """One layer where all are alike, else a Stacked of such."""
+    """One layer if all plans are alike, else a Stacked."""
     groups = []
     for plan in plans:
         last = groups[-1] if groups else None
@@ -311,7 +319,10 @@ def _merged(group, batch_first):
 
 
 def _compare(chain, net, feeds, seen, runtime):
-    """Raise a ValueError if an output of the model, {output: array} as this runtime gave them, is none of the network's."""
+    """Raise a ValueError if an output of the model is none of the outputs and states of the network.
+
+    seen : {output: array} of the model, as `runtime` computed them
+    """
     lengths = chain.value(chain.seen, chain.nodes[0], 4)
     nodes, state = iter(chain.nodes), []
     for layer in getattr(net, "layers", [net]):
@@ -331,13 +342,15 @@ def _compare(chain, net, feeds, seen, runtime):
             nearest = f"the nearest differs by up to {min(distances)[0]:.3g}" if distances else "none has its size"
             raise ValueError(
                 f"verification failed: output {output.name!r} of the model by {runtime}, of shape {got.shape}, is "
-                "none of the network's outputs and "
-                f"states: {nearest}; verify=False leaves this comparison out"
+                f"none of the network's outputs and states: {nearest}; verify=False skips this comparison"
             )
 
 
 def _results(net, y, final):
-    """What a model may give out: y, and states of all layers, of one, or of all members, and each of them with batch and time swapped."""
+    """The arrays that a model's output may be: y, and the states of all layers, of one layer or of all members.
+
+    Each of them also with batch and time swapped.
+    """
     members = list(getattr(net, "layers", [net]))
     finals = [
         f if layer.cell.has_c else (f,) for layer, f in zip(members, final if isinstance(net, Stacked) else [final])

@@ -1,4 +1,4 @@
-"""ONNX models before they run: read from a file without trusting it, checked against ONNX's rules and against what there is here."""
+"""Read ONNX models from files without trusting them, and check that they are valid and supported."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from onnx import TensorProto, helper
 from fastrnn._files import foreign
 from fastrnn.onnx import _nodes, _tensors
 
-_STANDARD = ("", "ai.onnx.ml", "ai.onnx.preview.training")  # domains whose operators onnx's reference evaluator has
-_COMPUTED = (TensorProto.FLOAT, TensorProto.DOUBLE)
+_STANDARD_DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview.training")  # those that onnx's reference evaluator supports
+_COMPUTED_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 def label(model):
-    """How messages call a model that is given as an object, as bytes or as a file."""
+    """What messages call a model that is given as an object, as bytes or as a file."""
     if isinstance(model, (str, os.PathLike)):
         return os.fspath(model)
     if isinstance(model, (onnx.ModelProto, bytes)):
@@ -26,7 +26,7 @@ def label(model):
 
 
 def read(model):
-    """A ModelProto from one, from bytes or from a file, with its external data."""
+    """Read a model, given as a ModelProto, as bytes or as a path, with its external data."""
     source, base, proto = label(model), None, model
     if isinstance(model, (str, os.PathLike)):
         foreign.check_regular(model)
@@ -49,12 +49,12 @@ def _parsed(source, data):
 
 
 def checked(model):
-    """The model, if it is one by ONNX's rules and all of its operators are here."""
+    """The model, if it is valid and all of its operators are supported."""
     opsets = {o.domain: o.version for o in model.opset_import}
     newest = onnx.defs.onnx_opset_version()
     wrong = next((d for d, version in opsets.items() if not 0 < version < 1 << 31), None)
     if wrong is not None:
-        raise ValueError(f"the model is of opset {opsets[wrong]} of {wrong or 'ai.onnx'!r}, which there is not")
+        raise ValueError(f"the model is of opset {opsets[wrong]} of {wrong or 'ai.onnx'!r}, which does not exist")
     if opsets.get("", newest) > newest:
         raise NotImplementedError(
             f"the model is of opset {opsets['']}, but this onnx knows those up to {newest}: install a newer onnx"
@@ -66,14 +66,15 @@ def checked(model):
     try:
         onnx.checker.check_model(_completed(model))
     except onnx.checker.ValidationError as error:
-        raise ValueError(f"this is no valid ONNX model: {error}") from error
+        raise ValueError(f"this is not a valid ONNX model: {error}") from error
     return model
 
 
 def _completed(model):
-    """The model, or a copy with what onnx's checker asks for and other runtimes do without.
+    """The model, or a copy with what onnx's checker requires and other runtimes do not.
 
-    That is: shapes of inputs, types and shapes of outputs; before IR version 4, that every initializer is an input too.
+    These are the shapes of inputs, the types and shapes of outputs and, before IR version 4, that every initializer is
+    also an input.
     """
     inputs = {i.name for i in model.graph.input}
     early = 0 < model.ir_version < 4 and any(t.name not in inputs for t in model.graph.initializer)
@@ -89,29 +90,30 @@ def _completed(model):
     for value in made.graph.output:
         if not _has_shape(value):
             kind = value.type.tensor_type.elem_type or TensorProto.FLOAT
-            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, ()))  # nothing looks at it
+            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, ()))  # the shape is never used
     return made
 
 
 def _has_shape(value):
-    """Whether an input or output has a type, and a shape if that is a tensor's."""
+    """Whether an input or output has a type, and also a shape if it is a tensor."""
     kind = value.type.WhichOneof("value")
     return kind is not None and (kind != "tensor_type" or value.type.tensor_type.HasField("shape"))
 
 
 def _types(graph):
-    """{name: element type} of what is declared."""
+    """{name: element type} of the values whose types are declared."""
     declared = {i.name: i.type.tensor_type.elem_type for i in (*graph.value_info, *graph.input)}
     return declared | {t.name: t.data_type for t in graph.initializer}
 
 
 def _check_nodes(nodes, types, opsets, functions):
-    """Refuse, by name, the operators that are not there and the recurrent nodes that can't be."""
+    """Raise for operators that do not exist and for recurrent nodes that are invalid; the error names them."""
     unknown = set()
     for node in nodes:
         version = opsets.get(node.domain)
         if (node.domain, node.op_type) not in functions:
-            if version is None or node.domain not in _STANDARD or not onnx.defs.has(node.op_type, version, node.domain):
+            known = version is not None and node.domain in _STANDARD_DOMAINS
+            if not known or not onnx.defs.has(node.op_type, version, node.domain):
                 unknown.add(f"{node.domain}.{node.op_type}".lstrip("."))
                 continue
             if node.domain == "" and node.op_type in _nodes.KINDS:
@@ -122,7 +124,8 @@ def _check_nodes(nodes, types, opsets, functions):
     if unknown:
         missing = ", ".join(sorted(unknown))
         raise NotImplementedError(
-            f"the model has operators that neither ONNX {opsets.get('', '')} nor the model's own functions have: {missing}"
+            f"the model has operators that neither ONNX {opsets.get('', '')} nor the model's own functions have: "
+            f"{missing}"
         )
 
 
@@ -132,15 +135,16 @@ def _check_recurrent(node, version, types):
         _nodes.read(node, _nodes.attributes_of(node))
     for label, name in zip(("X", "W", "R", "B"), node.input):
         kind = types.get(name, TensorProto.FLOAT)
-        if kind not in _COMPUTED:
+        if kind not in _COMPUTED_TYPES:
             what = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else kind
             raise NotImplementedError(
-                f"{_nodes.where(node)}: {label} is {what}, but fastrnn computes in FLOAT and DOUBLE: convert the model's tensors"
+                f"{_nodes.where(node)}: {label} is {what}, but fastrnn computes in FLOAT and DOUBLE: convert the "
+                "model's tensors"
             )
 
 
 def check_value(name, value, declared):
-    """An input as an array of the type and shape that the model declares."""
+    """The input as an array, if it has the type and shape that the model declares."""
     if declared.WhichOneof("value") != "tensor_type":
         return value
     value, wanted = np.asarray(value), declared.tensor_type
@@ -160,12 +164,11 @@ def check_value(name, value, declared):
 
 
 def of_node(node, arrays, opset):
-    """A model of one node with these inputs."""
+    """A model that consists of one node with these inputs."""
     kinds = {name: helper.np_dtype_to_tensor_dtype(a.dtype) for name, a in arrays.items()}
-    kind = next(iter(kinds.values()), TensorProto.FLOAT)  # of the outputs, as their shape: nothing looks at them
-    graph = helper.make_graph(
-        [node], "node", [helper.make_tensor_value_info(n, kinds[n], a.shape) for n, a in arrays.items()],
-        [helper.make_tensor_value_info(n, kind, ()) for n in node.output if n],
-    )  # fmt: skip
+    inputs = [helper.make_tensor_value_info(n, kinds[n], a.shape) for n, a in arrays.items()]
+    kind = next(iter(kinds.values()), TensorProto.FLOAT)  # the types and shapes of the outputs are never used
+    outputs = [helper.make_tensor_value_info(n, kind, ()) for n in node.output if n]
+    graph = helper.make_graph([node], "node", inputs, outputs)
     imports = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(node.domain, 1)] if node.domain else [])
     return helper.make_model(graph, opset_imports=imports, ir_version=8)

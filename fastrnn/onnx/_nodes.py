@@ -1,7 +1,8 @@
-"""From an ONNX RNN, GRU or LSTM node to fastrnn layers. The way back is in _write.py.
+"""Convert an ONNX RNN, GRU or LSTM node to fastrnn layers. The opposite direction is in _write.py.
 
-Dimensions as in the engine, and D: directions, 1 or 2. An ONNX tensor has D in front: W (D, G*H, I), R (D, G*H, H), B (D, 2*G*H): that of
-the input part, then that of the recurrent part; P (D, 3*H); Y (T, D, B, H); states (D, B, H).
+Dimensions are those of the engine, and D, the number of directions, 1 or 2. ONNX's tensors have D as their first axis:
+W (D, G*H, I), R (D, G*H, H), B (D, 2*G*H) with the bias of the input part before that of the recurrent part, P (D,
+3*H), Y (T, D, B, H), states (D, B, H).
 """
 
 from __future__ import annotations
@@ -11,48 +12,46 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-import fastrnn
+from fastrnn.layers.rnn import GRU, LSTM, RNN
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an operator is to us: gate k of the layer is block gates[k] of the tensors, and it has these activations unless told otherwise."""
+    """How an operator corresponds to a layer."""
 
     layer: type
-    blocks: int
-    gates: tuple
-    activations: tuple
+    blocks: int  # of H rows in W and R
+    gates: tuple  # gate k of the layer is block gates[k] of the tensors
+    activations: tuple  # the default ones of each direction
 
 
 KINDS = {
-    "RNN": Kind(fastrnn.RNN, 1, (0,), ("Tanh",)),
-    "GRU": Kind(fastrnn.GRU, 3, (1, 0, 2), ("Sigmoid", "Tanh")),  # ONNX: z r h
-    "LSTM": Kind(fastrnn.LSTM, 4, (0, 2, 3, 1), ("Sigmoid", "Tanh", "Tanh")),  # ONNX: i o f c
+    "RNN": Kind(RNN, 1, (0,), ("Tanh",)),
+    "GRU": Kind(GRU, 3, (1, 0, 2), ("Sigmoid", "Tanh")),  # ONNX: z r h
+    "LSTM": Kind(LSTM, 4, (0, 2, 3, 1), ("Sigmoid", "Tanh", "Tanh")),  # ONNX: i o f c
 }
-COUPLED_GATES = (0, 3, 1)  # i g o: there is no f, and its block is not looked at
+COUPLED_GATES = (0, 3, 1)  # i g o: there is no f, and its block is ignored
 PEEPHOLES, COUPLED_PEEPHOLES = (0, 2, 1), (0, 1)  # ONNX: i o f
 
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-OLDEST = 7  # before that opset the operators had other attributes
+OLDEST = 7  # the first opset with today's attributes
 
-ACTIVATIONS = {  # name: (ours, alpha, beta where it has them, and ONNX's defaults)
+ACTIVATIONS = {  # ONNX's name: fastrnn's name, then ONNX's defaults of alpha and beta where it has them
     "Relu": ("relu",), "Tanh": ("tanh",), "Sigmoid": ("sigmoid",), "Softsign": ("softsign",), "Softplus": ("softplus",),
-    "Affine": ("affine", 1.0, 0.0), "LeakyRelu": ("leaky_relu", 0.01), "ThresholdedRelu": ("thresholded_relu", 1.0), "Elu": ("elu", 1.0),
-    "ScaledTanh": ("scaled_tanh", 1.0, 1.0), "HardSigmoid": ("hard_sigmoid", 0.2, 0.5),
+    "Affine": ("affine", 1.0, 0.0), "LeakyRelu": ("leaky_relu", 0.01), "ThresholdedRelu": ("thresholded_relu", 1.0),
+    "Elu": ("elu", 1.0), "ScaledTanh": ("scaled_tanh", 1.0, 1.0), "HardSigmoid": ("hard_sigmoid", 0.2, 0.5),
 }  # fmt: skip
-_BY_LOWER = {
-    name.lower(): value for name, value in ACTIVATIONS.items()
-}  # onnxruntime and its exporters do not mind the case
+_BY_LOWER = {name.lower(): value for name, value in ACTIVATIONS.items()}  # as in onnxruntime, case does not matter
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The attributes of a node, read and found to be possible."""
+    """The attributes of a node, checked."""
 
-    where: str  # the node, as messages name it
+    where: str  # what messages call the node
     op_type: str
-    reverse: tuple  # of each direction, whether it runs back in time
-    functions: tuple  # of each direction, the activations as layers take them
+    reverse: tuple  # for each direction, whether it runs backwards in time
+    functions: tuple  # for each direction, the activations as layers take them
     clip: float | None
     coupled: bool
     reset_after: bool
@@ -61,46 +60,39 @@ class Settings:
 
 
 def where(node):
-    """How messages name a node."""
-    return (
-        f"node {node.name!r} ({node.op_type})"
-        if node.name
-        else f"the {node.op_type} node that gives {next(filter(None, node.output), '')!r}"
-    )
+    """What messages call a node."""
+    if node.name:
+        return f"node {node.name!r} ({node.op_type})"
+    return f"the {node.op_type} node that gives {next(filter(None, node.output), '')!r}"
 
 
 def attributes_of(node):
-    """{name: value} of a node; strings as str."""
+    """{name: value} of a node's attributes; strings as str."""
 
     def text(value):
-        return (
-            value.decode(errors="replace")
-            if isinstance(value, bytes)
-            else list(map(text, value))
-            if isinstance(value, list)
-            else value
-        )
+        if isinstance(value, list):
+            return list(map(text, value))
+        return value.decode(errors="replace") if isinstance(value, bytes) else value
 
     return {a.name: text(onnx.helper.get_attribute_value(a)) for a in node.attribute if not a.ref_attr_name}
 
 
 def check_attributes(node, opset):
-    """Refuse what the operator does not have at this opset."""
+    """Raise for attributes, inputs and outputs that the operator does not have at this opset."""
     if opset < OLDEST:
         raise NotImplementedError(
-            f"{where(node)} is of opset {opset}, but fastrnn reads {OLDEST} and later: onnx.version_converter.convert_version(model, 14)"
+            f"{where(node)} is of opset {opset}, but fastrnn reads {OLDEST} and later: convert the model with "
+            "onnx.version_converter.convert_version(model, 14)"
         )
     schema = onnx.defs.get_schema(node.op_type, opset, "")
     for a in node.attribute:
         known = schema.attributes.get(a.name)
         if known is None:
-            raise ValueError(
-                f"{where(node)} has an attribute {a.name!r}, but at opset {opset} there are only {', '.join(sorted(schema.attributes))}"
-            )
+            names = ", ".join(sorted(schema.attributes))
+            raise ValueError(f"{where(node)} has an attribute {a.name!r}, but at opset {opset} there are only {names}")
         if int(known.type.value) != a.type:
-            raise ValueError(
-                f"{where(node)}: attribute {a.name} is of type {onnx.AttributeProto.AttributeType.Name(a.type)}, but it must be {known.type.name}"
-            )
+            given = onnx.AttributeProto.AttributeType.Name(a.type)
+            raise ValueError(f"{where(node)}: attribute {a.name} is of type {given}, but it must be {known.type.name}")
     for label, names, most in (
         ("inputs", node.input, len(schema.inputs)),
         ("outputs", node.output, len(schema.outputs)),
@@ -112,7 +104,7 @@ def check_attributes(node, opset):
 def read(node, values):
     """The Settings of a node.
 
-    values : {name: value} of its attributes, defaults may be left out
+    values : {name: value} of its attributes; those with default values may be missing
     """
     name = where(node)
     direction = values.get("direction") or "forward"
@@ -120,9 +112,7 @@ def read(node, values):
         raise ValueError(f"{name}: direction is {direction!r}, but it must be one of {', '.join(DIRECTIONS)}")
     clip = values.get("clip")
     if clip is not None and not clip > 0:
-        raise ValueError(
-            f"{name}: clip is {clip}, but it must be above 0; leave the attribute out where nothing is clipped"
-        )
+        raise ValueError(f"{name}: clip is {clip}, but it must be above 0; for no clipping, leave the attribute out")
     flags = {}
     for flag in ("input_forget", "linear_before_reset", "layout"):
         flags[flag] = values.get(flag) or 0
@@ -130,20 +120,31 @@ def read(node, values):
             raise ValueError(f"{name}: {flag} is {flags[flag]}, but it must be 0 or 1")
     reverse = DIRECTIONS[direction]
     return Settings(
-        name, node.op_type, reverse, _functions(name, node.op_type, values, len(reverse)), None if clip is None else float(clip),
-        bool(flags["input_forget"]), bool(flags["linear_before_reset"]), bool(flags["layout"]), values.get("hidden_size"),
-    )  # fmt: skip
+        where=name,
+        op_type=node.op_type,
+        reverse=reverse,
+        functions=_functions(name, node.op_type, values, len(reverse)),
+        clip=None if clip is None else float(clip),
+        coupled=bool(flags["input_forget"]),
+        reset_after=bool(flags["linear_before_reset"]),
+        batch_first=bool(flags["layout"]),
+        hidden_size=values.get("hidden_size"),
+    )
 
 
 def _functions(name, op_type, values, D):
-    """Of each direction, its activations as our layers take them. The alphas belong, in order, to the activations that take one."""
-    usual = KINDS[op_type].activations
-    given = values.get("activations") or usual * D
+    """For each direction, its activations as layers take them.
+
+    activation_alpha and activation_beta list, in order, the numbers of those activations that take one.
+    """
+    default = KINDS[op_type].activations
+    given = values.get("activations") or default * D
     if op_type == "RNN" and list(given) == ["Tanh", "Tanh"]:  # the schema's default, whatever the direction
         given = given[:D]
-    if len(given) != D * len(usual):
+    if len(given) != D * len(default):
         raise ValueError(
-            f"{name} has {len(given)} activations, but {op_type} needs {len(usual)} for each of its {D} directions: {D * len(usual)}"
+            f"{name} has {len(given)} activations, but {op_type} needs {len(default)} for each of its {D} directions: "
+            f"{D * len(default)}"
         )
     numbers = [list(values.get(f"activation_{which}") or []) for which in ("alpha", "beta")]
     counts, made = [len(n) for n in numbers], []
@@ -156,14 +157,15 @@ def _functions(name, op_type, values, D):
     for which, count, left in zip(("alpha", "beta"), counts, numbers):
         if left:
             raise ValueError(
-                f"{name}: activation_{which} has {count} numbers, but of {', '.join(given)} only {count - len(left)} take one"
+                f"{name}: activation_{which} has {count} numbers, but of {', '.join(given)} only {count - len(left)} "
+                "take one"
             )
-    return tuple(tuple(made[d * len(usual) : (d + 1) * len(usual)]) for d in range(D))
+    return tuple(tuple(made[d * len(default) : (d + 1) * len(default)]) for d in range(D))
 
 
 @dataclass
 class Plan:
-    """What a layer is made of."""
+    """The arguments and the parameters of a layer."""
 
     cls: type
     input_size: int
@@ -178,11 +180,14 @@ class Plan:
 
 
 def plans(settings, W, R, B=None, P=None):
-    """The layers that compute a node, before they are made: one, or two where its directions have different activations.
+    """The Plans of the layers that compute a node: one, or two if its directions have different activations.
 
     Raises
     ------
-    TypeError, ValueError  a tensor is of another dtype, or of another shape than the others say; the message names both.
+    TypeError
+        If the tensors have different dtypes.
+    ValueError
+        If the shapes of the tensors do not fit each other. The message names both shapes.
     """
     H = _check_tensors(settings, W, R, B, P)
     if len(set(settings.functions)) == 1:
@@ -191,7 +196,7 @@ def plans(settings, W, R, B=None, P=None):
 
 
 def _check_tensors(settings, W, R, B, P):
-    """H, if these tensors belong together."""
+    """H, if the shapes and dtypes of these tensors fit each other."""
     name, blocks, D = settings.where, KINDS[settings.op_type].blocks, len(settings.reverse)
     if W.dtype not in (np.float32, np.float64):
         raise NotImplementedError(
@@ -205,7 +210,7 @@ def _check_tensors(settings, W, R, B, P):
     if settings.hidden_size is not None and settings.hidden_size != H:
         raise ValueError(f"{name}: hidden_size is {settings.hidden_size}, but R has shape {R.shape}: {H} units")
     if H == 0:
-        raise ValueError(f"{name}: R has shape {R.shape}: there are no units")
+        raise ValueError(f"{name}: R has shape {R.shape}, but there must be at least one unit")
     wanted = {
         "W": (W, (D, blocks * H, I)),
         "R": (R, (D, blocks * H, H)),
@@ -217,7 +222,8 @@ def _check_tensors(settings, W, R, B, P):
             continue
         if tensor.shape != shape:
             raise ValueError(
-                f"{name}: {label} has shape {tensor.shape}, but {D} direction(s), {H} units and {I} features need {shape}"
+                f"{name}: {label} has shape {tensor.shape}, but {D} direction(s), {H} units and {I} features need "
+                f"{shape}"
             )
         if tensor.dtype != W.dtype:
             raise TypeError(f"{name}: {label} is {tensor.dtype}, but W is {W.dtype}")
@@ -225,7 +231,7 @@ def _check_tensors(settings, W, R, B, P):
 
 
 def _plan(settings, which, H, W, R, B, P):
-    """The layer of one direction, or of both."""
+    """The Plan of the layer for one direction, or for both."""
     kind, reverse, functions = KINDS[settings.op_type], settings.reverse[which], settings.functions[which][0]
     options = {
         "clip": settings.clip,

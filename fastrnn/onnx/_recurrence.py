@@ -96,7 +96,7 @@ def _is_frozen(a):
 
 
 def _kept(a):
-    """What to compare the weights of the next call with: the array itself if it cannot change, else a copy in a tuple."""
+    """What to compare the next call's weights with: the array itself if it cannot change, else a copy in a tuple."""
     return a if a is None or _is_frozen(a) else (a.copy(),)
 
 

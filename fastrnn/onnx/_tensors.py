@@ -1,4 +1,4 @@
-"""The tensors of an ONNX model, wherever they lie in it: what they claim is compared with what is there, and external data are read."""
+"""Check the tensors in all parts of an ONNX model against the data that is there, and read external data."""
 
 from __future__ import annotations
 
@@ -12,26 +12,32 @@ from onnx import TensorProto, external_data_helper, helper
 from fastrnn._files import foreign
 
 DEEPEST = 50  # graphs inside graphs
-MOST_FUNCTIONS = 1000  # onnx's evaluator gives each function all that come before it
+MOST_FUNCTIONS = 1000  # onnx's evaluator passes to each function all functions before it
 MOST_AXES = 64
 
-# Numbers of an element type for each number of the field in which they lie where there are no raw_data
+# Without raw_data: the field that holds the values of an element type, and how many of its entries each value takes
 _FIELDS = {
-    "FLOAT": ("float_data", 1), "COMPLEX64": ("float_data", 2), "DOUBLE": ("double_data", 1), "COMPLEX128": ("double_data", 2),
-    "INT64": ("int64_data", 1), "UINT64": ("uint64_data", 1), "UINT32": ("uint64_data", 1), "STRING": ("string_data", 1),
+    "FLOAT": ("float_data", 1), "COMPLEX64": ("float_data", 2), "DOUBLE": ("double_data", 1),
+    "COMPLEX128": ("double_data", 2), "INT64": ("int64_data", 1), "UINT64": ("uint64_data", 1),
+    "UINT32": ("uint64_data", 1), "STRING": ("string_data", 1),
     **dict.fromkeys(("INT32", "INT16", "INT8", "UINT16", "UINT8", "BOOL", "FLOAT16", "BFLOAT16"), ("int32_data", 1)),
 }  # fmt: skip
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 
 
 def check(source, proto, size, base):
-    """Refuse a model whose tensors claim more than there is, and read its external data.
+    """Raise if the tensors of a model claim more data than there is, and read its external data.
 
     Parameters
     ----------
-    source : of the model, for messages
-    size : bytes of the model
-    base : the folder of the model's file, or None
+    source : str
+        What messages call the model.
+    proto : onnx.ModelProto
+        The model.
+    size : int
+        Bytes of the model.
+    base : str or None
+        The folder of the model's file.
     """
     if len(proto.functions) > MOST_FUNCTIONS:
         raise ValueError(f"{source} has {len(proto.functions)} functions; at most {MOST_FUNCTIONS} are read")
@@ -47,7 +53,7 @@ def check(source, proto, size, base):
 
 
 def tensors(source, proto):
-    """All tensors of a model: of its graph, of graphs inside it and of its functions."""
+    """All tensors of a model: in its graph, in subgraphs and in its functions."""
     todo = [(proto.graph, 0)] + [(f, 0) for f in proto.functions]
     while todo:
         part, depth = todo.pop()
@@ -85,7 +91,7 @@ def _kind(source, tensor):
 
 
 def _count(source, tensor):
-    """How many numbers a tensor says it has."""
+    """The number of elements of a tensor, according to its shape."""
     if len(tensor.dims) > MOST_AXES:
         raise ValueError(f"{source}: tensor {tensor.name!r} has {len(tensor.dims)} axes; at most {MOST_AXES} are read")
     if any(n < 0 for n in tensor.dims):
@@ -96,17 +102,17 @@ def _count(source, tensor):
 def _needed(source, tensor):
     """Bytes that a tensor takes as an array."""
     kind, count = _kind(source, tensor), _count(source, tensor)
-    if kind == "STRING":  # NumPy gives each of them the length of the longest
+    if kind == "STRING":  # in NumPy, each of them takes as much as the longest
         return 4 * max(map(len, tensor.string_data), default=0) * len(tensor.string_data)
     return count * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
 
 
 def _check_size(source, tensor):
-    """Refuse a tensor whose shape needs another number of numbers than there are."""
+    """Raise if the shape of a tensor does not match the amount of its data."""
     kind, count = _kind(source, tensor), _count(source, tensor)
     if tensor.HasField("raw_data"):
         if kind == "STRING":
-            raise ValueError(f"{source}: tensor {tensor.name!r} has texts in raw_data, where ONNX has numbers only")
+            raise ValueError(f"{source}: tensor {tensor.name!r} has strings in raw_data, which ONNX does not allow")
         item = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
         there, unit = len(tensor.raw_data), "bytes"
         needed = -(-count * _BITS[kind] // 8) if kind in _BITS else count * item
@@ -117,7 +123,8 @@ def _check_size(source, tensor):
         there, needed, unit = len(tensor.int32_data), -(-count * _BITS.get(kind, 8) // 8), "numbers"
     if there != needed:
         raise ValueError(
-            f"{source}: tensor {tensor.name!r} has shape {tuple(tensor.dims)}, which is {needed} {unit}, but there are {there}"
+            f"{source}: tensor {tensor.name!r} has shape {tuple(tensor.dims)}, which is {needed} {unit}, but there are "
+            f"{there}"
         )
 
 
@@ -129,35 +136,37 @@ def _info(source, tensor):
 
 
 def _file_of(source, tensor, base):
-    """{the file with a tensor's numbers: its size}, if the part that the tensor names has the size of its shape."""
+    """{path of the file with a tensor's data: its size}; raises if the tensor's part of it does not match the shape."""
     if base is None:
         raise ValueError(
-            f"{source}: the numbers of tensor {tensor.name!r} are in another file: give the path of the model's file instead"
+            f"{source}: the numbers of tensor {tensor.name!r} are in another file: give the path of the model's file "
+            "instead"
         )
     info = _info(source, tensor)
     path = os.path.join(base, info.location)
-    if not os.path.isfile(path):  # onnx says what is wrong with it, but would wait for a pipe
+    if not os.path.isfile(path):  # onnx reports what is wrong, except that it would wait for a pipe
         if os.path.exists(path):
             raise ValueError(
-                f"{source}: the numbers of tensor {tensor.name!r} can't be read: {info.location!r} is no regular file"
+                f"{source}: the numbers of tensor {tensor.name!r} can't be read: {info.location!r} is not a file"
             )
         return {}
     size, offset = os.path.getsize(path), info.offset or 0
     there, needed = size - offset if info.length is None else info.length, _needed(source, tensor)
     if offset + there > size:
         raise ValueError(
-            f"{source}: tensor {tensor.name!r} takes the bytes {offset} to {offset + there} of {info.location!r}, which has {size}"
+            f"{source}: tensor {tensor.name!r} takes the bytes {offset} to {offset + there} of {info.location!r}, "
+            f"which has {size}"
         )
     if there > needed:
         raise ValueError(
-            f"{source}: tensor {tensor.name!r} has shape {tuple(tensor.dims)}, which is {needed} bytes, but {there} of "
-            f"{info.location!r} are its"
+            f"{source}: tensor {tensor.name!r} has shape {tuple(tensor.dims)}, which is {needed} bytes, but it takes "
+            f"{there} bytes of {info.location!r}"
         )
     return {os.path.realpath(path): size}
 
 
 def _load_external(source, tensor, base):
-    """Fill a tensor from the file that it names, which must be beside the model's; onnx opens it and refuses to follow links."""
+    """Read a tensor's data from the file that it names. onnx requires it in the model's folder and follows no links."""
     try:
         external_data_helper.load_external_data_for_tensor(tensor, base)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:

@@ -1,4 +1,4 @@
-"""Is an ONNX model the same function as what it was made from, or what was made from it? Compared on random sequences."""
+"""Compare an ONNX model on random sequences with the network that it was exported from or loaded as."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
 
 
 def exported(model, proto):
-    """Raise a ValueError if a model that was made of a layer or model gives other numbers, here or in onnxruntime."""
+    """Raise a ValueError if an exported model computes other values, in fastrnn.onnx or in onnxruntime."""
     feeds, wanted = probe(model, {i.name for i in proto.graph.input}, {o.name for o in proto.graph.output})
     found = {"fastrnn.onnx": prepare(proto).run(feeds)}
     if model.dtype == np.float32 and importlib.util.find_spec("onnxruntime"):
@@ -26,29 +26,30 @@ def exported(model, proto):
 
 
 def compare(what, got, want):
-    """Raise a ValueError if numbers differ by more than rounding."""
+    """Raise a ValueError if two arrays differ by more than rounding."""
     if got.shape != want.shape:
         raise ValueError(f"verification failed: {what} has shape {got.shape}, but it should be {want.shape}")
     worst, limit = distance(got, want)
     if not worst <= limit:
         raise ValueError(
-            f"verification failed: {what} differs by up to {worst:.3g}, more than {limit:.3g}; verify=False leaves this comparison out"
+            f"verification failed: {what} differs by up to {worst:.3g}, more than {limit:.3g}; verify=False skips this "
+            "comparison"
         )
 
 
 def distance(got, want):
-    """(greatest difference, greatest that is rounding)."""
+    """(greatest difference, greatest difference that counts as rounding)."""
     scale = max(1.0, float(np.abs(want).max(initial=0)))
     return float(np.abs(got - want).max(initial=0)), TOLERANCE[want.dtype.name] * scale
 
 
 def by_onnxruntime(proto, feeds):
-    """The outputs that onnxruntime gives; None where it is not installed or does not have an operator (float64, layout=1)."""
+    """The outputs that onnxruntime computes; None if it is not installed or does not support the model."""
     if not importlib.util.find_spec("onnxruntime"):
         return None
     try:
         return _session(proto).run(None, feeds)
-    except Exception:  # its classes are many, and none of them is public
+    except Exception:  # it raises many classes of error, none of them public
         return None
 
 
@@ -61,7 +62,7 @@ def _session(proto):
 
 
 def probe(model, inputs, outputs):
-    """({input: array}, {output: array}) of random sequences, computed by the layer or model itself."""
+    """({input: array}, {output: array}): random sequences, and what the layer or model itself computes from them."""
     rng = np.random.default_rng(0)
     lengths = np.array([T, 1, T // 2], "int32") if "sequence_lens" in inputs else None
     feeds = {} if lengths is None else {"sequence_lens": lengths}
@@ -96,7 +97,7 @@ def _members(net, state):
 
 
 def _state(net, inputs, rng):
-    """A random state as the network takes it, None for those that are no inputs, and {name: array}."""
+    """A random state as the network takes it, with None for layers whose state is not an input, and {name: array}."""
     named, states = {}, []
     for prefix, layer, _ in _members(net, [None] * len(getattr(net, "layers", ""))):
         rows, has_c = layer.num_layers * layer.num_directions, layer.cell.has_c
@@ -118,7 +119,7 @@ def _whole_sequences(model, feeds, lengths, rng):
     sequences = [x[:end, b] for b, end in enumerate(ends)]
     if isinstance(model, models.SequenceClassifier):
         return feeds | {"x": x}, {"probabilities": model.predict_proba(sequences)}
-    if model.per_step:  # where a sequence has ended too: what the linear layer makes of zeros
+    if model.per_step:  # after the end of a sequence, the linear layer is applied to zeros
         y, _ = model.rnn(model._scaler(x).astype(x.dtype), lengths=lengths)
         return feeds | {"x": x}, {"y": model._target_scaler.undo(model.linear(y)).astype(x.dtype)}
     return feeds | {"x": x}, {"y": model.predict(sequences).astype(x.dtype).reshape(B, -1)}

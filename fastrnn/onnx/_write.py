@@ -1,6 +1,6 @@
-"""From fastrnn layers to ONNX nodes: one node for each layer of a network. The way back is in _nodes.py.
+"""Convert fastrnn layers to ONNX nodes, one for each layer of a network. The opposite direction is in _nodes.py.
 
-Sizes as in _nodes.py; P: features of h, fewer than H where the layer projects.
+Dimensions are those of _nodes.py, and P, the features of h: fewer than H if the layer has a projection.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _NAMES = {ours: (name, len(numbers)) for name, (ours, *numbers) in _nodes.ACTIVA
 
 
 class Graph:
-    """An ONNX graph that is being made. Values are known by their names."""
+    """An ONNX graph under construction. Values are referred to by their names."""
 
     def __init__(self, dtype, opset):
         self.dtype, self.opset = np.dtype(dtype), opset
         self.nodes, self.initializers, self.inputs, self.outputs = [], [], [], []
 
     def node(self, op, inputs, outputs=1, **attributes):
-        """Add a node; returns the name of its output, or the names where there are several."""
+        """Add a node; returns the name of its output, or the names if there are several."""
         name = f"{op}_{len(self.nodes)}"
         names = [f"{name}_{k}" for k in range(outputs)] if isinstance(outputs, int) else outputs
         self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
@@ -41,7 +41,7 @@ class Graph:
         return name
 
     def output(self, name, value, shape):
-        """Give a value out under this name."""
+        """Make a value an output with this name."""
         self.nodes.append(helper.make_node("Identity", [value], [name], name=f"output_{name}"))
         self.outputs.append(self._info(name, shape, None))
 
@@ -51,7 +51,7 @@ class Graph:
         )
 
     def transposed(self, value):
-        """(B, T, …) from (T, B, …), or back."""
+        """Swap the first two axes of a value: (B, T, …) from (T, B, …), or back."""
         return self.node("Transpose", [value], perm=[1, 0, 2])
 
     def model(self, name):
@@ -62,7 +62,7 @@ class Graph:
 
 
 def refusal(layer):
-    """Why ONNX can't say this layer, or None."""
+    """What ONNX has no counterpart for in this layer, or None."""
     if layer.context_size:
         return f"context_size={layer.context_size}: its context enters every step"
     for value in _activations(layer):
@@ -72,12 +72,11 @@ def refusal(layer):
 
 
 def recurrent(graph, layer, x, lengths, state):
-    """Add a layer, all of its num_layers.
+    """Add a layer with all of its num_layers; returns the names of y, and of h_n and c_n.
 
     x : (T, B, I)
     lengths : (B,), or "" if all sequences have all steps
-    state : names of h_0, and c_0 of an LSTM, (L*D, B, P) and (L*D, B, H); or None
-    Returns y (T, B, D*P), and the names of h_n and c_n as state has them.
+    state : names of h_0, and of c_0 for an LSTM, (L*D, B, P) and (L*D, B, H); or None
     """
     L, D = layer.num_layers, layer.num_directions
     initial = [_parts(graph, s, L, D) for s in state] if state else []
@@ -103,7 +102,7 @@ def _parts(graph, state, L, D):
 def _one(graph, layer, k, x, lengths, state):
     """Add layer k: its y (T, D, B, P), and its final states."""
     W, R, B, P, out = (None if a is None else graph.constant(name, a) for name, a in zip("WRBPp", tensors(layer, k)))
-    if out is not None and state:  # the node's state are the H units of which h_0 is a projection
+    if out is not None and state:  # the node has no projection: its state is the H units that h_0 is a projection of
         state = [graph.node("MatMul", [state[0], graph.constant("unprojected", _unprojected(layer, k))]), state[1]]
     inputs = [x, W, R, B or "", lengths, *(state or [""] * len(layer.cell.states)), P or ""]
     while not inputs[-1]:
@@ -115,13 +114,14 @@ def _one(graph, layer, k, x, lengths, state):
 
 
 def _unprojected(layer, k):
-    """(D, P, H): of each direction, what makes units out of a projected h, so that their projection is h again."""
+    """(D, P, H): for each direction, the matrix that maps h to units whose projection is h again."""
     made = []
     for suffix in _suffixes(layer, k):
         w = layer.params["weight_hr" + suffix].astype(np.float64)
         if np.linalg.matrix_rank(w) < len(w):
             raise ValueError(
-                f"weight_hr{suffix} has dependent rows, so no units of the node have h_0 as their projection: export with state=False"
+                f"weight_hr{suffix} has dependent rows, so no units of the node have h_0 as their projection: "
+                "export with state=False"
             )
         made.append(np.linalg.pinv(w).T)
     return np.stack(made)
@@ -132,7 +132,7 @@ def _suffixes(layer, k):
 
 
 def tensors(layer, k):
-    """W, R, B, P as ONNX has them and the projection (D, H, P); None where layer k has none."""
+    """W, R, B and P in ONNX's layout and the projection (D, H, P); None for those that layer k does not have."""
     kind, H, params = _nodes.KINDS[layer.kind], layer.hidden_size, layer.params
     coupled = getattr(layer, "coupled", False)
     gates = _nodes.COUPLED_GATES if coupled else kind.gates
@@ -147,13 +147,8 @@ def tensors(layer, k):
     def stacked(name, order, blocks):
         return np.stack([theirs(params[name + s], order, blocks) for s in suffixes])
 
-    W, R, B, P, out = (
-        stacked("weight_ih", gates, kind.blocks),
-        stacked("weight_hh", gates, kind.blocks),
-        None,
-        None,
-        None,
-    )
+    W, R = (stacked(name, gates, kind.blocks) for name in ("weight_ih", "weight_hh"))
+    B = P = out = None
     if layer.bias:
         B = np.concatenate([stacked(name, gates, kind.blocks) for name in ("bias_ih", "bias_hh")], axis=1)
     if layer.cell.peephole:
@@ -165,7 +160,10 @@ def tensors(layer, k):
 
 
 def attributes(layer):
-    """The attributes of a layer's nodes. Activations that take numbers always get them: without, onnxruntime does not take ONNX's."""
+    """The attributes of a layer's nodes.
+
+    Activations that take numbers always get them, because onnxruntime does not use ONNX's defaults.
+    """
     made = {"hidden_size": layer.hidden_size}
     made["direction"] = "bidirectional" if layer.bidirectional else "reverse" if layer.reverse else "forward"
     if layer.clip is not None:
@@ -193,7 +191,7 @@ def _activations(layer):
 
 
 def _onnx_activation(value):
-    """(name, alpha, beta), as many numbers as ONNX's has; None if it has no such activation."""
+    """(name, alpha, beta), with as many numbers as ONNX's activation takes; None if ONNX has no such activation."""
     name = value if isinstance(value, str) else value[0]
     if name == "linear":
         return "Affine", 1.0, 0.0

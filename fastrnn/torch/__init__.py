@@ -1,8 +1,10 @@
-"""fastrnn in place of torch.nn's recurrent layers and cells: torch modules with torch's parameters, on fastrnn's engine.
+"""Drop-in replacements for the recurrent layers and cells of torch.nn, computed by fastrnn.
 
-`replace(model)` swaps every layer of a model in place, `restore(model)` swaps back.
+The modules have torch's arguments, parameters and state_dict. `replace(model)` swaps every recurrent layer of a model,
+`restore(model)` swaps back.
 """
 
-from fastrnn.torch._modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, replace, restore
+from fastrnn.torch._modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.torch._swap import replace, restore
 
 __all__ = ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell", "replace", "restore"]

@@ -1,6 +1,7 @@
-"""What fastrnn.torch refuses, in torch.nn's words where torch.nn has some.
+"""Checks of arguments, with torch.nn's messages where torch.nn has them.
 
-The modules check what they are given. A traced or exported program calls the operators without the modules, so the operators check all of it again.
+The modules check what they are given. A traced or exported program calls the operators without the modules, so the
+operators check all of it again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _KINDS = ("tanh", "relu", "GRU", "LSTM")
 
 
 def module_input(module, data, weight):
-    """Refuse an input that a module can't compute on."""
+    """Check that a module can compute on this input."""
     kind = type(module).__name__.removeprefix("Parametrized")
     if not (data.is_cpu and weight.is_cpu):
         what, device = ("parameters are", weight.device) if data.is_cpu else ("input is", data.device)
@@ -24,14 +25,15 @@ def module_input(module, data, weight):
         )
     if torch.is_autocast_enabled("cpu"):
         raise NotImplementedError(
-            f"fastrnn.torch.{kind} computes in float32 or float64, not under autocast: leave it out with torch.autocast('cpu', enabled=False)"
+            f"fastrnn.torch.{kind} computes in float32 or float64, not under autocast: call it inside "
+            "torch.autocast('cpu', enabled=False)"
         )
     dtypes(data, weight)
     features(data, module.input_size)
 
 
 def dtypes(x, weight):
-    """The input has the dtype of the weights, and it is one that the engine computes in."""
+    """Check that the input has the dtype of the weights, and that the engine computes in it."""
     if x.dtype != weight.dtype:
         raise ValueError(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
@@ -39,17 +41,19 @@ def dtypes(x, weight):
         )
     if x.dtype not in DTYPES:
         raise TypeError(
-            f"fastrnn.torch computes in torch.float32 and torch.float64, but input and weights are {x.dtype}: use torch.nn's layer"
+            f"fastrnn.torch computes in torch.float32 and torch.float64, but input and weights are {x.dtype}: "
+            "use torch.nn's layer"
         )
 
 
 def features(x, input_size):
+    """Check the size of the last axis of the input."""
     if x.shape[-1] != input_size:
         raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]}")
 
 
 def states(state, shapes, x):
-    """The initial states, or their gradients, have these shapes, and the input's dtype and device."""
+    """Check that the initial states, or their gradients, have these shapes and the input's dtype and device."""
     if len(state) != len(shapes):
         raise RuntimeError(
             f"{'lstm expects two hidden states' if len(shapes) == 2 else 'expected one hidden state'}, got {len(state)}"
@@ -68,20 +72,23 @@ def states(state, shapes, x):
 
 
 def strided(*tensors):
+    """Check that the tensors are dense."""
     for t in tensors:
         if t.layout != torch.strided:
             raise RuntimeError(f"fastrnn.torch takes strided tensors only, got {t.layout}: convert with .to_dense()")
 
 
 def same(name, tensor, dtype, device):
-    """A tensor has the input's dtype and device."""
+    """Check that a tensor has the input's dtype and device."""
     if tensor.dtype != dtype:
         raise RuntimeError(
-            f"Input and {name} tensors are not the same dtype, found input tensor with {dtype} and {name} tensor with {tensor.dtype}"
+            f"Input and {name} tensors are not the same dtype, found input tensor with {dtype} and {name} tensor with "
+            f"{tensor.dtype}"
         )
     if tensor.device != device:
         raise RuntimeError(
-            f"Input and {name} tensors are not at the same device, found input tensor at {device} and {name} tensor at {tensor.device}"
+            f"Input and {name} tensors are not at the same device, found input tensor at {device} and {name} tensor at "
+            f"{tensor.device}"
         )
 
 
@@ -102,18 +109,18 @@ def names_and_shapes(kind, input_size, hidden_size, num_layers, num_directions, 
 
 
 def has_bias(count, num_layers, num_directions, proj_size):
-    """Whether so many parameters are those of a network with biases."""
+    """Whether a network with `count` parameters has biases."""
     each, parts = 3 if proj_size else 2, num_layers * num_directions
     if count not in (each * parts, (each + 2) * parts):
         raise RuntimeError(
-            f"expected {each * parts} parameters, or {(each + 2) * parts} with biases, for num_layers={num_layers} in {num_directions} "
-            f"directions, got {count}"
+            f"expected {each * parts} parameters, or {(each + 2) * parts} with biases, for num_layers={num_layers} "
+            f"in {num_directions} directions, got {count}"
         )
     return count == (each + 2) * parts
 
 
 def parameters(params, wanted, dtype, device):
-    """The parameters have the shapes that their network needs, one dtype and one device."""
+    """Check that the parameters have the shapes that the network needs, and one dtype and device."""
     for p, (name, shape) in zip(params, wanted.items(), strict=True):
         if tuple(p.shape) != shape:
             raise RuntimeError(f"{name} has shape {tuple(p.shape)}, but its network needs {shape}")
@@ -121,7 +128,7 @@ def parameters(params, wanted, dtype, device):
 
 
 def packed_rows(sizes, rows):
-    """batch_sizes are those of a PackedSequence of so many rows."""
+    """Check that batch_sizes are those of a PackedSequence with this number of rows."""
     if sizes.dtype != torch.int64 or sizes.dim() != 1 or not sizes.is_cpu:
         raise RuntimeError(
             f"batch_sizes must be a 1-D int64 tensor on the CPU, got {sizes.dim()}-D {sizes.dtype} on {sizes.device}"
@@ -131,39 +138,45 @@ def packed_rows(sizes, rows):
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if a[-1] < 0 or a[0] > rows or (a[1:] > a[:-1]).any():
         raise RuntimeError(
-            f"batch_sizes must not be negative and not rise from step to step, got {a[:10].tolist()} for {rows} rows"
+            f"batch_sizes must not be negative or increase from step to step, got {a[:10].tolist()} for {rows} rows"
         )
     if a.sum() != rows:
-        raise RuntimeError(f"batch_sizes sum up to {a.sum()}, but the packed input has {rows} rows")
+        raise RuntimeError(f"batch_sizes add up to {a.sum()}, but the packed input has {rows} rows")
 
 
 def operator_rows(x, batch_sizes, state, kind, hidden_size, num_layers, bidirectional, proj_size):
-    """The numbers in batch_sizes, which only a call with real tensors has, are those of the input and of the states."""
+    """Check the values of batch_sizes, which only a call with real tensors has, against the input and the states."""
     if batch_sizes is not None:
         packed_rows(batch_sizes, x.shape[0])
         states(state, state_shapes(kind, hidden_size, num_layers, bidirectional, proj_size, int(batch_sizes[0])), x)
 
 
 def settings(kind, hidden_size, num_layers, proj_size, dropout, key):
-    """The sizes and options that an operator was given."""
+    """Check the sizes and options that an operator was given."""
     if kind not in _KINDS:
         raise ValueError(f"kind is {kind!r}, but it must be one of {', '.join(_KINDS)}")
     if hidden_size < 1 or num_layers < 1:
         raise ValueError(f"hidden_size and num_layers must be greater than zero, got {hidden_size} and {num_layers}")
     if proj_size and kind != "LSTM" or not 0 <= proj_size < hidden_size:
         raise ValueError(
-            f"proj_size is for the LSTM and has to be smaller than hidden_size, got {proj_size} for a {kind} of {hidden_size}"
+            "proj_size is for the LSTM only and must be less than hidden_size, "
+            f"got proj_size={proj_size} for a {kind} with hidden_size={hidden_size}"
         )
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout should be a number in range [0, 1], got {dropout}")
-    if (dropout and key is None) or (
-        key is not None and (key.dtype != torch.int64 or key.dim() != 1 or key.shape[0] != 1)
-    ):
-        raise RuntimeError("dropout needs a key of one int64 number")
+    if dropout and key is None:
+        raise RuntimeError(f"dropout is {dropout}, but there is no key: it must be an int64 tensor of shape (1,)")
+    if key is not None and (key.dtype != torch.int64 or key.dim() != 1 or key.shape[0] != 1):
+        raise RuntimeError(
+            f"the key of dropout must be an int64 tensor of shape (1,), got {key.dtype} {list(key.shape)}"
+        )
 
 
 def operator(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key):
-    """All that an operator was given, but the numbers in batch_sizes. Looks at shapes, dtypes and devices only; sizes may be symbols."""
+    """Check everything that an operator was given except the values of batch_sizes.
+
+    Only shapes, dtypes and devices are read, and sizes may be symbols.
+    """
     settings(kind, hidden_size, num_layers, proj_size, dropout, key)
     strided(x, *state, *params)
     axes = 3 if batch_sizes is None else 2
@@ -185,7 +198,7 @@ def operator(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidir
         raise RuntimeError(
             f"a {kind} needs {2 if kind == 'LSTM' else 1} hidden states of 3 dimensions, got {[s.dim() for s in state]}"
         )
-    B = x.shape[1] if batch_sizes is None else state[0].shape[1]  # of packed rows it is a number in batch_sizes
+    B = x.shape[1] if batch_sizes is None else state[0].shape[1]  # for packed rows it is a value in batch_sizes
     states(state, state_shapes(kind, hidden_size, num_layers, bidirectional, proj_size, B), x)
     if batch_sizes is not None and batch_sizes.device != x.device:
         raise RuntimeError(f"batch_sizes must be at the input's device {x.device}, got {batch_sizes.device}")
@@ -198,7 +211,7 @@ def state_shapes(kind, hidden_size, num_layers, bidirectional, proj_size, B):
 
 
 def gradients(dy, dstate, x, features, state):
-    """What enters the gradient has the shapes of y and of the states."""
+    """Check that the gradients of the outputs have the shapes of y and of the states."""
     shape = (*x.shape[:-1], features)
     if tuple(dy.shape) != shape:
         raise RuntimeError(f"the gradient of the output has shape {tuple(dy.shape)}, but the output had {shape}")
@@ -207,13 +220,13 @@ def gradients(dy, dstate, x, features, state):
 
 
 def tape(tensor, size):
-    """What forward kept is what this backward needs; empty: nothing was kept."""
+    """Check that the tape has the size that this call needs, or is empty."""
     if tensor.dim() != 1 or tensor.shape[0] not in (0, size):
         raise RuntimeError(f"the tape has shape {tuple(tensor.shape)}, but this call needs ({size},)")
 
 
 def operator_gradients(x, tape, dy, dstate):
-    """What only the operator of the gradient has to look at."""
+    """Check the arguments that only the operator of the gradients has."""
     strided(tape, dy, *dstate)
     if tape.dim() != 1:
         raise RuntimeError(f"the tape must have one dimension, got {tape.dim()}")

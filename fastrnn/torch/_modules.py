@@ -1,8 +1,6 @@
-"""The modules. Layers are plain nn.Modules, not torch's RNN classes, because torch.compile refuses every subclass of those."""
+"""The modules. Layers are plain nn.Modules, not subclasses of torch's, because torch.compile refuses those."""
 
 from __future__ import annotations
-
-import inspect
 
 import torch
 from torch import nn
@@ -12,9 +10,13 @@ from fastrnn.torch import _checks
 from fastrnn.torch._operator import compute
 from fastrnn.torch._packed import forget
 
+Tensors = torch.Tensor | tuple[torch.Tensor, torch.Tensor]  # h, or (h, c) of an LSTM
+
+TORCH_LISTS = ("_flat_weights", "_flat_weight_refs")  # lists of the parameters that torch's layers also keep
+
 
 class _Module:
-    """What layers and cells share, in front of torch's class."""
+    """What layers and cells share; it comes before torch's class among the bases."""
 
     def __prepare_scriptable__(self):
         kind = type(self).__name__
@@ -24,7 +26,8 @@ class _Module:
         )
 
     def _apply(self, *args, **kwargs):
-        forget(self.parameters(recurse=False))  # torch may swap the tensors, which it can't where one is referred to
+        # torch may swap the tensors, and cannot while there are references to them
+        forget(self.parameters(recurse=False))
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args, **kwargs):
@@ -33,32 +36,60 @@ class _Module:
 
 
 class _Layer(_Module, nn.Module):
-    """What RNN, GRU and LSTM share. `_torch` is the class they take the place of."""
+    """What RNN, GRU and LSTM share."""
 
-    reset_parameters, extra_repr, all_weights = (
-        nn.RNNBase.reset_parameters,
-        nn.RNNBase.extra_repr,
-        nn.RNNBase.all_weights,
-    )
-
-    def __init__(self, *args, **kwargs):
+    def __init__(self, made):
+        """Take over the attributes of `made`, torch's layer: torch checks the arguments and draws the parameters."""
         super().__init__()
-        made = self._torch(*args, **kwargs)  # torch's checks, parameters and draws
-        self.__dict__.update({name: value for name, value in made.__dict__.items() if name not in _OF_TORCH})
+        self.__dict__.update({name: value for name, value in made.__dict__.items() if name not in TORCH_LISTS})
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        cls.__signature__ = inspect.signature(cls._torch)
+    def reset_parameters(self) -> None:
+        """Draw new parameters, as torch does."""
+        nn.RNNBase.reset_parameters(self)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that repr shows.
+
+        Returns
+        -------
+        str
+            As torch's layer of the same kind has it.
+        """
+        return nn.RNNBase.extra_repr(self)
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters, one list for each layer and direction."""
+        return nn.RNNBase.all_weights.fget(self)
 
     @property
     def _flat_weights(self):
         return [getattr(self, name) for name in self._flat_weights_names]
 
-    def flatten_parameters(self):
-        """Nothing to do: parameters are packed when they are used."""
+    def flatten_parameters(self) -> None:
+        """Do nothing: parameters are packed when they are used."""
 
-    def forward(self, input, hx=None):
-        """As torch's: (y, state_n) from a tensor or a PackedSequence, and an optional initial state."""
+    def forward(
+        self, input: torch.Tensor | PackedSequence, hx: Tensors | None = None
+    ) -> tuple[torch.Tensor | PackedSequence, Tensors]:
+        """Run the network over a batch of sequences.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            A tensor has shape (T, B, input_size), (B, T, input_size) if `batch_first`, or (T, input_size) for one
+            sequence.
+        hx : Tensor, or pair of them for an LSTM, optional
+            The initial states, each (num_layers * D, B, features), or without B for one sequence. D is 2 if
+            `bidirectional`, else 1. Zeros by default.
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+            The hidden states of the last layer after every step, laid out like the input.
+        hx_n : Tensor, or pair of them for an LSTM
+            The states after the last step, shaped like `hx`.
+        """
         packed = isinstance(input, PackedSequence)
         data, sizes, order, back = input if packed else (input, None, None, None)
         if data.dim() not in ((2,) if packed else (2, 3)):
@@ -78,7 +109,8 @@ class _Layer(_Module, nn.Module):
         key = torch.randint(2**62, (1,), dtype=torch.int64, device="cpu") if dropout else None
         kind = self.nonlinearity if self.mode.startswith("RNN") else self.mode
         y, *state_n = compute(
-            data, sizes, state, params, kind, self.hidden_size, self.num_layers, self.bidirectional, self.proj_size, dropout, key,
+            data, sizes, state, params, kind, self.hidden_size, self.num_layers, self.bidirectional, self.proj_size,
+            dropout, key,
         )  # fmt: skip
         if back is not None:
             state_n = [s.index_select(1, back) for s in state_n]
@@ -92,7 +124,7 @@ class _Layer(_Module, nn.Module):
     def _state(self, data, input, hx, unbatched):
         """The initial state, (L*D, B, …) each, in the order of the packed rows."""
         lstm, packed, traced = self.mode == "LSTM", isinstance(input, PackedSequence), torch.jit.is_tracing()
-        # B is a number in batch_sizes: an int would be a constant of a trace
+        # of a PackedSequence, B is a value in batch_sizes; as an int it would become a constant of a trace
         B = data.shape[1] if not packed else input.batch_sizes[0] if traced else int(input.batch_sizes[0])
         sizes = self.hidden_size, self.num_layers, self.bidirectional, self.proj_size
         shapes = _checks.state_shapes(self.mode, *sizes, B)
@@ -105,13 +137,36 @@ class _Layer(_Module, nn.Module):
             return [s.unsqueeze(1) for s in state]
         if not packed or input.sorted_indices is None:
             return state
-        if traced:  # as below, but it fails where there are more states than rows
+        if traced:  # like index_select, but it fails if there are more states than rows
             return [s.new_zeros(shape).index_copy(1, input.unsorted_indices, s) for s, shape in zip(state, shapes)]
         return [s.index_select(1, input.sorted_indices) for s in state]
 
 
 class RNN(_Layer):
-    """torch.nn.RNN on fastrnn's engine: same arguments, parameters, first values and state_dict.
+    """Replacement for torch.nn.RNN on fastrnn's engine: same arguments, parameters, first values and state_dict.
+
+    Parameters
+    ----------
+    input_size : int
+        Number of input features.
+    hidden_size : int
+        Number of hidden units.
+    num_layers : int, default 1
+        Number of stacked layers.
+    nonlinearity : {"tanh", "relu"}, default "tanh"
+        The activation.
+    bias : bool, default True
+        Whether the layers have biases.
+    batch_first : bool, default False
+        Whether input and output tensors are (B, T, features) instead of (T, B, features).
+    dropout : float in [0, 1], default 0
+        Dropout probability after each layer but the last, in training mode.
+    bidirectional : bool, default False
+        Whether each layer has a second direction, from the last step to the first.
+    device : torch.device, optional
+        Device of the parameters. They have to be on the CPU when the module is called.
+    dtype : torch.dtype, optional
+        Data type of the parameters: float32 or float64.
 
     Examples
     --------
@@ -122,17 +177,80 @@ class RNN(_Layer):
     (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
     """
 
-    _torch = nn.RNN
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+        device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        made = nn.RNN(
+            input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        super().__init__(made)
 
 
 class GRU(_Layer):
-    """torch.nn.GRU on fastrnn's engine: same arguments, parameters, first values and state_dict."""
+    """Replacement for torch.nn.GRU on fastrnn's engine: same arguments, parameters, first values and state_dict.
 
-    _torch = nn.GRU
+    Parameters
+    ----------
+    input_size : int
+        Number of input features.
+    hidden_size : int
+        Number of hidden units.
+    num_layers : int, default 1
+        Number of stacked layers.
+    bias : bool, default True
+        Whether the layers have biases.
+    batch_first : bool, default False
+        Whether input and output tensors are (B, T, features) instead of (T, B, features).
+    dropout : float in [0, 1], default 0
+        Dropout probability after each layer but the last, in training mode.
+    bidirectional : bool, default False
+        Whether each layer has a second direction, from the last step to the first.
+    device : torch.device, optional
+        Device of the parameters. They have to be on the CPU when the module is called.
+    dtype : torch.dtype, optional
+        Data type of the parameters: float32 or float64.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        made = nn.GRU(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        super().__init__(made)
 
 
 class LSTM(_Layer):
-    """torch.nn.LSTM on fastrnn's engine: same arguments, parameters, first values and state_dict, proj_size too.
+    """Replacement for torch.nn.LSTM on fastrnn's engine: same arguments, parameters, first values and state_dict.
+
+    Parameters
+    ----------
+    input_size : int
+        Number of input features.
+    hidden_size : int
+        Number of hidden units.
+    num_layers : int, default 1
+        Number of stacked layers.
+    bias : bool, default True
+        Whether the layers have biases.
+    batch_first : bool, default False
+        Whether input and output tensors are (B, T, features) instead of (T, B, features).
+    dropout : float in [0, 1], default 0
+        Dropout probability after each layer but the last, in training mode.
+    bidirectional : bool, default False
+        Whether each layer has a second direction, from the last step to the first.
+    proj_size : int, default 0
+        Number of features that h is projected to; 0 means no projection.
+    device : torch.device, optional
+        Device of the parameters. They have to be on the CPU when the module is called.
+    dtype : torch.dtype, optional
+        Data type of the parameters: float32 or float64.
 
     Examples
     --------
@@ -144,14 +262,36 @@ class LSTM(_Layer):
     (torch.Size([5, 2, 2]), torch.Size([1, 2, 4]), torch.Size([2, 4]))
     """
 
-    _torch = nn.LSTM
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0,
+        device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        made = nn.LSTM(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        super().__init__(made)
 
 
-class _Cell(_Module):
-    """What the cells share, in front of torch's class: another forward."""
+class Cell(_Module):
+    """What the cells share: forward, which comes before that of torch's class."""
 
-    def forward(self, input, hx=None):
-        """As torch's: the next state, h or (h, c), from (B, I) or (I,)."""
+    def forward(self, input: torch.Tensor, hx: Tensors | None = None) -> Tensors:
+        """Compute one step.
+
+        Parameters
+        ----------
+        input : Tensor, shape (B, input_size) or (input_size,)
+            The input of the step.
+        hx : Tensor, or pair of them for an LSTMCell, each (B, hidden_size) or (hidden_size,), optional
+            The state before the step. Zeros by default.
+
+        Returns
+        -------
+        Tensor, or pair of them for an LSTMCell
+            The state after the step, shaped like `hx`.
+        """
         if input.dim() not in (1, 2):
             raise ValueError(f"{type(self).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead")
         _checks.module_input(self, input, self.weight_ih)
@@ -171,97 +311,63 @@ class _Cell(_Module):
         return state_n if lstm else state_n[0]
 
 
-class RNNCell(_Cell, nn.RNNCell):
-    """torch.nn.RNNCell on fastrnn's engine."""
+class RNNCell(Cell, nn.RNNCell):
+    """Replacement for torch.nn.RNNCell on fastrnn's engine.
+
+    Parameters
+    ----------
+    input_size : int
+        Number of input features.
+    hidden_size : int
+        Number of hidden units.
+    bias : bool, default True
+        Whether the cell has biases.
+    nonlinearity : {"tanh", "relu"}, default "tanh"
+        The activation.
+    device : torch.device, optional
+        Device of the parameters. They have to be on the CPU when the module is called.
+    dtype : torch.dtype, optional
+        Data type of the parameters: float32 or float64.
+    """
 
 
-class GRUCell(_Cell, nn.GRUCell):
-    """torch.nn.GRUCell on fastrnn's engine.
+class GRUCell(Cell, nn.GRUCell):
+    """Replacement for torch.nn.GRUCell on fastrnn's engine.
 
+    Parameters
+    ----------
+    input_size : int
+        Number of input features.
+    hidden_size : int
+        Number of hidden units.
+    bias : bool, default True
+        Whether the cell has biases.
+    device : torch.device, optional
+        Device of the parameters. They have to be on the CPU when the module is called.
+    dtype : torch.dtype, optional
+        Data type of the parameters: float32 or float64.
+
+    Examples
+    --------
     >>> import torch, fastrnn.torch
     >>> fastrnn.torch.GRUCell(3, 4)(torch.ones(2, 3)).shape
     torch.Size([2, 4])
     """
 
 
-class LSTMCell(_Cell, nn.LSTMCell):
-    """torch.nn.LSTMCell on fastrnn's engine."""
+class LSTMCell(Cell, nn.LSTMCell):
+    """Replacement for torch.nn.LSTMCell on fastrnn's engine.
 
-
-_OURS = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM, nn.RNNCell: RNNCell, nn.GRUCell: GRUCell, nn.LSTMCell: LSTMCell}
-_OF_TORCH = ("_flat_weights", "_flat_weight_refs")  # lists of the parameters that torch's layers keep beside them
-
-
-def replace(model):
-    """Make every recurrent layer and cell of torch.nn in a model compute with fastrnn. Parameters, hooks and optimisers stay as they are.
-
-    Returns
-    -------
-    The names of the layers that were swapped; ``""`` is the model itself.
-
-    Raises
-    ------
-    ValueError  there are layers it can't take; they are named with the reason, and nothing was swapped.
-
-    Examples
-    --------
-    >>> import torch, fastrnn.torch
-    >>> model = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 4), "head": torch.nn.Linear(4, 2)})
-    >>> fastrnn.torch.replace(model), fastrnn.torch.restore(model)
-    (['rnn'], ['rnn'])
+    Parameters
+    ----------
+    input_size : int
+        Number of input features.
+    hidden_size : int
+        Number of hidden units.
+    bias : bool, default True
+        Whether the cell has biases.
+    device : torch.device, optional
+        Device of the parameters. They have to be on the CPU when the module is called.
+    dtype : torch.dtype, optional
+        Data type of the parameters: float32 or float64.
     """
-    refused = [
-        f"{name or 'the model'}: {reason}" for name, module in model.named_modules() if (reason := _reason(module))
-    ]
-    if refused:
-        raise ValueError("fastrnn.torch.replace can't take " + "; ".join(refused) + "; nothing was swapped")
-    return _swap(model, _OURS)
-
-
-def _reason(module):
-    """Why this recurrent layer can't be swapped, or None."""
-    if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or isinstance(module, _Cell):
-        return None
-    if type(module) not in _OURS:
-        return f"{type(module).__name__} is a class of its own, made from torch's (a parametrization makes one too)"
-    for p in module.parameters():
-        if p.dtype not in _checks.DTYPES or p.device.type != "cpu":
-            return f"its parameters are {p.dtype} on {p.device}, but must be float32 or float64 on cpu"
-    return None
-
-
-def restore(model):
-    """Undo `replace`.
-
-    Returns
-    -------
-    The names of the layers that are torch's again; ``""`` is the model itself.
-
-    Raises
-    ------
-    ValueError  there are layers whose class was made from fastrnn.torch's, by a parametrization for one; they are named,
-        and nothing was restored.
-    """
-    made = [
-        f"{name or 'the model'}: {type(module).__name__} is a class of its own, made from {ours.__name__}"
-        for name, module in model.named_modules()
-        for ours in _OURS.values()
-        if isinstance(module, ours) and type(module) is not ours
-    ]
-    if made:
-        raise ValueError(
-            "fastrnn.torch.restore can't take " + "; ".join(made) + "; nothing was restored. "
-            "If it is parametrized, call torch.nn.utils.parametrize.remove_parametrizations first"
-        )
-    return _swap(model, {ours: theirs for theirs, ours in _OURS.items()})
-
-
-def _swap(model, classes):
-    found = [(name, module) for name, module in model.named_modules() if type(module) in classes]
-    for _, module in found:
-        for name in _OF_TORCH:
-            module.__dict__.pop(name, None)
-        module.__class__ = classes[type(module)]
-        if isinstance(module, nn.RNNBase):
-            module._init_flat_weights()
-    return [name for name, _ in found]

@@ -249,7 +249,7 @@ def _backward_one_by_one(info, in_dims, *arguments):
 
 
 def _call_each(call, before, dy, dstate, after):
-    """Compute the gradients, one by one if dy or dstate is batched, as with torch.autograd.grad(is_grads_batched=True)."""
+    """Compute the gradients, one by one if dy or dstate is batched, as with grad(is_grads_batched=True)."""
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
     many = [level > 0 and torch._C._dispatch_keys(t).has(_BATCHED) for t in (dy, *dstate)]

@@ -47,8 +47,8 @@ class _Sample:
 class PackedParameters:
     """Packed weights, and how to tell whether the parameters are still those that were packed.
 
-    `data_ptr`, `_version` and the shape reveal every change except writes through `.data` or a NumPy view, and writes by
-    other processes. The samples are compared for those.
+    `data_ptr`, `_version` and the shape reveal every change except writes through `.data` or a NumPy view, and writes
+    by other processes. The samples are compared for those.
     """
 
     def __init__(self, net, bias, params, marks):
