@@ -92,7 +92,7 @@ def test_convert_reads_keras_files(tmp_path, run):
         assert (status, err) == (0, "") and "agrees with a float64 reference" in out
         agree(fastrnn.Network.load(tmp_path / f"{name}-net"), model, ids())
     status, _, err = run("convert", tmp_path / "m.weights.h5", tmp_path / "new")
-    assert status == 1 and "has weights and no settings" in err and "--config" in err
+    assert status == 1 and "has weights but no config" in err and "--config" in err
 
 
 SINGLE = [
@@ -192,7 +192,7 @@ def test_a_layer_becomes_one_of_keras_and_comes_back(layer):
 
 @pytest.mark.parametrize("layer, words", [
     (fastrnn.LSTM(3, 4, 2), "no num_layers=2"), (fastrnn.LSTM(3, 4, peephole=True), "no peephole=True"), (fastrnn.GRU(3, 4, clip=1.0), "no clip=1.0"),
-    (fastrnn.RNN(3, 4, nonlinearity="scaled_tanh"), "no name for the activation 'scaled_tanh'"), (fastrnn.Dropout(0.5), "Dropout has no counterpart"),
+    (fastrnn.RNN(3, 4, nonlinearity="scaled_tanh"), "no name for the activation 'scaled_tanh'"), (fastrnn.Dropout(0.5), "Dropout can.t be converted"),
     (fastrnn.LSTM(3, 4, output_activation="relu"), "one activation for g and c"),
 ])  # fmt: skip
 def test_what_keras_has_not_is_refused_by_name(layer, words):
@@ -270,17 +270,17 @@ CHANGES = {
     "a tensor has another shape": (
         lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 24), "f")),
         ValueError,
-        r"shape \(6, 24\), but .* ask for \(6, 20\)",
+        r"shape \(6, 24\), but .* needs \(6, 20\)",
     ),
     "a tensor is of another dtype": (
         lambda c, f: put(f, LSTM_KERNEL, np.zeros((6, 20), "d")),
         ValueError,
-        "is float64, but the settings ask for float32",
+        "is float64, but the config needs float32",
     ),
     "a tensor is too many": (
         lambda c, f: f.__setitem__("layers/dense_7/vars/0", np.zeros(3)),
         ValueError,
-        "belong to no layer of the settings: .*dense_7",
+        "belong to no layer of the config: .*dense_7",
     ),
     "a tensor is in another file": (lambda c, f: external(f), ValueError, "ExternalLink.*not followed"),
     "a tensor is compressed": (lambda c, f: huge(f), ValueError, "is compressed"),
@@ -293,7 +293,7 @@ CHANGES = {
     "a size of 2^20": (
         lambda c, f: unlike(c, "units", 1 << 20),
         ValueError,
-        "the settings ask for .* bytes of weights",
+        "the config needs .* bytes of weights",
     ),
     "a size that is text": (lambda c, f: unlike(c, "units", "5"), ValueError, "units is '5'"),
     "return_state": (lambda c, f: unlike(c, "return_state", True), NotImplementedError, "return_state=True in a chain"),
@@ -318,7 +318,7 @@ CHANGES = {
         "a model of class 'Custom' is not supported",
     ),
     "no layers": (lambda c, f: c["config"].update(layers=3), ValueError, "has no list of layers"),
-    "a config that is a list": (lambda c, f: c.update(config=[1]), ValueError, "a layer of the config is no object"),
+    "a config that is a list": (lambda c, f: c.update(config=[1]), ValueError, "a layer in the config is not an object"),
     "a merge mode": (lambda c, f: layers_of(c)[2]["config"].update(merge_mode="max"), ValueError, "merge_mode 'max'"),
 }
 
@@ -388,7 +388,7 @@ DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
 HOSTILE = {
     "a pickle": (lambda: pickle.dumps(Evil()), "looks like a pickle"),
     "text": (lambda: b"hello", "is neither a .keras file"),
-    "a zip that points out of itself": (lambda: zipped(**REST, DOTDOT__DOTDOT__x=b""), "points out of the file"),
+    "a zip that points out of itself": (lambda: zipped(**REST, DOTDOT__DOTDOT__x=b""), "leads out of the file"),
     "no config": (lambda: zipped(metadataDOTjson="{}"), "0 members are named config.json"),
     "a bomb of a config": (lambda: zipped(**{**REST, "configDOTjson": b" " * (100 << 20)}), "claims 104857600 bytes"),
     "a config without end": (lambda: zipped(**{**REST, "configDOTjson": DEEP}), "nested 100000 deep"),
@@ -396,7 +396,7 @@ HOSTILE = {
         lambda: zipped(**{**REST, "metadataDOTjson": '{"keras_version": "x"}'}),
         "keras_version is 'x'",
     ),
-    "an empty zip": (lambda: b"PK\x03\x04", "not a whole zip"),
+    "an empty zip": (lambda: b"PK\x03\x04", "not a complete zip"),
     "HDF5 of 8 bytes": (lambda: b"\x89HDF\r\n\x1a\n", "broken"),
 }
 

@@ -231,7 +231,7 @@ def test_what_convert_says_of_keras_is_what_was_compared(tmp_path, run):
     model.save(tmp_path / "m.h5")
     for name in ("m.keras", "m.h5"):
         status, out, err = run("convert", tmp_path / name, tmp_path / "new", "--config", tmp_path / "m.json")
-        assert status == 1 and "has settings of its own, and the config that was given would not count" in err
+        assert status == 1 and "has a config of its own, so the given config would be ignored" in err
 
 
 def test_weights_of_a_layer_that_keras_layer_is_not_are_refused():
@@ -244,7 +244,8 @@ def test_weights_of_a_layer_that_keras_layer_is_not_are_refused():
     layer = keras.layers.GRU(4, use_bias=False)
     layer.build((None, None, 3))
     for ours, words in (
-        (fastrnn.GRU(3, 4, 2, bias=False), "no num_layers=2"), (fastrnn.GRU(3, 4, bias=False, reset_after=False), "has reset_after=True, but the GRU False"),
+        (fastrnn.GRU(3, 4, 2, bias=False), "no num_layers=2"),
+        (fastrnn.GRU(3, 4, bias=False, reset_after=False), "has reset_after=True, but the GRU has False"),
         (fastrnn.GRU(3, 4, bias=False, clip=1.0), "no clip=1.0"), (fastrnn.GRU(3, 4, bias=False, learn_initial_state=True), "no learn_initial_state=True"),
     ):  # fmt: skip
         with pytest.raises((ValueError, NotImplementedError), match=words):

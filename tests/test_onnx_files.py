@@ -65,7 +65,7 @@ def test_external_data_outside_the_folder_is_not_read(location, tmp_path):
     onnx.external_data_helper.set_external_data(tensor, location, 0, 192)
     tensor.ClearField("raw_data")
     (folder / "m.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ValueError, match="the numbers of tensor 'W_0' can't be read"):
+    with pytest.raises(ValueError, match="the data of tensor 'W_0' can't be read"):
         fastrnn.onnx.prepare(folder / "m.onnx")
 
 

@@ -1,6 +1,7 @@
-"""fastrnn under Keras: `SimpleRNN`, `GRU`, `LSTM` and `RNN` for Keras models; and weights and settings from Keras' files and models, and back.
+"""Keras layers computed by fastrnn, and conversion of Keras' models and weights to fastrnn and back.
 
-`load`, `set_weights` and `to_keras` of files need h5py only; the layers need Keras and a backend of it.
+`SimpleRNN`, `GRU`, `LSTM` and `RNN` are layers for Keras models. `load` converts a model or a file; a file needs only
+h5py. `to_keras` and `set_weights` convert fastrnn layers to Keras, and like the layers they need Keras.
 """
 
 import importlib
@@ -11,7 +12,7 @@ __all__ = ["GRU", "LSTM", "RNN", "SimpleRNN", "load", "set_weights", "to_keras"]
 
 
 def __getattr__(name):
-    """What needs Keras itself is imported when first asked for: a file is read without it."""
+    """Import what needs Keras on first use, so that a file can be read without Keras."""
     if name in ("GRU", "LSTM", "RNN", "SimpleRNN"):
         return getattr(importlib.import_module("fastrnn.keras._layers"), name)
     if name in ("set_weights", "to_keras"):

@@ -1,15 +1,18 @@
-"""fastrnn layers as Keras layers, and their weights into Keras layers that are there."""
+"""Convert fastrnn layers to Keras layers, and copy their weights into existing ones."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
 
-import fastrnn
 from fastrnn.keras import _convert
+from fastrnn.layers.feedforward import Embedding, Linear
+from fastrnn.layers.rnn import GRU, LSTM, RNN
 
-_KINDS = {fastrnn.RNN: "SimpleRNN", fastrnn.GRU: "GRU", fastrnn.LSTM: "LSTM"}
-_UNLIKE = {
+_KINDS = {RNN: "SimpleRNN", GRU: "GRU", LSTM: "LSTM"}
+_WITHOUT_COUNTERPART = {  # options that Keras' layers do not have: default value
     "num_layers": 1,
     "clip": None,
     "proj_size": 0,
@@ -20,40 +23,50 @@ _UNLIKE = {
 }
 
 
-def to_keras(layer, **options):
-    """A fastrnn layer as one of keras.layers, with its weights.
+Convertible = RNN | GRU | LSTM | Embedding | Linear
+
+
+def to_keras(layer: Convertible, **options: Any) -> keras.layers.Layer:
+    """Convert a fastrnn layer to a Keras layer with the same weights.
 
     Parameters
     ----------
-    layer : fastrnn.RNN, GRU or LSTM of one layer (bidirectional: a Bidirectional), Embedding or Linear (a Dense)
-    options : more arguments of the Keras layer: return_sequences (True by default), name, …
+    layer : RNN, GRU, LSTM, Embedding or Linear
+        An RNN becomes a SimpleRNN, a Linear a Dense, and a bidirectional network a Bidirectional. A network must have
+        one layer.
+    **options : dict
+        More arguments of the Keras layer, such as name. For a network, return_sequences is True by default.
+
+    Returns
+    -------
+    keras.layers.Layer
+        A built layer.
 
     Raises
     ------
-    NotImplementedError  the layer has what Keras' has not: several layers (convert one by one), peephole, clip, …
+    NotImplementedError
+        If the layer has something that Keras' layers do not have: several layers (convert one by one), peephole, clip,
+        …
 
     Examples
     --------
+    >>> import fastrnn
     >>> dense = to_keras(fastrnn.Linear(3, 2))
     >>> tuple(dense.kernel.shape)
     (3, 2)
     """
     dtype = str(getattr(layer, "dtype", ""))
-    if isinstance(layer, fastrnn.Embedding):
-        made, shape = (
-            keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=dtype, **options),
-            (None, None),
-        )
-    elif isinstance(layer, fastrnn.Linear):
-        made, shape = (
-            keras.layers.Dense(layer.out_features, use_bias="bias" in layer.params, dtype=dtype, **options),
-            (None, layer.in_features),
-        )
+    if isinstance(layer, Embedding):
+        made = keras.layers.Embedding(layer.num_embeddings, layer.embedding_dim, dtype=dtype, **options)
+        shape = (None, None)
+    elif isinstance(layer, Linear):
+        made = keras.layers.Dense(layer.out_features, use_bias="bias" in layer.params, dtype=dtype, **options)
+        shape = (None, layer.in_features)
     elif type(layer) in _KINDS:
         made, shape = _recurrent(layer, options), (None, None, layer.input_size)
     else:
         raise NotImplementedError(
-            f"{type(layer).__name__} has no counterpart in Keras here: RNN, GRU, LSTM, Embedding and Linear have"
+            f"{type(layer).__name__} can't be converted to Keras: only RNN, GRU, LSTM, Embedding and Linear can"
         )
     made.build(shape)
     set_weights(made, layer)
@@ -62,10 +75,11 @@ def to_keras(layer, **options):
 
 def _recurrent(layer, options):
     kind = _KINDS[type(layer)]
-    _refuse_unlike(layer)
+    _refuse_without_counterpart(layer)
     if kind == "LSTM" and layer.output_activation not in (None, layer.activation):
         raise NotImplementedError(
-            f"Keras' LSTM has one activation for g and c, this one has {layer.activation!r} and {layer.output_activation!r}"
+            f"Keras' LSTM has one activation for g and c, this one has {layer.activation!r} and "
+            f"{layer.output_activation!r}"
         )
     settings = {"return_sequences": True, "use_bias": layer.bias, "dtype": str(layer.dtype)} | options
     settings["activation"] = _convert.activation_back(layer.nonlinearity if kind == "SimpleRNN" else layer.activation)
@@ -80,32 +94,43 @@ def _recurrent(layer, options):
     return getattr(keras.layers, kind)(layer.hidden_size, go_backwards=layer.reverse, **settings)
 
 
-def _refuse_unlike(layer):
-    """Name a setting of a recurrent layer that Keras' layers do not have: its parameters would be lost."""
-    for name, usual in _UNLIKE.items():
-        if getattr(layer, name, usual) != usual:
+def _refuse_without_counterpart(layer):
+    """Raise for an option that Keras' layers do not have: its effect would be lost."""
+    for name, default in _WITHOUT_COUNTERPART.items():
+        if getattr(layer, name, default) != default:
             raise NotImplementedError(f"Keras' {_KINDS[type(layer)]} has no {name}={getattr(layer, name)!r}")
 
 
-def set_weights(keras_layer, layer):
-    """Give a built Keras layer the weights of a fastrnn layer. Where Keras has one bias it becomes the sum of two.
+def set_weights(keras_layer: keras.layers.Layer, layer: Convertible) -> None:
+    """Copy the weights of a fastrnn layer into a built Keras layer.
+
+    Where Keras has one bias, it gets the sum of fastrnn's two.
+
+    Parameters
+    ----------
+    keras_layer : keras.layers.Layer
+        Of the kind that `to_keras` makes of `layer`, built.
+    layer : RNN, GRU, LSTM, Embedding or Linear
+        The layer with the weights.
 
     Raises
     ------
-    ValueError           shapes, or where a GRU applies its reset gate, differ; both are named.
-    NotImplementedError  the layer has what Keras' has not: several layers, peephole, clip, …
+    ValueError
+        If shapes differ, or `reset_after` of a GRU. The message names both.
+    NotImplementedError
+        If the layer has something that Keras' layers do not have: several layers, peephole, clip, …
     """
     params = layer.params
-    if isinstance(layer, fastrnn.Embedding):
+    if isinstance(layer, Embedding):
         arrays = [params["weight"]]
-    elif isinstance(layer, fastrnn.Linear):
+    elif isinstance(layer, Linear):
         arrays = [params["weight"].T] + ([params["bias"]] if "bias" in params else [])
     else:
-        _refuse_unlike(layer)
+        _refuse_without_counterpart(layer)
         kind, two = _KINDS[type(layer)], getattr(layer, "reset_after", False)
         theirs = getattr(getattr(keras_layer, "forward_layer", keras_layer), "reset_after", two)
         if theirs != two:
-            raise ValueError(f"{keras_layer.name!r} has reset_after={theirs}, but the {type(layer).__name__} {two}")
+            raise ValueError(f"{keras_layer.name!r} has reset_after={theirs}, but the {type(layer).__name__} has {two}")
         arrays = []
         for suffix in ("_l0", "_l0_reverse")[: layer.num_directions]:
             arrays += _convert.from_params(kind, params, two, suffix)

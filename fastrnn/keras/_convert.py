@@ -1,29 +1,32 @@
-"""Keras' settings and arrays of one layer as those of a fastrnn layer, and back. Knows neither Keras nor files.
+"""Convert the settings and arrays of one Keras layer to those of a fastrnn layer, and back. Imports no Keras.
 
-Keras' gates are i, f, c, o for the LSTM and z, r, h for the GRU; fastrnn's are i, f, g, o and r, z, n: only the GRU's are reordered.
-Keras' kernels are (I, G*H) and (H, G*H), transposed. A bias is one (G*H,), or (2, G*H) for a GRU that resets after the product.
+Keras' gates are i, f, c, o for the LSTM and z, r, h for the GRU. fastrnn's are i, f, g, o and r, z, n, so only the
+GRU's are reordered. Keras' kernels are (I, G*H) and (H, G*H), the transposes of fastrnn's. Its bias is (G*H,), or (2,
+G*H) for a GRU that applies the reset gate after the product.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-import fastrnn
+from fastrnn.layers.rnn import GRU, LSTM, RNN
 
-RECURRENT = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+RECURRENT = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}  # number of gates
 GRU_ORDER = [1, 0, 2]  # z, r, h <-> r, z, n: its own inverse
 PLAIN = {"tanh", "sigmoid", "relu", "linear", "elu", "softsign", "softplus", "selu", "silu", "exponential"}
 KERAS_2_HARD_SIGMOID = ("hard_sigmoid", 0.2, 0.5)
 
 
 def activation(value, keras_2=False):
-    """Keras' name of an activation as fastrnn's.
+    """Convert Keras' name of an activation to fastrnn's.
 
-    hard_sigmoid is ``clip(x/6 + 1/2, 0, 1)`` in Keras 3 and in torch, but ``clip(0.2*x + 1/2, 0, 1)`` in Keras 1 and 2, as in ONNX.
+    hard_sigmoid is ``clip(x/6 + 1/2, 0, 1)`` in Keras 3 and in torch, but ``clip(0.2*x + 1/2, 0, 1)`` in Keras 1 and 2
+    and in ONNX.
 
     Raises
     ------
-    NotImplementedError  the engine has no such activation.
+    NotImplementedError
+        If the engine has no such activation.
 
     Examples
     --------
@@ -36,16 +39,15 @@ def activation(value, keras_2=False):
             return KERAS_2_HARD_SIGMOID if keras_2 else name
         name = "silu" if name == "swish" else name
         if name == "leaky_relu":
-            return "leaky_relu", 0.2  # Keras' slope; torch's and ONNX' is 0.01
+            return "leaky_relu", 0.2  # Keras' slope; it is 0.01 in torch and ONNX
         if name in PLAIN:
             return name
-    raise NotImplementedError(
-        f"the activation {repr(value)[:80]} is not supported: use one of {', '.join(sorted(PLAIN | {'hard_sigmoid', 'leaky_relu'}))}"
-    )
+    known = ", ".join(sorted(PLAIN | {"hard_sigmoid", "leaky_relu"}))
+    raise NotImplementedError(f"the activation {repr(value)[:80]} is not supported: use one of {known}")
 
 
 def activation_back(value):
-    """fastrnn's activation as Keras 3's name of it.
+    """Convert fastrnn's activation to Keras 3's name of it.
 
     Examples
     --------
@@ -60,7 +62,7 @@ def activation_back(value):
 
 
 def options(kind, config, keras_2=False):
-    """Arguments of the fastrnn layer, beside its sizes, for one recurrent layer of Keras."""
+    """Arguments of the fastrnn layer, other than sizes, for a recurrent layer of Keras with these settings."""
     found = {
         "bias": bool(config.get("use_bias", True)),
         "reverse": bool(config.get("go_backwards", False)),
@@ -80,18 +82,18 @@ def options(kind, config, keras_2=False):
 
 
 def resets_after(config, keras_2=False):
-    """Whether a GRU with these settings applies r after the product: the default of Keras 3, not of Keras 1 and 2."""
+    """Whether a GRU applies r after the product, which is the default in Keras 3, but not in Keras 1 and 2."""
     return bool(config.get("reset_after", not keras_2))
 
 
 def make(kind, input_size, units, found, **more):
-    """An empty fastrnn layer."""
-    maker = {"SimpleRNN": fastrnn.RNN, "GRU": fastrnn.GRU, "LSTM": fastrnn.LSTM}[kind]
+    """A fastrnn layer with random weights."""
+    maker = {"SimpleRNN": RNN, "GRU": GRU, "LSTM": LSTM}[kind]
     return maker(input_size, units, seed=0, **(found | more))
 
 
 def _reordered(kind, a):
-    """The gates of the last axis in the other order."""
+    """The array with the gates on its last axis in the other library's order."""
     if kind != "GRU":
         return a
     shape = a.shape
@@ -99,7 +101,7 @@ def _reordered(kind, a):
 
 
 def to_params(kind, arrays, suffix="_l0"):
-    """Keras' arrays of one direction as fastrnn's parameters.
+    """Convert Keras' arrays of one direction to fastrnn's parameters.
 
     Examples
     --------
@@ -120,9 +122,9 @@ def to_params(kind, arrays, suffix="_l0"):
 
 
 def from_params(kind, params, two_biases, suffix="_l0", gradients=False):
-    """Fastrnn's parameters of one direction, or their gradients, as Keras' arrays.
+    """Convert fastrnn's parameters of one direction, or their gradients, to Keras' arrays.
 
-    Where Keras has one bias it is the sum of fastrnn's two, and its gradient that of either.
+    Where Keras has one bias, it is the sum of fastrnn's two, and its gradient equals that of each of the two.
     """
     arrays = [params["weight_ih" + suffix].T, params["weight_hh" + suffix].T]
     if "bias_ih" + suffix in params:

@@ -1,6 +1,6 @@
-"""Keras' files, read with bounds: no pickle, no code, no external link, no array whose size the settings do not ask for.
+"""Read Keras' files with limits: no pickle, no code, no external link, no array larger than needed.
 
-Knows zip, JSON and HDF5, and not what layers are.
+This module knows zip, JSON and HDF5, but not layers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastrnn._files import foreign
 
 MOST_CONFIG = 4 << 20  # bytes of a config; Keras' own are some kB
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-# Of what a model's weights take: those of an optimizer (Adam: two more) and HDF5's own.
+# A weights file may be so many times larger than the weights, for those of an optimizer (Adam has two more), plus
 _TIMES, _MORE = 8, 16 << 20
 _BROKEN = (
     OSError,
@@ -32,7 +32,7 @@ _BROKEN = (
 
 
 def sniff(path):
-    """ "keras" or "h5", by the file's first bytes, whatever its name is."""
+    """Detect the format from the first bytes of a file: "keras" or "h5"."""
     foreign.check_regular(path)
     with open(path, "rb") as file:
         head = file.read(8)
@@ -40,14 +40,13 @@ def sniff(path):
         return "keras"
     if head == _HDF5:
         return "h5"
-    what = (
-        "it looks like a pickle, which fastrnn never opens" if head[:1] == b"\x80" else f"its first bytes are {head!r}"
-    )
+    is_pickle = head[:1] == b"\x80"
+    what = "it looks like a pickle, which fastrnn never opens" if is_pickle else f"its first bytes are {head!r}"
     raise ValueError(f"{path} is neither a .keras file (zip) nor HDF5: {what}")
 
 
 def parse(path, text, what):
-    """A JSON object."""
+    """Parse a JSON object."""
     found = foreign.parse_json(f"{path}: {what}", text, MOST_CONFIG)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: {what} is {type(found).__name__}, not an object")
@@ -55,21 +54,21 @@ def parse(path, text, what):
 
 
 class KerasZip:
-    """A .keras file: its config, and its weights as an HDF5 file in memory."""
+    """A .keras file: a zip file with the config, and with the weights as an HDF5 file."""
 
     def __init__(self, path):
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-            raise ValueError(f"{path} is not a whole zip file: {error}") from None
+            raise ValueError(f"{path} is not a complete zip file: {error}") from None
         names = self._zip.namelist()
         for name in names:
             if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name:
-                raise ValueError(f"{path}: member {name!r} points out of the file")
+                raise ValueError(f"{path}: member {name!r} has a path that leads out of the file")
         for name in ("metadata.json", "config.json", "model.weights.h5"):
             if names.count(name) != 1:
-                raise ValueError(f"{path}: {names.count(name)} members are named {name}, 1 must be")
+                raise ValueError(f"{path}: {names.count(name)} members are named {name}, but there must be 1")
 
     def _read(self, name, most):
         info = self._zip.getinfo(name)
@@ -93,7 +92,7 @@ class KerasZip:
         return parse(self.path, self._read(name, MOST_CONFIG), name)
 
     def weights(self, expected):
-        """The HDF5 file inside; expected: bytes of the model's own weights."""
+        """The HDF5 file inside; `expected` is the number of bytes of the model's own weights."""
         most = _TIMES * min(expected, os.path.getsize(self.path)) + _MORE
         return Weights(self.path, io.BytesIO(self._read("model.weights.h5", most)))
 
@@ -102,7 +101,7 @@ class KerasZip:
 
 
 class Weights:
-    """An HDF5 file. Only plain arrays are read, and only in the shape that is asked for."""
+    """An HDF5 file. Only plain arrays are read, and only if they have the expected shape and dtype."""
 
     def __init__(self, path, file=None):
         import h5py
@@ -112,13 +111,13 @@ class Weights:
         try:
             self._file = h5py.File(path if file is None else file, "r")
         except _BROKEN as error:
-            raise ValueError(f"{path}: its HDF5 part is broken or cut short: {error}") from None
+            raise ValueError(f"{path}: its HDF5 part is broken or truncated: {error}") from None
 
     def close(self):
         self._file.close()
 
     def attribute(self, name, group=""):
-        """Text, or a list of texts, of an attribute; None without one."""
+        """The value of an attribute, a str or a list of str; None if there is no such attribute."""
         where = f"{self.path}: attribute {name!r} of {group or '/'}"
         try:
             attributes = (self._node(group) if group else self._file).attrs
@@ -131,15 +130,14 @@ class Weights:
         except _BROKEN as error:
             raise ValueError(f"{where} is broken: {error}") from None
         several = isinstance(value, np.ndarray)
-        texts = [
-            v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in (value.ravel() if several else [value])
-        ]
+        values = value.ravel() if several else [value]
+        texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{where} is {type(value).__name__}, but it must be text")
         return list(map(str, texts)) if several else str(texts[0])
 
     def _node(self, place):
-        """The group or dataset there; every step must be inside this file."""
+        """The group or dataset at this path; links out of the file are not followed."""
         node = self._file
         try:
             for part in place.split("/"):
@@ -148,7 +146,7 @@ class Weights:
                     raise ValueError(f"{self.path}: tensor or group {place} is missing")
                 if not isinstance(link, self._h5py.HardLink):
                     raise ValueError(
-                        f"{self.path}: {place} is a link out of its place ({type(link).__name__}), which is not followed"
+                        f"{self.path}: {place} is a {type(link).__name__} to another place, which is not followed"
                     )
                 node = node[part]
         except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -156,7 +154,7 @@ class Weights:
         return node
 
     def array(self, place, shape, dtype):
-        """The array there, which must have this shape and dtype."""
+        """The array at this path, which must have this shape and dtype."""
         found = self._node(place)
         try:
             self._check(place, found, shape, dtype)
@@ -166,7 +164,7 @@ class Weights:
         except _BROKEN as error:
             raise ValueError(f"{self.path}: {place} is broken: {type(error).__name__}: {error}") from None
         if not np.isfinite(value).all():
-            raise ValueError(f"{self.path}: {place} has numbers that are NaN or infinite")
+            raise ValueError(f"{self.path}: {place} has values that are NaN or infinite")
         return value
 
     def _check(self, place, found, shape, dtype):
@@ -175,22 +173,23 @@ class Weights:
         if found.shape != tuple(shape):
             turned = ": it is transposed" if found.shape == tuple(shape)[::-1] else ""
             raise ValueError(
-                f"{self.path}: {place} has shape {found.shape}, but the settings ask for {tuple(shape)}{turned}"
+                f"{self.path}: {place} has shape {found.shape}, but the config needs {tuple(shape)}{turned}"
             )
         if found.dtype != dtype:
-            raise ValueError(f"{self.path}: {place} is {found.dtype}, but the settings ask for {np.dtype(dtype)}")
+            raise ValueError(f"{self.path}: {place} is {found.dtype}, but the config needs {np.dtype(dtype)}")
         properties = found.id.get_create_plist()
         if found.is_virtual or properties.get_external_count() or properties.get_nfilters():
             raise ValueError(
-                f"{self.path}: {place} is compressed, virtual or kept in another file; Keras writes plain arrays"
+                f"{self.path}: {place} is compressed, virtual or stored in another file; Keras writes plain arrays"
             )
-        if found.id.get_storage_size() != found.nbytes or found.nbytes > self.size:
+        stored = found.id.get_storage_size()
+        if stored != found.nbytes or found.nbytes > self.size:
             raise ValueError(
-                f"{self.path}: {place} claims {found.nbytes} bytes, but {min(found.id.get_storage_size(), self.size)} are there"
+                f"{self.path}: {place} claims {found.nbytes} bytes, but there are {min(stored, self.size)}"
             )
 
     def places(self, root):
-        """Names of all arrays below a group."""
+        """The paths of all arrays below a group."""
         found, open_groups = [], [root]
         while open_groups:
             place = open_groups.pop()

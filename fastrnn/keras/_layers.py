@@ -1,8 +1,9 @@
-"""SimpleRNN, GRU, LSTM and RNN of Keras, with the time loop run by fastrnn."""
+"""Keras' SimpleRNN, GRU, LSTM and RNN, with the time loop run by fastrnn."""
 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ def _cells(layer):
 
 
 def _settings(cell, go_backwards):
-    """What `_convert.options` reads, of a live cell; an activation that is no function of Keras is refused there."""
+    """The settings of a cell that `_convert.options` reads; it raises for an activation that is not one of Keras'."""
     found = {"use_bias": cell.use_bias, "go_backwards": go_backwards}
     for name in ("activation", "recurrent_activation"):
         if hasattr(cell, name):
@@ -30,48 +31,47 @@ def _settings(cell, go_backwards):
     return found
 
 
-def _refuse(layer, use_cudnn=None):
-    """Say what cannot be run, when the layer is made."""
+def _check_layer(layer, use_cudnn=None):
+    """Raise for options that cannot be run, when the layer is made."""
     name = type(layer).__name__
     if use_cudnn is True:
         raise NotImplementedError(f"{name}: use_cudnn=True is not supported: fastrnn runs on the CPU")
     for part in (layer, *_cells(layer)):
         if part is not layer and type(part) not in _KINDS:
             raise NotImplementedError(
-                f"{name}: a cell of {type(part).__name__} is not supported: only SimpleRNNCell, GRUCell and LSTMCell of Keras are"
+                f"{name}: a cell of class {type(part).__name__} is not supported: only SimpleRNNCell, GRUCell and "
+                "LSTMCell of Keras are"
             )
         if part.compute_dtype not in ("float32", "float64") or part.variable_dtype != part.compute_dtype:
             raise NotImplementedError(
-                f"{name}: variables in {part.variable_dtype} and steps in {part.compute_dtype} are not supported: use dtype='float32' or 'float64'"
+                f"{name}: variables in {part.variable_dtype} and steps in {part.compute_dtype} are not supported: use "
+                "dtype='float32' or 'float64'"
             )
         if part.compute_dtype != layer.compute_dtype:
             raise NotImplementedError(
-                f"{name}: cells in {part.compute_dtype} of a layer in {layer.compute_dtype} are not supported: give both one dtype"
+                f"{name}: cells in {part.compute_dtype} of a layer in {layer.compute_dtype} are not supported: give "
+                "both the same dtype"
             )
     for cell in _cells(layer):
         _convert.options(_KINDS[type(cell)], _settings(cell, layer.go_backwards))
 
 
 class _Engine:
-    """The fastrnn layers of a Keras layer's cells, with the weights of the last call."""
+    """The fastrnn layers for the cells of a Keras layer, with the weights of the last call."""
 
     def __init__(self):
         self._made = {}
 
     def loaded(self, place, kind, settings, arrays):
-        """The fastrnn layer of a cell with these weights. One whose gradients may still be asked for is never changed: a copy is."""
+        """The fastrnn layer of a cell with these weights.
+
+        New weights go into a copy, because the gradients of an earlier call may still be computed with the old ones.
+        """
         kept, net = self._made.get(place, (None, None))
-        if kept is None or any(
-            a.dtype != b.dtype or not np.array_equal(a, b) for a, b in zip(kept, arrays, strict=True)
-        ):
+        if kept is None or not all(map(_is_same, kept, arrays)):
             if net is None or net.dtype != arrays[0].dtype:
-                net = _convert.make(
-                    kind,
-                    arrays[0].shape[0],
-                    arrays[1].shape[0],
-                    _convert.options(kind, settings),
-                    dtype=str(arrays[0].dtype),
-                )
+                sizes, options = (arrays[0].shape[0], arrays[1].shape[0]), _convert.options(kind, settings)
+                net = _convert.make(kind, *sizes, options, dtype=str(arrays[0].dtype))
             else:
                 net = net.copy()
             net.load_state_dict(_convert.to_params(kind, arrays))
@@ -82,12 +82,16 @@ class _Engine:
         return _Engine()
 
 
+def _is_same(a, b):
+    return a.dtype == b.dtype and np.array_equal(a, b)
+
+
 def _numpy(value):
-    """A tensor of the backend, outside compiled functions, as an array."""
+    """A tensor of the backend as an array; not inside compiled functions."""
     if _BACKEND == "torch":
         if value.device.type != "cpu":
             raise NotImplementedError(
-                f"fastrnn's layers run on the CPU, but a tensor is on {value.device}: set keras.config or the device to cpu"
+                f"fastrnn's layers run on the CPU, but a tensor is on {value.device}: use the device 'cpu'"
             )
         return np.ascontiguousarray(value.detach().numpy())
     return np.ascontiguousarray(value)
@@ -99,17 +103,18 @@ def _weights(cell):
 
 
 def _state(kind, state):
-    """Keras' list of states, each (B, H), as fastrnn's."""
+    """Convert Keras' list of states, each (B, H), to fastrnn's state."""
     h = [np.ascontiguousarray(s)[None] for s in state]
     return tuple(h) if kind == "LSTM" else h[0]
 
 
 def _unstate(state):
+    """Convert fastrnn's state to Keras' list of states."""
     return [np.ascontiguousarray(s[0]) for s in (state if isinstance(state, tuple) else (state,))]
 
 
 def _run_torch(find, kind, two_biases, x, state, weights, mask):
-    """Through torch's autograd."""
+    """Run a cell through torch's autograd."""
     import torch
 
     class Run(torch.autograd.Function):
@@ -132,14 +137,17 @@ def _run_torch(find, kind, two_biases, x, state, weights, mask):
 
 
 def _run_values(find, kind, state_count, x, *rest):
-    """Of arrays: (y, *state_n) as arrays. rest: the states, the weights, and a mask (B, T) or an empty array."""
+    """Run a cell on arrays: (y, *state_n).
+
+    rest : the states, the weights, and a mask (B, T) or an empty array
+    """
     x, *rest, mask = (np.ascontiguousarray(a) for a in (x, *rest))
     y, state_n = find(rest[state_count:])(x, _state(kind, rest[:state_count]), mask=mask if mask.size else None)
     return (np.ascontiguousarray(y), *_unstate(state_n))
 
 
 def _run_jax(run, units, x, arguments, state_count):
-    """Of values as they are, of tracers by a callback; a gradient is refused."""
+    """Run a cell on jax arrays, or on tracers by a callback, without gradients."""
     import jax
 
     if not any(isinstance(a, jax.core.Tracer) for a in (x, *arguments)):
@@ -152,7 +160,7 @@ def _run_jax(run, units, x, arguments, state_count):
 
     def refuse(*arrays):
         raise NotImplementedError(
-            "fastrnn.keras trains on Keras' torch backend only: set KERAS_BACKEND=torch; on jax it is for inference"
+            "fastrnn.keras trains on Keras' torch backend only, and jax is for inference: set KERAS_BACKEND=torch"
         )
 
     call.defvjp(refuse, refuse)
@@ -160,7 +168,7 @@ def _run_jax(run, units, x, arguments, state_count):
 
 
 def _run_cell(layer, place, cell, x, state, mask):
-    """One cell over all steps: y in the steps' own order, and its final states."""
+    """Run one cell over all steps: y in the steps' own order, and the final states."""
     kind, settings = _KINDS[type(cell)], _settings(cell, layer.go_backwards)
     weights = _weights(cell)
 
@@ -190,7 +198,7 @@ def _run_cell(layer, place, cell, x, state, mask):
 
 
 def _run(layer, x, initial_state, mask, training):
-    """All cells, one after the other."""
+    """Run all cells, one after the other: y and the final states."""
     ops, new_states, cells = keras.ops, [], _cells(layer)
     mask = None if mask is None else ops.reshape(ops.cast(mask, "bool"), x.shape[:2])
     stacked = isinstance(layer.cell, keras.layers.StackedRNNCells)
@@ -198,12 +206,14 @@ def _run(layer, x, initial_state, mask, training):
         state = list(state) if isinstance(state, (list, tuple)) else [state]
         if training and cell.recurrent_dropout:
             raise NotImplementedError(
-                f"{layer.name}: recurrent_dropout={cell.recurrent_dropout} is not supported in training: use 0, or dropout="
+                f"{layer.name}: recurrent_dropout={cell.recurrent_dropout} is not supported in training: use 0, or "
+                "dropout="
             )
         if training and cell.dropout:
             if getattr(cell, "implementation", 2) == 1:
                 raise NotImplementedError(
-                    f"{layer.name}: dropout={cell.dropout} with implementation=1, a mask for each gate, is not supported: use implementation=2"
+                    f"{layer.name}: dropout={cell.dropout} with implementation=1, a mask for each gate, is not "
+                    "supported: use implementation=2"
                 )
             x = x * ops.expand_dims(cell.get_dropout_mask(x[:, 0, :]), 1)
         x, *state_n = _run_cell(layer, place, cell, x, state, mask)
@@ -214,15 +224,38 @@ def _run(layer, x, initial_state, mask, training):
 
 
 if _BACKEND == "torch":
-    # Dynamo leaves the compiled graph here, and goes on after it.
+    # Dynamo leaves the compiled graph for this call.
     _run = importlib.import_module("torch").compiler.disable(_run)
 
 
 class _Fast:
-    """What the layers share: Keras' layer with its loop replaced."""
+    """What the layers share: the time loop, in place of Keras' own."""
 
-    def inner_loop(self, sequences, initial_state, mask, training=False):
-        """Keras' hook: (last output, outputs in the order they were computed, final states)."""
+    def inner_loop(
+        self, sequences: Any, initial_state: Any, mask: Any, training: bool = False
+    ) -> tuple[Any, Any, list[Any]]:
+        """Run the time loop. Keras calls this method; tensors are those of its backend.
+
+        Parameters
+        ----------
+        sequences : tensor, shape (B, T, features)
+            The input.
+        initial_state : list of tensors, each (B, units)
+            The state before the first step.
+        mask : tensor, shape (B, T), or None
+            Steps where it is False are skipped: the state stays and the output repeats the last one.
+        training : bool, default False
+            Whether dropout is active.
+
+        Returns
+        -------
+        last_output : tensor, shape (B, units)
+            The output of the step that was computed last.
+        outputs : tensor, shape (B, T, units), or (B, 1, units) without return_sequences
+            The outputs in the order in which they were computed.
+        states : list of tensors
+            The state after the last step.
+        """
         ops = keras.ops
         state = list(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
         mask = mask[0] if isinstance(mask, (list, tuple)) else mask
@@ -234,7 +267,14 @@ class _Fast:
 
 @keras.saving.register_keras_serializable("fastrnn")
 class SimpleRNN(_Fast, keras.layers.SimpleRNN):
-    """keras.layers.SimpleRNN, its arguments, weights and configuration, run by fastrnn. See `LSTM`.
+    """Replacement for keras.layers.SimpleRNN, run by fastrnn: same arguments, weights and config. See also `LSTM`.
+
+    Parameters
+    ----------
+    units : int
+        Number of hidden units.
+    **options : dict
+        The other arguments of keras.layers.SimpleRNN.
 
     Examples
     --------
@@ -243,23 +283,32 @@ class SimpleRNN(_Fast, keras.layers.SimpleRNN):
     (2, 5, 4)
     """
 
-    def __init__(self, units, **options):
+    def __init__(self, units: int, **options: Any) -> None:
         super().__init__(units, **options)
         self._engine = _Engine()
-        _refuse(self)
+        _check_layer(self)
 
 
 class _Gated(_Fast):
-    def __init__(self, units, *, use_cudnn=None, **options):
-        # Not "auto": Bidirectional would run Keras' own loop.
+    def __init__(self, units: int, *, use_cudnn: bool | str | None = None, **options: Any) -> None:
+        # with "auto", Bidirectional would run Keras' own loop
         super().__init__(units, use_cudnn=False, **options)
         self._engine = _Engine()
-        _refuse(self, use_cudnn)
+        _check_layer(self, use_cudnn)
 
 
 @keras.saving.register_keras_serializable("fastrnn")
 class GRU(_Gated, keras.layers.GRU):
-    """keras.layers.GRU, its arguments, weights and configuration, run by fastrnn. See `LSTM`.
+    """Replacement for keras.layers.GRU, run by fastrnn: same arguments, weights and config. See also `LSTM`.
+
+    Parameters
+    ----------
+    units : int
+        Number of hidden units.
+    use_cudnn : bool or "auto", optional
+        Accepted as in Keras and ignored, but True is an error.
+    **options : dict
+        The other arguments of keras.layers.GRU.
 
     Examples
     --------
@@ -271,13 +320,24 @@ class GRU(_Gated, keras.layers.GRU):
 
 @keras.saving.register_keras_serializable("fastrnn")
 class LSTM(_Gated, keras.layers.LSTM):
-    """keras.layers.LSTM, its arguments, weights and configuration, run by fastrnn.
+    """Replacement for keras.layers.LSTM, run by fastrnn: same arguments, weights and config.
 
-    Trains on Keras' torch backend. On jax (also inside jit, by a callback) and numpy it is for inference.
+    It trains on Keras' torch backend. On jax (also inside jit, by a callback) and numpy it is for inference only.
+
+    Parameters
+    ----------
+    units : int
+        Number of hidden units.
+    use_cudnn : bool or "auto", optional
+        Accepted as in Keras and ignored, but True is an error.
+    **options : dict
+        The other arguments of keras.layers.LSTM.
 
     Raises
     ------
-    NotImplementedError  use_cudnn=True, mixed precision, an activation the engine does not have, or recurrent_dropout in training.
+    NotImplementedError
+        For use_cudnn=True, mixed precision, an activation that the engine does not have, or recurrent_dropout in
+        training.
 
     Examples
     --------
@@ -290,7 +350,14 @@ class LSTM(_Gated, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable("fastrnn")
 class RNN(_Fast, keras.layers.RNN):
-    """keras.layers.RNN of a SimpleRNNCell, GRUCell or LSTMCell of Keras, of a list of them, or of StackedRNNCells, run by fastrnn.
+    """Replacement for keras.layers.RNN, run by fastrnn: same arguments, weights and config. See also `LSTM`.
+
+    Parameters
+    ----------
+    cell : keras.layers.Layer or list of them
+        A SimpleRNNCell, GRUCell or LSTMCell of Keras, a list of them, or StackedRNNCells.
+    **options : dict
+        The other arguments of keras.layers.RNN.
 
     Examples
     --------
@@ -299,7 +366,7 @@ class RNN(_Fast, keras.layers.RNN):
     (2, 6)
     """
 
-    def __init__(self, cell, **options):
+    def __init__(self, cell: Any, **options: Any) -> None:
         super().__init__(cell, **options)
         self._engine = _Engine()
-        _refuse(self)
+        _check_layer(self)

@@ -1,51 +1,68 @@
-"""Keras' models, from files or live, as fastrnn layers, compared with a reference before they are given."""
+"""Load Keras' models, from files or from memory, as fastrnn layers, and compare them with a reference."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import fastrnn
 from fastrnn._files import foreign
 from fastrnn.keras import _convert, _files, _model, _reference, _trial
+from fastrnn.layers.feedforward import Embedding, Linear
 from fastrnn.layers.network import FUNCTIONS, Network
 
+if TYPE_CHECKING:
+    import keras
 
-def load(source, config=None, *, verify=True):
-    """A Keras model as a Network, which gives what the model's ``predict`` gives. Keras is not needed for a file, h5py is.
+
+def load(
+    source: str | os.PathLike | keras.layers.Layer, config: str | Mapping[str, Any] | keras.Model | None = None, *,
+    verify: bool = True,
+) -> Network:  # fmt: skip
+    """Convert a Keras model to a Network whose outputs are those of the model's ``predict``.
 
     Parameters
     ----------
-    source : path of a ``.keras`` file (Keras 3), of a whole model in ``.h5`` (Keras 2 or 3) or of a ``.weights.h5``; or a live Keras
-        model or layer that is built. What the file is is told by its content.
-    config : for a ``.weights.h5``, which has no settings: the model's ``to_json()`` as text or as an object, or a live model
-    verify : compare every recurrent layer alone, on random input with masked steps, with a float64 reference; and the
-        outputs of a live model, without a mask and with one, with the network's. Of a file, the other layers and their
-        order are not compared with anything
+    source : path, keras.Model or keras.layers.Layer
+        The path of a ``.keras`` file (Keras 3), of a whole model in ``.h5`` (Keras 2 or 3) or of a ``.weights.h5``
+        file; or a model or layer in memory that is built. The format of a file is detected from its content. A file
+        needs h5py, but not Keras.
+    config : str, dict or keras.Model, optional
+        Only for a ``.weights.h5`` file, which has no config: the model's ``to_json()`` as text or parsed, or the model.
+    verify : bool, default True
+        Whether to compare every recurrent layer with a float64 reference, on random input with masked steps. For a
+        model in memory, the outputs of the whole model are compared too, with and without a mask. For a file, the
+        other layers and their order are not compared with anything.
 
     Returns
     -------
-    Network : batch first; its layers have the names that they have in the model. What Keras' settings do around them are steps of it:
-        ``"last"`` where return_sequences is False, ``("mask", value)``, ``("merge", mode)``, the activation of a Dense, …
-        A call starts from zeros where it is given no state, for ``stateful=True`` too.
+    Network
+        A network with `batch_first`. Its layers have the names that they have in the model. What Keras' settings do
+        around them are steps of it: ``"last"`` for return_sequences=False, ``("mask", value)``, ``("merge", mode)``,
+        the activation of a Dense, … Without a given state, a call starts from zeros, also for ``stateful=True``.
 
     Raises
     ------
-    ValueError           the file is broken, a tensor is missing, too many or of another shape, or outputs differ; the message names it.
-    NotImplementedError  a layer or setting that fastrnn does not have, by name; a functional model that is no chain.
+    ValueError
+        If the file is broken, a tensor is missing, left over or of another shape, or outputs differ. The message names
+        it.
+    NotImplementedError
+        If fastrnn does not have a layer or a setting, or a functional model is not a chain. The message names it.
 
     Notes
     -----
-    No code of the file is run and nothing is unpickled: a Lambda layer is refused by name. Sizes are checked before memory is taken.
-    A file is read in a process of its own first, with limits of time and memory, as HDF5's library fails badly on some broken ones.
+    No code in the file is run and nothing is unpickled: a Lambda layer is refused by name. Sizes are checked before
+    memory is allocated. A file is first read in another process with limits of time and memory, because HDF5's library
+    crashes or does not finish on some broken files.
     """
     if not isinstance(source, (str, os.PathLike)):
-        return _live(source, verify)
+        from fastrnn.keras import _live  # it imports Keras
+
+        return _live.load(source, verify)
     path = os.fspath(source)
     with foreign.reading(path):
         _files.sniff(path)
@@ -55,7 +72,7 @@ def load(source, config=None, *, verify=True):
 
 
 def read(path, config, *, verify):
-    """`load` of a file that is not feared."""
+    """`load` of a file, without the trial in another process."""
     with foreign.reading(path):
         return _read(path, config, verify)
 
@@ -68,9 +85,10 @@ def _read(path, config, verify):
             version = archive.json("metadata.json").get("keras_version")
             if _keras_2(path, version):
                 raise NotImplementedError(
-                    f"{path} was written by Keras {version}, whose .keras files are laid out otherwise: save it as .h5, or by Keras 3"
+                    f"{path} was written by Keras {version}, whose .keras files have another layout: save it as .h5, "
+                    "or with Keras 3"
                 )
-            parts = _parts(path, archive.json("config.json"), False)
+            parts = parts_of(path, archive.json("config.json"), False)
             weights = archive.weights(_bytes(parts))
         finally:
             archive.close()
@@ -79,33 +97,35 @@ def _read(path, config, verify):
     text = weights.attribute("model_config")
     if isinstance(text, list):
         weights.close()
-        raise ValueError(f"{path}: its model_config is a list of {len(text)} texts, not one")
+        raise ValueError(f"{path}: its model_config is a list of {len(text)} strings, not a string")
     if text is None:
         if config is None:
             weights.close()
             raise ValueError(
-                f"{path} has weights and no settings (a .weights.h5): give config=model.to_json(), or --config FILE to the command"
+                f"{path} has weights but no config (a .weights.h5): give config=model.to_json(), or --config FILE to "
+                "the command"
             )
-        return _finish(path, _parts(path, config, False), False, weights, _arrays_3, verify)
+        return _finish(path, parts_of(path, config, False), False, weights, _arrays_3, verify)
     if config is not None:
         weights.close()
         _refuse_config(path, config)
     keras_2 = _keras_2(path, weights.attribute("keras_version"))
     return _finish(
-        path, _parts(path, _files.parse(path, text, "model_config"), keras_2), keras_2, weights, _arrays_h5, verify
+        path, parts_of(path, _files.parse(path, text, "model_config"), keras_2), keras_2, weights, _arrays_h5, verify
     )
 
 
 def _refuse_config(path, config):
     if config is not None:
-        raise ValueError(f"{path} has settings of its own, and the config that was given would not count: leave it out")
+        raise ValueError(f"{path} has a config of its own, so the given config would be ignored: leave it out")
 
 
 def _keras_2(path, version):
     major = str(version).split(".")[0]
     if not re.fullmatch("[0-9]{1,4}", major):
         raise ValueError(
-            f"{path}: keras_version is {repr(version)[:80]}: whether its hard_sigmoid has slope 0.2 or 1/6 cannot be told"
+            f"{path}: keras_version is {repr(version)[:80]}, which does not tell whether its hard_sigmoid has slope "
+            "0.2 or 1/6"
         )
     return int(major) < 3
 
@@ -116,7 +136,7 @@ def _config_of(path, config):
     return _files.parse(path, config, "config") if isinstance(config, str) else json.loads(json.dumps(config))
 
 
-def _parts(path, config, keras_2):
+def parts_of(path, config, keras_2):
     try:
         return _model.parts(config, keras_2)
     except NotImplementedError as error:
@@ -137,16 +157,16 @@ def _finish(path, parts, keras_2, weights, read, verify):
     try:
         if _bytes(parts) > weights.size:
             raise ValueError(
-                f"{path}: the settings ask for {_bytes(parts)} bytes of weights, but its HDF5 part has {weights.size}"
+                f"{path}: the config needs {_bytes(parts)} bytes of weights, but the HDF5 part has {weights.size}"
             )
         arrays = read(weights, parts)
     finally:
         weights.close()
-    return _build(path, parts, arrays, keras_2, verify)
+    return build(path, parts, arrays, keras_2, verify)
 
 
 def _arrays_3(weights, parts):
-    """From Keras 3's weights: groups named after classes, with a number from the second on."""
+    """Read the arrays from Keras 3's weights: groups are named after classes, with a number from the second on."""
     used, found, expected = {}, [], set()
     for part in parts:
         kind = _model.snake("Bidirectional" if part.bidirectional else part.kind)
@@ -164,13 +184,13 @@ def _arrays_3(weights, parts):
     )
     if extra:
         raise ValueError(
-            f"{weights.path}: {len(extra)} tensors belong to no layer of the settings: {', '.join(extra[:5])}"
+            f"{weights.path}: {len(extra)} tensors belong to no layer of the config: {', '.join(extra[:5])}"
         )
     return found
 
 
 def _arrays_h5(weights, parts):
-    """From a whole model in HDF5: each layer lists its weights."""
+    """Read the arrays from a whole model in HDF5, where each layer lists its weights."""
     found = []
     for part in parts:
         group = f"model_weights/{part.name}"
@@ -179,7 +199,7 @@ def _arrays_h5(weights, parts):
         given = [name.split("/")[-1].split(":")[0] for name in names]
         if given != wanted:
             raise ValueError(
-                f"{weights.path}: layer {part.name!r} lists the tensors {given}, but the settings ask for {wanted}"
+                f"{weights.path}: layer {part.name!r} lists the tensors {given}, but the config needs {wanted}"
             )
         found.append(
             [weights.array(f"{group}/{name}", shape, part.dtype) for name, (_, shape) in zip(names, part.shapes)]
@@ -191,19 +211,19 @@ def _arrays_h5(weights, parts):
         if name not in known and _listed(weights, "weight_names", f"model_weights/{name}")
     ]
     if extra:
-        raise ValueError(f"{weights.path}: layers with weights that are not in the settings: {', '.join(extra[:5])}")
+        raise ValueError(f"{weights.path}: layers with weights that are not in the config: {', '.join(extra[:5])}")
     return found
 
 
 def _listed(weights, name, group):
-    """The texts of an attribute that is a list."""
+    """The strings of an attribute that is a list."""
     found = weights.attribute(name, group)
     if isinstance(found, str):
-        raise ValueError(f"{weights.path}: attribute {name!r} of {group} is one text, but it must be a list of them")
+        raise ValueError(f"{weights.path}: attribute {name!r} of {group} is a single string, but it must be a list")
     return found or []
 
 
-def _build(path, parts, arrays, keras_2, verify):
+def build(path, parts, arrays, keras_2, verify):
     steps = {}
     for part, given in zip(parts, arrays, strict=True):
         layer = _layer(part, given, keras_2)
@@ -224,7 +244,7 @@ def _build(path, parts, arrays, keras_2, verify):
 
 
 def _around(part, keras_2):
-    """The functions (before, after) a layer that make of it what its settings say, with a mask and without one."""
+    """The steps (before, after) a layer that its settings require, with and without a mask."""
     name, config = part.name, part.config
     if part.kind == "Masking":
         value = config.get("mask_value", 0.0)
@@ -232,11 +252,8 @@ def _around(part, keras_2):
     if part.kind == "Embedding":
         return ({f"{name}.mask": ("mask", 0)} if config.get("mask_zero") else {}), {}
     if part.kind == "Dense":
-        function = (
-            config.get("activation")
-            if config.get("activation") == "softmax"
-            else _convert.activation(config.get("activation"), keras_2)
-        )
+        function = config.get("activation")
+        function = function if function == "softmax" else _convert.activation(function, keras_2)
         if function == "linear":
             return {}, {}
         if function != "softmax" and (function if isinstance(function, str) else function[0]) not in FUNCTIONS:
@@ -261,10 +278,10 @@ def _layer(part, arrays, keras_2):
     if part.kind == "Masking":
         return None
     if part.kind == "Embedding":
-        layer = fastrnn.Embedding(*arrays[0].shape, dtype=part.dtype)
+        layer = Embedding(*arrays[0].shape, dtype=part.dtype)
         params = {"weight": arrays[0]}
     elif part.kind == "Dense":
-        layer = fastrnn.Linear(*arrays[0].shape, bias=len(arrays) > 1, dtype=part.dtype)
+        layer = Linear(*arrays[0].shape, bias=len(arrays) > 1, dtype=part.dtype)
         params = {"weight": np.ascontiguousarray(arrays[0].T)} | ({"bias": arrays[1]} if len(arrays) > 1 else {})
     else:
         found = _convert.options(part.kind, part.config, keras_2)
@@ -279,7 +296,7 @@ def _layer(part, arrays, keras_2):
 
 
 def _verify(path, part, layer, arrays, keras_2):
-    """Compare a layer with the reference on Keras' own arrays, left padding and holes too."""
+    """Compare a layer with the reference on Keras' own arrays, also with left padding and holes in the mask."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 6, layer.input_size)).astype(part.dtype)
     mask = np.array([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 1], [1, 0, 1, 0, 0, 0]], bool)
@@ -288,106 +305,14 @@ def _verify(path, part, layer, arrays, keras_2):
     want = [_reference.run(part.kind, part.config, arrays[:n], x, mask, keras_2)]
     if part.bidirectional:
         want.append(_reference.run(part.kind, part.config | {"go_backwards": True}, arrays[n:], x, mask, keras_2))
-    _compare(path, part.name, got, np.concatenate(want, axis=-1))
+    compare(path, part.name, got, np.concatenate(want, axis=-1))
 
 
-def _compare(path, name, got, want, tolerance=None):
+def compare(path, name, got, want, tolerance=None):
     tolerance = tolerance or (1e-4 if got.dtype == np.float32 else 1e-9)
     worst = np.abs(got - want).max(initial=0.0) / max(1.0, np.abs(want).max(initial=0.0))
     if not worst <= tolerance:
         raise ValueError(
-            f"{path}: outputs of {name!r} differ from the source's by {worst:.2g} of their size, at most {tolerance:g} is allowed"
+            f"{path}: outputs of {name!r} differ from the source's by {worst:.2g} of their magnitude; at most "
+            f"{tolerance:g} is allowed"
         )
-
-
-def _live(source, verify):
-    """From a Keras model, or one layer of it, that is built."""
-    import keras
-
-    if not isinstance(source, keras.layers.Layer):
-        raise TypeError(f"source is {type(source).__name__}: give a path, or a Keras model or layer")
-    if not source.built:
-        raise ValueError(f"{source.name!r} has no weights yet: build it or call it once")
-    model = isinstance(source, keras.Model)
-    if model:
-        config = json.loads(source.to_json())
-    else:
-        entry = keras.saving.serialize_keras_object(source)
-        config = {"class_name": "Sequential", "config": {"layers": [json.loads(json.dumps(entry))]}}
-    parts = _parts(source.name, config, False)
-    layers = {layer.name: layer for layer in (source.layers if model else [source])}
-    arrays = []
-    for part in parts:
-        given = [
-            keras.ops.convert_to_numpy(w.value) for w in layers[part.name].weights if w.path.split("/")[-1] in _NAMES
-        ]
-        if [a.shape for a in given] != [shape for _, shape in part.shapes]:
-            raise ValueError(
-                f"{part.name!r} has weights of shapes {[a.shape for a in given]}, but its settings ask for {[s for _, s in part.shapes]}"
-            )
-        arrays.append(given)
-    net = _build(source.name, parts, arrays, False, verify)
-    if verify:
-        _compare_live(source, parts, net)
-    return net
-
-
-_NAMES = {"kernel", "recurrent_kernel", "bias", "embeddings"}
-
-
-def _compare_live(source, parts, net):
-    """Compare with the live model on random input, with a mask too where the model takes one from its caller."""
-    import keras
-
-    # also in float64, as Keras multiplies that in float32 on torch; the reference is exact
-    tolerance, probe = 1e-4, _probe(parts)
-    _compare(source.name, source.name, net(probe)[0], _outputs(source, probe), tolerance)
-    takes_mask = isinstance(source, (keras.Model, keras.layers.RNN, keras.layers.Bidirectional))
-    if takes_mask and not any(part.kind in ("Embedding", "Masking") for part in parts):  # those make masks of their own
-        mask = np.random.default_rng(1).random(probe.shape[:2]) < 0.6
-        want = _outputs(source, probe, mask=keras.ops.convert_to_tensor(mask))
-        _compare(source.name, f"{source.name} with a mask", net(probe, mask=mask)[0], want, tolerance)
-
-
-def _outputs(source, x, **mask):
-    """What a live model gives from zero states."""
-    import keras
-
-    with _from_zeros(source), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that a Sequential takes no masks, which its layers do
-        return keras.ops.convert_to_numpy(source(x, **mask))
-
-
-@contextlib.contextmanager
-def _from_zeros(source):
-    """The states of stateful layers are zeros inside, and what they were afterwards."""
-    import keras
-
-    layers = [layer for layer in source._flatten_layers() if isinstance(layer, keras.layers.RNN) and layer.stateful]
-    states = [state for layer in layers for state in keras.tree.flatten(layer.states)]
-    kept = [keras.ops.convert_to_numpy(state.value).copy() for state in states]
-    try:
-        for layer in layers:
-            layer.reset_state()
-        yield
-    finally:
-        for state, value in zip(states, kept):
-            state.assign(value)
-
-
-def _probe(parts):
-    """Ids, or random numbers, that the first layer takes, of the sizes that the model fixes.
-
-    Some of its steps are masked by the model's own mask.
-    """
-    rng = np.random.default_rng(0)
-    first = next(part for part in parts if part.shapes)
-    shape = [fixed or size for fixed, size in zip(first.sizes, (3, 5))]
-    if first.kind == "Embedding":
-        probe = rng.integers(0, first.shapes[0][1][0], shape)
-        probe[:, 1::3] = 0
-        return probe
-    probe = rng.standard_normal((*shape, first.shapes[0][1][0])).astype(first.dtype)
-    if parts[0].kind == "Masking":
-        probe[:, 1::3] = parts[0].config.get("mask_value", 0.0)
-    return probe

@@ -1,4 +1,4 @@
-"""Keras' config of a chain of layers as a list of what is needed of each: settings, and names and shapes of its arrays. Knows no files."""
+"""Read Keras' config of a chain of layers: the settings of each layer, and the names and shapes of its arrays."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from fastrnn.keras import _convert, _schema
 from fastrnn.keras._schema import MOST
 
-_PASSED = {
+_IDENTITIES = {
     "Dropout",
     "SpatialDropout1D",
     "GaussianNoise",
     "GaussianDropout",
     "AlphaDropout",
     "ActivityRegularization",
-}  # nothing at inference
-_KNOWN = {"InputLayer", "Embedding", "Masking", "Bidirectional", "Dense", *_PASSED, *_convert.RECURRENT}
+}  # without effect on inference
+_KNOWN = {"InputLayer", "Embedding", "Masking", "Bidirectional", "Dense", *_IDENTITIES, *_convert.RECURRENT}
 _PACKAGES = (None, "", "keras", "keras.layers", "fastrnn", "fastrnn.keras._layers")
 
 
@@ -25,12 +25,12 @@ class Part:
     """One layer of a Keras model."""
 
     name: str
-    kind: str  # the class in Keras; of what is inside, for a Bidirectional
+    kind: str  # the class in Keras; for a Bidirectional, that of the layer inside
     config: dict
     bidirectional: bool = False
     merge_mode: str | None = "concat"
-    features: int | None = None  # of its output
-    sizes: tuple = (None, None)  # of batch and time, where the model fixes them
+    features: int | None = None  # number of features of its output
+    sizes: tuple = (None, None)  # of batch and time, if the model fixes them
     dtype: str = "float32"
     shapes: list = field(default_factory=list)  # (name, shape) of its arrays, in Keras' order
 
@@ -54,11 +54,12 @@ def _dtype(name, config):
 
 
 def _entries(config):
-    """(class_name, name, config, build_config) of each layer of a chain, in order; anything but a chain is refused."""
+    """(class_name, name, config, build_config) of each layer, in order; raises if the model is not a chain."""
     kind, inside = config.get("class_name"), config.get("config")
     if kind not in ("Sequential", "Functional", "Model"):
         raise NotImplementedError(
-            f"a model of class {_schema.shown(kind)} is not supported: Sequential and Functional models that are one chain are"
+            f"a model of class {_schema.shown(kind)} is not supported: only Sequential and Functional models that are "
+            "one chain are"
         )
     layers = inside.get("layers") if isinstance(inside, dict) else inside
     if not isinstance(layers, list):
@@ -71,14 +72,16 @@ def _entries(config):
         if entry.get("class_name") not in _KNOWN or entry.get("module") not in _PACKAGES:
             where = f" of {entry['module']}" if entry.get("module") not in _PACKAGES else ""
             raise NotImplementedError(
-                f"layer {name!r}: {entry.get('class_name')}{where} is not supported: {', '.join(sorted(_KNOWN))} are"
+                f"layer {name!r}: {entry.get('class_name')}{where} is not supported: only {', '.join(sorted(_KNOWN))} "
+                "are"
             )
         if kind != "Sequential":
             nodes = entry.get("inbound_nodes") or []
             sources = _sources(nodes)
             if len(nodes) > 1 or sources != ([] if before is None else [before]):
                 raise NotImplementedError(
-                    f"layer {name!r} takes {sources}, {len(nodes)} times, and {before!r} is before it: only a chain is supported"
+                    f"layer {name!r} takes {sources}, {len(nodes)} times, and {before!r} is before it: only a chain "
+                    "is supported"
                 )
             _check_call(name, nodes)
             before = entry.get("name") or name
@@ -90,7 +93,7 @@ def _entries(config):
 
 
 def _check_ends(inside, names):
-    """Refuse a functional model with other inputs and outputs than its first and its last layer."""
+    """Raise if the input and output of a functional model are not its first and its last layer."""
     for key, what, wanted in (("input_layers", "takes", names[:1]), ("output_layers", "gives", names[-1:])):
         found = _sources(inside.get(key))
         if len(found) != 1:
@@ -100,28 +103,27 @@ def _check_ends(inside, names):
             )
         if found != wanted:
             raise NotImplementedError(
-                f"the model {what} {found[0]!r}, but {wanted} is the end of its chain of layers: only a whole chain "
-                "is supported"
+                f"the model {what} {found[0]!r}, but the end of its chain of layers is {wanted}: only a whole chain is "
+                "supported"
             )
 
 
 def _check_call(name, nodes):
-    """Refuse what a functional model hands to a layer beside its input: it would be left out."""
+    """Raise if a functional model passes more than the input to a layer: it would be ignored."""
     for key, value in _call_options(nodes):
         if key == "training" and value:
             raise NotImplementedError(
-                f"layer {name!r} is called with training=True, so that its dropout is active in predict: call it "
-                "without"
+                f"layer {name!r} is called with training=True, so its dropout is active in predict: call it without"
             )
         if key != "training" and value is not None:
             raise NotImplementedError(
-                f"layer {name!r} is called with {key}={_schema.shown(value)}: only a chain is supported, in which a layer is "
-                "given its input alone"
+                f"layer {name!r} is called with {key}={_schema.shown(value)}: only a chain is supported, in which a "
+                "layer takes nothing but its input"
             )
 
 
 def _call_options(nodes):
-    """(name, value) of a layer's arguments beside the first, in Keras 3's and in Keras 2's way of writing them."""
+    """(name, value) of a layer's arguments other than the first, in the formats of Keras 3 and Keras 2."""
     found = []
     for node in nodes:
         if isinstance(node, dict):
@@ -135,7 +137,7 @@ def _call_options(nodes):
 
 
 def _sources(nodes):
-    """Names of the layers whose outputs enter, in Keras 3's and in Keras 2's way of writing them."""
+    """Names of the layers that the inputs come from, in the formats of Keras 3 and Keras 2."""
     found, open_nodes = [], [nodes]
     while open_nodes:
         node = open_nodes.pop()
@@ -162,7 +164,7 @@ def _recurrent_shapes(part, units, features, keras_2):
 
 
 def _inside(name, config):
-    """(kind, config) of the layer of a Bidirectional, whose two directions must be alike."""
+    """(kind, config) of the layer in a Bidirectional, whose two directions must have the same settings."""
     pair = [config.get("layer"), config.get("backward_layer")]
     for entry in pair[: 1 if pair[1] is None else 2]:
         known = (
@@ -193,13 +195,14 @@ def _inside(name, config):
             )
     if config.get("merge_mode", "concat") not in ("concat", "sum", "mul", "ave", None):
         raise ValueError(
-            f"layer {name!r}: merge_mode {_schema.shown(config['merge_mode'])} is not one of concat, sum, mul, ave, None"
+            f"layer {name!r}: merge_mode {_schema.shown(config['merge_mode'])} is not one of concat, sum, mul, ave, "
+            "None"
         )
     return forward["class_name"], forward["config"]
 
 
 def _recurrent(part, keras_2):
-    """Complete the Part of a recurrent layer; part.features is that of its input so far."""
+    """Complete the Part of a recurrent layer; on entry, part.features is that of its input."""
     config = part.config
     if config.get("time_major"):
         raise NotImplementedError(f"layer {part.name!r}: time_major=True is not supported")
@@ -223,16 +226,16 @@ def _recurrent(part, keras_2):
 
 
 def parts(config, keras_2=False):
-    """The layers of a chain, as `Part`s. The error of what is not supported names the layer."""
+    """The layers of a chain as `Part` objects; the error for what is not supported names the layer."""
     found, features, sizes, names = [], None, (None, None), set()
     for kind, name, settings, build in _entries(config):
         if name in names:
-            raise ValueError(f"layer {name!r} is there twice: names of layers must differ")
+            raise ValueError(f"there are two layers named {name!r}: names of layers must be unique")
         names.add(name)
         shape = settings.get("batch_shape") or settings.get("batch_input_shape") or build.get("input_shape")
         if features is None and isinstance(shape, list) and len(shape) > 1:
             features, sizes = shape[-1], (*shape, None)[:2]
-        if kind == "InputLayer" or kind in _PASSED:
+        if kind == "InputLayer" or kind in _IDENTITIES:
             continue
         part = Part(name, kind, settings, dtype=_dtype(name, settings), sizes=sizes)
         if kind == "Embedding":
@@ -244,8 +247,8 @@ def parts(config, keras_2=False):
                 part.bidirectional, part.merge_mode = True, settings.get("merge_mode", "concat")
             if type(features) is not int or not 0 < features < MOST:
                 raise ValueError(
-                    f"layer {name!r}: its number of input features is {_schema.shown(features)}: the config must say it, by an "
-                    "Input or a built model"
+                    f"layer {name!r}: its number of input features is {_schema.shown(features)}: the config must "
+                    "contain it, by an Input or a built model"
                 )
             part.features = features
             if kind == "Dense":
@@ -273,6 +276,6 @@ def _dense(part, keras_2):
 
 
 def snake(name):
-    """Keras' names of groups in a weights file: LSTM is lstm, SimpleRNN is simple_rnn."""
+    """The name of a class as Keras writes it in weights files: lstm for LSTM, simple_rnn for SimpleRNN."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,4 +1,7 @@
-"""One recurrent layer as Keras defines it, in NumPy and float64, on Keras' own arrays: the truth that loaded layers are compared with."""
+"""One recurrent layer as Keras defines it, in NumPy and float64, on Keras' own arrays.
+
+Loaded layers are compared with it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ def _step(kind, reset_after, arrays, functions, x, state):
 
 
 def run(kind, config, arrays, x, mask, keras_2):
-    """y (B, T, H) in the steps' own order, of x (B, T, I) and mask (B, T); a masked step repeats what was given last, at first zeros."""
+    """y (B, T, H) in the steps' own order, of x (B, T, I) and mask (B, T).
+
+    A masked step repeats the last output, at first zeros.
+    """
     arrays, x = [np.asarray(a, np.float64) for a in arrays], np.asarray(x, np.float64)
     usual = {"activation": "tanh", "recurrent_activation": "hard_sigmoid" if keras_2 else "sigmoid"}
     functions = [function(config.get(name, value), keras_2) for name, value in usual.items()]

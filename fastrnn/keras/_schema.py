@@ -1,4 +1,4 @@
-"""What a config of Keras may hold, in one place: keys, types and ranges. Knows no files and no arrays."""
+"""What a config of Keras may contain: keys, types and ranges."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from fastrnn._files.schema import shown
 
-MOST = 1 << 31  # of a size in a config
+MOST = 1 << 31  # sizes in a config are less than this
 LONGEST_NAME = 1000
 MOST_LAYERS = 10_000
 
@@ -25,7 +25,7 @@ def _number(value):
 
 
 def _text(value):
-    return None if isinstance(value, str) and 0 < len(value) <= LONGEST_NAME else "it must be a text that is not empty"
+    return None if isinstance(value, str) and 0 < len(value) <= LONGEST_NAME else "it must be a non-empty string"
 
 
 def _shape(value):
@@ -33,7 +33,7 @@ def _shape(value):
     return None if fits else f"it must be a list of sizes from 0 to {MOST - 1}, or null"
 
 
-# Of every layer
+# Settings of every layer
 _COMMON = {"name": _text, "batch_shape": _shape, "batch_input_shape": _shape}
 _OWN = {
     "Embedding": {"input_dim": _size, "output_dim": _size, "mask_zero": _flag},
@@ -55,12 +55,13 @@ _RECURRENT = {
         _flag,
     ),
 }
-_READ = {  # beside those: read where they count, or of no effect on what the layer computes here
-    "trainable", "dtype", "activation", "recurrent_activation", "merge_mode", "layer", "backward_layer", "weights", "ragged",
-    "sparse", "optional", "seed", "rate", "noise_shape", "stddev", "l1", "l2", "stateful", "unroll", "unit_forget_bias",
-    "dropout", "recurrent_dropout", "implementation", "input_length", "input_shape", "input_dtype", "shared_object_id",
-    "quantization_config", "supports_masking", "use_cudnn", "units", "input_dim", "output_dim", "use_bias", "inner_init", "init",
-    "forget_bias_init", "inner_activation", "consume_less", "W_regularizer", "U_regularizer", "b_regularizer", "dropout_W", "dropout_U",
+_KNOWN = {  # other known settings: checked where they are read, or without effect on inference
+    "trainable", "dtype", "activation", "recurrent_activation", "merge_mode", "layer", "backward_layer", "weights",
+    "ragged", "sparse", "optional", "seed", "rate", "noise_shape", "stddev", "l1", "l2", "stateful", "unroll",
+    "unit_forget_bias", "dropout", "recurrent_dropout", "implementation", "input_length", "input_shape", "input_dtype",
+    "shared_object_id", "quantization_config", "supports_masking", "use_cudnn", "units", "input_dim", "output_dim",
+    "use_bias", "inner_init", "init", "forget_bias_init", "inner_activation", "consume_less", "W_regularizer",
+    "U_regularizer", "b_regularizer", "dropout_W", "dropout_U",
     *(f"{what}_{kind}" for what in ("kernel", "recurrent", "bias", "activity", "embeddings")
       for kind in ("initializer", "regularizer", "constraint")),
 }  # fmt: skip
@@ -76,12 +77,14 @@ _RENAMED = {
 
 
 def check_config(kind, name, config):
-    """Refuse settings of a layer whose type or range is wrong, or that are not known here.
+    """Check the types and ranges of a layer's settings, and that all settings with an effect are known.
 
     Raises
     ------
-    ValueError           a value is of the wrong type or beyond its range; the message names the layer and the key.
-    NotImplementedError  an unknown key is set, to something other than null, false, 0 or empty.
+    ValueError
+        If a value has the wrong type or is out of range. The message names the layer and the key.
+    NotImplementedError
+        If an unknown key is set, to anything but null, false, 0 or an empty value.
     """
     own = _OWN.get(kind, _RECURRENT if kind in ("SimpleRNN", "GRU", "LSTM") else {})
     for key, value in config.items():
@@ -91,22 +94,24 @@ def check_config(kind, name, config):
             raise ValueError(f"layer {name!r}: {key} is {shown(value)}, {wrong}")
         if key in _RENAMED and value is not None:
             raise NotImplementedError(
-                f"layer {name!r} has the setting {key}, of Keras 1: save the model by Keras 2 or 3"
+                f"layer {name!r} has the setting {key}, of Keras 1: save the model with Keras 2 or 3"
             )
-        if check is None and key not in _READ and value not in (None, False, 0, "", [], {}):
+        if check is None and key not in _KNOWN and value not in (None, False, 0, "", [], {}):
             raise NotImplementedError(
-                f"layer {name!r} has the setting {key[:80]!r}, {shown(value)}, which is not known here, so that it would be left out"
+                f"layer {name!r} has the setting {key[:80]!r}, {shown(value)}, which is unknown and would be ignored"
             )
 
 
 def check_entry(entry):
-    """The name of a layer, whose entry in a model's list of layers has the form that Keras writes."""
+    """Check the form of an entry in a model's list of layers; returns the name of the layer."""
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
-        raise ValueError("a layer of the config is no object with a config of its own")
+        raise ValueError("a layer in the config is not an object with a config of its own")
     name = entry["config"].get("name") or entry.get("name")
     for key, value, types in (
-        ("name", name, str), ("class_name", entry.get("class_name"), str), ("module", entry.get("module", ""), (str, type(None))),
-        ("build_config", entry.get("build_config"), (dict, type(None))), ("inbound_nodes", entry.get("inbound_nodes"), (list, type(None))),
+        ("name", name, str), ("class_name", entry.get("class_name"), str),
+        ("module", entry.get("module", ""), (str, type(None))),
+        ("build_config", entry.get("build_config"), (dict, type(None))),
+        ("inbound_nodes", entry.get("inbound_nodes"), (list, type(None))),
     ):  # fmt: skip
         if not isinstance(value, types):
             raise ValueError(f"layer {shown(name)}: {key} is {shown(value)}, which Keras does not write")

@@ -1,7 +1,7 @@
-"""Read a file in a process of its own first: HDF5's library has files on which it never ends, takes all memory or crashes.
+"""Read a file in another process first: on some files HDF5's library loops without end, takes all memory or crashes.
 
-This file is also the program that the other process runs. It is started in Python's isolated mode, so that no module is
-taken from the current folder, where the file to be read often lies.
+This file is also the program that the other process runs. It runs in Python's isolated mode, so that no module is
+imported from the current folder, which is often the folder of the file.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _ERRORS = {
     "MemoryError": MemoryError,
     "ImportError": ImportError,
 }
-_MEMORY = 2 << 30  # bytes of address space, beside what the file's own size asks for
+_MEMORY = 2 << 30  # bytes of address space, in addition to a multiple of the file's size
 _SECONDS = 30
 
 
 def run(path, config, seconds=_SECONDS):
-    """Raise what reading the file raises, or a ValueError if the process did not come to its end. Takes about half a second."""
+    """Raise the error of reading the file, or a ValueError if the process did not finish. Takes about half a second."""
     size = os.path.getsize(path)
     job = {"package": str(Path(__file__).parents[1]), "path": path, "config": config, "memory": _MEMORY + 8 * size}
     try:
@@ -38,9 +38,7 @@ def run(path, config, seconds=_SECONDS):
             env={**os.environ, "FASTRNN_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
     except subprocess.TimeoutExpired:
-        raise ValueError(
-            f"{path} is broken: HDF5's library did not come to an end in {seconds} s, and was stopped"
-        ) from None
+        raise ValueError(f"{path} is broken: HDF5's library did not finish in {seconds} s and was stopped") from None
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
@@ -51,14 +49,14 @@ def run(path, config, seconds=_SECONDS):
 
 
 def command(program):
-    """How a Python program is started so that no module of the current folder stands in for one of Python's own."""
+    """The command that runs a Python program without importing modules from the current folder."""
     return [sys.executable, "-I", *(["-X", "utf8"] if sys.flags.utf8_mode else []), program]
 
 
 def places():
-    """The folders that this process imports from, for an isolated one, which knows no PYTHONPATH and no user's packages.
+    """The folders that this process imports from, for an isolated one, which ignores PYTHONPATH and user packages.
 
-    The current folder is the last of them, as modules that lie there by chance must not stand in for others.
+    The current folder is the last of them, so that modules in it do not replace others.
     """
     here = os.path.realpath(os.curdir)
     found = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]
@@ -66,7 +64,7 @@ def places():
 
 
 def _import_from(package, places):
-    """Make the parent's modules known: Python's own come first, and fastrnn is the parent's whatever the folders hold."""
+    """Import from the parent's folders, after Python's own, and fastrnn from the parent's package in any case."""
     import importlib.util
 
     own = [entry for entry in sys.path if "site-packages" not in entry and "dist-packages" not in entry]
@@ -78,14 +76,14 @@ def _import_from(package, places):
 
 
 def _child():
-    """The other side: read, and print [None, ""] or an error's [class, text]."""
+    """The program of the other process: read the file, and print [None, ""] or an error's [class, text]."""
     job = json.loads(sys.stdin.buffer.read())
     try:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))
     except (ImportError, ValueError, OSError):
-        pass  # Windows, macOS: the limit of time and the checks of sizes remain
+        pass  # Windows, macOS: only the time limit and the checks of sizes remain
     _import_from(job["package"], job["places"])
     from fastrnn.keras import _load
 

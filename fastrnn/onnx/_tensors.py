@@ -132,14 +132,14 @@ def _info(source, tensor):
     try:
         return external_data_helper.ExternalDataInfo(tensor)
     except ValueError as error:
-        raise ValueError(f"{source}: the numbers of tensor {tensor.name!r} can't be read: {error}") from error
+        raise ValueError(f"{source}: the data of tensor {tensor.name!r} can't be read: {error}") from error
 
 
 def _file_of(source, tensor, base):
     """{path of the file with a tensor's data: its size}; raises if the tensor's part of it does not match the shape."""
     if base is None:
         raise ValueError(
-            f"{source}: the numbers of tensor {tensor.name!r} are in another file: give the path of the model's file "
+            f"{source}: the data of tensor {tensor.name!r} are in another file: give the path of the model's file "
             "instead"
         )
     info = _info(source, tensor)
@@ -147,7 +147,7 @@ def _file_of(source, tensor, base):
     if not os.path.isfile(path):  # onnx reports what is wrong, except that it would wait for a pipe
         if os.path.exists(path):
             raise ValueError(
-                f"{source}: the numbers of tensor {tensor.name!r} can't be read: {info.location!r} is not a file"
+                f"{source}: the data of tensor {tensor.name!r} can't be read: {info.location!r} is not a regular file"
             )
         return {}
     size, offset = os.path.getsize(path), info.offset or 0
@@ -170,4 +170,4 @@ def _load_external(source, tensor, base):
     try:
         external_data_helper.load_external_data_for_tensor(tensor, base)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ValueError(f"{source}: the numbers of tensor {tensor.name!r} can't be read: {error}") from error
+        raise ValueError(f"{source}: the data of tensor {tensor.name!r} can't be read: {error}") from error
