@@ -19,8 +19,8 @@ except ImportError as error:
 class Controller(threadpoolctl.LibController):
     """The controller through which threadpoolctl reads and sets fastrnn's number of threads.
 
-    Its `user_api` and `internal_api` are "fastrnn". The number is that of `fastrnn.set_num_threads`, which holds for the
-    process. A thread inside ``with fastrnn.threads(n)`` keeps its own n.
+    Its `user_api` and `internal_api` are "fastrnn". The number is that of `fastrnn.set_num_threads`, which holds for
+    the process. A thread inside ``with fastrnn.threads(n)`` keeps its own n.
 
     Parameters
     ----------

@@ -318,7 +318,11 @@ CHANGES = {
         "a model of class 'Custom' is not supported",
     ),
     "no layers": (lambda c, f: c["config"].update(layers=3), ValueError, "has no list of layers"),
-    "a config that is a list": (lambda c, f: c.update(config=[1]), ValueError, "a layer in the config is not an object"),
+    "a config that is a list": (
+        lambda c, f: c.update(config=[1]),
+        ValueError,
+        "a layer in the config is not an object",
+    ),
     "a merge mode": (lambda c, f: layers_of(c)[2]["config"].update(merge_mode="max"), ValueError, "merge_mode 'max'"),
 }
 

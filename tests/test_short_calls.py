@@ -9,6 +9,7 @@ import pytest
 from nets import same_bits, same_state
 
 import fastrnn
+from fastrnn import _engine
 from fastrnn._core import short_calls
 from fastrnn._core.short_calls import MOST_ROWS, MOST_SEQUENCES, MOST_STATE_BYTES, MOST_WORK, ShortCalls
 
@@ -125,6 +126,21 @@ def test_a_copy_and_a_pickled_layer_have_streams_of_their_own(runs):
     for other in (copy.deepcopy(net), net.copy(), pickle.loads(pickle.dumps(net))):
         check(other, 3, 2)
     assert len(runs) == 8
+
+
+@pytest.mark.skipif(len(_engine.available_isas()) < 2, reason="this CPU has one instruction set only")
+def test_no_stream_is_made_of_weights_packed_for_another_instruction_set(runs):
+    net, kept = layer(), _engine.isa()
+    calls = net._short_calls(net._packed())
+    assert calls.take(3, 2) is None  # the first call
+    _engine.set_isa(next(isa for isa in _engine.available_isas() if isa != kept))
+    try:
+        assert calls.take(3, 2) is None
+        check(net, 3, 2)
+        assert len(runs) == 2
+    finally:
+        _engine.set_isa(kept)
+    assert calls.take(3, 2) is not None
 
 
 def test_batch_sizes_in_turn_keep_their_streams():

@@ -1,4 +1,4 @@
-"""Short calls: inference on few steps, by a stream that is kept for the next such call.
+"""Short calls: inference on few steps, computed by a stream that is kept for the next such call.
 
 A stream gives the same bits as `stack.forward` and costs about a microsecond to call, instead of about twenty.
 Layers and adapters ask here first. Where there is no stream for a call, they compute it in the general way.
@@ -9,13 +9,11 @@ from __future__ import annotations
 from fastrnn import _engine
 from fastrnn._core import stack
 
-MOST_ROWS = 256  # steps * sequences of a short call ...
-MOST_SEQUENCES = 64  # ... unless it is one layer over at most so many sequences: there any number of steps is short ...
-MOST_WORK = (
-    500_000_000  # ... whose multiply-adds take about 10 ms of a core, since a stream checks signals every 64 steps
-)
-MOST_STATE_BYTES = 512 * 1024  # of h, for all sequences of one layer: a stream takes memory for 128 times as much
-KEPT = 4  # streams of a network that are kept, and batch sizes that are remembered
+MOST_ROWS = 256  # steps * sequences of a short call
+MOST_SEQUENCES = 64  # a call of one layer over at most so many sequences may have more steps than that, ...
+MOST_WORK = 500_000_000  # ... up to so many multiply-adds: a stream checks for signals only every 64 steps
+MOST_STATE_BYTES = 512 * 1024  # size of h of one layer: a stream allocates 128 times as much for outputs
+KEPT = 4  # streams that are kept for a network, and batch sizes that are remembered
 
 
 class ShortCalls:
@@ -30,7 +28,7 @@ class ShortCalls:
     """
 
     def __init__(self, net, packed):
-        self._source = _Source(net, packed)
+        self._source, self._isa = _Source(net, packed), _engine.isa()
         self._streams = []  # those that no thread is using, the last used one at the end
         self._sizes = []  # batch sizes of the last calls for which there was no stream
         weights = net.cell.blocks * net.hidden_size * (net.input_size + net.output_size)
@@ -61,7 +59,10 @@ class ShortCalls:
             del self._streams[:-KEPT]
 
     def _other(self, B, popped):
-        """Another stream than the last one, kept or new; None on the first call with this batch size."""
+        """A kept stream with this batch size, or a new one.
+
+        None on the first call with this batch size, and if the weights are packed for another instruction set.
+        """
         if popped is not None:
             self._streams.append(popped)
         for stream in self._streams[::-1]:
@@ -73,6 +74,8 @@ class ShortCalls:
                 return stream
         if B not in self._sizes:
             self._sizes = [*self._sizes[1 - KEPT :], B]
+            return None
+        if self._isa != _engine.isa():
             return None
         return _engine.Stream(self._source, B, None)
 

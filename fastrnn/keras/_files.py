@@ -16,7 +16,7 @@ from fastrnn._files import foreign
 
 MOST_CONFIG = 4 << 20  # bytes of a config; Keras' own are some kB
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-# A weights file may be so many times larger than the weights, for those of an optimizer (Adam has two more), plus
+# The largest weights file: a multiple of the weights (an optimizer such as Adam has two more values each), plus this
 _TIMES, _MORE = 8, 16 << 20
 _BROKEN = (
     OSError,

@@ -285,7 +285,8 @@ class Recurrent(Layer):
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         net, packed = self._net, self._packed()
         check = self._checked(check_finite, batch, rows, given, state, context, unbatched)
-        if not (check or return_states) and context is None and batch.is_even and isinstance(rows, np.ndarray):
+        plain = not (check or return_states or self.bidirectional or self.reverse) and context is None
+        if plain and batch.is_even and isinstance(rows, np.ndarray):
             short = self._short_calls(packed)
             stream = short.take(batch.T, batch.B)
             if stream is not None:

@@ -19,22 +19,21 @@ def of(evaluator, types):
     node = evaluator.single()
     if node is None or node.recurrence is None or node.recurrence.fixed is None:
         return None
-    settings, (layer, *others) = node.recurrence.settings, node.recurrence.fixed
+    settings, ((layer, *others), (short_calls, *_)) = node.recurrence.settings, node.recurrence.fixed
     names = [*node.input, *[""] * (8 - len(node.input))]
     given = [name for name in (names[0], names[5], names[6]) if name]
     if others or settings.batch_first or names[4] or list(evaluator.input_names_) != given:
         return None
     if any(helper.tensor_dtype_to_np_dtype(types[name].tensor_type.elem_type) != layer.dtype for name in given):
         return None
-    return Direct(layer, names, types, list(node.output), evaluator.output_names_)
+    return Direct(layer, short_calls, names, types, list(node.output), evaluator.output_names_)
 
 
 class Direct:
     """One node with fixed weights, on sequences without lengths. The evaluator takes inputs that do not fit."""
 
-    def __init__(self, layer, names, types, outputs, wanted):
-        self.layer, self.dtype = layer, layer.dtype
-        self.short_calls = layer._short_calls(layer._packed())
+    def __init__(self, layer, short_calls, names, types, outputs, wanted):
+        self.layer, self.short_calls, self.dtype = layer, short_calls, layer.dtype
         self.x, *states = names[0], *((names[5], names[6]) if layer.cell.has_c else (names[5],))
         self.states = [name for name in states if name]
         self.names = [self.x, *self.states]

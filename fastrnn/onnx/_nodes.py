@@ -34,7 +34,7 @@ COUPLED_GATES = (0, 3, 1)  # i g o: there is no f, and its block is ignored
 PEEPHOLES, COUPLED_PEEPHOLES = (0, 2, 1), (0, 1)  # ONNX: i o f
 
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-OLDEST = 7  # the first opset with today's attributes
+OLDEST = 7  # before opset 7 the operators had other attributes
 
 ACTIVATIONS = {  # ONNX's name: fastrnn's name, then ONNX's defaults of alpha and beta where it has them
     "Relu": ("relu",), "Tanh": ("tanh",), "Sigmoid": ("sigmoid",), "Softsign": ("softsign",), "Softplus": ("softplus",),

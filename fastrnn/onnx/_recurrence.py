@@ -12,20 +12,21 @@ class Recurrence:
 
     def __init__(self, settings):
         self.settings = settings
-        self._cached = None  # (weights, layers) of the last call
-        self.fixed = None  # the layers, if the weights cannot change
+        self._cached = None  # (weights, layers, their ShortCalls) of the last call
+        self.fixed = None  # the layers and their ShortCalls, if the weights cannot change
 
     def layers(self, *weights):
-        """The layers for W, R, B and P: those of the last call if the weights are the same."""
+        """The layers for W, R, B and P, and their ShortCalls: those of the last call if the weights are the same."""
         cached = self._cached
         if cached is None or not all(_is_same(a, kept) for a, kept in zip(weights, cached[0])):
-            cached = [_kept(a) for a in weights], [plan.layer() for plan in _nodes.plans(self.settings, *weights)]
+            layers = [plan.layer() for plan in _nodes.plans(self.settings, *weights)]
+            cached = [_kept(a) for a in weights], layers, [layer._short_calls(layer._packed()) for layer in layers]
             self._cached = cached
-        return cached[1]
+        return cached[1:]
 
     def __call__(self, X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=None):
         """Y, Y_h and, for an LSTM, Y_c."""
-        layers = self.layers(W, R, B, P)
+        layers, short_calls = self.layers(W, R, B, P)
         X = self._x(X, layers[0])
         batch_first, D = self.settings.batch_first, len(self.settings.reverse)
         X = X.transpose(1, 0, 2) if batch_first else X
@@ -34,7 +35,7 @@ class Recurrence:
         results = []
         for d, layer in enumerate(layers):
             part = state if state is None or len(layers) == 1 else tuple(s[d : d + 1] for s in state)
-            results.append(self._run(layer, X, part, sequence_lens))
+            results.append(self._run(layer, short_calls[d], X, part, sequence_lens))
         y, states = results[0]
         if len(results) == 2:
             y = np.concatenate([y for y, _ in results], axis=2)
@@ -44,13 +45,12 @@ class Recurrence:
         states = [s.transpose(1, 0, 2) for s in states] if batch_first else states
         return tuple(map(np.ascontiguousarray, (Y, *states)))
 
-    def _run(self, layer, X, state, lengths):
+    def _run(self, layer, short_calls, X, state, lengths):
         """y (T, B, D*H) and the tuple of states (D, B, H) of one layer."""
         if lengths is None:
-            short = layer._short_calls(layer._packed())
-            stream = short.take(*X.shape[:2])
+            stream = short_calls.take(*X.shape[:2])
             if stream is not None:
-                return short.run(stream, X, state)
+                return short_calls.run(stream, X, state)
         try:
             y, state_n = layer(X, state if state is None or layer.cell.has_c else state[0], lengths=lengths)
         except (TypeError, ValueError) as error:  # of the lengths: the other arguments were checked before

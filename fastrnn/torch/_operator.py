@@ -118,7 +118,7 @@ def run(
     key : one number, the key of the dropout masks; None: no dropout
     """
     net, cached = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
-    if not train and batch_sizes is None and key is None:
+    if not (train or bidirectional) and batch_sizes is None and key is None:
         stream = cached.short_calls.take(x.shape[0], x.shape[1])
         if stream is not None:
             y, state_n = cached.short_calls.run(stream, array(x), tuple(map(array, state)))
