@@ -7,15 +7,17 @@ import os
 import numpy as np
 import onnx
 
-from fastrnn import _check, models
+from fastrnn import _check
 from fastrnn._files import disk
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.stacked import Stacked
+from fastrnn.models import LanguageModel, SequenceClassifier, SequenceRegressor
+from fastrnn.models.model import Model
 from fastrnn.onnx import _verify, _write
 
 OLDEST = 14
 
-Exportable = Recurrent | Stacked | models.LanguageModel | models.SequenceClassifier | models.SequenceRegressor
+Exportable = Recurrent | Stacked | LanguageModel | SequenceClassifier | SequenceRegressor
 
 
 def export(
@@ -94,7 +96,7 @@ def export(
 
 
 def _refuse_layers(model):
-    if isinstance(model, models.model.Model):
+    if isinstance(model, Model):
         model._check_fitted()
         model = model.rnn
     for layer in getattr(model, "layers", [model]):
@@ -242,6 +244,6 @@ def _regressor(graph, model, lengths, state):
 
 
 _WRITERS = {
-    Recurrent: _layer, Stacked: _layer, models.LanguageModel: _language_model,
-    models.SequenceClassifier: _classifier, models.SequenceRegressor: _regressor,
+    Recurrent: _layer, Stacked: _layer, LanguageModel: _language_model,
+    SequenceClassifier: _classifier, SequenceRegressor: _regressor,
 }  # fmt: skip

@@ -6,8 +6,8 @@ import importlib.util
 
 import numpy as np
 
-from fastrnn import models
 from fastrnn.layers.stacked import Stacked
+from fastrnn.models import LanguageModel, SequenceClassifier, SequenceRegressor
 from fastrnn.onnx._backend import prepare
 
 T, B = 6, 3
@@ -66,9 +66,9 @@ def probe(model, inputs, outputs):
     rng = np.random.default_rng(0)
     lengths = np.array([T, 1, T // 2], "int32") if "sequence_lens" in inputs else None
     feeds = {} if lengths is None else {"sequence_lens": lengths}
-    if isinstance(model, (models.SequenceClassifier, models.SequenceRegressor)):
+    if isinstance(model, (SequenceClassifier, SequenceRegressor)):
         return _whole_sequences(model, feeds, lengths, rng)
-    language = isinstance(model, models.LanguageModel)
+    language = isinstance(model, LanguageModel)
     net = model.rnn if language else model
     state, named = _state(net, inputs, rng)
     if language:
@@ -117,7 +117,7 @@ def _whole_sequences(model, feeds, lengths, rng):
     x = rng.standard_normal((T, B, model.rnn.input_size)).astype(model.dtype)
     ends = [T] * B if lengths is None else lengths
     sequences = [x[:end, b] for b, end in enumerate(ends)]
-    if isinstance(model, models.SequenceClassifier):
+    if isinstance(model, SequenceClassifier):
         return feeds | {"x": x}, {"probabilities": model.predict_proba(sequences)}
     if model.per_step:  # after the end of a sequence, the linear layer is applied to zeros
         y, _ = model.rnn(model._scaler(x).astype(x.dtype), lengths=lengths)
