@@ -153,7 +153,7 @@ def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, m
 
 def _start(decoder, rows, state, context, memory, memory_lengths):
     rnn = decoder.rnn if isinstance(decoder, AttentionDecoder) else decoder
-    state = rnn._state_or_learnt(_check.state(rnn, "state", state, rows, False), rows)
+    state = rnn._state_or_learned(_check.state(rnn, "state", state, rows, False), rows)
     context = _check.context(rnn, context, rows, False)
     if isinstance(decoder, AttentionDecoder):
         memory = check_attention.memory(decoder, memory, rows)

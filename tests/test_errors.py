@@ -376,8 +376,8 @@ PARAMETERS = [
         "state_dict of a deeper network",
         lambda: gru().load_state_dict(fastrnn.GRU(I, H, 2, bias=False).state_dict()),
         KeyError,
-        "the state_dict does not fit this GRU: missing ['bias_ih_l0', 'bias_hh_l0'], "
-        "unknown ['weight_ih_l1', 'weight_hh_l1']; strict=False takes what fits",
+        "the state_dict does not match this GRU: missing ['bias_ih_l0', 'bias_hh_l0'], "
+        "unknown ['weight_ih_l1', 'weight_hh_l1']; strict=False loads the parameters that match",
     ),
     (
         "state_dict of a wider network",
@@ -463,7 +463,7 @@ def test_a_storage_in_use_takes_no_more_layers():
     gru(storage=storage)
     storage.flat  # noqa: B018
     with pytest.raises(
-        RuntimeError, match="^this storage is in use already: make every layer that shares it before using one of them$"
+        RuntimeError, match="^this storage is already in use: construct all layers that share it before you call one of them$"
     ):
         gru(storage=storage)
 

@@ -327,7 +327,7 @@ def test_the_state_may_change_before_backward_and_x_is_not_copied(cell, isa):
     got = backward(case.dy, case.layer_dstate())
     same_bits(got.flat, want.flat, "g.flat")
     same_bits(got.x, want.x, "g.x")
-    assert "must not change before `backward`" in type(net).vjp.__doc__
+    assert "do not change it before the backward pass" in type(net).vjp.__doc__
 
 
 # --- parameters and versions --------------------------------------------------

@@ -263,9 +263,9 @@ REFUSED = [
     (
         lambda: initialise(fastrnn.LSTM(3, 4, coupled=True), forget_bias=1.0),
         ValueError,
-        "forget_bias is for an LSTM with a forget gate",
+        "has no forget gate: leave forget_bias out",
     ),
-    (lambda: fastrnn.GRU(3, 4, reverse=True).stream(), ValueError, "depend on the future, but this GRU is reverse"),
+    (lambda: fastrnn.GRU(3, 4, reverse=True).stream(), ValueError, "this GRU has reverse=True, so its outputs depend on future inputs"),
     (
         lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((5, 2))),
         TypeError,

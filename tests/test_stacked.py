@@ -440,7 +440,7 @@ def test_a_stack_is_copied_pickled_saved_and_shown(tmp_path):
         12,
         0,
     )
-    with pytest.raises(KeyError, match="does not fit this Stacked: missing .'1.weight_ih_l0'"):
+    with pytest.raises(KeyError, match="does not match this Stacked: missing .'1.weight_ih_l0'"):
         net.load_state_dict({name: p for name, p in net.state_dict().items() if name != "1.weight_ih_l0"})
 
 

@@ -40,11 +40,13 @@ class AttentionDecoder(Layer):
         c_t = sum of alpha_t m
         a_t = tanh(W [c_t; s_t] + b)                            the output
 
-    The scores are of the state after the step, with all three, as in Luong et al. 2015, OpenNMT and TensorFlow's AttentionWrapper.
+    The scores are of the state after the step, with all three, as in Luong et al. 2015, OpenNMT and TensorFlow's
+    AttentionWrapper.
 
     Parameters
     ----------
-    rnn : RNN, GRU or LSTM of any depth, made just before in the same storage; its parameters are the decoder's too. It is
+    rnn : RNN, GRU or LSTM of any depth, made just before in the same storage; its parameters are the decoder's too. It
+    is
         unidirectional, not batch_first; x_t are its inputs, its hidden_size is that of s
     memory_size : M, numbers of a step of the memory
     attention : "additive", "dot" (M must be H) or "general"
@@ -55,9 +57,10 @@ class AttentionDecoder(Layer):
 
     Notes
     -----
-    The parameters are those of the rnn, as ``rnn.…``, and ``weight_query`` (A, H), ``weight_score`` (A,) (both only additive),
-    ``weight_key`` (A, M) (not dot), ``weight_out`` (F, M+H), ``bias_out`` (F,), ``weight_feed`` (G*H, F). A row has the same bits
-    whatever the other rows are, on any number of threads. A row without a memory (length 0) has c = 0.
+    The parameters are those of the rnn, as ``rnn.…``, and ``weight_query`` (A, H), ``weight_score`` (A,) (both only
+    additive), ``weight_key`` (A, M) (not dot), ``weight_out`` (F, M+H), ``bias_out`` (F,), ``weight_feed`` (G*H, F). A
+    row has the same bits whatever the other rows are, on any number of threads. A row without a memory (length 0) has c
+    = 0.
 
     Examples
     --------
@@ -163,15 +166,15 @@ class AttentionDecoder(Layer):
     def astype(self, dtype):
         """An independent decoder with the same parameters, computing in another dtype."""
         other = AttentionDecoder(
-            self.rnn.astype(dtype), self.memory_size, attention=self.attention, size=self.size, output_size=self.output_size,
-            input_feeding=self.input_feeding, seed=0,
+            self.rnn.astype(dtype), self.memory_size, attention=self.attention, size=self.size,
+            output_size=self.output_size, input_feeding=self.input_feeding, seed=0,
         )  # fmt: skip
         other.load_state_dict(self.params)
         return other
 
     def __call__(
-        self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None, return_attention=False,
-        check_finite=False,
+        self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None,
+        return_attention=False, check_finite=False,
     ):  # fmt: skip
         """Run over a batch of sequences.
 
@@ -205,13 +208,14 @@ class AttentionDecoder(Layer):
         return results
 
     def vjp(
-        self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None, rng=None, check_finite=False,
+        self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None, rng=None,
+        check_finite=False,
     ):  # fmt: skip
         """As a call, with dropout between the rnn's layers, and also the backward: ``(y, state_n), backward = decoder.vjp(x, memory)``.
 
-        ``backward(dy, dstate_n=None, need_x=True, into=None)`` gives Gradients with `.x`, `.memory`, `.state`, `.context`, `.embedding`
-        and `.params`; ``backward.release()`` gives its memory back. `rng` is the key of the masks, as for the layers;
-        `check_finite` is as in a call, and holds for the backward too.
+        ``backward(dy, dstate_n=None, need_x=True, into=None)`` gives Gradients with `.x`, `.memory`, `.state`,
+        `.context`, `.embedding` and `.params`; ``backward.release()`` gives its memory back. `rng` is the key of the
+        masks, as for the layers; `check_finite` is as in a call, and holds for the backward too.
 
         Examples
         --------

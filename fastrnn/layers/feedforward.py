@@ -38,8 +38,8 @@ def random_key(*words: int) -> int:
 class Embedding(Layer):
     """A table with one row for each symbol: ``y = weight[ids]``.
 
-    To feed a recurrent layer, give it the ids and this layer, ``rnn(ids, embedding=emb)``: then rows of ``weight @ W_ih.T`` are
-    gathered and nothing is multiplied per step.
+    To feed a recurrent layer, give it the ids and this layer, ``rnn(ids, embedding=emb)``: then rows of ``weight @
+    W_ih.T`` are gathered and nothing is multiplied per step.
 
     Parameters
     ----------
@@ -122,9 +122,8 @@ class Linear(Layer):
 
     Parameters
     ----------
-    in_features, out_features : sizes of a row of x and of y
-    bias : whether to add a bias
-    weight : Slot of a parameter (out_features, in_features) in the same storage, optional: it is this layer's weight too ("tied"). It
+    in_features, out_features : sizes of a row of x and of y bias : whether to add a bias weight : Slot of a parameter
+    (out_features, in_features) in the same storage, optional: it is this layer's weight too ("tied"). It
         belongs to the other layer; in a shared gradient buffer, ``into=``, the gradients of both uses add up.
     dtype : "float32" or "float64"
     seed : int or numpy Generator, optional. Both parameters start as U(-1/sqrt(in_features), 1/sqrt(in_features)), as torch's.
@@ -214,8 +213,8 @@ class Linear(Layer):
     def vjp(self, x, *, out=None):
         """As a call, and also the backward: ``y, backward = linear.vjp(x)``.
 
-        ``backward(dy, need_x=True, into=None)`` gives Gradients with `.x` (None if not needed) and `.params`. x must not be
-        changed until then: it is not copied. Neither may the parameters (RuntimeError).
+        ``backward(dy, need_x=True, into=None)`` gives Gradients with `.x` (None if not needed) and `.params`. x must
+        not be changed until then: it is not copied. Neither may the parameters (RuntimeError).
 
         Examples
         --------
@@ -283,7 +282,8 @@ class Dropout:
 
     Notes
     -----
-    A mask is a function of (key, batch row, t, unit) and of nothing else: not of the number of threads, not of the batch.
+    A mask is a function of (key, batch row, t, unit) and of nothing else: not of the number of threads, not of the
+    batch.
 
     Examples
     --------

@@ -40,7 +40,8 @@ _OPTIONS = {
     Embedding: ("num_embeddings", "embedding_dim"),
     Linear: ("in_features", "out_features"),
     Recurrent: (
-        "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "reverse", "variational", "learn_initial_state",
+        "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "reverse",
+        "variational", "learn_initial_state",
     ),
 }  # fmt: skip
 
@@ -59,7 +60,8 @@ def _elu(a, alpha=1.0):
     return np.where(a > 0, a, alpha * np.expm1(np.minimum(a, 0)))
 
 
-# Functions of numbers that may stand between layers, by the names that the recurrent layers know them by; the usual alpha and beta.
+# Functions of numbers that may stand between layers, by the names that the recurrent layers know them by; the usual
+# alpha and beta.
 FUNCTIONS = {
     "tanh": np.tanh,
     "sigmoid": lambda a: 0.5 + 0.5 * np.tanh(0.5 * a),
@@ -85,8 +87,10 @@ class Network:
 
     Parameters
     ----------
-    steps : {name: step}, from the input on. A step is a layer: `Embedding` (the first layer only), `RNN`, `GRU`, `LSTM`, `Stacked` or
-        `Linear`, all of one dtype, the recurrent ones with one batch_first; or a function, by its name or as (name, \\*numbers):
+    steps : {name: step}, from the input on. A step is a layer: `Embedding` (the first layer only), `RNN`, `GRU`,
+    `LSTM`, `Stacked` or
+        `Linear`, all of one dtype, the recurrent ones with one batch_first; or a function, by its name or as (name,
+        \\*numbers):
 
         - ``"tanh"``, ``"softmax"``, … : a key of ``fastrnn.layers.network.FUNCTIONS``
         - ``"last"``: of a recurrent layer's outputs the last valid one, of each direction in its own order of time: (B, features)
@@ -138,9 +142,9 @@ class Network:
 
         Parameters
         ----------
-        x : (T, B, features), or (B, T, features) if batch_first; ids (T, B) or (B, T) where the first layer is an Embedding
-        state : a tuple with the initial state of each recurrent layer, or None
-        lengths, mask : as the recurrent layers take them
+        x : (T, B, features), or (B, T, features) if batch_first; ids (T, B) or (B, T) where the first layer is an
+        Embedding state : a tuple with the initial state of each recurrent layer, or None lengths, mask : as the
+        recurrent layers take them
 
         Returns
         -------
@@ -343,7 +347,7 @@ def _described(step):
     if not hasattr(step, "params"):
         return [step] if isinstance(step, str) else list(step)
     names = next(options for cls, options in _OPTIONS.items() if isinstance(step, cls))
-    found = {name: getattr(step, name) for name in (*names, *getattr(step, "_usual", ()))}
+    found = {name: getattr(step, name) for name in (*names, *getattr(step, "_defaults", ()))}
     if isinstance(step, Linear):
         found["bias"] = "bias" in step.params
     return {"kind": type(step).__name__, "dtype": str(step.dtype), **found}
@@ -415,8 +419,8 @@ _RECURRENT_KINDS = {
         "RNN": {"nonlinearity": _ACTIVATION},
         "GRU": {"reset_after": FLAG, "activation": _ACTIVATION, "recurrent_activation": _ACTIVATION},
         "LSTM": {
-            "proj_size": whole(), "peephole": FLAG, "coupled": FLAG, "activation": _ACTIVATION, "recurrent_activation": _ACTIVATION,
-            "output_activation": OrNull(_ACTIVATION),
+            "proj_size": whole(), "peephole": FLAG, "coupled": FLAG, "activation": _ACTIVATION,
+            "recurrent_activation": _ACTIVATION, "output_activation": OrNull(_ACTIVATION),
         },
     }.items()
 }  # fmt: skip

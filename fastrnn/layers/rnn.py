@@ -1,42 +1,62 @@
-"""RNN, GRU and LSTM with torch's parameters: what stands in their own constructors."""
+"""RNN, GRU and LSTM: their constructors. What they share is in recurrent.py."""
 
 from __future__ import annotations
 
 from fastrnn._check import cells as check_cells
 from fastrnn._core.cells import gru_cell, lstm_cell, rnn_cell
+from fastrnn._types import Activation, Array, DTypeLike, Seed
 from fastrnn.layers.recurrent import Recurrent
+from fastrnn.parameters import Storage
 
 
-class RNN(Recurrent):
-    """Vanilla (Elman 1990) recurrent network: ``h = f(W_ih x + b_ih + W_hh h_prev + b_hh)``.
+class RNN(Recurrent[Array]):
+    """Vanilla recurrent network (Elman 1990): ``h = f(W_ih x + b_ih + W_hh h_prev + b_hh)``.
 
     Parameters
     ----------
-    input_size : int, features of x; 0 for an autonomous system h_t = f(h_{t-1})
+    input_size : int
+        Number of input features. 0 for an autonomous system h_t = f(h_{t-1}).
     hidden_size : int
-    num_layers : int
-    nonlinearity : f, an activation: "tanh", "relu", "sigmoid", or one of those under Notes
-    clip : number > 0, the pre-activations are cut to -clip .. clip, and no gradient passes where they are; None: they are not
-    bias : bool
-    batch_first : bool, x and y are (B, T, …); states never are
-    dropout : 0 <= p < 1, between layers, active in `vjp` only
-    bidirectional : bool
-    reverse : bool, run from a row's last step to its first (with parameters named as a forward layer's); not with bidirectional
-    variational : bool, one dropout mask for all steps of a sequence (Gal & Ghahramani 2016)
-    context_size : int, features of a vector that enters every step
-    learn_initial_state : bool, the initial state is a parameter ``h_0`` (num_layers * D, H), for LSTM also ``c_0``, instead of zeros. It
-        starts at zero and serves every row for which no state is given. There are no `resets` then. (torch has no such parameter: load
-        torch's state_dict with strict=False.)
-    dtype : "float32" or "float64"
-    seed : int, optional, for first values and dropout
-    storage : Storage, optional, the buffer that several layers share
+        Number of hidden units H.
+    num_layers : int, default 1
+        Number of layers L.
+    nonlinearity : str or tuple, default "tanh"
+        Activation f: "tanh", "relu", "sigmoid", or another one listed under Notes.
+    clip : float, optional
+        Clip the pre-activations to [-clip, clip]. No gradient passes where they are clipped.
+    bias : bool, default True
+        Use bias_ih and bias_hh.
+    batch_first : bool, default False
+        x and y are (B, T, features) instead of (T, B, features). States are not affected.
+    dropout : float, default 0.0
+        Dropout probability p between layers, 0 <= p < 1. Active in `vjp` only.
+    bidirectional : bool, default False
+        Run a second, reverse direction and concatenate the outputs.
+    reverse : bool, default False
+        Run each sequence from its last step to its first. The parameters keep the names of a forward layer.
+        Incompatible with `bidirectional`.
+    variational : bool, default False
+        Use one dropout mask for all steps of a sequence (Gal & Ghahramani 2016).
+    context_size : int, default 0
+        Number of features of a context vector that enters the first layer at every step.
+    learn_initial_state : bool, default False
+        Make the initial state a parameter: ``h_0`` (num_layers * D, H), and ``c_0`` for LSTM. It starts at zero and is
+        used where no state is given. Incompatible with `resets`. PyTorch has no such parameter: load its state_dict
+        with ``strict=False``.
+    dtype : {"float32", "float64"}, default "float32"
+        Data type of the parameters and of the computation.
+    seed : int or numpy.random.Generator, optional
+        Source of the initial parameters and the dropout masks.
+    storage : Storage, optional
+        Buffer that several layers share. By default the layer has one of its own.
 
     Notes
     -----
-    Activations, ONNX's set and three of Keras; a name, or (name, alpha), or (name, alpha, beta); the usual alpha and beta in brackets:
-    tanh, sigmoid, relu, linear, affine (1, 0: ``alpha*a + beta``), leaky_relu (0.01), thresholded_relu (1: a above alpha, else 0),
-    scaled_tanh (1, 1: ``alpha*tanh(beta*a)``), hard_sigmoid (1/6, 1/2: ``clip(alpha*a + beta, 0, 1)``, torch's and Keras 3's; ONNX and
-    Keras 2 have 0.2 and 1/2), elu (1), softsign, softplus, selu, silu, exponential.
+    An activation is a name, (name, alpha) or (name, alpha, beta). The set is that of ONNX and three more of Keras; the
+    defaults of alpha and beta are in brackets: tanh, sigmoid, relu, linear, affine (1, 0: ``alpha*a + beta``),
+    leaky_relu (0.01), thresholded_relu (1: a above alpha, else 0), scaled_tanh (1, 1: ``alpha*tanh(beta*a)``),
+    hard_sigmoid (1/6, 1/2: ``clip(alpha*a + beta, 0, 1)``, as in PyTorch and Keras 3; ONNX and Keras 2 use 0.2 and
+    1/2), elu (1), softsign, softplus, selu, silu, exponential.
 
     Examples
     --------
@@ -48,26 +68,70 @@ class RNN(Recurrent):
     """
 
     kind = "RNN"
-    _usual = {"nonlinearity": "tanh", "clip": None}
+    _defaults = {"nonlinearity": "tanh", "clip": None}
 
-    def __init__(self, input_size, hidden_size, num_layers=1, *, nonlinearity="tanh", clip=None, **options):
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: Activation = "tanh",
+        clip: float | None = None, bias: bool = True, batch_first: bool = False, dropout: float = 0.0,
+        bidirectional: bool = False, reverse: bool = False, variational: bool = False, context_size: int = 0,
+        learn_initial_state: bool = False, dtype: DTypeLike = "float32", seed: Seed = None,
+        storage: Storage | None = None,
+    ):  # fmt: skip
         self.nonlinearity, self.clip = check_cells.plain(nonlinearity), check_cells.plain(clip)
+        cell = rnn_cell(self.nonlinearity, check_cells.clip(clip))
         super().__init__(
-            rnn_cell(self.nonlinearity, check_cells.clip(clip)), input_size, hidden_size, num_layers, **options
-        )
+            cell, input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, reverse=reverse, variational=variational, context_size=context_size,
+            learn_initial_state=learn_initial_state, dtype=dtype, seed=seed, storage=storage,
+        )  # fmt: skip
 
 
-class GRU(Recurrent):
-    """Gated recurrent unit (Cho et al. 2014); gates r, z, n; ``h = (1 - z) * n + z * h_prev``.
+class GRU(Recurrent[Array]):
+    """Gated recurrent unit (Cho et al. 2014), with gates r, z, n and ``h = (1 - z) * n + z * h_prev``.
 
     Parameters
     ----------
-    reset_after : bool
-        True: ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, as PyTorch and cuDNN.
-        False: ``n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)``, as in the paper's first version.
-    activation, recurrent_activation : of n, and of r and z; see the notes of `RNN`
-    clip : as in `RNN`
-    The others as in `RNN`.
+    input_size : int
+        Number of input features. 0 for an autonomous system h_t = f(h_{t-1}).
+    hidden_size : int
+        Number of hidden units H.
+    num_layers : int, default 1
+        Number of layers L.
+    reset_after : bool, default True
+        Apply the reset gate after the matrix product, ``n = tanh(W_in x + b_in + r * (W_hn h + b_hn))``, as PyTorch and
+        cuDNN do. Otherwise apply it before, ``n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)``, as in the first version
+        of the paper.
+    activation : str or tuple, default "tanh"
+        Activation of n. See the notes of `RNN`.
+    recurrent_activation : str or tuple, default "sigmoid"
+        Activation of r and z.
+    clip : float, optional
+        Clip the pre-activations to [-clip, clip]. No gradient passes where they are clipped.
+    bias : bool, default True
+        Use bias_ih and bias_hh.
+    batch_first : bool, default False
+        x and y are (B, T, features) instead of (T, B, features). States are not affected.
+    dropout : float, default 0.0
+        Dropout probability p between layers, 0 <= p < 1. Active in `vjp` only.
+    bidirectional : bool, default False
+        Run a second, reverse direction and concatenate the outputs.
+    reverse : bool, default False
+        Run each sequence from its last step to its first. The parameters keep the names of a forward layer.
+        Incompatible with `bidirectional`.
+    variational : bool, default False
+        Use one dropout mask for all steps of a sequence (Gal & Ghahramani 2016).
+    context_size : int, default 0
+        Number of features of a context vector that enters the first layer at every step.
+    learn_initial_state : bool, default False
+        Make the initial state a parameter: ``h_0`` (num_layers * D, H), and ``c_0`` for LSTM. It starts at zero and is
+        used where no state is given. Incompatible with `resets`. PyTorch has no such parameter: load its state_dict
+        with ``strict=False``.
+    dtype : {"float32", "float64"}, default "float32"
+        Data type of the parameters and of the computation.
+    seed : int or numpy.random.Generator, optional
+        Source of the initial parameters and the dropout masks.
+    storage : Storage, optional
+        Buffer that several layers share. By default the layer has one of its own.
 
     Examples
     --------
@@ -77,35 +141,82 @@ class GRU(Recurrent):
     """
 
     kind = "GRU"
-    _usual = {"reset_after": True, "activation": "tanh", "recurrent_activation": "sigmoid", "clip": None}
+    _defaults = {"reset_after": True, "activation": "tanh", "recurrent_activation": "sigmoid", "clip": None}
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, *,
-        reset_after=True, activation="tanh", recurrent_activation="sigmoid", clip=None, **options,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, reset_after: bool = True,
+        activation: Activation = "tanh", recurrent_activation: Activation = "sigmoid", clip: float | None = None,
+        bias: bool = True, batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+        reverse: bool = False, variational: bool = False, context_size: int = 0, learn_initial_state: bool = False,
+        dtype: DTypeLike = "float32", seed: Seed = None, storage: Storage | None = None,
     ):  # fmt: skip
         self.reset_after = bool(reset_after)
         self.activation, self.recurrent_activation, self.clip = map(
             check_cells.plain, (activation, recurrent_activation, clip)
         )
         cell = gru_cell(self.reset_after, activation, recurrent_activation, check_cells.clip(clip))
-        super().__init__(cell, input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, reverse=reverse, variational=variational, context_size=context_size,
+            learn_initial_state=learn_initial_state, dtype=dtype, seed=seed, storage=storage,
+        )  # fmt: skip
 
 
-class LSTM(Recurrent):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000); gates i, f, g, o.
+class LSTM(Recurrent[tuple[Array, Array]]):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), with a forget gate (Gers et al. 2000).
 
-    Its state is the pair ``(h, c)``.
+    The gates are i, f, g, o. The state is the pair ``(h, c)``.
 
     Parameters
     ----------
-    proj_size : P, 0 <= P < hidden_size: ``h = W_hr (o * tanh(c))`` has P features (LSTMP, Sak et al. 2014; torch's proj_size), with
-        ``weight_hr_l0`` (P, H); 0: it is not projected
-    peephole : bool, i and f see c_prev, o sees c (Gers & Schmidhuber 2000), with ``weight_peephole_l0`` (3*H,), order i, f, o
-    coupled : bool, no forget gate: ``f = 1 - i`` (Greff et al. 2017). Three gates i, g, o; ``weight_peephole_l0`` is (2*H,), order i, o
-    activation, recurrent_activation, output_activation : of g; of i, f and o; of c on its way to h (by default that of g); see the
-        notes of `RNN`
-    clip : as in `RNN`; c is not clipped
-    The others as in `RNN`, without nonlinearity.
+    input_size : int
+        Number of input features. 0 for an autonomous system h_t = f(h_{t-1}).
+    hidden_size : int
+        Number of hidden units H.
+    num_layers : int, default 1
+        Number of layers L.
+    proj_size : int, default 0
+        Project h to P = proj_size features, 0 < P < hidden_size: ``h = W_hr (o * tanh(c))`` (LSTMP, Sak et al. 2014),
+        with the parameter ``weight_hr_l0`` (P, H). 0 means no projection.
+    peephole : bool, default False
+        Let i and f see c_prev, and o see c (Gers & Schmidhuber 2000), with the parameter ``weight_peephole_l0`` (3*H,)
+        in the order i, f, o.
+    coupled : bool, default False
+        Replace the forget gate by ``f = 1 - i`` (Greff et al. 2017). The gates are i, g, o; ``weight_peephole_l0`` is
+        (2*H,), i and o.
+    activation : str or tuple, default "tanh"
+        Activation of g. See the notes of `RNN`.
+    recurrent_activation : str or tuple, default "sigmoid"
+        Activation of i, f and o.
+    output_activation : str or tuple, optional
+        Activation of c in ``h = o * f(c)``. By default that of g.
+    clip : float, optional
+        Clip the pre-activations to [-clip, clip]. No gradient passes where they are clipped. c is not clipped.
+    bias : bool, default True
+        Use bias_ih and bias_hh.
+    batch_first : bool, default False
+        x and y are (B, T, features) instead of (T, B, features). States are not affected.
+    dropout : float, default 0.0
+        Dropout probability p between layers, 0 <= p < 1. Active in `vjp` only.
+    bidirectional : bool, default False
+        Run a second, reverse direction and concatenate the outputs.
+    reverse : bool, default False
+        Run each sequence from its last step to its first. The parameters keep the names of a forward layer.
+        Incompatible with `bidirectional`.
+    variational : bool, default False
+        Use one dropout mask for all steps of a sequence (Gal & Ghahramani 2016).
+    context_size : int, default 0
+        Number of features of a context vector that enters the first layer at every step.
+    learn_initial_state : bool, default False
+        Make the initial state a parameter: ``h_0`` (num_layers * D, H), and ``c_0`` for LSTM. It starts at zero and is
+        used where no state is given. Incompatible with `resets`. PyTorch has no such parameter: load its state_dict
+        with ``strict=False``.
+    dtype : {"float32", "float64"}, default "float32"
+        Data type of the parameters and of the computation.
+    seed : int or numpy.random.Generator, optional
+        Source of the initial parameters and the dropout masks.
+    storage : Storage, optional
+        Buffer that several layers share. By default the layer has one of its own.
 
     Examples
     --------
@@ -118,18 +229,26 @@ class LSTM(Recurrent):
     """
 
     kind = "LSTM"
-    _usual = {
+    _defaults = {
         "proj_size": 0, "peephole": False, "coupled": False,
         "activation": "tanh", "recurrent_activation": "sigmoid", "output_activation": None, "clip": None,
     }  # fmt: skip
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, *, proj_size=0, peephole=False, coupled=False,
-        activation="tanh", recurrent_activation="sigmoid", output_activation=None, clip=None, **options,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, proj_size: int = 0, peephole: bool = False,
+        coupled: bool = False, activation: Activation = "tanh", recurrent_activation: Activation = "sigmoid",
+        output_activation: Activation | None = None, clip: float | None = None,
+        bias: bool = True, batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+        reverse: bool = False, variational: bool = False, context_size: int = 0, learn_initial_state: bool = False,
+        dtype: DTypeLike = "float32", seed: Seed = None, storage: Storage | None = None,
     ):  # fmt: skip
         self.proj_size = check_cells.projection(proj_size, hidden_size)
         self.peephole, self.coupled, self.clip = bool(peephole), bool(coupled), check_cells.plain(clip)
         functions = tuple(map(check_cells.plain, (activation, recurrent_activation, output_activation)))
         self.activation, self.recurrent_activation, self.output_activation = functions
         cell = lstm_cell(*functions, check_cells.clip(clip), self.peephole, self.coupled, self.proj_size)
-        super().__init__(cell, input_size, hidden_size, num_layers, **options)
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, reverse=reverse, variational=variational, context_size=context_size,
+            learn_initial_state=learn_initial_state, dtype=dtype, seed=seed, storage=storage,
+        )  # fmt: skip

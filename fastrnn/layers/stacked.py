@@ -19,12 +19,13 @@ _OF_A_LAYER = 10_000  # bytes of a layer's Python objects
 class Stacked(Layer):
     """Recurrent layers one on top of the other, each of its own size or kind, used as one network.
 
-    Its state is the tuple of its members' states, and so is the gradient of one. Where a member's state is None (or the whole is), that
-    member starts from zeros, or from the initial state that it has learnt.
+    Its state is the tuple of its members' states, and so is the gradient of one. Where a member's state is None (or the
+    whole is), that member starts from zeros, or from the initial state that it has learnt.
 
     Parameters
     ----------
-    layers : RNN, GRU and LSTM layers from the input on; the features that one gives are those that the next one takes. All have one
+    layers : RNN, GRU and LSTM layers from the input on; the features that one gives are those that the next one takes.
+    All have one
         dtype and one batch_first; only the first may have a context_size.
     dropout : 0 <= p < 1, between members, active in `vjp` only; the masks of ``RNN(…, num_layers, dropout=p)``
     variational : bool, one dropout mask for all steps of a sequence (Gal & Ghahramani 2016)
@@ -38,9 +39,9 @@ class Stacked(Layer):
 
     Notes
     -----
-    The parameters of a stack lie side by side in one Storage. Members with a storage each are moved into a new one: they stay the same
-    objects, and training the stack trains them. Members that share one (``storage=``) stay in it; they must have been made one
-    right after the other. An optimiser of a moved member must be made anew.
+    The parameters of a stack lie side by side in one Storage. Members with a storage each are moved into a new one:
+    they stay the same objects, and training the stack trains them. Members that share one (``storage=``) stay in it;
+    they must have been made one right after the other. An optimiser of a moved member must be made anew.
 
     Examples
     --------
@@ -120,8 +121,8 @@ class Stacked(Layer):
         dropout.apply(rows.reshape(T * B, n), even_batch(T, B), k)
 
     def __call__(
-        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, return_states: bool = False,
-        check_finite: bool = False,
+        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None,
+        return_states: bool = False, check_finite: bool = False,
     ):  # fmt: skip
         """Run the stack over a batch of sequences and keep nothing. All as for a single network; see ``fastrnn.LSTM.__call__``.
 
@@ -152,8 +153,8 @@ class Stacked(Layer):
         return (x, *zip(*results))
 
     def vjp(
-        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None, return_states: bool = False,
-        check_finite: bool = False,
+        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None,
+        return_states: bool = False, check_finite: bool = False,
     ):  # fmt: skip
         """Run the stack as in `__call__`, with dropout, and keep what the gradients need.
 
@@ -165,7 +166,8 @@ class Stacked(Layer):
 
         Returns
         -------
-        (y, state_n), backward : with `return_states` ``(y, state_n, states), backward``; `backward` is a `StackedBackward`
+        (y, state_n), backward : with `return_states` ``(y, state_n, states), backward``; `backward` is a
+        `StackedBackward`
 
         Examples
         --------
@@ -250,7 +252,8 @@ class StackedBackward:
 class StackedStream:
     """Step through sequences that arrive bit by bit, with the weights as of its creation (or of `refresh`).
 
-    Made by ``stack.stream(batch_size, context)``. Its outputs are those of one call over the whole sequence, bit for bit.
+    Made by ``stack.stream(batch_size, context)``. Its outputs are those of one call over the whole sequence, bit for
+    bit.
 
     Examples
     --------
@@ -325,7 +328,8 @@ def _one_storage(layers):
 
 def make(
     cell, input_size: int, hidden_size, num_layers: int = 1, *,
-    dropout: float = 0.0, variational: bool = False, residual: bool = False, context_size: int = 0, seed=None, **options,
+    dropout: float = 0.0, variational: bool = False, residual: bool = False, context_size: int = 0, seed=None,
+    **options,
 ):  # fmt: skip
     """A network of one kind of cell: a single RNN, GRU or LSTM where all layers are alike, else a Stacked.
 

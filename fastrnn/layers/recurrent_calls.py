@@ -1,0 +1,310 @@
+"""Calls of RNN, GRU and LSTM: forward passes with and without a tape, and the shapes of arguments and results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
+
+import numpy as np
+
+from fastrnn import _check
+from fastrnn._check import cells as check_cells
+from fastrnn._core import finite
+from fastrnn._core.backward import Backward
+from fastrnn._core.calls import masks
+from fastrnn._core.stack import Batch, MaskedBatch, Tokens, even_batch, forward, make_tape
+from fastrnn._core.states import states
+from fastrnn._types import Array, ArrayLike, IntsLike, StateLike
+from fastrnn.parameters import Layer
+
+if TYPE_CHECKING:
+    from fastrnn.layers.feedforward import Embedding
+
+StateT = TypeVar("StateT")  # an array for RNN and GRU, a pair for LSTM
+
+
+class RecurrentCalls(Layer, Generic[StateT]):
+    """`__call__` and `vjp` of the recurrent layers."""
+
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, return_states: Literal[False] = False, check_finite: bool = False,
+    ) -> tuple[Array, StateT]: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, return_states: Literal[True], check_finite: bool = False,
+    ) -> tuple[Array, StateT, StateT]: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, return_states: bool, check_finite: bool = False,
+    ) -> tuple[Array, StateT] | tuple[Array, StateT, StateT]: ...  # fmt: skip
+
+    def __call__(
+        self, x: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, return_states: bool = False, check_finite: bool = False,
+    ) -> tuple[Array, StateT] | tuple[Array, StateT, StateT]:  # fmt: skip
+        """Run the network over a batch of sequences, without keeping anything for a backward pass.
+
+        T is the number of steps, B the number of sequences, D the number of directions: 2 if bidirectional, else 1.
+
+        Parameters
+        ----------
+        x : ndarray, shape (T, B, input_size)
+            Input, of the network's dtype; (B, T, input_size) if batch_first; (T, input_size) for one sequence without a
+            batch axis. A C-contiguous time-major array is used without copying. With `embedding`: integer ids, (T, B).
+        state : ndarray or pair of ndarrays, optional
+            Initial state, (num_layers * D, B, hidden_size): ``h_0`` for RNN and GRU, ``(h_0, c_0)`` for LSTM. The h of
+            an LSTM with a projection has proj_size features. The order is PyTorch's: layer 0 forward, layer 0 reverse,
+            …. By default zeros, or the learned initial state.
+        lengths : array_like of int, shape (B,), optional
+            Number of valid steps of each sequence, 0 to T, in any order. Steps after it are not computed: the output
+            there is 0, and the final state is that of the last valid step.
+        mask : array_like of bool, shape of x without its last axis, optional
+            Steps to compute. At a masked step (False) the state does not change, and y repeats the last output of the
+            same direction, or 0 before its first step, as in Keras. Can be combined with `lengths`.
+        resets : array_like of bool, shape of x without its last axis, optional
+            Where True, the state is set to zero before the step. Ignored at masked steps and after the sequence's
+            length.
+        context : ndarray, shape (B, context_size), optional
+            Enters every step of layer 0 as an additional bias ``context @ weight_ch.T``. Required if the network has a
+            `context_size`.
+        embedding : Embedding, optional
+            Layer that maps ids to input vectors.
+        return_states : bool, default False
+            Also return the state after every step. Incompatible with `mask`.
+        check_finite : bool, default False
+            Raise an error if a parameter, an argument, an output or a state is NaN or infinite. Values in padding, at
+            masked steps and in unused rows of an embedding are not checked. Costs one pass over all these arrays.
+
+        Returns
+        -------
+        y : ndarray, shape (T, B, output_size)
+            Outputs of the last layer, laid out as x; output_size is D * hidden_size, or D * proj_size.
+        state_n : ndarray or pair of ndarrays
+            Final state, with the shape of `state`. For the reverse direction it is the state after step 0.
+        states : ndarray or pair of ndarrays
+            Only with `return_states`: h, or (h, c), after each step, (num_layers * D, T, B, hidden_size), or
+            (num_layers * D, B, T, hidden_size) if batch_first. Dropout and resets come later; zeros after a sequence's
+            length.
+
+        Raises
+        ------
+        TypeError
+            x, state or context does not have the network's dtype.
+        ValueError
+            A shape or a length does not fit.
+        FloatingPointError
+            A value is NaN or infinite, with `check_finite`. The message names the layer, gate, step and row of the
+            first.
+
+        Notes
+        -----
+        `check_finite` does not report values that saturate: an infinite pre-activation of a sigmoid, or one that `clip`
+        limits, gives a finite gate.
+
+        Results agree with a float64 reference to 1e-5 (tests/test_forward.py).
+
+        Examples
+        --------
+        >>> import numpy as np, fastrnn
+        >>> rnn = fastrnn.LSTM(input_size=3, hidden_size=4)
+        >>> y, (h, c) = rnn(np.zeros((5, 2, 3), "float32"))
+        >>> y.shape, h.shape
+        ((5, 2, 4), (1, 2, 4))
+        >>> _, _, (h, c) = rnn(np.zeros((5, 2, 3), "float32"), return_states=True)
+        >>> c.shape, bool((h[0] == y).all())
+        ((1, 5, 2, 4), True)
+        """
+        given = state is not None
+        check_cells.states_of(mask, return_states)
+        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
+        net, packed = self._net, self._packed()
+        check = self._finite_pass(check_finite, batch, rows, given, state, context, unbatched)
+        outputs = [] if return_states or check else None
+        tape = make_tape(net, batch, packed, None, self._tapes) if return_states and self.cell.has_c else None
+        y, state_n = forward(net, packed, batch, rows, state, context, tape, outputs=outputs)
+        if check:
+            check.check_results(outputs, state_n)
+        if not return_states:
+            return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
+        found = states(net, packed, batch, rows, context, outputs, tape, state_n)
+        if tape is not None:
+            tape.release()
+        return (
+            self._shape_y(y, batch, unbatched),
+            self._shape_state(state_n, unbatched),
+            self._shape_states(found, unbatched),
+        )
+
+    @overload
+    def vjp(
+        self, x: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, rng: int | None = None, return_states: Literal[False] = False,
+        check_finite: bool = False,
+    ) -> tuple[tuple[Array, StateT], Backward]: ...  # fmt: skip
+
+    @overload
+    def vjp(
+        self, x: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, rng: int | None = None, return_states: Literal[True],
+        check_finite: bool = False,
+    ) -> tuple[tuple[Array, StateT, StateT], Backward]: ...  # fmt: skip
+
+    @overload
+    def vjp(
+        self, x: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, rng: int | None = None, return_states: bool, check_finite: bool = False,
+    ) -> tuple[tuple[Array, StateT] | tuple[Array, StateT, StateT], Backward]: ...  # fmt: skip
+
+    def vjp(
+        self, x: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, rng: int | None = None, return_states: bool = False,
+        check_finite: bool = False,
+    ) -> tuple[tuple[Array, StateT] | tuple[Array, StateT, StateT], Backward]:  # fmt: skip
+        """Run the network as `__call__` does, with dropout, and return the function that computes the gradients.
+
+        Parameters
+        ----------
+        x : ndarray, shape (T, B, input_size)
+            Input, as for `__call__`. It is not copied: do not change it before the backward pass.
+        state : ndarray or pair of ndarrays, optional
+            Initial state, as for `__call__`.
+        lengths : array_like of int, shape (B,), optional
+            Number of valid steps of each sequence.
+        mask : array_like of bool, shape of x without its last axis, optional
+            Steps to compute.
+        resets : array_like of bool, shape of x without its last axis, optional
+            Where True, the state is set to zero before the step, and no gradient passes.
+        context : ndarray, shape (B, context_size), optional
+            Additional input of every step of layer 0.
+        embedding : Embedding, optional
+            Layer that maps ids to input vectors.
+        rng : int, optional
+            Key of the dropout masks, 0 to 2**64 - 1. By default each call draws new masks from the network's seed.
+        return_states : bool, default False
+            Also return the state after every step. Gradients enter through y and state_n only.
+        check_finite : bool, default False
+            Raise an error if a value is NaN or infinite, in the backward pass too: in dy, dstate_n and the gradients.
+
+        Returns
+        -------
+        results : tuple
+            What `__call__` returns: ``(y, state_n)``, or ``(y, state_n, states)``.
+        backward : Backward
+            Function of ``(dy=None, dstate_n=None, *, need_x=True, into=None)`` that returns `Gradients`.
+
+        Raises
+        ------
+        TypeError
+            x, state or context does not have the network's dtype.
+        ValueError
+            A shape or a length does not fit.
+        FloatingPointError
+            A value is NaN or infinite, with `check_finite`.
+
+        Examples
+        --------
+        >>> import numpy as np, fastrnn
+        >>> rnn = fastrnn.GRU(3, 4, seed=0)
+        >>> (y, h_n), backward = rnn.vjp(np.ones((5, 2, 3), "float32"))
+        >>> g = backward(dy=np.ones_like(y))
+        >>> g.x.shape, g.state.shape, g.params["weight_hh_l0"].shape
+        ((5, 2, 3), (1, 2, 4), (12, 4))
+        """
+        check_cells.states_of(mask, return_states)
+        if not self.dropout:
+            return self._vjp(x, state, lengths, mask, resets, context, embedding, None, return_states, check_finite)
+        with masks(self, rng) as dropout:
+            return self._vjp(x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite)
+
+    def _vjp(self, x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite):
+        given = state is not None
+        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
+        net, packed = self._net, self._packed()
+        check = self._finite_pass(check_finite, batch, rows, given, state, context, unbatched, dropout)
+        tape = make_tape(net, batch, packed, dropout, self._tapes)
+        outputs = [] if return_states or check else None
+        y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout, outputs)
+        if check:
+            check.check_results(outputs, state_n, tape)
+        y = self._shape_y(y, batch, unbatched)
+        results = y, self._shape_state(state_n, unbatched)
+        if return_states:
+            found = states(net, packed, batch, rows, context, outputs, tape, state_n)
+            results += (self._shape_states(found, unbatched),)
+        learned = self.learn_initial_state and not given
+        return results, Backward(
+            self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding, learned, check
+        )
+
+    def _finite_pass(self, asked, batch, rows, given, state, context, unbatched, dropout=None):
+        """Check the arguments for NaN and infinity; returns what checks the results, or None if no check is wanted.
+
+        given : whether a state was given, and not learned
+        """
+        if not (asked or finite.wanted()):
+            return None
+        check = finite.Pass(self, batch, rows, state, context, unbatched, dropout)
+        check.check_arguments(given)
+        return check
+
+    def _prepare(self, x, state, lengths, mask, resets, context, embedding):
+        """Check all arguments; returns them as the functional core takes them."""
+        if embedding is None:
+            x, unbatched = _check.x(self, x)
+        else:
+            x, unbatched = _check.ids(self, x, embedding)
+        T, B = x.shape[:2]
+        state = _check.state(self, "state", state, B, unbatched)
+        lengths = _check.lengths(lengths, T, B, unbatched)
+        mask = _check.steps(self, "mask", mask, T, B, unbatched)
+        resets = _check.resets(self, resets, T, B, unbatched)
+        context = _check.context(self, context, B, unbatched)
+        state = self._state_or_learned(state, B)
+        if mask is None or mask.all():
+            batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
+        else:
+            batch = MaskedBatch(mask, lengths, resets)
+        if embedding is None:
+            rows = batch.packed(np.ascontiguousarray(x).reshape(T * B, x.shape[2]))
+        else:
+            rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
+        if context is not None:
+            context = np.array(batch.sorted(context), order="C")
+        return batch, rows, state, context, unbatched
+
+    def _state_or_learned(self, state, B):
+        """Return the given state of B rows, or the learned initial state, or None for zeros."""
+        if state is None and self.learn_initial_state:
+            return tuple(np.broadcast_to(s[:, None], (len(s), B, s.shape[1])) for s in self._initial_state())
+        return state
+
+    def _initial_state(self):
+        """Return the learned initial state: one array (L*D, H), or two for LSTM."""
+        return tuple(self.params[name] for name in self.cell.states)
+
+    def _shape_y(self, y, batch, unbatched):
+        return self._shape(batch.outputs(y, self._net), unbatched)
+
+    def _shape(self, y, unbatched):
+        return y[:, 0] if unbatched else y.transpose(1, 0, 2) if self.batch_first else y
+
+    def _shape_state(self, state, unbatched):
+        state = tuple(s[:, 0] for s in state) if unbatched else state
+        return state if self.cell.has_c else state[0]
+
+    def _shape_states(self, found, unbatched):
+        found = tuple(s[:, :, 0] if unbatched else s.transpose(0, 2, 1, 3) if self.batch_first else s for s in found)
+        return found if self.cell.has_c else found[0]
