@@ -106,7 +106,7 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
     first = _start(decoder, rows, state, context, memory, memory_lengths)
     order = np.argsort(-limits if first.memory is None else -first.memory.count, kind="stable")
     group, found = max(1, _GROUP_ROWS // beam), [None] * rows
-    writers = _Writers(decoder, embedding, linear, first, start, end, temperature or 0.0, _check.random_key(key))
+    writers = _Writers(decoder, embedding, linear, first, start, end, temperature or 0.0, _check.rng_key(key))
     for low in range(0, rows, group):
         some = order[low : low + group]
         for row, hypotheses in zip(some, writers.write(some, beam, limits[some], length_penalty)):
@@ -146,7 +146,7 @@ def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, m
     if T == 0 or B == 0:
         return given
     first = _start(decoder, B, state, context, memory, memory_lengths)
-    writers = _Writers(decoder, embedding, linear, first, 0, -1, temperature or 0.0, _check.random_key(key))
+    writers = _Writers(decoder, embedding, linear, first, 0, -1, temperature or 0.0, _check.rng_key(key))
     chosen = writers.follow(given)
     return np.concatenate([given[:1], np.where(given[1:] < 0, chosen[:-1], given[1:])])
 

@@ -313,8 +313,8 @@ def test_a_released_or_stale_backward_says_so():
 
 @pytest.mark.parametrize("change, error, message", [
     (dict(attention="cosine"), ValueError, "cosine"),
-    (dict(memory_size=5, attention="dot"), ValueError, "memory_size is 5, but dot attention needs that of the state, 7"),
-    (dict(attention="general", size=3), ValueError, "size is 3, but general attention compares with the state, which has 7"),
+    (dict(memory_size=5, attention="dot"), ValueError, "memory_size is 5, but dot attention requires memory_size = hidden_size = 7"),
+    (dict(attention="general", size=3), ValueError, "size is 3, but general attention requires size = hidden_size = 7"),
     (dict(memory_size=0), ValueError, "memory_size is 0"),
     (dict(rnn="gru"), TypeError, "rnn is str"),
     (dict(rnn=fastrnn.GRU(3, 7, bidirectional=True)), ValueError, "bidirectional=True"),
@@ -342,7 +342,7 @@ def test_layers_made_in_between_are_noticed():
     (dict(memory_lengths=[-1, 1, 1, 1, 1]), ValueError, "memory_lengths has -1"),
     (dict(memory_lengths=[1, 1]), ValueError, r"shape \(2,\), but there are 5 rows"),
     (dict(memory_lengths=[1.5] * 5), TypeError, "memory_lengths"),
-    (dict(x=np.ones((4, 3))), ValueError, "takes a batch"),
+    (dict(x=np.ones((4, 3))), ValueError, "needs a batch axis"),
     (dict(x=np.ones((4, 5, 4))), ValueError, "4 features"),
     (dict(lengths=[5, 1, 1, 1, 1]), ValueError, "5"),
 ])  # fmt: skip

@@ -324,7 +324,7 @@ STREAM = [
         "bidirectional",
         lambda: lstm(bidirectional=True).stream(),
         ValueError,
-        "a stream needs outputs that do not depend on the future, but this LSTM is bidirectional",
+        "this LSTM has bidirectional=True, so its outputs depend on future inputs: a stream needs bidirectional=False",
     ),
     ("batch_size", lambda: lstm().stream(0), ValueError, "batch_size is 0, but it must be at least 1"),
     (

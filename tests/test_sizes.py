@@ -73,7 +73,7 @@ LARGE = [
     lambda: fastrnn.Embedding(10**7, 10**7),
     lambda: fastrnn.Linear(10**12, 10**3),
     lambda: fastrnn.AttentionDecoder(fastrnn.GRU(3, 4), 10**12),
-    lambda: fastrnn.stacked.make(fastrnn.GRU, 3, 4, 10**12, residual=True),
+    lambda: fastrnn.layers.build.make(fastrnn.GRU, 3, 4, 10**12, residual=True),
     lambda: models.LanguageModel("gru", 4, 2**31).fit("to be or not " * 40, batch_size=2, seq_len=5, verbose=False),
     lambda: models.MemoryNetwork(memory=2**31 - 1, size=10**6).fit([([["a"]], ["b"])] * 4, ["c"] * 4, verbose=False),
 ]

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 import fastrnn
 from fastrnn import GRU, LSTM, RNN, Stacked, Storage
 from fastrnn._files import storage
-from fastrnn.layers import stacked
+from fastrnn.layers import build
 
 
 @pytest.fixture(params=CELLS)
@@ -312,7 +312,7 @@ def test_a_stream_has_checked_out_before_a_member_goes_on():
             call()
     for got, want in zip(s.state, before, strict=True):
         same_state(got, want)
-    with pytest.raises(ValueError, match="a stream needs outputs that do not depend on the future"):
+    with pytest.raises(ValueError, match="so its outputs depend on future inputs"):
         mixed(bidirectional=True).stream()
 
 
@@ -445,23 +445,23 @@ def test_a_stack_is_copied_pickled_saved_and_shown(tmp_path):
 
 
 def test_make_gives_a_network_or_a_stack():
-    assert repr(stacked.make(LSTM, 3, 5, 2, dropout=0.1)) == "LSTM(3, 5, num_layers=2, dropout=0.1)"
-    net = stacked.make(
+    assert repr(build.make(LSTM, 3, 5, 2, dropout=0.1)) == "LSTM(3, 5, num_layers=2, dropout=0.1)"
+    net = build.make(
         RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", dropout=0.1, seed=1
     )
     assert repr(net).startswith(
         "Stacked([RNN(3, 5, bidirectional=True, context_size=2, nonlinearity='relu', dtype='float64'), RNN(10, 4, "
     )
     assert net.dropout == 0.1
-    again = stacked.make(
+    again = build.make(
         RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", seed=1
     )
     same_bits(net.flat, again.flat, "first values of one seed")
-    same = stacked.make(GRU, 3, 4, 3, residual=True, storage=Storage(), seed=1)
+    same = build.make(GRU, 3, 4, 3, residual=True, storage=Storage(), seed=1)
     assert [layer.hidden_size for layer in same.layers] == [4, 4, 4] and same.residual
     assert (same.layers[1].params["weight_hh_l0"] != same.layers[2].params["weight_hh_l0"]).any()
     with pytest.raises(ValueError, match="num_layers is 3, but hidden_size names 2 layers: leave num_layers out"):
-        stacked.make(GRU, 3, (5, 4), 3)
+        build.make(GRU, 3, (5, 4), 3)
 
 
 # --- errors -------------------------------------------------------------------

@@ -265,7 +265,7 @@ def number(name, value, *, least=None, above=None, most=None, below=None):
     return float(value)
 
 
-def random_key(key):
+def rng_key(key):
     """A key of random numbers: an int in 0..2**64-1."""
     if isinstance(key, bool) or not isinstance(key, numbers.Integral):
         raise TypeError(f"rng is {key!r}, but it must be an int")

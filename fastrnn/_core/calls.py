@@ -44,7 +44,7 @@ def next_call(layer):
 def mask_key(network, rng):
     """The key of a network's dropout masks in one call: `rng`, or that of its next call."""
     if rng is not None:
-        yield _check.random_key(rng)
+        yield _check.rng_key(rng)
         return
     with next_call(network) as number:
         yield (network._key + number * 0xD1342543DE82EF95) % 2**64

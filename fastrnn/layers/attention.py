@@ -1,9 +1,9 @@
-"""AttentionDecoder: recurrent layers that look back at a memory at every step, with input feeding, in one compiled loop over time."""
+"""AttentionDecoder: recurrent layers that attend to a memory at every step, in one compiled loop over time."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -13,22 +13,21 @@ from fastrnn._check import memory as check_memory
 from fastrnn._core import finite, finite_decoder
 from fastrnn._core.calls import masks
 from fastrnn._core.decoder import Decoding, Memory, PackedDecoder, Sizes
-from fastrnn._core.memory import OwnsTape, Pool
+from fastrnn._core.memory import Pool
 from fastrnn._core.stack import Batch, Tokens, even_batch
-from fastrnn.parameters import Gradients, Layer
+from fastrnn._types import Array, ArrayLike, DTypeLike, IntsLike, Seed, State, StateLike
+from fastrnn.layers.attention_backward import DecoderBackward
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.parameters import Layer
+
+if TYPE_CHECKING:
+    from fastrnn.layers.feedforward import Embedding
 
 ATTENTIONS = ("additive", "dot", "general")
 
 
-@dataclass
-class DecoderGradients(Gradients):
-    """Gradients with that of the memory, (S, B, M)."""
-
-    memory: np.ndarray | None = None
-
-
 class AttentionDecoder(Layer):
-    """A decoder that weighs the steps of a memory, mostly an encoder's outputs, anew at each of its own steps.
+    """Recurrent decoder with attention over a memory, such as the outputs of an encoder.
 
     ::
 
@@ -36,31 +35,45 @@ class AttentionDecoder(Layer):
         score(s, m):   additive  v . tanh(W_q s + W_k m)        (Bahdanau et al. 2015)
                        general   s . W_k m                      (Luong et al. 2015)
                        dot       s . m
-        alpha_t = softmax over the row's own memory of score(s_t, m)
+        alpha_t = softmax over the steps m of the row's memory of score(s_t, m)
         c_t = sum of alpha_t m
         a_t = tanh(W [c_t; s_t] + b)                            the output
 
-    The scores are of the state after the step, with all three, as in Luong et al. 2015, OpenNMT and TensorFlow's
-    AttentionWrapper.
+    All three scores use the state after the step, as in Luong et al. 2015, OpenNMT and TensorFlow's AttentionWrapper.
 
     Parameters
     ----------
-    rnn : RNN, GRU or LSTM of any depth, made just before in the same storage; its parameters are the decoder's too. It
-    is
-        unidirectional, not batch_first; x_t are its inputs, its hidden_size is that of s
-    memory_size : M, numbers of a step of the memory
-    attention : "additive", "dot" (M must be H) or "general"
-    size : A, numbers that additive attention compares; hidden_size by default. The others have A = H
-    output_size : F, numbers of an output; hidden_size by default
-    input_feeding : whether a_{t-1} enters step t beside x_t (Luong et al. 2015, §3.3)
-    seed : int or numpy Generator, optional. Parameters start as U(-1/sqrt(n), 1/sqrt(n)), n the numbers that enter.
+    rnn : RNN, GRU or LSTM
+        Recurrent layer or layers, unidirectional and with ``batch_first=False``. Nothing else may have been added to
+        its storage after it. Its parameters become those of the decoder.
+    memory_size : int
+        Number of features M of the memory.
+    attention : {"additive", "dot", "general"}, default "additive"
+        Score. "dot" requires M = hidden_size.
+    size : int, optional
+        Number of features A that additive attention compares. By default hidden_size, which the other scores require.
+    output_size : int, optional
+        Number of features F of the output. By default hidden_size.
+    input_feeding : bool, default True
+        Feed a_{t-1} into step t together with x_t (Luong et al. 2015, §3.3).
+    seed : int or numpy.random.Generator, optional
+        Source of the initial values, drawn from U(-1/sqrt(n), 1/sqrt(n)) with n input features.
+
+    Raises
+    ------
+    TypeError
+        `rnn` is not an RNN, GRU or LSTM.
+    ValueError
+        An option of `rnn` or a size does not fit.
 
     Notes
     -----
-    The parameters are those of the rnn, as ``rnn.…``, and ``weight_query`` (A, H), ``weight_score`` (A,) (both only
-    additive), ``weight_key`` (A, M) (not dot), ``weight_out`` (F, M+H), ``bias_out`` (F,), ``weight_feed`` (G*H, F). A
-    row has the same bits whatever the other rows are, on any number of threads. A row without a memory (length 0) has c
-    = 0.
+    The parameters are those of the rnn, with the prefix ``rnn.``, ``weight_query`` (A, H) and ``weight_score`` (A,) for
+    additive attention, ``weight_key`` (A, M) except for dot attention, ``weight_out`` (F, M+H), ``bias_out`` (F,), and
+    ``weight_feed`` (G*H, F) with input feeding.
+
+    A row does not depend, bit for bit, on the other rows or on the number of threads. For a row without memory (length
+    0) c is 0.
 
     Examples
     --------
@@ -75,8 +88,10 @@ class AttentionDecoder(Layer):
 
     kind = "AttentionDecoder"
 
-    def __init__(self, rnn, memory_size: int, *, attention: str = "additive", size: int | None = None, output_size: int | None = None,
-                 input_feeding: bool = True, seed=None):  # fmt: skip
+    def __init__(
+        self, rnn: Recurrent[Any], memory_size: int, *, attention: str = "additive", size: int | None = None,
+        output_size: int | None = None, input_feeding: bool = True, seed: Seed = None,
+    ):  # fmt: skip
         self.rnn = check_attention.cells(rnn)
         self.memory_size = M = _check.size("memory_size", memory_size)
         self.attention = _check.choice("attention", attention, ATTENTIONS)
@@ -84,11 +99,12 @@ class AttentionDecoder(Layer):
         self.size = H if size is None else _check.size("size", size)
         if attention != "additive" and self.size != H:
             raise ValueError(
-                f"size is {self.size}, but {attention} attention compares with the state, which has {H} numbers: leave size out"
+                f"size is {self.size}, but {attention} attention requires size = hidden_size = {H}: leave size out"
             )
         if attention == "dot" and M != H:
             raise ValueError(
-                f"memory_size is {M}, but dot attention needs that of the state, {H}: take general attention, or make them equal"
+                f"memory_size is {M}, but dot attention requires memory_size = hidden_size = {H}: use general "
+                "attention, or make them equal"
             )
         self.output_size = F = H if output_size is None else _check.size("output_size", output_size)
         self.input_feeding = bool(input_feeding)
@@ -99,7 +115,7 @@ class AttentionDecoder(Layer):
             shapes |= {"weight_query": (self.size, H), "weight_score": (self.size,)}
         if input_feeding:
             shapes["weight_feed"] = (rnn.num_gates * H, F)
-        self._end_of_rnn(rnn)
+        self._check_last_in_storage(rnn)
         what = f"AttentionDecoder(…, memory_size={M}, size={self.size}, output_size={F})"
         check_memory.shaped(what, shapes, rnn.dtype, rnn.storage)
         rng, inputs = np.random.default_rng(seed), {"bias_out": M + H, "weight_feed": H}
@@ -114,12 +130,13 @@ class AttentionDecoder(Layer):
         self._reset_caches()
 
     @staticmethod
-    def _end_of_rnn(rnn):
-        """What is drawn next in the storage must follow the rnn: the decoder's parameters lie side by side."""
+    def _check_last_in_storage(rnn):
+        """Refuse an rnn that is not the last in its storage: the decoder's parameters must be one contiguous range."""
         end = max(slot.offset + slot.size for slot in rnn.slots.values())
         if end != rnn.storage.size:
             raise ValueError(
-                "other layers were made in this storage after the rnn: make the AttentionDecoder right after its rnn"
+                "other layers were added to the storage after the rnn: construct the AttentionDecoder "
+                "right after its rnn"
             )
 
     def _reset_caches(self):
@@ -140,31 +157,50 @@ class AttentionDecoder(Layer):
         self._reset_caches()
 
     def __repr__(self):
-        feeds = "" if self.input_feeding else ", input_feeding=False"
-        return f"AttentionDecoder({self.rnn!r}, memory_size={self.memory_size}, attention={self.attention!r}, output_size={self.output_size}{feeds})"
+        feeding = "" if self.input_feeding else ", input_feeding=False"
+        return (
+            f"AttentionDecoder({self.rnn!r}, memory_size={self.memory_size}, attention={self.attention!r}, "
+            f"output_size={self.output_size}{feeding})"
+        )
 
     @property
     def hidden_size(self) -> int:
+        """Number of hidden units H of the rnn."""
         return self.rnn.hidden_size
 
     @property
     def input_size(self) -> int:
+        """Number of features of x."""
         return self.rnn.input_size
 
     @property
     def num_layers(self) -> int:
+        """Number of layers of the rnn."""
         return self.rnn.num_layers
 
     @property
     def context_size(self) -> int:
+        """Number of features of the context vector of the rnn."""
         return self.rnn.context_size
 
     @property
     def cell(self):
+        """Description of the rnn's cell."""
         return self.rnn.cell
 
-    def astype(self, dtype):
-        """An independent decoder with the same parameters, computing in another dtype."""
+    def astype(self, dtype: DTypeLike) -> AttentionDecoder:
+        """Copy the decoder with its parameters converted to another dtype.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+            Data type of the new decoder.
+
+        Returns
+        -------
+        AttentionDecoder
+            Independent decoder that computes in `dtype`.
+        """
         other = AttentionDecoder(
             self.rnn.astype(dtype), self.memory_size, attention=self.attention, size=self.size,
             output_size=self.output_size, input_feeding=self.input_feeding, seed=0,
@@ -172,33 +208,72 @@ class AttentionDecoder(Layer):
         other.load_state_dict(self.params)
         return other
 
+    @overload
     def __call__(
-        self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None,
-        return_attention=False, check_finite=False,
-    ):  # fmt: skip
-        """Run over a batch of sequences.
+        self, x: ArrayLike, memory: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        memory_lengths: IntsLike | None = None, context: ArrayLike | None = None, embedding: Embedding | None = None,
+        return_attention: Literal[False] = False, check_finite: bool = False,
+    ) -> tuple[Array, State]: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, x: ArrayLike, memory: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        memory_lengths: IntsLike | None = None, context: ArrayLike | None = None, embedding: Embedding | None = None,
+        return_attention: Literal[True], check_finite: bool = False,
+    ) -> tuple[Array, State, Array]: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, x: ArrayLike, memory: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        memory_lengths: IntsLike | None = None, context: ArrayLike | None = None, embedding: Embedding | None = None,
+        return_attention: bool, check_finite: bool = False,
+    ) -> tuple[Array, State] | tuple[Array, State, Array]: ...  # fmt: skip
+
+    def __call__(
+        self, x: ArrayLike, memory: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        memory_lengths: IntsLike | None = None, context: ArrayLike | None = None, embedding: Embedding | None = None,
+        return_attention: bool = False, check_finite: bool = False,
+    ) -> tuple[Array, State] | tuple[Array, State, Array]:  # fmt: skip
+        """Run the decoder over a batch of sequences, without keeping anything for a backward pass.
 
         Parameters
         ----------
-        x : (T, B, rnn.input_size), or ids (T, B) with `embedding`
-        memory : (S, B, memory_size), what is past a row's own length is not looked at
-        state : initial state of the rnn, zeros by default
-        lengths : (B,) ints in 0..T: steps of x
-        memory_lengths : (B,) ints in 0..S: steps of the memory
-        context : (B, context_size), for an rnn made with context_size
-        return_attention : give a third result, the weights
-        check_finite : raise FloatingPointError where a value is NaN or infinite, as for ``fastrnn.LSTM.__call__``; the message names the
-            first one: an argument, a gate, the attention weights, the output, and the step and row
+        x : ndarray, shape (T, B, input_size)
+            Input, of the decoder's dtype. With `embedding`: integer ids, (T, B).
+        memory : ndarray, shape (S, B, memory_size)
+            Steps to attend to.
+        state : ndarray or pair of ndarrays, optional
+            Initial state of the rnn. By default zeros.
+        lengths : array_like of int, shape (B,), optional
+            Number of valid steps of x for each row, 0 to T.
+        memory_lengths : array_like of int, shape (B,), optional
+            Number of valid steps of the memory for each row, 0 to S. Steps after it get no attention.
+        context : ndarray, shape (B, context_size), optional
+            Additional input of every step. Required if the rnn has a `context_size`.
+        embedding : Embedding, optional
+            Layer that maps ids to input vectors.
+        return_attention : bool, default False
+            Also return the attention weights.
+        check_finite : bool, default False
+            Raise an error if a value is NaN or infinite, as for `LSTM`.
 
         Returns
         -------
-        y : (T, B, output_size), zeros past a row's length
-        state_n : of the rnn, after the last step
-        alpha : (T, B, S) the weights of the memory's steps at each step; zeros past the lengths. Only with `return_attention`.
+        y : ndarray, shape (T, B, output_size)
+            Outputs; zeros after a row's length.
+        state_n : ndarray or pair of ndarrays
+            Final state of the rnn.
+        alpha : ndarray, shape (T, B, S)
+            Only with `return_attention`: weight of each step of the memory at each step; zeros after the lengths.
 
         Raises
         ------
-        TypeError, ValueError  an array does not fit; the message names both sizes.
+        TypeError
+            An array does not have the decoder's dtype.
+        ValueError
+            A shape or a length does not fit.
+        FloatingPointError
+            A value is NaN or infinite, with `check_finite`. The message names the first, with its step and row.
         """
         decoding, _ = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, None, check_finite)
         results = self._results(decoding)
@@ -208,14 +283,40 @@ class AttentionDecoder(Layer):
         return results
 
     def vjp(
-        self, x, memory, state=None, *, lengths=None, memory_lengths=None, context=None, embedding=None, rng=None,
-        check_finite=False,
-    ):  # fmt: skip
-        """As a call, with dropout between the rnn's layers, and also the backward: ``(y, state_n), backward = decoder.vjp(x, memory)``.
+        self, x: ArrayLike, memory: ArrayLike, state: StateLike | None = None, *, lengths: IntsLike | None = None,
+        memory_lengths: IntsLike | None = None, context: ArrayLike | None = None, embedding: Embedding | None = None,
+        rng: int | None = None, check_finite: bool = False,
+    ) -> tuple[tuple[Array, State], DecoderBackward]:  # fmt: skip
+        """Run the decoder with dropout between the layers, and return the function that computes the gradients.
 
-        ``backward(dy, dstate_n=None, need_x=True, into=None)`` gives Gradients with `.x`, `.memory`, `.state`,
-        `.context`, `.embedding` and `.params`; ``backward.release()`` gives its memory back. `rng` is the key of the
-        masks, as for the layers; `check_finite` is as in a call, and holds for the backward too.
+        Parameters
+        ----------
+        x : ndarray, shape (T, B, input_size)
+            Input, of the decoder's dtype. With `embedding`: integer ids, (T, B). Do not change it before the backward
+            pass.
+        memory : ndarray, shape (S, B, memory_size)
+            Steps to attend to. Do not change it before the backward pass.
+        state : ndarray or pair of ndarrays, optional
+            Initial state of the rnn. By default zeros.
+        lengths : array_like of int, shape (B,), optional
+            Number of valid steps of x for each row, 0 to T.
+        memory_lengths : array_like of int, shape (B,), optional
+            Number of valid steps of the memory for each row, 0 to S. Steps after it get no attention.
+        context : ndarray, shape (B, context_size), optional
+            Additional input of every step. Required if the rnn has a `context_size`.
+        embedding : Embedding, optional
+            Layer that maps ids to input vectors.
+        rng : int, optional
+            Key of the dropout masks, 0 to 2**64 - 1. By default each call draws new masks from the rnn's seed.
+        check_finite : bool, default False
+            Raise an error if a value is NaN or infinite, in the backward pass too.
+
+        Returns
+        -------
+        results : tuple
+            ``(y, state_n)``, as `__call__` returns them.
+        backward : DecoderBackward
+            Function of ``(dy=None, dstate_n=None, *, need_x=True, into=None)`` that returns `DecoderGradients`.
 
         Examples
         --------
@@ -233,11 +334,11 @@ class AttentionDecoder(Layer):
             return self._results(decoding), DecoderBackward(self, decoding, embedding, check)
 
     def _decode(self, x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite):
-        """The pass, and its check or None."""
+        """Run a forward pass; returns it, and the check for finite values or None."""
         rnn = self.rnn
         x, unbatched = _check.x(rnn, x) if embedding is None else _check.ids(rnn, x, embedding)
         if unbatched:
-            raise ValueError(f"x has shape {x[:, 0].shape}, but a decoder takes a batch: give (T, B, …)")
+            raise ValueError(f"x has shape {x[:, 0].shape}, but a decoder needs a batch axis: pass (T, B, …)")
         T, B = x.shape[:2]
         state = _check.state(rnn, "state", state, B, False)
         lengths = _check.lengths(lengths, T, B, False)
@@ -262,19 +363,17 @@ class AttentionDecoder(Layer):
         return decoding, check
 
     def _packed(self):
-        """The packed copies for the parameters as they are now."""
-        key, made = (self.version, _engine.isa()), self._packed_for
-        if made is None or made[0] != key:
+        """Packed copies of the current parameters, kept until the parameters or the instruction set change."""
+        key, kept = (self.version, _engine.isa()), self._packed_for
+        if kept is None or kept[0] != key:
             own = {name: array for name, array in self.params.items() if not name.startswith("rnn.")}
-            made = self._packed_for = (
-                key,
-                PackedDecoder(self.cell, self.hidden_size, self.dtype, {**self.rnn.params, **own}),
-            )
-        return made[1]
+            packed = PackedDecoder(self.cell, self.hidden_size, self.dtype, {**self.rnn.params, **own})
+            kept = self._packed_for = (key, packed)
+        return kept[1]
 
     def _results(self, decoding):
         y = decoding.batch.spread(decoding.over["a"])
-        if decoding.batch.where is None:  # else it is a copy already
+        if decoding.batch.where is None:  # otherwise it is already a copy
             y = y.copy()
         return y, self.rnn._shape_state(decoding.state_n, False)
 
@@ -284,47 +383,3 @@ class AttentionDecoder(Layer):
         alpha = np.zeros((batch.T, batch.B, len(memory)), decoding.net.dtype)
         alpha[:, :, : decoding.memory.longest] = batch.spread(decoding.over["alpha"])
         return alpha
-
-
-class DecoderBackward(OwnsTape):
-    """The gradients of one forward pass of an AttentionDecoder; see there."""
-
-    def __init__(self, decoder, decoding, embedding, check):
-        self._decoder, self._decoding, self._embedding, self._check = decoder, decoding, embedding, check
-        self._version = decoder.version, None if embedding is None else embedding.version
-
-    def __call__(self, dy=None, dstate_n=None, *, need_x=True, into=None) -> DecoderGradients:
-        decoder, found = self._decoder, self._decoding
-        if found.tape.released:
-            raise RuntimeError("this backward was released: run vjp again")
-        _check.same_versions(decoder, self._embedding, self._version)
-        batch = found.batch
-        dy = check_attention.dy(decoder, dy, (batch.T, batch.B, decoder.output_size))
-        dstate = _check.state(decoder.rnn, "dstate_n", dstate_n, batch.B, False)
-        if dy is not None:
-            dy = batch.packed(np.ascontiguousarray(dy).reshape(batch.T * batch.B, decoder.output_size))
-        if self._check is not None:
-            finite_decoder.backward_arguments(self._check, dy, dstate)
-        grads, flat = decoder._gradients(into)
-        d_embedding = None
-        if self._embedding is not None:
-            shared = into is not None and self._embedding.storage is decoder.storage
-            weight = self._embedding.params["weight"]
-            d_embedding = (
-                self._embedding.slots["weight"].view(into) if shared else np.zeros(weight.shape, decoder.dtype)
-            )
-        plain = {name.removeprefix("rnn."): array for name, array in grads.items()}
-        dx, dstate_0, d_context, d_memory = found.backward(dy, dstate, plain, need_x=need_x, d_embedding=d_embedding)
-        if self._check is not None:
-            others = {"context": d_context, "embedding": d_embedding, **dict(zip(("h_0", "c_0"), dstate_0))}
-            finite_decoder.gradients(self._check, dx, found.memory, d_memory, others, grads)
-        if dx is not None:
-            dx = batch.spread(dx)
-        if d_context is not None:
-            d_context = batch.unsorted(d_context[None])[0]
-        state = decoder.rnn._shape_state(dstate_0, False)
-        return DecoderGradients(dx, state, d_context, d_embedding, grads, flat, found.memory.spread(d_memory))
-
-    def release(self):
-        """Give the memory of the tape back; this backward can't be called any more."""
-        self._decoding.release()

@@ -1,53 +1,39 @@
-"""Embedding, Linear and Dropout: what stands before, after and between recurrent layers."""
+"""Embedding, Linear and Dropout: the layers before, after and between recurrent layers."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from fastrnn import _check, _engine
 from fastrnn._check import memory as check_memory
 from fastrnn._core.calls import next_call
-from fastrnn.parameters import Gradients, Layer
-
-_WORD = (1 << 64) - 1
-
-
-def random_key(*words: int) -> int:
-    """A 64-bit key made of integers: the same words give the same key, any other words an unrelated one.
-
-    The dropout masks of a training run come from ``random_key(seed, update)``, so a resumed run draws the same masks.
-    The mixing is splitmix64's (Steele, Lea & Flood 2014).
-
-    Examples
-    --------
-    >>> random_key(1, 2) == random_key(1, 2), random_key(1, 2) == random_key(2, 1)
-    (True, False)
-    """
-    key = 0
-    for word in words:
-        key = (key ^ (word & _WORD)) + 0x9E3779B97F4A7C15 & _WORD
-        key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
-        key = (key ^ (key >> 27)) * 0x94D049BB133111EB & _WORD
-        key ^= key >> 31
-    return key
+from fastrnn._core.keys import random_key
+from fastrnn._types import Array, ArrayLike, DTypeLike, IntsLike, Seed
+from fastrnn.parameters import Gradients, Layer, Slot, Storage
 
 
 class Embedding(Layer):
-    """A table with one row for each symbol: ``y = weight[ids]``.
+    """Table with one row for each symbol: ``y = weight[ids]``.
 
-    To feed a recurrent layer, give it the ids and this layer, ``rnn(ids, embedding=emb)``: then rows of ``weight @
-    W_ih.T`` are gathered and nothing is multiplied per step.
+    A recurrent layer takes the ids and this layer together, ``rnn(ids, embedding=emb)``. It then gathers rows of
+    ``weight @ W_ih.T``, so that no product is computed per step.
 
     Parameters
     ----------
-    num_embeddings : number of symbols V; ids are 0..V-1
-    embedding_dim : length E of a row
-    dtype : "float32" or "float64"
-    seed : int or numpy Generator, optional. The rows start as standard normal numbers, as torch's.
-    storage : the Storage of the model this layer belongs to, optional
+    num_embeddings : int
+        Number of symbols V. Ids are 0 to V - 1.
+    embedding_dim : int
+        Number of features of a row.
+    dtype : {"float32", "float64"}, default "float32"
+        Data type of the table.
+    seed : int or numpy.random.Generator, optional
+        Source of the initial values, which are standard normal, as in PyTorch.
+    storage : Storage, optional
+        Buffer that the layers of a model share.
 
     Examples
     --------
@@ -58,7 +44,10 @@ class Embedding(Layer):
 
     kind = "Embedding"
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, *, dtype="float32", seed=None, storage=None):
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, dtype: DTypeLike = "float32", seed: Seed = None,
+        storage: Storage | None = None,
+    ):  # fmt: skip
         self.num_embeddings = _check.size("num_embeddings", num_embeddings)
         self.embedding_dim = _check.size("embedding_dim", embedding_dim)
         shape = (self.num_embeddings, self.embedding_dim)
@@ -69,21 +58,25 @@ class Embedding(Layer):
     def __repr__(self):
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype='{self.dtype}')"
 
-    def __call__(self, ids) -> np.ndarray:
-        """Look the rows up.
+    def __call__(self, ids: IntsLike) -> Array:
+        """Look up rows.
 
         Parameters
         ----------
-        ids : ints of any shape, each in 0..num_embeddings-1
+        ids : array_like of int
+            Ids of any shape, each from 0 to num_embeddings - 1.
 
         Returns
         -------
-        y : shape of ids + (embedding_dim,)
+        ndarray
+            Rows, with the shape of ids and a last axis of embedding_dim features.
 
         Raises
         ------
-        TypeError   ids are not integers.
-        ValueError  an id lies outside the table; the message names it and the size of the table.
+        TypeError
+            ids are not integers.
+        ValueError
+            An id is not in the table.
         """
         return self._gather(_check.symbols(self, ids))
 
@@ -92,8 +85,21 @@ class Embedding(Layer):
         _engine.gather(self.params["weight"], ids.ravel(), y)
         return y.reshape(*ids.shape, self.embedding_dim)
 
-    def vjp(self, ids):
-        """As a call, and also the backward: ``y, backward = emb.vjp(ids)``; ``backward(dy, into=None)`` gives Gradients.
+    def vjp(self, ids: IntsLike) -> tuple[Array, Callable[..., Gradients]]:
+        """Look up rows, and return the function that computes the gradients.
+
+        Parameters
+        ----------
+        ids : array_like of int
+            Ids of any shape.
+
+        Returns
+        -------
+        y : ndarray
+            Rows, as `__call__` returns them.
+        backward : callable
+            Function of ``(dy, *, into=None)`` that returns `Gradients`. With `into`, an array laid out as the storage's
+            flat buffer, the gradients are added to it.
 
         Examples
         --------
@@ -118,20 +124,30 @@ class Embedding(Layer):
 
 
 class Linear(Layer):
-    """``y = x @ weight.T + bias`` over the last axis.
+    """Affine map of the last axis: ``y = x @ weight.T + bias``.
 
     Parameters
     ----------
-    in_features, out_features : sizes of a row of x and of y bias : whether to add a bias weight : Slot of a parameter
-    (out_features, in_features) in the same storage, optional: it is this layer's weight too ("tied"). It
-        belongs to the other layer; in a shared gradient buffer, ``into=``, the gradients of both uses add up.
-    dtype : "float32" or "float64"
-    seed : int or numpy Generator, optional. Both parameters start as U(-1/sqrt(in_features), 1/sqrt(in_features)), as torch's.
-    storage : the Storage of the model this layer belongs to, optional
+    in_features : int
+        Number of features of x.
+    out_features : int
+        Number of features of y.
+    bias : bool, default True
+        Add a bias.
+    weight : Slot, optional
+        Parameter of another layer in the same storage, (out_features, in_features), to use as the weight ("tied
+        weights"). It remains the other layer's parameter. In a shared gradient buffer, ``into=``, the gradients of both
+        uses add up.
+    dtype : {"float32", "float64"}, default "float32"
+        Data type of the parameters and of the computation.
+    seed : int or numpy.random.Generator, optional
+        Source of the initial values, drawn from U(-1/sqrt(in_features), 1/sqrt(in_features)), as in PyTorch.
+    storage : Storage, optional
+        Buffer that the layers of a model share. Required with `weight`.
 
     Notes
     -----
-    A row of y has the same bits whatever the other rows are, however many there are, and on any number of threads.
+    A row of y does not depend, bit for bit, on the other rows, on their number, or on the number of threads.
 
     Examples
     --------
@@ -149,16 +165,9 @@ class Linear(Layer):
     kind = "Linear"
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        weight=None,
-        dtype="float32",
-        seed=None,
-        storage=None,
-    ):
+        self, in_features: int, out_features: int, bias: bool = True, *, weight: Slot | None = None,
+        dtype: DTypeLike = "float32", seed: Seed = None, storage: Storage | None = None,
+    ):  # fmt: skip
         self.in_features = _check.size("in_features", in_features)
         self.out_features = _check.size("out_features", out_features)
         shape = (self.out_features, self.in_features)
@@ -180,22 +189,27 @@ class Linear(Layer):
         bias = "" if "bias" in self.slots else ", bias=False"
         return f"Linear({self.in_features}, {self.out_features}{bias}, dtype='{self.dtype}')"
 
-    def __call__(self, x, *, out=None) -> np.ndarray:
-        """Multiply.
+    def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
+        """Apply the map.
 
         Parameters
         ----------
-        x : (..., in_features) of the layer's dtype. A C-contiguous array is used without copying.
-        out : (..., out_features), C-contiguous, optional: receives y and is returned; may overlap x
+        x : ndarray, shape (..., in_features)
+            Input, of the layer's dtype. A C-contiguous array is used without copying.
+        out : ndarray, shape (..., out_features), optional
+            C-contiguous array to write y to. It may overlap x.
 
         Returns
         -------
-        y : (..., out_features)
+        ndarray, shape (..., out_features)
+            y, or `out`.
 
         Raises
         ------
-        TypeError   x has another dtype.
-        ValueError  x has another number of features; the message names both.
+        TypeError
+            x does not have the layer's dtype.
+        ValueError
+            x does not have in_features features, or `out` does not fit.
         """
         return self._product(_check.apart(_check.features(self, x), out), out)
 
@@ -210,11 +224,24 @@ class Linear(Layer):
         )
         return y
 
-    def vjp(self, x, *, out=None):
-        """As a call, and also the backward: ``y, backward = linear.vjp(x)``.
+    def vjp(self, x: ArrayLike, *, out: Array | None = None) -> tuple[Array, Callable[..., Gradients]]:
+        """Apply the map, and return the function that computes the gradients.
 
-        ``backward(dy, need_x=True, into=None)`` gives Gradients with `.x` (None if not needed) and `.params`. x must
-        not be changed until then: it is not copied. Neither may the parameters (RuntimeError).
+        Parameters
+        ----------
+        x : ndarray, shape (..., in_features)
+            Input, of the layer's dtype. It is not copied: do not change it before the backward pass.
+        out : ndarray, shape (..., out_features), optional
+            C-contiguous array to write y to. It may overlap x, which is then copied.
+
+        Returns
+        -------
+        y : ndarray, shape (..., out_features)
+            Output, or `out`.
+        backward : callable
+            Function of ``(dy, *, need_x=True, into=None)`` that returns `Gradients`, with x None if ``need_x=False``.
+            With `into`, the gradients of the parameters are added to that array. It raises RuntimeError if the
+            parameters have changed since.
 
         Examples
         --------
@@ -245,7 +272,7 @@ class Linear(Layer):
         return y, backward
 
     def _packed_weight(self):
-        """The weight as the engine's products want it, for y and for dx, made once for each version."""
+        """The weight packed for the products that give y and dx, kept until it or the instruction set changes."""
         key = (self.version, _engine.isa(), self.dtype)
         packed = self._packed
         if packed is None or packed[0] != key:
@@ -263,7 +290,7 @@ class Linear(Layer):
 
 @functools.lru_cache(maxsize=16)
 def _row_ids(T, B, variational):
-    """(T*B,) uint64 in time-major order: batch row << 32 | t; with t = 0 everywhere if `variational`."""
+    """Ids of the mask's rows, (T*B,) uint64, time-major: batch row << 32 | t, with t = 0 if `variational`."""
     rows = np.arange(B, dtype=np.uint64) << np.uint64(32)
     steps = np.zeros(T, np.uint64) if variational else np.arange(T, dtype=np.uint64)
     ids = (steps[:, None] | rows).ravel()
@@ -272,18 +299,21 @@ def _row_ids(T, B, variational):
 
 
 class Dropout:
-    """Zero each element with probability p and multiply the others by 1 / (1 - p); only in `vjp`, that is in training.
+    """Set elements to zero with probability p and multiply the others by 1 / (1 - p), in `vjp` only.
 
     Parameters
     ----------
-    p : probability of a zero, 0 <= p < 1
-    variational : one mask for all steps of a sequence (Gal & Ghahramani 2016) instead of a fresh one at each step
-    seed : int, optional: where the masks come from when a call gives no `rng`
+    p : float, default 0.5
+        Dropout probability, 0 <= p < 1.
+    variational : bool, default False
+        Use one mask for all steps of a sequence (Gal & Ghahramani 2016) instead of a new one at each step.
+    seed : int, optional
+        Source of the masks, for calls without `rng`.
 
     Notes
     -----
-    A mask is a function of (key, batch row, t, unit) and of nothing else: not of the number of threads, not of the
-    batch.
+    A mask is a function of the key, the batch row, the step and the unit only. It does not depend on the number of
+    threads or the batch size.
 
     Examples
     --------
@@ -307,23 +337,44 @@ class Dropout:
     def __repr__(self):
         return f"Dropout({self.p}{', variational=True' if self.variational else ''})"
 
-    def __call__(self, x) -> np.ndarray:
-        """A copy of x: nothing is dropped outside training."""
-        return np.array(x)
-
-    def vjp(self, x, *, rng: int | None = None, out=None):
-        """Drop, and also give the backward: ``y, backward = dropout.vjp(x)``.
+    def __call__(self, x: ArrayLike) -> Array:
+        """Return a copy of x: without training nothing is dropped.
 
         Parameters
         ----------
-        x : (T, B, n), or (B, n), float32 or float64
-        rng : int in 0..2**64-1, optional: the key of the mask. By default a fresh one at each call, from the layer's seed.
-        out : array like x, C-contiguous, optional: receives y; may be x itself
+        x : array_like
+            Input of any shape.
 
-        ``backward(dy, out=None)`` gives Gradients with `.x`; `out` as above, it may be dy.
+        Returns
+        -------
+        ndarray
+            Copy of x.
+        """
+        return np.array(x)
+
+    def vjp(
+        self, x: ArrayLike, *, rng: int | None = None, out: Array | None = None
+    ) -> tuple[Array, Callable[..., Gradients]]:
+        """Drop elements, and return the function that computes the gradient.
+
+        Parameters
+        ----------
+        x : ndarray, shape (T, B, n) or (B, n)
+            Input, float32 or float64.
+        rng : int, optional
+            Key of the mask, 0 to 2**64 - 1. By default each call draws a new mask from the layer's seed.
+        out : ndarray, shape of x, optional
+            C-contiguous array to write y to. It may be x itself.
+
+        Returns
+        -------
+        y : ndarray, shape of x
+            Output, or `out`.
+        backward : callable
+            Function of ``(dy, *, out=None)`` that returns `Gradients` with x. `out` may be dy itself.
         """
         if rng is not None:
-            return self._vjp(x, _check.random_key(rng), out)
+            return self._vjp(x, _check.rng_key(rng), out)
         with next_call(self) as number:
             return self._vjp(x, random_key(self._seed, number), out)
 

@@ -1,47 +1,63 @@
-"""Stacked: recurrent layers of different sizes or kinds, one on top of the other, as one network."""
+"""Stacked: recurrent layers of different sizes or kinds, used as one network."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 
 from fastrnn import _check
-from fastrnn._check import memory as check_memory
 from fastrnn._check import stacked as check_stacked
 from fastrnn._core import finite
 from fastrnn._core.calls import mask_key
+from fastrnn._core.keys import random_key
 from fastrnn._core.stack import Dropout, even_batch
-from fastrnn.layers.feedforward import random_key
-from fastrnn.parameters import Gradients, Layer, Storage
+from fastrnn._types import Array, ArrayLike, DTypeLike, IntsLike, MemberStates, MemberStatesLike
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.stacked_backward import StackedBackward
+from fastrnn.layers.stacked_stream import StackedStream
+from fastrnn.parameters import Layer, Storage
 
-_OF_A_LAYER = 10_000  # bytes of a layer's Python objects
+if TYPE_CHECKING:
+    from fastrnn.layers.feedforward import Embedding
+
+_Results: TypeAlias = tuple[Array, MemberStates]
+_ResultsAndStates: TypeAlias = tuple[Array, MemberStates, MemberStates]
 
 
 class Stacked(Layer):
-    """Recurrent layers one on top of the other, each of its own size or kind, used as one network.
+    """Recurrent layers of different sizes or kinds, one on top of the other.
 
-    Its state is the tuple of its members' states, and so is the gradient of one. Where a member's state is None (or the
-    whole is), that member starts from zeros, or from the initial state that it has learnt.
+    The state is the tuple of the members' states. Where it, or the state of one member, is None, that member starts
+    from zeros or from its learned initial state.
 
     Parameters
     ----------
-    layers : RNN, GRU and LSTM layers from the input on; the features that one gives are those that the next one takes.
-    All have one
-        dtype and one batch_first; only the first may have a context_size.
-    dropout : 0 <= p < 1, between members, active in `vjp` only; the masks of ``RNN(…, num_layers, dropout=p)``
-    variational : bool, one dropout mask for all steps of a sequence (Gal & Ghahramani 2016)
-    residual : bool, add a member's input to its output (He et al. 2016; Wu et al. 2016), for each but the first, which brings the
-        features to the stack's width
+    layers : sequence of RNN, GRU and LSTM
+        Members, from the input on. The input size of each is the output size of the one below. All have the same dtype
+        and batch_first; only the first may have a context_size.
+    dropout : float, default 0.0
+        Dropout probability between members, 0 <= p < 1. Active in `vjp` only. The masks are those of
+        ``RNN(…, num_layers, dropout=p)``.
+    variational : bool, default False
+        Use one dropout mask for all steps of a sequence (Gal & Ghahramani 2016).
+    residual : bool, default False
+        Add the input of each member but the first to its output (He et al. 2016; Wu et al. 2016).
 
     Raises
     ------
-    ValueError  sizes do not fit; the message names both.
-    TypeError   a member is no recurrent layer, or is of another dtype than the others.
+    ValueError
+        A size or an option does not fit; the message names both values.
+    TypeError
+        A member is not a recurrent layer, or has another dtype than the others.
 
     Notes
     -----
-    The parameters of a stack lie side by side in one Storage. Members with a storage each are moved into a new one:
-    they stay the same objects, and training the stack trains them. Members that share one (``storage=``) stay in it;
-    they must have been made one right after the other. An optimiser of a moved member must be made anew.
+    The parameters of a stack are one contiguous range of one Storage. Members with a storage of their own are moved to
+    a new one: they remain the same objects, and training the stack trains them. An optimiser that was constructed for
+    such a member before does not reach it any more. Members that share a storage stay in it; they must have been
+    constructed directly one after the other.
 
     Examples
     --------
@@ -56,8 +72,15 @@ class Stacked(Layer):
 
     kind = "Stacked"
 
-    def __init__(self, layers, *, dropout: float = 0.0, variational: bool = False, residual: bool = False):
-        self.layers = check_stacked.members(layers)
+    def __init__(
+        self,
+        layers: Sequence[Recurrent[Any]],
+        *,
+        dropout: float = 0.0,
+        variational: bool = False,
+        residual: bool = False,
+    ):
+        self.layers: tuple[Recurrent[Any], ...] = check_stacked.members(layers)
         self.residual = check_stacked.residual(self.layers, residual)
         self.dropout = _check.probability("dropout", dropout)
         self.variational = bool(variational)
@@ -70,29 +93,32 @@ class Stacked(Layer):
 
     @property
     def input_size(self) -> int:
+        """Number of features of x."""
         return self.layers[0].input_size
 
     @property
     def hidden_size(self) -> int:
-        """Units of the last member and one direction."""
+        """Number of hidden units of the last member."""
         return self.layers[-1].hidden_size
 
     @property
     def num_directions(self) -> int:
-        """Directions of the last member."""
+        """Number of directions of the last member."""
         return self.layers[-1].num_directions
 
     @property
     def output_size(self) -> int:
-        """Features of y: those of all directions of the last member."""
+        """Number of features of y: those of all directions of the last member."""
         return self.layers[-1].output_size
 
     @property
     def context_size(self) -> int:
+        """Number of features of the context vector of the first member."""
         return self.layers[0].context_size
 
     @property
     def batch_first(self) -> bool:
+        """Whether x and y are (B, T, features)."""
         return self.layers[0].batch_first
 
     def __repr__(self):
@@ -100,13 +126,24 @@ class Stacked(Layer):
         parts = [f", {name}={getattr(self, name)}" for name, value in options.items() if getattr(self, name) != value]
         return f"Stacked([{', '.join(map(repr, self.layers))}]{''.join(parts)})"
 
-    def astype(self, dtype):
-        """An independent stack of independent members with the same parameters, computing in another dtype."""
+    def astype(self, dtype: DTypeLike) -> Stacked:
+        """Copy the stack and its members with the parameters converted to another dtype.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+            Data type of the new stack.
+
+        Returns
+        -------
+        Stacked
+            Independent stack that computes in `dtype`.
+        """
         layers = [layer.astype(dtype) for layer in self.layers]
         return Stacked(layers, dropout=self.dropout, variational=self.variational, residual=self.residual)
 
     def _prepare(self, x, state, resets, embedding):
-        """Check what the members above the first would find out too late; returns their states, and whether x came unbatched."""
+        """Check what only the upper members would notice; returns the states, and whether x has no batch axis."""
         first = self.layers[0]
         x, unbatched = _check.x(first, x) if embedding is None else _check.ids(first, x, embedding)
         T, B = x.shape[:2]
@@ -115,26 +152,72 @@ class Stacked(Layer):
         return check_stacked.member_states(self, "state", state, B, unbatched), unbatched
 
     def _mask(self, dropout, k, rows, unbatched):
-        """Drop rows, laid out as x is, in place: what goes from member k to the next, or its gradient."""
+        """Apply dropout in place to what member k passes to the next, or to its gradient. Laid out as x is."""
         rows = rows[:, None] if unbatched else rows.transpose(1, 0, 2) if self.batch_first else rows
         T, B, n = rows.shape
         dropout.apply(rows.reshape(T * B, n), even_batch(T, B), k)
 
+    @overload
     def __call__(
-        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None,
+        self, x: ArrayLike, state: MemberStatesLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, return_states: Literal[False] = False, check_finite: bool = False,
+    ) -> _Results: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: MemberStatesLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, return_states: Literal[True], check_finite: bool = False,
+    ) -> _ResultsAndStates: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, x: ArrayLike, state: MemberStatesLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, return_states: bool, check_finite: bool = False,
+    ) -> _Results | _ResultsAndStates: ...  # fmt: skip
+
+    def __call__(
+        self, x: ArrayLike, state: MemberStatesLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None,
         return_states: bool = False, check_finite: bool = False,
-    ):  # fmt: skip
-        """Run the stack over a batch of sequences and keep nothing. All as for a single network; see ``fastrnn.LSTM.__call__``.
+    ) -> _Results | _ResultsAndStates:  # fmt: skip
+        """Run the network over a batch of sequences, without keeping anything for a backward pass.
+
+        The arguments are those of a single network, described in more detail there (`LSTM`).
 
         Parameters
         ----------
-        state : tuple with the state of each member, or None in its place, optional
+        x : ndarray, shape (T, B, input_size)
+            Input, of the network's dtype; (B, T, input_size) if batch_first; (T, input_size) for one sequence. With
+            `embedding`: integer ids, (T, B).
+        state : tuple, optional
+            Initial state of each member, or None in its place.
+        lengths : array_like of int, shape (B,), optional
+            Number of valid steps of each sequence.
+        mask : array_like of bool, shape of x without its last axis, optional
+            Steps to compute.
+        resets : array_like of bool, shape of x without its last axis, optional
+            Where True, the states are set to zero before the step.
+        context : ndarray, shape (B, context_size), optional
+            Additional input of every step of the first member.
+        embedding : Embedding, optional
+            Layer that maps ids to input vectors.
+        return_states : bool, default False
+            Also return the state after every step. Incompatible with `mask`.
+        check_finite : bool, default False
+            Raise an error if a value is NaN or infinite.
 
         Returns
         -------
-        y : (T, B, output_size), or as x is laid out
-        state_n : tuple with the final state of each member
-        states : only with `return_states`. Tuple with the states of each member at every step
+        y : ndarray, shape (T, B, output_size)
+            Outputs of the last member, laid out as x.
+        state_n : tuple
+            Final state of each member.
+        states : tuple
+            Only with `return_states`: state of each member after every step.
         """
         state, _ = self._prepare(x, state, resets, embedding)
         results, given = [], {"context": context, "embedding": embedding}
@@ -152,22 +235,68 @@ class Stacked(Layer):
             finite.refuse("the sum of the last member's input and output", x)
         return (x, *zip(*results))
 
+    @overload
     def vjp(
-        self, x, state=None, *, lengths=None, mask=None, resets=None, context=None, embedding=None, rng=None,
+        self, x: ArrayLike, state: MemberStatesLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, rng: int | None = None,
+        return_states: Literal[False] = False, check_finite: bool = False,
+    ) -> tuple[_Results, StackedBackward]: ...  # fmt: skip
+
+    @overload
+    def vjp(
+        self, x: ArrayLike, state: MemberStatesLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, rng: int | None = None,
+        return_states: Literal[True], check_finite: bool = False,
+    ) -> tuple[_ResultsAndStates, StackedBackward]: ...  # fmt: skip
+
+    @overload
+    def vjp(
+        self, x: ArrayLike, state: MemberStatesLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, rng: int | None = None,
+        return_states: bool, check_finite: bool = False,
+    ) -> tuple[_Results | _ResultsAndStates, StackedBackward]: ...  # fmt: skip
+
+    def vjp(
+        self, x: ArrayLike, state: MemberStatesLike | None = None, *, lengths: IntsLike | None = None,
+        mask: ArrayLike | None = None, resets: ArrayLike | None = None, context: ArrayLike | None = None,
+        embedding: Embedding | None = None, rng: int | None = None,
         return_states: bool = False, check_finite: bool = False,
-    ):  # fmt: skip
-        """Run the stack as in `__call__`, with dropout, and keep what the gradients need.
+    ) -> tuple[_Results | _ResultsAndStates, StackedBackward]:  # fmt: skip
+        """Run the network as `__call__` does, with dropout, and return the function that computes the gradients.
 
         Parameters
         ----------
-        rng : int below 2**64, optional
-            Key of the dropout masks; without it each call draws the next masks of the first member's seed.
-        The others as in `__call__`. Arrays given here must not change before `backward` has been called.
+        x : ndarray, shape (T, B, input_size)
+            Input, of the network's dtype; (B, T, input_size) if batch_first; (T, input_size) for one sequence. With
+            `embedding`: integer ids, (T, B). Do not change it before the backward pass.
+        state : tuple, optional
+            Initial state of each member, or None in its place.
+        lengths : array_like of int, shape (B,), optional
+            Number of valid steps of each sequence.
+        mask : array_like of bool, shape of x without its last axis, optional
+            Steps to compute.
+        resets : array_like of bool, shape of x without its last axis, optional
+            Where True, the states are set to zero before the step.
+        context : ndarray, shape (B, context_size), optional
+            Additional input of every step of the first member.
+        embedding : Embedding, optional
+            Layer that maps ids to input vectors.
+        rng : int, optional
+            Key of the dropout masks, 0 to 2**64 - 1. By default each call draws new masks from the first member's seed.
+        return_states : bool, default False
+            Also return the state after every step. Gradients enter through y and state_n only.
+        check_finite : bool, default False
+            Raise an error if a value is NaN or infinite, in the backward pass too.
 
         Returns
         -------
-        (y, state_n), backward : with `return_states` ``(y, state_n, states), backward``; `backward` is a
-        `StackedBackward`
+        results : tuple
+            What `__call__` returns: ``(y, state_n)``, or ``(y, state_n, states)``.
+        backward : StackedBackward
+            Function of ``(dy=None, dstate_n=None, *, need_x=True, into=None)`` that returns `Gradients`.
 
         Examples
         --------
@@ -204,119 +333,31 @@ class Stacked(Layer):
             finite.refuse("the sum of the last member's input and output", x)
         return (x, *zip(*results)), StackedBackward(self, backwards, dropout, x.shape, unbatched)
 
-    def stream(self, batch_size: int = 1, context=None):
-        """Step through sequences that arrive bit by bit; see ``fastrnn.LSTM.stream``. Returns a `StackedStream`."""
+    def stream(self, batch_size: int = 1, context: ArrayLike | None = None) -> StackedStream:
+        """Step through sequences that arrive piece by piece, as the `stream` of a single network does.
+
+        Parameters
+        ----------
+        batch_size : int, default 1
+            Number of sequences that are processed together.
+        context : ndarray, shape (batch_size, context_size), optional
+            Context of each sequence. Required if the first member has a `context_size`.
+
+        Returns
+        -------
+        StackedStream
+            Object with the methods step, run, reset and refresh, and the attribute state.
+
+        Raises
+        ------
+        ValueError
+            A member is bidirectional or reverse.
+        """
         return StackedStream(self, batch_size, context)
 
 
-class StackedBackward:
-    """The gradients of one forward pass of a Stacked. It owns the tapes until it is released or garbage-collected."""
-
-    def __init__(self, stack, backwards, dropout, y_shape, unbatched):
-        self._stack, self._backwards, self._dropout = stack, backwards, dropout
-        self._y_shape, self._unbatched = y_shape, unbatched
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tapes."""
-        return sum(backward.nbytes for backward in self._backwards)
-
-    def __call__(self, dy=None, dstate_n=None, *, need_x: bool = True, into=None) -> Gradients:
-        """Gradients of ``(y * dy).sum() + (state_n * dstate_n).sum()``; arguments and errors as for a single network.
-
-        dstate_n : tuple with one for each member, or None in its place, optional
-        """
-        stack, unbatched = self._stack, self._unbatched
-        B = 1 if unbatched else self._y_shape[0 if stack.batch_first else 1]
-        dstate_n = check_stacked.member_states(stack, "dstate_n", dstate_n, B, unbatched)
-        if into is None:
-            into = np.zeros(stack.storage.size, stack.dtype)
-        grads, flat = stack._gradients(into)
-        states = [None] * len(stack.layers)
-        for k in reversed(range(len(stack.layers))):
-            with finite.of_member(k):
-                g = self._backwards[k](dy, dstate_n[k], need_x=need_x or k > 0, into=into)
-            if stack.residual and k and dy is not None:
-                g.x += dy
-            dy, states[k] = g.x, g.state
-            if self._dropout is not None and k:
-                stack._mask(self._dropout, k - 1, dy, unbatched)
-        return Gradients(g.x, tuple(states), g.context, g.embedding, grads, flat)
-
-    def release(self) -> None:
-        """Give the tapes' memory back; this backward can't be called any more."""
-        for backward in self._backwards:
-            backward.release()
-
-
-class StackedStream:
-    """Step through sequences that arrive bit by bit, with the weights as of its creation (or of `refresh`).
-
-    Made by ``stack.stream(batch_size, context)``. Its outputs are those of one call over the whole sequence, bit for
-    bit.
-
-    Examples
-    --------
-    >>> import numpy as np, fastrnn
-    >>> net = Stacked([fastrnn.GRU(3, 8), fastrnn.LSTM(8, 4)])
-    >>> s = net.stream()
-    >>> x = np.ones((5, 1, 3), "float32")
-    >>> bool((np.stack([s.step(x_t) for x_t in x]) == net(x)[0]).all())
-    True
-    """
-
-    def __init__(self, stack, batch_size, context):
-        self._stack = stack
-        self._streams = [layer.stream(batch_size, None if k else context) for k, layer in enumerate(stack.layers)]
-        self.batch_size = self._streams[0].batch_size
-
-    def step(self, x_t, out=None):
-        """One step: (batch_size, input_size) -> (batch_size, output_size), `out` if given; it may not overlap x_t."""
-        return self._through("step", x_t, out, ())
-
-    def run(self, x, out=None):
-        """Several steps: x (T, batch_size, input_size) -> y (T, batch_size, output_size)."""
-        return self._through("run", x, out, np.shape(x)[:1])
-
-    def _through(self, verb, x, out, steps):
-        if out is not None:
-            _check.writable_like("out", out, (*steps, self.batch_size, self._stack.output_size), self._stack.dtype)
-        last = len(self._streams) - 1
-        for k, stream in enumerate(self._streams):
-            y = getattr(stream, verb)(x, out=out if k == last else None)
-            if self._stack.residual and k:
-                y += x
-            x = y
-        return x
-
-    def reset(self, rows=None) -> None:
-        """Bring the state back to the initial one: of all rows, or of those whose indices or mask are given."""
-        for stream in self._streams:
-            stream.reset(rows)
-
-    def refresh(self) -> None:
-        """Take over the members' parameters as they are now. The state stays."""
-        for stream in self._streams:
-            stream.refresh()
-
-    @property
-    def state(self):
-        """A copy of the state, as the stack's call takes it; may be set, where None is the initial one."""
-        return tuple(stream.state for stream in self._streams)
-
-    @state.setter
-    def state(self, value):
-        for stream, new in zip(
-            self._streams, check_stacked.member_states(self._stack, "state", value, self.batch_size, False)
-        ):
-            if new is None:
-                stream.reset()
-            else:
-                stream.state = new
-
-
 def _one_storage(layers):
-    """The storage that the members share, in which they lie side by side; those with one each are moved into a new one."""
+    """Return the storage that the members share. Members with one each are moved to a new one."""
     storage = layers[0].storage
     if len(layers) > 1 and all(layer.storage.size == layer.num_parameters for layer in layers):
         storage = Storage(storage.dtype)
@@ -324,44 +365,3 @@ def _one_storage(layers):
             layer._own(storage, layer.dtype, dict(layer.params))
             layer._reset_caches()
     return check_stacked.side_by_side(layers, storage)
-
-
-def make(
-    cell, input_size: int, hidden_size, num_layers: int = 1, *,
-    dropout: float = 0.0, variational: bool = False, residual: bool = False, context_size: int = 0, seed=None,
-    **options,
-):  # fmt: skip
-    """A network of one kind of cell: a single RNN, GRU or LSTM where all layers are alike, else a Stacked.
-
-    Parameters
-    ----------
-    cell : fastrnn.RNN, fastrnn.GRU or fastrnn.LSTM
-    input_size : int
-    hidden_size : int, the same for `num_layers` layers; or a sequence of ints, one for each layer
-    num_layers : int; left out with a sequence
-    residual : bool, as in `Stacked`
-    seed : int or numpy Generator, optional
-    The others as for the cell, the same for all layers.
-
-    Examples
-    --------
-    >>> import fastrnn
-    >>> make(fastrnn.GRU, 3, 8, 2)
-    GRU(3, 8, num_layers=2)
-    >>> make(fastrnn.GRU, 3, (8, 4), bidirectional=True)
-    Stacked([GRU(3, 8, bidirectional=True), GRU(16, 4, bidirectional=True)])
-    """
-    sizes = check_stacked.layer_sizes(hidden_size, num_layers)
-    if isinstance(sizes, int) and not residual:
-        more = dict(dropout=dropout, variational=variational, context_size=context_size, seed=seed)
-        return cell(input_size, sizes, num_layers, **more, **options)
-    if isinstance(sizes, int):
-        check_memory.fits(f"the parameters of {num_layers:,} layers", num_layers * _OF_A_LAYER, "make fewer")
-        sizes = [sizes] * num_layers
-    rng, layers = np.random.default_rng(seed), []
-    for size in sizes:
-        layers.append(
-            cell(input_size, size, context_size=0 if layers else context_size, seed=int(rng.integers(2**63)), **options)
-        )
-        input_size = layers[-1].output_size
-    return Stacked(layers, dropout=dropout, variational=variational, residual=residual)

@@ -15,9 +15,10 @@ from fastrnn import _check
 from fastrnn._check.memory import Budget
 from fastrnn._files import storage
 from fastrnn._files.schema import of_file, shown
+from fastrnn.layers import build
 from fastrnn.layers.feedforward import random_key
 from fastrnn.layers.rnn import GRU, LSTM, RNN
-from fastrnn.layers.stacked import Stacked, make
+from fastrnn.layers.stacked import Stacked
 from fastrnn.models import schemas, unseen
 from fastrnn.parameters import Slot, Storage, initialise
 from fastrnn.settings import Settings
@@ -324,7 +325,9 @@ def recurrent(
     Dropout is between the layers, so a single layer has none.
     """
     several = num_layers > 1 or not isinstance(hidden_size, int)
-    return make(CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options)
+    return build.make(
+        CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options
+    )
 
 
 def init_forget_bias(net, seed: int) -> None:
