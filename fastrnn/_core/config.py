@@ -60,9 +60,11 @@ def _threads_now(seconds, failures):
     return f"calls use one thread for the next {1000 * seconds:.0f} ms: {times}"
 
 
-def show_config():
-    """Print the configuration: version, ISA in use and available, BLAS and its core, threads, compiler.
+def show_config() -> None:
+    """Print the configuration: version, instruction sets, BLAS, threads, compiler, environment.
 
+    Examples
+    --------
     >>> show_config()  # doctest: +ELLIPSIS
     fastrnn ...
     """

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import warnings
+from collections.abc import Iterator
 
 from fastrnn import _check, _engine
 
@@ -69,9 +70,16 @@ def _quota_cores():
     return max(1, int(quota) // int(period))
 
 
-def set_num_threads(n):
-    """Let every call of this process use up to n threads. More than 64 are 64, with a RuntimeWarning: a call never uses more.
+def set_num_threads(n: int) -> None:
+    """Set the number of threads that a call in this process may use.
 
+    Parameters
+    ----------
+    n : int
+        Largest number of threads. More than 64 are 64, with a RuntimeWarning.
+
+    Examples
+    --------
     >>> import fastrnn
     >>> before = fastrnn.get_num_threads()
     >>> fastrnn.set_num_threads(1)
@@ -82,15 +90,33 @@ def set_num_threads(n):
     _engine.set_default_threads(_at_most(n, "the number of threads", 2))
 
 
-def get_num_threads():
-    """Threads that a call from this thread may use."""
+def get_num_threads() -> int:
+    """Return the number of threads that a call from this thread may use.
+
+    Returns
+    -------
+    int
+        Largest number of threads.
+    """
     return _engine.current_threads()
 
 
 @contextlib.contextmanager
-def threads(n):
-    """Let calls from this thread, inside the block, use up to n threads. More than 64 are 64, with a RuntimeWarning.
+def threads(n: int) -> Iterator[None]:
+    """Set the number of threads that calls from this thread may use, for a ``with`` block.
 
+    Parameters
+    ----------
+    n : int
+        Largest number of threads. More than 64 are 64, with a RuntimeWarning.
+
+    Yields
+    ------
+    None
+        The block runs with the new number.
+
+    Examples
+    --------
     >>> import fastrnn
     >>> with fastrnn.threads(1):
     ...     fastrnn.get_num_threads()

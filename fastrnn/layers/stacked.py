@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-import numpy as np
-
 from fastrnn import _check
 from fastrnn._check import stacked as check_stacked
 from fastrnn._core import finite
