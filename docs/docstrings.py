@@ -50,7 +50,12 @@ def public_names():
                 known = isinstance(attribute, (staticmethod, classmethod, property)) or inspect.isfunction(attribute)
                 if known and (member == "__call__" or not member.startswith("_")):
                     found[f"{name}.{member}"] = attribute
-    return [name for name, value in found.items() if callable(value) or isinstance(value, (property, classmethod))]
+    kinds = (property, classmethod)
+    return [
+        name  # not of instances, such as softmax_cross_entropy, which have the docstring of their class
+        for name, value in found.items()
+        if inspect.isclass(value) or inspect.isroutine(value) or isinstance(value, kinds)
+    ]
 
 
 def main(prefixes):

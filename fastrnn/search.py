@@ -1,9 +1,9 @@
-"""What a decoder writes: greedy, drawn, or by beam search, many sequences at a time, in one compiled loop."""
+"""Generation with a decoder: greedy, sampled, or by beam search, for many sequences at a time, in one compiled loop."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -12,66 +12,105 @@ from fastrnn._check import attention as check_attention
 from fastrnn._check import memory as check_memory
 from fastrnn._core import stack
 from fastrnn._core.decoder import Memory, keys_of, over_layers
+from fastrnn._types import ArrayLike, IntArray, IntsLike, StateLike
 from fastrnn.layers.attention import AttentionDecoder
+from fastrnn.layers.feedforward import Embedding, Linear
+from fastrnn.layers.recurrent import Recurrent
 
-_GROUP_ROWS = 256  # hypotheses that are computed together
+Decoder: TypeAlias = "Recurrent[Any] | AttentionDecoder"
+
+_GROUP_ROWS = 256  # number of hypotheses computed together
 
 
 class Hypothesis(NamedTuple):
-    """What was written for one sequence.
+    """Sequence that was generated.
 
-    ids : (n,) without the end
-    score : log-probability of it, of the end too, divided by the length penalty
-    ended : whether it came to its end before the limit
+    Parameters
+    ----------
+    ids : ndarray of int64, shape (n,)
+        Symbols, without the end symbol.
+    score : float
+        Log-probability of the sequence, including its end symbol, divided by the length penalty.
+    ended : bool
+        Whether the end symbol was reached before max_length.
     """
 
-    ids: np.ndarray
+    ids: IntArray
     score: float
     ended: bool
 
 
 @dataclass
-class Start:
-    """Where the decoder begins: arrays of checked arguments, a row for each sequence."""
+class _Start:
+    """Checked initial state, context and memory, with one row for each sequence."""
 
     state: tuple | None
     context: np.ndarray | None
     memory: Memory | None
 
 
-def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end: int, max_length, context=None, memory=None,
-           memory_lengths=None, beam: int = 1, n_best: int = 1, length_penalty: float = 0.0, temperature: float | None = None,
-           key: int = 0) -> list:  # fmt: skip
-    """Let a decoder write a sequence of symbols for each row.
+def search(
+    decoder: Decoder, embedding: Embedding, linear: Linear, state: StateLike | None = None, *, rows: int, start: int,
+    end: int, max_length: IntsLike, context: ArrayLike | None = None, memory: ArrayLike | None = None,
+    memory_lengths: IntsLike | None = None, beam: int = 1, n_best: int = 1, length_penalty: float = 0.0,
+    temperature: float | None = None, key: int = 0,
+) -> list[list[Hypothesis]]:  # fmt: skip
+    """Generate a sequence of symbols for each row.
 
     Parameters
     ----------
     decoder : RNN, GRU, LSTM or AttentionDecoder
-    embedding : Embedding of the symbols that enter
-    linear : Linear from the decoder's output to a score for each of V symbols
-    state, context, memory, memory_lengths : as for the decoder, of `rows` rows
-    rows : number of sequences
-    start, end : id that enters first, id that ends a sequence
-    max_length : most symbols of a sequence, the end among them; one for all, or (rows,)
-    beam : K hypotheses of each sequence that live at a time; 1 is greedy
-    n_best : how many to give of each, at most `beam`
-    length_penalty : alpha of ``((5 + n) / 6) ** alpha`` (Wu et al. 2016), by which the log-probability of n symbols is divided; 0: not
-    temperature : draw each symbol with probability softmax(score / temperature); with beam 1
-    key : 64-bit number that the draws depend on, and on the row and step, and nothing else
+        Decoder, unidirectional.
+    embedding : Embedding
+        Input vectors of the symbols.
+    linear : Linear
+        Layer from the decoder's output to a score for each of V symbols.
+    state : ndarray or pair of ndarrays, optional
+        Initial state, (num_layers, rows, hidden_size). By default zeros, or the learned initial state.
+    rows : int
+        Number of sequences.
+    start : int
+        Id of the first input symbol.
+    end : int
+        Id that ends a sequence.
+    max_length : int or array_like of int, shape (rows,)
+        Largest number of symbols of a sequence, including the end symbol.
+    context : ndarray, shape (rows, context_size), optional
+        Context of each sequence. Required if the decoder has a `context_size`.
+    memory : ndarray, shape (S, rows, memory_size), optional
+        Steps to attend to. Required for an AttentionDecoder.
+    memory_lengths : array_like of int, shape (rows,), optional
+        Number of valid steps of the memory for each sequence.
+    beam : int, default 1
+        Number of hypotheses K that are kept for each sequence. 1 is greedy search.
+    n_best : int, default 1
+        Number of hypotheses to return for each sequence, at most `beam`.
+    length_penalty : float, default 0.0
+        Exponent alpha: the log-probability of n symbols is divided by ``((5 + n) / 6) ** alpha`` (Wu et al. 2016).
+    temperature : float, optional
+        Sample each symbol from softmax(score / temperature) instead of taking the most likely one. Requires beam = 1.
+    key : int, default 0
+        Key of the random numbers, 0 to 2**64 - 1. A sample depends on the key, the row and the step only.
 
     Returns
     -------
-    For each row a list of Hypothesis, the best first: those that ended before those that did not.
+    list of list of Hypothesis
+        Hypotheses of each row, the best first: those that ended before those that did not.
 
     Raises
     ------
-    ValueError, TypeError  an argument is out of its range or does not fit.
-    RuntimeError  scores of symbols are NaN, so that none is the most likely one.
+    TypeError
+        An argument has the wrong type or dtype.
+    ValueError
+        An argument is out of range or does not fit.
+    RuntimeError
+        The scores of the symbols are NaN.
 
     Notes
     -----
-    The beam is that of fairseq: at each step the 2K best continuations are looked at; an end among the K best is finished, the K best
-    others live on; a sequence is done with K finished. With K = 1 this is greedy. What is written for a row does not depend on the others.
+    The beam search is that of fairseq: at each step the 2K best continuations are considered; end symbols among the K
+    best finish a hypothesis, and the K best of the others are kept. A sequence is done when K hypotheses are finished.
+    The result for a row does not depend on the other rows.
 
     Examples
     --------
@@ -81,19 +120,7 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
     >>> best.ids.tolist(), best.ended
     ([2, 2, 2, 3, 3, 3], False)
     """
-    beam = _check.size("beam", beam)
-    if beam > _engine.most_hypotheses:
-        raise ValueError(f"beam is {beam}, but it can be {_engine.most_hypotheses} at most")
-    n_best = _check.size("n_best", n_best)
-    if n_best > beam:
-        raise ValueError(f"n_best is {n_best}, but beam={beam} finds no more than {beam}: raise beam")
-    _check.number("length_penalty", length_penalty, least=0)
-    if temperature is not None:
-        _check.number("temperature", temperature, above=0)
-        if beam > 1:
-            raise ValueError(
-                f"temperature is {temperature}, but beam search with beam={beam} draws nothing: leave one of them out"
-            )
+    beam, n_best = _checked_beam(beam, n_best, length_penalty, temperature)
     check_attention.writing(decoder, embedding, linear)
     start = check_attention.symbol("start", start, embedding.num_embeddings, "the embedding")
     end = check_attention.symbol("end", end, linear.out_features, "linear")
@@ -101,37 +128,83 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
     limits = np.array(np.broadcast_to(_check.integers("max_length", max_length), (rows,)))
     if rows and limits.min() < 1:
         raise ValueError(f"max_length is {limits.min()}, but it must be at least 1")
-    longest, together = int(limits.max(initial=1)), min(rows, max(1, _GROUP_ROWS // beam))
-    check_memory.fits(f"sequences of {longest:,} symbols", 16 * together * beam * longest, "give a smaller max_length")
+    group = max(1, _GROUP_ROWS // beam)
+    longest = int(limits.max(initial=1))
+    needed = 16 * min(rows, group) * beam * longest
+    check_memory.fits(f"sequences of {longest:,} symbols", needed, "use a smaller max_length")
     first = _start(decoder, rows, state, context, memory, memory_lengths)
     order = np.argsort(-limits if first.memory is None else -first.memory.count, kind="stable")
-    group, found = max(1, _GROUP_ROWS // beam), [None] * rows
+    found: list[list[Hypothesis]] = [[]] * rows
     writers = _Writers(decoder, embedding, linear, first, start, end, temperature or 0.0, _check.rng_key(key))
     for low in range(0, rows, group):
         some = order[low : low + group]
         for row, hypotheses in zip(some, writers.write(some, beam, limits[some], length_penalty)):
             if not hypotheses or any(np.isnan(hypothesis.score) for hypothesis in hypotheses):
                 raise RuntimeError(
-                    f"the scores of the symbols for row {row} are NaN: what enters the decoder is not finite, or its parameters have left all "
-                    "bounds; train again with a lower lr"
+                    f"the scores of the symbols for row {row} are NaN: the decoder's input or its parameters are not "
+                    "finite; check the input, or train again with a lower lr"
                 )
             found[row] = hypotheses[:n_best]
     return found
 
 
-def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, memory=None, memory_lengths=None,
-               temperature: float | None = None, key: int = 0):  # fmt: skip
-    """The symbols that enter a decoder where some are its own: for scheduled sampling (Bengio et al. 2015).
+def _checked_beam(beam, n_best, length_penalty, temperature):
+    """Check the options of a search; returns beam and n_best as int."""
+    most = _engine.most_hypotheses
+    beam, n_best = _check.size("beam", beam), _check.size("n_best", n_best)
+    if beam > most:
+        raise ValueError(f"beam is {beam}, but it must be at most {most}")
+    if n_best > beam:
+        raise ValueError(f"n_best is {n_best}, but beam={beam} gives at most {beam} hypotheses: use a larger beam")
+    _check.number("length_penalty", length_penalty, least=0)
+    if temperature is not None:
+        _check.number("temperature", temperature, above=0)
+        if beam > 1:
+            raise ValueError(f"temperature is {temperature}, but beam search (beam={beam}) does not sample: use beam=1")
+    return beam, n_best
+
+
+def own_inputs(
+    decoder: Decoder, embedding: Embedding, linear: Linear, state: StateLike | None = None, *, given: IntsLike,
+    context: ArrayLike | None = None, memory: ArrayLike | None = None, memory_lengths: IntsLike | None = None,
+    temperature: float | None = None, key: int = 0,
+) -> IntArray:  # fmt: skip
+    """Replace some input symbols of a decoder by its own choices, for scheduled sampling (Bengio et al. 2015).
 
     Parameters
     ----------
-    given : (T, B) ids; where one is -1 the decoder's choice of the step before enters. The first step has none.
-    temperature : the choice is drawn, as in `search`; None: it is the most likely symbol
-    The others as for `search`.
+    decoder : RNN, GRU, LSTM or AttentionDecoder
+        Decoder, unidirectional.
+    embedding : Embedding
+        Input vectors of the symbols.
+    linear : Linear
+        Layer from the decoder's output to a score for each of V symbols.
+    state : ndarray or pair of ndarrays, optional
+        Initial state, (num_layers, B, hidden_size). By default zeros, or the learned initial state.
+    given : array_like of int, shape (T, B)
+        Input symbols. -1 stands for the symbol that the decoder chooses at the step before; not in the first step.
+    context : ndarray, shape (B, context_size), optional
+        Context of each sequence. Required if the decoder has a `context_size`.
+    memory : ndarray, shape (S, B, memory_size), optional
+        Steps to attend to. Required for an AttentionDecoder.
+    memory_lengths : array_like of int, shape (B,), optional
+        Number of valid steps of the memory for each sequence.
+    temperature : float, optional
+        Sample the choice, as in `search`, instead of taking the most likely symbol.
+    key : int, default 0
+        Key of the random numbers, 0 to 2**64 - 1.
 
     Returns
     -------
-    (T, B) int64 ids without a -1
+    ndarray of int64, shape (T, B)
+        Input symbols, without -1.
+
+    Raises
+    ------
+    TypeError
+        An argument has the wrong type or dtype.
+    ValueError
+        An argument is out of range or does not fit.
     """
     check_attention.writing(decoder, embedding, linear)
     given = np.array(_check.integers("given", given))
@@ -141,7 +214,8 @@ def own_inputs(decoder, embedding, linear, state=None, *, given, context=None, m
     if given.size and (given.min() < -1 or given.max() >= embedding.num_embeddings or given[0].min() < 0):
         wrong = given[0].min() if given[0].min() < 0 else given.min() if given.min() < -1 else given.max()
         raise ValueError(
-            f"given has the id {wrong}, but it must be from 0 to {embedding.num_embeddings - 1}, or after the first step -1"
+            f"given has the id {wrong}, but ids must be from 0 to {embedding.num_embeddings - 1}, "
+            "or -1 after the first step"
         )
     if T == 0 or B == 0:
         return given
@@ -158,20 +232,16 @@ def _start(decoder, rows, state, context, memory, memory_lengths):
     if isinstance(decoder, AttentionDecoder):
         memory = check_attention.memory(decoder, memory, rows)
         memory = Memory(memory, check_attention.memory_lengths(memory_lengths, len(memory), rows))
-    return Start(state, context, memory)
+    return _Start(state, context, memory)
 
 
 class _Writers:
-    """Makes the engine's writer for one group of sequences after the other; what they share is made once."""
+    """Run the engine's writer for one group of sequences after the other, with the arrays that the groups share."""
 
     def __init__(self, decoder, embedding, linear, first, start, end, temperature, key):
         self.attends = isinstance(decoder, AttentionDecoder)
-        self.decoder, self.rnn, self.linear, self.first = (
-            decoder,
-            decoder.rnn if self.attends else decoder,
-            linear,
-            first,
-        )
+        self.rnn = decoder.rnn if self.attends else decoder
+        self.decoder, self.linear, self.first = decoder, linear, first
         self.start, self.end, self.temperature, self.key = start, end, temperature, key
         self.packed = decoder._packed()
         table = np.ascontiguousarray(embedding.params["weight"])
@@ -179,7 +249,7 @@ class _Writers:
         self.keys = keys_of(decoder._sizes, self.packed, first.memory) if self.attends else None
 
     def write(self, some, K, limits, length_penalty):
-        """A list of Hypothesis, the best first, of each of some sequences."""
+        """Generate some sequences; returns a list of Hypothesis for each, the best first."""
         N, T = len(some), int(limits.max())
         symbols, parents = np.zeros((T, N * K), np.int64), np.zeros((T, N * K), np.int64)
         last, parent, ended, total = _finished(N, K)
@@ -202,20 +272,11 @@ class _Writers:
         return found
 
     def follow(self, given):
-        """(T, B) the choice at each step, when what is given enters."""
+        """Return the decoder's choice at each step, (T, B), for given inputs."""
         T, B = given.shape
         symbols, parents = np.zeros((T, B), np.int64), np.zeros((T, B), np.int64)
-        self._run(
-            np.arange(B),
-            1,
-            given[0].copy(),
-            np.full(B, T),
-            given,
-            symbols,
-            parents,
-            np.zeros(B, np.int64),
-            *_finished(B, 1),
-        )
+        none, finished = np.zeros(B, np.int64), _finished(B, 1)
+        self._run(np.arange(B), 1, given[0].copy(), np.full(B, T), given, symbols, parents, none, *finished)
         return symbols
 
     def _run(self, some, K, ids, limits, given, symbols, parents, *found):
@@ -240,7 +301,8 @@ class _Writers:
             )
             memory = gates, states[0], states[1] if net.cell.has_c else None
             layers.append(stack.ready_sweep(
-                net, packed, batch, layer, 0, below, repeated(first.context), memory, h[layer], None if c is None else c[layer], y, False, 1,
+                net, packed, batch, layer, 0, below, repeated(first.context), memory, h[layer],
+                None if c is None else c[layer], y, False, 1,
                 column=self.decoder.memory_size if top and self.attends else 0,
             ))  # fmt: skip
             below = y
@@ -253,12 +315,13 @@ class _Writers:
         score[::K] = 0
         _engine.Writer(
             layers, attention, out, self.linear._packed_weight()[0], self.linear.params.get("bias"),
-            np.empty((rows, V), net.dtype), np.empty((rows, Hp), net.dtype), ids, self.end, np.ascontiguousarray(limits, np.int64), given,
-            self.temperature, self.key, some.astype(np.uint64), score, symbols, parents, *found,
+            np.empty((rows, V), net.dtype), np.empty((rows, Hp), net.dtype), ids, self.end,
+            np.ascontiguousarray(limits, np.int64), given, self.temperature, self.key, some.astype(np.uint64), score,
+            symbols, parents, *found,
         ).run()  # fmt: skip
 
     def _attention(self, layers, rows, first, count, joined, out):
-        """What stands over the layers, of one step."""
+        """Arrays of the attention of one step."""
         sizes, dtype, memory = self.decoder._sizes, self.rnn.dtype, self.first.memory
         arrays = dict(
             joined=joined, a=out, alpha=np.empty((rows, memory.longest), dtype), query=np.empty((rows, sizes.A), dtype)
@@ -268,14 +331,14 @@ class _Writers:
 
 
 def _finished(N, K):
-    """last, parent, ended and total of finished hypotheses, as the engine's Writer fills them in; ended -1: there is none."""
+    """Arrays last, parent, ended and total of finished hypotheses for the engine's Writer; ended -1 means none."""
     return np.zeros((N, K), np.int64), np.zeros((N, K), np.int64), np.full((N, K), -1, np.int64), np.zeros((N, K))
 
 
 def _trail(symbols, parents, t, k, ended):
-    """The ids of a hypothesis, back from its last step."""
+    """Collect the ids of a hypothesis, from its last step back."""
     ids = []
-    if ended:  # k is the hypothesis that ends at step t; the end itself is left out
+    if ended:  # hypothesis k ends at step t; leave out the end symbol
         t -= 1
     while t >= 0:
         ids.append(symbols[t, k])

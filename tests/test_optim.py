@@ -204,7 +204,7 @@ BAD = [
     (
         lambda: optim.SGD(STORAGE, nesterov=True),
         ValueError,
-        "nesterov=True needs a momentum above 0, but momentum is 0",
+        "nesterov=True requires momentum > 0, but momentum is 0",
     ),
     (
         lambda: optim.SGD(STORAGE).step(np.zeros(4)),
@@ -223,17 +223,17 @@ BAD = [
     (
         lambda: optim.Adam(STORAGE).load_state_dict(optim.SGD(STORAGE).state_dict()),
         ValueError,
-        "the state is of 'SGD', but this optimiser is 'Adam'",
+        "the state belongs to 'SGD', but this optimiser is 'Adam'",
     ),
     (
         lambda: optim.Adam(STORAGE).load_state_dict(optim.Adam(storage_of(np.zeros(4))).state_dict()),
         ValueError,
-        "m has shape (4,), but the parameters of this Adam have (3,)",
+        "m has shape (4,), but the parameters of this Adam have shape (3,)",
     ),
     (
         lambda: optim.Adam(STORAGE).load_state_dict({"optimizer": "Adam", "lr": 1}),
         KeyError,
-        "'the state of this Adam lacks betas, eps, weight_decay, updates, m, v'",
+        "'the state for this Adam lacks betas, eps, weight_decay, updates, m, v'",
     ),
 ]
 

@@ -202,11 +202,11 @@ def test_more_hypotheses_than_symbols_and_scores_that_are_no_numbers():
 
 @pytest.mark.parametrize("change, message", [
     (dict(beam=0), "beam is 0"),
-    (dict(beam=65), "beam is 65, but it can be 64"),
+    (dict(beam=65), "beam is 65, but it must be at most 64"),
     (dict(beam=2, n_best=3), "n_best is 3, but beam=2"),
     (dict(length_penalty=-1), "length_penalty"),
     (dict(temperature=0), "temperature"),
-    (dict(temperature=1.0, beam=2), "draws nothing"),
+    (dict(temperature=1.0, beam=2), "does not sample: use beam=1"),
     (dict(max_length=0), "max_length is 0"),
     (dict(context=np.ones((3, 3))), "3"),
 ])  # fmt: skip

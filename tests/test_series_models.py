@@ -325,7 +325,7 @@ BAD = [
     (lambda: Forecaster(5, 5).predict(), RuntimeError, "this Forecaster has not been fitted"),
     (lambda: binary_cross_entropy(np.ones((2, 3)), np.ones((2, 4))), ValueError, "targets"),
     (lambda: QuantileLoss((0.5, 1.5)), ValueError, "a quantile is 1.5"),
-    (lambda: QuantileLoss((0.5, 0.9))(np.ones((2, 3)), np.ones((2, 1))), ValueError, r"targets have shape \(2, 1\), but y has \(2, 3\)"),
+    (lambda: QuantileLoss((0.5, 0.9))(np.ones((2, 3)), np.ones((2, 1))), ValueError, r"y has shape \(2, 3\), but targets of shape \(2, 1\) need 2 quantiles"),
 ]  # fmt: skip
 
 

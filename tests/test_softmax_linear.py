@@ -21,7 +21,7 @@ def data(N=200, F=7, V=11, dtype="float64"):
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("N", [0, 1, 64, 65, 200])
 def test_it_is_the_linear_layer_and_the_loss_one_after_the_other(N, label_smoothing, weighted, monkeypatch):
-    monkeypatch.setattr(losses, "_LOGITS_BYTES", 1)  # chunks of 64
+    monkeypatch.setattr(losses.linear, "_LOGITS_BYTES", 1)  # chunks of 64
     linear, x, targets, weights = data(N)
     options = dict(weights=weights if weighted else None, label_smoothing=label_smoothing)
     logits, linear_backward = linear.vjp(x)

@@ -16,7 +16,7 @@ PYTHON = {
     "SHORT_SEQUENCES": short_calls.MOST_SEQUENCES,  # sequences of one layer, up to which more steps are short too
     "SHORT_WORK": short_calls.MOST_WORK,  # multiply-adds of those
     "SHORT_STATE_BYTES": short_calls.MOST_STATE_BYTES,  # of h, of all sequences
-    "LOGITS_BYTES": losses._LOGITS_BYTES,  # logits that softmax_linear holds at a time
+    "LOGITS_BYTES": losses.linear._LOGITS_BYTES,  # logits that softmax_linear holds at a time
 }
 
 # Names of the engine's list, and what a case must have around them.
