@@ -340,7 +340,7 @@ def test_layers_made_in_between_are_noticed():
     (dict(memory=np.ones((6, 5, 7), "float32")), TypeError, "memory is float32"),
     (dict(memory_lengths=[7, 1, 1, 1, 1]), ValueError, "memory_lengths has 7, but memory has 6 steps"),
     (dict(memory_lengths=[-1, 1, 1, 1, 1]), ValueError, "memory_lengths has -1"),
-    (dict(memory_lengths=[1, 1]), ValueError, r"shape \(2,\), but there are 5 rows"),
+    (dict(memory_lengths=[1, 1]), ValueError, r"shape \(2,\), but x has B=5 rows"),
     (dict(memory_lengths=[1.5] * 5), TypeError, "memory_lengths"),
     (dict(x=np.ones((4, 3))), ValueError, "needs a batch axis"),
     (dict(x=np.ones((4, 5, 4))), ValueError, "4 features"),

@@ -61,13 +61,13 @@ MAKING = [
         "dtype",
         lambda: lstm(dtype="float16"),
         TypeError,
-        "dtype is 'float16', but fastrnn computes in 'float32' or 'float64'",
+        "dtype is 'float16', but it must be 'float32' or 'float64'",
     ),
     (
         "dtype name",
         lambda: lstm(dtype="floaty"),
         TypeError,
-        "dtype is 'floaty', but fastrnn computes in 'float32' or 'float64'",
+        "dtype is 'floaty', but it must be 'float32' or 'float64'",
     ),
     (
         "nonlinearity",
@@ -210,7 +210,7 @@ LENGTHS_RESETS_CONTEXT = [
         "number of lengths",
         lambda: lstm()(f32(T, B, I), lengths=[1, 2, 3]),
         ValueError,
-        "lengths have shape (3,), but x has B=2 sequences: give (2,)",
+        "lengths have shape (3,), but x has B=2 sequences: pass (2,)",
     ),
     (
         "lengths dtype",
@@ -240,13 +240,13 @@ LENGTHS_RESETS_CONTEXT = [
         "no context",
         lambda: lstm(context_size=6)(f32(T, B, I)),
         ValueError,
-        "this LSTM was made with context_size=6, but no context was given",
+        "this LSTM was made with context_size=6, but no context was given: pass context= of shape (B, 6)",
     ),
     (
         "unexpected context",
         lambda: lstm()(f32(T, B, I), context=f32(B, 6)),
         ValueError,
-        "a context was given, but this LSTM was made without: make it with context_size=",
+        "a context was given, but this LSTM has context_size=0: leave it out, or construct the layer with context_size=",
     ),
     (
         "context shape",
@@ -367,7 +367,7 @@ STREAM = [
         "no context",
         lambda: lstm(context_size=6).stream(),
         ValueError,
-        "this LSTM was made with context_size=6, but no context was given",
+        "this LSTM was made with context_size=6, but no context was given: pass context= of shape (B, 6)",
     ),
 ]
 
@@ -446,7 +446,7 @@ def test_a_backward_after_an_update_is_refused():
     late = backward(net)
     with net.updating() as flat:
         flat *= 2
-    with pytest.raises(RuntimeError, match=r"^the parameters of this LSTM were changed after the forward pass"):
+    with pytest.raises(RuntimeError, match=r"^the parameters of this LSTM have changed since the forward pass"):
         late(f32(T, B, H))
 
 

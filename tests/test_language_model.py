@@ -557,7 +557,7 @@ BAD = [
     (
         lambda _: LanguageModel(dtype="int8"),
         TypeError,
-        "dtype is 'int8', but fastrnn computes in 'float32' or 'float64'",
+        "dtype is 'int8', but it must be 'float32' or 'float64'",
     ),
     (
         lambda _: LanguageModel(level="letter"),

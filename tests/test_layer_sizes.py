@@ -62,7 +62,7 @@ def test_gradients_and_the_way_to_disk(name, tmp_path):
 
 @pytest.mark.parametrize("name", MAKE)
 def test_wrong_sizes_are_named(name):
-    with pytest.raises(ValueError, match="num_layers is 3, but hidden_size names 2 layers: leave num_layers out"):
+    with pytest.raises(ValueError, match="num_layers is 3, but hidden_size has 2 sizes: leave num_layers out"):
         MAKE[name]([5, 3], 3)
     with pytest.raises(ValueError, match="hidden_size is 0, but it must be at least 1"):
         MAKE[name]([5, 0], 1)

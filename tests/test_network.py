@@ -168,5 +168,5 @@ def test_wrong_parameters_and_states_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="2 parts, but this Network has 1"):
         net(np.zeros((1, 1, 3), "float32"), (None, None))
     storage.save(tmp_path, {}, {"model": "LanguageModel"})
-    with pytest.raises(ValueError, match="holds a LanguageModel"):
+    with pytest.raises(ValueError, match="contains a LanguageModel, not a Network"):
         Network.load(tmp_path)

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_named():
     into = np.zeros_like(linear.storage.flat)
     with pytest.raises(ValueError, match="x has 3 features, but this Linear was made with in_features=7"):
         softmax_linear(linear, x[:, :3].copy(), targets, into=into)
-    with pytest.raises(ValueError, match="targets go up to 11, but logits has 11 classes"):
+    with pytest.raises(ValueError, match="targets go up to 11, but the logits have 11 classes"):
         softmax_linear(linear, x, np.full(5, 11), into=into)
     with pytest.raises(ValueError, match=r"targets have shape \(4,\)"):
         softmax_linear_nll(linear, x, targets[:4])

@@ -460,7 +460,7 @@ def test_make_gives_a_network_or_a_stack():
     same = build.make(GRU, 3, 4, 3, residual=True, storage=Storage(), seed=1)
     assert [layer.hidden_size for layer in same.layers] == [4, 4, 4] and same.residual
     assert (same.layers[1].params["weight_hh_l0"] != same.layers[2].params["weight_hh_l0"]).any()
-    with pytest.raises(ValueError, match="num_layers is 3, but hidden_size names 2 layers: leave num_layers out"):
+    with pytest.raises(ValueError, match="num_layers is 3, but hidden_size has 2 sizes: leave num_layers out"):
         build.make(GRU, 3, (5, 4), 3)
 
 
@@ -513,38 +513,38 @@ def twice():
 @pytest.mark.parametrize(
     "act, error, message",
     [
-        (lambda: Stacked([]), ValueError, "a Stacked needs one member or more, each another layer, got 0"),
-        (twice, ValueError, "a Stacked needs one member or more, each another layer, got 2"),
+        (lambda: Stacked([]), ValueError, "a Stacked needs at least one member, all different objects, got 0"),
+        (twice, ValueError, "a Stacked needs at least one member, all different objects, got 2"),
         (lambda: on_gru(fastrnn.Linear(4, 2)), TypeError, "member 1 is Linear, but it must be an RNN, GRU or LSTM"),
-        (lambda: on_gru(GRU(5, 4)), ValueError, "member 1 has input_size=5, but the one below it gives 4 features"),
+        (lambda: on_gru(GRU(5, 4)), ValueError, "member 1 has input_size=5, but member 0 gives 4 features"),
         (
             lambda: Stacked([GRU(3, 4, bidirectional=True), GRU(4, 4)]),
             ValueError,
-            "input_size=4, but the one below it gives 8 features",
+            "input_size=4, but member 0 gives 8 features",
         ),
         (
             lambda: on_gru(GRU(4, 4, dtype="float64")),
             TypeError,
-            "member 1 computes in float64, but the one below it in float32",
+            "member 1 computes in float64, but member 0 in float32",
         ),
         (
             lambda: on_gru(GRU(4, 4, batch_first=True)),
             ValueError,
-            "member 1 has batch_first=True, but the one below it False",
+            "member 1 has batch_first=True, but member 0 has False",
         ),
         (
             lambda: on_gru(GRU(4, 4, context_size=2)),
             ValueError,
-            "member 1 was made with context_size=2, but a context enters at member 0",
+            "member 1 was made with context_size=2, but only member 0 can take a context",
         ),
         (
             lambda: on_gru(GRU(4, 5), residual=True),
             ValueError,
-            "residual=True needs members whose .* but member 1 is GRU.4, 5.",
+            "residual=True requires input and output of the same size, but member 1 maps 4 to 5 features: GRU.4, 5.",
         ),
         (lambda: on_gru(GRU(4, 4), dropout=1.0), ValueError, "dropout is 1.0, but it must be a number from 0"),
-        (in_two_storages, ValueError, "member 2 is in another storage than member 0"),
-        (with_one_between, ValueError, "member 1 does not follow the one below it in their storage"),
+        (in_two_storages, ValueError, "member 2 has another storage than member 0"),
+        (with_one_between, ValueError, "member 1 does not directly follow member 0 in the storage"),
         (lambda: mixed()(draw(4, 2, 3), (None, None)), ValueError, "a tuple of its 3 members' states, got tuple of 2"),
         (
             lambda: mixed()(draw(4, 2, 3), draw(3, 2, 4)),

@@ -1,4 +1,4 @@
-"""The argument checks of data that models are fitted to: sequences, numbers, labels, sentences; the others are in _check.py."""
+"""Checks of the data that models are fitted to: sequences, numbers, labels, sentences."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fastrnn._check import unmasked
 
 
 def is_frame(value) -> bool:
-    """Whether it is a data frame: it has named columns."""
+    """Whether a value is a data frame, with named columns."""
     return hasattr(value, "columns") and hasattr(value, "to_numpy")
 
 
 def numeric(name: str, value) -> np.ndarray:
-    """An array of real numbers of its own dtype; an object array of numbers becomes float64, a torch tensor an array."""
+    """Convert to an array of real numbers. Objects become float64, torch tensors arrays of their own dtype."""
     if hasattr(value, "detach"):  # a tensor, which may need a gradient
         value = value.detach().cpu()
     unmasked(name, value)
     try:
         found = np.asarray(value)
-    except ValueError:  # lists of different lengths
-        raise ValueError(f"{name} is ragged: its parts have different shapes") from None
+    except ValueError:  # nested lists of different lengths
+        raise ValueError(f"{name} is ragged: its elements have different shapes") from None
     if found.dtype.kind == "O":
         for place, element in np.ndenumerate(found):
             if not isinstance(element, numbers.Real):
@@ -39,41 +39,43 @@ def _shown(element):
 
 
 def real_numbers(name: str, value) -> np.ndarray:
-    """An array of finite real numbers, float64."""
+    """Check finite real numbers; returns them as float64."""
     value = numeric(name, value)
     if not np.isfinite(value).all():
         where = np.argwhere(~np.isfinite(value))[0]
-        raise ValueError(
-            f"{name} has {value[tuple(where)]} at {tuple(where.tolist())}: replace such values, or leave them out"
-        )
+        raise ValueError(f"{name} has {value[tuple(where)]} at {tuple(where.tolist())}: replace or remove such values")
     return value.astype(np.float64, copy=False)
 
 
 def columns(value) -> list | None:
-    """The names of the columns of a data frame, or of the first of a list of them; None if there are none."""
+    """Column names of a data frame, or of the first in a list of them; None for other values."""
     first = value[0] if isinstance(value, (list, tuple)) and len(value) else value
     return [str(name) for name in first.columns] if is_frame(first) else None
 
 
 def by_name(name: str, frame, names: list | None):
-    """A frame with its columns in the order of `names`; what is no frame, or has no names to be compared with, as it is."""
+    """Reorder the columns of a data frame. Other values are returned unchanged, and so are all if `names` is None."""
     if names is None or not is_frame(frame):
         return frame
     own = [str(column) for column in frame.columns]
     if own == names:
         return frame
     if sorted(own) != sorted(names) or len(set(own)) < len(own):
-        raise ValueError(f"{name} has the columns {', '.join(own)}, but {', '.join(names)} are needed")
+        raise ValueError(f"{name} has the columns {', '.join(own)}, but the model needs {', '.join(names)}")
     return frame.iloc[:, [own.index(column) for column in names]] if hasattr(frame, "iloc") else frame[names]
 
 
 def sequences(value, width: int | None = None, names: list | None = None) -> list:
-    """N sequences as arrays (T, features) of their own dtypes.
+    """Check N sequences; returns them as a list of arrays (T, features) of their own dtypes.
 
     Parameters
     ----------
-    value : list of arrays or frames, an array (N, T, features), which may be padded with NaN at the ends, or an object array of arrays
-    width, names : how many features the model knows, and their names in frames; None if they are new
+    value : list of arrays or data frames, array (N, T, features), or object array of arrays
+        The sequences. An array may be padded with NaN at the ends.
+    width : int, optional
+        Number of features that the model was fitted with.
+    names : list of str, optional
+        Names of the features in data frames that the model was fitted with.
     """
     if value is None or isinstance(value, str):
         raise TypeError(f"X is {value!r:.40}, but it must be a list of N arrays (T, features)")
@@ -96,7 +98,7 @@ def sequences(value, width: int | None = None, names: list | None = None) -> lis
     for n, sequence in enumerate(value):
         a = numeric(f"sequence {n}", by_name(f"sequence {n}", sequence, names))
         if a.ndim != 2:
-            hint = ": for one feature give x[:, None]" if a.ndim == 1 else ""
+            hint = ": for one feature pass x[:, None]" if a.ndim == 1 else ""
             raise ValueError(f"sequence {n} has shape {a.shape}, but it must be (T, features){hint}")
         if not len(a):
             raise ValueError(f"sequence {n} has no steps: leave it out")
@@ -107,58 +109,60 @@ def sequences(value, width: int | None = None, names: list | None = None) -> lis
         if not np.isfinite(a).all():
             t, feature = np.argwhere(~np.isfinite(a))[0]
             raise ValueError(
-                f"sequence {n} has {a[t, feature]} at step {t}, feature {feature}: replace such values, or leave the sequence out"
+                f"sequence {n} has {a[t, feature]} at step {t}, feature {feature}: replace such values, "
+                "or leave the sequence out"
             )
-        checked.append(a)  # it stays where it is, also in a file
+        checked.append(a)  # not copied: it may be a memory-mapped file
     if not checked:
         raise ValueError("there are no sequences")
     return checked
 
 
 def without_padding(X):
-    """An array (N, T, features) as a list without the steps at the end of each sequence that are NaN in all features."""
+    """Remove the steps at the end of each sequence of (N, T, features) that are NaN in all features."""
     if X.dtype.kind != "f" or not X.size or not np.isnan(X[:, -1]).any():
         return X
-    there = ~np.isnan(X).all(2)
-    return [x[: len(row) - int(row[::-1].argmax())] if row.any() else x[:0] for x, row in zip(X, there)]
+    valid = ~np.isnan(X).all(2)
+    return [x[: len(row) - int(row[::-1].argmax())] if row.any() else x[:0] for x, row in zip(X, valid)]
 
 
 def nested(frame):
-    """The sequences of a frame whose cells hold the steps of one feature."""
+    """Convert a data frame whose cells hold arrays (T,), one for each sequence and feature, to a list of frames."""
     if getattr(getattr(frame, "index", None), "nlevels", 1) > 1:
         raise ValueError(
-            "X is a data frame whose index has several levels: give a list of frames, [x for _, x in X.groupby(level=0)]"
+            "X is a data frame whose index has several levels: pass a list of frames, "
+            "[x for _, x in X.groupby(level=0)]"
         )
     cells = frame.to_numpy()
     if cells.dtype != object or not cells.size or np.ndim(cells[0, 0]) != 1:
         raise ValueError(
-            "X is one data frame, but a list of N frames or arrays (T, features) is needed: for one sequence give [X]"
+            "X is one data frame, but it must be a list of N frames or arrays (T, features): for one sequence pass [X]"
         )
-    made = stacked_cells(cells)
-    return [type(frame)(x, columns=frame.columns) for x in made]
+    return [type(frame)(x, columns=frame.columns) for x in stacked_cells(cells)]
 
 
 def stacked_cells(cells):
-    """The sequences of an object array (N, features) of arrays (T_i,)."""
+    """Convert an object array (N, features) of arrays (T_i,) to a list of arrays (T_i, features)."""
     found = []
     for n, row in enumerate(cells):
         steps = [np.shape(cell) for cell in row]
         if len(set(steps)) > 1 or len(steps[0]) != 1:
             raise ValueError(
-                f"the features of sequence {n} have the shapes {', '.join(map(str, steps))}, but each must have the same (T,)"
+                f"the features of sequence {n} have the shapes {', '.join(map(str, steps))}, but all must have the "
+                "same shape (T,)"
             )
         found.append(np.stack([numeric(f"sequence {n}, feature {k}", cell) for k, cell in enumerate(row)], 1))
     return found
 
 
 def labels(y, N: int) -> np.ndarray:
-    """(N,) labels: strings or whole numbers, as an array of them."""
+    """Check N labels, strings or whole numbers; returns them as an array (N,)."""
     if y is None or isinstance(y, str):
         raise TypeError(f"y is {y!r:.40}, but it must be a list or array of {N} labels")
     given = y.detach().cpu() if hasattr(y, "detach") else y
     y = np.asarray(given) if hasattr(given, "dtype") else _object_array(given)
     if y.shape != (N,):
-        raise ValueError(f"y has shape {y.shape}, but there are {N} sequences: give one label for each")
+        raise ValueError(f"y has shape {y.shape}, but there are {N} sequences: pass one label for each")
     if y.dtype.kind == "O":
         found = y.tolist()
         kinds = (str, numbers.Integral)
@@ -177,7 +181,7 @@ def labels(y, N: int) -> np.ndarray:
 
 
 def _object_array(values):
-    """A list as an array of the objects in it, so that none of them is converted."""
+    """Convert a list to an object array, so that no element is converted."""
     values = list(values)
     if any(np.ndim(value) for value in values):
         return np.asarray(values)
@@ -187,7 +191,7 @@ def _object_array(values):
 
 
 def tagged(X, y):
-    """N sentences as lists of words, and as many lists of tags, or None."""
+    """Check N sentences and, unless y is None, a tag for each word; returns lists of lists."""
     sentences = [list(sentence) for sentence in X]
     for n, (sentence, given) in enumerate(zip(sentences, X)):
         if isinstance(given, str):

@@ -1,4 +1,4 @@
-"""Whether what is asked for fits into memory: checked with plain whole numbers before anything is allocated."""
+"""Checks that what a call needs fits into memory, with plain integers, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import os
 import sys
 from collections.abc import Mapping
 
-_UNCHECKED = 64 << 20  # bytes that are allocated without asking how much memory there is
-_OF_AN_ARRAY = 1000  # bytes of Python objects for each parameter array: its name, Slot and view
+_UNCHECKED = 64 << 20  # bytes; smaller requests are not checked
+_ARRAY_OBJECT_BYTES = 1000  # memory of the Python objects of a parameter array: name, Slot and view
 
 
 def available() -> tuple[int, str]:
-    """(bytes that this process can still allocate, what sets that limit).
+    """Return the number of bytes that this process can still allocate, and what limits it, as words of a message.
 
-    The smallest of the free memory of the machine, of the cgroup, and of the address space (``ulimit -v``);
-    `sys.maxsize` where none is known.
+    It is the smallest of the free memory of the machine, of the cgroup, and of the address space (``ulimit -v``), or
+    `sys.maxsize` if none is known.
     """
     limits = [(sys.maxsize, "the address space has")]
     for read, what in (
@@ -51,13 +51,13 @@ def _of_windows():
     status = Status(length=ctypes.sizeof(Status))
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
         raise OSError("GlobalMemoryStatusEx failed")
-    return status.n2  # free page file, which bounds what can be committed
+    return status.n2  # free page file: the limit on what can be committed
 
 
 def _of_cgroup():
-    """Of version 2, then of version 1.
+    """Return the free memory of the cgroup, version 2 or 1.
 
-    The files of a container are mounted at its root, else they lie under the cgroup's path.
+    In a container its files are mounted at the root, elsewhere they are under the path of the cgroup.
     """
     with open("/proc/self/cgroup") as file:
         groups = dict(line.rstrip("\n").split(":", 2)[1:] for line in file)
@@ -92,7 +92,7 @@ def _of_process():
 
 
 def size_of(numbers: int) -> str:
-    """A number of bytes as a message shows it.
+    """Format a number of bytes.
 
     >>> size_of(1_500_000_000), size_of(20 << 30), size_of(4 * 10**30)
     ('1.5 GB', '21.5 GB', '4e+12 EB')
@@ -104,16 +104,16 @@ def size_of(numbers: int) -> str:
 
 
 def fits(what: str, needed: int, advice: str) -> None:
-    """Raise a MemoryError if so many bytes are not there.
+    """Raise a MemoryError if there is not enough memory.
 
     Parameters
     ----------
-    what : what needs them, as the beginning of the message
-    advice : what to do
-
-    Raises
-    ------
-    MemoryError  there are fewer; the message names both numbers.
+    what : str
+        What needs the memory: the beginning of the message, a plural.
+    needed : int
+        Number of bytes.
+    advice : str
+        What to do, the end of the message.
     """
     if needed < _UNCHECKED:
         return
@@ -123,14 +123,15 @@ def fits(what: str, needed: int, advice: str) -> None:
 
 
 class Budget:
-    """The parameters that the arrays of a file hold: the layers that are made for them can't have many more.
+    """Limit on the parameters of the layers that are constructed for the arrays of a file.
 
-    So what a file takes in memory is bounded by its own size, whatever sizes its configuration names. Twice as many are
-    allowed, and a few more, since a comparison of each array tells better which size is wrong.
+    It bounds the memory that a file can take by the file's own size, whatever sizes its configuration has. Up to twice
+    as many parameters, and a few more, are allowed: the later comparison of each array says better which size is wrong.
 
     Parameters
     ----------
-    arrays : {name: array}
+    arrays : dict of str to ndarray
+        Arrays of the file.
 
     Examples
     --------
@@ -145,42 +146,43 @@ class Budget:
         self._left = [2 * self._numbers + 100_000, 2 * self._arrays + 100]
 
     def take(self, what: str, numbers: int, arrays: int) -> None:
-        """Count a layer's parameters.
-
-        Raises
-        ------
-        ValueError  there are more than the file holds; the message names both numbers.
-        """
+        """Count the parameters of a layer; raise a ValueError if the file does not hold as many."""
         self._left[0] -= numbers
         self._left[1] -= arrays
         if min(self._left) < 0:
             raise ValueError(
-                f"the sizes do not fit the arrays saved beside it: {what} has {numbers:,} parameters in {arrays:,} "
-                f"arrays, but all arrays together are {self._numbers:,} numbers in {self._arrays:,} arrays"
+                f"the sizes do not match the saved arrays: {what} has {numbers:,} parameters in {arrays:,} arrays, "
+                f"but the file holds {self._numbers:,} numbers in {self._arrays:,} arrays"
             )
 
 
 def parameters(what: str, numbers: int, arrays: int, dtype, storage) -> None:
-    """Refuse a layer whose parameters are more than its file holds, or than fit into memory, before any is drawn.
+    """Refuse a layer with more parameters than its file holds, or than fit into memory, before any is drawn.
 
     Parameters
     ----------
-    what : the layer, as its repr shows it
-    numbers, arrays : how many numbers its parameters are, in how many arrays; not those tied to another layer's
-    dtype : of the parameters
-    storage : where they will lie, or None
+    what : str
+        The layer, as its repr shows it.
+    numbers, arrays : int
+        Number of elements and of arrays of its own parameters, without tied ones.
+    dtype : numpy.dtype
+        Data type of the parameters.
+    storage : Storage or None
+        Storage that they will be added to.
 
     Raises
     ------
-    ValueError   they are more than the arrays of the file that the layer is made for.
-    MemoryError  they do not fit into memory; the message names both sizes.
+    ValueError
+        The file that the layer is constructed for holds fewer parameters.
+    MemoryError
+        The parameters do not fit into memory.
     """
     if getattr(storage, "budget", None) is not None:
         storage.budget.take(what, numbers, arrays)
-    needed = numbers * (8 + dtype.itemsize) + arrays * _OF_AN_ARRAY  # first values are drawn in float64
-    fits(f"the {numbers:,} parameters of {what}", needed, "make it smaller")
+    needed = numbers * (8 + dtype.itemsize) + arrays * _ARRAY_OBJECT_BYTES  # initial values are drawn in float64
+    fits(f"the {numbers:,} parameters of {what}", needed, "use smaller sizes")
 
 
 def shaped(what: str, shapes: Mapping, dtype, storage) -> None:
-    """`parameters` of a layer whose arrays have these shapes, {name: shape}."""
+    """Apply `parameters` to a layer whose arrays have these shapes, {name: shape}."""
     parameters(what, sum(map(math.prod, shapes.values())), len(shapes), dtype, storage)

@@ -1,10 +1,13 @@
-"""Checks of stories and questions, and their error messages."""
+"""Checks of stories and questions."""
 
 from __future__ import annotations
 
 
 def stories(X, y=None):
-    """N pairs (story, question) and N answers: stories as lists of tuples of words, questions as tuples of words; answers are None without y."""
+    """Check N pairs (story, question) and N answers; returns tuples of words, and the answers or None.
+
+    A story becomes a list of tuples of words, a question a tuple of words.
+    """
     known = set()
     found = []
     for n, pair in enumerate(X):
@@ -13,7 +16,8 @@ def stories(X, y=None):
         story, question = pair
         if isinstance(story, str):
             raise TypeError(
-                f"the story of question {n} is the str {story[:40]!r}, but it must be a list of sentences, each a list of words"
+                f"the story of question {n} is the str {story[:40]!r}, but it must be a list of sentences, each a list "
+                "of words"
             )
         if not len(story):
             raise ValueError(f"the story of question {n} has no sentences: leave the question out")
@@ -35,7 +39,7 @@ def stories(X, y=None):
 
 
 def _sentence(words, known, name):
-    """A tuple of words; `known` are those that were looked at before."""
+    """Check a sentence; returns a tuple of words. known : sentences that were checked before."""
     if isinstance(words, str):
         raise TypeError(f"{name} is the str {words[:40]!r}, but it must be a list of words")
     try:
