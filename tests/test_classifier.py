@@ -159,7 +159,7 @@ NAN = [np.zeros((4, 2)), np.array([[1.0, 2.0], [3.0, np.nan]])]
     [
         ([], [], {}, ValueError, "there are no sequences"),
         (np.zeros((3, 4)), [0, 1, 0], {}, ValueError, r"X must be an array \(N, T, features\) or a list of N arrays \(T, features\), got shape \(3, 4\)"),
-        ([np.zeros(4)], [0], {}, ValueError, r"sequence 0 has shape \(4,\), but it must be \(T, features\): for one feature give x\[:, None\]"),
+        ([np.zeros(4)], [0], {}, ValueError, r"sequence 0 has shape \(4,\), but it must be \(T, features\): for one feature pass x\[:, None\]"),
         ([np.zeros((4, 2)), np.zeros((0, 2))], [0, 1], {}, ValueError, "sequence 1 has no steps: leave it out"),
         ([np.zeros((4, 2)), np.zeros((3, 5))], [0, 1], {}, ValueError, "sequence 1 has 5 features, but sequence 0 has 2"),
         (NAN, [0, 1], {}, ValueError, "sequence 1 has nan at step 1, feature 1: replace such values, or leave the sequence out"),
@@ -172,7 +172,7 @@ NAN = [np.zeros((4, 2)), np.array([[1.0, 2.0], [3.0, np.nan]])]
         ([np.zeros((4, 2))] * 2, [0, 1], {"class_weight": {0: 1.0}}, ValueError, "class_weight has no weight for 1"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"class_weight": "equal"}, ValueError, "class_weight is 'equal', but it must be one of 'balanced'"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"sample_weight": [1, -1]}, ValueError, "weights must be finite and not negative, got -1.0"),
-        ([np.zeros((4, 2))] * 2, [0, 1], {"sample_weight": [1]}, ValueError, r"weights have shape \(1,\), but there are targets of shape \(2,\)"),
+        ([np.zeros((4, 2))] * 2, [0, 1], {"sample_weight": [1]}, ValueError, r"weights have shape \(1,\), but the targets have shape \(2,\)"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"validation": ([np.zeros((4, 3))], [0])}, ValueError, "sequence 0 has 3 features, but this model was fitted with 2"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"validation": ([np.zeros((4, 2))], [7])}, UserWarning, "the held-out part has labels .*: 7; 1 of 1"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"validation": 1.0}, ValueError, "validation is 1.0, but it must be a number from 0"),

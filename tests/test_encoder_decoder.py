@@ -311,18 +311,18 @@ def test_scheduled_sampling_follows_the_epochs():
 
 
 BAD = [
-    ("ab", ["x"], {}, TypeError, "X is the str 'ab', but it must be a list of sequences: give \\['ab'\\]"),
+    ("ab", ["x"], {}, TypeError, "X is the str 'ab', but it must be a list of sequences: pass \\['ab'\\]"),
     (["ab"], "x", {}, TypeError, "y is the str 'x'"),
     ([], [], {}, ValueError, "there are no pairs"),
-    (["a", "b"], ["x"], {}, ValueError, "X has 2 sources, but y has 1 targets: give one target for each source"),
+    (["a", "b"], ["x"], {}, ValueError, "X has 2 sources, but y has 1 targets: pass one target for each source"),
     (["a", ""], ["x", "y"], {}, ValueError, "X\\[1\\] has no symbols: leave it out"),
     ([["a", ""]], ["x"], {}, TypeError, "symbol 1 of X\\[0\\] is '', but it must be a str of at least one character"),
     (["a"], [["x", 5]], {}, TypeError, "symbol 1 of y\\[0\\] is 5"),
     (["a"], [7], {}, TypeError, "y\\[0\\] is int, but it must be a str, or a list or tuple of str"),
-    (["a"], [["</s>"]], {}, ValueError, "symbol 0 of y\\[0\\] is '</s>', which has a meaning of its own"),
+    (["a"], [["</s>"]], {}, ValueError, "symbol 0 of y\\[0\\] is '</s>', which is reserved"),
     (["a", "abc", "abcde"], ["x"] * 3, {"max_length": 2}, ValueError,
-     "2 of 3 sources are longer than max_length=2, the first is number 1, the longest has 5 symbols"),
-    (["a"] * 3, ["x", "xyz", ""], {"max_length": 2}, ValueError, "1 of 3 targets are longer than max_length=2, the first is number 1"),
+     "2 of 3 sources are longer than max_length=2; the first is number 1, and the longest has 5 symbols"),
+    (["a"] * 3, ["x", "xyz", ""], {"max_length": 2}, ValueError, "1 of 3 targets are longer than max_length=2; the first is number 1"),
     (["a"], ["x"], {"validation": (["a"], ["x", "x"])}, ValueError, "X has 1 sources, but y has 2 targets"),
     (["a"], ["x"], {"validation": 0.9}, ValueError, "validation=0.9 of 1 cannot be held out: give more data"),
     (["a"], ["x"], {"scheduled_sampling": 1.5}, ValueError, "scheduled_sampling is 1.5, but it must be a number from 0 to 1"),
@@ -344,17 +344,17 @@ def test_bad_pairs_are_named_before_any_work(sources, targets, options, error, m
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"context": None, "attention": None}, "the decoder would see nothing of the source"),
+        ({"context": None, "attention": None}, "the decoder has no access to the source"),
         ({"context": "first"}, "context is 'first', but it must be one of 'initial', 'every', 'both', None"),
         ({"attention": "soft"}, "attention is 'soft'"),
-        ({"attention": "dot"}, "but they have 512 and 256 units: change decoder_size, or use 'general'"),
+        ({"attention": "dot"}, "but they have 512 and 256 features: change decoder_size, or use 'general'"),
         (
             {"attention": "general", "attention_size": 3},
             "attention_size=3 is for additive attention, but attention is 'general'",
         ),
         (
             {"tied": True, "decoder_size": 100},
-            "tied=True needs target_embedding and decoder_size to be the same, but they are 256 and 100",
+            "tied=True requires target_embedding = decoder_size, but they are 256 and 100",
         ),
     ],
 )

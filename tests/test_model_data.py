@@ -525,7 +525,7 @@ def fitted(model, X, y):
     [
         (lambda pd: [x[:, 0] for x in X], {}, r"X is a list of 1-D arrays, .* for sequences give \[np.reshape\(x, \(-1, 1\)\) for x in X\]"),
         (lambda pd: [x[:, 0].tolist() for x in X], {}, "X is a list of 1-D arrays"),
-        (lambda pd: pd.concat([pd.DataFrame(x) for x in X], keys=range(20)), {}, "whose index has several levels: give a list of frames"),
+        (lambda pd: pd.concat([pd.DataFrame(x) for x in X], keys=range(20)), {}, "whose index has several levels: pass a list of frames"),
         (lambda pd: [X[0], X[1][:, 0], *X[2:]], {}, r"X\[1\] has 1 axes, but X\[0\] has 2"),
         (lambda pd: [[[1.0, 2.0], [3.0]]] * 20, {}, "sequence 0 is ragged"),
         (lambda pd: np.where(np.arange(7)[:, None] == 1, np.nan, np.ones((20, 7, 2))), {}, "contains NaN: sequence 0 at step 1, feature 0"),

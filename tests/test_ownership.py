@@ -103,7 +103,7 @@ def test_an_embedding_that_was_updated_after_vjp_is_an_error(kind):
     backward(y)
     with table.updating() as flat:
         flat += 1
-    with pytest.raises(RuntimeError, match="the parameters of this Embedding were changed after the forward pass"):
+    with pytest.raises(RuntimeError, match="the parameters of this Embedding have changed since the forward pass"):
         backward(y)
 
 
@@ -290,16 +290,16 @@ def test_search_refuses_layers_and_symbols_that_do_not_fit():
     usual = dict(rows=2, start=0, end=1, max_length=3)
     for layers, changed, message in (
         ((rnn, Embedding(5, 3), linear), {}, "the embedding has 3 features, but this GRU was made with input_size=4"),
-        ((rnn, Embedding(4, 4), linear), {}, "linear chooses among 5 symbols, but the embedding has rows for 4"),
+        ((rnn, Embedding(4, 4), linear), {}, "linear has 5 outputs, but the embedding has 4 rows"),
         ((rnn, symbols, Linear(7, 5)), {}, "linear was made with in_features=7, but this GRU gives 8 features"),
         ((rnn, symbols, Linear(8, 5, dtype="float64")), {}, "the linear is float64, but this GRU computes in float32"),
         ((rnn, Embedding(5, 4, dtype="float64"), linear), {}, "the embedding is float64"),
         (
             (fastrnn.GRU(4, 4, bidirectional=True), symbols, linear),
             {},
-            "bidirectional=True, but it writes from left to right",
+            "bidirectional=True, but a decoder runs forward in time",
         ),
-        ((fastrnn.GRU(4, 8, reverse=True), symbols, linear), {}, "reverse=True, but it writes from left to right"),
+        ((fastrnn.GRU(4, 8, reverse=True), symbols, linear), {}, "reverse=True, but a decoder runs forward in time"),
         ((fastrnn.LSTM(4, 9, proj_size=8), symbols, linear), {}, "proj_size=8"),
         ((rnn, symbols, linear), dict(start=5), "start is 5, but the embedding has 5 symbols: 0 to 4"),
         ((rnn, symbols, linear), dict(end=5), "end is 5, but linear has 5 symbols: 0 to 4"),

@@ -308,7 +308,7 @@ def test_the_pinball_loss_is_least_at_the_quantile():
 X3, Y3, S3 = ragged(3)
 BAD = [
     (lambda: SequenceRegressor().fit(X3, [1, 2]), ValueError, r"y has shape \(2,\), but there are 3 sequences: give \(N,\) or \(N, K\) numbers"),
-    (lambda: SequenceRegressor().fit(X3, [1, 2, np.nan]), ValueError, r"y has nan at \(2,\): replace such values, or leave them out"),
+    (lambda: SequenceRegressor().fit(X3, [1, 2, np.nan]), ValueError, r"y has nan at \(2,\): replace or remove such values"),
     (lambda: SequenceRegressor().fit(X3, list("abc")), TypeError, "y is <U1, but it must hold real numbers"),
     (lambda: SequenceRegressor(per_step=True).fit(X3, [s[:-1] for s in S3]), ValueError, r"y\[0\] has shape .*, but X\[0\] has . steps"),
     (lambda: SequenceRegressor(per_step=True).fit(X3, S3[:2]), ValueError, "y has 2 sequences, but X has 3"),

@@ -49,7 +49,7 @@ def test_a_small_file_takes_little_memory(name, saved, tmp_path):
     folder = edited(saved[name], tmp_path / "m", change)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = error_of(getattr(models, read(folder)[1]["model"]).load, folder)
-    assert message.startswith(f"{folder / 'config.json'}: the sizes do not fit the arrays saved beside it: ")
+    assert message.startswith(f"{folder / 'config.json'}: the sizes do not match the saved arrays: ")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
@@ -61,7 +61,7 @@ def test_a_network_of_large_layers_is_refused_before_any_is_made(saved, tmp_path
         ]
 
     message = error_of(Network.load, edited(saved["network"], tmp_path / "m", change))
-    assert "the sizes do not fit the arrays saved beside it: Linear(10, 10) has 110 parameters in 2 arrays" in message
+    assert "the sizes do not match the saved arrays: Linear(10, 10) has 110 parameters in 2 arrays" in message
 
 
 LARGE = [
@@ -83,7 +83,7 @@ LARGE = [
 def test_what_does_not_fit_into_memory_is_refused_at_once_with_both_sizes(n):
     with pytest.raises(
         MemoryError,
-        match=r"parameters of .+ need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ [kMGT]B: make (it smaller|fewer)",
+        match=r"parameters of .+ need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ [kMGT]B: use (smaller sizes|fewer layers)",
     ):
         LARGE[n]()
 
@@ -97,7 +97,7 @@ def test_what_a_call_asks_for_is_compared_with_the_memory_that_there_is(size, sa
         lambda: fastrnn.GRU(3, 4).stream(size), lambda: forecaster.predict(size), lambda: events.generate(size),
         lambda: pairs.predict(["abc"], max_length=size),
     ):  # fmt: skip
-        with pytest.raises(MemoryError, match=r" need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ [kMGT]B: (give|ask)"):
+        with pytest.raises(MemoryError, match=r" need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ [kMGT]B: (use|give|ask)"):
             call()
 
 
@@ -129,7 +129,7 @@ def test_many_small_layers_are_made_in_linear_time():
 
 def test_a_fit_that_would_need_more_memory_than_there_is_changes_nothing(monkeypatch):
     monkeypatch.setattr(check_memory, "_UNCHECKED", 0)
-    monkeypatch.setattr(check_memory, "_OF_AN_ARRAY", 0)
+    monkeypatch.setattr(check_memory, "_ARRAY_OBJECT_BYTES", 0)
     monkeypatch.setattr(check_memory, "available", lambda: (2_500, "this machine has"))
     model, data = CASES["events"].make(seed=0), data_of("events")
     with pytest.raises(
@@ -144,7 +144,7 @@ def test_available_memory_is_that_of_the_tightest_limit():
 import resource, sys
 from fastrnn._check import memory as check_memory
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-there, limit = _check_memory.available()
+there, limit = check_memory.available()
 print(there < 2 << 30, limit)
 """
     assert processes.output(code).split(maxsplit=1) == ["True", "ulimit -v leaves\n"]
