@@ -348,7 +348,7 @@ SMALL = {  # what it is: (kind, file, words of the error)
         "out.bias is in a storage of 4000000000 bytes, but data/6 has 20",
     ),
     "a key without end": ("torch", pickle_of_nested_tuples, "key that is a tuple"),
-    "a shape without end": ("torch", shape_of_nested_tuples, "a tensor of it|another way"),
+    "a shape without end": ("torch", shape_of_nested_tuples, "of its tensors"),
     "keys whose hashes are the same": ("torch", whole_keys_with_one_hash, "holds a dict of 2305843009213693951, "),
     "a pickle of empty lists": ("torch", pickle_of_empty_lists, "more than 500000 instructions"),
     "a text that doubles": ("torch", hexed, "holds a dict of 'a'"),

@@ -73,7 +73,7 @@ def test_an_order_that_is_not_known_is_asked_for_and_taken(tmp_path, run, case, 
     assert (
         (status, out) == (1, "")
         and "order in which the" in err
-        and "Give it with --order, as --order" in err
+        and "Specify it with --order, for example --order" in err
         and all(n in err for n in names)
     )
     assert not (tmp_path / "net").exists()
@@ -121,7 +121,7 @@ def test_the_order_of_a_torch_file_is_said_to_be_that_of_definition(tmp_path, ru
     assert (status, err) == (
         0,
         "",
-    ) and "encoder, decoder; it is the order of the file, in which torch keeps that of their definition" in out
+    ) and "encoder, decoder; it is the order of the file, which is that of their definition" in out
     agrees(tmp_path / "net", module)
     status, out, err = run("convert", path, tmp_path / "other", "--order", "decoder, encoder")
     assert (status, err) == (0, "") and "decoder, encoder; it was given with --order" in out
@@ -140,7 +140,7 @@ def test_a_wrong_order_is_refused(order, words):
 
 def test_an_order_that_does_not_fit_is_refused():
     net = Network({"a": fastrnn.LSTM(8, 5), "b": fastrnn.LSTM(5, 4)})
-    with pytest.raises(ValueError, match="layer 'a' takes 8 features, but what is before it gives 4 features"):
+    with pytest.raises(ValueError, match="layer 'a' takes 8 features, but the layer before it gives 4 features"):
         state_dict.to_network(net.state_dict(), order=["b", "a"])
 
 
@@ -152,7 +152,7 @@ def test_what_a_square_table_is_is_asked_for():
     }
     with pytest.raises(
         ValueError,
-        match=r"whether 'table', a table without bias, is looked up by ids or multiplies is not known: .*table:embedding,rnn",
+        match=r"'table' has a weight without bias, so it can be an Embedding or a Linear: .*table:embedding,rnn",
     ):
         state_dict.to_network(tensors)
     net = state_dict.to_network(tensors, order=["table:linear", "rnn"], between="none")
@@ -181,7 +181,7 @@ def test_many_layers_and_sizes_that_fit_nothing_are_answered_at_once():
         for k in range(150)
         for name, a in layer.params.items()
     }
-    with pytest.raises(ValueError, match="the order in which the 150 layers are used is not known"):
+    with pytest.raises(ValueError, match="the order in which the 150 layers are used is ambiguous"):
         state_dict.read(many, kept=False)
     assert len(state_dict.to_network(many).layers) == 150
     odd = {
@@ -189,7 +189,7 @@ def test_many_layers_and_sizes_that_fit_nothing_are_answered_at_once():
         for k in range(14)
         for name, a in fastrnn.GRU(2 + k % 2, 2 + (k + 1) % 3).params.items()
     }
-    with pytest.raises(ValueError, match="no order makes a chain of these layers|is not known"):
+    with pytest.raises(ValueError, match="do not form a chain in any order|is ambiguous"):
         state_dict.read(odd, kept=False)
 
 
@@ -206,21 +206,21 @@ def test_what_stood_behind_a_linear_is_asked_for(tmp_path, run, file):
     assert (status, out) == (
         1,
         "",
-    ) and "what stands between 'hidden', a Linear, and 'out' is not in a state_dict: give --between relu" in err
+    ) and "a state_dict does not contain the function between 'hidden', a Linear, and 'out': specify it with --between relu" in err
     status, out, err = run("convert", path, tmp_path / "net", "--between", "relu")
-    assert (status, err) == (0, "") and "relu behind 'hidden', as --between says" in out
+    assert (status, err) == (0, "") and "relu after 'hidden', as --between says" in out
     agrees(tmp_path / "net", module, between={"hidden": "relu"})
     status, out, err = run("convert", path, tmp_path / "bent", "--between", "lstm=tanh,hidden=relu,out=sigmoid")
     assert (status, err) == (0, "")
     agrees(tmp_path / "bent", module, between={"lstm": "tanh", "hidden": "relu", "out": "sigmoid"})
     status, out, err = run("convert", path, tmp_path / "linear", "--between", "none")
-    assert (status, err) == (0, "") and "between the layers: nothing. A state_dict shows no activations" in out
+    assert (status, err) == (0, "") and "between the layers: nothing. A state_dict does not contain activations" in out
     agrees(tmp_path / "linear", module)
 
 
 @pytest.mark.parametrize("between, words", [
-    ("gelu", "--between 'gelu' is no function: use none or one of tanh"), ("fc=relu", "--between names 'fc', but the layers are"),
-    ("a=relu,a=tanh", "must be one function, or NAME=FUNCTION"), ("=relu", "must be one function"), ("b=relu", "what stands between 'a', a Linear, and 'b'"),
+    ("gelu", "--between has 'gelu', but it must be none or one of tanh"), ("fc=relu", "--between names 'fc', but the layers are"),
+    ("a=relu,a=tanh", "must be one function, or NAME=FUNCTION"), ("=relu", "must be one function"), ("b=relu", "the function between 'a', a Linear, and 'b'"),
 ])  # fmt: skip
 def test_a_wrong_function_between_is_refused(between, words):
     net = Network({"a": fastrnn.Linear(4, 4), "b": fastrnn.Linear(4, 2)})
@@ -229,7 +229,7 @@ def test_a_wrong_function_between_is_refused(between, words):
 
 
 def test_a_function_without_a_place_is_refused():
-    with pytest.raises(ValueError, match="no Linear stands before another layer; --between NAME=relu says"):
+    with pytest.raises(ValueError, match="applies to a Linear before another layer, but there is none: use --between NAME=relu"):
         state_dict.to_network(Network({"a": fastrnn.GRU(4, 4), "b": fastrnn.Linear(4, 2)}).state_dict(), between="relu")
 
 
@@ -312,18 +312,18 @@ def gru(**more):
 
 ONE = np.ones(4, F)
 FOREIGN = [
-    (gru(bn__running_mean=ONE, bn__num_batches_tracked=np.array(3)), "bn.running_mean is of a BatchNorm, which is no part of .*: fold it into the Linear"),
-    (gru(bn__num_batches_tracked=np.array(3)), "bn.num_batches_tracked is of a BatchNorm"),
-    (gru(rnn__weight_hh_l0_g=np.ones((12, 1), F)), "rnn.weight_hh_l0_g is of weight_norm, .* call torch.nn.utils.remove_weight_norm"),
-    (gru(fc__weight_g=np.ones((2, 1), F), fc__weight_v=np.ones((2, 4), F)), "fc.weight_g is of weight_norm"),
-    (gru(fc__parametrizations__weight__original0=np.ones((2, 1), F)), r"of a parametrization of fc.weight .*remove_parametrizations\(module, 'weight'\)"),
-    (gru(fc__weight_orig=np.ones((2, 4), F), fc__weight_u=np.ones(2, F)), "is of spectral_norm"),
-    (gru(fc__weight_mask=np.ones((2, 4), F)), "is of pruning"),
-    (gru(at__in_proj_weight=np.ones((12, 4), F)), "is of a MultiheadAttention"),
-    (gru(norm__weight=ONE, norm__bias=ONE), r"norm.weight \(4,\) is no part of a chain .*: a LayerNorm or BatchNorm has such weights"),
-    (gru(decoder__bias=ONE), r"decoder.bias \(4,\) is no part of a chain .*: where is decoder.weight\? safetensors leaves out tied weights"),
-    (gru(fc__weight=np.full((2, 4), np.nan, F)), "fc.weight has numbers that are NaN or infinite"),
-    (gru(rnn__weight_ih=np.ones((12, 3), F)), "rnn.weight_ih and rnn.weight_ih_l0 are both there"),
+    (gru(bn__running_mean=ONE, bn__num_batches_tracked=np.array(3)), "bn.running_mean belongs to a BatchNorm, which is not one of .*: fold it into the Linear"),
+    (gru(bn__num_batches_tracked=np.array(3)), "bn.num_batches_tracked belongs to a BatchNorm"),
+    (gru(rnn__weight_hh_l0_g=np.ones((12, 1), F)), "rnn.weight_hh_l0_g belongs to weight_norm, .* call torch.nn.utils.remove_weight_norm"),
+    (gru(fc__weight_g=np.ones((2, 1), F), fc__weight_v=np.ones((2, 4), F)), "fc.weight_g belongs to weight_norm"),
+    (gru(fc__parametrizations__weight__original0=np.ones((2, 1), F)), r"belongs to a parametrization of fc.weight .*remove_parametrizations\(module, 'weight'\)"),
+    (gru(fc__weight_orig=np.ones((2, 4), F), fc__weight_u=np.ones(2, F)), "belongs to spectral_norm"),
+    (gru(fc__weight_mask=np.ones((2, 4), F)), "belongs to pruning"),
+    (gru(at__in_proj_weight=np.ones((12, 4), F)), "belongs to a MultiheadAttention"),
+    (gru(norm__weight=ONE, norm__bias=ONE), r"norm.weight \(4,\) does not belong to an Embedding .*: it looks like a LayerNorm or BatchNorm"),
+    (gru(decoder__bias=ONE), r"decoder.bias \(4,\) does not belong to .*: decoder.weight is missing, maybe because safetensors leaves out tied weights"),
+    (gru(fc__weight=np.full((2, 4), np.nan, F)), "fc.weight has NaN or infinite values"),
+    (gru(rnn__weight_ih=np.ones((12, 3), F)), "rnn.weight_ih and rnn.weight_ih_l0 cannot both be there"),
 ]  # fmt: skip
 
 
@@ -335,7 +335,7 @@ def test_what_is_no_layer_here_is_called_by_its_name(tensors, words):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("wrap, words", [
-    ("old", "remove_weight_norm"), ("new", "remove_parametrizations"), ("batch", "is of a BatchNorm"), ("layer", "a LayerNorm"),
+    ("old", "remove_weight_norm"), ("new", "remove_parametrizations"), ("batch", "belongs to a BatchNorm"), ("layer", "a LayerNorm"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_modules_of_torch_that_are_no_layer_here_are_called_by_their_names(wrap, words):
@@ -354,9 +354,9 @@ def test_modules_of_torch_that_are_no_layer_here_are_called_by_their_names(wrap,
 
 
 @pytest.mark.parametrize("source, option, words", [
-    ("net", ["--order", "a,b"], "--order a,b does not count for a directory of fastrnn"), ("m.safetensors", ["--key", "model"], "--key model does not count"),
-    ("m.safetensors", ["--nonlinearity", "relu"], "--nonlinearity relu does not count for a state_dict without vanilla layers"),
-    ("m.safetensors", ["--config", "x.json"], "--config x.json does not count for state_dicts"),
+    ("net", ["--order", "a,b"], "--order a,b does not apply to a directory of fastrnn"), ("m.safetensors", ["--key", "model"], "--key model does not apply"),
+    ("m.safetensors", ["--nonlinearity", "relu"], "--nonlinearity relu does not apply to a state_dict without vanilla layers"),
+    ("m.safetensors", ["--config", "x.json"], "--config x.json does not apply to state_dicts"),
 ])  # fmt: skip
 def test_an_option_that_would_not_count_is_refused(tmp_path, run, source, option, words):
     Network({"rnn": fastrnn.GRU(3, 4)}).save(tmp_path / "net")

@@ -219,7 +219,7 @@ def test_json_with_half_of_a_surrogate_pair_is_refused(tmp_path, text):
     """Such a name can be read, but not be written."""
     from fastrnn._files import foreign
 
-    with pytest.raises(ValueError, match="^a.json: .*has half of a surrogate pair"):
+    with pytest.raises(ValueError, match="^a.json: .*contains half of a surrogate pair"):
         foreign.parse_json("a.json", text, 1000)
     assert foreign.parse_json("a.json", '["\\ud83d\\ude00"]', 1000) == ["\U0001f600"]
 

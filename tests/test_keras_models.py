@@ -226,7 +226,7 @@ def test_what_convert_says_of_keras_is_what_was_compared(tmp_path, run):
     )
     assert "Dense, the outputs of the whole were not compared with anything" in out
     status, out, err = run("convert", tmp_path / "m.keras", tmp_path / "new", "--order", "gru,dense")
-    assert status == 1 and "--order gru,dense does not count for keras files" in err
+    assert status == 1 and "--order gru,dense does not apply to keras files" in err
     (tmp_path / "m.json").write_text(model.to_json())
     model.save(tmp_path / "m.h5")
     for name in ("m.keras", "m.h5"):

@@ -173,7 +173,7 @@ def test_a_file_that_is_too_large_or_no_file_is_not_read(tmp_path):
     )
     path.unlink()
     path.symlink_to("/dev/zero")
-    assert error_of(storage.load, tmp_path) == f"{path} is damaged: it is no regular file"
+    assert error_of(storage.load, tmp_path) == f"{path} is damaged: it is not a regular file"
 
 
 def test_brackets_in_strings_are_not_nested():

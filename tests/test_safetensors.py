@@ -81,7 +81,7 @@ def test_what_the_format_does_not_have_is_refused(monkeypatch):
         ours({"__metadata__": np.zeros(2)})
     monkeypatch.setattr(_safetensors, "LARGEST_HEADER", 1000)
     with pytest.raises(
-        ValueError, match=r"names and settings take \d+ bytes, but a safetensors file has room for 1000"
+        ValueError, match=r"names and metadata take \d+ bytes, but the header of a safetensors file has at most 1000"
     ):
         ours({}, {"fastrnn": "x" * 1000})
 
@@ -182,7 +182,7 @@ DAMAGED = {
     ),
     "an overlap": (
         file_of({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)),
-        "begins at byte 4 of the data, but what is before it ends at 8",
+        "begins at byte 4 of the data, but the one before it ends at 8",
     ),
     "a gap at the beginning": (
         file_of({"a": tensor([1], 4, 8)}, bytes(8)),
@@ -202,7 +202,7 @@ DAMAGED = {
     ),
     "40 axes": (
         file_of({"a": tensor([1] * 40, 0, 4)}, bytes(4)),
-        "tensor 'a' has 40 axes and 2 data_offsets, but at most 32 and 2 are read",
+        "tensor 'a' has 40 axes and 2 data_offsets, but at most 32 axes and exactly 2 data_offsets are accepted",
     ),
     "no numbers, but too many rows": (
         file_of({"a": tensor([0, 1 << 62], 0, 0)}),

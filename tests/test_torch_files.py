@@ -116,7 +116,7 @@ def test_a_name_that_is_no_unicode_text_is_refused(tmp_path):
     import torch
 
     torch.save({"a\ud800.weight": torch.ones(2, 2)}, tmp_path / "m.pt")
-    with pytest.raises(ValueError, match=r"m.pt: 'a\\ud800.weight' has half of a surrogate pair"):
+    with pytest.raises(ValueError, match=r"m.pt: 'a\\ud800.weight' contains half of a surrogate pair"):
         tensor_files.read_torch(tmp_path / "m.pt")
 
 
@@ -152,7 +152,7 @@ def others():
         ),
         "expanded": (
             {"w": torch.ones(1).expand(100)},
-            r"w has shape \(100,\) and strides \(0,\) over 1 numbers, so that it repeats them",
+            r"w has shape \(100,\) and strides \(0,\) over 1 elements, so it repeats them",
         ),
         "a module": (torch.nn.GRU(2, 3), "save module.state_dict.. alone .it imports torch.nn.modules.rnn.GRU"),
         "an object": ({"w": torch.ones(2), "args": argparse.Namespace(a=1)}, "it imports argparse.Namespace"),

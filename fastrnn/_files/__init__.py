@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read with limits; model directories."""
+"""Reading and writing of files: atomic writes, reads with limits, model directories."""

@@ -1,4 +1,4 @@
-"""Writing to disk: files that are there whole or not at all, errors that name them, locks between processes."""
+"""Writing to disk: atomic writes, errors that name the file, locks between processes."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PIECE = 1 << 24  # bytes given to the system at once: between two pieces Ctrl-C is answered
+PIECE = 1 << 24  # bytes written at once; Ctrl-C takes effect between two pieces
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-# What a file system answers that cannot fsync directories
+# Errors of file systems that cannot fsync directories
 _NO_FSYNC = {errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
 def naming(path):
-    """Let an OSError of the system that is raised inside name this path, also where Python would name none."""
+    """Set the file name of an OSError that is raised inside, also where Python sets none."""
     try:
         yield
     except OSError as error:
         if error.errno is not None:
             error.filename = os.fspath(path)
             if error.filename2 is not None:
-                del error.filename2  # None would be shown
+                del error.filename2  # set to None it would appear in the message
         raise
 
 
-# ---- files ------------------------------------------------------------------------------------------------------------
+# ---- files
+# ------------------------------------------------------------------------------------------------------------
 
 
 class _Output:
-    """A file that is being written; `failure` is what the first `write` that failed has raised."""
+    """A file that is being written. `failure` is the error of the first `write` that failed."""
 
     def __init__(self, descriptor):
         self._descriptor, self.failure = descriptor, None
 
     def write(self, data) -> int:
-        """Write all of it."""
+        """Write all of `data`."""
         view = memoryview(data).cast("B") if len(data) else b""
         try:
             for first in range(0, len(view), PIECE):
@@ -56,12 +57,12 @@ class _Output:
         return len(view)
 
     def write_all(self, pieces) -> None:
-        """Write each of several pieces."""
+        """Write several pieces."""
         for piece in pieces:
             self.write(piece)
 
     def flush(self) -> None:
-        """There is nothing to flush."""
+        """Do nothing, as nothing is buffered."""
 
 
 def _fill(descriptor, fill):
@@ -69,27 +70,32 @@ def _fill(descriptor, fill):
     try:
         return fill(file)
     except BaseException:
-        if file.failure is not None:  # torch makes another error of it
+        if file.failure is not None:  # torch.save replaces the error by another one
             raise file.failure from None
         raise
 
 
 def write_file(folder: Path, name: str, fill) -> str:
-    """Write a file under a temporary name, then give it its own: it is there whole or not at all, also after a power failure.
+    """Write a file atomically: under a temporary name, which is replaced at the end. Safe against a power failure.
 
     Parameters
     ----------
-    folder : it must exist
-    name : of the file; the temporary name is this, 16 random digits and ".tmp"
-    fill : called with a file to `write` to; it may return another name for the file
+    folder : Path
+        Existing directory.
+    name : str
+        Name of the file. The temporary name is this, 16 random digits and ".tmp".
+    fill : callable
+        Called with a file to `write` to. It may return another name for the file.
 
     Returns
     -------
-    the name of the file
+    str
+        Name of the file.
 
     Raises
     ------
-    OSError  it cannot be written; what had that name is as it was, and the temporary file is gone.
+    OSError
+        The file cannot be written. A file of that name is unchanged, and the temporary file is removed.
     """
     temporary = folder / temporary_name(name)
     try:
@@ -110,7 +116,7 @@ def write_file(folder: Path, name: str, fill) -> str:
 
 
 def temporary_name(name: str) -> str:
-    """A name that no other process, thread or earlier call uses."""
+    """Return a name that no other process, thread or earlier call uses."""
     return f"{name[:40]}.{os.urandom(8).hex()}.tmp"
 
 
@@ -118,16 +124,19 @@ TEMPORARY = r"\.[0-9a-f]{16}\.tmp"  # what `temporary_name` adds, as a regular e
 
 
 def write_output(path, fill) -> None:
-    """Write a file that the user has named: whole or not at all, if it is a regular one.
+    """Write a file that the user named, atomically if it is a regular file.
 
     Parameters
     ----------
-    path : a symbolic link is followed; a device or a pipe is written to
-    fill : as `write_file` takes it
+    path : str or os.PathLike
+        The file. A symbolic link is followed; a device or a pipe is written to directly.
+    fill : callable
+        As for `write_file`.
 
     Raises
     ------
-    OSError  it cannot be written; the message names it.
+    OSError
+        The file cannot be written.
     """
     with naming(path):
         final = Path(os.path.realpath(path))
@@ -143,16 +152,19 @@ def write_output(path, fill) -> None:
 
 @contextlib.contextmanager
 def new_file(path):
-    """Let a block write a file beside `path`, which is given that name at the end if nothing has it.
+    """Write a new file in a ``with`` block, under a temporary name. At the end it is renamed to `path`.
 
     Yields
     ------
-    the temporary path; the file is removed if the block raises
+    Path
+        Temporary path. The file is removed if the block raises an error.
 
     Raises
     ------
-    FileExistsError  another process has made the file meanwhile; it stays as it is.
-    OSError          it cannot be written; the message names `path`.
+    FileExistsError
+        Another process created the file in the meantime. It is unchanged.
+    OSError
+        The file cannot be written.
     """
     final = Path(os.path.realpath(path))
     temporary = final.with_name(temporary_name(final.name))
@@ -163,7 +175,7 @@ def new_file(path):
                 os.link(temporary, final)
             except FileExistsError:
                 raise
-            except OSError:  # of a file system without links
+            except OSError:  # a file system without hard links
                 os.replace(temporary, final)
     finally:
         with contextlib.suppress(OSError):
@@ -172,7 +184,7 @@ def new_file(path):
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a directory's names to disk; nothing where the system cannot do that."""
+    """Flush the entries of a directory to disk, where the system supports it."""
     if os.name != "posix":  # a directory cannot be opened on Windows
         return
     with naming(folder):
@@ -187,13 +199,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> list:
-    """Make a directory and those above it, and write their names to disk; the list of those that were missing, the lowest first."""
+    """Create a directory and its parents; returns those that did not exist, the innermost first."""
     missing, at = [], folder
     while not at.exists() and at != at.parent:
         missing.append(at)
         at = at.parent
     for new in reversed(missing):
-        with contextlib.suppress(FileExistsError), naming(new):  # another process may have made it just now
+        with contextlib.suppress(FileExistsError), naming(new):  # another process may have created it
             os.mkdir(new)
         sync_folder(new.parent)
     if not folder.is_dir():
@@ -201,29 +213,32 @@ def make_folder(folder: Path) -> list:
     return missing
 
 
-# ---- locks ------------------------------------------------------------------------------------------------------------
+# ---- locks
+# ------------------------------------------------------------------------------------------------------------
 
 
 class LockedFile:
-    """A file that is open for writing, and that no other LockedFile has, in this process or another.
+    """File that is open for writing and locked against all other LockedFiles, in this process and others.
 
-    The lock ends when it is closed, when the process ends, however it does, and in a child process that was forked.
+    The lock is released when the file is closed, when the process ends, and in a forked child.
 
     Parameters
     ----------
-    path : of the file; it is made if it is not there
-    wait : until another one is closed, or raise
-    flags : more flags of os.open
+    path : str or os.PathLike
+        The file. It is created if it does not exist.
+    wait : bool
+        Wait until the lock is released; otherwise raise a BlockingIOError.
+    flags : int, default 0
+        Additional flags for os.open.
 
     Attributes
     ----------
-    descriptor : of the open file; None when it is closed
-    regular : whether it is a regular file, not a device or a pipe
-    locked : whether it is locked: not if the file system has no locks, nor if it is not regular
-
-    Raises
-    ------
-    BlockingIOError  another one has it, and `wait` is False.
+    descriptor : int or None
+        Descriptor of the open file, None after it is closed.
+    regular : bool
+        Whether it is a regular file, not a device or a pipe.
+    locked : bool
+        Whether it is locked. Not if the file system has no locks or the file is not regular.
     """
 
     descriptor, regular, locked = None, False, False
@@ -237,20 +252,20 @@ class LockedFile:
             if fcntl is not None and self.regular:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 self.locked = True
-        except BaseException as error:  # Ctrl-C while it waits, too
+        except BaseException as error:  # also Ctrl-C during the wait
             if not isinstance(error, OSError) or isinstance(error, BlockingIOError):
                 self.close()
                 raise
 
     def is_current(self) -> bool:
-        """Whether the path still leads to this file."""
+        """Whether the path still refers to this file."""
         try:
             return self.descriptor is not None and os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
         except OSError:
             return False
 
     def close(self) -> None:
-        """Close it, and let others have it."""
+        """Close the file and release the lock."""
         descriptor, self.descriptor, self.locked = self.descriptor, None, False
         if descriptor is not None:
             with contextlib.suppress(OSError):
@@ -264,7 +279,7 @@ _open_files = weakref.WeakSet()
 
 
 def _close_in_child():
-    """A child that lives longer than its parent would keep the locks."""
+    """Close the files in a forked child, which would keep the locks if it outlived its parent."""
     for file in list(_open_files):
         file.close()
 
@@ -275,26 +290,28 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool):
-    """Hold a lock that all ask for by this path; its file is there only as long.
+    """Hold the lock of a path for a ``with`` block. The lock file exists only as long.
 
     Yields
     ------
-    whether it is held: False where the file system has no locks
+    bool
+        Whether the lock is held: False if the file system has no locks.
 
     Raises
     ------
-    BlockingIOError  another process, or another thread, holds it, and `wait` is False.
+    BlockingIOError
+        Another process or thread holds the lock, and `wait` is False.
     """
     while True:
         with naming(path.parent):
             file = LockedFile(path, wait=wait, flags=getattr(os, "O_NOFOLLOW", 0))
-        if not file.locked or file.is_current():  # the one who had it has removed the file
+        if not file.locked or file.is_current():  # otherwise the previous holder has removed it
             break
         file.close()
     try:
         yield file.locked
     finally:
-        if file.is_current():  # not so in a forked child
+        if file.is_current():  # not in a forked child
             with contextlib.suppress(OSError):
                 os.unlink(path)
         file.close()

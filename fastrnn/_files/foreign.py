@@ -1,4 +1,4 @@
-"""What the readers of other libraries' files share: errors that name the file, and JSON that is not trusted."""
+"""Shared by the readers of other libraries' files: errors that name the file, and JSON from untrusted files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import re
 
 from fastrnn._files import schema
 
-MOST_TIMES = 4  # bytes of all arrays that a file may ask for, as a multiple of its own: tied weights have several names
-UNNAMED = ("this model", "these bytes", "this node")  # sources that have no name
-_LONGEST = 500  # characters of an error of another library
+MOST_TIMES = 4  # limit on the bytes of all arrays, as a multiple of the file's (for tied weights)
+UNNAMED = ("this model", "these bytes", "this node")  # sources without a file name
+_LONGEST = 500  # characters of another library's error that are shown
 
 
 @contextlib.contextmanager
 def reading(source):
-    """Raise what goes wrong inside as one sentence that names the source.
+    """Turn errors that are raised inside into one-line messages that name the source.
 
-    The readers raise ValueError, NotImplementedError, OSError, ImportError or MemoryError. What other libraries raise for a
-    damaged file (nearly every class, and ones that are no Exception) becomes one of these.
+    The errors are ValueError, NotImplementedError, OSError, ImportError and MemoryError. Other libraries raise nearly
+    every class for a damaged file, even some that are not derived from Exception; they become one of these.
     """
     try:
         yield
@@ -31,9 +31,9 @@ def reading(source):
             raise OSError(f"{source}: {_text(error)}") from None
         raise
     except MemoryError as error:
-        raise MemoryError(named(source, str(error) or "what it asks for")) from None
+        raise MemoryError(named(source, str(error) or "there is not enough memory to read it")) from None
     except RecursionError:
-        raise ValueError(f"{source}: it is nested too deeply") from None
+        raise ValueError(f"{source} is nested too deeply") from None
     except NotImplementedError as error:
         raise NotImplementedError(named(source, error)) from error.__cause__
     except ImportError:
@@ -49,7 +49,7 @@ def reading(source):
 
 
 def named(source, error):
-    """The message of an error, in one line, that names the source."""
+    """Return the message of an error in one line, with the name of the source."""
     name = str(source) or "''"
     parts = [_cut(part) for part in " ".join(str(error).split()).split(name)]
     text = name.join(parts)[: 4 * _LONGEST + len(name)]
@@ -57,41 +57,45 @@ def named(source, error):
 
 
 def _cut(text):
-    """A message without the middle of very long names."""
+    """Shorten very long names in a message."""
     return re.sub(r"\S{161,}", lambda found: f"{found[0][:80]}…{found[0][-40:]}", text)
 
 
 def _text(error):
-    """The class and the message of another library's error, in one line that is not too long."""
+    """Return class and message of another library's error in one line of limited length."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def check_total(source, needed, size):
-    """Refuse a file whose arrays take more memory than its own bytes explain.
+    """Refuse a file whose arrays take much more memory than its size.
 
     Parameters
     ----------
-    needed : bytes of all arrays that it asks for
-    size : bytes of the file
+    source : object
+        Name of the file.
+    needed : int
+        Size of all arrays in bytes.
+    size : int
+        Size of the file in bytes.
     """
     if needed > MOST_TIMES * size:
         raise ValueError(
-            f"{source} has {size} bytes, but its tensors ask for {needed}: at most {MOST_TIMES} times the file's size "
-            "is read, for weights that several names share"
+            f"{source} has {size} bytes, but its tensors take {needed}: at most {MOST_TIMES} times the size of the "
+            "file is accepted, for weights with several names"
         )
 
 
 def check_text(text):
-    """Refuse a text that cannot be written anywhere, as UTF-8 has no halves of surrogate pairs."""
+    """Refuse a text with half of a surrogate pair, which UTF-8 cannot encode."""
     if not schema.is_unicode(text):
-        raise ValueError(f"{schema.shown(text)} has half of a surrogate pair, so it is no Unicode text")
+        raise ValueError(f"{schema.shown(text)} contains half of a surrogate pair, so it is not valid Unicode")
 
 
 def parse_json(source, text, most):
-    """JSON in which every key is there once and every number is one; `most`: characters, or bytes, that it may have."""
+    """Parse JSON without duplicate keys or NaN. most : largest number of characters, or bytes."""
     if len(text) > most:
-        raise ValueError(f"{source} has {len(text)} characters; at most {most} are read")
+        raise ValueError(f"{source} has {len(text)} characters, but at most {most} are accepted")
     try:
         found = schema.parse(text if isinstance(text, bytes) else text.encode("utf-8"))
         _check_values(found)
@@ -103,7 +107,7 @@ def parse_json(source, text, most):
 
 
 def _check_values(value):
-    """Refuse what Python reads in JSON, but is none of its numbers, or no text: NaN, infinities, halves of surrogate pairs."""
+    """Refuse values that Python accepts but JSON does not have: NaN, infinities, halves of surrogate pairs."""
     todo = [value]
     while todo:
         value = todo.pop()
@@ -112,10 +116,10 @@ def _check_values(value):
         elif isinstance(value, str):
             check_text(value)
         elif isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{value} is no number of JSON")
+            raise ValueError(f"{value} is not a valid JSON number")
 
 
 def check_regular(path):
-    """Refuse what is no regular file before it is opened: a pipe blocks, and a device may have no end."""
+    """Refuse other than regular files before they are opened: a pipe would block, and a device may have no end."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{path} is a directory, a pipe or a device, but a regular file is needed")

@@ -1,8 +1,8 @@
-"""The safetensors format, written and read in pieces: eight bytes with the header's length, a JSON header, the arrays' bytes.
+"""The safetensors format, read and written in pieces: the length of the header (8 bytes), a JSON header, the arrays.
 
-NumPy allocates all the memory, so that too little of it is a MemoryError. The files are those that the library safetensors
-writes, byte for byte. What the library refuses is refused: a header of more than 100 MB, overlapping arrays, gaps between
-them, sizes that do not match the shapes; and names that occur twice.
+NumPy allocates all memory, so a lack of it is a MemoryError. The files are byte for byte those of the library
+safetensors. What the library refuses is refused here too: a header of more than 100 MB, overlapping arrays, gaps
+between them, sizes that do not match the shapes. Duplicate names are also refused.
 
 https://huggingface.co/docs/safetensors/index#format
 """
@@ -15,27 +15,28 @@ import re
 
 import numpy as np
 
-PIECE = 1 << 24  # bytes written, read and hashed at once: between two pieces Ctrl-C is answered
+PIECE = 1 << 24  # bytes written, read and hashed at once; Ctrl-C takes effect between two pieces
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the library
 _METADATA = "__metadata__"
 # In the order in which the library writes them
 _DTYPES = {
-    "U64": "<u8", "I64": "<i8", "F64": "<f8", "F32": "<f4", "U32": "<u4", "I32": "<i4", "F16": "<f2", "U16": "<u2", "I16": "<i2",
-    "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
+    "U64": "<u8", "I64": "<i8", "F64": "<f8", "F32": "<f4", "U32": "<u4", "I32": "<i4", "F16": "<f2", "U16": "<u2",
+    "I16": "<i2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
 _NOT_IN_NUMPY = re.compile("BF16|C64|F[468](_[A-Z0-9]+)?")
-_MOST_AXES = 32  # of an array, in NumPy 1
+_MOST_AXES = 32  # the limit of NumPy 1
 
 
 class DtypeError(ValueError):
-    """A tensor has an element type that NumPy does not have; `dtype` is its name in the format."""
+    """The element type of a tensor does not exist in NumPy. `dtype` is its name in the format."""
 
     def __init__(self, name: str, dtype: str):
         super().__init__(f"tensor {name!r} is {dtype}, which NumPy does not have")
         self.dtype = dtype
 
 
-# ---- writing ----------------------------------------------------------------------------------------------------------
+# ---- writing
+# ----------------------------------------------------------------------------------------------------------
 
 
 def pieces(arrays: dict, metadata: dict | None = None):
@@ -43,16 +44,20 @@ def pieces(arrays: dict, metadata: dict | None = None):
 
     Parameters
     ----------
-    arrays : {name: array}, of any strides; not changed
-    metadata : {text: text}, optional
+    arrays : dict of str to ndarray
+        Arrays, with any strides.
+    metadata : dict of str to str, optional
+        Metadata of the file.
 
     Returns
     -------
-    iterator of bytes-like objects; each is valid until the next one is asked for
+    iterator of bytes-like objects
+        Each is valid until the next one is requested.
 
     Raises
     ------
-    ValueError  an array has a dtype, or the file needs a header, that the format does not have.
+    ValueError
+        A dtype does not exist in the format, or the header is too large.
 
     Examples
     --------
@@ -82,7 +87,8 @@ def pieces(arrays: dict, metadata: dict | None = None):
     header += b" " * (-len(header) % 8)
     if len(header) > LARGEST_HEADER:
         raise ValueError(
-            f"names and settings take {len(header)} bytes, but a safetensors file has room for {LARGEST_HEADER}"
+            f"names and metadata take {len(header)} bytes, but the header of a safetensors file has at most "
+            f"{LARGEST_HEADER}"
         )
     return _pieces(header, [arrays[name] for name in order])
 
@@ -105,7 +111,8 @@ def _pieces(header, arrays):
                 yield np.ascontiguousarray(part).view(np.uint8)
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------------
+# ---- reading
+# ----------------------------------------------------------------------------------------------------------
 
 
 def read(file, size: int) -> tuple[dict, dict]:
@@ -113,18 +120,24 @@ def read(file, size: int) -> tuple[dict, dict]:
 
     Parameters
     ----------
-    file : open for reading in binary, at its beginning; it has `readinto`
-    size : of the file in bytes
+    file : binary file
+        File at its beginning, with the method `readinto`.
+    size : int
+        Size of the file in bytes.
 
     Returns
     -------
-    arrays : {name: array}, in the order in which they lie in the file; they own their memory, `size` bytes in all
-    metadata : {text: text}
+    arrays : dict of str to ndarray
+        Arrays in the order of the file. They own their memory, at most `size` bytes together.
+    metadata : dict of str to str
+        Metadata of the file.
 
     Raises
     ------
-    ValueError   it is damaged; the message says how. DtypeError: it has an element type that NumPy does not have.
-    MemoryError  there is not enough memory for the arrays.
+    ValueError
+        The file is damaged. A DtypeError if an element type does not exist in NumPy.
+    MemoryError
+        There is not enough memory for the arrays.
 
     Examples
     --------
@@ -148,16 +161,19 @@ def read(file, size: int) -> tuple[dict, dict]:
 
 
 def read_header(file, size: int) -> tuple[dict, dict]:
-    """Read and check what lies before the arrays; no array is allocated.
+    """Read and check the header. No array is allocated.
 
     Parameters
     ----------
-    file, size : as `read` takes them
+    file, size
+        As for `read`.
 
     Returns
     -------
-    tensors : {name: (element type, shape, (start, stop))}, in the order in which they lie in the file
-    metadata : {text: text}
+    tensors : dict of str to tuple
+        (element type, shape, (start, stop)) of each tensor, in the order of the file.
+    metadata : dict of str to str
+        Metadata of the file.
     """
     if size < 8:
         raise ValueError(f"it has {size} bytes, fewer than the 8 with the length of the header")
@@ -177,7 +193,9 @@ def read_header(file, size: int) -> tuple[dict, dict]:
     at = 0
     for name, (_, _, (start, stop)) in tensors.items():
         if start != at:
-            raise ValueError(f"tensor {name!r} begins at byte {start} of the data, but what is before it ends at {at}")
+            raise ValueError(
+                f"tensor {name!r} begins at byte {start} of the data, but the tensor before it ends at {at}"
+            )
         at = stop
     if at != size - 8 - length:
         raise ValueError(f"its tensors take {at} bytes, but {size - 8 - length} bytes follow the header")
@@ -185,12 +203,7 @@ def read_header(file, size: int) -> tuple[dict, dict]:
 
 
 def fill(file, view) -> None:
-    """Read as many bytes as a one-dimensional array of bytes has room for.
-
-    Raises
-    ------
-    ValueError  the file ends before.
-    """
+    """Fill a 1-D array of bytes from a file. A ValueError if the file ends too early."""
     first = 0
     while first < len(view):
         count = file.readinto(view[first : first + PIECE])
@@ -205,14 +218,14 @@ def _exactly(file, count):
     return data.tobytes()
 
 
-# The header is read value by value, since a JSON parser makes objects of twenty times its size of some headers.
+# The header is parsed value by value: a JSON parser can take twenty times the size of a header in memory.
 _DECODER = json.JSONDecoder()
 _OPEN, _COLON, _CLOSE_OR_NEXT = (re.compile(rf"[ \t\r\n]*{what}[ \t\r\n]*") for what in (r"\{", ":", "([,}])"))
 _FLAT = re.compile(r"\{[^{}]{0,4000}\}")
 
 
 def _object(text, at, value_at):
-    """({name: value}, end) of the JSON object that begins at a place; value_at(text, place, name) gives (value, end)."""
+    """Parse the JSON object at a position; returns ({name: value}, end). value_at(text, at, name) parses a value."""
     found, match = {}, _expected(_OPEN, text, at, "{")
     if text[match.end() : match.end() + 1] == "}":
         return found, match.end() + 1
@@ -237,7 +250,7 @@ def _string(text, at, name):
     if text[at : at + 1] != '"':
         raise ValueError(f"its header has {text[at : at + 20]!r} where a text must be")
     found, end = _DECODER.raw_decode(text, at)
-    found.encode()  # half of a surrogate pair is no text
+    found.encode()  # raises for half of a surrogate pair
     return found, end
 
 
@@ -259,7 +272,7 @@ def _whole(digits):
 
 
 def _tensor(name, pairs):
-    """(element type, shape, (start, stop)) of the description of a tensor, checked."""
+    """Check the description of a tensor; returns (element type, shape, (start, stop))."""
     given = dict(pairs)
     if sorted(key for key, _ in pairs) != ["data_offsets", "dtype", "shape"]:
         raise ValueError(
@@ -275,7 +288,8 @@ def _tensor(name, pairs):
         raise DtypeError(name, code)
     if len(offsets) != 2 or len(shape) > _MOST_AXES:
         raise ValueError(
-            f"tensor {name!r} has {len(shape)} axes and {len(offsets)} data_offsets, but at most {_MOST_AXES} and 2 are read"
+            f"tensor {name!r} has {len(shape)} axes and {len(offsets)} data_offsets, but at most {_MOST_AXES} axes and "
+            "exactly 2 data_offsets are accepted"
         )
     count = math.prod(shape) * np.dtype(_DTYPES[code]).itemsize
     if offsets[1] - offsets[0] != count:

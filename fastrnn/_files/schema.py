@@ -1,4 +1,4 @@
-"""What a JSON file of fastrnn may hold: limits for reading it, and rules for its values.
+"""JSON files of fastrnn: limits for reading them, and rules for their values.
 
 A rule checks a value and says what is wrong in one sentence: "hidden_size is '8', but it must be a whole number of at
 least 1". The rules of each kind of file are declared once: ``fastrnn/models/schemas.py`` for models,
@@ -22,30 +22,32 @@ MOST_DIGITS = 100  # of a whole number
 
 
 def read_bytes(path) -> bytes:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises
     ------
-    ValueError  it is no regular file, or larger than any that fastrnn writes.
-    OSError     it can't be read.
+    ValueError
+        It is not a regular file, or larger than any that fastrnn writes.
+    OSError
+        It cannot be read.
     """
     mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe may never be opened, a device never end
-        raise ValueError(f"{path} is damaged: it is no regular file")
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would block, and a device may have no end
+        raise ValueError(f"{path} is damaged: it is not a regular file")
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size  # of the file that was opened: another process may have replaced it
+        size = os.fstat(file.fileno()).st_size  # of the open file: another process may have replaced the path
         if size > MOST_BYTES:
             raise ValueError(f"{path} is damaged: it has {size:,} bytes, but at most {MOST_BYTES:,} are read")
-        return file.read(size)  # not more: as much memory is taken as is asked for
+        return file.read(size)  # read() without a size would not limit the memory
 
 
 def parse(raw: bytes):
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises
     ------
-    ValueError  it is not JSON, has the same key twice in an object, or is larger or nested more deeply than any that
-                fastrnn writes.
+    ValueError
+        It is not JSON, has a duplicate key, or is larger or nested more deeply than any that fastrnn writes.
 
     Examples
     --------
@@ -67,7 +69,7 @@ def parse(raw: bytes):
 
 
 def _nesting(raw):
-    """How many lists and objects a JSON text has, and how deep they are nested; strings do not count."""
+    """Count the lists and objects of a JSON text outside strings; returns their number and the depth."""
     import numpy as np
 
     outside = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
@@ -93,7 +95,7 @@ def _integer(digits):
 
 
 def shown(value) -> str:
-    """A value as a message shows it.
+    """Format a value for a message.
 
     >>> shown("8"), shown(list(range(1000)))
     ("'8'", 'a list of 1,000')
@@ -109,7 +111,7 @@ def shown(value) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether UTF-8 can hold a text, as it can no half of a surrogate pair.
+    """Whether UTF-8 can encode a text: it has no half of a surrogate pair.
 
     >>> is_unicode("é"), is_unicode("\\ud800")
     (True, False)
@@ -119,7 +121,7 @@ def is_unicode(text: str) -> bool:
 
 @contextlib.contextmanager
 def of_file(name) -> Iterator[None]:
-    """Put the file's name before the message of what is wrong with it."""
+    """Prefix the messages of errors that are raised inside with the name of the file."""
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
@@ -128,12 +130,14 @@ def of_file(name) -> Iterator[None]:
 
 
 class Rule:
-    """One kind of value.
+    """Rule for a value.
 
     Parameters
     ----------
-    wanted : what a value must be, as a message says it
-    fits : whether a value is that
+    wanted : str
+        What a value must be, as the end of a message.
+    fits : callable
+        Whether a value follows the rule.
 
     Examples
     --------
@@ -155,13 +159,13 @@ class Rule:
         return True
 
     def check(self, value, key: str) -> None:
-        """Raise a ValueError that names the key if the value is not what it must be."""
+        """Raise a ValueError that names the key if the value does not follow the rule."""
         if not self._fits(value):
             raise ValueError(f"{key} is {shown(value)}, but it must be {self.wanted}")
 
 
 class OrNull(Rule):
-    """What another rule says, or JSON's null, which is Python's None."""
+    """Rule for null, or a value that follows another rule."""
 
     def __init__(self, rule: Rule):
         super().__init__(f"{rule.wanted}, or null", lambda value: True)
@@ -173,7 +177,7 @@ class OrNull(Rule):
 
 
 class ListOf(Rule):
-    """A list whose elements all follow one rule."""
+    """Rule for a list whose elements follow one rule."""
 
     def __init__(self, rule: Rule, least: int = 0, most: int | None = None):
         size = f" of at least {least}" if least else ""
@@ -191,7 +195,7 @@ class ListOf(Rule):
 
 
 class OneOrList(Rule):
-    """What a rule says, or a list of at least one of such."""
+    """Rule for a value that follows another rule, or a non-empty list of such values."""
 
     def __init__(self, rule: Rule):
         super().__init__(f"{rule.wanted}, or a list of such", lambda value: True)
@@ -202,12 +206,14 @@ class OneOrList(Rule):
 
 
 class Record(Rule):
-    """An object: each of its keys follows a rule of its own, and no other key is allowed.
+    """Rule for an object: a rule for each key. No other key is allowed.
 
     Parameters
     ----------
-    required, optional : {key: Rule}
-    others : pairs (regular expression, Rule) for further keys, optional; the first that matches a key counts
+    required, optional : dict of str to Rule
+        Keys that must and may be there.
+    others : tuple of pairs, optional
+        (regular expression, Rule) for further keys. The first that matches a key applies.
     """
 
     def __init__(self, required: Mapping, optional: Mapping | None = None, others: tuple = ()):
@@ -236,7 +242,7 @@ def _is_whole(value):
 
 
 def whole(least: int | None = 0, most: int = 2**63 - 1) -> Rule:
-    """A whole number; JSON's 8.0 is none."""
+    """Return the rule for a whole number. 8.0 in JSON is not one."""
     if least is None:
         return Rule("a whole number", lambda value: _is_whole(value) and -most <= value <= most)
     limit = "" if most == 2**63 - 1 else f" and at most {most:,}"
@@ -246,7 +252,7 @@ def whole(least: int | None = 0, most: int = 2**63 - 1) -> Rule:
 def number(
     least: float = -math.inf, *, below: float = math.inf, above: float = -math.inf, most: float = math.inf
 ) -> Rule:
-    """A finite number."""
+    """Return the rule for a finite number in a range."""
     bounds = ((">=", least), (">", above), ("<=", most), ("<", below))
     bounds = [f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound)]
 
@@ -262,7 +268,7 @@ def number(
 
 
 def choice(*values) -> Rule:
-    """One of some values."""
+    """Return the rule for one of some values."""
     return Rule(
         f"one of {', '.join(map(repr, values))}",
         lambda value: any(type(value) is type(one) and value == one for one in values),

@@ -1,14 +1,15 @@
-"""Models and checkpoints on disk: safetensors and JSON, never pickle.
+"""Directories of models and checkpoints: safetensors and JSON, never pickle.
 
-A directory holds two files: ``model-<sha256[:12]>.safetensors`` with the arrays, written first, and ``config.json`` with its name, its
-full hash and the format version, replaced last and at once. So a directory holds a whole model at every moment, the old one or the new
-one, even if the machine stops in the middle of a save. Old array files are removed afterwards. A checkpoint is the same under the
-names ``checkpoint-….safetensors`` and ``checkpoint.json``, so it may live beside a model.
+A directory has two files: ``model-<sha256[:12]>.safetensors`` with the arrays is written first; ``config.json`` with
+its name, its full hash and the format version is replaced last, atomically. So the directory contains a complete model
+at any time, the old or the new one, even if the machine stops in the middle of a save. Old array files are removed
+afterwards. A checkpoint has the names ``checkpoint-….safetensors`` and ``checkpoint.json``, so a directory can contain
+both.
 
-Any number of processes and threads may save into a directory and read from it: the file ``save.lock`` is locked during a save, so that
-one save after the other is done and the last one stays. Readers need no lock. ``training.lock`` is locked while a training writes its
-checkpoints there; a second one is refused. Both files are removed at the end. On Windows, and on file systems without locks, saves may
-overlap; files that may belong to another save are then kept for a day.
+Any number of processes and threads may save to a directory and load from it. The file ``save.lock`` is locked during a
+save, so that saves do not overlap; the last one remains. Loading needs no lock. ``training.lock`` is locked while a
+training writes its checkpoints; a second training is refused. Both files are removed at the end. On Windows, and on
+file systems without locks, saves can overlap; files that may belong to another save are then kept for a day.
 """
 
 from __future__ import annotations
@@ -27,29 +28,35 @@ from fastrnn._files import disk, safetensors, schema
 FORMAT_VERSION = 1
 CONFIG_FILES = {"model": "config.json", "checkpoint": "checkpoint.json"}
 _SAVE_LOCK, _TRAINING_LOCK = "save.lock", "training.lock"
-_MOST_HASHED = 1 << 28  # bytes of a file whose header is wrong that are read to tell whether it was changed
-_OLD = 86_400  # seconds after which an unnamed file belongs to no save that is still going on
+_MOST_HASHED = 1 << 28  # bytes of a file with an invalid header that are read to tell whether it was changed
+_OLD = 86_400  # seconds after which an unused file cannot belong to a save in progress
 _HEADER = schema.Record(
     {"format_version": schema.SIZE, "weights": schema.TEXT, "sha256": schema.TEXT, "config": schema.OBJECT}
 )
 
 
 def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
-    """Write arrays and a configuration, replacing what was there in one step.
+    """Save arrays and a configuration, and replace earlier ones atomically.
 
-    The arrays are written and hashed in pieces of 16 MB: no copy of them is made.
+    The arrays are written and hashed in pieces of 16 MB, without a copy.
 
     Parameters
     ----------
-    directory : str or PathLike; made if it is not there
-    arrays : {name: array}
-    config : what JSON can hold; floats come back with the same bits
-    kind : "model" or "checkpoint"
+    directory : str or os.PathLike
+        Directory to write to. It is created if it does not exist.
+    arrays : dict of str to ndarray
+        The arrays.
+    config : dict
+        Configuration that JSON can represent. Floats are restored with the same bits.
+    kind : {"model", "checkpoint"}, default "model"
+        Determines the names of the files.
 
     Raises
     ------
-    OSError     the directory cannot be written; the message names the file. What the directory held is whole, and no temporary file is left.
-    ValueError  an array has a dtype that the format does not have, or the configuration is larger or nested more deeply than `load` reads.
+    OSError
+        The directory cannot be written to. An earlier model is intact, and no temporary file is left.
+    ValueError
+        The format does not have the dtype of an array, or the configuration exceeds the limits of `load`.
 
     Examples
     --------
@@ -63,11 +70,9 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
     config_text = json.dumps(config)
     try:
         schema.parse(config_text.encode())
-    except ValueError as error:  # callbacks may have put anything into the history
-        raise ValueError(
-            f"what is to be saved in {directory / CONFIG_FILES[kind]} could not be read again: {error}"
-        ) from None
-    # the array file repeats the configuration, so that one hash covers both, and a damaged or edited config.json is noticed
+    except ValueError as error:  # the history can contain anything, from callbacks
+        raise ValueError(f"the content of {directory / CONFIG_FILES[kind]} could not be read again: {error}") from None
+    # The array file contains the configuration too, so that one hash covers both and an edited config.json is detected
     pieces = safetensors.pieces(arrays, {"fastrnn": config_text})
     digest = hashlib.sha256()
 
@@ -89,7 +94,7 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
             weights = f"{kind}-{digest.hexdigest()[:12]}.safetensors"
             if (
                 _named_weights(directory, kind) != weights
-            ):  # else they are those of the old model too, or the save was done
+            ):  # otherwise the old model uses them too, or the save was complete
                 with contextlib.suppress(OSError):
                     (directory / weights).unlink(missing_ok=True)
             raise
@@ -98,7 +103,7 @@ def save(directory, arrays: dict, config: dict, *, kind: str = "model") -> None:
 
 
 def _named_weights(directory, kind):
-    """The array file that the configuration names now, or None."""
+    """Return the array file that the current configuration names, or None."""
     try:
         return schema.parse(schema.read_bytes(directory / CONFIG_FILES[kind]))["weights"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -106,30 +111,33 @@ def _named_weights(directory, kind):
 
 
 def _remove_leftovers(directory, kind, weights, before, alone):
-    """Remove what no configuration names: the arrays of the last save, and what a process has left that was killed in a save.
+    """Remove files that no configuration names: the arrays of the last save, and those of processes that were killed.
 
-    Where the file system has no locks (not `alone`), a file may belong to a save that is going on, unless it is old or was `before`.
+    Without locks (not `alone`) a file may belong to a save in progress, unless it is old or was the one used `before`.
     """
-    now = (directory / weights).stat().st_mtime  # by the clock of the file system
+    now = (directory / weights).stat().st_mtime  # time of the file system
     kept = {weights} if alone else {weights, _named_weights(directory, kind)}
     for path in directory.iterdir():
         if path.name not in kept and _is_leftover(path.name, kind):
-            with contextlib.suppress(OSError):  # in use on Windows, or another save has removed it
+            with contextlib.suppress(OSError):  # in use on Windows, or removed by another save
                 if alone or path.name == before or now - path.lstat().st_mtime > _OLD:
                     path.unlink()
 
 
 @contextlib.contextmanager
 def training(directory):
-    """Keep other trainings out of a directory while the block runs.
+    """Refuse other trainings in a directory during a ``with`` block.
 
     Parameters
     ----------
-    directory : of the checkpoints, made if it is not there, and removed if it is empty in the end; None: nothing is done
+    directory : str or os.PathLike or None
+        Directory of the checkpoints. It is created if it does not exist, and removed if it is empty at the end. With
+        None nothing is done.
 
     Raises
     ------
-    ValueError  another training writes to it.
+    ValueError
+        Another training writes to it.
     """
     if directory is None:
         yield
@@ -152,20 +160,23 @@ def training(directory):
 
 
 def check_no_training(directory) -> None:
-    """A ValueError if a training is writing to the directory; nothing is made."""
+    """Raise a ValueError if a training is writing to the directory. Nothing is created."""
     if (Path(directory) / _TRAINING_LOCK).exists():
         with training(directory):
             pass
 
 
 def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
-    """Read what `save` wrote: ``(arrays, config)``.
+    """Load what `save` wrote; returns ``(arrays, config)``.
 
     Raises
     ------
-    FileNotFoundError  there is none.
-    ValueError         it is damaged, or of a newer format; the message says which file and how.
-    MemoryError        there is not enough memory for the arrays; no more than they take is asked for.
+    FileNotFoundError
+        There is no model in the directory.
+    ValueError
+        A file is damaged, or of a newer format.
+    MemoryError
+        There is not enough memory for the arrays.
     """
     directory = Path(directory)
     missing = 0
@@ -178,29 +189,29 @@ def load(directory, *, kind: str = "model") -> tuple[dict, dict]:
             with disk.naming(path), open(path, "rb", buffering=0, opener=_open_at_once) as file:
                 return _read_arrays(path, file, header)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):  # ESTALE: of NFS, for a file removed elsewhere
+            if error.errno not in (errno.ENOENT, errno.ESTALE):  # ESTALE: removed by another machine on NFS
                 raise
         missing += 1
         if (
             _read_config(directory, kind) == raw and missing > 1
-        ):  # else another process saved just now: read the new one
+        ):  # otherwise another process has just saved: read the new files
             raise FileNotFoundError(
                 f"{path} is missing, though {CONFIG_FILES[kind]} names it: copy the whole directory"
             )
 
 
 def _open_at_once(path, flags):
-    """Open a file without waiting for the other end of a pipe."""
+    """Open a file without blocking if it is a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def exists(directory, *, kind: str = "model") -> bool:
-    """Whether the directory holds a model (or a checkpoint)."""
+    """Whether the directory contains a model (or a checkpoint)."""
     return (Path(directory) / CONFIG_FILES[kind]).is_file()
 
 
 def holds_anything(directory) -> bool:
-    """Whether there is anything in the directory but what an interrupted first save may have left."""
+    """Whether the directory contains anything else than leftovers of an interrupted first save."""
     directory = Path(directory)
     if not directory.exists():
         return False
@@ -212,9 +223,9 @@ def holds_anything(directory) -> bool:
 
 
 def _is_leftover(name, kind):
-    """An array file, or a file half written: what is nothing without the configuration that names it."""
+    """Whether a file is an array file or a temporary one, which are useless without a configuration that names them."""
     config = re.escape(CONFIG_FILES[kind])
-    before = r"(\.tmp)?"  # the temporary names of older versions
+    before = r"(\.tmp)?"  # temporary names of older versions
     pattern = (
         rf"{kind}-[0-9a-f]{{12}}\.safetensors{before}|{config}\.tmp|({kind}\.safetensors|{config}){disk.TEMPORARY}"
     )
@@ -239,25 +250,24 @@ def _parse_config(path, raw, kind):
     try:
         header = schema.parse(raw)
         version = header.get("format_version") if isinstance(header, dict) else None
-        newer = schema.SIZE.holds(version) and version > FORMAT_VERSION  # whose other keys may be any
+        newer = schema.SIZE.holds(version) and version > FORMAT_VERSION  # its other keys are unknown
         if not newer:
             _HEADER.check(header)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if newer:
         raise ValueError(
-            f"{path} has format version {version}, but this fastrnn reads up to {FORMAT_VERSION}: it needs a newer fastrnn"
+            f"{path} has format version {version}, but this fastrnn reads up to {FORMAT_VERSION}: "
+            "it needs a newer fastrnn"
         )
     weights, digest = header["weights"], header["sha256"]
     if weights != f"{kind}-{digest[:12]}.safetensors" or not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(
-            f"{path} is damaged: it names the file {weights!r} and the hash {digest[:12]!r}…, which do not fit"
-        )
+        raise ValueError(f"{path} is damaged: the file name {weights!r} does not match the hash {digest[:12]!r}…")
     return header
 
 
 class _Hashed:
-    """A file that is hashed while it is read."""
+    """File that is hashed while it is read."""
 
     def __init__(self, file):
         self._file, self._digest, self.size = file, hashlib.sha256(), 0
@@ -269,7 +279,7 @@ class _Hashed:
         return count
 
     def hexdigest(self, size):
-        """Of the whole file, what was not read yet too, up to its size when it was opened: a file may grow without end."""
+        """Hash the rest of the file too, up to its size when it was opened, as a file could grow without end."""
         piece = memoryview(bytearray(1 << 16))
         while self.size < size and self.readinto(piece[: size - self.size]):
             pass
@@ -277,27 +287,28 @@ class _Hashed:
 
 
 def _read_arrays(path, file, header):
-    """(arrays, configuration) of the file with the arrays, which is compared with config.json."""
+    """Read the file with the arrays, and compare it with config.json; returns (arrays, configuration)."""
     status, wrong = os.fstat(file.fileno()), None
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is damaged: it is no regular file")
+        raise ValueError(f"{path} is damaged: it is not a regular file")
     hashed, size = _Hashed(file), status.st_size
     try:
         arrays, metadata = safetensors.read(hashed, size)
         config = metadata["fastrnn"]
-    except (ValueError, KeyError) as error:  # first it is to be said whether the file has changed
+    except (ValueError, KeyError) as error:  # reported below, unless the hash shows that the file was changed
         wrong = f"{type(error).__name__}: {error}"
     except MemoryError:
-        raise MemoryError(f"the arrays of {path} take {size} bytes") from None
+        raise MemoryError(f"not enough memory for the arrays of {path}, {size} bytes") from None
     if wrong is not None and size - hashed.size > _MOST_HASHED:
         raise ValueError(f"{path} is damaged: {wrong}")
     digest = hashed.hexdigest(size)
     if digest != header["sha256"]:
         raise ValueError(
-            f"{path} is damaged: its sha256 is {digest[:12]}…, but it was saved with {header['sha256'][:12]}… ({hashed.size} bytes now)"
+            f"{path} is damaged: its sha256 is {digest[:12]}…, but it was saved with {header['sha256'][:12]}… "
+            f"({hashed.size} bytes now)"
         )
     if wrong is not None:
         raise ValueError(f"{path} was not written by fastrnn: {wrong}")
     if config != json.dumps(header["config"]):
-        raise ValueError(f"{path.parent} is damaged: its configuration is not the one that was saved with {path.name}")
+        raise ValueError(f"{path.parent} is damaged: its configuration is not the one saved with {path.name}")
     return arrays, header["config"]

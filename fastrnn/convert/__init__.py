@@ -1,4 +1,4 @@
-"""Models of other libraries: files in and out, compared with their source."""
+"""Conversion of model files of other libraries."""
 
 from fastrnn.convert.files import convert
 

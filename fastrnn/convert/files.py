@@ -1,10 +1,12 @@
-"""Files of torch, ONNX and Keras as fastrnn directories, and fastrnn models as files of torch and ONNX; compared before they are written."""
+"""Conversion of model files of PyTorch, ONNX and Keras to fastrnn and back. The result is compared with the source."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,36 +14,56 @@ import numpy as np
 
 from fastrnn._files import disk, foreign, storage
 from fastrnn.convert import state_dict, tensor_files
+from fastrnn.convert.language_models import language_model, read_text, read_vocabulary
 from fastrnn.convert.tensor_files import read_ordered, read_torch
 from fastrnn.layers.network import Network
 from fastrnn.layers.rnn import GRU, LSTM, RNN
 
-MOST_TEXT = 16 << 20  # characters of a config or a vocabulary
 _OUT = (".onnx", ".pt", ".pth", ".safetensors")
-_NAMES = {RNN: "rnn", GRU: "gru", LSTM: "lstm"}
 
 
 def convert(
-    source, destination, *, key=None, order=None, between=None, nonlinearity="tanh", config=None, vocabulary=None
-):
-    """Read a model, compare what was read with its source, write it, read it again. Gives lines that say what was done.
+    source: str | os.PathLike[str], destination: str | os.PathLike[str], *, key: str | None = None,
+    order: str | Sequence[str] | None = None, between: str | Mapping[str, str] | None = None,
+    nonlinearity: str = "tanh", config: str | os.PathLike[str] | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
+) -> list[str]:  # fmt: skip
+    """Convert a model file, and compare the result with the source.
+
+    The model is read, compared with its source, written, and read again.
 
     Parameters
     ----------
-    source : a file of torch (a state_dict), .safetensors, .onnx, .keras or .h5; its content says which; or a fastrnn directory
-    destination : a directory; or a file, of what its suffix says: .onnx, .pt, .pth (torch's state_dict), .safetensors. It must not exist.
-    key : of the state_dict in a file that holds a dict of more
-    order : "a,b,c" or a list: the layers of a state_dict in the order of use, where neither the file nor their sizes
-        tell it; see `state_dict.to_network`
-    between : "relu", or "a=relu,b=none" or a dict: the function behind a Linear that another layer of a state_dict
-        follows; see there
-    nonlinearity : "tanh" or "relu": of vanilla layers in a state_dict, which does not say
-    config : for a .weights.h5, the file with the model's to_json()
-    vocabulary : a JSON file with the list of the characters in the order of their ids, or {character: id}: makes a LanguageModel
+    source : str or os.PathLike
+        File of PyTorch (a state_dict), .safetensors, .onnx, .keras or .h5, or a directory of fastrnn. The format is
+        detected from the content.
+    destination : str or os.PathLike
+        Directory, or file whose suffix determines the format: .onnx, .pt or .pth (PyTorch's state_dict), .safetensors.
+        It must not exist.
+    key : str, optional
+        Key of the state_dict, if the file holds a dict with more than that.
+    order : str or sequence of str, optional
+        Order in which the layers of a state_dict are used, "a,b,c" or a list. Required if neither the file nor the
+        sizes of the layers determine it; see `state_dict.to_network`.
+    between : str or dict, optional
+        Function after a Linear that another layer of a state_dict follows: "relu", "a=relu,b=none", or a dict.
+    nonlinearity : {"tanh", "relu"}, default "tanh"
+        Activation of vanilla layers in a state_dict, which does not contain it.
+    config : str or os.PathLike, optional
+        File with the result of the model's to_json(), for a .weights.h5 file.
+    vocabulary : str or os.PathLike, optional
+        JSON file with the list of the characters in the order of their ids, or an object {character: id}. The result is
+        then a LanguageModel.
+
+    Returns
+    -------
+    list of str
+        Lines that say what was done.
 
     Raises
     ------
-    ValueError  the file is damaged, or the model is one that fastrnn or the other side has not; the message says what, and nothing is written.
+    ValueError
+        The file is damaged, or the model cannot be represented in fastrnn or in the other format. Nothing is written.
     """
     source, destination = Path(source), Path(destination)
     _check_free(destination)
@@ -49,27 +71,27 @@ def convert(
     if vocabulary is not None:
         model = language_model(model, read_vocabulary(vocabulary))
         said.append(f"made a language model of {len(model.vocabulary)} characters")
-    _check_free(destination)  # another process may have saved there meanwhile
+    _check_free(destination)  # another process may have written it in the meantime
     new = not destination.exists()
     try:
         said.append(_write(model, destination))
     except BaseException:
         if new:
-            with contextlib.suppress(OSError):  # not there, or not empty: what is in it may be another process's
+            with contextlib.suppress(OSError):  # it does not exist, or another process wrote to it
                 destination.rmdir()
         raise
     return said
 
 
 def _check_free(destination):
-    """Refuse to write where there is something already."""
+    """Refuse a destination that exists."""
     if storage.holds_anything(destination) if destination.is_dir() else destination.exists():
-        raise ValueError(f"{destination} exists: choose another name, or remove it first")
+        raise ValueError(f"{destination} already exists: choose another name, or remove it first")
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What is said of the source."""
+    """Options that describe the source."""
 
     key: str | None
     order: str | list | None
@@ -78,14 +100,14 @@ class _Options:
     config: str | None
 
     def refuse(self, kind, *names):
-        """Raise if one of these is given, as it would not count."""
+        """Raise if one of these options is given, which do not apply to this kind of source."""
         for name in names:
             if getattr(self, name) not in (None, "tanh"):
-                raise ValueError(f"--{name} {getattr(self, name)} does not count for {kind}: leave it out")
+                raise ValueError(f"--{name} {getattr(self, name)} does not apply to {kind}: leave it out")
 
 
 def _read(source, options):
-    """(model, what to say)."""
+    """Read a model; returns it and a list of lines that describe what was read."""
     if source.is_dir():
         from fastrnn.models.loading import load
 
@@ -105,7 +127,7 @@ def _read(source, options):
     else:
         import fastrnn.keras
 
-        net = fastrnn.keras.load(source, None if options.config is None else _text(options.config))
+        net = fastrnn.keras.load(source, None if options.config is None else read_text(options.config))
         rest = sorted(
             {
                 type(layer).__name__.replace("Linear", "Dense")
@@ -137,7 +159,7 @@ def _of_state_dict(source, kind, options):
     said += [f"{name} is {other}, as the file says of tied weights" for name, other in tied.items()]
     vanilla = any(type(layer) is RNN for layer in net.layers.values())
     if vanilla:
-        said.append(f"nonlinearity {options.nonlinearity!r} is taken for granted, as a state_dict does not say")
+        said.append(f"nonlinearity {options.nonlinearity!r} is assumed, as a state_dict does not contain it")
     else:
         options.refuse("a state_dict without vanilla layers", "nonlinearity")
     first = f"read {net!r} from {len(tensors)} tensors, {net.num_parameters} parameters"
@@ -145,15 +167,8 @@ def _of_state_dict(source, kind, options):
     return net, [first, *said, compare_with_torch(net, tensors)]
 
 
-def _text(path):
-    """The text of a file that is no model; JSON of this size is none that these readers take."""
-    foreign.check_regular(path)
-    with foreign.reading(path), open(path, encoding="utf-8") as file:
-        return file.read(MOST_TEXT)
-
-
 def _parsed_between(text):
-    """A function's name, or {layer: function} of "a=relu,b=none"; None without one."""
+    """Parse "a=relu,b=none" to {layer: function}; other values are returned unchanged."""
     if not isinstance(text, str) or "=" not in text:
         return text
     pairs = [part.strip().rpartition("=")[::2] for part in text.split(",")]
@@ -166,7 +181,7 @@ def _parsed_between(text):
 
 
 def sniff(path):
-    """ "torch", "safetensors", "keras" or "onnx", by the file's content; a ValueError if it is none of them."""
+    """Detect the format from the content: "torch", "safetensors", "keras" or "onnx"; otherwise raise a ValueError."""
     foreign.check_regular(path)
     with open(path, "rb") as file:
         head = file.read(9)
@@ -182,7 +197,8 @@ def sniff(path):
         return "safetensors"
     if head[:1] == b"\x80":
         raise ValueError(
-            f"{path} is a bare pickle, which fastrnn does not open: in torch, torch.save(module.state_dict(), …) writes a zip file"
+            f"{path} is a plain pickle file, which fastrnn does not read: save it again with PyTorch 1.6 or later, "
+            "torch.save(module.state_dict(), …), which writes a zip file"
         )
     if path.suffix == ".onnx":
         return "onnx"
@@ -190,7 +206,7 @@ def sniff(path):
 
 
 def compare_with_torch(net, tensors):
-    """Raise if a layer's outputs on random input are not torch's; gives the line that says what was compared."""
+    """Compare the outputs of each layer on random input with torch's; returns the line that says what was compared."""
     try:
         import torch
     except ImportError:
@@ -219,8 +235,8 @@ def compare_with_torch(net, tensors):
             )
         worst = max(worst, largest)
     return (
-        f"each layer alone agrees with torch's on random input, to {worst:.1e}; the chain of them was NOT compared, as no "
-        "file holds your module's forward"
+        f"each layer alone agrees with torch's on random input, to {worst:.1e}; the chain of them was NOT compared, as "
+        "no file contains your module's forward"
     )
 
 
@@ -229,7 +245,7 @@ def _width(layer):
 
 
 def _torch_module(layer, own):
-    """The same layer in torch; a cell's parameters get a layer's names."""
+    """Construct the same layer in torch. The parameters of a cell get the names of those of a layer."""
     from torch import nn
 
     dtype = {"float32": nn.Module.float, "float64": nn.Module.double}[str(layer.dtype)]
@@ -253,62 +269,8 @@ def _torch_module(layer, own):
     return module
 
 
-def read_vocabulary(path):
-    """The characters in the order of their ids."""
-    found = foreign.parse_json(path, _text(path), MOST_TEXT)
-    if isinstance(found, dict):
-        if sorted(found.values(), key=str) != sorted(range(len(found)), key=str):
-            raise ValueError(f"{path}: the ids of {len(found)} characters must be 0..{len(found) - 1}, each once")
-        found = sorted(found, key=found.get)
-    symbols = list(found) if isinstance(found, (list, str)) else []
-    if (
-        not symbols
-        or not all(isinstance(one, str) and len(one) == 1 for one in symbols)
-        or len(set(symbols)) < len(symbols)
-    ):
-        raise ValueError(
-            f"{path} must be a list of different characters, in the order of their ids, or an object {{character: id}}"
-        )
-    return "".join(symbols)
-
-
-def language_model(net, symbols):
-    """A LanguageModel of characters from a chain of Embedding, recurrent layers and Linear.
-
-    Raises
-    ------
-    ValueError  the chain is another one, or has a size that does not fit; the message says which.
-    """
-    from fastrnn.models import LanguageModel
-    from fastrnn.models.text import Vocabulary
-
-    steps = list(net.steps.values()) if isinstance(net, Network) else []
-    names = [type(step).__name__ for step in steps]
-    body = [layer for step in steps[1:-1] for layer in getattr(step, "layers", [step])]
-    alike = len({type(layer) for layer in body}) == 1 and type(body[0]) in _NAMES
-    if names[:1] != ["Embedding"] or names[-1:] != ["Linear"] or not alike:
-        raise ValueError(f"a language model is Embedding, RNN, GRU or LSTM layers of one kind, Linear; this is {net!r}")
-    V, sizes = len(symbols), [layer.hidden_size for layer in body for _ in range(layer.num_layers)]
-    if steps[0].num_embeddings != V or steps[-1].out_features != V:
-        raise ValueError(
-            f"the vocabulary has {V} characters, but the embedding {steps[0].num_embeddings} and the output {steps[-1].out_features}"
-        )
-    one = len(set(sizes)) == 1 and len(body) == 1
-    model = LanguageModel(
-        _NAMES[type(body[0])], sizes[0] if one else [layer.hidden_size for layer in body], len(sizes) if one else 1,
-        embedding_size=steps[0].embedding_dim, dtype=str(net.dtype), seed=0,
-    )  # fmt: skip
-    model._build(Vocabulary(symbols), 0)
-    made = [model.embedding, *getattr(model.rnn, "layers", [model.rnn]), model.linear]
-    for target, layer in zip(made, [steps[0], *body, steps[-1]], strict=True):
-        if repr(target) != repr(layer):
-            raise ValueError(f"a language model's layer is {target!r}, but this is {layer!r}")
-        target.load_state_dict(layer.params)
-    return model
-
-
 def _write(model, destination):
-    """Write, read again, compare. Gives the line that says so; a file that does not agree is removed."""
+    """Write a model, read it again and compare; returns a line that says so. A file that differs is removed."""
     suffix = destination.suffix.lower()
     if suffix == ".onnx":
         import fastrnn.onnx
@@ -329,12 +291,13 @@ def _write(model, destination):
             if again.keys() != tensors.keys() or any(
                 not np.array_equal(again[name], a, equal_nan=True) for name, a in tensors.items()
             ):
-                raise ValueError(f"{destination} did not come back as it was written, and was removed")
+                raise ValueError(f"{destination} was read back with other contents, and was removed")
         some = ", ".join(list(tensors)[:4])
         return f"wrote {len(tensors)} tensors to {destination} and read them again: {some}, …{_left_out(model)}"
     if destination.suffix and not destination.is_dir() and len(destination.suffix) <= 6:
         raise ValueError(
-            f"{destination}: a suffix says the format, one of {', '.join(_OUT)}; a directory of fastrnn has none"
+            f"{destination}: the suffix determines the format and must be one of {', '.join(_OUT)}; "
+            "use no suffix for a directory of fastrnn"
         )
     model.save(destination)
     if not isinstance(model, Network):
@@ -344,14 +307,14 @@ def _write(model, destination):
     if repr(again) != repr(model) or any(
         not np.array_equal(arrays[name], a, equal_nan=True) for name, a in model.state_dict().items()
     ):
-        raise ValueError(f"{destination} did not come back as it was written")
+        raise ValueError(f"{destination} was read back with other contents")
     return (
-        f"wrote {destination} and read it again, settings and numbers equal to the bit: fastrnn.Network.load reads it"
+        f"wrote {destination} and read it again, with identical settings and parameters: fastrnn.Network.load reads it"
     )
 
 
 def _left_out(model):
-    """What of a model is not in its state_dict, in words."""
+    """Describe what of a model is not in its state_dict."""
     if not isinstance(model, Network):
         return "; its vocabulary and settings are not in them"
     functions = [
@@ -363,7 +326,7 @@ def _left_out(model):
 
 
 def _layers(model):
-    """{name: layer} of what a state_dict can hold."""
+    """Return the layers, {name: layer}, of a model that is a chain."""
     from fastrnn.models import LanguageModel
 
     if isinstance(model, Network):
@@ -371,5 +334,6 @@ def _layers(model):
     if isinstance(model, LanguageModel):
         return {name: getattr(model, name) for name in model.LAYERS}
     raise ValueError(
-        f"a {type(model).__name__} is more than a chain of layers, so no state_dict alone holds it; LanguageModel and Network are chains"
+        f"a {type(model).__name__} is more than a chain of layers, so a state_dict does not describe it: only "
+        "LanguageModel and Network can be written as a state_dict"
     )

@@ -1,4 +1,4 @@
-"""The order in which the layers of a state_dict are used, from their names and sizes, and what that answer rests on."""
+"""The order in which the layers of a state_dict are used, inferred from their names and sizes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import itertools
 import re
 from dataclasses import dataclass
 
-_MOST_MODULES = 100  # of which orders are tried
+_MOST_MODULES = 100  # more are not searched for orders
 _MOST_TRIALS = 10_000
-KINDS = ("embedding", "linear")  # what a table without bias may be; the names that may follow a layer's in an order
+KINDS = ("embedding", "linear")  # what a weight without bias can be; may follow a layer's name in an order
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a module may be: how many features it takes, None for ids, and how many it gives."""
+    """What a module can be, with the number of features it takes, None for ids, and returns."""
 
     name: str
     takes: int | None
@@ -21,21 +21,28 @@ class Kind:
 
 
 def choose(modules, given=None, kept=True):
-    """The order of the modules of a chain.
+    """Find the order of the modules of a chain.
 
     Parameters
     ----------
-    modules : {name: [Kind, …]}, in the order of the file; a table without bias has two kinds
-    given : the order as the user says it, a list of names, each alone or as "name:embedding" or "name:linear"; or None
-    kept : whether the file keeps the order in which the modules were defined
+    modules : dict of str to list of Kind
+        What each module can be, in the order of the file. A weight without bias has two kinds.
+    given : list of str, optional
+        Order that the user gave: names, alone or as "name:embedding" or "name:linear".
+    kept : bool
+        Whether the file keeps the order in which the modules were defined.
 
     Returns
     -------
-    ({name: Kind} in the order of use, what the order rests on, in words)
+    chosen : dict of str to Kind
+        The modules in the order of use.
+    reason : str
+        Why this order was chosen.
 
     Raises
     ------
-    ValueError  the order cannot be known, or does not fit the sizes; the message says what to give.
+    ValueError
+        The order is ambiguous, or does not fit the sizes.
     """
     if given is not None:
         names, modules = _given(modules, given)
@@ -49,27 +56,26 @@ def choose(modules, given=None, kept=True):
     if kept and not _against_numbers(names) and (not free or _kinds(modules, names)):
         return (
             _fitted(modules, names),
-            "it is the order of the file, in which torch keeps that of their definition; another one is given with "
-            "--order",
+            "it is the order of the file, which is that of their definition; use --order for another one",
         )
     found = _chains(modules, numbers=True) if free is None or free else free
     if found is not None and len(found) == 1:
-        return found[0], "it is that of the numbers in their names; another one is given with --order"
+        return found[0], "it is that of the numbers in their names; use --order for another one"
     if found is not None and not found:
         _raise_no_chain(modules)
     if found and list(found[0]) == list(found[1]):
         return _fitted(modules, list(found[0])), ""  # raises, as the two differ in what a table is
     raise ValueError(
-        f"the order in which the {len(names)} layers are used is not known: "
+        f"the order in which the {len(names)} layers are used is ambiguous: "
         f"{'the file does not keep it, and ' if not kept else ''}"
-        "more than one fits their sizes. Give it with --order, as --order "
+        "more than one fits their sizes. Specify it with --order, for example --order "
         f"{','.join(found[0] if found else sorted(names, key=_natural))}"
         + (f" or --order {','.join(found[1])}" if found else "")
     )
 
 
 def _given(modules, given):
-    """(names, modules) with the kinds that the user says."""
+    """Parse a given order; returns the names, and the modules with the given kinds."""
     modules, names = dict(modules), []
     for text in given:
         name, colon, kind = text.rpartition(":")
@@ -93,12 +99,12 @@ def _given(modules, given):
 
 
 def _fitted(modules, names):
-    """{name: Kind} of this order; raises where the sizes do not fit or a table may be two things."""
+    """Return {name: Kind} for an order; raise a ValueError if it does not fit or is ambiguous."""
     found = _kinds(modules, names)
     if len(found) > 1:
         name = names[0]
         raise ValueError(
-            f"whether {name!r}, a table without bias, is looked up by ids or multiplies is not known: write it as "
+            f"{name!r} has a weight without bias, so it can be an Embedding or a Linear: write it as "
             f"{name}:embedding or {name}:linear in "
             f"--order {','.join([f'{name}:embedding', *names[1:]])}"
         )
@@ -107,14 +113,14 @@ def _fitted(modules, names):
         gives = " or ".join(str(one[names[end - 1]].gives) for one in _kinds(modules, names[:end]))
         takes = " or ".join(f"{k.takes} features" for k in modules[names[end]] if k.takes is not None) or "ids"
         raise ValueError(
-            f"layer {names[end]!r} takes {takes}, but what is before it gives {gives} features: is the order another "
-            "one? --order says it"
+            f"layer {names[end]!r} takes {takes}, but the layer before it gives {gives} features: if the order is "
+            "wrong, specify it with --order"
         )
     return found[0]
 
 
 def _kinds(modules, names):
-    """All ways to read the modules in this order as a chain: at most two, as only the first one may take ids."""
+    """Return all ways to read the modules in this order as a chain: at most two, as only the first can take ids."""
     found = [{names[0]: kind} for kind in modules[names[0]]]
     for before, name in zip(names, names[1:]):
         found = [
@@ -131,9 +137,9 @@ class _TooManyError(Exception):
 
 
 def _chains(modules, numbers=False):
-    """The first two chains of all the modules, {name: Kind} each; None if that is too much to try.
+    """Find the first two chains of all modules, {name: Kind} each; returns None if there are too many to try.
 
-    numbers : whether the numbers in their names must rise
+    numbers : whether the numbers in the names must increase
     """
     if len(modules) > _MOST_MODULES:
         return None
@@ -160,10 +166,7 @@ def _chains(modules, numbers=False):
 
 def _raise_no_chain(modules):
     sizes = ", ".join(f"{name} ({' or '.join(_size(k) for k in kinds)})" for name, kinds in modules.items())
-    raise ValueError(
-        "no order makes a chain of these layers, in which each takes the features that the one before it gives: "
-        f"{sizes}"
-    )
+    raise ValueError(f"these layers do not form a chain in any order, as their sizes do not match: {sizes}")
 
 
 def _size(kind):
@@ -171,12 +174,12 @@ def _size(kind):
 
 
 def _natural(name):
-    """A key that sorts numbers in names as numbers."""
+    """Return a sort key that orders numbers in names numerically."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _rises(a, b):
-    """Whether a stands before b by a number: where the names first differ, it is in numbers only, and a's is smaller."""
+    """Whether the names first differ in numbers only, and the number of a is smaller."""
     for one, other in zip(a.split("."), b.split(".")):
         if one != other:
             alike = re.sub(r"\d+", "#", one) == re.sub(r"\d+", "#", other)
@@ -185,7 +188,7 @@ def _rises(a, b):
 
 
 def _against_numbers(names):
-    """Whether a number in the names falls in this order."""
+    """Whether a number in the names decreases in this order."""
     if len(names) > _MOST_MODULES:
         return False
     return any(_rises(later, name) for k, name in enumerate(names) for later in names[k + 1 :])

@@ -1,4 +1,4 @@
-"""torch's state_dict as a Network, and back. Knows names and shapes, neither torch nor files."""
+"""Conversion of a PyTorch state_dict, {name: array}, to a Network and back."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fastrnn.layers.stacked import Stacked
 
 _CELLS = {1: RNN, 3: GRU, 4: LSTM}
 _PARAMETER = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(_l(\d+))?(_reverse)?")
-_PLAIN = {
-    "reverse": False, "learn_initial_state": False, "context_size": 0, "clip": None, "reset_after": True, "peephole": False, "coupled": False,
-    "activation": "tanh", "recurrent_activation": "sigmoid",
+_TORCH_OPTIONS = {
+    "reverse": False, "learn_initial_state": False, "context_size": 0, "clip": None, "reset_after": True,
+    "peephole": False, "coupled": False, "activation": "tanh", "recurrent_activation": "sigmoid",
 }  # fmt: skip
 
 
-# Tensors of modules and wrappers that no layer here has: the last part of their names, what it is, what to do
+# Tensors of modules and wrappers without an equivalent here: last part of the name, what it is, what to do
 _FOREIGN = (
     (
         r"running_mean|running_var|num_batches_tracked",
@@ -41,33 +41,41 @@ _FOREIGN = (
         "call torch.nn.utils.remove_spectral_norm on the module before you save its state_dict",
     ),
     (r".*_mask", "pruning", "call torch.nn.utils.prune.remove on the module before you save its state_dict"),
-    (r"in_proj_weight", "a MultiheadAttention", "no chain of layers here has one"),
+    (r"in_proj_weight", "a MultiheadAttention", "fastrnn has no such layer"),
 )
 
 
 def to_network(tensors, *, order=None, between=None, nonlinearity="tanh", batch_first=False):
-    """The chain of layers whose state_dict this is: at most one Embedding, recurrent layers or cells, Linear layers.
+    """Construct the chain of layers of a state_dict.
+
+    It has at most one Embedding, recurrent layers or cells, and Linear layers. What has no parameters (dropout,
+    activations, residual connections, the selection of the last step) is not in a state_dict; only `between` is added.
 
     Parameters
     ----------
-    tensors : {name: array}, float32 or float64, as torch orders them: modules in the order of their definition
-    order : the names of the layers in the order of use, where it is another one; "name:embedding" and "name:linear" say
-        what a table without bias is, where its sizes allow both
-    between : the function behind each Linear that another layer follows, a key of ``fastrnn.layers.network.FUNCTIONS`` or
-        "none"; or {layer's name: function}. A state_dict does not show it: a Linear before another layer is refused
-        without it
-    nonlinearity : of vanilla layers, which the state_dict does not say: "tanh", torch's usual one, or "relu"
-    batch_first : how the network takes its input
+    tensors : dict of str to ndarray
+        The state_dict, float32 or float64, in PyTorch's order: modules in the order of their definition.
+    order : sequence of str, optional
+        Names of the layers in the order of use, if it is another one. "name:embedding" and "name:linear" say what a
+        weight without bias is, if its sizes allow both.
+    between : str or dict, optional
+        Function after each Linear that another layer follows, a key of ``fastrnn.layers.network.FUNCTIONS`` or "none",
+        or a dict {layer: function}. Required if there is such a Linear, as a state_dict does not contain it.
+    nonlinearity : {"tanh", "relu"}, default "tanh"
+        Activation of vanilla layers, which a state_dict does not contain.
+    batch_first : bool, default False
+        Whether the network takes (B, T, features).
 
     Returns
     -------
-    Network : its steps have the modules' names. What has no parameters (dropout, activations, residual connections, the
-        choice of the last step) is not in a state_dict; nothing but `between` is put there.
+    Network
+        The chain. Its steps have the names of the modules.
 
     Raises
     ------
-    ValueError  a tensor is missing, is no part of such a chain, or does not fit; the order of the layers, or what stands
-        between two of them, cannot be known. The message names them and says what to give.
+    ValueError
+        A tensor is missing, does not belong to such a chain or does not fit, or the order of the layers or the
+        functions between them are ambiguous. The message names them and says what to specify.
 
     Examples
     --------
@@ -79,9 +87,9 @@ def to_network(tensors, *, order=None, between=None, nonlinearity="tanh", batch_
 
 
 def read(tensors, *, order=None, between=None, kept=True, nonlinearity="tanh", batch_first=False):
-    """`to_network`, and lines that say what was taken for granted.
+    """Do the work of `to_network`; returns the network, and lines that say what was assumed.
 
-    kept : whether the tensors lie in torch's order, and not in that of their names
+    kept : whether the tensors are in PyTorch's order, not sorted by name
     """
     _refuse_foreign(tensors)
     dtype, groups = _dtype(tensors), modules(tensors)
@@ -114,16 +122,17 @@ def read(tensors, *, order=None, between=None, kept=True, nonlinearity="tanh", b
 
 
 def _said(functions, between):
-    here = ", ".join(f"{function} behind {step!r}" for step, function in functions.items())
+    """Say which functions are between the layers."""
+    here = ", ".join(f"{function} after {step!r}" for step, function in functions.items())
     return (
         f"between the layers: {f'{here}, as --between says, and nothing else' if here else 'nothing'}. A state_dict "
-        "shows no activations, no residual "
-        "connections, no choice of the last step: what your module does there has to be added"
+        "does not contain activations, residual connections and the selection of the last step: add what your module "
+        "does there"
     )
 
 
 def modules(tensors):
-    """{step: {parameter: array}} of a state_dict; tensors without a module's name are those of "layer"."""
+    """Group a state_dict as {module: {parameter: array}}. Tensors without a module's name belong to "layer"."""
     groups = {}
     for name, array in tensors.items():
         prefix, _, last = name.rpartition(".")
@@ -135,27 +144,26 @@ def modules(tensors):
 
 
 def _refuse_foreign(tensors):
-    """Refuse the tensors of modules and wrappers that no layer here has, and say what to do about them."""
+    """Refuse tensors of modules and wrappers without an equivalent here, and say what to do."""
     for name in tensors:
         parts = name.split(".")
         for pattern, what, advice in _FOREIGN:
             if re.fullmatch(pattern, parts[-1]):
                 raise ValueError(
-                    f"{name} is of {what}, which is no part of a chain of Embedding, RNN, GRU, LSTM and Linear: "
-                    f"{advice}"
+                    f"{name} belongs to {what}, which is not one of Embedding, RNN, GRU, LSTM and Linear: {advice}"
                 )
         if "parametrizations" in parts[:-1]:
             at = parts.index("parametrizations")
             wrapped = ".".join([*parts[:at], parts[at + 1]])
             raise ValueError(
-                f"{name} is of a parametrization of {wrapped} (weight_norm, spectral_norm, orthogonal): call "
+                f"{name} belongs to a parametrization of {wrapped} (weight_norm, spectral_norm, orthogonal): call "
                 f"torch.nn.utils.parametrize.remove_parametrizations(module, {parts[at + 1]!r}) before you save the "
                 "state_dict"
             )
 
 
 def _in_torchs_order(group):
-    """Whether a module's tensors lie as torch writes them, weights before biases and W_ih before W_hh, unsorted."""
+    """Whether a module's tensors are in PyTorch's order: weights before biases, and W_ih before W_hh."""
     names = [name.split("_l")[0] for name in group]
     places = [names.index(name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if name in names]
     places = places or [names.index(name) for name in ("weight", "bias") if name in names]
@@ -177,14 +185,13 @@ def _dtype(tensors):
     broken = next((name for name, array in tensors.items() if not np.isfinite(array).all()), None)
     if broken:
         raise ValueError(
-            f"{broken} has numbers that are NaN or infinite: such a network cannot be compared with anything, and "
-            "gives nothing but NaN"
+            f"{broken} has NaN or infinite values: the outputs of such a network are NaN and cannot be compared"
         )
     return found.pop()
 
 
 def _kinds(step, group):
-    """What a module without recurrence may be, one Kind or two; None of a recurrent one."""
+    """Return what a module can be, one Kind or two, or None if it is recurrent."""
     if any(_PARAMETER.fullmatch(name) for name in group):
         return None
     weight = group.get("weight")
@@ -192,17 +199,15 @@ def _kinds(step, group):
     if strange or weight is None or weight.ndim != 2 or 0 in weight.shape:
         name = strange[0] if strange else "weight" if weight is not None else "bias"
         advice = (
-            f"where is {step}.weight? safetensors leaves out tied weights"
+            f"{step}.weight is missing, maybe because safetensors leaves out tied weights"
             if weight is None and not strange
-            else "convert such a module by hand"
+            else "convert this module by hand"
         )
         advice = (
-            "a LayerNorm or BatchNorm has such weights; " + advice
-            if weight is not None and weight.ndim == 1
-            else advice
+            "it looks like a LayerNorm or BatchNorm; " + advice if weight is not None and weight.ndim == 1 else advice
         )
         raise ValueError(
-            f"{_full(step, name)} {group[name].shape} is no part of a chain of Embedding, RNN, GRU, LSTM and Linear: "
+            f"{_full(step, name)} {group[name].shape} does not belong to an Embedding, RNN, GRU, LSTM or Linear: "
             f"{advice}"
         )
     if "bias" in group and group["bias"].shape != weight.shape[:1]:
@@ -215,7 +220,7 @@ def _kinds(step, group):
 
 
 def _between(chosen, between):
-    """{layer: function} that stands behind it; refused where it has to be known and is not said."""
+    """Return {layer: function after it}; raise a ValueError if one is required and not given."""
     names = list(chosen)
     asked = [name for name in names[:-1] if chosen[name].name == "linear"]
     said = (
@@ -223,22 +228,21 @@ def _between(chosen, between):
     )
     if isinstance(between, str) and between != "none" and not asked:
         raise ValueError(
-            f"--between {between}: no Linear stands before another layer; --between NAME={between} says which layer "
-            "it stands behind"
+            f"--between {between} applies to a Linear before another layer, but there is none: use "
+            f"--between NAME={between} to say which layer it comes after"
         )
     for name, function in said.items():
         if name not in chosen:
             raise ValueError(f"--between names {name!r}, but the layers are {', '.join(names)}")
         if function != "none" and function not in FUNCTIONS:
-            raise ValueError(f"--between {function!r} is no function: use none or one of {', '.join(FUNCTIONS)}")
+            raise ValueError(f"--between has {function!r}, but it must be none or one of {', '.join(FUNCTIONS)}")
     open_ends = [name for name in asked if name not in said]
     if open_ends:
         name, after = open_ends[0], names[names.index(open_ends[0]) + 1]
         raise ValueError(
-            f"what stands between {name!r}, a Linear, and {after!r} is not in a state_dict: give --between relu, or "
-            f"another one of {', '.join(FUNCTIONS)}; "
-            f"--between none if nothing does; --between {','.join(f'{n}=relu' for n in asked)} for each Linear on "
-            "its own"
+            f"a state_dict does not contain the function between {name!r}, a Linear, and {after!r}: specify it with "
+            f"--between relu, or another one of {', '.join(FUNCTIONS)}; --between none if there is none; "
+            f"--between {','.join(f'{n}=relu' for n in asked)} for each Linear separately"
         )
     return {name: function for name, function in said.items() if function != "none"}
 
@@ -248,18 +252,21 @@ def _full(prefix, name):
 
 
 def _recurrent(prefix, group, nonlinearity, batch_first, dtype):
-    """A layer, or a cell as a layer of its own."""
+    """Construct a recurrent layer, or a cell as a layer; returns it and its arrays."""
     arrays, layers = {}, set()
     for name, array in group.items():
         parts = _PARAMETER.fullmatch(name)
         if parts is None:
             raise ValueError(
-                f"{_full(prefix, name)} {array.shape} stands beside a recurrent layer's parameters, but is none of them"
+                f"{_full(prefix, name)} {array.shape} is next to the parameters of a recurrent layer, "
+                "but is not one of them"
             )
         layers.add(int(parts[3] or 0))
         own = name if parts[2] else name + "_l0"
         if own in arrays:
-            raise ValueError(f"{_full(prefix, name)} and {_full(prefix, own)} are both there: is it a cell or a layer?")
+            raise ValueError(
+                f"{_full(prefix, name)} and {_full(prefix, own)} cannot both be there: is it a cell or a layer?"
+            )
         arrays[own] = array
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in arrays:
@@ -274,36 +281,34 @@ def _recurrent(prefix, group, nonlinearity, batch_first, dtype):
     gates, rest = divmod(arrays["weight_hh_l0"].shape[0], units)
     if rest or gates not in _CELLS or (proj is not None and gates != 4):
         raise ValueError(
-            f"{_full(prefix, 'weight_hh_l0')} has shape {arrays['weight_hh_l0'].shape}, but it must be (4 * hidden_size, hidden_size) of an LSTM, "
-            "3 * of a GRU or 1 * of a vanilla layer: is it transposed?"
+            f"{_full(prefix, 'weight_hh_l0')} has shape {arrays['weight_hh_l0'].shape}, but it must be "
+            "(G * hidden_size, hidden_size) with G = 4 for LSTM, 3 for GRU and 1 for RNN: is it transposed?"
         )
     options = {"proj_size": proj.shape[0]} if proj is not None else {"nonlinearity": nonlinearity} if gates == 1 else {}
     layer = _CELLS[gates](
-        arrays["weight_ih_l0"].shape[1], units, len(layers), bias="bias_ih_l0" in arrays, bidirectional="weight_ih_l0_reverse" in arrays,
-        batch_first=batch_first, dtype=dtype, seed=0, **options,
+        arrays["weight_ih_l0"].shape[1], units, len(layers), bias="bias_ih_l0" in arrays,
+        bidirectional="weight_ih_l0_reverse" in arrays, batch_first=batch_first, dtype=dtype, seed=0, **options,
     )  # fmt: skip
     for name, wanted in layer.params.items():
         if name not in arrays:
             raise ValueError(f"{_full(prefix, name)} is missing")
         if arrays[name].shape != wanted.shape:
             raise ValueError(
-                f"{_full(prefix, name)} has shape {arrays[name].shape}, but beside the layer's other parameters it "
-                f"must have {wanted.shape}"
+                f"{_full(prefix, name)} has shape {arrays[name].shape}, but the layer's other parameters require "
+                f"{wanted.shape}"
             )
     strange = sorted(arrays.keys() - layer.params.keys())
     if strange:
         raise ValueError(
-            f"{_full(prefix, strange[0])} is too many: the layer's other parameters are those of {layer!r}"
+            f"{_full(prefix, strange[0])} is unexpected: the layer's other parameters are those of {layer!r}"
         )
     return layer, arrays
 
 
 def from_layers(layers):
-    """The state_dict of torch modules with these layers' names: {name: array}.
+    """Return the state_dict of PyTorch modules with the names of these layers, {name: array}.
 
-    Raises
-    ------
-    ValueError  torch has no such layer; the message says why.
+    A ValueError says why PyTorch has no such layer.
     """
     found = {}
     for name, layer in layers.items():
@@ -313,17 +318,17 @@ def from_layers(layers):
             else {name: layer}
         )
         if getattr(layer, "residual", False):
-            raise ValueError(f"layer {name!r} is residual, which no layer of torch is")
+            raise ValueError(f"layer {name!r} has residual=True, which torch.nn does not have")
         for part, one in parts.items():
             if isinstance(one, Recurrent):
-                _check_plain(part, one)
+                _check_torch_has(part, one)
             found |= {f"{part}.{key}": np.array(array) for key, array in one.params.items()}
     return found
 
 
-def _check_plain(name, layer):
-    """That torch has such a layer."""
-    unlike = {key: value for key, usual in _PLAIN.items() if (value := getattr(layer, key, usual)) != usual}
+def _check_torch_has(name, layer):
+    """Check that PyTorch has a layer with these options."""
+    unlike = {key: value for key, usual in _TORCH_OPTIONS.items() if (value := getattr(layer, key, usual)) != usual}
     if getattr(layer, "nonlinearity", "tanh") not in ("tanh", "relu"):
         unlike["nonlinearity"] = layer.nonlinearity
     if getattr(layer, "output_activation", None) not in (None, "tanh"):

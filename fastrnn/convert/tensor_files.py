@@ -1,4 +1,4 @@
-"""Files of torch and of safetensors as {name: array}, and back. Knows no layers."""
+"""Files of torch and safetensors, read and written as {name: array}."""
 
 from __future__ import annotations
 
@@ -8,28 +8,43 @@ import os
 from fastrnn._files import disk, foreign, safetensors
 from fastrnn.convert import torch_file
 
-_ORDER = "fastrnn.order"  # in a .safetensors file's metadata: the tensors' names in the state_dict's order, as JSON
+_ORDER = "fastrnn.order"  # metadata key for the names of the tensors in the order of the state_dict, as JSON
 
 
 def read_torch(path, key=None):
-    """{name: array} of a state_dict that torch.save wrote; see `_torch_file.read`."""
+    """Read a state_dict that torch.save wrote, as {name: array}; see `torch_file.read`."""
     return torch_file.read(path, key)
 
 
 def read_safetensors(path):
-    """{name: array} of a .safetensors file, in the order in which they lie there, or the state_dict's if fastrnn wrote it."""
+    """Read a .safetensors file as {name: array}, in the order of the state_dict if it is known, else of the file."""
     return read_ordered(path)[0]
 
 
 def read_ordered(path):
-    """({name: array}, whether they are in the state_dict's order, {name: the name of the tensor that it is tied to}).
+    """Read a .safetensors file.
 
-    The format sorts tensors by their names; files of fastrnn name the order. Of tied weights there is one, and the
-    metadata names the others.
+    The format sorts tensors by name; files of fastrnn store the original order. A tied weight is stored once, and the
+    metadata has its other names.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+        The tensors.
+    kept : bool
+        Whether they are in the order of the state_dict.
+    tied : dict of str to str
+        For each name that is not in the file, the name of the tensor that it is tied to.
 
     Raises
     ------
-    ValueError  the file is damaged, or asks for more memory than it has numbers; the message names the file.
+    ValueError
+        The file is damaged, or its tensors take much more memory than its size.
     """
     foreign.check_regular(path)
     with foreign.reading(path), open(path, "rb") as file:
@@ -52,7 +67,7 @@ def read_ordered(path):
 
 
 def _names(text, arrays):
-    """The names of all arrays in the order that the metadata say; None if they say none."""
+    """Return the names of all arrays in the order that the metadata has, or None."""
     if text is None:
         return None
     try:
@@ -64,11 +79,9 @@ def _names(text, arrays):
 
 
 def write(tensors, destination, suffix):
-    """Write {name: array} as a .safetensors file, or as torch.save writes it, whole or not at all, and read it again.
+    """Write {name: array} as a .safetensors file, or with torch.save, and read it again.
 
-    Raises
-    ------
-    OSError  the file cannot be written; the message names it.
+    If an OSError is raised, nothing was written.
     """
     if suffix == ".safetensors":
         pieces = safetensors.pieces(tensors, {_ORDER: json.dumps(list(tensors))})
