@@ -146,7 +146,7 @@ def test_a_vocabulary_makes_a_language_model_that_writes_the_same(tmp_path, run)
     )
     assert (
         status == 1
-        and f"the vocabulary has {len(symbols) - 1} characters, but the embedding {len(symbols)}" in err
+        and f"the vocabulary has {len(symbols) - 1} characters, but the embedding has {len(symbols)} rows" in err
         and not (tmp_path / "new").exists()
     )
 

@@ -320,7 +320,7 @@ FOREIGN = [
     (gru(fc__weight_orig=np.ones((2, 4), F), fc__weight_u=np.ones(2, F)), "belongs to spectral_norm"),
     (gru(fc__weight_mask=np.ones((2, 4), F)), "belongs to pruning"),
     (gru(at__in_proj_weight=np.ones((12, 4), F)), "belongs to a MultiheadAttention"),
-    (gru(norm__weight=ONE, norm__bias=ONE), r"norm.weight \(4,\) does not belong to an Embedding .*: it looks like a LayerNorm or BatchNorm"),
+    (gru(norm__weight=ONE, norm__bias=ONE), r"norm.weight \(4,\) does not belong to an Embedding.*: it looks like a LayerNorm or BatchNorm"),
     (gru(decoder__bias=ONE), r"decoder.bias \(4,\) does not belong to .*: decoder.weight is missing, maybe because safetensors leaves out tied weights"),
     (gru(fc__weight=np.full((2, 4), np.nan, F)), "fc.weight has NaN or infinite values"),
     (gru(rnn__weight_ih=np.ones((12, 3), F)), "rnn.weight_ih and rnn.weight_ih_l0 cannot both be there"),

@@ -182,11 +182,11 @@ DAMAGED = {
     ),
     "an overlap": (
         file_of({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)),
-        "begins at byte 4 of the data, but the one before it ends at 8",
+        "begins at byte 4 of the data, but the tensor before it ends at 8",
     ),
     "a gap at the beginning": (
         file_of({"a": tensor([1], 4, 8)}, bytes(8)),
-        "begins at byte 4 of the data, but what is before it ends at 0",
+        "begins at byte 4 of the data, but the tensor before it ends at 0",
     ),
     "bytes too few": (
         file_of({"a": tensor([1], 0, 4)}, bytes(3)),

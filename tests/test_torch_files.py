@@ -157,7 +157,7 @@ def others():
         "a module": (torch.nn.GRU(2, 3), "save module.state_dict.. alone .it imports torch.nn.modules.rnn.GRU"),
         "an object": ({"w": torch.ones(2), "args": argparse.Namespace(a=1)}, "it imports argparse.Namespace"),
         "a list": ([torch.ones(2)], "holds a list, but a state_dict is a dict of tensors"),
-        "a tensor": (torch.ones(2), "holds a Tensor, but a state_dict is a dict of tensors"),
+        "a tensor": (torch.ones(2), "holds a single tensor, but a state_dict is a dict of tensors"),
         "a number": (
             {"w": torch.ones(2), "epoch": 3},
             "holds a dict of 'w', 'epoch', but a state_dict is a dict of tensors",

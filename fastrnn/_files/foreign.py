@@ -31,7 +31,7 @@ def reading(source):
             raise OSError(f"{source}: {_text(error)}") from None
         raise
     except MemoryError as error:
-        raise MemoryError(named(source, str(error) or "there is not enough memory to read it")) from None
+        raise MemoryError(named(source, str(error) or "its content does not fit")) from None
     except RecursionError:
         raise ValueError(f"{source} is nested too deeply") from None
     except NotImplementedError as error:

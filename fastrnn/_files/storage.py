@@ -298,7 +298,7 @@ def _read_arrays(path, file, header):
     except (ValueError, KeyError) as error:  # reported below, unless the hash shows that the file was changed
         wrong = f"{type(error).__name__}: {error}"
     except MemoryError:
-        raise MemoryError(f"not enough memory for the arrays of {path}, {size} bytes") from None
+        raise MemoryError(f"the arrays of {path} take {size} bytes") from None
     if wrong is not None and size - hashed.size > _MOST_HASHED:
         raise ValueError(f"{path} is damaged: {wrong}")
     digest = hashed.hexdigest(size)

@@ -73,6 +73,8 @@ def _chosen(path, found, key):
 def _holds(found):
     if isinstance(found, dict):
         return f"a dict of {', '.join(repr(name)[:80] for name in list(found)[:8])}"
+    if isinstance(found, TensorView):
+        return "a single tensor"
     return found.what if isinstance(found, Unread) else f"a {type(found).__name__}"
 
 
