@@ -1,8 +1,8 @@
-"""fastrnn: recurrent neural networks on the CPU, fast, on NumPy alone."""
+"""fastrnn: fast recurrent neural networks on the CPU, based on NumPy alone."""
 
 import importlib
 
-TYPE_CHECKING = False  # type checkers take it for True; the module typing would have to be imported for it
+TYPE_CHECKING = False  # True for type checkers; this avoids the import of typing
 if TYPE_CHECKING:
     from fastrnn._core.config import show_config
     from fastrnn._core.threads import get_num_threads, set_num_threads, threads
@@ -33,8 +33,8 @@ __all__ = [
     "threads",
 ]
 
-# Where each public name is defined. It is imported when first asked for, so that the command can start before
-# NumPy is imported: an error of the import, or Ctrl-C during it, is then one line.
+# The module of each public name, imported on first use. So the command starts before NumPy is imported, and an error
+# of that import, or Ctrl-C during it, is a one-line message.
 _MODULE_OF = {
     "GRU": "layers.rnn",
     "LSTM": "layers.rnn",

@@ -8,9 +8,9 @@ _UINT64_MAX = (1 << 64) - 1
 def random_key(*words: int) -> int:
     """Hash integers to a 64-bit key.
 
-    The same integers give the same key; any other integers give an unrelated one. The dropout masks of a training run use
-    ``random_key(seed, update)``, so a resumed run draws the same masks. The mixing function is that of splitmix64 (Steele,
-    Lea & Flood 2014).
+    The same integers give the same key; any other integers give an unrelated one. The dropout masks of a training run
+    use ``random_key(seed, update)``, so a resumed run draws the same masks. The mixing function is that of splitmix64
+    (Steele, Lea & Flood 2014).
 
     Parameters
     ----------

@@ -79,6 +79,7 @@ def to_network(tensors, *, order=None, between=None, nonlinearity="tanh", batch_
 
     Examples
     --------
+    >>> import numpy as np, fastrnn
     >>> tensors = {"rnn." + name: p for name, p in fastrnn.GRU(3, 4).params.items()}
     >>> to_network(tensors | {"out.weight": np.ones((2, 4), "float32")})
     Network({'rnn': GRU(3, 4), 'out': Linear(4, 2, bias=False, dtype='float32')})
