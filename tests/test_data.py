@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from fastrnn import data
 
 BAD = [
-    (data.read_ts, "@data\n1,2,3\n", "line 2: there is no label, which must stand last behind a colon"),
-    (data.read_ts, "@data\n1,2:a\n1,?:b\n", "line 3: '.' is not a number"),
+    (data.read_ts, "@data\n1,2,3\n", "line 2: there is no label, which must come last, after a colon"),
+    (data.read_ts, "@data\n1,2:a\n1,?:b\n", r"line 3: '\?' is a missing value, not a number"),
     (data.read_ts, "1,2:3:a\n", r"line 1: its channels have different lengths, \[1, 2\]"),
     (data.read_ts, "1:a\n1:2:b\n", "line 2: it has 2 channels, but line 1 has 1"),
     (data.read_ts, "@data\n", "has no series"),
@@ -24,9 +24,9 @@ BAD = [
     (data.read_csv, "Name\na\n", "has no column of numbers under a header"),
     (data.read_csv, "", "has no column of numbers under a header"),
     (data.read_csv, "a,b\n1,2\n3,x\n", "line 3: 'x' is not a number"),
-    (data.read_csv, "a,b\n\n1,2\n\n3,\n", "line 5: '' is not a number"),
-    (data.read_csv, "a,b\n1,2\n3,nan\n", "line 3: 'nan' is not a number"),
-    (data.read_ts, "1,nan:a\n", "line 1: 'nan' is not a number"),
+    (data.read_csv, "a,b\n\n1,2\n\n3,\n", "line 5: '' is a missing value, not a number"),
+    (data.read_csv, "a,b\n1,2\n3,nan\n", "line 3: 'nan' is a missing value, not a number"),
+    (data.read_ts, "1,nan:a\n", "line 1: 'nan' is a missing value, not a number"),
     (data.read_csv, "a,b\n1,2\n3\n", "line 3: it has 1 fields, but the header has 2"),
     (lambda path: data.read_rolls(path, "train"), "[1", "is not JSON: line 1"),
     (lambda path: data.read_rolls(path, "train"), '{"test": []}', "has no part 'train'; it has test"),
@@ -39,10 +39,10 @@ BAD = [
     (data.read_babi, "1 A b.\n\n3 C d.\n", "line 3: it begins with '3', but its number must be 1 or 2"),
     (data.read_babi, "A b.\n", "line 1: it begins with 'A', but its number must be 1$"),
     (data.read_babi, "1 A b.\n2 ?\tyes\t1\n", "line 2: it has no words"),
-    (data.read_babi, "1 A b.\n2 C?\t\t1\n", "line 2: the question has no answer, which must stand behind a tab"),
-    (data.read_babi, "1 A b.\n2 C?\t\n", "line 2: the question has no answer, which must stand behind a tab"),
-    (data.read_babi, "1 A b.\n2 C?\n", "line 2: the question has no answer, which must stand behind a tab"),
-    (data.read_babi, "1 A b.\n1 C?\tyes\t1\n", "line 2: the question has no sentence before it"),
+    (data.read_babi, "1 A b.\n2 C?\t\t1\n", "line 2: the question has no answer, which must follow a tab"),
+    (data.read_babi, "1 A b.\n2 C?\t\n", "line 2: the question has no answer, which must follow a tab"),
+    (data.read_babi, "1 A b.\n2 C?\n", "line 2: the question has no answer, which must follow a tab"),
+    (data.read_babi, "1 A b.\n1 C?\tyes\t1\n", "line 2: there is no sentence before the question"),
     (data.read_babi, "1 A b.\n", "has no questions"),
     (lambda path: data.read_parallel(path, path), "", "has no lines"),
     (data.read_pairs, "a\tb\n\nc\td\n", "line 2: it has 0 tabs, but must have 1"),
@@ -56,9 +56,9 @@ BAD = [
     (
         data.read_captions,
         "1,2,wide\n3,tall\n",
-        "line 2: it has 2 fields, but must have 3, as line 1: numbers, and last the text",
+        "line 2: it has 2 fields, but must have 3, like line 1: numbers, then the text",
     ),
-    (data.read_captions, "wide\ntall\n", "line 1: it has 1 fields, but must have 2: numbers, and last the text"),
+    (data.read_captions, "wide\ntall\n", "line 1: it has 1 fields, but must have 2: numbers, then the text"),
     (data.read_captions, "1,2,wide\n3,x,tall\n", "line 2: 'x' is not a number"),
     (data.read_captions, "a,b,text\n", "has no vectors"),
 ]
@@ -141,7 +141,7 @@ def test_translations_are_words_and_signs_line_by_line(tmp_path):
     assert sources == [["ein", "hund", ",", "älter", "."], [], ["zwei"]]
     assert targets == [["a", "dog", "'", "s"], ["x"], ["two"]]
     (tmp_path / "b").write_text("one")
-    with pytest.raises(ValueError, match="a has 3 lines, but .*b has 1: they must be line by line the same"):
+    with pytest.raises(ValueError, match="a has 3 lines, but .*b has 1: each line must be the translation"):
         data.read_parallel(tmp_path / "a", tmp_path / "b")
 
 

@@ -58,7 +58,8 @@ def test_pickles_are_never_read(read, tmp_path):
     for name in ("JSB.pkl", "JSB.pickle"):
         (tmp_path / name).write_bytes(pickle.dumps({"train": [[[60]]]}, protocol=2 if name.endswith("e") else 0))
         with pytest.raises(
-            ValueError, match=r"is a Python pickle. Reading one can run any code, so fastrnn reads none.*json\.dump"
+            ValueError,
+            match=r"is a Python pickle. Unpickling can run arbitrary code, so fastrnn does not read pickles.*json\.dump",
         ):
             read(tmp_path / name)
 
@@ -96,14 +97,15 @@ def test_text_in_any_encoding(read, text, word, encoding, tmp_path):
     assert word(read(path, encoding=encoding)) == ["größer"]
     if encoding == "utf-16":
         with pytest.raises(
-            ValueError, match="is not UTF-8: byte 0 is 0xff; it begins as UTF-16 does: give the encoding utf-16"
+            ValueError,
+            match="is not UTF-8: byte 0 is 0xff; it starts with a byte-order mark of UTF-16: give the encoding utf-16",
         ):
             read(path)
     if encoding == "latin-1":
-        with pytest.raises(ValueError, match=r"is not UTF-8: byte \d+ is 0xf6, in line \d: give its encoding"):
+        with pytest.raises(ValueError, match=r"is not UTF-8: byte \d+ is 0xf6, on line \d: give its encoding"):
             read(path)
     for wrong in ("utf-9", "rot13"):
-        with pytest.raises(ValueError, match=f"there is no text encoding '{wrong}'"):
+        with pytest.raises(ValueError, match=f"unknown text encoding '{wrong}'"):
             read(path, encoding=wrong)
 
 
@@ -126,7 +128,7 @@ def test_parallel_lines_are_counted_as_wc_does(tmp_path, said):
         [["one", "dog"], ["two", "x"]],
         [["ein", "hund"], ["zwei"]],
     )
-    assert said() == [f"{tmp_path / 'a'}: 1 carriage return inside lines counted as blanks, not as line ends"]
+    assert said() == [f"{tmp_path / 'a'}: 1 carriage return inside lines read as spaces, not as line ends"]
 
 
 def test_parallel_words_at_unicode_boundaries(tmp_path):
@@ -173,17 +175,21 @@ REFUSED = [
     (
         data.read_ts,
         "@problemName x\n@univariate false\n@data\n1,2:3,4\n5,6:7,8\n",
-        "line 4: '3,4' stands where the label must stand, but it is a channel: .*@classLabel false",
+        "line 4: the last field, '3,4', must be the label, but it is a channel: .*@classLabel false",
     ),
-    (data.read_ts, ts("@classLabel true", "1,2:3,NaN"), "line 5: '3,NaN' stands where the label must .* a channel"),
-    (data.read_ts, "1,2:3,4\n", "line 1: '3,4' stands where the label must stand"),
-    (lambda p: data.read_ts(p, labels=None), ts("", "1,2:3,4"), "line 5: '3,4' stands where the label must stand"),
+    (
+        data.read_ts,
+        ts("@classLabel true", "1,2:3,NaN"),
+        "line 5: the last field, '3,NaN', must be the label, .* a channel",
+    ),
+    (data.read_ts, "1,2:3,4\n", "line 1: the last field, '3,4', must be the label"),
+    (lambda p: data.read_ts(p, labels=None), ts("", "1,2:3,4"), "line 5: the last field, '3,4', must be the label"),
     (lambda p: data.read_ts(p, labels="number"), ts("", "1:2:3"), "line 5: it is not clear whether '3' is a label"),
     (data.read_ts, ts("", "1:2"), "line 5: it is not clear whether '2' is a label .*@classLabel"),
-    (data.read_ts, ts("@dimensions " + "9" * 5000, "1:2"), "line 3: '@dimensions 9+' must have a whole number"),
-    (lambda p: data.read_captions(p, texts=False), "NA\n1\n", "line 1: 'NA' is not a number but a missing value"),
+    (data.read_ts, ts("@dimensions " + "9" * 5000, "1:2"), "line 3: '@dimensions 9+…9+' must have a whole number"),
+    (lambda p: data.read_captions(p, texts=False), "NA\n1\n", "line 1: 'NA' is a missing value, not a number"),
     (lambda p: data.read_captions(p, texts=False), "1.5.2\n1\n", "line 1: '1.5.2' is not a number"),
-    (data.read_captions, "NA,NA,a\n1,2,b\n", "line 1: 'NA' is not a number but a missing value"),
+    (data.read_captions, "NA,NA,a\n1,2,b\n", "line 1: 'NA' is a missing value, not a number"),
     (data.read_captions, "inf,-Infinity,a\n1,2,b\n", "line 1: 'inf' is not a number"),
     (data.read_captions, "$5,a\n1,b\n", r"line 1: '\$5' is not a number"),
     (data.read_csv, "inf\n1\n5\n", "line 1: 'inf' is not a number"),
@@ -192,22 +198,22 @@ REFUSED = [
     (
         lambda p: data.read_conllu(p, layout="conll2003"),
         "x O\n\nNew York\tB-LOC\n",
-        "line 3: 'New York' has a blank between tabs, but line 1 is separated by blanks: separate all lines by tabs",
+        "line 3: 'New York', between tabs, contains a space, but on line 1 spaces separate the columns: use tabs",
     ),
     (
         lambda p: data.read_conllu(p, layout="conll2003"),
         "New York\tB-LOC\nLos Angeles\n",
-        "line 2: it is separated by blanks, but 'New York' in line 1 has a blank between tabs: separate all lines by t",
+        "line 2: spaces separate its columns, but 'New York' on line 1, between tabs, contains a space: use tabs",
     ),
     (lambda p: data.read_ts(p, labels=None), "@univariate true\n@data\n1,2\n", "no label, .*@classLabel false"),
-    (data.read_captions, ",,a\n1,2,b\n", "line 1: '' is not a number but a missing value"),
-    (data.read_captions, "a,text\n1,2,b\n", "line 2: it has 3 fields, but must have 2, as line 1"),
+    (data.read_captions, ",,a\n1,2,b\n", "line 1: '' is a missing value, not a number"),
+    (data.read_captions, "a,text\n1,2,b\n", "line 2: it has 3 fields, but must have 2, like line 1"),
     (data.read_captions, "# made\n1,2,b\n", "line 1: '# made' looks like a comment"),
-    (data.read_csv, "NA\n1\n5\n", "line 1: 'NA' is not a number but a missing value"),
+    (data.read_csv, "NA\n1\n5\n", "line 1: 'NA' is a missing value, not a number"),
     (data.read_csv, "# made by x\na,b\n1,2\n", "line 1: '# made by x' looks like a comment.* delete the lines before"),
     (data.read_csv, "a\n1\n2\n3\n", r"no column of numbers .*'a' \(counts the rows\); to choose, give target= \(--t"),
     (data.read_csv, "Date,a\n2024-01,1\n2024-02,2\n2024-03,3\n", r"left out: 'a' \(counts the rows\)"),
-    (table(target=3), "a,b\n1,2\n", "target=3, but it must be a name of a column, or a list of names"),
+    (table(target=3), "a,b\n1,2\n", "target=3, but it must be the name of a column, or a list of names"),
     (table(separator=None), "a,b\n1,2\n", "separator=None must be one character"),
     (data.read_csv, "Date,a\n1/1/24,5\n1/3/24,6\n1/4/24,8\n1/5/24,9\n", "line 3: '1/3/24' follows '1/1/24'"),
     (data.read_csv, "Date,a\n01.01.24,5\n01.01.24,6\n", "line 3: '01.01.24' follows '01.01.24'"),
@@ -229,10 +235,10 @@ REFUSED = [
     ),
     (data.read_csv, "month,a\nJan,5\nFeb,6\n", "line 2: 'Jan' is neither a number nor a date"),
     (data.read_csv, "x,a\n1.2M,5\n1.3M,6\n", "line 2: '1.2M' is neither a number nor a date"),
-    (table(date="x"), "x,a\nsoon,5\nlate,6\n", "line 2: 'soon' is not a date in a form that is read"),
+    (table(date="x"), "x,a\nsoon,5\nlate,6\n", "line 2: 'soon' is not a date in a known form"),
     (rolls, '{"train": [[[%s]]]}' % ("9" * 5000), "file, train 0, frame 0: .* is not a list of pitches"),
-    (data.read_babi, "9" * 5000 + " A b.\n", "line 1: it begins with '9+', but its number must be 1"),
-    (lambda p: data.read_conllu(p, layout="conll2003"), "a\tB C\n", "line 1: its tag 'B C' has a blank"),
+    (data.read_babi, "9" * 5000 + " A b.\n", "line 1: it begins with '9+…9+', but its number must be 1"),
+    (lambda p: data.read_conllu(p, layout="conll2003"), "a\tB C\n", "line 1: its tag 'B C' has a space"),
     (lambda p: data.read_parallel(p, p), "İstanbul\n", "line 1: .* has combining marks, which splitting='simple'"),
 ]
 
@@ -265,7 +271,7 @@ def test_vectors_of_one_number_keep_the_first(tmp_path, said):
     assert data.read_captions(tmp_path / "f", texts=False)[0].tolist() == [[1], [2], [3]]
     (tmp_path / "f").write_text("width\n2\n3\n")
     assert data.read_captions(tmp_path / "f", texts=False)[0].tolist() == [[2], [3]]
-    assert said()[-1].endswith("line 1: read as names, width")
+    assert said()[-1].endswith("line 1: read as a header: width")
 
 
 def test_a_first_row_of_numbers_is_said_to_be_data(tmp_path, said):
@@ -279,11 +285,43 @@ def test_a_first_row_of_numbers_is_said_to_be_data(tmp_path, said):
     with pytest.raises(ValueError, match="no column '1990' for target; it has 1, 2, 3, as line 1 was read as data"):
         data.read_csv(path, target="1990")
     path.write_text("2019,2020,text\n1,2,wide\n")
-    with pytest.warns(UserWarning, match="line 1: read as a vector and its text, not as names"):
+    with pytest.warns(UserWarning, match="line 1: read as a vector and its text, not as a header"):
         assert data.read_captions(path)[1] == ["text", "wide"]
     path.write_text("1,2,wide\n")
     data.read_captions(path)
-    assert said()[-1].startswith(f"{path}, line 1: read as a vector and its text, not as names")
+    assert said()[-1].startswith(f"{path}, line 1: read as a vector and its text, not as a header")
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "read, text",
+    [
+        (table(target=LONG), "a,b\n1,2\n"),
+        (table(target="c"), f"a,{LONG}\n1,2\n"),
+        (table(separator=LONG), "a,b\n1,2\n"),
+        (table(target="c"), f"{','.join(f'a{k}' for k in range(999))}\n{'1,' * 998}1\n"),
+        (data.read_csv, f"{LONG},b\n1,2\n2,{LONG}\n"),
+        (data.read_csv, f"{LONG},{LONG}\n1,2\n"),
+        (data.read_csv, f"{LONG},b\n1,2\n2,{'9' * 5000}\n"),
+        (data.read_ts, f"@classLabel true a\n@data\n1,2:{LONG}\n"),
+        (data.read_ts, f"@classLabel true {LONG} {LONG}b\n@data\n1,2:c\n"),
+        (data.read_ts, f"@{LONG}\n@data\n1,2:c\n"),
+        (data.read_arff, f"@attribute a {LONG}\n@attribute y {{1}}\n@data\n"),
+        (lambda p: data.read_conllu(p, tags=False), f"1\t{LONG}\n{LONG}\tb\n"),
+        (data.read_dictionary, f"{LONG}\n"),
+        (lambda p: data.read_rolls(p, LONG), '{"train": [[[60]]]}'),
+        (lambda p: data.read_rolls(p, "train"), f'{{"{LONG}": [[[60]]]}}'),
+        (lambda p: data.read_conllu(p, encoding=LONG), ""),
+    ],
+    ids=range(16),
+)
+def test_long_names_are_shortened_in_the_middle_of_messages(read, text, tmp_path):
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(ValueError, match=".….") as caught:
+        read(tmp_path / "file")
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 400
 
 
 def test_escapes_in_quotes_are_undone(tmp_path):
@@ -312,7 +350,7 @@ def test_empty_lines_of_tables_are_counted(tmp_path, said):
 def test_a_date_that_target_leaves_unchecked_is_said(tmp_path, said):
     (tmp_path / "f").write_text("Date,a\n1st of May,5\n2nd of May,6\n")
     assert data.read_csv(tmp_path / "f", target="a")[1].shape == (2, 1)
-    assert said() == [f"{tmp_path / 'f'}, line 2: '1st of May' is no date that is read: 'Date' was not checked"]
+    assert said() == [f"{tmp_path / 'f'}, line 2: '1st of May' is not a date in a known form: 'Date' was not checked"]
 
 
 @pytest.mark.parametrize("number", [2.0, "2", True])

@@ -51,9 +51,13 @@ REFUSED = [
     (
         data.read_ts,
         ts("@classLabel true a b", "1,?:a"),
-        r"line 5: '\?' is not a number but a missing value: fill it in",
+        r"line 5: '\?' is a missing value, not a number: fill it in",
     ),
-    (data.read_ts, ts("@classLabel true a b", "1,2:c"), "line 5: its label 'c' is not one of the header's, a, b"),
+    (
+        data.read_ts,
+        ts("@classLabel true a b", "1,2:c"),
+        "line 5: its label 'c' is not one of those in the header: a, b",
+    ),
     (data.read_ts, ts("@classLabel maybe", "1:a"), "line 3: '@classLabel maybe' must say true or false"),
     (data.read_ts, ts("@dimensions two", "1:a"), "line 3: '@dimensions two' must have a whole number"),
     (data.read_ts, ts("@dimensions 2", "1:a"), "line 5: it has 1 channels, but the header says '@dimensions 2'"),
@@ -69,10 +73,10 @@ REFUSED = [
     ),
     (data.read_ts, "@problemName A\n1:a\n", "line 2: there is no @data before the first series"),
     (data.read_ts, ts("@frequency yearly", "1:a"), "line 3: '@frequency yearly' is not a line of a .ts header"),
-    (data.read_ts, ts("@univariate true", "1:a", "@univariate true"), "line 6: '@univariate true' stands after @data"),
+    (data.read_ts, ts("@univariate true", "1:a", "@univariate true"), "line 6: '@univariate true' comes after @data"),
     (data.read_ts, ts("", "1_0:a"), "line 5: '1_0' is not a number"),
-    (data.read_ts, ts("", "1e300:a"), "line 5: 1e300 is beyond 3.4e38, the largest number of float32: scale the data"),
-    (data.read_tsv, "1\t2\tNaN\t3\n", "line 1: 'NaN' is not a number but a missing value"),
+    (data.read_ts, ts("", "1e300:a"), "line 5: 1e300 is beyond 3.4e38, the largest float32 value: scale the data"),
+    (data.read_tsv, "1\t2\tNaN\t3\n", "line 1: 'NaN' is a missing value, not a number"),
     (data.read_tsv, "1 2 3\n", "line 1: '1 2 3' must be a label, a tab and values separated by tabs"),
     (
         data.read_arff,
@@ -92,7 +96,7 @@ REFUSED = [
     (
         data.read_arff,
         "@relation r\n@attribute a real\n@attribute y {1}\n@data\n1,2\n",
-        "line 5: its label '2' is not one of the header's, 1",
+        "line 5: its label '2' is not one of those in the header: 1",
     ),
     (data.read_conllu, "1\tdogs\t_\tNOUN\nbark VERB\n", "line 2: 'bark VERB' has no tab.*--layout conll2003"),
     (data.read_conllu, "EU NNP B-NP B-ORG\n", "line 1: 'EU NNP B-NP B-ORG' has no tab.*layout='conll2003'"),
@@ -103,8 +107,8 @@ REFUSED = [
     (lambda p: data.read_conllu(p, 5), "1\ta\t_\tX\t_\n", "has no tags in column 5: all are '_'"),
     (lambda p: data.read_conllu(p, layout="conll2003"), "a B C\nd E\n", "line 2: it has 2 columns, but line 1 has 3"),
     (lambda p: data.read_conllu(p, layout="iob"), "", "layout='iob', but it must be 'conllu' or 'conll2003'"),
-    (data.read_csv, "a,b\n,1\n2,3\n", r"line 2: '' is not a number but a missing value.*\(column 'a'\).*target="),
-    (data.read_csv, 'a,b\n1,"2\n3,4\n', "line 2: a quote is opened that is never closed"),
+    (data.read_csv, "a,b\n,1\n2,3\n", r"line 2: '' is a missing value, not a number.*\(column 'a'\).*target="),
+    (data.read_csv, 'a,b\n1,"2\n3,4\n', "line 2: a quote is opened but never closed"),
     (data.read_csv, 'a,b\n1,"2"x\n', "line 2: ',' expected after '\"'"),
     (
         data.read_csv,
@@ -129,7 +133,7 @@ REFUSED = [
     (
         data.read_csv,
         "name,112\n1949-01,118\n1949-02,119\n",
-        "line 1: it is neither a header nor a row: 'name' is a name, but '112' is data",
+        "line 1: it is neither a header nor data: 'name' is a name, but '112' is data",
     ),
     (
         data.read_csv,
@@ -150,11 +154,11 @@ REFUSED = [
     (data.read_csv, "Date,a\n194901,5\n194902,6\n194904,7\n", "it is not clear what the column 'Date' is"),
     (table(date="Date"), "Date,a\n194901,5\n194902,6\n194904,7\n", "line 4: '194904' follows '194902'"),
     (table(target="x"), "a,b\n1,2\n", "has no column 'x' for target; it has a, b"),
-    (table(target="a", exog=["a"]), "a,b\n1,2\n", "the column 'a' has more than one part"),
+    (table(target="a", exog=["a"]), "a,b\n1,2\n", "the column 'a' has more than one role"),
     (table(exog=["a"]), "a,b\n1,2\n", "exog needs target"),
     (table(separator=""), "a,b\n1,2\n", "separator='' must be one character"),
-    (data.read_csv, "a\n1\n\n2\n", "line 3: '' is not a number but a missing value"),
-    (data.read_csv, "a,b\r1,2\r3,4\r", "line 1: it has a carriage return inside: end lines with LF or CR LF"),
+    (data.read_csv, "a\n1\n\n2\n", "line 3: '' is a missing value, not a number"),
+    (data.read_csv, "a,b\r1,2\r3,4\r", "line 1: there is a carriage return inside it: end lines with LF or CR LF"),
     (
         rolls,
         '{"train": [[60, 62]]}',
@@ -170,7 +174,7 @@ REFUSED = [
     (
         data.read_babi,
         "1 A b.\n2 C? yes 1\n",
-        "line 2: a question must end in a question mark, and a tab must stand behind it",
+        "line 2: a question must end with a question mark, followed by a tab",
     ),
     (data.read_babi, "1 A b.\n2 C?\tyes\t13 D e.\n", "line 2: it must be one sentence, or a question, a tab"),
     (data.read_captions, "1.5.2,2x,wide\n3,4,tall\n", "line 1: '1.5.2' is not a number"),
@@ -346,7 +350,7 @@ def test_other_kinds_of_wav_are_read_by_soundfile(kind, subtype, tmp_path, monke
         samples, rate = data.read_wav(tmp_path / "a.wav", channel=channel)
         assert rate == 8000
         assert_allclose(samples, sign * SOUND, atol=1e-9)
-    with pytest.raises(ValueError, match="has 2 channels, but channel=2 counts from 0"):
+    with pytest.raises(ValueError, match="has 2 channels, but channel=2 is counted from 0"):
         data.read_wav(tmp_path / "a.wav", channel=2)
     monkeypatch.setitem(sys.modules, "soundfile", None)
     message = (
@@ -362,7 +366,7 @@ def test_a_cut_wav_is_refused_wherever_it_is_cut(tmp_path):
     assert_array_equal(data.read_wav(tmp_path / "a.wav")[0], SOUND)
     for size in [*range(60), *range(60, len(content), 37), len(content) - 1]:
         (tmp_path / "b.wav").write_bytes(content[:size])
-        with pytest.raises(ValueError, match="is not a WAV file|is cut"):
+        with pytest.raises(ValueError, match="is not a WAV file|is truncated"):
             data.read_wav(tmp_path / "b.wav")
     for place, value in ((22, 3), (32, 0), (32, 3), (34, 8)):  # channels, bytes of a step, bits of a sample
         (tmp_path / "b.wav").write_bytes(content[:place] + struct.pack("<H", value) + content[place + 2 :])

@@ -286,7 +286,7 @@ def test_what_is_read_is_the_content_or_an_error_names_the_line(name, damage, tm
         except ValueError as error:
             named = {int(number) for number in re.findall(r"line (\d+)", str(error))}
             assert may_name is not None, f"refused: {error}{shown}"
-            assert named & may_name or "they must be line by line the same" in str(error), (
+            assert named & may_name or "each line must be the translation" in str(error), (
                 f"lines {sorted(may_name)}, but the message is: {error}{shown}"
             )
         else:

@@ -58,7 +58,9 @@ def test_columns_are_chosen_and_remembered_by_the_model(run):
 def test_what_is_left_out_is_one_line(run):
     write_table(Path("a.csv"))
     status, _, err = run("train", "forecast", "--data", "a.csv", "--window", 8, "--horizon", 3, *QUICK, "--out", "m")
-    left_out = "a.csv: columns left out: 'n' (counts the rows), 'other' (no numbers); to choose, give target (--target)"
+    left_out = (
+        "a.csv: columns left out: 'n' (counts the rows), 'other' (no numbers); to choose, give target= (--target)"
+    )
     assert (status, err) == (0, f"fastrnn: warning: {left_out}\n")
     Path("a.conllu").write_text("1-2\tab\t_\t_\n1\ta\t_\tX\n2\tb\t_\tY\n\n" * 10)
     status, _, err = run("train", "tag", "--data", "a.conllu", *QUICK, "--out", "t")
@@ -124,7 +126,7 @@ def test_texts_in_another_encoding(run):
         "",
         f"fastrnn: error: {message}\n",
     )
-    message = "there is no text encoding 'klingon': utf-8, utf-16, latin-1, cp1252, … (Python's names)"
+    message = "unknown text encoding 'klingon': give a name that Python knows, such as utf-8, utf-16, latin-1 or cp1252"
     assert run("evaluate", "m", "--data", "a.txt", "--encoding", "klingon") == (1, "", f"fastrnn: error: {message}\n")
 
 
@@ -163,11 +165,11 @@ def test_a_training_refuses_how_other_files_are_read(arguments, message, run):
         ),
         (
             ["train", "music", "--data", "JSB.pkl"],
-            "JSB.pkl is a Python pickle. Reading one can run any code, so fastrnn reads none",
+            "JSB.pkl is a Python pickle. Unpickling can run arbitrary code, so fastrnn does not read pickles",
         ),
         (
             ["train", "classify", "--data", "large.ts"],
-            "large.ts, line 2: 1e300 is beyond 3.4e38, the largest number of float32: scale the data",
+            "large.ts, line 2: 1e300 is beyond 3.4e38, the largest float32 value: scale the data",
         ),
         (
             ["train", "forecast", "--data", "large.csv", "--window", 2, "--horizon", 1],
@@ -175,7 +177,7 @@ def test_a_training_refuses_how_other_files_are_read(arguments, message, run):
         ),
         (
             ["train", "caption", "--data", "none.npz"],
-            "none.npz is not a .npz file of plain arrays: it is no zip archive, or it is cut",
+            "none.npz is not a .npz file of plain arrays: it is not a zip archive, or it is truncated",
         ),
     ],
 )

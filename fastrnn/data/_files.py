@@ -11,13 +11,19 @@ import operator
 import os
 import re
 import stat
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import SupportsIndex, TypeVar
 
 FLOAT32_MAX = 3.4028234663852886e38
 MISSING = {"", "?", "-", ".", "na", "n/a", "nan", "null", "none"}
 
+PathLike = str | os.PathLike[str]
+A = TypeVar("A", bound=Sized)
+B = TypeVar("B")
+
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_SIGNS = re.compile(r"[0-9eE+\-. \t]*")  # of numbers that float() reads, but not "1_0", "nan", "infinity"
-_MEANT = re.compile(
+_NUMBER_CHARACTERS = re.compile(r"[0-9eE+\-. \t]*")  # float() also reads "1_0", "nan" and "infinity": these are refused
+_NUMBER_LIKE = re.compile(
     r"[+-]?(?:[$€£]?\s?\.?\d[\d.,'_\u2009\u00a0\u202f ]*(?:e[+-]?\d+)?\s?[%$€£]?|inf|infinity)", re.IGNORECASE
 )
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
@@ -26,12 +32,12 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 
 
 def say(message: str) -> None:
-    """Report what a format or an option leaves out: the logger "fastrnn" at level INFO. The command prints it."""
+    """Log what a format or an option leaves out, to the logger "fastrnn" at level INFO; the command prints it."""
     logging.getLogger("fastrnn").info(message)
 
 
 def counted(number: int, name: str) -> str:
-    """A number and its noun.
+    """Format a number with its noun, which becomes a plural where needed.
 
     Examples
     --------
@@ -42,150 +48,213 @@ def counted(number: int, name: str) -> str:
     return f"{number:,} {name if number == 1 else several}"
 
 
-def check_file(path, name: str | None = None) -> None:
-    """Refuse what is not a regular file before it is opened: a pipe blocks, and a device may have no end.
+def shortened(text: str, most: int = 80) -> str:
+    """Replace the middle of a text of more than `most` characters by "…".
+
+    Examples
+    --------
+    >>> shortened("abc"), shortened("0123456789", 7)
+    ('abc', '0123…89')
+    """
+    end = (most - 1) // 3
+    return text if len(text) <= most else f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """Show a value, mostly a text, in a message; a long one is shortened in the middle."""
+    return shortened(repr(value), most)
+
+
+def listed(names: Iterable[str], most: int = 160) -> str:
+    """List names for a message, separated by commas; long names and a long list are shortened in the middle."""
+    return shortened(", ".join(map(shortened, names)), most)
+
+
+def check_file(path: PathLike, name: str | None = None) -> None:
+    """Check that a path is a regular file before it is opened: a pipe blocks, and a device may never end.
 
     Raises
     ------
-    OSError     there is no such file, or it is a directory.
-    ValueError  it is a pipe, a device or a socket, or a pickle by its name.
+    OSError
+        If the file does not exist, or is a directory.
+    ValueError
+        If it is a pipe, a device or a socket, or its name is that of a pickle.
     """
     kind = stat.S_IFMT(os.stat(path).st_mode)
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if kind != stat.S_IFREG:
         raise ValueError(
-            f"{name or path} is {_KINDS.get(kind, 'no file')}, but a regular file is needed: write the data to one "
-            "first"
+            f"{name or path} is {_KINDS.get(kind, 'a special file')}, but a regular file is needed: write the data to "
+            "one first"
         )
     if os.fspath(path).lower().endswith((".pkl", ".pickle")):
-        raise pickle_refused(path)
+        raise pickle_error(path)
 
 
-def pickle_refused(path) -> ValueError:
-    """The error for a pickle, which fastrnn never reads."""
+def pickle_error(path: PathLike) -> ValueError:
+    """Make the error for a pickle, which fastrnn never reads."""
     return ValueError(
-        f"{path} is a Python pickle. Reading one can run any code, so fastrnn reads none: load it with pickle, if "
-        "you trust its "
-        "source, and save the data in the format that is read here (piano rolls: json.dump)"
+        f"{path} is a Python pickle. Unpickling can run arbitrary code, so fastrnn does not read pickles: if you trust "
+        "its source, load it with pickle and save the data in the format that is read here (piano rolls: json.dump)"
     )
 
 
-def read_bytes(path, name: str | None = None) -> bytes:
-    """The bytes of a regular file."""
+def read_bytes(path: PathLike, name: str | None = None) -> bytes:
+    """Read the bytes of a regular file."""
     check_file(path, name)
     with open(path, "rb") as file:
         return file.read()
 
 
-def read_text(path, encoding: str = "utf-8", name: str | None = None) -> str:
-    """The text of a file, line ends as they are in it.
+def read_text(path: PathLike, encoding: str = "utf-8", name: str | None = None) -> str:
+    """Read the text of a file, with its line ends unchanged and without a UTF-8 byte-order mark.
 
     Parameters
     ----------
-    encoding : Python's name of it; a byte-order mark of UTF-8 is left out
-    name : of the file in messages; the path if None
+    path : str or path-like
+        File to read.
+    encoding : str, default "utf-8"
+        A name that Python knows.
+    name : str, optional
+        Name of the file in messages; by default the path.
+
+    Returns
+    -------
+    str
+        The decoded text.
 
     Raises
     ------
-    ValueError  the file is not in that encoding; the message names the byte and the line.
+    ValueError
+        If there is no such encoding, or the file is not in it; the message names the byte and the line.
     """
     try:
         utf8 = codecs.lookup(encoding).name == "utf-8"
         "".encode(encoding)
     except (LookupError, TypeError):
         raise ValueError(
-            f"there is no text encoding {encoding!r}: utf-8, utf-16, latin-1, cp1252, … (Python's names)"
+            f"unknown text encoding {quoted(encoding)}: give a name that Python knows, such as utf-8, utf-16, latin-1 "
+            "or cp1252"
         ) from None
-    data, name = read_bytes(path, name), name or path
+    data, name = read_bytes(path, name), name or os.fspath(path)
     skipped = len(codecs.BOM_UTF8) if utf8 and data.startswith(codecs.BOM_UTF8) else 0
     try:
         return data[skipped:].decode(encoding) if skipped else data.decode(encoding)
     except UnicodeError as error:
         start = getattr(error, "start", 0) + skipped
-        raise ValueError(_undecodable(path, name, data, start, "UTF-8" if utf8 else encoding)) from None
+        raise ValueError(_decoding_error(path, name, data, start, "UTF-8" if utf8 else encoding)) from None
 
 
-def _undecodable(path, name, data, start, encoding):
-    message = (
-        f"{name} is not {encoding}: byte {start} is 0x{data[start]:02x}"
-        if start < len(data)
-        else f"{name} is not {encoding}"
-    )
+def _decoding_error(path: PathLike, name: str, data: bytes, start: int, encoding: str) -> str:
+    message = f"{name} is not {encoding}"
+    if start < len(data):
+        message += f": byte {start} is 0x{data[start]:02x}"
     kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
     if _PICKLE.match(data) and data.endswith(b"."):
-        return str(pickle_refused(path))
+        return str(pickle_error(path))
     if kind is not None:
         return f"{message}; it is a {kind} archive: unpack it first"
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        return f"{message}; it begins as UTF-16 does: give the encoding utf-16"
+        return f"{message}; it starts with a byte-order mark of UTF-16: give the encoding utf-16"
     line = data.count(b"\n", 0, start) + 1
-    return f"{message}, in line {line}: give its encoding, such as latin-1 or cp1252"
+    return f"{message}, on line {line}: give its encoding, such as latin-1 or cp1252"
 
 
-def lines(path, encoding: str = "utf-8", lone_cr: bool = False):
-    """(number, line) of the lines of a file, without their ends, LF or CR LF; "" after a last line end.
+def numbered_lines(path: PathLike, encoding: str = "utf-8", inner_cr: bool = False) -> Iterator[tuple[int, str]]:
+    """Iterate over the lines of a file and their numbers, from 1.
+
+    Lines come without their ends, LF or CR LF. After a final line end comes one more line, which is empty.
 
     Parameters
     ----------
-    lone_cr : whether a line may have a carriage return inside; else it is an error
+    path : str or path-like
+        File to read.
+    encoding : str, default "utf-8"
+        Encoding of the file.
+    inner_cr : bool, default False
+        Whether to accept a carriage return inside a line.
 
     Raises
     ------
-    ValueError  as `read_text`.
+    ValueError
+        As `read_text`, and if a line has a carriage return inside.
     """
     for number, line in enumerate(read_text(path, encoding).split("\n"), 1):
         line = line[:-1] if line.endswith("\r") else line
-        if not lone_cr and "\r" in line:
-            raise _lone_return(path, number)
+        if not inner_cr and "\r" in line:
+            raise _inner_cr_error(path, number)
         yield number, line
 
 
-def _lone_return(path, number):
-    return ValueError(f"{path}, line {number}: it has a carriage return inside: end lines with LF or CR LF")
+def _inner_cr_error(path: PathLike, number: int) -> ValueError:
+    return ValueError(f"{path}, line {number}: there is a carriage return inside it: end lines with LF or CR LF")
 
 
-def full_lines(path, encoding: str = "utf-8"):
-    """The lines of a file as ``wc -l`` counts them; a carriage return inside a line is a blank."""
-    found = [line for _, line in lines(path, encoding, lone_cr=True)]
+def text_lines(path: PathLike, encoding: str = "utf-8") -> list[str]:
+    """Read the lines of a file as ``wc -l`` counts them; a carriage return inside a line is a space."""
+    found = [line for _, line in numbered_lines(path, encoding, inner_cr=True)]
     found = found[:-1] if found[-1] == "" else found
     inside = sum(line.count("\r") for line in found)
     if inside:
-        say(f"{path}: {counted(inside, 'carriage return')} inside lines counted as blanks, not as line ends")
+        say(f"{path}: {counted(inside, 'carriage return')} inside lines read as spaces, not as line ends")
     return found
 
 
-def rows(path, separator: str = ",", encoding: str = "utf-8"):
-    """[(number of its first line, fields)] of the rows of a CSV file, read strictly; an empty line is the row [].
+def csv_rows(path: PathLike, separator: str = ",", encoding: str = "utf-8") -> list[tuple[int, list[str]]]:
+    """Read the rows of a CSV file strictly, each with the number of its first line; an empty line is the row [].
 
     Raises
     ------
-    ValueError  a quote is never closed, or text follows a closed quote; the message names the line.
+    ValueError
+        If a quote is never closed, or text follows a closed quote; the message names the line.
     """
     first, found, text = 1, [], read_text(path, encoding)
-    lone = re.search(r"\r(?!\n)", text)
-    if lone is not None:
-        raise _lone_return(path, text.count("\n", 0, lone.start()) + 1)
+    inner = re.search(r"\r(?!\n)", text)
+    if inner is not None:
+        raise _inner_cr_error(path, text.count("\n", 0, inner.start()) + 1)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for row in reader:
             found.append((first, row))
             first = reader.line_num + 1
     except csv.Error as error:
-        message = "a quote is opened that is never closed" if "unexpected end" in str(error) else str(error)
+        message = "a quote is opened but never closed" if "unexpected end" in str(error) else str(error)
         raise ValueError(f"{path}, line {first}: {message}") from None
     return found
 
 
+def without_empty_rows(found: list[tuple[int, list[str]]], path: PathLike) -> list[tuple[int, list[str]]]:
+    """Remove the empty rows from what `csv_rows` returned; those between rows are counted and reported.
+
+    Raises
+    ------
+    ValueError
+        If the first row begins with # and has another number of fields than the next one.
+    """
+    while found and not found[-1][1]:
+        found.pop()
+    empty = [line for line, row in found if not row]
+    full = [(line, row) for line, row in found if row]
+    if len(full) > 1 and full[0][1][0].startswith("#") and len(full[0][1]) != len(full[1][1]):
+        raise ValueError(
+            f"{path}, line {full[0][0]}: {quoted(full[0][1][0])} looks like a comment, but tables with comments are "
+            "not read: delete the lines before the header, or before the first row"
+        )
+    if empty:
+        say(f"{path}: {counted(len(empty), 'empty line')} left out, the first is line {empty[0]}")
+    return full
+
+
 def is_number(text: str) -> bool:
-    """Whether a text is a finite number: ASCII digits, a point, an exponent; not "1_0", "nan" or "inf"."""
+    """Whether a text is a number that float32 can hold: ASCII digits, a point, an exponent; not "1_0" or "nan"."""
     text = text.strip(" \t")
     return _NUMBER.fullmatch(text) is not None and abs(float(text)) <= FLOAT32_MAX
 
 
-def plain_numbers(texts) -> list[float] | None:
-    """The numbers of some texts, if all are numbers as `is_number` has it; else None. Fast."""
-    if _SIGNS.fullmatch("".join(texts)) is None:
+def numbers_or_none(texts: Sequence[str]) -> list[float] | None:
+    """Convert texts to numbers if `is_number` holds for all of them, else return None. Fast."""
+    if _NUMBER_CHARACTERS.fullmatch("".join(texts)) is None:
         return None
     try:
         values = list(map(float, texts))
@@ -194,14 +263,15 @@ def plain_numbers(texts) -> list[float] | None:
     return values if not values or max(map(abs, values)) <= FLOAT32_MAX else None
 
 
-def floats(texts, path, number: int) -> list[float]:
-    """The numbers of a line.
+def numbers_of_line(texts: Sequence[str], path: PathLike, number: int) -> list[float]:
+    """Convert the fields of a line to numbers.
 
     Raises
     ------
-    ValueError  one is missing, is no number, or is too large for float32; the message names the line.
+    ValueError
+        If one is missing, is not a number, or is too large for float32; the message names the line.
     """
-    values = plain_numbers(texts)
+    values = numbers_or_none(texts)
     if values is None:
         wrong = next(text for text in texts if not is_number(text))
         raise ValueError(f"{path}, line {number}: {not_a_number(wrong)}")
@@ -209,60 +279,40 @@ def floats(texts, path, number: int) -> list[float]:
 
 
 def not_a_number(text: str) -> str:
-    """What is wrong with a text that is no number."""
+    """Say why a text is not a number."""
     bare = text.strip()
     if _NUMBER.fullmatch(bare):
-        return f"{bare} is beyond 3.4e38, the largest number of float32: scale the data"
+        return f"{shortened(bare)} is beyond 3.4e38, the largest float32 value: scale the data"
     if is_missing(bare):
-        return f"{text[:40]!r} is not a number but a missing value: fill it in, or leave the line out"
-    return f"{text[:40]!r} is not a number"
+        return f"{quoted(text)} is a missing value, not a number: fill it in, or remove the line"
+    return f"{quoted(text)} is not a number"
 
 
 def is_missing(text: str) -> bool:
-    """Whether a text stands for a missing value: empty, "?", "NA", …"""
+    """Whether a text means a missing value: empty, "?", "NA", …"""
     return text.strip().lower() in MISSING
 
 
-def may_be_number(text: str) -> bool:
-    """Whether a text is no name but a number in another form, or a missing value: "$5", "1,234", "5%", "inf", "NA"."""
-    return is_missing(text) or _MEANT.fullmatch(text.strip()) is not None
+def is_number_like(text: str) -> bool:
+    """Whether a text is a missing value, or a number in some form: "$5", "1,234", "5%", "inf"; so it is not a name."""
+    return is_missing(text) or _NUMBER_LIKE.fullmatch(text.strip()) is not None
 
 
-def whole(value, name: str) -> int:
-    """An argument that must be a whole number.
+def check_whole(value: SupportsIndex, name: str) -> int:
+    """Check that an argument is a whole number.
 
     Raises
     ------
-    TypeError  it is of another type; the message names the argument.
+    TypeError
+        If it has another type; the message names the argument.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}={value!r}, but it must be a whole number")
     return operator.index(value)
 
 
-def full_rows(found: list, path) -> list:
-    """Rows as `rows` gives them without the empty lines; those between rows are counted and reported.
-
-    Raises
-    ------
-    ValueError  the first row begins with # and has another number of fields than the next one.
-    """
-    while found and not found[-1][1]:
-        found.pop()
-    empty = [line for line, row in found if not row]
-    full = [(line, row) for line, row in found if row]
-    if len(full) > 1 and full[0][1][0].startswith("#") and len(full[0][1]) != len(full[1][1]):
-        raise ValueError(
-            f"{path}, line {full[0][0]}: {full[0][1][0][:60]!r} looks like a comment, but comments are not read: "
-            "delete the lines before the header, or before the first row"
-        )
-    if empty:
-        say(f"{path}: {counted(len(empty), 'empty line')} left out, the first is line {empty[0]}")
-    return full
-
-
-def some(a, b, path, what):
-    """a and b, unless there are none."""
+def not_empty(a: A, b: B, path: PathLike, what: str) -> tuple[A, B]:
+    """Return a and b, or raise ValueError if a is empty."""
     if not len(a):
         raise ValueError(f"{path} has no {what}")
     return a, b

@@ -1,62 +1,49 @@
-"""Readers of pairs: translations, pronunciations, captions."""
+"""Readers of pairs of sequences: translations and pronunciations."""
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import warnings
-import zipfile
+from typing import Literal, overload
 
-import numpy as np
-
-from fastrnn.data._files import (
-    FLOAT32_MAX,
-    counted,
-    floats,
-    full_lines,
-    full_rows,
-    is_number,
-    lines,
-    may_be_number,
-    read_bytes,
-    rows,
-    say,
-    some,
-)  # fmt: skip
+from fastrnn.data._files import PathLike, counted, not_empty, numbered_lines, quoted, say, text_lines
 from fastrnn.data._splitting import check_rule, first_cut, split_words
 
-MOST_TIMES = 100  # of its own bytes that an archive may have when it is unpacked: vectors of zeros and ones pack well
-_TEXT_NAMES = {"text", "texts", "caption", "captions", "description", "sentence", "words", "target", "label", "name"}
+Sequences = list[list[str]]
 
 
 def read_parallel(
-    source_path: str | os.PathLike,
-    target_path: str | os.PathLike,
-    *,
-    splitting: str = "simple",
-    encoding: str = "utf-8",
-):
-    """Sentences and their translations: two text files with as many lines, as ``wc -l`` counts them.
+    source_path: PathLike, target_path: PathLike, *, splitting: str = "simple", encoding: str = "utf-8"
+) -> tuple[Sequences, Sequences]:
+    """Read sentences and their translations from two text files with the same number of lines.
 
-    Lines are lower-cased and cut into words and single other signs. An empty line gives a sentence without words.
+    Lines are those that ``wc -l`` counts. They are converted to lower case and split into words and single other
+    characters. An empty line is a sentence without words.
 
     Parameters
     ----------
-    splitting : "simple": words are runs of letters and digits; a text with combining marks, which it would cut off, is
-        refused. "unicode": words end at Unicode's word boundaries (UAX 29), as in ``LanguageModel``; needs the package
-        regex
-    encoding : of both files
+    source_path, target_path : str or path-like
+        Files to read.
+    splitting : {"simple", "unicode"}, default "simple"
+        With "simple", words are runs of letters and digits; a text with combining marks, which this rule would separate
+        from their letters, is refused. With "unicode", words end at Unicode's word boundaries (UAX 29), as in
+        ``LanguageModel``; this needs the package regex.
+    encoding : str, default "utf-8"
+        Encoding of both files.
 
     Returns
     -------
-    sources, targets : lists of lists of str
+    sources : list of list of str
+        The words of each line of the first file.
+    targets : list of list of str
+        The words of each line of the second file.
 
     Raises
     ------
-    ValueError   the files have different numbers of lines, or none; the message names both numbers. Or
-        splitting="simple" would cut a word.
-    ImportError  splitting="unicode", and regex is not installed.
+    ValueError
+        If the files have different numbers of lines, which the message names, or none, or if ``splitting="simple"``
+        would split a word at a combining mark.
+    ImportError
+        If ``splitting="unicode"``, and regex is not installed.
 
     Examples
     --------
@@ -68,46 +55,68 @@ def read_parallel(
     (['ein', 'hund', '.'], ['two', 'cats', '!'])
     """
     check_rule(splitting)
-    sides = []
-    for path in (source_path, target_path):
-        sides.append([])
-        for number, line in enumerate(full_lines(path, encoding), 1):
-            text = line.lower()  # which may add combining marks: "İ" becomes "i" and U+0307
-            if splitting == "simple" and first_cut(text) is not None:
-                raise ValueError(
-                    f"{path}, line {number}: {first_cut(text)!r} has combining marks, which splitting='simple' cuts "
-                    "off: give "
-                    "splitting='unicode'"
-                )
-            words = (
-                re.findall(r"\w+|[^\w\s]", text)
-                if splitting == "simple"
-                else [word.strip() for word in split_words(text)]
-            )
-            sides[-1].append([word for word in words if word])
-    if len(sides[0]) != len(sides[1]):
-        numbers = f"{source_path} has {len(sides[0])} lines, but {target_path} has {len(sides[1])}"
-        raise ValueError(f"{numbers}: they must be line by line the same")
-    return some(*sides, source_path, "lines")
+    sources, targets = (
+        [
+            _words_of_line(line.lower(), splitting, f"{path}, line {number}")
+            for number, line in enumerate(text_lines(path, encoding), 1)
+        ]
+        for path in (source_path, target_path)
+    )
+    if len(sources) != len(targets):
+        raise ValueError(
+            f"{source_path} has {len(sources)} lines, but {target_path} has {len(targets)}: each line must be the "
+            "translation of the same line of the other file"
+        )
+    return not_empty(sources, targets, source_path, "lines")
 
 
-def read_pairs(path: str | os.PathLike, *, targets: bool = True, encoding: str = "utf-8"):
-    """Pairs of sequences, one a line: the source's words, a tab, the target's words; words are separated by blanks.
+def _words_of_line(text: str, splitting: str, where: str) -> list[str]:
+    """Split a line that is in lower case, which may have added combining marks: "İ" becomes "i" and U+0307."""
+    if splitting == "unicode":
+        words = [word.strip() for word in split_words(text)]
+        return [word for word in words if word]
+    cut = first_cut(text)
+    if cut is not None:
+        raise ValueError(
+            f"{where}: {quoted(cut)} has combining marks, which splitting='simple' would separate from their letters: "
+            "give splitting='unicode'"
+        )
+    return re.findall(r"\w+|[^\w\s]", text)
 
-    A target may have no words.
+
+@overload
+def read_pairs(
+    path: PathLike, *, targets: Literal[True] = True, encoding: str = "utf-8"
+) -> tuple[Sequences, Sequences]: ...
+@overload
+def read_pairs(path: PathLike, *, targets: Literal[False], encoding: str = "utf-8") -> Sequences: ...
+def read_pairs(
+    path: PathLike, *, targets: bool = True, encoding: str = "utf-8"
+) -> tuple[Sequences, Sequences] | Sequences:
+    """Read pairs of sequences, one on each line: the words of the source, a tab, the words of the target.
+
+    Spaces separate words. A target may have no words.
 
     Parameters
     ----------
-    targets : False gives the sources only, and a line may then end before its tab
-    encoding : of the file
+    path : str or path-like
+        File to read.
+    targets : bool, default True
+        Whether to read targets. If False, only the sources are read, and a line may end before its tab.
+    encoding : str, default "utf-8"
+        Encoding of the file.
 
     Returns
     -------
-    sources, targets : lists of lists of str; without `targets` the sources
+    sources : list of list of str
+        The words of each source.
+    targets : list of list of str
+        The words of each target. With ``targets=False`` only `sources` is returned, not a pair.
 
     Raises
     ------
-    ValueError  a line has no tab or several, a source has no words, or there are no lines; the message names the line.
+    ValueError
+        If a line has no tab or several, a source has no words, or there are no lines; the message names the line.
 
     Examples
     --------
@@ -117,10 +126,9 @@ def read_pairs(path: str | os.PathLike, *, targets: bool = True, encoding: str =
     ([['zwei', 'hunde'], ['ja']], [['two', 'dogs'], ['yes']])
     """
     sources, found = [], []
-    texts = [line for _, line in lines(path, encoding)]
-    for number, line in enumerate(
-        texts[:-1] if texts[-1] == "" else texts, 1
-    ):  # after the last line end there is no line
+    texts = [line for _, line in numbered_lines(path, encoding)]
+    texts = texts[:-1] if texts[-1] == "" else texts  # a final line end begins no line
+    for number, line in enumerate(texts, 1):
         source, *rest = line.split("\t")
         if len(rest) != 1 and (targets or rest):
             raise ValueError(
@@ -130,24 +138,33 @@ def read_pairs(path: str | os.PathLike, *, targets: bool = True, encoding: str =
             raise ValueError(f"{path}, line {number}: the source has no words")
         sources.append(source.split())
         found.append(rest[0].split() if rest else [])
-    sources, found = some(sources, found, path, "lines")
+    sources, found = not_empty(sources, found, path, "lines")
     return (sources, found) if targets else sources
 
 
-def read_dictionary(path: str | os.PathLike, *, encoding: str = "utf-8") -> dict[str, list[list[str]]]:
-    """Words and how they are pronounced: a pronouncing dictionary as CMUdict has it.
+def read_dictionary(path: PathLike, *, encoding: str = "utf-8") -> dict[str, list[list[str]]]:
+    """Read words and their pronunciations from a pronouncing dictionary in the format of CMUdict.
 
-    A line has a word and its sounds; ``word(2)`` is another pronunciation of the word; digits for stress are left out,
-    and a pronunciation that differs in nothing else is left out too. What stands behind ``#``, and lines that begin
-    with ``;;;``, are comments.
+    A line has a word and its sounds; ``word(2)`` is another pronunciation of the word. Digits, which mark stress, are
+    removed from the sounds, and so are pronunciations that differ in nothing else. Lines that begin with ``;;;`` are
+    comments, and so is what follows ``#``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File to read.
+    encoding : str, default "utf-8"
+        Encoding of the file.
 
     Returns
     -------
-    {word: list of pronunciations}, each a list of str, in the order of the file
+    dict of str to list
+        For each word its pronunciations, each a list of str, in the order of the file.
 
     Raises
     ------
-    ValueError  a line has no sounds, or there are no words; the message names the line.
+    ValueError
+        If a line has no sounds, or there are no words; the message names the line.
 
     Examples
     --------
@@ -157,10 +174,10 @@ def read_dictionary(path: str | os.PathLike, *, encoding: str = "utf-8") -> dict
     {'a': [['AH'], ['EY']], 'aachen': [['AA', 'K', 'AH', 'N']]}
     """
     found, same = {}, 0
-    for number, line in lines(path, encoding):
+    for number, line in numbered_lines(path, encoding):
         fields = [] if line.startswith(";;;") else line.partition("#")[0].split()
         if len(fields) == 1:
-            raise ValueError(f"{path}, line {number}: the word {fields[0]!r} has no sounds")
+            raise ValueError(f"{path}, line {number}: the word {quoted(fields[0])} has no sounds")
         if fields:
             variants = found.setdefault(re.sub(r"\(\d+\)$", "", fields[0]), [])
             sounds = [re.sub(r"\d", "", sound) for sound in fields[1:]]
@@ -172,130 +189,3 @@ def read_dictionary(path: str | os.PathLike, *, encoding: str = "utf-8") -> dict
     if same:
         say(f"{path}: {counted(same, 'pronunciation')} left out that differ from others in stress only, or not at all")
     return found
-
-
-def read_captions(path: str | os.PathLike, *, texts: bool = True, encoding: str = "utf-8"):
-    """Vectors and a text for each: ``.npz`` with the arrays `vectors` and `texts`, or CSV with the text last.
-
-    A first line of the CSV without numbers is a header; whether there is one is reported. Empty lines are left out and
-    counted.
-
-    Parameters
-    ----------
-    texts : whether there must be texts; else the array may be missing, and a CSV whose last fields are all numbers has
-        none
-    encoding : of a CSV
-
-    Returns
-    -------
-    X : (N, D) float64
-    y : list of N str, "" where there are no texts
-
-    Raises
-    ------
-    ValueError  an array is missing or of another kind, numbers of vectors and texts differ, a field of the CSV is no
-        number or missing.
-
-    Warns
-    -----
-    UserWarning  the first line of the CSV has numbers and is read as data, but its last field is named as a column of
-        texts is ("text", "caption", …).
-
-    Examples
-    --------
-    >>> with open("captions.csv", "w") as file:
-    ...     _ = file.write("width,height,text\\n1,2,tall\\n3,1,very wide\\n")
-    >>> read_captions("captions.csv")
-    (array([[1., 2.], [3., 1.]]), ['tall', 'very wide'])
-    """
-    if os.fspath(path).lower().endswith(".npz"):
-        return _captions_of_arrays(path, texts)
-    return _captions_of_table(path, texts, encoding)
-
-
-def _captions_of_arrays(path, needed):
-    content = io.BytesIO(read_bytes(path))
-    if not zipfile.is_zipfile(content):
-        raise ValueError(
-            f"{path} is not a .npz file of plain arrays: it is no zip archive, or it is cut. numpy.savez writes one"
-        )
-    try:
-        _check_unpacked(path, content)
-        with np.load(content, allow_pickle=False) as arrays:
-            vectors = np.asarray(arrays["vectors"])
-            texts = np.asarray(arrays["texts"]) if needed or "texts" in arrays else np.full(vectors.shape[:1], "")
-    except KeyError as error:
-        raise ValueError(f"{path} must have the arrays 'vectors' and 'texts': {error.args[0]}") from None
-    except (
-        Exception
-    ) as error:  # zipfile, zlib and numpy have many kinds of them for a damaged archive, which is in memory
-        raise ValueError(
-            f"{path} is not a .npz file of plain arrays (objects are not read): {error or type(error).__name__}"
-        ) from None
-    if vectors.ndim != 2 or vectors.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{path}: vectors are {vectors.dtype} of shape {vectors.shape}, but they must be numbers of shape (N, D)"
-        )
-    if texts.dtype.kind != "U" or texts.shape != vectors.shape[:1]:
-        found = f"{texts.dtype} of shape {texts.shape}"
-        raise ValueError(f"{path}: texts are {found}, but they must be {len(vectors)} str, one for each vector")
-    vectors = vectors.astype(float)
-    wrong = np.argwhere(~(np.abs(vectors) <= FLOAT32_MAX))
-    if len(wrong):
-        row, column = wrong[0].tolist()
-        raise ValueError(
-            f"{path}: vector {row} has {vectors[row, column]:g} at {column}, which is no number of float32"
-        )
-    return some(vectors, texts.tolist(), path, "vectors")
-
-
-def _check_unpacked(path, content):
-    """Refuse an archive that becomes far larger than numbers do when it is unpacked."""
-    with zipfile.ZipFile(content) as archive:
-        size, claimed = len(content.getbuffer()), sum(info.file_size for info in archive.infolist())
-    content.seek(0)
-    if claimed > MOST_TIMES * size + (1 << 24):
-        raise ValueError(
-            f"its {size} bytes claim {claimed} when they are unpacked, more than {MOST_TIMES} times as many"
-        )
-
-
-def _captions_of_table(path, needed, encoding):
-    table = full_rows(rows(path, encoding=encoding), path)
-    if not table:
-        raise ValueError(f"{path} has no vectors")
-    first, row = table[0]
-    bare = not needed and all(is_number(row[-1]) for _, row in table[1:] or table)
-    header = _is_header(row, bare)
-    bare = bare and (header or len(row) == 1 or is_number(row[-1]))
-    wanted = max(1 if bare else 2, len(row))
-    for number, row in table:
-        if len(row) != wanted:
-            like = f", as line {first}" if number != first else ""
-            raise ValueError(
-                f"{path}, line {number}: it has {len(row)} fields, but must have {wanted}{like}: numbers, and last "
-                "the text"
-            )
-    full = [(number, [*row, ""] if bare else row) for number, row in table[header:]]
-    vectors = np.array([floats(row[:-1], path, number) for number, row in full])
-    _say_header(path, *table[0], header)
-    return some(vectors, [row[-1] for _, row in full], path, "vectors")
-
-
-def _is_header(row, bare):
-    """Whether the first row is names: no field for a number begins as one, and not all may be numbers."""
-    cells = row if bare else row[:-1]
-    data = any(is_number(cell) or re.match(r"[+-]?\.?\d", cell.strip()) for cell in cells)
-    return not data and not (cells and all(map(may_be_number, cells)))
-
-
-def _say_header(path, number, row, header):
-    """Report whether the first row was read as names; warn where it was not, but looks like them."""
-    if header:
-        say(f"{path}, line {number}: read as names, {', '.join(row)[:60]}")
-        return
-    message = f"{path}, line {number}: read as a vector and its text, not as names, since it has numbers"
-    if row[-1].strip().lower() in _TEXT_NAMES:
-        warnings.warn(f"{message}: if it is a header, give names that are no numbers, or delete it", stacklevel=4)
-    else:
-        say(message)

@@ -1,4 +1,4 @@
-"""How a text is split into words: by Unicode's word boundaries, or by the simple rule that needs no further package."""
+"""How a text is split into words: at Unicode's word boundaries, or by a simple rule that needs no other package."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ def _unicode():
         import regex
     except ImportError:
         raise ImportError(
-            "Unicode's word boundaries need the package regex: pip install 'fastrnn[data]'. Or split the simple way, "
-            "into runs of letters "
-            "and digits: splitting='simple' (--splitting simple)"
+            "splitting at Unicode's word boundaries needs the package regex: pip install 'fastrnn[data]'. Or split "
+            "into runs of letters and digits: splitting='simple' (--splitting simple)"
         ) from None
     return regex.compile(rf"(?w) ?{UNKNOWN}| ?\S(?:\B\S)*| +(?= )|\s", regex.V1)  # w: \B is inside a word of UAX 29
 
 
 def check_rule(rule: str) -> str:
-    """A rule that can be used here.
+    """Check that a splitting rule exists and can be used here.
 
     Raises
     ------
-    ValueError   there is no such rule.
-    ImportError  it is "unicode", and regex is not installed.
+    ValueError
+        If there is no such rule.
+    ImportError
+        If it is "unicode", and regex is not installed.
     """
     if rule not in RULES:
         raise ValueError(f"splitting={rule!r}, but it must be one of {', '.join(map(repr, RULES))}")
@@ -44,18 +45,27 @@ def check_rule(rule: str) -> str:
 def split_words(text: str, splitting: str = "unicode") -> list[str]:
     r"""Split a text into words, so that ``"".join(words) == text``.
 
-    A word is what lies between two word boundaries, or one other sign; the blank before it belongs to it. What is left
-    are line breaks, tabs and the further blanks of a run of blanks.
+    A word is the text between two word boundaries, or a single other character. A space before a word belongs to it.
+    Line breaks, tabs and the other spaces of a run are items of their own.
 
     Parameters
     ----------
-    splitting : "unicode": Unicode's default word boundaries (UAX 29), which keep combining marks with their letters,
-        "3.14" and "don't" whole, and take each Chinese character as a word. "simple": a word is a run of letters and
-        digits with apostrophes inside; combining marks are cut off
+    text : str
+        Text to split.
+    splitting : {"unicode", "simple"}, default "unicode"
+        "unicode" splits at Unicode's default word boundaries (UAX 29): combining marks stay with their letters, "3.14"
+        and "don't" stay whole, and each Chinese character is a word. "simple" takes runs of letters and digits, with
+        apostrophes inside, as words, and separates combining marks from their letters.
+
+    Returns
+    -------
+    list of str
+        The words.
 
     Raises
     ------
-    ImportError  splitting="unicode", and the package regex is not installed.
+    ImportError
+        If ``splitting="unicode"``, and the package regex is not installed.
 
     Examples
     --------
@@ -68,14 +78,14 @@ def split_words(text: str, splitting: str = "unicode") -> list[str]:
 
 
 @functools.cache
-def _cut():
+def _words_with_marks():
     marks = "".join(chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == "M")
-    return re.compile(rf"\w+[{marks}\u200c\u200d]\w*")  # the joiners of Persian and Indian scripts
+    return re.compile(rf"\w+[{marks}\u200c\u200d]\w*")  # the last two are the joiners of Persian and Indic scripts
 
 
 def first_cut(text: str) -> str | None:
-    """The first word of a text from which the simple rule would cut a combining mark or a joiner, or None."""
+    """Find the first word that the simple rule would split at a combining mark or a joiner, or None."""
     if text.isascii():
         return None
-    found = _cut().search(text)
+    found = _words_with_marks().search(text)
     return None if found is None else found[0]
