@@ -29,7 +29,7 @@ from fastrnn.models import (
 )
 from fastrnn.parameters import orthogonal
 from fastrnn.plotting import (
-    _unfolded,
+    _layout,
     _viewer,
     activations,
     attention,
@@ -39,8 +39,8 @@ from fastrnn.plotting import (
     trajectories,
     unfolded,
 )
-from fastrnn.plotting._curves import plane
 from fastrnn.plotting._models import graph_of
+from fastrnn.plotting._trajectories import project
 
 TEXT = "to be or not to be, that is the question\n" * 4
 OPTIONS = dict(epochs=0, verbose=False)
@@ -146,7 +146,7 @@ def model(name):
 
 
 def layout(name, steps=3):
-    return _unfolded.Layout(graph_of(model(name)), steps)
+    return _layout.Layout(graph_of(model(name)), steps)
 
 
 def between(made, name):
@@ -170,7 +170,7 @@ def test_every_arrow_ends_at_a_shape_and_no_two_shapes_meet(name, steps):
     places = list(made.nodes.values())
 
     def touches(x, y):
-        square = any(max(abs(x - sx), abs(y - sy)) <= _unfolded.SQUARE + 1e-9 for sx, sy in made.squares)
+        square = any(max(abs(x - sx), abs(y - sy)) <= _layout.SQUARE + 1e-9 for sx, sy in made.squares)
         return square or any(math.dist((x, y), place.border(x + 1e-12, y)) < 1e-6 for place in places)
 
     def on_a_line(x, y):
@@ -277,7 +277,7 @@ def test_pooling_and_context_reach_every_step():
     for name in ("h_1", "g_1"):
         for t in ("compact", 0, 1, 2, 3):
             node = made.nodes[name, t]
-            assert sum(math.dist(end, (node.x, node.y)) < _unfolded.RADIUS + 1e-9 for end in taps) == 1
+            assert sum(math.dist(end, (node.x, node.y)) < _layout.RADIUS + 1e-9 for end in taps) == 1
     assert len(taps) == 10
 
 
@@ -321,7 +321,7 @@ def test_a_vector_enters_at_first_or_at_every_step_or_both(name, initial, every)
         end
         for end in taps
         for t in range(4)
-        if math.dist(end, (made.nodes[state, t].x, made.nodes[state, t].y)) < _unfolded.RADIUS + 1e-9
+        if math.dist(end, (made.nodes[state, t].x, made.nodes[state, t].y)) < _layout.RADIUS + 1e-9
     ]
     assert len(ends) == every
     if name == "vector":
@@ -350,7 +350,7 @@ def test_attention_looks_at_every_output_and_is_fed_to_the_next_step():
     starts = [made.nodes["a", t].border(made.nodes["a", t].x + 1, made.nodes["a", t].y) for t in range(3)]
     assert [start for start, _ in fed[1:]] == starts
     for t, (_, end) in enumerate(fed[1:]):
-        assert math.isclose(math.dist(end, (made.nodes["s", t + 1].x, made.nodes["s", t + 1].y)), _unfolded.RADIUS)
+        assert math.isclose(math.dist(end, (made.nodes["s", t + 1].x, made.nodes["s", t + 1].y)), _layout.RADIUS)
     assert not [line for line in layout("attention only").lines if len(line.points) == 4]
 
 
@@ -363,16 +363,16 @@ def test_attention_looks_at_every_output_and_is_fed_to_the_next_step():
             np.zeros(3),
             3,
             TypeError,
-            "model is ndarray, but what can be drawn is a layer, a list of layers or a model of fastrnn",
+            "model is ndarray, but it must be a layer, a list of layers or a model of fastrnn",
         ),
         ([RNN(2, 3), "softmax"], 3, TypeError, "model is str, but"),
         ([Dropout(0.5)], 3, ValueError, "there is nothing to draw"),
-        ([RNN(2, 3), GRU(4, 3)], 3, ValueError, "the layer before gives 3 numbers, but this GRU takes 4"),
+        ([RNN(2, 3), GRU(4, 3)], 3, ValueError, "the layer before has output size 3, but this GRU takes input size 4"),
         (
             [RNN(2, 3), Embedding(9, 3)],
             3,
             ValueError,
-            "the layer before gives 3 numbers, but this Embedding takes symbols",
+            "the layer before has output size 3, but this Embedding takes symbols",
         ),
     ],
 )
@@ -390,7 +390,7 @@ def test_a_picture_that_cannot_be_written_is_named_before_it_is_made(tmp_path):
         with pytest.raises(ValueError, match=r"path is 'a.jpg', but a picture's name must end with .svg, .png, .pdf"):
             draw("a.jpg")
         with pytest.raises(
-            FileNotFoundError, match="the folder .* of the picture 'a.svg' does not exist: make it first"
+            FileNotFoundError, match="the folder .* of the picture 'a.svg' does not exist: create it first"
         ):
             draw(tmp_path / "no" / "a.svg")
 
@@ -465,7 +465,7 @@ def test_states_in_a_plane_keep_their_distances():
     rng = np.random.default_rng(0)
     flat = rng.standard_normal((20, 3, 2)) * [3, 1]
     states = flat @ orthogonal(rng, (2, 9)) + 5
-    points, shares = plane(states)
+    points, shares = project(states)
     assert_allclose(
         np.linalg.norm(points[:, None] - points, axis=-1), np.linalg.norm(flat[:, None] - flat, axis=-1), atol=1e-10
     )
@@ -477,20 +477,20 @@ def test_states_in_a_plane_keep_their_distances():
 
 def test_steps_past_a_length_change_nothing():
     states = np.random.default_rng(0).standard_normal((7, 2, 5))
-    points, shares = plane(states, lengths=[7, 3])
+    points, shares = project(states, lengths=[7, 3])
     states[3:, 1] = np.nan
-    again, same = plane(states, lengths=[7, 3])
+    again, same = project(states, lengths=[7, 3])
     assert_array_equal(again[:3], points[:3])
     assert_array_equal(same, shares)
-    assert plane(states[:3])[1][0] != shares[0]
+    assert project(states[:3])[1][0] != shares[0]
 
 
 def test_one_or_two_units_and_one_state_are_as_they_are():
     states = np.random.default_rng(0).standard_normal((7, 3, 2))
-    assert_array_equal(plane(states)[0], states)
-    assert_array_equal(plane(states[..., :1])[0], states[..., :1])
-    assert_array_equal(plane(states[:, 0])[0][:, 0], states[:, 0])
-    points, shares = plane(np.ones((1, 4)))
+    assert_array_equal(project(states)[0], states)
+    assert_array_equal(project(states[..., :1])[0], states[..., :1])
+    assert_array_equal(project(states[:, 0])[0][:, 0], states[:, 0])
+    points, shares = project(np.ones((1, 4)))
     assert_array_equal(points, np.zeros((1, 1, 2)))
     assert_array_equal(shares, [0, 0])
 
@@ -514,13 +514,13 @@ def test_each_trajectory_is_a_line_from_a_circle_to_a_square(tmp_path):
 @pytest.mark.parametrize(
     "states, options, error, message",
     [
-        (np.zeros(3), {}, ValueError, r"states must be \(T, H\) or \(T, B, H\), none of them 0, got shape \(3,\)"),
+        (np.zeros(3), {}, ValueError, r"states must be a non-empty array \(T, H\) or \(T, B, H\), got shape \(3,\)"),
         (np.zeros((0, 3)), {}, ValueError, r"got shape \(0, 3\)"),
         (np.full((4, 2), "a"), {}, TypeError, "states are <U1, but they must be real numbers"),
         ([[1.0], [np.inf]], {}, ValueError, "states have inf at step 1 of sequence 0, unit 0: they must be finite"),
         (np.zeros((4, 2, 3)), {"labels": ["a"]}, ValueError, "there are 1 labels, but 2 sequences"),
         (np.zeros((4, 2, 3)), {"lengths": [1, 5]}, ValueError, "lengths must be from 0 to T=4, got 5"),
-        (np.zeros((4, 1, 3)), {"lengths": [0]}, ValueError, "no step is left: all 1 lengths are 0"),
+        (np.zeros((4, 1, 3)), {"lengths": [0]}, ValueError, "there is no step to draw: all 1 lengths are 0"),
     ],
 )
 def test_states_that_cannot_be_drawn_are_named(states, options, error, message):
@@ -579,7 +579,7 @@ def test_an_autonomous_network_has_gradient_norms_too():
             GRU(2, 3, bidirectional=True),
             {},
             ValueError,
-            "this GRU is bidirectional, so its last output is no end of what",
+            "this GRU is bidirectional, and at the last step its reverse direction has seen",
         ),
         (
             GRU(0, 3),
@@ -759,13 +759,13 @@ def test_the_page_is_written_as_it_is_returned(tmp_path):
     model = language_model("gru", 4, 1)
     page = activations(model, "t", tmp_path / "a.html")
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == page
-    with pytest.raises(FileNotFoundError, match="the folder .* of the page 'a.html' does not exist: make it first"):
+    with pytest.raises(FileNotFoundError, match="the folder .* of the page 'a.html' does not exist: create it first"):
         activations(model, "t", tmp_path / "no" / "a.html")
 
 
 def test_what_cannot_be_viewed_is_named():
     model = language_model("lstm", 500, 2)
-    message = "80,000 characters of 2,002 units would make a page of 214 MB, but the most is 50 MB: give at most 18,67"
+    message = "80,000 characters of 2,002 units would make a page of 214 MB, but at most 50 MB are allowed: give at most 18,67"
     with pytest.raises(ValueError, match=message):
         activations(model, "to be or" * 10000)
     with pytest.raises(ValueError, match="the text has 1 symbol that this model has not been trained on: 'Z'"):
@@ -778,9 +778,9 @@ def test_what_cannot_be_viewed_is_named():
 
 def test_the_estimate_of_a_pages_size_is_right(monkeypatch):
     model, text = language_model("lstm", 32, 1), TEXT * 10
-    monkeypatch.setattr(_viewer, "MEGABYTES", 0.1)
+    monkeypatch.setattr(_viewer, "MAX_MEGABYTES", 0.1)
     with pytest.raises(
-        ValueError, match=r"1,640 characters of 66 units .*, but the most is 0.1 MB: give at most 1,0\d\d "
+        ValueError, match=r"1,640 characters of 66 units .*, but at most 0.1 MB are allowed: give at most 1,0\d\d "
     ):
         activations(model, text)
     assert 0.9e5 < len(activations(model, text[:1000])) < 1.15e5

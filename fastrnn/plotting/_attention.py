@@ -1,31 +1,49 @@
-"""Where a decoder looked: the weights of attention as a picture."""
+"""Maps of attention: the weights that a decoder gives to the symbols of the source."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastrnn.models.symbols import END
-from fastrnn.plotting._figure import checked_path, label, new_figure, saved
+from fastrnn.plotting._figure import PathLike, check_path, label, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def attention(weights, source, target, path=None):
-    """Draw a map of attention: a column for each symbol of the source, a row for each of the target; the darker, the more weight.
+def attention(weights: ArrayLike, source: Sequence[str], target: Sequence[str], path: PathLike | None = None) -> Figure:
+    """Draw a map of attention: a column for each source symbol, a row for each target symbol.
+
+    The darker a cell, the larger the weight.
 
     Parameters
     ----------
-    weights : (T, S) numbers from 0 to 1, one of those that ``EncoderDecoder.attention_maps`` gives
-    source : the S symbols, a list of str, or a str of S characters
-    target : the T symbols; or T - 1, then ``</s>`` is behind them
-    path : file to write, .svg, .png or .pdf, optional
+    weights : array_like of shape (T, S)
+        Weights from 0 to 1: one of the arrays that ``EncoderDecoder.attention_maps`` returns.
+    source : str or sequence of str
+        The S symbols of the source; the symbols of a str are its characters.
+    target : str or sequence of str
+        The T symbols of the target. If there are T - 1, ``</s>`` is added.
+    path : str or path-like, optional
+        File to write: .svg, .png or .pdf.
 
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
 
     Raises
     ------
-    ValueError, TypeError  weights have another shape than the symbols, or are not numbers from 0 to 1.
-    ImportError            matplotlib is not installed.
+    ValueError
+        If the shape of `weights` does not fit the symbols, or a weight is not from 0 to 1.
+    TypeError
+        If `weights` are not real numbers.
+    ImportError
+        If matplotlib is not installed.
 
     Examples
     --------
@@ -34,7 +52,7 @@ def attention(weights, source, target, path=None):
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ['the', 'house', '</s>']
     """
-    path, weights = checked_path(path), np.asarray(weights)
+    path, weights = check_path(path), np.asarray(weights)
     source, target = list(source), list(target)
     if weights.dtype.kind not in "fiu":
         raise TypeError(f"weights are {weights.dtype}, but they must be real numbers")
@@ -55,4 +73,4 @@ def attention(weights, source, target, path=None):
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_xlabel("source")
     axes.set_ylabel("target")
-    return saved(figure, path)
+    return save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Figures without a display: matplotlib's Figure by itself, no pyplot and no state that others share."""
+"""Figures without a display: matplotlib's Figure by itself, without pyplot and its global state."""
 
 from __future__ import annotations
 
@@ -6,30 +6,42 @@ import io
 import os
 import unicodedata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastrnn._files import disk
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMATS = (".svg", ".png", ".pdf")
 DPI = 150
 COLOURS = ("#1f5fa8", "#c8501e", "#2d8a4e", "#8a4fa0", "#b8860b", "#5a6472", "#c23b6b", "#1b9aaa")
 
+PathLike = str | os.PathLike[str]
 
-def checked_path(path):
-    """Where a picture goes, or None: it ends with the name of a format, and its folder is there."""
+
+def check_path(path: PathLike | None) -> Path | None:
+    """Check that the name of a picture, if there is one, ends with a known format, and that its folder exists."""
     if path is None:
         return None
     path = Path(os.fspath(path))
     if path.suffix not in FORMATS:
         raise ValueError(f"path is {str(path)!r}, but a picture's name must end with {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"the folder {str(path.parent)!r} of the picture {path.name!r} does not exist: make it first"
-        )
+    check_folder(path, "picture")
     return path
 
 
-def new_figure(width, height, **options):
-    """A Figure of a size in inches."""
+def check_folder(path: Path, what: str) -> None:
+    """Check that the folder of a file to write exists."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {str(path.parent)!r} of the {what} {path.name!r} does not exist: create it first"
+        )
+
+
+def new_figure(width: float, height: float, **options: object) -> Figure:
+    """Make a Figure of a size in inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -37,8 +49,8 @@ def new_figure(width, height, **options):
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", **options)
 
 
-def saved(figure, path):
-    """The figure, after writing it to `path` if there is one."""
+def save_figure(figure: Figure, path: Path | None) -> Figure:
+    """Write a figure to a file, if there is one, and return the figure."""
     if path is not None:
         picture = io.BytesIO()
         figure.savefig(picture, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -46,22 +58,24 @@ def saved(figure, path):
     return figure
 
 
-def visible(text) -> str:
-    """A text whose characters can all be shown: controls, line separators and lone surrogates become a dot.
+def printable(text: object) -> str:
+    """Replace by a dot the characters that cannot be shown: controls, line separators and lone surrogates.
 
-    >>> visible("a\\0b\\n")
+    Examples
+    --------
+    >>> printable("a\\0b\\n")
     'a·b·'
     """
     return "".join("·" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in str(text))
 
 
-def label(text) -> str:
-    """The same for matplotlib, for which a text between two $ would be a formula."""
-    return visible(text).replace("$", r"\$")
+def label(text: object) -> str:
+    """Make a text that matplotlib shows as it is: without escapes, text between two $ would be a formula."""
+    return printable(text).replace("$", r"\$")
 
 
-def plain_axes(axes, x, y):
-    """Name the axes, and leave out the box around them."""
+def plain_axes(axes: Axes, x: str, y: str) -> Axes:
+    """Label the axes, and hide the lines at the top and on the right."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)

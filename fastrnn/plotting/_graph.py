@@ -1,23 +1,40 @@
-"""What `unfolded` draws: the vectors of one time step and what leads from one to another."""
+"""What `unfolded` draws: the vectors of one time step, and the edges between them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-RISE = 1.5  # from one vector to the next above it
+import numpy as np
+
+from fastrnn.layers.feedforward import Embedding, Linear
+from fastrnn.layers.recurrent import Recurrent
+from fastrnn.layers.stacked import Stacked
+
+RISE = 1.5  # from one vector to the next one above it
 
 
 @dataclass(frozen=True)
 class Node:
     """A vector, or a part of the network that is not shown in detail.
 
-    label : mathtext without the dollars; (t) is added at each step
-    kind : "input", "hidden", "reverse", "output", "loss" or "plain": its colour
-    shape : "circle", "box" or "dot" (vectors put side by side)
-    row, offset : height, and distance from the middle of its step
-    span : the sequence whose steps it is part of, or None: it is there once
-    place : where it stands if it is there once: over the "first", "middle" or "last" step
-    note : what is written beside it, line by line
+    Parameters
+    ----------
+    label : str
+        Mathtext without dollars; (t) is added at each step.
+    kind : {"input", "hidden", "reverse", "output", "loss", "plain"}
+        What it is, which chooses its colour.
+    shape : {"circle", "box", "dot"}
+        A dot is a concatenation of vectors.
+    row, offset : float
+        Height, and horizontal distance from the middle of its step.
+    span : int or None
+        The sequence to whose steps it belongs; None if it exists only once.
+    place : {"first", "middle", "last"}
+        The step above which it is drawn if it exists only once.
+    note : tuple of str
+        Lines of text beside it.
     """
 
     label: str
@@ -27,19 +44,29 @@ class Node:
     offset: float = 0.0
     span: int | None = 0
     place: str = "middle"
-    note: tuple = ()
+    note: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Edge:
-    """From one node to another.
+    """A connection from one node to another.
 
-    label, under : mathtext above and below it
-    delay : 1 leads to the next step, -1 to the one before
-    source_at, target_at : at which steps ("each", "first", "last"), for ends that are not of the same span
-    bus : height of the line along which it goes sideways, optional
-    lane : of a delay that leads down: how far beside its source it does, optional
-    side : -1 or 1: a bus comes to its target from the left or right, and a delay is drawn there
+    Parameters
+    ----------
+    source, target : str
+        Names of the nodes.
+    label, under : str
+        Mathtext above and below it.
+    delay : int
+        1 leads to the next step, -1 to the one before, 0 to the same one.
+    source_at, target_at : {"each", "first", "last"}
+        At which steps it begins and ends, if the nodes do not belong to the same span.
+    bus : float, optional
+        Height of its horizontal part.
+    lane : float, optional
+        For a delay that leads down: horizontal distance of its vertical part from its source.
+    side : {-1, 0, 1}
+        The side, left or right, on which a delay is drawn or a bus reaches its target.
     """
 
     source: str
@@ -56,37 +83,57 @@ class Edge:
 
 @dataclass
 class Graph:
-    """The nodes of one step, by their names, and the edges between them.
+    """The nodes of one step, by name, and the edges between them.
 
-    A model draws itself if it has a method ``_graph(graph)`` that adds its nodes, from the input up, to an empty Graph.
+    A model can define how it is drawn, by a method ``_graph(graph)`` that adds its nodes to an empty Graph, from the
+    input up.
 
-    row : height of the next node
-    whole : for each span (sequence), whether all of it is shown (steps 1 to τ) or a part from its middle (t-1, t, t+1)
+    Parameters
+    ----------
+    nodes : dict of str to Node
+        The nodes by name.
+    edges : list of Edge
+        The edges.
+    whole : list of bool
+        For each span, whether all of the sequence is shown (steps 1 to τ), or a part of it (t-1, t, t+1).
+    row : float
+        Height of the next node.
     """
 
-    nodes: dict = field(default_factory=dict)
-    edges: list = field(default_factory=list)
-    whole: list = field(default_factory=lambda: [False])
+    nodes: dict[str, Node] = field(default_factory=dict)
+    edges: list[Edge] = field(default_factory=list)
+    whole: list[bool] = field(default_factory=lambda: [False])
     row: float = 0.0
 
-    def node(self, name, label, kind, *, rise=RISE, **options) -> str:
-        """Add a node at the present height, and go up by `rise`. Returns its name."""
+    def node(self, name: str, label: str, kind: str, *, rise: float = RISE, **options) -> str:
+        """Add a node at the current height, move up by `rise`, and return the name of the node."""
         self.nodes[name] = Node(label, kind, row=self.row, **options)
         self.row += rise
         return name
 
-    def edge(self, source, target, label="", **options) -> None:
+    def edge(self, source: str, target: str, label: str = "", **options) -> None:
+        """Add an edge."""
         self.edges.append(Edge(source, target, label, **options))
 
-    def embedding(self, layer, below, name="e", label="E", **options) -> str:
+    def embedding(self, layer: Embedding, below: str, name: str = "e", label: str = "E", **options) -> str:
+        """Add an embedding of the node `below`, and return its name."""
         self.node(name, name, "plain", note=(f"embedding, {layer.num_embeddings} → {layer.embedding_dim}",), **options)
         self.edge(below, name, label)
         return name
 
-    def stack(self, rnn, below=(), *, symbols="hg", weights="UW", span=0, side=1) -> list:
-        """Add an RNN, GRU, LSTM or Stacked over the nodes `below` (several are put side by side). Returns the names of its top nodes.
+    def stack(
+        self,
+        rnn: Recurrent | Stacked,
+        below: Sequence[str] = (),
+        *,
+        symbols: str = "hg",
+        weights: str = "UW",
+        span: int = 0,
+        side: Literal[-1, 1] = 1,
+    ) -> list[str]:
+        """Add an RNN, GRU, LSTM or Stacked above the nodes `below`, and return the names of its top nodes.
 
-        The state of a single direction returns at this `side`.
+        Several nodes below are concatenated. The recurrence of a single direction is drawn at this `side`.
         """
         parts = [(net, layer) for net in getattr(rnn, "layers", [rnn]) for layer in range(net.num_layers)]
         top, first = below, None
@@ -98,6 +145,7 @@ class Graph:
         return top
 
     def _layer(self, rnn, layer, k, below, symbols, weights, span, side):
+        """Add a layer of a network, in all its directions; `k` is its number, None if it is the only one."""
         D, number = rnn.num_directions, "" if k is None else f"_{k}"
         if len(below) > 1:
             below = [self.join(f"{symbols}{k} in", below, span=span)]
@@ -125,25 +173,25 @@ class Graph:
         return top
 
     def _context(self, rnn, targets, rise):
-        """A vector C, if it is not there yet below everything, that enters every step of layer 0."""
+        """Add a vector C that enters every step of layer 0; if there is none yet, it is drawn below everything."""
         span = self.nodes[targets[0]].span
         row = min(node.row for node in self.nodes.values() if node.span == span) - rise
         if "C" not in self.nodes:
-            note = (f"context, {rnn.context_size} numbers", f"$R$: {shape_of(rnn.params['weight_ch_l0'])}")
+            note = (f"context, size {rnn.context_size}", f"$R$: {shape_of(rnn.params['weight_ch_l0'])}")
             self.nodes["C"] = Node("C", "input", row=row, span=None, note=note)
         for d, target in enumerate(targets):
             self.edge("C", target, "R" + "'" * d, bus=row + RISE / 2, side=2 * d - 1)
 
-    def join(self, name, below, *, span=0) -> str:
-        """Vectors put side by side."""
+    def join(self, name: str, below: Sequence[str], *, span: int = 0) -> str:
+        """Add a concatenation of the nodes `below`, and return its name."""
         self.row -= 0.4
         self.node(name, "", "plain", shape="dot", rise=1.0, span=span)
         for source in below:
             self.edge(source, name)
         return name
 
-    def linear(self, layer, below, name="o", label="V", **options) -> str:
-        """An output o = V h + b over the nodes `below`."""
+    def linear(self, layer: Linear, below: Sequence[str], name: str = "o", label: str = "V", **options) -> str:
+        """Add an output o = V h + b above the nodes `below`, and return its name."""
         if len(below) > 1:
             below = [self.join(f"{name} in", below, span=options.get("span", 0))]
         note = (f"linear, {layer.in_features} → {layer.out_features}",)
@@ -152,16 +200,16 @@ class Graph:
             self.edge(source, name, label)
         return name
 
-    def loss(self, below, targets, kind="softmax, cross-entropy", **options) -> None:
-        """The loss of the output below with targets y."""
+    def loss(self, below: str, targets: str, kind: str = "softmax, cross-entropy", **options) -> None:
+        """Add the loss of the output `below`, with targets y."""
         self.node("L", "L", "loss", note=(kind,), **options)
         self.node("y", "y", "input", note=(targets,), **options)
         self.edge(below, "L")
         self.edge("y", "L")
 
 
-def _kind(rnn, k):
-    """What kind of layer and how large: "layer 2: LSTM, 2 × 128 units"."""
+def _kind(rnn: Recurrent, k: int | None) -> str:
+    """Describe the kind and the size of a layer: "layer 2: LSTM, 2 × 128 units"."""
     kind = rnn.kind
     if kind == "RNN":
         kind = f"RNN ({rnn.nonlinearity if isinstance(rnn.nonlinearity, str) else rnn.nonlinearity[0]})"
@@ -169,6 +217,6 @@ def _kind(rnn, k):
     return f"{where}{kind}, {'2 × ' * rnn.bidirectional}{rnn.hidden_size} units"
 
 
-def shape_of(weight) -> str:
-    """As it is written: "512 × 128"."""
+def shape_of(weight: np.ndarray) -> str:
+    """Format a shape: "512 × 128"."""
     return " × ".join(map(str, weight.shape))

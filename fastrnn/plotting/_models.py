@@ -1,4 +1,4 @@
-"""What the layers and models look like in `unfolded`: their Graph, read off them."""
+"""The Graph of each kind of layer and model, as `unfolded` draws it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from fastrnn.plotting._graph import RISE, Graph, Node, shape_of
 
 
 def _layers(graph, layers):
-    """Layers, each over the one before."""
+    """Add layers, each above the one before."""
     below = ()
     for layer in layers:
         if isinstance(layer, (Recurrent, Stacked)):
             if not below and layer.input_size:
-                below = [graph.node("x", "x", "input", note=(f"input, {layer.input_size} numbers",))]
+                below = [graph.node("x", "x", "input", note=(f"input, {layer.input_size} features",))]
             below = graph.stack(layer, below)
         elif isinstance(layer, Embedding):
-            below = [
-                graph.embedding(layer, graph.node("x", "x", "input", note=(f"one of {layer.num_embeddings} symbols",)))
-            ]
+            x = graph.node("x", "x", "input", note=(f"one of {layer.num_embeddings} symbols",))
+            below = [graph.embedding(layer, x)]
         elif isinstance(layer, Linear):
-            below = below or [graph.node("x", "x", "input", note=(f"input, {layer.in_features} numbers",))]
+            below = below or [graph.node("x", "x", "input", note=(f"input, {layer.in_features} features",))]
             below = [graph.linear(layer, below)]
 
 
@@ -45,26 +44,25 @@ def _language_model(graph, model):
 
 
 def _event_model(graph, model):
-    x = graph.node("x", "x", "input", note=(f"events of the step before, {model.rnn.input_size}",))
+    x = graph.node("x", "x", "input", note=(f"events of the step before, size {model.rnn.input_size}",))
     top = graph.stack(model.rnn, [x])
     graph.loss(graph.linear(model.linear, top), "target: the events of this step", "sigmoid, cross-entropy")
 
 
 def _forecaster(graph, model):
-    numbers = f"{model.rnn.input_size} numbers: values, 0 where forecast; others; a flag"
-    top = graph.stack(
-        model.rnn, [graph.node("x", "x", "input", note=("a step of the window, or one to forecast", numbers))]
-    )
+    features = f"{model.rnn.input_size} features: values (0 when forecasting), others, a flag"
+    x = graph.node("x", "x", "input", note=("a step of the window, or one to forecast", features))
+    top = graph.stack(model.rnn, [x])
     loss = "squared error" if model.quantiles is None else "pinball loss"
-    graph.loss(graph.linear(model.linear, top), "target: the values, after the window", loss)
+    graph.loss(graph.linear(model.linear, top), "target: the values after the window", loss)
 
 
 def _regressor(graph, model):
     if not model.per_step:
-        _pooled(graph, model, f"target: {model.linear.out_features} numbers", "squared error")
+        _pooled(graph, model, f"target, size {model.linear.out_features}", "squared error")
         return
-    top = graph.stack(model.rnn, [graph.node("x", "x", "input", note=(f"input, {model.rnn.input_size} numbers",))])
-    graph.loss(graph.linear(model.linear, top), f"target: {model.linear.out_features} numbers", "squared error")
+    top = graph.stack(model.rnn, [graph.node("x", "x", "input", note=(f"input, {model.rnn.input_size} features",))])
+    graph.loss(graph.linear(model.linear, top), f"target, size {model.linear.out_features}", "squared error")
 
 
 def _classifier(graph, model):
@@ -73,7 +71,7 @@ def _classifier(graph, model):
 
 def _pooled(graph, model, target, loss):
     graph.whole = [True]
-    x = graph.node("x", "x", "input", note=(f"input, {model.rnn.input_size} numbers",))
+    x = graph.node("x", "x", "input", note=(f"input, {model.rnn.input_size} features",))
     top, place = graph.stack(model.rnn, [x]), "middle"
     if model.pooling == "last":
         place = "last"
@@ -86,9 +84,8 @@ def _pooled(graph, model, target, loss):
     else:
         if len(top) > 1:
             top = [graph.join("both directions", top)]
-        pooled = graph.node(
-            "pool", model.pooling, "plain", shape="box", span=None, note=(f"{model.pooling} over the steps",)
-        )
+        note = (f"{model.pooling} over the steps",)
+        pooled = graph.node("pool", model.pooling, "plain", shape="box", span=None, note=note)
         graph.edge(top[0], pooled, bus=graph.nodes[pooled].row - 0.85)
         top = [pooled]
     once = dict(span=None, place=place)
@@ -100,8 +97,8 @@ def _pooled(graph, model, target, loss):
 def _tagger(graph, model):
     graph.whole = [True]
     kind, Hc = model.char_rnn.kind, model.char_hidden_size
-    x = graph.node("x", "x", "input", note=("word", f"one of {model.words.num_embeddings}, and its characters"))
-    note = (f"word vector, {model.word_size} numbers", f"and {kind} over its characters, 2 × {Hc} units")
+    x = graph.node("x", "x", "input", note=("word", f"one of {model.words.num_embeddings}, with its characters"))
+    note = (f"word embedding, size {model.word_size}", f"and {kind} over its characters, 2 × {Hc} units")
     graph.node("e", "e", "plain", offset=-0.55, rise=0, note=note)
     graph.node("spelling", f"Bi{kind}", "hidden", shape="box", offset=0.55)
     graph.edge(x, "e", "E")
@@ -119,21 +116,21 @@ def _encoder_decoder(graph, model):
     if model.attention is not None and len(final) > 1:
         memory = graph.join("outputs", final)
     if model.bridge is not None or model.rnn.context_size:
-        _final_states(graph, model, final)
+        _source_vector(graph, model, final)
     states = _decoder(graph, model, "s", "PQ", 1)
     if model.bridge is not None:
         _bridge(graph, states, offset=graph.nodes["C"].offset + 1.5, place="last")
     elif model.context in ("initial", "both"):
         for one, other in zip(encoder, states):
             graph.edge(one, other, source_at="last", target_at="first")
-    _written(graph, model, states[-1] if model.attention is None else _attention(graph, model, states, memory), 1)
+    _output(graph, model, states[-1] if model.attention is None else _attention(graph, model, states, memory), 1)
 
 
-def _final_states(graph, model, final):
-    """The source's vector C, beside its last step."""
+def _source_vector(graph, model, final):
+    """Add the vector C of the source, beside its last step."""
     graph.row = graph.nodes[final[0]].row - RISE / 2
-    note = (f"final states, {model.encoder.output_size} numbers", _enters(model))
-    offset = 1.7 if len(final) == 1 else 2.3  # beyond what is written beside the state of the reverse direction
+    note = (f"final states, size {model.encoder.output_size}", _entry_weights(model))
+    offset = 1.7 if len(final) == 1 else 2.3  # beyond the text beside the state of the reverse direction
     graph.node("C", "C", "hidden", span=None, place="last", offset=offset, note=note)
     graph.edge(final[0], "C", source_at="last")
     for name in final[1:]:
@@ -142,15 +139,15 @@ def _final_states(graph, model, final):
 
 def _vector_to_sequence(graph, model):
     graph.whole, graph.row = [True], -RISE
-    graph.node("C", "C", "input", span=None, note=(f"vector, {model._width} numbers", _enters(model)))
+    graph.node("C", "C", "input", span=None, note=(f"vector, size {model._width}", _entry_weights(model)))
     states = _decoder(graph, model, "h", "UW", 0)
     if model.bridge is not None:
         _bridge(graph, states, offset=-1.6, place="first", bus=-RISE / 2)
-    _written(graph, model, states[-1], 0)
+    _output(graph, model, states[-1], 0)
 
 
-def _enters(model):
-    """The weights through which the source's vector enters the decoder, and their shapes."""
+def _entry_weights(model):
+    """Describe the weights through which the vector of the source enters the decoder."""
     weights = {"B": model.bridge.params["weight"]} if model.bridge is not None else {}
     if model.rnn.context_size:
         weights["R"] = model.rnn.params["weight_ch_l0"]
@@ -158,16 +155,16 @@ def _enters(model):
 
 
 def _decoder(graph, model, symbol, weights, span):
-    """The network that writes. Returns the names of its layers' states."""
+    """Add the recurrent network of the decoder, and return the names of the states of its layers."""
     graph.row = 0.0
-    z = graph.node("z", "z", "input", span=span, note=("the symbol before: $z^{(t)} = y^{(t-1)}$",))
+    z = graph.node("z", "z", "input", span=span, note=("previous symbol: $z^{(t)} = y^{(t-1)}$",))
     before = set(graph.nodes) | {graph.embedding(model.target_table, z, name="d", label="D", span=span)}
     graph.stack(model.rnn, ["d"], symbols=symbol, weights=weights, span=span)
     return [name for name in graph.nodes if name not in before]
 
 
 def _bridge(graph, states, bus=None, **place):
-    """The initial states of all layers: tanh of B C + b."""
+    """Add the initial states of all layers, tanh of B C + b."""
     above, graph.row = graph.row, graph.nodes[states[0]].row
     graph.node("bridge", "tanh", "plain", shape="box", span=None, **place)
     graph.row = above
@@ -178,7 +175,10 @@ def _bridge(graph, states, bus=None, **place):
 
 
 def _attention(graph, model, states, memory):
-    """Beside each state the weights of the memory and their sum c, over it what is given out, a. Returns its name."""
+    """Add attention, and return the name of its output a.
+
+    The weights over the memory and the weighted sum c are drawn beside the state, and a is drawn above it.
+    """
     decoder, top = model.decoder, states[-1]
     bus = max(graph.nodes[memory].row, graph.nodes[top].row) + RISE / 2
     graph.row = bus + RISE / 2
@@ -186,15 +186,9 @@ def _attention(graph, model, states, memory):
         model.attention
     ]
     beside = dict(span=1, offset=0.8, rise=1.15)
-    graph.node(
-        "weights",
-        "attend",
-        "plain",
-        shape="box",
-        note=(f"{model.attention} attention", f"softmax of {scores}"),
-        **beside,
-    )
-    graph.node("c", "c", "plain", note=(f"weighted sum of outputs, {decoder.memory_size} numbers",), **beside)
+    note = (f"{model.attention} attention", f"softmax of {scores}")
+    graph.node("weights", "attend", "plain", shape="box", note=note, **beside)
+    graph.node("c", "c", "plain", note=(f"weighted sum of outputs, size {decoder.memory_size}",), **beside)
     shape = shape_of(decoder.params["weight_out"])
     graph.node("a", "a", "hidden", span=1, note=(r"$a = \tanh(A\,[c; s] + b)$", f"$A$: {shape}"))
     graph.edge(memory, "weights", bus=bus)
@@ -207,23 +201,23 @@ def _attention(graph, model, states, memory):
     return "a"
 
 
-def _written(graph, model, top, span):
-    """What is given out, and its loss."""
+def _output(graph, model, top, span):
+    """Add the output of the decoder, and its loss."""
     count = len(model.vocabulary)
     graph.loss(graph.linear(model.linear, [top], span=span), f"target: the symbol, one of {count}", span=span)
 
 
 def _memory_network(graph, model):
-    """A step is a hop: the state before it is compared with the keys, and the values that it looks at are added."""
+    """Add the hops, one at each step: the values, weighted by how their keys match the state, are added to it."""
     graph.whole = [True]
-    numbers = f"keys and values, {model.size} numbers each"
-    note = (f"memory: the last {model.memory} sentences", numbers, "$A, C$: their tables at this hop")
+    size = f"keys and values, size {model.size} each"
+    note = (f"memory: the last {model.memory} sentences", size, "$A, C$: their embeddings at this hop")
     graph.node("m", "m", "input", note=note)
     graph.node("a", "\\alpha", "plain", note=("attention", "softmax of state · keys"))
     graph.nodes["q"] = Node(
-        "q", "input", row=graph.row - 0.75, offset=-1.8, span=None, place="first", note=("question, by the table $B$",)
+        "q", "input", row=graph.row - 0.75, offset=-1.8, span=None, place="first", note=("question, embedding $B$",)
     )
-    graph.node("u", "u", "hidden", note=(f"state after a hop, of {model.hops}", "state before + attention · values"))
+    graph.node("u", "u", "hidden", note=(f"state after one of {model.hops} hops", "state before + attention · values"))
     graph.edge("m", "a", "A,\\,C")
     graph.edge("a", "u")
     graph.edge("u", "u", "H" if model.tying == "layerwise" else "", delay=1, side=1)
@@ -249,8 +243,8 @@ _MODELS = {
 }
 
 
-def graph_of(model) -> Graph:
-    """The Graph of a layer, of several one over the other, or of a fitted model."""
+def graph_of(model: object) -> Graph:
+    """Build the Graph of a layer, of a list of layers from the input up, or of a fitted model."""
     graph = Graph()
     if hasattr(model, "_check_fitted"):
         model._check_fitted()
@@ -266,7 +260,7 @@ def graph_of(model) -> Graph:
     wrong = next((layer for layer in layers if not isinstance(layer, known)), None)
     if wrong is not None:
         raise TypeError(
-            f"model is {type(wrong).__name__}, but what can be drawn is a layer, a list of layers or a model of fastrnn"
+            f"model is {type(wrong).__name__}, but it must be a layer, a list of layers or a model of fastrnn"
         )
     layers = [layer for layer in layers if not isinstance(layer, Dropout)]
     if not layers:
@@ -277,18 +271,19 @@ def graph_of(model) -> Graph:
 
 
 def _check_widths(layers):
-    """Each layer takes what the one before gives."""
-    given = None
+    """Check that the input size of each layer is the output size of the one before."""
+    size = None
     for layer in layers:
         if isinstance(layer, (Recurrent, Stacked)):
-            taken, gives = layer.input_size, layer.output_size
+            taken, output = layer.input_size, layer.output_size
         elif isinstance(layer, Linear):
-            taken, gives = layer.in_features, layer.out_features
+            taken, output = layer.in_features, layer.out_features
         else:
-            taken, gives = None, layer.embedding_dim
-        if given is not None and taken != given:
+            taken, output = None, layer.embedding_dim
+        if size is not None and taken != size:
             name = type(layer).__name__
             raise ValueError(
-                f"the layer before gives {given} numbers, but this {name} takes {'symbols' if taken is None else taken}"
+                f"the layer before has output size {size}, but this {name} takes "
+                f"{'symbols' if taken is None else f'input size {taken}'}"
             )
-        given = gives
+        size = output

@@ -1,4 +1,4 @@
-"""A page that shows what each unit of a character model does: the text, coloured by the unit's activation."""
+"""A page that shows the activation of each unit of a character model, as the colour of the text."""
 
 from __future__ import annotations
 
@@ -14,37 +14,52 @@ from fastrnn._files import disk
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import LanguageModel
 from fastrnn.models.text import read_text
-from fastrnn.plotting._figure import visible
+from fastrnn.plotting._figure import PathLike, check_folder, printable
 
-MEGABYTES = 50  # of a page, at most
+MAX_MEGABYTES = 50  # size of a page
 
 
-def activations(model, text, path=None, *, title: str | None = None) -> str:
-    """A page (HTML) that shows the text coloured by the activation of one unit, after each character; the unit is chosen on the page.
+def activations(
+    model: LanguageModel, text: str | Path, path: PathLike | None = None, *, title: str | None = None
+) -> str:
+    """Make an HTML page that shows a text coloured by the activation of one unit after each character.
 
-    It has every unit of every layer: h, and for an LSTM tanh(c); and, of each character, the probability that the model gave it and its
-    surprise, -log2 of that. One file by itself: it asks for nothing from anywhere. Needs no matplotlib. (Karpathy, Johnson & Fei-Fei 2015)
+    The unit is chosen on the page. There are all units of every layer (h, and tanh(c) of an LSTM), and the probability
+    that the model gave to each character and its surprise, -log2 of that. The page is one file that loads nothing else.
+    Needs no matplotlib.
 
     Parameters
     ----------
-    model : a fitted LanguageModel
-    text : the text (str), or a UTF-8 file (pathlib.Path); the model must know its characters
-    path : file to write, .html, optional
-    title : heading of the page, optional
+    model : LanguageModel
+        A fitted model.
+    text : str or pathlib.Path
+        The text, or a UTF-8 file; the model must know its characters.
+    path : str or path-like, optional
+        File to write, .html.
+    title : str, optional
+        Heading of the page; by default the size of the model and of the text.
 
     Returns
     -------
-    str, the page
+    str
+        The page.
 
     Raises
     ------
-    RuntimeError  the model has not been fitted, or has states that are NaN or infinite.
-    ValueError    the text is empty, has characters that the model does not know, or would make a page of more than 50 MB.
-    TypeError     the model is no LanguageModel.
+    RuntimeError
+        If the model has not been fitted, or has states that are NaN or infinite.
+    ValueError
+        If the text is empty, has characters that the model does not know, or would make a page of more than 50 MB.
+    TypeError
+        If `model` is not a LanguageModel.
 
     Notes
     -----
-    A value is kept in 8 bits, so it is off by up to 1/254; a page takes 4/3 bytes for each character and unit.
+    A value is stored in 8 bits, with an error of up to 1/254; a page takes 4/3 bytes for each character and unit.
+
+    References
+    ----------
+    Karpathy, Johnson and Fei-Fei, Visualizing and understanding recurrent networks, 2015.
 
     Examples
     --------
@@ -56,9 +71,7 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
     (True, False)
     """
     if not isinstance(model, LanguageModel):
-        raise TypeError(
-            f"model is {type(model).__name__}, but it must be a LanguageModel: only there a step is a character"
-        )
+        raise TypeError(f"model is {type(model).__name__}, but it must be a LanguageModel, whose steps are characters")
     model._check_fitted()
     text = read_text(text)
     ids = model.vocabulary.encode(text)
@@ -66,13 +79,10 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
     _check_size(len(ids), units)
     if path is not None:
         path = Path(os.fspath(path))
-        if not path.parent.is_dir():
-            raise FileNotFoundError(
-                f"the folder {str(path.parent)!r} of the page {path.name!r} does not exist: make it first"
-            )
+        check_folder(path, "page")
     if title is None:
         title = f"{model.rnn.kind}, {model.num_layers} × {model.hidden_size} units, {len(ids):,} characters"
-    title = visible(title)
+    title = printable(title)
     data = {"points": [ord(character) for character in text], "groups": _groups(model, ids)}
     page = PAGE.replace("{data}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")).replace(
         "{title}", html.escape(title)
@@ -83,66 +93,64 @@ def activations(model, text, path=None, *, title: str | None = None) -> str:
     return page
 
 
-def _check_size(T, units):
-    """Refuse a page that no browser would like."""
+def _check_size(T: int, units: int) -> None:
+    """Refuse a page that is too large for browsers."""
     megabytes = T * (units * 4 / 3 + 8) / 1e6
-    if megabytes > MEGABYTES:
-        most = int(MEGABYTES * T / megabytes)
+    if megabytes > MAX_MEGABYTES:
+        most = int(MAX_MEGABYTES * T / megabytes)
         raise ValueError(
-            f"{T:,} characters of {units:,} units would make a page of {megabytes:,.0f} MB, but the most is {MEGABYTES} MB: "
-            f"give at most {most:,} characters"
+            f"{T:,} characters of {units:,} units would make a page of {megabytes:,.0f} MB, but at most "
+            f"{MAX_MEGABYTES} MB are allowed: give at most {most:,} characters"
         )
 
 
-def _groups(model, ids):
-    """What can be chosen on the page: [{name, units, scale, first, values}], values in base64, int8, unit after unit."""
-    rows, T = model.embedding.params["weight"], len(ids)
-    stream = model.rnn.stream()
-    y = np.empty((T, 1, model.hidden_size), model.dtype)
+def _groups(model: LanguageModel, ids: np.ndarray) -> list[dict[str, object]]:
+    """Compute what can be chosen on the page: for each group its name, its scale, and the values of its units."""
     kinds = ["h", "tanh(c)"][: 2 if model.rnn.cell.has_c else 1]
-    states = np.empty((len(kinds), model.num_layers, model.hidden_size, T), np.int8)
-    for t, symbol in enumerate(ids):
-        stream.step(rows[symbol : symbol + 1], out=y[t])
-        h, c = stream.state if model.rnn.cell.has_c else (stream.state, None)
-        if not all(np.isfinite(state).all() for state in (h, c) if state is not None):
-            raise RuntimeError(f"the states of the model are not finite after character {t}: it cannot be drawn")
-        states[0, ..., t] = _bytes(h[:, 0])
-        if c is not None:
-            states[1, ..., t] = _bytes(np.tanh(c[:, 0]))
-    nll = np.zeros(T)
-    if T > 1:
+    states, y = _states(model, ids)
+    nll = np.zeros(len(ids))
+    if len(ids) > 1:
         nll[1:] = softmax_cross_entropy(model.linear(y[:-1, 0]), ids[1:], reduction="none")
     if not np.isfinite(nll).all():
-        raise RuntimeError(
-            f"the model's probability of character {int(np.flatnonzero(~np.isfinite(nll))[0])} is not a number: it cannot be drawn"
-        )
+        wrong = int(np.flatnonzero(~np.isfinite(nll))[0])
+        raise RuntimeError(f"the model's probability of character {wrong} is not a number: the text cannot be shown")
     bits = nll / np.log(2)
     scale = max(1.0, float(bits.max()))
     probability = np.exp(-nll)
-    probability[0] = 0.0  # nothing stands before it
+    probability[0] = 0.0  # the first character is not predicted
     groups = [
         {"name": f"layer {layer + 1}, {kind}", "scale": 1, "values": _base64(states[k, layer])}
         for layer in range(model.num_layers)
         for k, kind in enumerate(kinds)
     ]
-    groups.append({"name": "probability", "scale": 1, "predicted": 1, "values": _base64(_bytes(probability[None]))})
-    groups.append(
-        {
-            "name": "surprise (bits)",
-            "scale": round(scale, 4),
-            "predicted": 1,
-            "values": _base64(_bytes(bits[None] / scale)),
-        }
-    )
+    for name, of_group, values in (("probability", 1, probability), ("surprise (bits)", round(scale, 4), bits / scale)):
+        groups.append({"name": name, "scale": of_group, "predicted": 1, "values": _base64(_bytes(values[None]))})
     return groups
 
 
-def _bytes(values):
-    """Numbers in -1..1 as int8 -127..127."""
+def _states(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Run the model over a text, and return the states (1 or 2, layers, units, T), int8, and the outputs (T, 1, H)."""
+    rows, T, has_c = model.embedding.params["weight"], len(ids), model.rnn.cell.has_c
+    stream = model.rnn.stream()
+    y = np.empty((T, 1, model.hidden_size), model.dtype)
+    states = np.empty((2 if has_c else 1, model.num_layers, model.hidden_size, T), np.int8)
+    for t, symbol in enumerate(ids):
+        stream.step(rows[symbol : symbol + 1], out=y[t])
+        h, c = stream.state if has_c else (stream.state, None)
+        if not all(np.isfinite(state).all() for state in (h, c) if state is not None):
+            raise RuntimeError(f"the states of the model are not finite after character {t}: they cannot be shown")
+        states[0, ..., t] = _bytes(h[:, 0])
+        if c is not None:
+            states[1, ..., t] = _bytes(np.tanh(c[:, 0]))
+    return states, y
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """Convert numbers from -1 to 1 to int8 from -127 to 127."""
     return np.rint(values * 127).astype(np.int8)
 
 
-def _base64(units):
+def _base64(units: np.ndarray) -> list[str]:
     return [base64.b64encode(np.ascontiguousarray(unit)).decode("ascii") for unit in units]
 
 
@@ -161,11 +169,13 @@ h1 { font-size: 17px; margin: 0 0 6px; }
 select, input { font: inherit; }
 #number { width: 5em; }
 #slider { width: 260px; vertical-align: middle; }
-.scale { display: inline-block; width: 120px; height: 12px; border: 1px solid #ccc; vertical-align: middle; margin: 0 6px; }
-#told { color: #444; min-height: 1.4em; margin-top: 6px; font-variant-numeric: tabular-nums; }
+.scale { display: inline-block; width: 120px; height: 12px; border: 1px solid #ccc; margin: 0 6px; }
+.scale { vertical-align: middle; }
+#info { color: #444; min-height: 1.4em; margin-top: 6px; font-variant-numeric: tabular-nums; }
 kbd { border: 1px solid #bbb; border-radius: 3px; padding: 0 4px; font-size: 12px; background: #f5f5f5; }
 .keys { color: #666; font-size: 13px; }
-#text { margin: 16px 24px; font: 15px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+#text { margin: 16px 24px; font: 15px/1.6 ui-monospace, "DejaVu Sans Mono", monospace; }
+#text { white-space: pre-wrap; overflow-wrap: anywhere; }
 #text span:hover { outline: 1px solid #000; }
 .mark { color: #0007; }
 </style>
@@ -179,7 +189,7 @@ kbd { border: 1px solid #bbb; border-radius: 3px; padding: 0 4px; font-size: 12p
 <span><span id="low"></span><span class="scale" id="scale"></span><span id="high"></span></span>
 <span class="keys"><kbd>&larr;</kbd> <kbd>&rarr;</kbd> unit, <kbd>&uarr;</kbd> <kbd>&darr;</kbd> layer</span>
 </div>
-<div id="told">Point at a character.</div>
+<div id="info">Point at a character.</div>
 </header>
 <main id="text"></main>
 <script id="data" type="application/json">{data}</script>
@@ -188,10 +198,10 @@ kbd { border: 1px solid #bbb; border-radius: 3px; padding: 0 4px; font-size: 12p
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
 const spans = [];
-const INVISIBLE = /[\p{C}\p{Zl}\p{Zp}]/u;  // controls, directions, lone surrogates
+const INVISIBLE = /[\p{C}\p{Zl}\p{Zp}]/u;  // controls, direction marks, lone surrogates
 let group = 0, unit = 0, values = null;
 
-function shown(point) {
+function visible(point) {
   if (point === 10) return "\u21b5";
   if (point === 9) return "\u21e5\t";
   const character = String.fromCodePoint(point);
@@ -203,7 +213,7 @@ function write() {
   const all = document.createDocumentFragment();
   data.points.forEach((point, t) => {
     const span = document.createElement("span");
-    span.textContent = shown(point);
+    span.textContent = visible(point);
     span.dataset.t = t;
     if (INVISIBLE.test(String.fromCodePoint(point))) span.className = "mark";
     spans.push(span);
@@ -218,14 +228,14 @@ function colour(v) {  // -1 blue, 0 white, 1 red
   return v < 0 ? `rgb(${fade},${Math.round(255 - 120 * -v)},255)` : `rgb(255,${fade},${fade})`;
 }
 
-function decoded(text) {
+function decode(text) {
   return Int8Array.from(atob(text), c => c.charCodeAt(0) << 24 >> 24);
 }
 
 function show() {
   const chosen = data.groups[group], last = chosen.values.length - 1;
   unit = Math.max(0, Math.min(unit, last));
-  values = decoded(chosen.values[unit]);
+  values = decode(chosen.values[unit]);
   spans.forEach((span, t) => { span.style.backgroundColor = colour(values[t] / 127); });
   byId("group").value = group;
   byId("units").style.visibility = last ? "visible" : "hidden";
@@ -248,12 +258,12 @@ function fromAddress() {
   if (found) choose(+found[1], +found[2]); else show();
 }
 
-function tell(event) {
+function describe(event) {
   if (event.target.dataset.t === undefined) return;
   const t = +event.target.dataset.t, chosen = data.groups[group], point = data.points[t];
   const name = "U+" + point.toString(16).toUpperCase().padStart(4, "0");
-  const value = chosen.predicted && t === 0 ? "nothing stands before it" : (values[t] / 127 * chosen.scale).toFixed(3);
-  byId("told").textContent = `character ${t}: ${shown(point).trim() || "space"} (${name}), ${chosen.name}` +
+  const value = chosen.predicted && t === 0 ? "not predicted" : (values[t] / 127 * chosen.scale).toFixed(3);
+  byId("info").textContent = `character ${t}: ${visible(point).trim() || "space"} (${name}), ${chosen.name}` +
     (chosen.values.length > 1 ? `, unit ${unit}` : "") + `: ${value}`;
 }
 
@@ -271,7 +281,7 @@ byId("group").addEventListener("change", () => choose(+byId("group").value, unit
 for (const id of ["number", "slider"]) {
   byId(id).addEventListener("input", () => { if (byId(id).value !== "") choose(group, +byId(id).value); });
 }
-byId("text").addEventListener("mouseover", tell);
+byId("text").addEventListener("mouseover", describe);
 document.addEventListener("keydown", key);
 addEventListener("hashchange", fromAddress);
 write();
