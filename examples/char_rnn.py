@@ -1,11 +1,12 @@
-"""Karpathy's char-rnn with its defaults: two LSTM layers of 128 units that learn to write like a text.
+"""Karpathy's char-rnn with its default settings: a language model of characters that learns to write like a text.
 
-    python examples/char_rnn.py --epochs 3     the documentation that every Python carries
-    python examples/char_rnn.py input.txt      a file (UTF-8); 50 epochs, as the original
+    python examples/char_rnn.py --epochs 3     trained on the documentation that comes with Python
+    python examples/char_rnn.py input.txt      trained on a file (UTF-8), for 50 epochs as in the original
     python examples/char_rnn.py input.txt --recipe adam --cell gru --hidden 384 --dropout 0.3 --seq-len 100 --epochs 20
 
-Prints the validation loss in nats per character, and a sample. As in the original, the 5 % of the text that are held out are the ends
-of the 50 streams that are read side by side, not one part at the end of the text.
+The default is an LSTM of two layers of 128 units. The script prints the validation loss in nats per character, and a
+sample. As in the original, the 5 % of the text that are held out are the ends of the 50 streams that are read in
+parallel, not one part at the end of the text.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from fastrnn.models import LanguageModel
 
 
 def recipe(name, epochs):
-    """Settings of the updates: char-rnn's, or what is usual now."""
+    """Return the settings of the optimiser: those of char-rnn, or more recent ones."""
     if name == "adam":
         return dict(optimizer="adam", lr=2e-3, schedule=optim.Cosine(epochs), clip_norm=5)
     rmsprop = functools.partial(optim.RMSprop, alpha=0.95)
@@ -37,22 +38,22 @@ def main():
     add("--seq-len", type=int, default=50)
     add("--epochs", type=int, default=50)
     add("--seed", type=int, default=0)
-    add("--prime", default="", help="the sample goes on from it")
+    add("--prime", default="", help="text that the sample continues")
     add("--temperature", type=float, default=1.0)
-    add("--out", type=Path, help="directory for the model and its checkpoint; with --resume to go on")
-    add("--resume", action="store_true")
+    add("--out", type=Path, help="directory for the model and its checkpoints")
+    add("--resume", action="store_true", help="continue the training in the directory --out")
     arguments = parser.parse_args()
     model = LanguageModel(
         arguments.cell, arguments.hidden, arguments.layers, dropout=arguments.dropout, seed=arguments.seed
     )
     model.fit(
-        arguments.file or "\n".join(topics.values()), epochs=arguments.epochs, batch_size=50, seq_len=arguments.seq_len, validation=0.05,
-        held_out="streams", checkpoint=arguments.out, resume=arguments.resume, **recipe(arguments.recipe, arguments.epochs),
+        arguments.file or "\n".join(topics.values()),
+        epochs=arguments.epochs, batch_size=50, seq_len=arguments.seq_len, validation=0.05, held_out="streams",
+        checkpoint=arguments.out, resume=arguments.resume, **recipe(arguments.recipe, arguments.epochs),
     )  # fmt: skip
     best = min(entry["validation_loss"] for entry in model.history)
-    print(
-        f"validation: {best:.4f} nats per character ({model.num_parameters:,} parameters, {model.speed or 0:,.0f} characters/s)"
-    )
+    size, speed = f"{model.num_parameters:,} parameters", f"{model.speed or 0:,.0f} characters/s"
+    print(f"validation: {best:.4f} nats per character ({size}, {speed})")
     print(arguments.prime + model.generate(arguments.prime, 500, arguments.temperature, seed=arguments.seed))
 
 

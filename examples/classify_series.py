@@ -1,9 +1,10 @@
-"""Classify whole sequences: SequenceClassifier on time series of different lengths.
+"""Classify time series of different lengths with a SequenceClassifier.
 
-    python examples/classify_series.py                                     waves, made here
+    python examples/classify_series.py                                     waves that are generated
     python examples/classify_series.py GunPoint_TRAIN.ts GunPoint_TEST.ts  files of the UCR/UEA archive
 
-Prints the accuracy on the test part for each seed. Settings were chosen by cross-validation on training parts.
+The script prints the accuracy on the test part for each seed. The settings were chosen by cross-validation on the
+training parts.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from fastrnn.optim import Cosine
 
 
 def waves(n, rng):
-    """Noisy sine, square and sawtooth waves of 20 to 60 steps."""
+    """Generate noisy sine, square and sawtooth waves of 20 to 60 steps."""
     X, y = [], []
     for _ in range(n):
         kind, T = rng.choice(["sawtooth", "sine", "square"]), rng.integers(20, 61)
@@ -29,7 +30,7 @@ def waves(n, rng):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", metavar="FILE.ts", help="training and test part")
+    parser.add_argument("files", nargs="*", metavar="FILE.ts", help="training part and test part")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
@@ -45,7 +46,7 @@ def main():
         )
         scores.append(model.score(*test))
         print(f"seed {seed}: accuracy {scores[-1]:.4f} ({model.num_parameters} parameters, {model.speed:,.0f} steps/s)")
-    print(f"mean {np.mean(scores):.4f}, least {min(scores):.4f}")
+    print(f"mean {np.mean(scores):.4f}, lowest {min(scores):.4f}")
 
 
 if __name__ == "__main__":

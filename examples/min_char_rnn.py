@@ -1,7 +1,11 @@
-"""Karpathy's min-char-rnn: 100 tanh units read one stream of characters (a file's, or Python's documentation); Adagrad, 25 at a time.
+"""Karpathy's min-char-rnn: a vanilla RNN of 100 units that learns to predict the next character of a text.
 
-python examples/min_char_rnn.py input.txt    prints the smoothed loss in nats per 25 characters, as the original does
-python -m bench.min_char_rnn input.txt       the original in NumPy beside it, for its time
+    python examples/min_char_rnn.py               the documentation that comes with Python
+    python examples/min_char_rnn.py input.txt     a file (UTF-8)
+    python -m bench.min_char_rnn input.txt        the same, and the original in NumPy, to compare their speed
+
+The text is one stream, and Adagrad updates the parameters after every 25 characters. The script prints the smoothed
+loss in nats per 25 characters, as the original does.
 """
 
 import argparse
@@ -17,7 +21,10 @@ H, T = 100, 25
 
 
 def iteration(V, w_xh, w_hh, w_hy, dtype="float32"):
-    """A function that learns from T + 1 ids: the loss, and the state to go on from. The bias is the weight of an input that is always 1."""
+    """Make a function that learns from T + 1 ids, and returns the loss and the next state.
+
+    Instead of a bias, the network has one more input, which is always 1.
+    """
     storage, inputs = fastrnn.Storage(dtype), np.hstack([np.eye(V), np.ones((V, 1))]).astype(dtype)
     rnn = fastrnn.RNN(V + 1, H, bias=False, dtype=dtype, storage=storage)
     linear = fastrnn.Linear(H, V, dtype=dtype, storage=storage)
@@ -28,11 +35,11 @@ def iteration(V, w_xh, w_hh, w_hy, dtype="float32"):
 
     def iterate(ids, state):
         (y, state), rnn_backward = rnn.vjp(inputs[ids[:-1], None], state)
-        (logits, linear_backward), grad[:] = linear.vjp(y), 0
+        logits, linear_backward = linear.vjp(y)
         loss, loss_backward = fastrnn.losses.softmax_cross_entropy.vjp(logits, ids[1:, None], out=logits)
-        rnn_backward(
-            linear_backward(loss_backward(T), into=grad).x, need_x=False, into=grad
-        )  # T: of the sum, not the mean
+        grad[:] = 0
+        dlogits = loss_backward(T)  # the gradient of the sum over T steps, not of the mean
+        rnn_backward(linear_backward(dlogits, into=grad).x, need_x=False, into=grad)
         fastrnn.optim.clip_by_value(grad, 5)
         adagrad.step(grad)
         return T * loss, state
@@ -46,9 +53,8 @@ def main(make=iteration):
     for option, value in {"iterations": 10_000, "seed": 0}.items():
         parser.add_argument("--" + option, type=int, default=value)
     arguments = parser.parse_args()
-    ids = np.unique(
-        list(arguments.file.read_text("utf-8") if arguments.file else "\n".join(topics.values())), return_inverse=True
-    )[1]
+    text = arguments.file.read_text("utf-8") if arguments.file else "\n".join(topics.values())
+    _, ids = np.unique(list(text), return_inverse=True)
     V, rng = ids.max() + 1, np.random.RandomState(arguments.seed)
     iterate = make(V, *(0.01 * rng.randn(*shape) for shape in ((H, V), (H, H), (V, H))))
     smooth, p, state, start = T * np.log(V), 0, None, time.perf_counter()

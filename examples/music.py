@@ -1,9 +1,10 @@
-"""Polyphonic music: EventModel predicts which notes sound in the next frame.
+"""Predict which notes of a piece of polyphonic music sound in the next frame, with an EventModel.
 
-    python examples/music.py                              canons, made here
-    python examples/music.py jsb-chorales-quarter.json    piano rolls: {"train": …, "valid": …, "test": …}, lists of MIDI pitches
+    python examples/music.py                              canons that are generated
+    python examples/music.py jsb-chorales-quarter.json    piano rolls: {"train": …, "valid": …, "test": …}, MIDI pitches
 
-The model that is best on the validation part is kept; the test part is looked at once for each seed. Prints nats per frame.
+The parameters with the lowest loss on the validation part are kept, and only these are evaluated on the test part. The
+script prints both losses in nats per frame for each seed, and a continuation of the first test piece.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from fastrnn.optim import Cosine
 
 
 def canons(n, rng):
-    """A melody that walks up and down a scale, and the same melody two frames later, a fifth below."""
+    """Generate melodies that walk up and down a scale, each with a copy two frames later, a fifth below."""
     scale, pieces = np.flatnonzero(np.resize([1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1], NOTES)), []
     for _ in range(n):
         steps = np.cumsum(rng.choice([-1, 1, 2], 40, p=[0.5, 0.3, 0.2])) % 14 + 20
@@ -32,7 +33,7 @@ def main():
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE.json")
     add("--cell", choices=("gru", "lstm", "rnn"), default="gru")
-    add("--hidden", type=int, help="units; without it as many as give about 300,000 parameters")
+    add("--hidden", type=int, help="units; by default as many as give about 300,000 parameters")
     add("--seeds", type=int, default=3)
     add("--epochs", type=int, default=150)
     arguments = parser.parse_args()
@@ -41,18 +42,15 @@ def main():
         read_rolls(arguments.file, part) if arguments.file else canons(60, rng) for part in ("train", "valid", "test")
     )
     hidden = arguments.hidden or {"gru": 260, "lstm": 222, "rnn": 390}[arguments.cell]
+    training = dict(epochs=arguments.epochs, schedule=Cosine(arguments.epochs), patience=30, batch_size=8, lr=5e-3)
     for seed in range(arguments.seeds):
         model = EventModel(arguments.cell, hidden, input_dropout=0.2, dropout=0.5, seed=seed)
-        model.fit(
-            train, validation=valid, epochs=arguments.epochs, batch_size=8, lr=5e-3, schedule=Cosine(arguments.epochs), patience=30,
-            optimizer="adamw", weight_decay=0.1, verbose=False,
-        )  # fmt: skip
+        model.fit(train, validation=valid, optimizer="adamw", weight_decay=0.1, verbose=False, **training)
         best = min(entry["validation_loss"] for entry in model.history)
-        print(
-            f"seed {seed}: test {-model.score(test):.3f}, valid {best:.3f} nats/frame ({model.num_parameters:,} parameters, {model.speed:,.0f} frames/s)"
-        )
-    prime = test[0][:8]
-    print("it goes on:", [(np.flatnonzero(frame) + LOWEST).tolist() for frame in model.generate(8, prime, seed=0)])
+        size, speed = f"{model.num_parameters:,} parameters", f"{model.speed:,.0f} frames/s"
+        print(f"seed {seed}: test {-model.score(test):.3f}, valid {best:.3f} nats/frame ({size}, {speed})")
+    frames = model.generate(8, test[0][:8], seed=0)
+    print("continuation:", [(np.flatnonzero(frame) + LOWEST).tolist() for frame in frames])
 
 
 if __name__ == "__main__":

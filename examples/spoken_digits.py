@@ -1,7 +1,10 @@
-"""Recognise spoken digits: a bidirectional LSTM on log-mel frames.
+"""Recognise spoken digits with a bidirectional LSTM on log-mel frames.
 
-python examples/spoken_digits.py                      tones, made here: each digit is a melody
-python examples/spoken_digits.py fsdd/recordings      the Free Spoken Digit Dataset: {digit}_{speaker}_{index}.wav, index 0-4 is its test part
+    python examples/spoken_digits.py                      tones that are generated: each digit is a melody
+    python examples/spoken_digits.py fsdd/recordings      the Free Spoken Digit Dataset
+
+The files of the dataset are named {digit}_{speaker}_{index}.wav; those with an index from 0 to 4 are the test part. The
+script prints the accuracy on it for three seeds.
 """
 
 import argparse
@@ -16,7 +19,7 @@ RATE = 8000
 
 
 def tones(n, rng):
-    """Melodies of three notes, of different tempo and loudness, in noise."""
+    """Generate melodies of three notes, of different tempo and loudness, with noise."""
     y = rng.integers(0, 10, n)
     hertz = [np.repeat(np.random.default_rng(digit).uniform(200, 2000, 3), rng.integers(600, 1400, 3)) for digit in y]
     sounds = [
@@ -26,7 +29,7 @@ def tones(n, rng):
 
 
 def recordings(folder, test):
-    """Log-mel frames and digits of one part of the data set."""
+    """Read log-mel frames and digits of one part of the dataset."""
     X, y = [], []
     for path in sorted(Path(folder).glob("*.wav")):
         digit, _, index = path.stem.split("_")
@@ -38,19 +41,19 @@ def recordings(folder, test):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", help="of the recordings")
+    parser.add_argument("folder", nargs="?", help="folder of the recordings")
     parser.add_argument("--epochs", type=int, default=15)
     arguments = parser.parse_args()
-    rng, folder = np.random.default_rng(0), arguments.folder
-    train, test = (
-        (recordings(folder, False), recordings(folder, True)) if folder else (tones(400, rng), tones(200, rng))
-    )
+    if arguments.folder:
+        train, test = (recordings(arguments.folder, part) for part in (False, True))
+    else:
+        rng = np.random.default_rng(0)
+        train, test = tones(400, rng), tones(200, rng)
     for seed in range(3):
         model = SequenceClassifier("lstm", 96, bidirectional=True, pooling="mean", dropout=0.3, seed=seed)
         model.fit(*train, epochs=arguments.epochs, lr=3e-3, verbose=False)
-        print(
-            f"seed {seed}: accuracy {model.score(*test):.4f} on {len(test[0])} recordings ({model.speed:,.0f} frames/s)"
-        )
+        accuracy = f"accuracy {model.score(*test):.4f} on {len(test[0])} recordings"
+        print(f"seed {seed}: {accuracy} ({model.speed:,.0f} frames/s)")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Tag words: SequenceTagger, words and their characters, bidirectional.
+"""Tag words with a SequenceTagger, which reads words and their characters in both directions.
 
-    python examples/tag_words.py                                the kinds of tokens in lines of Python's own library
-    python examples/tag_words.py train.conllu dev.conllu test.conllu      parts of speech (UPOS) of Universal Dependencies
+    python examples/tag_words.py                                        the tokens of modules of Python, and their kinds
+    python examples/tag_words.py train.conllu dev.conllu test.conllu    parts of speech (UPOS) of Universal Dependencies
 
-The model that is best on the dev part is kept; the test part is looked at once for each seed.
+The parameters with the best accuracy on the dev part are kept, and only these are evaluated on the test part. The
+script prints both accuracies for each seed.
 """
 
 import argparse
@@ -17,15 +18,16 @@ from fastrnn.models import SequenceTagger
 
 
 def python_lines(module):
-    """The tokens of each line of a module, and their kinds."""
+    """Return the tokens of each line of a module, and their kinds."""
     lines = {}
-    for token in tokenize.generate_tokens(io.StringIO(Path(module.__file__).read_text(encoding="utf-8")).readline):
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.string.strip():
             kind = "KEYWORD" if keyword.iskeyword(token.string) else tokenize.tok_name[token.type]
-            lines.setdefault(token.start[0], []).append((token.string, kind))
-    return [[word for word, _ in line] for line in lines.values()], [
-        [kind for _, kind in line] for line in lines.values()
-    ]
+            words, kinds = lines.setdefault(token.start[0], ([], []))
+            words.append(token.string)
+            kinds.append(kind)
+    return tuple(map(list, zip(*lines.values())))
 
 
 def main():
@@ -36,9 +38,8 @@ def main():
     arguments = parser.parse_args()
     if len(arguments.files) not in (0, 3):
         parser.error("give three files, or none")
-    train, dev, test = (
-        map(read_conllu, arguments.files) if arguments.files else map(python_lines, (argparse, io, tokenize))
-    )
+    parts = map(read_conllu, arguments.files) if arguments.files else map(python_lines, (argparse, io, tokenize))
+    train, dev, test = parts
     for seed in range(arguments.seeds):
         model = SequenceTagger("lstm", 128, seed=seed)
         model.fit(*train, validation=dev, epochs=arguments.epochs, lr=3e-3, batch_size=32, patience=4)

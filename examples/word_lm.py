@@ -1,10 +1,11 @@
-"""A language model of words: LSTM, dropout, and one weight for embedding and softmax.
+"""A language model of words: an LSTM with dropout, whose embedding and softmax share one weight.
 
-    python examples/word_lm.py                                     the documentation that every Python carries
+    python examples/word_lm.py                                     the documentation that comes with Python
     python examples/word_lm.py train.txt valid.txt test.txt        files (UTF-8)
-    python examples/word_lm.py --pretrained glove.6B.200d.txt      start from word vectors of --hidden numbers
+    python examples/word_lm.py --pretrained glove.6B.200d.txt      start from word vectors of size --hidden
 
-Perplexities are per word, punctuation marks and line breaks among them; words the training part has not twice are one unknown word.
+The script prints the perplexity per word of the test part, and a sample. Punctuation marks and line breaks count as
+words; words that occur only once in the training part are read as one unknown word.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def main():
     add("--dropout", type=float, default=0.4)
     add("--smoothing", type=float, default=0.0, help="label smoothing")
     add("--max-vocabulary", type=int, default=30_000)
-    add("--pretrained", type=Path)
+    add("--pretrained", type=Path, help="file of word vectors")
     add("--epochs", type=int, default=15)
     arguments = parser.parse_args()
     if len(arguments.files) not in (0, 3):
@@ -38,16 +39,9 @@ def main():
         level="word", max_vocabulary=arguments.max_vocabulary, tied=True, label_smoothing=arguments.smoothing, seed=0
     )
     model = LanguageModel("lstm", arguments.hidden, arguments.layers, dropout=arguments.dropout, **options)
-    model.fit(
-        train + valid,
-        validation=len(valid) / len(train + valid),
-        pretrained=arguments.pretrained,
-        epochs=arguments.epochs,
-        batch_size=20,
-        seq_len=35,
-        schedule=Cosine(arguments.epochs),
-        patience=3,
-    )
+    training = dict(epochs=arguments.epochs, schedule=Cosine(arguments.epochs), patience=3, batch_size=20, seq_len=35)
+    held_out = len(valid) / len(train + valid)
+    model.fit(train + valid, validation=held_out, pretrained=arguments.pretrained, **training)
     print(f"{len(model.vocabulary):,} words, {model.num_parameters:,} parameters, {model.speed:,.0f} words/s")
     print(f"test perplexity {model.perplexity(test):.2f} per word")
     print(model.generate("\n", 100, temperature=0.8, seed=0))

@@ -217,7 +217,7 @@ def _memory_network(graph, model):
     graph.nodes["q"] = Node(
         "q", "input", row=graph.row - 0.75, offset=-1.8, span=None, place="first", note=("question, embedding $B$",)
     )
-    graph.node("u", "u", "hidden", note=(f"state after one of {model.hops} hops", "state before + attention · values"))
+    graph.node("u", "u", "hidden", note=(f"state after each of {model.hops} hops", "state before + attention · values"))
     graph.edge("m", "a", "A,\\,C")
     graph.edge("a", "u")
     graph.edge("u", "u", "H" if model.tying == "layerwise" else "", delay=1, side=1)

@@ -1,6 +1,8 @@
-"""Estimators of scikit-learn: sequences to classes or numbers, each step to a class, and the steps to come."""
+"""Estimators of scikit-learn for sequences: a class or numbers for each sequence, a class for each step, forecasts."""
 
-from fastrnn.sklearn._classes import RNNClassifier, RNNTagger
-from fastrnn.sklearn._numbers import RNNForecaster, RNNRegressor
+from fastrnn.sklearn._classifier import RNNClassifier
+from fastrnn.sklearn._forecaster import RNNForecaster
+from fastrnn.sklearn._regressor import RNNRegressor
+from fastrnn.sklearn._tagger import RNNTagger
 
 __all__ = ["RNNClassifier", "RNNForecaster", "RNNRegressor", "RNNTagger"]

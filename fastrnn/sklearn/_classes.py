@@ -1,8 +1,12 @@
-"""Classes of sequences and of their steps."""
+"""What the classifier and the tagger share: the network, training with labels, and predictions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
+
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_consistent_length, column_or_1d, compute_class_weight, compute_sample_weight
@@ -17,14 +21,19 @@ from fastrnn.models.model import most_likely
 from fastrnn.models.pooled import each
 from fastrnn.sklearn._estimator import Estimator
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Output = TypeVar("Output")  # predictions: one for each sequence, or one for each step
+
 
 class _ClassNet(SequenceClassifier):
-    """The classifier's network; with per_step it has a class for each step."""
+    """The network of the estimators; with per_step it has a class for each step."""
 
     def __init__(self, *, per_step, **options):
         super().__init__(**options)
         self.per_step = per_step
-        self.class_weights = None  # (K,), of each step's class
+        self.class_weights = None  # (K,), used if per_step
 
     @property
     def _pool(self):
@@ -37,6 +46,7 @@ class _ClassNet(SequenceClassifier):
         return softmax_cross_entropy.vjp(logits, batch.targets, lengths=batch.sequences.lengths, weights=weights)
 
     def evaluate(self, batches):
+        """Compute the loss and the accuracy."""
         if not self.per_step:
             return super().evaluate(batches)
         nll = right = total = 0
@@ -49,17 +59,41 @@ class _ClassNet(SequenceClassifier):
         return {"loss": nll / total, "accuracy": right / total}
 
 
-class _Classes(ClassifierMixin, Estimator):
-    FIGURE = "accuracy"
+class Classes(ClassifierMixin, Estimator, Generic[Output]):
+    """Base class of the estimators whose targets are classes."""
 
-    def __init__(self, hidden_layer_sizes=(64,), *, class_weight=None, cell="lstm", bidirectional=False, pooling="last", dropout=0.0, standardize=True,
-                 solver="adam", alpha=0.0, batch_size=32, learning_rate_init=0.005, max_iter=200, tol=1e-4, n_iter_no_change=10,
-                 early_stopping=False, validation_fraction=0.1, clip_norm=5.0, warm_start=False, dtype="float32", random_state=None,
-                 verbose=False):  # fmt: skip
+    METRIC = "accuracy"
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (64,),
+        *,
+        class_weight: Mapping[object, float] | str | None = None,
+        cell: str = "lstm",
+        bidirectional: bool = False,
+        pooling: str = "last",
+        dropout: float = 0.0,
+        standardize: bool = True,
+        solver: str = "adam",
+        alpha: float = 0.0,
+        batch_size: int | str = 32,
+        learning_rate_init: float = 0.005,
+        max_iter: int = 200,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        clip_norm: float | None = 5.0,
+        warm_start: bool = False,
+        dtype: DTypeLike = "float32",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
         super().__init__(
-            hidden_layer_sizes, cell=cell, bidirectional=bidirectional, pooling=pooling, dropout=dropout, standardize=standardize, solver=solver,
-            alpha=alpha, batch_size=batch_size, learning_rate_init=learning_rate_init, max_iter=max_iter, tol=tol,
-            n_iter_no_change=n_iter_no_change, early_stopping=early_stopping, validation_fraction=validation_fraction, clip_norm=clip_norm,
+            hidden_layer_sizes, cell=cell, bidirectional=bidirectional, pooling=pooling, dropout=dropout,
+            standardize=standardize, solver=solver, alpha=alpha, batch_size=batch_size,
+            learning_rate_init=learning_rate_init, max_iter=max_iter, tol=tol, n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping, validation_fraction=validation_fraction, clip_norm=clip_norm,
             warm_start=warm_start, dtype=dtype, random_state=random_state, verbose=verbose,
         )  # fmt: skip
         self.class_weight = class_weight
@@ -84,6 +118,7 @@ class _Classes(ClassifierMixin, Estimator):
         return weights
 
     def _labels(self, y, X, form):
+        """Check the labels, and return those of all sequences, or of all steps."""
         self._need_y(y)
         y = y.detach().cpu().numpy() if hasattr(y, "detach") else y
         y = column_or_1d(self._per_step(y, X, form) if self.PER_STEP else y, warn=True)
@@ -91,8 +126,33 @@ class _Classes(ClassifierMixin, Estimator):
         check_classification_targets(y)
         return y
 
-    def fit(self, X, y, sample_weight=None, *, lengths=None):
-        """Learn. X, y as the class says; sample_weight (N,), one for each sequence. Anew, unless warm_start."""
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+    ) -> Self:
+        """Train the network: a new one, or with `warm_start` the present one.
+
+        Parameters
+        ----------
+        X : array_like
+            Sequences, in one of the forms that the class describes.
+        y : array_like of shape (N,)
+            Labels of the sequences. For a tagger, a list of N arrays (T_i,), or one array (sum T_i,) if X is an array
+            of all steps.
+        sample_weight : array_like of shape (N,), optional
+            Weight of each sequence; by default 1.
+        lengths : array_like of shape (N,), optional
+            Lengths of the sequences, if X is one array.
+
+        Returns
+        -------
+        object
+            The estimator itself.
+        """
         continues = self._continues()
         with self._all_or_nothing():
             X, form = self._read(X, lengths, reset=not continues)
@@ -100,8 +160,35 @@ class _Classes(ClassifierMixin, Estimator):
                 X, self._labels(y, X, form), None, sample_weight, anew=not continues, epochs=self.max_iter
             )
 
-    def partial_fit(self, X, y, classes=None, sample_weight=None, *, lengths=None):
-        """One epoch over some more data; the first call gives all `classes`. The scaler is that of the first call."""
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+    ) -> Self:
+        """Train for one epoch on more data; the features are scaled as in the first call.
+
+        Parameters
+        ----------
+        X : array_like
+            Sequences, in one of the forms that the class describes.
+        y : array_like of shape (N,)
+            Labels, as in `fit`.
+        classes : array_like of shape (K,), optional
+            All labels; needed in the first call.
+        sample_weight : array_like of shape (N,), optional
+            Weight of each sequence; by default 1.
+        lengths : array_like of shape (N,), optional
+            Lengths of the sequences, if X is one array.
+
+        Returns
+        -------
+        object
+            The estimator itself.
+        """
         anew = not hasattr(self, "_net")
         if anew and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
@@ -117,21 +204,50 @@ class _Classes(ClassifierMixin, Estimator):
         strange = np.setdiff1d(y, known)
         if len(strange):
             raise ValueError(
-                f"y has labels {strange[:5].tolist()}, but the classes are {known.tolist()}: fit with warm_start=False to begin anew"
+                f"y has labels {strange[:5].tolist()}, but the classes are {known.tolist()}: fit with warm_start=False "
+                "to start again"
             )
         self.classes_ = known
         return self._learn(X, self._split(np.searchsorted(known, y), X), weights, len(known), **options)
 
-    def predict_proba(self, X, *, lengths=None):
-        """Probabilities of `classes_`, (N, K); for the tagger in the form of X, as `predict`."""
+    def predict_proba(self, X: ArrayLike, *, lengths: ArrayLike | None = None) -> Output:
+        """Predict the probabilities of all classes.
+
+        Parameters
+        ----------
+        X : array_like
+            Sequences, in one of the forms that the class describes.
+        lengths : array_like of shape (N,), optional
+            Lengths of the sequences, if X is one array.
+
+        Returns
+        -------
+        ndarray of shape (N, K), or list of ndarray of shape (T_i, K)
+            Probabilities in the order of `classes_`, of each sequence. For a tagger, of each step: a list of arrays, or
+            one array (sum T_i, K) if X is an array of all steps.
+        """
         check_is_fitted(self)
         X, form = self._read(X, lengths)
         found = self._outputs(X)
         _engine.softmax(found, found)
         return self._shaped(found, X, form)
 
-    def predict(self, X, *, lengths=None):
-        """The most likely label of each sequence, (N,). The tagger: of each step, a list of (T_i,), or (sum T_i,) if X is one 2-D array."""
+    def predict(self, X: ArrayLike, *, lengths: ArrayLike | None = None) -> Output:
+        """Predict the most likely labels.
+
+        Parameters
+        ----------
+        X : array_like
+            Sequences, in one of the forms that the class describes.
+        lengths : array_like of shape (N,), optional
+            Lengths of the sequences, if X is one array.
+
+        Returns
+        -------
+        ndarray of shape (N,), or list of ndarray of shape (T_i,)
+            The label of each sequence. For a tagger, of each step: a list of arrays, or one array (sum T_i,) if X is an
+            array of all steps.
+        """
         check_is_fitted(self)
         X, form = self._read(X, lengths)
         return self._shaped(self._decoded(self._outputs(X)), X, form)
@@ -142,8 +258,32 @@ class _Classes(ClassifierMixin, Estimator):
     def _decoded(self, outputs):
         return self.classes_[most_likely(outputs, "step" if self.PER_STEP else "sequence")]
 
-    def score(self, X, y, sample_weight=None, *, lengths=None):
-        """Accuracy: of the sequences; of the tagger, of the steps, each with its sequence's weight."""
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+    ) -> float:
+        """Compute the accuracy: the fraction of sequences, or for a tagger of steps, with the right label.
+
+        Parameters
+        ----------
+        X : array_like
+            Sequences, in one of the forms that the class describes.
+        y : array_like of shape (N,)
+            Labels, as in `fit`.
+        sample_weight : array_like of shape (N,), optional
+            Weight of each sequence, and of its steps; by default 1.
+        lengths : array_like of shape (N,), optional
+            Lengths of the sequences, if X is one array.
+
+        Returns
+        -------
+        float
+            The accuracy, from 0 to 1.
+        """
         found = self.predict(X, lengths=lengths)
         X, form = self._read(X, lengths)
         if self.PER_STEP:
@@ -152,26 +292,3 @@ class _Classes(ClassifierMixin, Estimator):
         y = np.asarray(y)
         unseen.encode(y.ravel().tolist(), dict.fromkeys(self.classes_.tolist(), 0), "labels", "y")
         return float(accuracy_score(y, found, sample_weight=sample_weight))
-
-
-class RNNClassifier(_Classes):
-    """A class for each sequence. Parameters as MLPClassifier's where they mean the same; hidden_layer_sizes are recurrent layers.
-
-    X : list of N arrays (T_i, F); an array (N, T, F), with `lengths` (N,) if padded; rows of all sequences one after another (sum T_i, F)
-    with `lengths`, or the pair (rows, lengths); an array or frame (N, F) is N sequences of one step. y : (N,) labels.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> X = [rng.standard_normal((rng.integers(3, 9), 2)) for _ in range(200)]
-    >>> y = ["up" if x.sum() > 0 else "down" for x in X]
-    >>> model = RNNClassifier((16,), cell="gru", learning_rate_init=0.01, max_iter=30, n_iter_no_change=30, random_state=0).fit(X[:150], y[:150])
-    >>> bool(model.score(X[150:], y[150:]) > 0.9)
-    True
-    """
-
-
-class RNNTagger(_Classes):
-    """A class for each step. X as RNNClassifier's; y : a list of N arrays (T_i,), or (sum T_i,) if X is rows. `pooling` does not matter."""
-
-    PER_STEP = True

@@ -1,11 +1,13 @@
-"""What the estimators have in common: the forms of X, the training and what it leaves behind, streams."""
+"""What all estimators share: the forms of X, training and its attributes, predictions step by step."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -19,15 +21,18 @@ from fastrnn.models.scaling import cast
 from fastrnn.settings import Settings
 from fastrnn.sklearn._forms import as_list
 
-_REAL = [np.float64, np.float32]  # what X may be: it is scaled in float64, whatever the network computes in
-_EVERY_EPOCH = 2**62  # updates between two looks: only at the ends of epochs
+State = np.ndarray | tuple
+Prediction = np.generic | np.ndarray
+
+_REAL = [np.float64, np.float32]  # dtypes of X, which is scaled in float64 whatever the dtype of the network
+_EVERY_EPOCH = 2**62  # updates between evaluations: so many that they happen only at the ends of epochs
 
 
 class _Patience:
-    """Stops as MLPClassifier does: n_iter_no_change epochs in a row that are not better by tol."""
+    """A callback that stops as MLPClassifier does: after n_iter_no_change epochs without an improvement by tol."""
 
-    def __init__(self, tol, rounds, figure):
-        self.tol, self.rounds, self.figure = tol, rounds, figure
+    def __init__(self, tol, rounds, metric):
+        self.tol, self.rounds, self.metric = tol, rounds, metric
         self.best, self.bad, self.losses, self.scores = -np.inf, 0, [], []
 
     def __call__(self, entry):
@@ -35,8 +40,8 @@ class _Patience:
             return False
         self.losses.append(entry["train_loss"])
         merit = -entry["train_loss"]
-        if self.figure is not None:
-            merit = entry[f"validation_{self.figure}"]
+        if self.metric is not None:
+            merit = entry[f"validation_{self.metric}"]
             self.scores.append(merit)
         self.bad = 0 if merit > self.best + self.tol else self.bad + 1
         self.best = max(self.best, merit)
@@ -44,17 +49,42 @@ class _Patience:
 
 
 class Estimator(BaseEstimator):
-    """What the four have in common. A subclass says what y is, which network learns it, and what comes out.
+    """Base class: a subclass defines the targets, the network that learns them, and the predictions.
 
-    PER_STEP : whether each step has a target, not each sequence
-    FIGURE : of the validation part, of which more is better
+    Attributes
+    ----------
+    PER_STEP : bool
+        Whether there is a target for each step, not for each sequence.
+    METRIC : str
+        The metric of the held-out part by which early stopping compares epochs; larger is better.
     """
 
-    PER_STEP, FIGURE = False, "r2"
+    PER_STEP, METRIC = False, "r2"
 
-    def __init__(self, hidden_layer_sizes=(64,), *, cell="lstm", bidirectional=False, pooling="last", dropout=0.0, standardize=True, solver="adam",
-                 alpha=0.0, batch_size=32, learning_rate_init=0.005, max_iter=200, tol=1e-4, n_iter_no_change=10, early_stopping=False,
-                 validation_fraction=0.1, clip_norm=5.0, warm_start=False, dtype="float32", random_state=None, verbose=False):  # fmt: skip
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (64,),
+        *,
+        cell: str = "lstm",
+        bidirectional: bool = False,
+        pooling: str = "last",
+        dropout: float = 0.0,
+        standardize: bool = True,
+        solver: str = "adam",
+        alpha: float = 0.0,
+        batch_size: int | str = 32,
+        learning_rate_init: float = 0.005,
+        max_iter: int = 200,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        clip_norm: float | None = 5.0,
+        warm_start: bool = False,
+        dtype: DTypeLike = "float32",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.cell = cell
         self.bidirectional = bidirectional
@@ -76,16 +106,16 @@ class Estimator(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _read(self, X, lengths=None, *, reset=False):
-        """N arrays (T_i, F), checked; and which of the forms X had: "rows", "list" or "array"."""
+    def _read(
+        self, X: ArrayLike, lengths: ArrayLike | None = None, *, reset: bool = False
+    ) -> tuple[list[np.ndarray], str]:
+        """Check X, and return N arrays (T_i, F) and the form of X: "rows", "list" or "array"."""
         if isinstance(X, tuple) and len(X) == 2 and np.ndim(X[0]) == 2 and np.ndim(X[1]) == 1:
             X, lengths = X
         X = as_list(X)
         if isinstance(X, (list, tuple)) and X and (check_data.is_frame(X[0]) or np.ndim(X[0]) == 2):
             if lengths is not None:
-                raise ValueError(
-                    "lengths is for one array, but X is a list of sequences, which have lengths of their own"
-                )
+                raise ValueError("lengths is for X as one array, but X is a list of sequences: leave lengths out")
             return self._read_list(X, reset), "list"
         if isinstance(X, np.ndarray) and X.ndim == 3:
             if lengths is None:
@@ -108,17 +138,16 @@ class Estimator(BaseEstimator):
             if x.shape[1] != X[0].shape[1]:
                 raise ValueError(f"sequence {k} has {x.shape[1]} features, but sequence 0 has {X[0].shape[1]}")
             if not len(x):
-                raise ValueError(f"sequence {k} has no steps: leave it out")
+                raise ValueError(f"sequence {k} has no steps: remove it")
             if not np.isfinite(x).all():
                 t, feature = np.argwhere(~np.isfinite(x))[0]
-                raise ValueError(
-                    f"Input X contains {'NaN' if np.isnan(x[t, feature]) else 'infinity'}: sequence {k} at step {t}, feature {feature}"
-                )
+                kind = "NaN" if np.isnan(x[t, feature]) else "infinity"
+                raise ValueError(f"Input X contains {kind}: sequence {k} at step {t}, feature {feature}")
         rows = validate_data(self, np.concatenate(X), dtype=_REAL, reset=reset)
         return np.split(rows, np.cumsum([len(x) for x in X])[:-1])
 
     def _per_step(self, y, X, form):
-        """The targets of all steps, one after another."""
+        """Concatenate the targets of all steps."""
         if form == "rows":
             return y
         if len(y) != len(X):
@@ -139,7 +168,7 @@ class Estimator(BaseEstimator):
         sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if not sizes:
             raise ValueError(
-                "hidden_layer_sizes is (), but a network needs a recurrent layer: give the size of each, such as (64,)"
+                "hidden_layer_sizes is (), but at least one layer is needed: give the size of each, such as (64,)"
             )
         options = {
             name: getattr(self, name)
@@ -151,11 +180,14 @@ class Estimator(BaseEstimator):
         rows = np.empty((len(X), 1))
         weights = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
         if not weights.any():
-            raise ValueError("sample_weight is zero for every sequence: there is nothing to learn")
+            raise ValueError("sample_weight is 0 for every sequence, but at least one must have a weight")
         return weights
 
     def _learn(self, X, targets, weights, outputs, *, anew, epochs, once=False):
-        """Train the network, a new one or the one there is. A sequence of weight 0 is left out: not even the scaler sees it."""
+        """Train a new network, or continue with the present one.
+
+        A sequence of weight 0 is left out, also from the statistics of the scaler.
+        """
         if np.any(weights == 0):
             kept = np.flatnonzero(weights)
             X, weights = [X[k] for k in kept], weights[kept]
@@ -168,19 +200,16 @@ class Estimator(BaseEstimator):
         net = self._make(targets) if anew else self._net
         weights = self._weighted(net, targets, weights)
         targets, held = self._scaled(net, targets), None if held is None else (held[0], self._scaled(net, held[1]))
-        patience = _Patience(
-            np.inf if once else self.tol, np.inf if once else self.n_iter_no_change, self.FIGURE if stops else None
-        )
-        size = min(
-            200
-            if isinstance(self.batch_size, str) and self.batch_size == "auto"
-            else _check.size("batch_size", self.batch_size),
-            len(X),
-        )
+        tol, rounds = (np.inf, np.inf) if once else (self.tol, self.n_iter_no_change)
+        patience = _Patience(tol, rounds, self.METRIC if stops else None)
+        automatic = isinstance(self.batch_size, str) and self.batch_size == "auto"
+        size = min(200 if automatic else _check.size("batch_size", self.batch_size), len(X))
         settings = Settings(
-            epochs=epochs, optimizer=self.solver, lr=self.learning_rate_init, weight_decay=self.alpha / size if self.alpha else None,
-            groups={"*bias*": {"weight_decay": 0.0}} if self.alpha else {}, clip_norm=self.clip_norm, loss_limit=None,
-            monitor=self.FIGURE if stops else "loss", evaluate_every=_EVERY_EPOCH, callbacks=(patience,), progress=bool(self.verbose),
+            epochs=epochs, optimizer=self.solver, lr=self.learning_rate_init, clip_norm=self.clip_norm, loss_limit=None,
+            weight_decay=self.alpha / size if self.alpha else None,
+            groups={"*bias*": {"weight_decay": 0.0}} if self.alpha else {},
+            monitor=self.METRIC if stops else "loss", evaluate_every=_EVERY_EPOCH,
+            callbacks=(patience,), progress=bool(self.verbose),
         )  # fmt: skip
         seed = random_key(self._seed, self._fits) if self._fits else self._seed
         scaler = net._scaler_of(X) if anew else net._scaler
@@ -189,18 +218,18 @@ class Estimator(BaseEstimator):
         moments = self._moments if once and not anew else {}
 
         def prepare(run):
-            if moments.keys() == self._moments_of(run.optimizer).keys():  # else another solver
+            if moments.keys() == self._moments_of(run.optimizer).keys():  # they differ if the solver has changed
                 run.optimizer.load_state_dict(run.optimizer.state_dict() | moments)
 
         plan = Plan(build, lambda: batches, identity=None)
         run = net._train(plan, settings, seed=seed, prepare=prepare, untrained_counts=not anew)
         self._net, self._fits, self._moments = net, self._fits + 1, self._moments_of(run.optimizer) if once else {}
-        self._tell(patience, epochs, stops, once)
+        self._set_attributes(patience, epochs, stops, once)
         return self
 
     @staticmethod
     def _moments_of(optimizer):
-        """What partial_fit hands on to its next call: running means and the number of updates, not the settings."""
+        """The optimiser's state that partial_fit passes to its next call: moments and the number of updates."""
         return {
             name: value
             for name, value in optimizer.state_dict().items()
@@ -208,7 +237,7 @@ class Estimator(BaseEstimator):
         }
 
     def _hold_out(self, X, targets, weights, stops):
-        """Sequences, targets and weights of training, and the held-out (sequences, targets) or None."""
+        """Split off the held-out part: return X, targets, weights, and the held-out (X, targets) or None."""
         if not stops:
             return X, targets, weights, None
         out, kept = held_out_rows(len(X), self.validation_fraction, random_key(self._seed, 2), "validation_fraction")
@@ -216,8 +245,9 @@ class Estimator(BaseEstimator):
         count = sum(map(len, some(out))) if self.PER_STEP else len(out)
         if count < 2:
             raise ValueError(
-                f"early_stopping holds out validation_fraction={self.validation_fraction} of {len(X)} sequences, but 1 target is too few to "
-                f"choose by: hold out at least 2, with validation_fraction={1.6 / len(X):.2g} or more, or give more sequences"
+                f"early_stopping holds out validation_fraction={self.validation_fraction} of {len(X)} sequences, but 1 "
+                f"target is too few for a score: hold out at least 2, with validation_fraction={1.6 / len(X):.2g} or "
+                "more, or give more sequences"
             )
         if not len(kept):
             raise ValueError(f"early_stopping holds out all of {len(X)} sequences")
@@ -225,15 +255,15 @@ class Estimator(BaseEstimator):
         return [X[k] for k in kept], some(kept), weights[kept], ([X[k] for k in out], some(out))
 
     def _check_held_out(self, held, kept):
-        """Whether the held-out targets can be compared with what is learnt from the others."""
+        """Check that the held-out targets allow a score of what is learnt from the others."""
 
     def _weighted(self, net, targets, weights):
-        """The weight of each sequence of training."""
+        """Return the weight of each sequence in training."""
         return weights
 
     @contextlib.contextmanager
     def _all_or_nothing(self):
-        """If what is done in it fails, the estimator is as it was before."""
+        """Restore the estimator if the body fails."""
         before = self.__dict__.copy()
         try:
             yield
@@ -242,8 +272,8 @@ class Estimator(BaseEstimator):
             self.__dict__.update(before)
             raise
 
-    def _tell(self, patience, epochs, stops, once):
-        """The attributes that MLPClassifier has."""
+    def _set_attributes(self, patience, epochs, stops, once):
+        """Set the attributes that MLPClassifier has too, and warn if training has not converged."""
         self.loss_curve_ = self.loss_curve_ + patience.losses
         self.n_iter_ = len(self.loss_curve_)
         self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else None
@@ -252,7 +282,7 @@ class Estimator(BaseEstimator):
         self.best_validation_score_ = max(self.validation_scores_) if stops else None
         if self._net.outcome == "finished" and not once and self.n_iter_no_change < epochs:
             warnings.warn(
-                f"max_iter={self.max_iter} epochs are over, but the training has not converged yet",
+                f"the maximum of max_iter={self.max_iter} epochs is reached, but training has not converged yet",
                 ConvergenceWarning,
                 stacklevel=4,
             )
@@ -264,42 +294,51 @@ class Estimator(BaseEstimator):
         return self.warm_start and hasattr(self, "_net")
 
     def _outputs(self, X):
-        """What the network gives: (N, K), or all steps one after another (sum T_i, K); float64."""
+        """Compute the outputs of the network: (N, K), or (sum T_i, K) of all steps; float64."""
         found = [None] * len(X)
         for ragged, output in self._net._outputs_of(X, 256):
             for b, row in enumerate(ragged.rows):
                 found[row] = output[: ragged.lengths[b], b] if self.PER_STEP else output[b : b + 1]
         return np.concatenate(found).astype(np.float64)
 
-    def predict_step(self, x_t, state=None):
-        """One step of a stream: what `predict` gives for the sequence up to and with this step, to the bit.
+    def predict_step(self, x_t: ArrayLike, state: State | None = None) -> tuple[Prediction, State]:
+        """Predict after one more step of a stream.
+
+        The prediction is exactly that of `predict` for the sequence up to and including this step.
 
         Parameters
         ----------
-        x_t : (F,) features of this step, or (B, F) of B streams
-        state : what the step before gave; None at the beginning
+        x_t : array_like of shape (F,) or (B, F)
+            Features of this step, of one stream or of B streams.
+        state : array, tuple of arrays, or None
+            The state returned for the step before; None at the first step.
 
         Returns
         -------
-        prediction : that of `predict`, of one stream or an array of B
-        state : for the next step
+        prediction : scalar or ndarray
+            The prediction of one stream, or an array of those of B streams.
+        state : ndarray or tuple of ndarray
+            The state to pass with the next step.
 
         Raises
         ------
-        ValueError  the network is bidirectional, or pools by mean or max: it needs the whole sequence; x_t has another width, or a NaN.
+        ValueError
+            If the network is bidirectional or pools by mean or max, so that it needs the whole sequence; if `x_t` has
+            another number of features, or is not finite.
         """
         if not hasattr(self, "_net"):
-            check_is_fitted(self)  # raises; itself it takes longer than the step
+            check_is_fitted(self)  # raises NotFittedError; it takes longer than a step
         if self._net.bidirectional or (not self.PER_STEP and self._net.pooling != "last"):
             raise ValueError(
-                "predict_step needs bidirectional=False and pooling='last': otherwise a prediction needs the whole sequence"
+                "predict_step needs bidirectional=False and pooling='last': else the whole sequence is needed"
             )
         rows = np.asarray(x_t, dtype=np.float64)
         single = rows.ndim == 1
         rows = rows[None] if single else rows
         if rows.ndim != 2 or rows.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"x_t has shape {np.shape(x_t)}, but {type(self).__name__} is expecting {self.n_features_in_} features: (F,) or (B, F)"
+                f"x_t has shape {np.shape(x_t)}, but {type(self).__name__} is expecting {self.n_features_in_} "
+                "features: (F,) or (B, F)"
             )
         if not np.isfinite(rows).all():
             raise ValueError("x_t has NaN or infinity: replace such values")
@@ -308,12 +347,12 @@ class Estimator(BaseEstimator):
         return (found[0] if single else found), state
 
 
-def _lengths(lengths, N, limit):
+def _lengths(lengths: ArrayLike, N: int | None, limit: int) -> np.ndarray:
+    """Check lengths from 1 to `limit`, of which there are N, or any number if N is None."""
     lengths = np.asarray(lengths)
     if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or (N is not None and len(lengths) != N):
-        raise ValueError(
-            f"lengths must be {'whole numbers, 1-D' if N is None else f'{N} whole numbers'}, got shape {lengths.shape} of {lengths.dtype}"
-        )
+        wanted = "a 1-D array of whole numbers" if N is None else f"{N} whole numbers"
+        raise ValueError(f"lengths must be {wanted}, got shape {lengths.shape} of {lengths.dtype}")
     if lengths.size and not (1 <= lengths.min() and lengths.max() <= limit):
         raise ValueError(f"lengths must be in 1..{limit}, got {lengths.min()}..{lengths.max()}")
     return lengths

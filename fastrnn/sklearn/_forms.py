@@ -1,27 +1,28 @@
-"""The forms in which sequences come: which of them X is, or what is wrong with it."""
+"""The forms in which sequences may be given, and the conversion of the less usual ones."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastrnn._check import data as check_data
 
 
-def as_list(X):
-    """X as a list of sequences, where it is one in another form: nested frames, object arrays, torch tensors; else as it came.
+def as_list(X: ArrayLike) -> ArrayLike:
+    """Convert nested frames and object arrays to lists of sequences, and torch tensors to arrays.
+
+    Other forms are returned as they are.
 
     Raises
     ------
-    ValueError  it may mean several things, or is ragged; the message says what to give instead.
+    ValueError
+        If `X` is ambiguous or ragged; the message says what to give instead.
     """
     if check_data.is_frame(X):
         several = getattr(getattr(X, "index", None), "nlevels", 1) > 1
         cells = X.to_numpy() if X.shape[0] and X.shape[1] else None
-        return (
-            check_data.nested(X)
-            if several or (cells is not None and cells.dtype == object and np.ndim(cells[0, 0]) == 1)
-            else X
-        )
+        nested = several or (cells is not None and cells.dtype == object and np.ndim(cells[0, 0]) == 1)
+        return check_data.nested(X) if nested else X
     if hasattr(X, "detach"):
         return check_data.numeric("X", X)
     if isinstance(X, np.ndarray) and X.dtype == object and X.size and np.ndim(X.flat[0]):
@@ -33,8 +34,8 @@ def as_list(X):
         lengths = {len(x) for x in X}
         if len(lengths) > 1 or any(hasattr(x, "dtype") for x in X):
             raise ValueError(
-                "X is a list of 1-D arrays, which may be sequences of one feature or single steps of several: for sequences give "
-                "[np.reshape(x, (-1, 1)) for x in X], for single steps np.stack(X)"
+                "X is a list of 1-D arrays, which may be sequences of one feature or single steps of several features: "
+                "for sequences give [np.reshape(x, (-1, 1)) for x in X], for single steps np.stack(X)"
             )
     elif len(set(axes)) > 1:
         k = next(k for k, a in enumerate(axes) if a != axes[0])
@@ -44,8 +45,8 @@ def as_list(X):
     return X
 
 
-def _axes(x):
-    """The axes of an array, or of nested lists, whose parts may have different lengths."""
+def _axes(x: ArrayLike) -> int:
+    """Count the axes of an array, or of nested lists, whose parts may have different lengths."""
     if not isinstance(x, (list, tuple)):
         return np.ndim(x)
     return 1 + (_axes(x[0]) if x else 0)
