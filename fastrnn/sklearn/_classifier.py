@@ -30,14 +30,13 @@ class RNNClassifier(Classes[np.ndarray]):
     dropout : float, default 0.0
         Dropout probability after each recurrent layer (training only).
     standardize : bool, default True
-        Whether to scale features to mean 0 and variance 1, by what the first call of `fit` or `partial_fit`
-        sees.
+        Whether to scale features to mean 0 and variance 1, by what the first call of `fit` or `partial_fit` sees.
     solver : {"adam", "adamw", "sgd", "rmsprop", "adagrad"}, default "adam"
         Optimiser.
     alpha : float, default 0.0
         Strength of the L2 penalty, which does not apply to biases.
     batch_size : int or "auto", default 32
-        Number of sequences of a batch; "auto" is 200.
+        Number of sequences of a batch; "auto" is 200, or all if there are fewer.
     learning_rate_init : float, default 0.005
         Learning rate.
     max_iter : int, default 200

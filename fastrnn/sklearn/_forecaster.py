@@ -22,8 +22,7 @@ class RNNForecaster(RNNRegressor):
 
     Sequences X have one of these forms: a list of N arrays (T_i, F); an array (N, T, F), with `lengths` if it is
     padded; an array (sum T_i, F) of all steps with `lengths`, or the pair (array, lengths). Each sequence has at least
-    two steps.
-    There are no targets y. Parameters that MLPRegressor has too mean the same here.
+    two steps; there are no targets y. Parameters that MLPRegressor has too mean the same here.
 
     Parameters
     ----------
@@ -38,14 +37,13 @@ class RNNForecaster(RNNRegressor):
     dropout : float, default 0.0
         Dropout probability after each recurrent layer (training only).
     standardize : bool, default True
-        Whether to scale features to mean 0 and variance 1, by what the first call of `fit` or `partial_fit`
-        sees.
+        Whether to scale features to mean 0 and variance 1, by what the first call of `fit` or `partial_fit` sees.
     solver : {"adam", "adamw", "sgd", "rmsprop", "adagrad"}, default "adam"
         Optimiser.
     alpha : float, default 0.0
         Strength of the L2 penalty, which does not apply to biases.
     batch_size : int or "auto", default 32
-        Number of sequences of a batch; "auto" is 200.
+        Number of sequences of a batch; "auto" is 200, or all if there are fewer.
     learning_rate_init : float, default 0.005
         Learning rate.
     max_iter : int, default 200
@@ -114,7 +112,7 @@ class RNNForecaster(RNNRegressor):
     def fit(
         self,
         X: ArrayLike,
-        y: None = None,
+        y: object = None,
         sample_weight: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
@@ -127,8 +125,8 @@ class RNNForecaster(RNNRegressor):
         ----------
         X : array_like
             Sequences, in one of the forms that the class describes.
-        y : None
-            Ignored, present for the interface of scikit-learn.
+        y : object, default None
+            Ignored; scikit-learn expects this parameter.
         sample_weight : array_like of shape (N,), optional
             Weight of each sequence; by default 1.
         lengths : array_like of shape (N,), optional
@@ -144,7 +142,7 @@ class RNNForecaster(RNNRegressor):
     def partial_fit(
         self,
         X: ArrayLike,
-        y: None = None,
+        y: object = None,
         sample_weight: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
@@ -155,8 +153,8 @@ class RNNForecaster(RNNRegressor):
         ----------
         X : array_like
             Sequences, in one of the forms that the class describes.
-        y : None
-            Ignored, present for the interface of scikit-learn.
+        y : object, default None
+            Ignored; scikit-learn expects this parameter.
         sample_weight : array_like of shape (N,), optional
             Weight of each sequence; by default 1.
         lengths : array_like of shape (N,), optional
@@ -204,7 +202,7 @@ class RNNForecaster(RNNRegressor):
     def score(
         self,
         X: ArrayLike,
-        y: None = None,
+        y: object = None,
         sample_weight: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
@@ -215,8 +213,8 @@ class RNNForecaster(RNNRegressor):
         ----------
         X : array_like
             Sequences, in one of the forms that the class describes.
-        y : None
-            Ignored, present for the interface of scikit-learn.
+        y : object, default None
+            Ignored; scikit-learn expects this parameter.
         sample_weight : array_like of shape (N,), optional
             Weight of each sequence; by default 1.
         lengths : array_like of shape (N,), optional

@@ -46,7 +46,7 @@ class RNNRegressor(RegressorMixin, Estimator):
     alpha : float, default 0.0
         Strength of the L2 penalty, which does not apply to biases.
     batch_size : int or "auto", default 32
-        Number of sequences of a batch; "auto" is 200.
+        Number of sequences of a batch; "auto" is 200, or all if there are fewer.
     learning_rate_init : float, default 0.005
         Learning rate.
     max_iter : int, default 200
