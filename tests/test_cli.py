@@ -370,7 +370,7 @@ def test_wrong_usage_is_one_line_and_status_2(run, arguments, message):
     assert err.count("\n") == 1
 
 
-NOT_UTF8 = "the file latin1.txt is not UTF-8: byte 3 is 0xe9, in line 1: give its encoding, such as latin-1 or cp1252"
+NOT_UTF8 = "the file latin1.txt is not UTF-8: byte 3 is 0xe9, on line 1: give its encoding, such as latin-1 or cp1252"
 BAD_INPUT = [
     (["train", "--data", "nowhere.txt"], "nowhere.txt: No such file or directory"),
     (["train", "--data", "."], ".: Is a directory"),
