@@ -588,7 +588,7 @@ BAD = [
     (
         fit(file(b"caf\xe9 au lait")),
         ValueError,
-        "the file {folder}/t.txt is not UTF-8: byte 3 is 0xe9, in line 1: give its encoding, such as latin-1 or cp1252",
+        "the file {folder}/t.txt is not UTF-8: byte 3 is 0xe9, on line 1: give its encoding, such as latin-1 or cp1252",
     ),
     (
         fit(lambda folder: str(file(b"x")(folder))),

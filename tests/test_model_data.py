@@ -529,7 +529,7 @@ def fitted(model, X, y):
         (lambda pd: [X[0], X[1][:, 0], *X[2:]], {}, r"X\[1\] has 1 axes, but X\[0\] has 2"),
         (lambda pd: [[[1.0, 2.0], [3.0]]] * 20, {}, "sequence 0 is ragged"),
         (lambda pd: np.where(np.arange(7)[:, None] == 1, np.nan, np.ones((20, 7, 2))), {}, "contains NaN: sequence 0 at step 1, feature 0"),
-        (lambda pd: X, {"hidden_layer_sizes": ()}, r"hidden_layer_sizes is \(\), but a network needs a recurrent layer"),
+        (lambda pd: X, {"hidden_layer_sizes": ()}, r"hidden_layer_sizes is \(\), but at least one layer is needed"),
         (lambda pd: X, {"batch_size": 0}, "batch_size is 0, but it must be at least 1"),
         (lambda pd: [X[0] * 1e300, *X[1:]], {"standardize": False}, "which computes in float32"),
         (lambda pd: X[:12], {"early_stopping": True}, r"validation_fraction=0.1 of 12 sequences, but 1 target is too few"),
