@@ -59,7 +59,7 @@ def test_pickles_are_never_read(read, tmp_path):
         (tmp_path / name).write_bytes(pickle.dumps({"train": [[[60]]]}, protocol=2 if name.endswith("e") else 0))
         with pytest.raises(
             ValueError,
-            match=r"is a Python pickle. Unpickling can run arbitrary code, so fastrnn does not read pickles.*json\.dump",
+            match=r"is a Python pickle. Unpickling can run arbitrary code, so fastrnn does not read.*json\.dump",
         ):
             read(tmp_path / name)
 

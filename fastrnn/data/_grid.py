@@ -270,7 +270,7 @@ class Grid:
 
 def _separator_hint(found: list[tuple[int, list[str]]], separator: str) -> str:
     """Say which other character may be the separator."""
-    others = [sign for sign in ";\t,|" if sign != separator and any(sign in cell for cell in found[0][1])]
+    others = [other for other in ";\t,|" if other != separator and any(other in cell for cell in found[0][1])]
     return f"; if {others[0]!r} separates them, give separator={others[0]!r} (--separator)" if others else ""
 
 

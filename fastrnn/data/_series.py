@@ -94,7 +94,7 @@ def read_tsv(path: PathLike, *, labels: Kind = "class", encoding: str = "utf-8")
     Raises
     ------
     ValueError
-        If a line has no label, no values, or another number of them than the first one, or a value is missing inside a
+        If a line has no label or no values, lines have different numbers of values, or a value is missing inside a
         series or is not a number; the message names the line.
 
     Examples

@@ -112,8 +112,8 @@ def _roll(piece: list[list[int]]) -> np.ndarray:
 def log_mel(samples: ArrayLike, rate: int, *, bands: int = 40, window: float = 0.032, hop: float = 0.01) -> np.ndarray:
     """Compute log-mel frames of a sound.
 
-    A frame is the power spectrum of a Hann window, summed with triangular weights that are equally wide in mel, and its
-    logarithm.
+    A frame is the logarithm of the power spectrum under a Hann window, summed over triangular bands that are equally
+    wide in mel.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def log_mel(samples: ArrayLike, rate: int, *, bands: int = 40, window: float = 0
     rate : int
         Samples per second.
     bands : int, default 40
-        Number of triangles between 0 Hz and half the rate, where mel = 2595 log10(1 + Hz/700).
+        Number of bands between 0 Hz and half the rate, where mel = 2595 log10(1 + Hz/700).
     window : float, default 0.032
         Length of a frame, in seconds.
     hop : float, default 0.01

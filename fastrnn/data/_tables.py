@@ -49,7 +49,7 @@ def read_csv(
     allow_gaps: bool = False,
     encoding: str = "utf-8",
 ) -> tuple[list[str], np.ndarray]:
-    """Read the names and the numbers of a table over time.
+    """Read the column names and the numbers of a table over time.
 
     `read_table`, which also reads other variables, has the details.
 
@@ -145,10 +145,10 @@ def read_table(
     Raises
     ------
     ValueError
-        If a row has another number of fields, a cell in a column of numbers is missing or not a number, a quote is not
-        closed, or dates fall, repeat or leave gaps. If it is not clear what a column is: it has digits in every cell,
-        or a name such as "date", but neither numbers nor dates in a known form. The message names the line and says
-        what to do.
+        If rows have different numbers of fields, a cell in a column of numbers is missing or not a number, a quote is
+        not closed, or dates fall, repeat or leave gaps. If it is not clear what a column is: it has digits in every
+        cell, or a name such as "date", but neither numbers nor dates in a known form. The message names the line and
+        says what to do.
 
     Warns
     -----

@@ -93,8 +93,8 @@ def _flag(header: _Header, key: str) -> bool | None:
 
 def _has_labels(header: _Header) -> bool | None:
     """Whether each line has a label, as the header says; None if it does not."""
-    said = [_flag(header, key) for key in ("classlabel", "targetlabel")]
-    return True if True in said else False if False in said else None
+    flags = [_flag(header, key) for key in ("classlabel", "targetlabel")]
+    return True if True in flags else False if False in flags else None
 
 
 def _check_label(header: _Header, parts: list[str], label: str, where: str) -> None:

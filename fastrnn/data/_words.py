@@ -65,8 +65,8 @@ def read_conllu(
     Raises
     ------
     ValueError
-        If a line has no tab, another number of columns than the first one, an empty word or tag, or a number out of
-        order, or if there are no sentences; the message names the line.
+        If a line has no tab, an empty word or tag, or a number out of order, lines have different numbers of columns,
+        or there are no sentences; the message names the line.
     TypeError
         If `column` is not a whole number.
 

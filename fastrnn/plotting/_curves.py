@@ -76,7 +76,7 @@ def history(models: Trained | Entries | Mapping[str, Trained | Entries], path: P
     Parameters
     ----------
     models : model, list of dict, or dict of str to one of these
-        A model with a `history`, or such a history; several of them by their names.
+        A model with a `history`, or such a history; a dict has several of them, by name.
     path : str or path-like, optional
         File to write: .svg, .png or .pdf.
 

@@ -24,9 +24,9 @@ def activations(
 ) -> str:
     """Make an HTML page that shows a text coloured by the activation of one unit after each character.
 
-    The unit is chosen on the page. There are all units of every layer (h, and tanh(c) of an LSTM), and the probability
-    that the model gave to each character and its surprise, -log2 of that. The page is one file that loads nothing else.
-    Needs no matplotlib.
+    The unit is chosen on the page, among the h of all layers and for an LSTM also tanh(c). The colour can also show the
+    probability that the model gave to each character, or its surprise, -log2 of the probability. The page is one file
+    that loads nothing else. Needs no matplotlib.
 
     Parameters
     ----------
