@@ -96,7 +96,9 @@ def test_an_error_where_nothing_can_be_said_is_seen_in_the_status(folder):
 
 def test_a_model_is_not_written_to_the_number_of_a_closed_stream(folder, tmp_path):
     """With stderr closed, the next file would get its number, 2, where C libraries write their messages."""
-    code = "import os; from fastrnn.cli import console; console.reopen_closed(); print(os.open(os.devnull, os.O_RDONLY))"
+    code = (
+        "import os; from fastrnn.cli import console; console.reopen_closed(); print(os.open(os.devnull, os.O_RDONLY))"
+    )
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -c '{code}' 2>&- <&-"],
         env=processes.environment(),

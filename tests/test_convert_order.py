@@ -203,10 +203,15 @@ def test_what_stood_behind_a_linear_is_asked_for(tmp_path, run, file):
     module = modules(lstm=("LSTM", (8, 6), {"bidirectional": True}), hidden=("Linear", (12, 5)), out=("Linear", (5, 3)))
     path = saved(module, tmp_path / file)
     status, out, err = run("convert", path, tmp_path / "net")
-    assert (status, out) == (
-        1,
-        "",
-    ) and "a state_dict does not contain the function between 'hidden', a Linear, and 'out': specify it with --between relu" in err
+    assert (
+        (status, out)
+        == (
+            1,
+            "",
+        )
+        and "a state_dict does not contain the function between 'hidden', a Linear, and 'out': specify it with --between relu"
+        in err
+    )
     status, out, err = run("convert", path, tmp_path / "net", "--between", "relu")
     assert (status, err) == (0, "") and "relu after 'hidden', as --between says" in out
     agrees(tmp_path / "net", module, between={"hidden": "relu"})
@@ -229,7 +234,9 @@ def test_a_wrong_function_between_is_refused(between, words):
 
 
 def test_a_function_without_a_place_is_refused():
-    with pytest.raises(ValueError, match="applies to a Linear before another layer, but there is none: use --between NAME=relu"):
+    with pytest.raises(
+        ValueError, match="applies to a Linear before another layer, but there is none: use --between NAME=relu"
+    ):
         state_dict.to_network(Network({"a": fastrnn.GRU(4, 4), "b": fastrnn.Linear(4, 2)}).state_dict(), between="relu")
 
 

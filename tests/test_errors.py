@@ -463,7 +463,8 @@ def test_a_storage_in_use_takes_no_more_layers():
     gru(storage=storage)
     storage.flat  # noqa: B018
     with pytest.raises(
-        RuntimeError, match="^this storage is already in use: construct all layers that share it before you call one of them$"
+        RuntimeError,
+        match="^this storage is already in use: construct all layers that share it before you call one of them$",
     ):
         gru(storage=storage)
 

@@ -129,7 +129,10 @@ def test_a_backward_may_be_called_twice_and_not_after_an_update():
     assert backward(y, need_x=False).x is None
     with linear.updating() as flat:
         flat *= 2
-    with pytest.raises(RuntimeError, match=r"the parameters of this Linear have changed since the forward pass .version 0, now 1.: call vjp again"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"the parameters of this Linear have changed since the forward pass .version 0, now 1.: call vjp again",
+    ):
         backward(y)
 
 

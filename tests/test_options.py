@@ -265,7 +265,11 @@ REFUSED = [
         ValueError,
         "has no forget gate: leave forget_bias out",
     ),
-    (lambda: fastrnn.GRU(3, 4, reverse=True).stream(), ValueError, "this GRU has reverse=True, so its outputs depend on future inputs"),
+    (
+        lambda: fastrnn.GRU(3, 4, reverse=True).stream(),
+        ValueError,
+        "this GRU has reverse=True, so its outputs depend on future inputs",
+    ),
     (
         lambda: fastrnn.GRU(3, 4)(np.ones((5, 2, 3), "float32"), mask=np.ones((5, 2))),
         TypeError,

@@ -31,14 +31,20 @@ def test_a_mask_that_would_be_lost_is_refused():
     masked = np.ma.masked_greater(np.arange(60.0), 50)
     rnn = fastrnn.GRU(2, 3)
     for call, message in (
-        (lambda: Forecaster(12, 6, hidden_size=4).fit(masked, epochs=1, verbose=False), "9 of its 60 values are masked"),
+        (
+            lambda: Forecaster(12, 6, hidden_size=4).fit(masked, epochs=1, verbose=False),
+            "9 of its 60 values are masked",
+        ),
         (
             lambda: SequenceClassifier("gru", 4).fit(
                 [np.ma.array(x, mask=x > 1) for x in X], Y, epochs=1, verbose=False
             ),
             "sequence 0 is a masked array",
         ),
-        (lambda: rnn(np.ma.array(np.ones((4, 1, 2), "float32"), mask=True)), "x is a masked array, and 8 of its 8 values are masked"),
+        (
+            lambda: rnn(np.ma.array(np.ones((4, 1, 2), "float32"), mask=True)),
+            "x is a masked array, and 8 of its 8 values are masked",
+        ),
         (lambda: fastrnn.Embedding(3, 2)(np.ma.array([0, 1], mask=[0, 1])), "ids is a masked array"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -195,7 +195,8 @@ def test_more_hypotheses_than_symbols_and_scores_that_are_no_numbers():
         flat[:] = np.nan
     for options in ({"beam": 1}, {"beam": 3}, {"temperature": 1.0}):
         with pytest.raises(
-            RuntimeError, match="the scores of the symbols for row 0 are NaN: the decoder's input or its parameters are not finite"
+            RuntimeError,
+            match="the scores of the symbols for row 0 are NaN: the decoder's input or its parameters are not finite",
         ):
             search(*net, state, rows=ROWS, start=START, end=END, max_length=5, **options, **given)
 

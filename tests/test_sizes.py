@@ -97,7 +97,9 @@ def test_what_a_call_asks_for_is_compared_with_the_memory_that_there_is(size, sa
         lambda: fastrnn.GRU(3, 4).stream(size), lambda: forecaster.predict(size), lambda: events.generate(size),
         lambda: pairs.predict(["abc"], max_length=size),
     ):  # fmt: skip
-        with pytest.raises(MemoryError, match=r" need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ [kMGT]B: (use|give|ask)"):
+        with pytest.raises(
+            MemoryError, match=r" need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ [kMGT]B: (use|give|ask)"
+        ):
             call()
 
 

@@ -453,9 +453,7 @@ def test_make_gives_a_network_or_a_stack():
         "Stacked([RNN(3, 5, bidirectional=True, context_size=2, nonlinearity='relu', dtype='float64'), RNN(10, 4, "
     )
     assert net.dropout == 0.1
-    again = build.make(
-        RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", seed=1
-    )
+    again = build.make(RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", seed=1)
     same_bits(net.flat, again.flat, "first values of one seed")
     same = build.make(GRU, 3, 4, 3, residual=True, storage=Storage(), seed=1)
     assert [layer.hidden_size for layer in same.layers] == [4, 4, 4] and same.residual

@@ -370,7 +370,8 @@ def test_resets_and_a_learnt_initial_state_exclude_each_other(cell):
     net = make(cell, 3, 5, learn_initial_state=True)
     for verb in (net, net.vjp):
         with pytest.raises(
-            ValueError, match="resets set the state to zero, but this .* has learn_initial_state=True: pass each episode"
+            ValueError,
+            match="resets set the state to zero, but this .* has learn_initial_state=True: pass each episode",
         ):
             verb(np.zeros((4, 2, 3), "float32"), resets=np.zeros((4, 2), bool))
 

@@ -163,7 +163,5 @@ def test_a_vector_of_the_wrong_size_is_named():
     model = small().fit(X, Y, epochs=0, verbose=False)
     with pytest.raises(ValueError, match="X has vectors of 2 numbers, but this model takes 3"):
         model.log_likelihood(X[:, :2], Y)
-    with pytest.raises(
-        ValueError, match="tied=True requires embedding_size = hidden_size, but they are 64 and 128"
-    ):
+    with pytest.raises(ValueError, match="tied=True requires embedding_size = hidden_size, but they are 64 and 128"):
         VectorToSequence(tied=True)

@@ -11,7 +11,8 @@ from fastrnn._check import cells as check_cells
 from fastrnn._check import memory as check_memory
 from fastrnn._core.cells import Packed
 from fastrnn._core.memory import Pool
-from fastrnn._core.stack import Net, bias_rows
+from fastrnn._core.short_calls import ShortCalls, stream_layers
+from fastrnn._core.stack import Net
 from fastrnn._types import ArrayLike, DTypeLike, Seed
 from fastrnn.layers.recurrent_calls import RecurrentCalls, StateT
 from fastrnn.parameters import Storage, initial_values
@@ -101,12 +102,12 @@ class Recurrent(RecurrentCalls[StateT]):
             self.cell, self.input_size, self.hidden_size, self.num_layers, self.num_directions, self.context_size,
             self.dtype, self.reverse,
         )  # fmt: skip
-        self._packed_for = None
+        self._packed_for = self._short_for = None
         self._tapes = Pool()
 
     def __getstate__(self):
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_packed_for", "_tapes")}
+        return {name: value for name, value in state.items() if name not in ("_packed_for", "_short_for", "_tapes")}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -165,6 +166,13 @@ class Recurrent(RecurrentCalls[StateT]):
             self._packed_for = kept
         return kept[1]
 
+    def _short_calls(self, packed):
+        """What computes short calls with these packed weights."""
+        kept = self._short_for
+        if kept is None or kept[0] is not packed:
+            kept = self._short_for = packed, ShortCalls(self._net, packed)
+        return kept[1]
+
     def stream(self, batch_size: int = 1, context: ArrayLike | None = None) -> _engine.Stream:
         """Step through sequences that arrive piece by piece.
 
@@ -213,14 +221,7 @@ class Recurrent(RecurrentCalls[StateT]):
 
     def _stream_layers(self, context):
         """What a stream needs: (cell, Hp, Pp, [(w_ih, w, w2, bias, bias_stride, options) of each layer])."""
-        packed = self._packed()
-        layers = []
-        for layer in range(self.num_layers):
-            suffix = f"_l{layer}"
-            w_ih = packed.input(suffix) if layer or self.input_size else None
-            bias = bias_rows(packed, suffix, None if layer else context)
-            layers.append((w_ih, *packed.recurrent(suffix), *bias, packed.options(suffix)))
-        return self.cell, packed.Hp, packed.Pp, layers
+        return stream_layers(self._net, self._packed(), context)
 
     def _stream_initial(self):
         """Initial state of each row of a stream, (L, 1, P) and (L, 1, H), or None for zeros."""

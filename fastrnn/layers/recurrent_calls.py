@@ -128,6 +128,13 @@ class RecurrentCalls(Layer, Generic[StateT]):
         batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         net, packed = self._net, self._packed()
         check = self._finite_pass(check_finite, batch, rows, given, state, context, unbatched)
+        plain = not (check or return_states or self.bidirectional or self.reverse) and context is None
+        if plain and batch.is_even and isinstance(rows, np.ndarray):
+            short = self._short_calls(packed)
+            stream = short.take(batch.T, batch.B)
+            if stream is not None:
+                y, state_n = short.run(stream, rows.reshape(batch.T, batch.B, rows.shape[1]), state)
+                return self._shape(y, unbatched), self._shape_state(state_n, unbatched)
         outputs = [] if return_states or check else None
         tape = make_tape(net, batch, packed, None, self._tapes) if return_states and self.cell.has_c else None
         y, state_n = forward(net, packed, batch, rows, state, context, tape, outputs=outputs)

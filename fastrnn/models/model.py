@@ -325,9 +325,7 @@ def recurrent(
     Dropout is between the layers, so a single layer has none.
     """
     several = num_layers > 1 or not isinstance(hidden_size, int)
-    return build.make(
-        CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options
-    )
+    return build.make(CELLS[cell], input_size, hidden_size, num_layers, dropout=dropout if several else 0.0, **options)
 
 
 def init_forget_bias(net, seed: int) -> None:
