@@ -1,4 +1,4 @@
-"""Changes of a file's structure, drawn by a generator of random numbers: what no random byte would give."""
+"""Structural changes of a file, drawn at random, which random bytes would not produce."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ def pick(rng, values):
 
 
 def flipped(data, rng):
-    """A few bits flipped, the file cut short, a piece left out, doubled, or put elsewhere."""
+    """Flip a few bits, truncate the file, or delete, duplicate or move a piece."""
     data, way = bytearray(data), int(rng.integers(5))
     if way == 0:
         del data[int(rng.integers(len(data))) :]
@@ -71,7 +71,7 @@ def torch_mutant(rng):
 
 
 def _torch_tensor(call, rng):
-    """A tensor described wrongly."""
+    """Return a tensor with a wrong description."""
     storage, offset, size, stride, *rest = call.arguments
     storage = copy.deepcopy(storage)
     what, name = int(rng.integers(8)), call.name
@@ -158,7 +158,7 @@ def safetensors_mutant(rng):
 
 
 def json_mutant(value, rng):
-    """An object of JSON with one value changed, left out or put elsewhere."""
+    """Return a JSON object with one value changed, deleted or moved."""
     value = copy.deepcopy(value)
     places = list(_places(value))
     where, key = pick(rng, places)
@@ -200,7 +200,7 @@ def _places(value):
 
 
 def config_mutant(rng):
-    """A text: a config with values of wrong types and sizes, or no proper JSON."""
+    """Return a config with values of wrong types and sizes, or invalid JSON."""
     config = files.keras_config()
     for _ in range(int(rng.integers(1, 4))):
         if isinstance(config, dict) and config:
@@ -213,7 +213,7 @@ def config_mutant(rng):
 
 
 def hdf5_change(rng, places):
-    """A change of an open HDF5 file: a dataset, group or link that Keras does not write."""
+    """Change an open HDF5 file: a dataset, group or link that Keras does not write."""
     import h5py
 
     place = pick(rng, places)
@@ -297,7 +297,7 @@ def h5_mutant(rng):
 
 
 def onnx_mutant(rng, model):
-    """A ModelProto with some fields of some of its messages changed, whatever they mean."""
+    """Return a ModelProto with some fields of some of its messages changed."""
     import onnx
 
     made = onnx.ModelProto()
@@ -317,7 +317,7 @@ def _messages(message):
 
 
 def _change_field(message, rng, messages):
-    """Set, clear, double or empty one field of a message."""
+    """Set, clear, duplicate or empty one field of a message."""
     import onnx
 
     descriptor = pick(rng, list(message.DESCRIPTOR.fields))
@@ -363,9 +363,9 @@ def _scalar(descriptor, rng, onnx):
 
 
 def mutant(kind, rng, model=None):
-    """The bytes of a file of this kind that was changed in its structure, or, in one of four cases, in its bytes.
+    """Return the bytes of a file of this kind with a change of its structure or, in one of four cases, of its bytes.
 
-    model : the ModelProto that is changed where kind is "onnx"
+    model : the ModelProto to change if kind is "onnx"
     """
     if rng.random() < 0.25:
         data = model.SerializeToString() if kind == "onnx" else getattr(files, f"{kind}_bytes")()

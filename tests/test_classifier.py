@@ -1,4 +1,4 @@
-"""SequenceClassifier and its batches: whole-model gradients, the laws of rows and seeds, data of every wrong kind."""
+"""SequenceClassifier and its batches: gradients of the whole model, laws of rows and seeds, invalid data."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ QUICK = dict(epochs=4, batch_size=8, lr=0.01, verbose=False)
 
 
 def data(N=60, seed=0, width=3):
-    """Sequences of 1 to 9 steps whose label is the feature with the greatest sum."""
+    """Return sequences of 1 to 9 steps whose label is the feature with the greatest sum."""
     rng = np.random.default_rng(seed)
     X = [rng.standard_normal((rng.integers(1, 10), width)) for _ in range(N)]
     return X, [f"feature {x.sum(0).argmax()}" for x in X]

@@ -33,19 +33,19 @@ def data(tmp_path):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The directory of a small model."""
+    """Return the directory of a small model."""
     folder = tmp_path_factory.mktemp("model")
     LanguageModel("gru", 16, seed=1).fit(TEXT, epochs=2, batch_size=5, seq_len=17, lr=0.01, verbose=False).save(folder)
     return folder
 
 
 def same_engine():
-    """A process of its own computes as this one does."""
+    """A separate process computes the same as this one."""
     return {name: value for name, value in os.environ.items() if name.startswith("FASTRNN_")}
 
 
 def start(*arguments):
-    """The command in a process of its own. (Started in the background, a shell makes its children deaf to Ctrl-C.)"""
+    """The command in a separate process. (Children of a background shell ignore Ctrl-C.)"""
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import runpy; runpy.run_module('fastrnn', run_name='__main__')"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -163,7 +163,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(ru
         process.send_signal(signal.SIGINT)
         asked = time.monotonic()
         out, err = process.communicate(timeout=30)
-        assert time.monotonic() - asked < 1.0  # half a second for the training, the rest for Python's end
+        assert time.monotonic() - asked < 1.0  # half a second for the training, the rest for the exit of Python
     assert process.returncode == 130
     updates = checkpointed_updates(tmp_path / "part")
     last = err.splitlines()[-1]
@@ -212,7 +212,7 @@ def test_each_character_appears_as_soon_as_it_is_written(model, monkeypatch):
 
 def test_generate_into_a_pipe_that_closes(model):
     with start("generate", model, "--length", 10**6) as process:
-        assert len(process.stdout.read(2000)) == 2000  # it comes before all is written
+        assert len(process.stdout.read(2000)) == 2000  # comes before all of it is written
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0

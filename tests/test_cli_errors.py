@@ -1,4 +1,4 @@
-"""Errors and warnings of any kind are a line of the fastrnn command."""
+"""Errors and warnings of any kind are one line of the fastrnn command."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def test_an_error_of_any_class_is_a_line(run, monkeypatch, error, line):
 
 
 def test_an_error_of_an_import_is_a_line(tmp_path):
-    """Before the command can be asked for anything: a wrong environment, a package that is missing or broken."""
+    """Errors before the command can parse its arguments: an invalid environment, a missing or broken package."""
     code = "import sys; from fastrnn.cli import command; sys.argv[1:] = ['info']; sys.exit(command())"
     done = processes.python(code, FASTRNN_ISA="v9")
     assert (done.returncode, done.stdout) == (1, "")

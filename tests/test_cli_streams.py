@@ -1,4 +1,4 @@
-"""The fastrnn command where its output can't be written: closed, a full device, a pipe whose reader has left."""
+"""The fastrnn command when its output cannot be written: closed, a full device, a pipe whose reader has exited."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ FULL = pytest.param(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A text, a model of it, series and a classifier of them."""
+    """Return a text, a model of it, series and a classifier of them."""
     folder = tmp_path_factory.mktemp("streams")
     (folder / "text.txt").write_text(TEXT)
     LanguageModel("gru", 6, seed=1).fit(TEXT, epochs=1, batch_size=5, seq_len=17, verbose=False).save(folder / "text")
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def run(folder, line):
-    """(status, stdout, stderr) of the command with these arguments and redirections, as a shell has them."""
+    """Run the command with these arguments and shell redirections: (status, stdout, stderr)."""
     (folder / "command.py").write_text("import sys\nfrom fastrnn.cli import command\nsys.exit(command())\n")
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; '{sys.executable}' command.py {line}"],
@@ -95,7 +95,7 @@ def test_an_error_where_nothing_can_be_said_is_seen_in_the_status(folder):
 
 
 def test_a_model_is_not_written_to_the_number_of_a_closed_stream(folder, tmp_path):
-    """With stderr closed, the next file would get its number, 2, where C libraries write their messages."""
+    """With stderr closed, the next file would get its number, 2, to which C libraries write their messages."""
     code = "import os; from fastrnn import _console; _console.reopen_closed(); print(os.open(os.devnull, os.O_RDONLY))"
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -c '{code}' 2>&- <&-"],
@@ -116,7 +116,7 @@ def test_convert_is_done_though_nobody_reads_what_it_says(folder, tmp_path):
 
 
 class Broken:
-    """A terminal whose window was closed, after some lines."""
+    """A terminal whose window is closed after some lines."""
 
     encoding = "utf-8"
 
@@ -149,7 +149,7 @@ def test_a_bar_whose_terminal_is_gone_is_dropped(monkeypatch, lines, error):
 
 @pytest.mark.parametrize("stream", ["none", "closed", "without isatty"])
 def test_fit_without_a_stderr(monkeypatch, tmp_path, stream):
-    """As under pythonw, or in a service."""
+    """No streams, as under pythonw or in a service."""
     closed = open(tmp_path / "log", "w")  # noqa: SIM115
     closed.close()
     monkeypatch.setattr(
@@ -169,7 +169,7 @@ def test_the_command_gives_the_streams_back(capsys):
 
 
 def test_a_terminal_gets_no_control_characters_of_a_model(folder, tmp_path):
-    """A vocabulary of unknown origin may hold the escape sequences that a terminal obeys; a pipe gets the text as it is."""
+    """Escape sequences in a vocabulary of unknown origin do not reach a terminal; a pipe gets the text unchanged."""
     text = "".join(f"{n}\x1b]0;title\x07\x9b31m\r\tx\n" for n in range(200))
     LanguageModel("gru", 6, seed=1).fit(text, epochs=1, batch_size=5, seq_len=17, verbose=False).save(
         tmp_path / "model"
@@ -198,7 +198,7 @@ def test_a_terminal_gets_no_control_characters_of_a_model(folder, tmp_path):
                 shown += piece
         os.close(ours)
         assert process.wait() == 0, process.stderr.read()
-    shown = shown.decode().replace("\r\n", "\n")  # a terminal's own
+    shown = shown.decode().replace("\r\n", "\n")  # written by the terminal itself
     assert "\x1b" in piped and "\x9b" in piped and "\r" in piped and "\t" in piped
     assert {c for c in shown if ord(c) < 32 or 127 <= ord(c) < 160} == {"\n", "\t"}
     assert shown == "".join(f"\\x{ord(c):02x}" if c in "\x1b\x07\x9b\r" else c for c in piped)

@@ -1,4 +1,4 @@
-"""fastrnn convert of state_dicts: the order of the layers, what stands between them, and what is claimed of either."""
+"""fastrnn convert of state_dicts: the order of the layers, the functions between them, and what is reported of both."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ F = np.float32
 
 
 def chain(module, x, between=None):
-    """What a ModuleDict gives whose modules are used in the order of their definition; between: {name: function}."""
+    """Compute the outputs of a ModuleDict used in the order of definition; between: {name: function}."""
     import torch
 
     for name, part in module.items():
@@ -23,7 +23,7 @@ def chain(module, x, between=None):
 
 
 def saved(module, path):
-    """A file with the state_dict of a module, as its suffix says; "sorted.pt" in the order of the names."""
+    """Write a file with the state_dict of a module in the format of its suffix; "sorted.pt" is ordered by name."""
     import torch
     from safetensors.torch import save_file
 
@@ -54,7 +54,7 @@ def agrees(directory, module, features=8, between=None):
     np.testing.assert_allclose(Network.load(directory)(x.numpy())[0], chain(module, x, between), atol=2e-5)
 
 
-UNKNOWN = {  # orders that neither names nor sizes tell; the file was read in that of the names
+UNKNOWN = {  # orders that neither names nor sizes determine; they were read in the order of names
     "encoder, decoder": dict(encoder=("LSTM", (8, 8)), decoder=("LSTM", (8, 8))),
     "lstm, gru": dict(lstm=("LSTM", (8, 8)), gru=("GRU", (8, 8))),
     "Linear after Linear": dict(lstm=("LSTM", (8, 8)), wide=("Linear", (8, 8)), out=("Linear", (8, 8))),
@@ -86,7 +86,7 @@ def test_an_order_that_is_not_known_is_asked_for_and_taken(tmp_path, run, case, 
 @pytest.mark.torch
 @pytest.mark.parametrize("prefix, ends", [("rnn", False), ("layers.", False), ("layers.", True)])
 def test_numbers_in_names_sort_as_numbers(tmp_path, run, prefix, ends):
-    """rnn1, rnn10, rnn11, rnn2, … was the order of the file."""
+    """The order of names was rnn1, rnn10, rnn11, rnn2, …"""
     import torch
 
     parts = {f"{prefix}{k}".replace(".", "_"): ("GRU", (8, 8)) for k in range(11)} | (
@@ -145,7 +145,7 @@ def test_an_order_that_does_not_fit_is_refused():
 
 
 def test_what_a_square_table_is_is_asked_for():
-    """It became an Embedding, whatever it was."""
+    """It always became an Embedding."""
     rng = np.random.default_rng(0)
     tensors = {"table.weight": rng.standard_normal((4, 4)).astype(F)} | {
         f"rnn.{k}": np.array(a) for k, a in fastrnn.GRU(4, 3).params.items()
@@ -193,13 +193,13 @@ def test_many_layers_and_sizes_that_fit_nothing_are_answered_at_once():
         state_dict.read(odd, kept=False)
 
 
-# --- what stands between -------------------------------------------------------
+# --- functions between layers ---------------------------------------------------
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("file", ["m.pt", "m.safetensors"])
 def test_what_stood_behind_a_linear_is_asked_for(tmp_path, run, file):
-    """A BiLSTM with a head of two Linear lost its ReLU, and was said to agree with torch."""
+    """A BiLSTM with a head of two Linears lost its ReLU, and the output claimed agreement with torch."""
     module = modules(lstm=("LSTM", (8, 6), {"bidirectional": True}), hidden=("Linear", (12, 5)), out=("Linear", (5, 3)))
     path = saved(module, tmp_path / file)
     status, out, err = run("convert", path, tmp_path / "net")
@@ -301,7 +301,7 @@ def test_a_list_and_a_dict_say_the_same_as_text(tmp_path):
         ]
 
 
-# --- what is no layer here, and options that do not count ----------------------
+# --- names that are not layers, and options that do not apply --------------------
 
 
 def gru(**more):

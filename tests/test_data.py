@@ -1,4 +1,4 @@
-"""The readers, on real shapes of files and on damaged ones."""
+"""The readers, on realistic and on damaged files."""
 
 import wave
 

@@ -1,4 +1,4 @@
-"""Every error of the layer API: the type, and the whole message, which names both sizes and what to do."""
+"""Every error of the layer API: its type and its whole message, which names both sizes and what to do."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""What holds for every reader: no pipes, no pickles, any encoding; what is replaced is counted."""
+"""Properties of every reader: no pipes, no pickles, any encoding; replacements are counted."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ def rolls(path):
 
 @pytest.fixture
 def said(caplog):
-    """What was reported to the logger, at the end."""
+    """Return what was reported to the logger, at the end."""
     caplog.set_level(logging.INFO, logger="fastrnn")
     return lambda: [record.getMessage() for record in caplog.records]
 
@@ -158,7 +158,7 @@ def test_vectors_beyond_float32_are_refused(number, tmp_path):
         read_vectors({"b": [1, float(number)]}, ["a", "b"], 2)
 
 
-# ---- what is not clear, or is in a form that is not read -----------------------------------------
+# ---- ambiguous data, and formats that are not read ---------------------------------------------
 
 
 def ts(header, *lines):
