@@ -53,7 +53,7 @@ class Stored:
 
 
 def pickled(value):
-    """A pickle of protocol 2, as written by torch: dicts, lists, tuples, strings, numbers, `Named`, `Call`, `Storage`."""
+    """A pickle of protocol 2, as written by torch, of dicts, lists, tuples, strings, numbers and the classes above."""
     out = io.BytesIO()
     out.write(b"\x80\x02")
     _write(out, value)

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: what is in the directory can be loaded, and a resumed training comes to the same bits."""
+"""kill -9 at random moments: the directory can always be loaded, and resumed training reaches the same bits."""
 
 import os
 import re
@@ -44,7 +44,7 @@ for line in sys.stdin:  # a training in a child, killed after so many seconds, o
 
 @pytest.fixture
 def train(tmp_path):
-    """Train in a process of its own, which is killed: what it has said, and how long it took."""
+    """Train in a process that is killed, and return its output and how long it ran."""
     with subprocess.Popen(
         [sys.executable, "-c", TRAININGS],
         env=processes.environment(OMP_NUM_THREADS="1"),
@@ -64,7 +64,7 @@ def train(tmp_path):
 
 @pytest.mark.fuzz
 def test_a_training_that_is_killed_at_random_moments_comes_to_the_same_bits(train, tmp_path):
-    """It saves after every update. Each time it is resumed; what is in the directory can be loaded at every moment."""
+    """Training saves after every update and is killed and resumed; the directory can be loaded at every moment."""
     whole, seconds = train(tmp_path / "whole")
     killed = 0
     for seed in fuzz.seeds("kill -9", 2):

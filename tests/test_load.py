@@ -1,4 +1,4 @@
-"""The short form of tests/load.py: many callers and forks have the bits of one thread. `make load` is the long one."""
+"""The short form of tests/load.py: many callers and forks get the bits of one thread. `make load` is the long form."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def test_eight_callers_and_forks_give_the_bits_of_one_thread():
 
 
 def test_wrong_bits_of_one_caller_or_child_are_reported(monkeypatch, capfd):
-    """The net itself is tested: a job whose second result is another one, and one that fails only in a child."""
+    """Test the test: a job whose second result differs, and one that fails only in a child."""
     import itertools
 
     def odd(rng, seed):

@@ -1,4 +1,4 @@
-"""What models do with data of other forms, of other scales, and with labels that they have never seen."""
+"""Models with data in various forms and scales, and with labels that they have never seen."""
 
 import json
 import warnings
@@ -35,14 +35,14 @@ def sequences(N=20, F=2):
 
 
 def caught(call):
-    """What a call gives, and the UserWarnings of it."""
+    """Return the result of a call, and its UserWarnings."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         value = call()
     return value, [str(w.message) for w in found if w.category is UserWarning]
 
 
-# --- labels and symbols that are not known ------------------------------------
+# --- unknown labels and symbols -----------------------------------------------
 
 X, Y = sequences()
 WORDS = [["dogs", "bark"], ["cats", "sleep"]] * 4
@@ -65,7 +65,7 @@ UNSEEN = {
 @pytest.mark.filterwarnings("ignore:no look at the validation part")
 @pytest.mark.parametrize("name", UNSEEN)
 def test_what_only_the_held_out_part_has_counts_as_wrong_with_one_warning(name):
-    """The same in fit, evaluate and score."""
+    """The rule is the same in fit, evaluate and score."""
     make, data, held, what = UNSEEN[name]
     strange = "77" if "numbers" in name else "'q'" if what == "symbols" else "'new'"
     model, said = caught(lambda: make().fit(*data, validation=held, **FIT))
@@ -95,7 +95,7 @@ def test_what_only_the_held_out_part_has_counts_as_wrong_with_one_warning(name):
 @pytest.mark.filterwarnings("ignore:the validation_loss was never a number")
 @pytest.mark.parametrize("name", ["classifier", "tagger", "stories", "pairs", "vectors"])
 def test_whether_a_fit_succeeds_does_not_depend_on_the_seed(name):
-    """Each label occurs once, so that all held-out ones are new."""
+    """Each label occurs once, so that all held-out ones are unknown."""
     _, (given, targets), _, what = UNSEEN[name]
     N = 8
     new = {"classifier": [f"label {k}" for k in range(N)], "tagger": [[f"t{k}", f"u{k}"] for k in range(N)],
@@ -135,7 +135,7 @@ def test_a_text_with_symbols_of_its_own_at_the_end():
 
 def test_words_of_the_held_out_windows_are_not_in_the_vocabulary():
     half = ["one two three four five"] * 8 + ["one", "six six seven six seven seven six seven six"]
-    text = " ".join([*half * 2, "one"])  # two streams of 50 words, of which the last 10 are held out
+    text = " ".join([*half * 2, "one"])  # two streams of 50 words, the last 10 of each held out
     model, said = caught(lambda: LanguageModel("gru", 4, level="word", seed=0).fit(
         text, batch_size=2, seq_len=5, validation=0.2, held_out="streams", **FIT | {"epochs": 0}))  # fmt: skip
     assert {" six", " seven"}.isdisjoint(model.vocabulary.symbols) and " four" in model.vocabulary.symbols
@@ -182,7 +182,7 @@ def test_the_estimators_name_what_only_the_held_out_part_has():
 
 
 def test_a_constant_feature_is_only_shifted():
-    """Also where the sum of equal numbers is rounded."""
+    """Holds also if the sum of equal numbers is rounded."""
     for value in (0.1, 1.6e9 + 0.3, -1e-300, 0.0):
         scaler = Scaler.of([np.full((10, 1), value), np.full((3, 1), value)])
         assert_array_equal(scaler(np.full((4, 1), value)), np.zeros((4, 1)))
@@ -287,7 +287,7 @@ def test_the_command_says_that_the_untrained_model_was_the_best(run):
 
 
 def test_a_forecaster_of_before_is_read(tmp_path):
-    """It has the end of one series, in float32, and no names."""
+    """An old model has the end of one series, in float32, and no names."""
     series = np.sin(np.arange(60)) * 3 + 10
     model = Forecaster(6, 3, difference=True, hidden_size=4, seed=0).fit(series, **FIT)
     arrays = {f"{name}.{key}": array for name in model.LAYERS for key, array in getattr(model, name).params.items()}
@@ -378,7 +378,7 @@ def test_columns_of_frames_go_by_their_names(tmp_path):
             of.predict([x.rename(columns={"p": "r"}) for x in frames])
 
 
-# --- outputs that are no numbers ----------------------------------------------
+# --- outputs that are NaN -----------------------------------------------------
 
 NAN = {name: case for name, case in CASES.items() if name in ("classifier", "tagger", "pairs", "vectors", "stories")}
 
@@ -469,7 +469,7 @@ def test_r2_needs_rows_that_differ():
 
 
 def forms():
-    """X in other forms that mean the same."""
+    """Return X in equivalent forms."""
     ragged = np.empty(len(X), object)
     ragged[:] = X
     padded = np.full((len(X), 7, 2), np.nan)
@@ -516,7 +516,7 @@ def test_frames_and_tensors_give_the_same_bits():
 
 
 def fitted(model, X, y):
-    """The model after one epoch."""
+    """Return the model after one epoch."""
     return model.fit(X, y, **(FIT if isinstance(model, SequenceClassifier) else {}))
 
 
@@ -603,7 +603,7 @@ def test_an_estimator_whose_fit_fails_is_what_it_was():
 
 
 def test_labels_of_a_tagger_are_checked_batch_by_batch():
-    """The targets of a batch are those of its sentences, where a tag is not known too."""
+    """The targets of a batch are those of its sentences, even if some tags are unknown."""
     model = SequenceTagger("gru", 4, seed=0).fit(WORDS, TAGS, **FIT)
     with pytest.warns(UserWarning, match="'new'"):
         batches = _Tagged(model, [["dogs"], ["cats", "bark"]], [["VERB"], ["new", "NOUN"]], 2, None, None)
@@ -612,7 +612,7 @@ def test_labels_of_a_tagger_are_checked_batch_by_batch():
     logits = model._logits(batch).astype(float)
     nll = np.log(np.exp(logits).sum(2)) - np.take_along_axis(logits, np.maximum(batch[-1], 0)[..., None], 2)[..., 0]
     found = model.evaluate(batches)
-    assert_allclose(found["loss"], (nll[1, 0] + nll[0, 1]) / 2, rtol=1e-6)  # the mean over the two tags that are known
+    assert_allclose(found["loss"], (nll[1, 0] + nll[0, 1]) / 2, rtol=1e-6)  # the mean over the two known tags
     assert found["accuracy"] == ((logits.argmax(2) == batch[-1])[[0, 1, 0], [0, 0, 1]]).sum() / 3
 
 
@@ -628,7 +628,7 @@ def test_a_held_out_loss_is_the_mean_over_the_labels_that_are_known(name):
 
 
 def test_arrays_of_any_strides_come_back_from_disk(tmp_path):
-    """A frame's columns lie in memory one after another, and so does the end of a series of it that a Forecaster saves."""
+    """The columns of a frame are contiguous in memory, and so is the end of its series that a Forecaster saves."""
     arrays = {
         "fortran": np.asfortranarray(np.arange(6.0).reshape(3, 2)),
         "strided": np.arange(12.0).reshape(6, 2)[::2],

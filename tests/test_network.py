@@ -1,4 +1,4 @@
-"""Network: what a chain gives, its functions, its place on disk, its errors."""
+"""Network: its results, functions, files and errors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Without memory: every allocation of a call fails in turn, and threads are refused. The C compiler builds what makes them fail."""
+"""Every allocation of a call fails in turn, and threads are refused. Needs a C compiler to build failing.c."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or
 
 
 def missing():
-    """Why this cannot be tested here, or None."""
+    """Return why this cannot be tested here, or None."""
     if platform.libc_ver()[0] != "glibc":
         return "this needs glibc"
     if "LD_PRELOAD" in os.environ:
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=f"allocations that
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory):
-    """Run failing_calls.py with the library that makes allocations fail; returns what it printed."""
+    """Run failing_calls.py with the library that makes allocations fail, and return its output."""
     library = tmp_path_factory.mktemp("failing") / "failing.so"
     subprocess.run([*COMPILER, "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl", "-lpthread"], check=True)
 
@@ -49,15 +49,16 @@ def failing(tmp_path_factory):
     return run
 
 
-# All allocations fail, down to the smallest that malloc sees. Where NumPy's fancy indexing takes part it is the arrays alone: NumPy 2.4
-# crashes where there is no memory for a buffer of a few KB of its own, and OpenSSL and Python's locks say otherwise than MemoryError.
+# All allocations fail, down to the smallest. Where NumPy's fancy indexing is used, only those of arrays do: NumPy 2.4
+# crashes if
+# it cannot allocate a small buffer of its own, and OpenSSL and Python's locks raise other errors than MemoryError.
 ALL = "call,large_call,states,vjp,backward,step_of_stream,run_of_stream,new_stream,refresh,decoder,decoder_gradients,beam_search,layers"
 ALL += ",optimiser,load_state_dict,copies"
 ARRAYS = {"first_call": 8192, "save": 8192, "load": 8192, "fit": 65536}
 
 
 def counted(printed):
-    """Calls that failed, of each kind of work."""
+    """Return the numbers of calls that failed, for each kind of work."""
     return {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in printed.splitlines())}
 
 
@@ -74,7 +75,7 @@ def test_each_array_that_there_is_no_memory_for_is_a_memory_error_and_changes_no
 
 @pytest.mark.fuzz
 def test_several_allocations_in_a_row_fail(failing):
-    """As many as the seed says, from some on: what handles the first failure needs memory too."""
+    """Fail a random number of allocations in a row: handling the first failure needs memory too."""
     for seed in fuzz.seeds("several allocations in a row", 1):
         with fuzz.named(seed):
             failing(ALL, 1, 2 + seed % 4, 5 + seed % 3)

@@ -1,4 +1,4 @@
-"""ONNX nodes on fastrnn: ONNX's own tests, onnxruntime on random configurations, laws, and what is refused."""
+"""ONNX nodes on fastrnn: ONNX's own tests, onnxruntime on random configurations, laws, and errors."""
 
 import re
 import unittest
@@ -19,7 +19,7 @@ def test_the_node_tests_of_onnx_pass():
     import fastrnn.onnx as backend
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the cases of other operators overflow while they are made
+        warnings.simplefilter("ignore")  # creating the test cases of other operators overflows
         runner = onnx.backend.test.BackendTest(backend.Backend, __name__)
     cases = runner.test_cases["OnnxBackendNodeModelTest"]
     names = [name for name in dir(cases) if re.match(NODE_TESTS, name)]
@@ -50,7 +50,7 @@ def run(case, **options):
 
 
 def one(op="LSTM", T=5, B=3, I=4, H=6, given=("X", "W", "R", "B"), seed=0, dtype="float32", **attributes):
-    """A small case with these tensors and attributes."""
+    """Return a small case with these tensors and attributes."""
     D = 2 if attributes.get("direction") == "bidirectional" else 1
     made = tensors(op, T, B, I, H, D, np.random.default_rng(seed), given)
     made = {n: a if a.dtype.kind == "i" else a.astype(dtype) for n, a in made.items()}
@@ -78,7 +78,7 @@ def test_layout_1_is_layout_0_with_batch_and_time_swapped(op, direction, dtype):
 
 
 def test_a_sequence_of_length_0_keeps_its_initial_state():
-    """onnxruntime gives zeros there; keeping the state is what splitting a sequence needs."""
+    """onnxruntime returns zeros there; splitting a sequence requires that the state is kept."""
     case = one(given=EVERY)
     case.tensors["sequence_lens"] = np.array([5, 0, 2], "int32")
     Y, Y_h, Y_c = run(case)
@@ -99,7 +99,7 @@ def test_an_activation_without_numbers_has_those_of_the_onnx_operator(op, number
 
 
 def test_the_numbers_belong_in_order_to_the_activations_that_take_one():
-    """f takes none, g takes both, h takes an alpha: alpha has two values, beta one."""
+    """f takes no parameter, g two, h an alpha: alpha has two values, beta one."""
     case = one(
         hidden_size=6,
         activations=["Sigmoid", "HardSigmoid", "LeakyRelu"],
@@ -180,7 +180,7 @@ def test_a_node_in_a_function_is_ours_and_its_attributes_may_be_the_functions():
 
 
 def test_a_node_in_a_loop_is_ours():
-    """Three rounds of a GRU with clip, state carried on by the loop: one pass over three times the sequence."""
+    """Three rounds of a GRU with clip, state carried by the loop, equal one pass over three times the sequence."""
     from onnx import TensorProto, helper, numpy_helper
 
     import fastrnn.onnx as backend
@@ -207,7 +207,7 @@ def test_a_node_in_a_loop_is_ours():
     np.testing.assert_array_equal(last, run(case).Y_h)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 REFUSED = [  # changes of a case, the error, words of its message
     (

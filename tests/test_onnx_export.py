@@ -1,4 +1,4 @@
-"""Networks and models of fastrnn as ONNX models: the same numbers here and in onnxruntime."""
+"""fastrnn networks and models as ONNX models: the same numbers here and in onnxruntime."""
 
 import numpy as np
 import pytest
@@ -154,7 +154,7 @@ def test_a_language_model_goes_on_from_a_state(tied):
     np.testing.assert_allclose(whole.logits, model.linear(y), **PEER)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("net, error, words", [

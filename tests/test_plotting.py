@@ -1,4 +1,4 @@
-"""fastrnn.plotting: pictures that say what the network is, laws of trajectories and gradient norms, the viewer's data."""
+"""fastrnn.plotting: diagrams match their networks, laws of trajectories and gradient norms, the viewer's data."""
 
 import base64
 import functools
@@ -61,7 +61,7 @@ STORIES = [([["ann", "left"]], ["who", "left"])] * 2, ["ann", "bob"]
 
 
 class OwnVectorToSequence:
-    """A model that says itself what it looks like."""
+    """A model that defines its own graph."""
 
     def _graph(self, graph):
         graph.whole = [True]
@@ -150,7 +150,7 @@ def layout(name, steps=3):
 
 
 def between(made, name):
-    """Which (name, step) of `name` lead to which others, by straight lines."""
+    """Return which (name, step) of `name` are connected to which others by straight lines."""
     found = set()
     for (a, one), (b, other) in itertools.permutations(made.nodes.items(), 2):
         if a[0] == name and any(
@@ -160,7 +160,7 @@ def between(made, name):
     return found
 
 
-# --- unfolded: where things stand, without matplotlib ---
+# --- unfolded: the layout, without matplotlib ---
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -395,7 +395,7 @@ def test_a_picture_that_cannot_be_written_is_named_before_it_is_made(tmp_path):
             draw(tmp_path / "no" / "a.svg")
 
 
-# --- unfolded: as drawn ---
+# --- unfolded: the drawing ---
 
 
 @pytest.mark.matplotlib
@@ -652,7 +652,7 @@ def test_what_has_no_history_is_named():
 
 
 class Page(html.parser.HTMLParser):
-    """The title, the scripts, and every attribute that names a file of some place."""
+    """Collects the title, the scripts, and every attribute that refers to a file."""
 
     def __init__(self, text):
         super().__init__()
@@ -728,7 +728,7 @@ def hostile_model():
     ["<script>", "<td", "</style>", "\"'&", "$x_$", "a\0b", "\x1b", "\u2028", "\ud800", "\n", "_x", r"\$", "$"],
 )
 def test_labels_of_pictures_are_shown_as_they_are(hostile, tmp_path):
-    """Neither formulas nor markup, and the file is XML; what cannot be shown is a dot."""
+    """Labels are neither formulas nor markup, the file is valid XML, and unprintable characters become dots."""
     path, shown = tmp_path / "x.svg", re.sub("[\0\x1b\u2028\ud800\n]", "·", hostile)
     run = [{"epoch": k, "train_loss": 1.0 + k} for k in range(2)]
     for draw, what in (

@@ -1,4 +1,4 @@
-"""The readers: what other formats and options mean, what is refused, and what is said."""
+"""The readers: variants of formats and options, errors, and reports."""
 
 import logging
 import struct
@@ -188,7 +188,7 @@ def test_what_is_not_read_is_refused_with_its_line_and_what_to_do(read, text, me
 
 @pytest.fixture
 def said(caplog):
-    """What was reported to the logger, at the end."""
+    """Return what was reported to the logger, at the end."""
     caplog.set_level(logging.INFO, logger="fastrnn")
     return lambda: [record.getMessage() for record in caplog.records]
 

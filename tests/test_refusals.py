@@ -1,5 +1,7 @@
-"""What would give wrong numbers or lose data without a word, and is refused: forecasts that see the future, masks that would be dropped,
-weights that say nothing, logs in place of other files.
+"""Input that would silently give wrong numbers or lose data is refused.
+
+This covers forecasts that see the future, masks that would be ignored, meaningless weights, and logs in place of other
+files.
 """
 
 from pathlib import Path

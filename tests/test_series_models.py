@@ -1,4 +1,4 @@
-"""Models over numbers: SequenceRegressor, Forecaster, EventModel."""
+"""Models of numbers: SequenceRegressor, Forecaster, EventModel."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_gradients_through_the_whole_event_model(cell, layers):
     assert_gradient(model, batch)
 
 
-# --- what they learn, and how it is saved ---------------------------------------
+# --- what they learn, and how they are saved ------------------------------------
 
 
 @pytest.mark.parametrize("per_step", [False, True])
@@ -303,7 +303,7 @@ def test_the_pinball_loss_is_least_at_the_quantile():
         assert_allclose(best, np.quantile(targets, q), atol=0.02)
 
 
-# --- bad input ----------------------------------------------------------------
+# --- invalid input -------------------------------------------------------------
 
 X3, Y3, S3 = ragged(3)
 BAD = [

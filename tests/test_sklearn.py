@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.sklearn
 
-# As MLPClassifier: a weight of 2 is one gradient twice as large, two copies are two sequences of other batches.
+# As in MLPClassifier: a weight of 2 doubles one gradient, but two copies are two sequences in different batches.
 STOCHASTIC = {
     "check_sample_weight_equivalence_on_dense_data": "batches of repeated sequences are not those of weighted ones"
 }
@@ -211,15 +211,13 @@ def test_calls_of_partial_fit_are_the_epochs_of_a_fit_as_the_moments_are_handed_
         "batch_size": len(X),
         "learning_rate_init": 0.01,
         "max_iter": 5,
-    }  # one update an epoch: no order of batches
+    }  # one update per epoch, so that there is no order of batches
     whole, parts = estimator("RNNRegressor", **options).fit(X, y["RNNRegressor"]), estimator("RNNRegressor", **options)
     for _ in range(5):
         parts.partial_fit(X, y["RNNRegressor"])
     np.testing.assert_allclose(parts.predict(X), whole.predict(X), rtol=1e-4)
     np.testing.assert_allclose(parts.loss_curve_, whole.loss_curve_, rtol=1e-4)
-    parts.set_params(solver="adagrad").partial_fit(
-        X, y["RNNRegressor"]
-    )  # another solver begins with moments of its own
+    parts.set_params(solver="adagrad").partial_fit(X, y["RNNRegressor"])  # another solver starts with its own moments
 
 
 def test_partial_fit_needs_all_classes_first_and_refuses_a_strange_label():

@@ -1,4 +1,4 @@
-"""Texts as words and as bytes, word vectors from elsewhere, and language models of them."""
+"""Texts as words and as bytes, external word vectors, and language models of them."""
 
 import math
 import sys
@@ -131,7 +131,7 @@ def test_rare_words_are_unknown_and_the_most_frequent_are_kept():
 
 @given(st.binary(max_size=40), st.integers(0, 40))
 def test_pieces_of_bytes_are_the_text_wherever_the_prompt_ends(data, cut):
-    """What is not UTF-8 becomes U+FFFD, as in decode; a character whose first bytes end the prompt is written when it is whole."""
+    """Invalid UTF-8 becomes U+FFFD, as in decode; a character that the prompt begins is printed when complete."""
     before, after = data[:cut], data[cut:]
     pieces = list(Bytes().pieces(after, before=before))
     assert all(pieces)
@@ -219,7 +219,7 @@ def test_tying_saves_a_weight():
 
 @pytest.mark.filterwarnings("ignore:no look at the validation part")
 def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary():
-    """Nor do they count: what the model learns from is the training part alone."""
+    """Nor do they count: the model learns from the training part only."""
     text = "one two three four five.\n" * 40 + "six six seven.\n" * 20  # 280 words and 100
     model = small().fit(text, **QUICK | {"validation": 100 / 380, "epochs": 1})
     assert {" six", "six", " seven"}.isdisjoint(model.vocabulary.symbols)
@@ -260,7 +260,7 @@ def test_empty_lines_are_text_like_any_other():
 
 
 def test_the_unknown_word_is_never_written():
-    """Half the words of this text are unknown, so the model thinks them the most likely."""
+    """Half the words of this text are unknown, so the model considers them the most likely."""
     rng = np.random.default_rng(0)
     text = "".join(f" {word}" for pair in zip(rng.permutation(2000), ["yes", "no"] * 1000) for word in pair)
     model = small().fit(text, **QUICK | {"epochs": 1})
@@ -328,7 +328,7 @@ def test_vectors_of_known_words_start_the_embedding_and_the_others_are_drawn(tmp
     )
     assert_array_equal(
         same.embedding.params["weight"][model.vocabulary.find("The")], [0, 1, 0]
-    )  # its own spelling is better
+    )  # its own spelling takes precedence
     assert small(embedding_size=3).fit(TEXT, **QUICK, pretrained=str(tmp_path / "v.txt")).score(TEXT) != plain.score(
         TEXT
     )
@@ -410,7 +410,7 @@ def test_a_file_of_bytes_is_mapped_not_read(tmp_path, monkeypatch):
 
 
 def root(array):
-    """The array that a view is of."""
+    """Return the array that a view belongs to."""
     while isinstance(array.base, np.ndarray) and not (
         isinstance(array, np.memmap) and not isinstance(array.base, np.memmap)
     ):

@@ -1,4 +1,4 @@
-"""Threads: how many, fork, many callers, Ctrl-C, and the floating-point mode of the caller."""
+"""Threads: their number, fork, concurrent callers, Ctrl-C, and the floating-point mode of the caller."""
 
 import math
 import os
@@ -239,7 +239,7 @@ if __name__ == "__main__":
 
 
 def check_script(tmp_path, text, argument):
-    """Run it from a file, as multiprocessing wants it."""
+    """Run it from a file, as multiprocessing requires."""
     script = tmp_path / "script.py"
     script.write_text(text)
     done = subprocess.run(
@@ -284,7 +284,7 @@ def test_joblib_finishes_with_the_same_bits(backend, tmp_path):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_many_python_threads_calling_one_object_get_the_same_bits(cell):
-    """Inference, training and backward of tapes made elsewhere, on one network, two engine threads each."""
+    """Inference, training and backward of tapes made elsewhere, on one network, with two engine threads each."""
     fastrnn.set_num_threads(2)
     cases = [
         random_case(cell, 8, B, 5, 33, dtype="float32", num_layers=2, lengths=True, seed=k)
@@ -347,7 +347,7 @@ def test_callers_at_the_same_time_with_two_threads_each_get_the_same_bits():
 
 @pytest.mark.parametrize("split", ["rows", "units", None])
 def test_calls_beside_busy_processes_give_the_same_bits(split):
-    """Workers are held up in the middle of a sequence, so that callers leave them behind, and calls use one thread for a while."""
+    """Workers are delayed in the middle of a sequence, so callers continue without them and then use one thread."""
     rng = np.random.default_rng(0)
     layers = [getattr(fastrnn, kind)(24, 64, seed=0) for kind in ("LSTM", "GRU", "RNN")] + [
         fastrnn.GRU(24, 64, reset_after=False, seed=0)
@@ -423,7 +423,7 @@ def test_the_configuration_says_whether_calls_are_divided(capsys, monkeypatch):
 @pytest.mark.parametrize("started", [False, True], ids=["before the first call", "after it"])
 @pytest.mark.parametrize("B, calls", [(1, 200), (32, 40)])
 def test_on_a_single_cpu_two_threads_are_not_much_slower_than_one(B, calls, started):
-    """A thread that waits must let the one it waits for have the CPU: to spin through a time slice at every step would be 100 times slower."""
+    """A waiting thread must yield the CPU: spinning for a time slice at every step would be 100 times slower."""
     code = """
 import os, sys, time
 import numpy as np, fastrnn
@@ -452,7 +452,7 @@ print(min(one)[0], min(two)[0])
 
 
 def small_batch(cell, B, H, dtype, *, T=None, ragged=False):
-    """Too few rows to be split among threads, and enough steps, where T does not say how many, that the work is worth it."""
+    """Return a network with too few rows to divide them among threads, and enough steps that the work is worth it."""
     more = {"lengths": B > 1, "resets": True, "context": 3, "num_layers": 2, "bidirectional": True} if ragged else {}
     gates = {"lstm": 4, "rnn_tanh": 1}.get(cell, 3)
     T = T or math.ceil(WORTH_SPLITTING * (1.5 if ragged else 1) / (2 * B * gates * H * (H + 24)))
@@ -462,7 +462,7 @@ def small_batch(cell, B, H, dtype, *, T=None, ragged=False):
     return case
 
 
-WORTH_SPLITTING = 4.5e6  # floating-point operations; the engine splits from 4e6
+WORTH_SPLITTING = 4.5e6  # floating-point operations; the engine divides work from 4e6 on
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
@@ -490,7 +490,7 @@ def test_a_stream_does_not_depend_on_the_thread_count_bit_for_bit(cell, isa):
 
 @pytest.fixture(params=["rows", "units"])
 def split(request):
-    """Small batches are split too, by rows or by units of the hidden state."""
+    """Small batches are divided too, by rows or by units of the hidden state."""
     _engine.force_split(request.param)
     yield request.param
     _engine.force_split(None)
@@ -562,7 +562,7 @@ print(signal.sigwait({signal.SIGUSR1}) == signal.SIGUSR1)
 
 
 def test_workers_leave_signals_to_the_programs_own_threads():
-    assert processes.output(SIGNALS, OPENBLAS_NUM_THREADS="1").strip() == "True"  # NumPy's own threads take signals
+    assert processes.output(SIGNALS, OPENBLAS_NUM_THREADS="1").strip() == "True"  # NumPy's own threads handle signals
 
 
 INTERRUPT = """
@@ -629,7 +629,7 @@ def test_ctrl_c_ends_a_long_call_at_once_and_the_layer_works_on(what, T, threads
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_callers_floating_point_mode_is_unchanged(threads):
-    """Denormals are flushed inside a call only: 1e-40 * 1 is still 1e-40 afterwards."""
+    """Denormals are flushed only inside a call: 1e-40 * 1 is still 1e-40 afterwards."""
     tiny = np.full(40, 1e-40, "float32")
     one = np.ones(40, "float32")
     case = random_case("lstm", 30, 64, 40, 33, dtype="float32")
@@ -662,7 +662,7 @@ assert not (tiny * one).any()
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
 def test_denormal_numbers_cost_nothing(cell):
-    """A decaying state passes through the denormals; elsewhere that is 18 to 27 times slower. The bound leaves room for a busy machine."""
+    """A decaying state becomes denormal; without flushing, steps are 18 to 27 times slower."""
     case = random_case(cell, 100, 16, 32, 96, dtype="float32", seed=1)
     net = case.net()
     normal, tiny = case.x, np.full_like(case.x, 1e-41)
@@ -693,7 +693,7 @@ statm = pytest.mark.skipif(
 @statm
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
 def test_32_python_threads_of_small_calls_get_the_same_bits_and_memory_stays_flat(count):
-    """In each, `count` calls of a layer that all share, and `count` steps of a stream of its own."""
+    """In each thread, `count` calls of a shared layer, and `count` steps of the thread's own stream."""
     code = f"""
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, fastrnn

@@ -1,4 +1,4 @@
-"""The training loop: what its settings mean, for any model."""
+"""The training loop: the meaning of its settings, for any model."""
 
 import csv
 import json
@@ -74,7 +74,7 @@ def test_a_generator_is_asked_anew_for_each_epoch():
     for epoch in (2, 0, 2):
         counts.begin(epoch)
         assert [counts[i] for i in range(4)] == [10 * epoch + i for i in range(4)]
-    assert counts[1] == 21 and counts[3] == 23  # as where a resumed training goes on
+    assert counts[1] == 21 and counts[3] == 23  # as where a resumed training run continues
 
 
 # --- groups and freezing ------------------------------------------------------
@@ -86,7 +86,7 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
     for name, slot in model.slots.items():
         same = np.array_equal(slot.view(model.storage.flat), slot.view(start.storage.flat))
         assert same == (name.startswith(("embedding", "rnn.weight_hh"))), name
-    # one update of length lr * clip_norm: all of it in the parameters that are not frozen
+    # one update of length lr * clip_norm, completely in the parameters that are not frozen
     one = small().fit(TEXT, **QUICK | {"epochs": 1, "batch_size": 1, "seq_len": len(TEXT) // 2, "validation": 0.4}, freeze=["rnn"], clip_norm=1e-3,
                       optimizer="sgd")  # fmt: skip
     assert_allclose(
@@ -171,7 +171,7 @@ def test_windows_learn_each_step_once_or_skip_it(k1, k2):
     assert sum(streams.steps_of(window) for window in streams) == streams.steps
 
 
-# --- what is told -------------------------------------------------------------
+# --- callbacks ----------------------------------------------------------------
 
 
 def test_logs_hold_the_history_also_of_a_resumed_training(tmp_path):
@@ -209,7 +209,7 @@ def test_without_tensorboardx_the_error_says_what_to_install(tmp_path):
     )
 
 
-# --- bad settings -------------------------------------------------------------
+# --- invalid settings ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_wrong_setting_is_named_before_any_work(options, error, message, tmp_p
 
 @pytest.mark.parametrize("widgets", [False, True])
 def test_a_notebook_shows_a_bar(widgets, monkeypatch, capsys):
-    """In a Jupyter kernel stderr is no terminal; the bar is a widget where ipywidgets are installed."""
+    """In a Jupyter kernel stderr is not a terminal; the bar is a widget if ipywidgets is installed."""
     from fastrnn.training import progress
 
     ipython = types.ModuleType("IPython")

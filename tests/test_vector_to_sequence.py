@@ -1,4 +1,4 @@
-"""VectorToSequence: gradients of every wiring, an independent evaluation, the search's laws, bits, files, vectors of every wrong kind."""
+"""VectorToSequence: gradients of all variants, an independent evaluation, laws of search, files, errors."""
 
 import numpy as np
 import pair_reference
