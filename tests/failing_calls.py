@@ -286,8 +286,8 @@ def load():
 WORKS = {
     f.__name__: f
     for f in (
-        call, first_call, large_call, states, vjp, backward, step_of_stream, run_of_stream, new_stream, refresh, decoder, decoder_gradients,
-        beam_search, layers, optimiser, load_state_dict, copies, fit, save, load,
+        call, first_call, large_call, states, vjp, backward, step_of_stream, run_of_stream, new_stream, refresh,
+        decoder, decoder_gradients, beam_search, layers, optimiser, load_state_dict, copies, fit, save, load,
     )
 }  # fmt: skip
 
@@ -350,7 +350,8 @@ def report(name, least, count, stride):
     growth = min((after - before for before, after in itertools.pairwise(kept)), default=0)
     assert growth < max(1000, least), f"{name}: {growth} bytes more are kept after each sweep: {kept}"
     print(
-        f"{name}: {failed} of {failed + needless} calls failed, one for each of its allocations of {least} bytes or more",
+        f"{name}: {failed} of {failed + needless} calls failed, "
+        f"one for each of its allocations of {least} bytes or more",
         flush=True,
     )
 
