@@ -62,5 +62,6 @@ def fit():
 if __name__ == "__main__":
     a, b = fit()
     print(
-        f"TANH_A {a.tolist()}\nTANH_B {b.tolist()}\nTANH_LIMIT {np.float32(LIMIT**2)}\nerror {relative_error(a, b).max():.3f} * 2^-24"
+        f"TANH_A {a.tolist()}\nTANH_B {b.tolist()}\nTANH_LIMIT {np.float32(LIMIT**2)}\n"
+        f"error {relative_error(a, b).max():.3f} * 2^-24"
     )
