@@ -18,8 +18,8 @@ def numbers(shape, dtype=F, seed=0):
 # --- torch -----------------------------------------------------------------------
 
 STATE_DICT = {
-    "embedding.weight": (5, 3), "rnn.weight_ih_l0": (16, 3), "rnn.weight_hh_l0": (16, 4), "rnn.bias_ih_l0": (16,), "rnn.bias_hh_l0": (16,),
-    "out.weight": (5, 4), "out.bias": (5,),
+    "embedding.weight": (5, 3), "rnn.weight_ih_l0": (16, 3), "rnn.weight_hh_l0": (16, 4), "rnn.bias_ih_l0": (16,),
+    "rnn.bias_hh_l0": (16,), "out.weight": (5, 4), "out.bias": (5,),
 }  # fmt: skip
 
 
