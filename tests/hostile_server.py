@@ -19,8 +19,8 @@ from pathlib import Path
 CLEAR = (ValueError, NotImplementedError, OSError, MemoryError, ImportError)
 SECONDS = 20
 IMPORTED = (
-    "h5py", "onnx", "onnx.reference.ops", "onnxruntime", "torch", "zipfile", "fastrnn._engine", "fastrnn.convert", "fastrnn.keras._load",
-    "fastrnn.models", "fastrnn.onnx", "fastrnn.cli.tasks",
+    "h5py", "onnx", "onnx.reference.ops", "onnxruntime", "torch", "zipfile", "fastrnn._engine", "fastrnn.convert",
+    "fastrnn.keras._load", "fastrnn.models", "fastrnn.onnx", "fastrnn.cli.tasks",
 )  # fmt: skip
 
 
