@@ -61,7 +61,8 @@ def layer(rng, seed):
     two = rng.random() < 0.3
     case = random_case(
         CELLS[rng.integers(len(CELLS))], T, B, I, H, dtype=DTYPES[rng.integers(2)], seed=seed, state=rng.random() < 0.5,
-        lengths=rng.random() < 0.4, resets=rng.random() < 0.2, context=int(rng.integers(0, 3)), num_layers=int(rng.integers(1, 4)), bidirectional=two,
+        lengths=rng.random() < 0.4, resets=rng.random() < 0.2, context=int(rng.integers(0, 3)),
+        num_layers=int(rng.integers(1, 4)), bidirectional=two,
     )  # fmt: skip
     if rng.random() < 0.2:
         case.given["mask"] = rng.random((T, B)) < 0.7
@@ -268,10 +269,12 @@ def main(argv=None):
     quarter = max(1, len(memory) // 4)
     first, last = (statistics.median(part) for part in (memory[quarter : 2 * quarter] or memory, memory[-quarter:]))
     print(
-        f"{total.total() - total['forks']} calls in {rounds} rounds, all with the same bits: {', '.join(f'{k} {n}' for k, n in sorted(total.items()))}"
+        f"{total.total() - total['forks']} calls in {rounds} rounds, all with the same bits: "
+        + ", ".join(f"{k} {n}" for k, n in sorted(total.items()))
     )
     print(
-        f"resident memory: {first:.1f} MB in the second quarter, {last:.1f} MB in the last, {max(memory):.1f} MB at most"
+        f"resident memory: {first:.1f} MB in the second quarter, {last:.1f} MB in the last, "
+        f"{max(memory):.1f} MB at most"
     )
     tenths = [f"{statistics.median(part):.0f}" for part in np.array_split(memory, min(10, len(memory)))]
     print(f"by tenths of the run: {', '.join(tenths)} MB")
