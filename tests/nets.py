@@ -235,7 +235,8 @@ def same_bits(got, want, what=""):
         different = np.ascontiguousarray(got).view(unsigned) != np.ascontiguousarray(want).view(unsigned)
         first = tuple(np.argwhere(different)[0])
         raise AssertionError(
-            f"{what}: {different.sum()} of {got.size} elements differ, the first at {first}: {got[first]!r} is not {want[first]!r}"
+            f"{what}: {different.sum()} of {got.size} elements differ, "
+            f"the first at {first}: {got[first]!r} is not {want[first]!r}"
         )
 
 
