@@ -8,8 +8,8 @@ PEER = {"rtol": 1e-5, "atol": 1e-5}
 BLOCKS = {"RNN": 1, "GRU": 3, "LSTM": 4}
 TENSORS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 NUMBERS = {  # activations used in the cases: how many parameters they take
-    "Tanh": 0, "Sigmoid": 0, "Relu": 0, "Softsign": 0, "Softplus": 0, "LeakyRelu": 1, "ThresholdedRelu": 1, "Elu": 1, "Affine": 2, "ScaledTanh": 2,
-    "HardSigmoid": 2,
+    "Tanh": 0, "Sigmoid": 0, "Relu": 0, "Softsign": 0, "Softplus": 0, "LeakyRelu": 1, "ThresholdedRelu": 1, "Elu": 1,
+    "Affine": 2, "ScaledTanh": 2, "HardSigmoid": 2,
 }  # fmt: skip
 
 
@@ -42,7 +42,10 @@ class Case:
         graph = helper.make_graph(
             [node], "case", [info(n, a) for n, a in self.tensors.items() if n not in self.weights],
             [helper.make_tensor_value_info(o, kind, [None] * (4 if o == "Y" else 3)) for o in self.outputs],
-            [numpy_helper.from_array(np.ascontiguousarray(self.tensors[n]), n) for n in self.weights if n in self.tensors],
+            [
+                numpy_helper.from_array(np.ascontiguousarray(self.tensors[n]), n)
+                for n in self.weights if n in self.tensors
+            ],
         )  # fmt: skip
         assert kind in (TensorProto.FLOAT, TensorProto.DOUBLE)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
