@@ -313,8 +313,10 @@ def test_a_released_or_stale_backward_says_so():
 
 @pytest.mark.parametrize("change, error, message", [
     (dict(attention="cosine"), ValueError, "cosine"),
-    (dict(memory_size=5, attention="dot"), ValueError, "memory_size is 5, but dot attention needs that of the state, 7"),
-    (dict(attention="general", size=3), ValueError, "size is 3, but general attention compares with the state, which has 7"),
+    (dict(memory_size=5, attention="dot"), ValueError,
+     "memory_size is 5, but dot attention needs that of the state, 7"),
+    (dict(attention="general", size=3), ValueError,
+     "size is 3, but general attention compares with the state, which has 7"),
     (dict(memory_size=0), ValueError, "memory_size is 0"),
     (dict(rnn="gru"), TypeError, "rnn is str"),
     (dict(rnn=fastrnn.GRU(3, 7, bidirectional=True)), ValueError, "bidirectional=True"),
@@ -335,7 +337,8 @@ def test_layers_made_in_between_are_noticed():
 
 
 @pytest.mark.parametrize("change, error, message", [
-    (dict(memory=np.ones((6, 5, 8))), ValueError, r"memory has shape \(6, 5, 8\), but this decoder was made with memory_size=7"),
+    (dict(memory=np.ones((6, 5, 8))), ValueError,
+     r"memory has shape \(6, 5, 8\), but this decoder was made with memory_size=7"),
     (dict(memory=np.ones((6, 4, 7))), ValueError, "x has 5 rows"),
     (dict(memory=np.ones((6, 5, 7), "float32")), TypeError, "memory is float32"),
     (dict(memory_lengths=[7, 1, 1, 1, 1]), ValueError, "memory_lengths has 7, but memory has 6 steps"),
