@@ -46,7 +46,10 @@ def same_engine():
 
 def start(*arguments):
     """The command in a separate process. (Children of a background shell ignore Ctrl-C.)"""
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import runpy; runpy.run_module('fastrnn', run_name='__main__')"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import runpy; runpy.run_module('fastrnn', run_name='__main__')"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=processes.environment(**same_engine()),
@@ -143,8 +146,8 @@ def test_resume_makes_a_training_longer_to_the_same_bits(run, data, tmp_path):
     status, out, err = run(*options, "--out", "part", "--resume", "--hidden", 13)
     assert (status, out) == (1, "")
     assert (
-        err
-        == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: to continue, it must be the same\n"
+        err == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: "
+        "to continue, it must be the same\n"
     )
 
 
@@ -168,8 +171,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(ru
     updates = checkpointed_updates(tmp_path / "part")
     last = err.splitlines()[-1]
     assert (
-        last
-        == f"fastrnn: training was interrupted after {updates} updates; model and checkpoint are in {tmp_path / 'part'}, --resume continues"
+        last == f"fastrnn: training was interrupted after {updates} updates; "
+        f"model and checkpoint are in {tmp_path / 'part'}, --resume continues"
     )
     assert "Traceback" not in err
     assert LanguageModel.load(tmp_path / "part").vocabulary.symbols == "".join(sorted(set(TEXT)))
@@ -410,7 +413,8 @@ def test_a_run_that_diverges_says_so_and_keeps_the_best(run, data, tmp_path):
     )
     assert status == 1
     assert re.fullmatch(
-        r"fastrnn: error: the loss is \S+ at update \d+, over 3 times its first value \S+: training stopped; the parameters kept are .*\n",
+        r"fastrnn: error: the loss is \S+ at update \d+, over 3 times its first value \S+: "
+        r"training stopped; the parameters kept are .*\n",
         err,
     )
     assert np.isfinite(parameters(tmp_path / "fastrnn-lm")).all()
