@@ -129,8 +129,10 @@ def test_the_order_of_a_torch_file_is_said_to_be_that_of_definition(tmp_path, ru
 
 
 @pytest.mark.parametrize("order, words", [
-    ("encoder", "leaves out decoder: it must name each of the 2 layers once"), ("encoder,decoder,fc", "names 'fc', but the layers are"),
-    ("encoder,encoder,decoder", "names 'encoder' twice"), ("encoder:linear,decoder", "calls 'encoder' a 'linear', but it can only be: recurrent"),
+    ("encoder", "leaves out decoder: it must name each of the 2 layers once"),
+    ("encoder,decoder,fc", "names 'fc', but the layers are"),
+    ("encoder,encoder,decoder", "names 'encoder' twice"),
+    ("encoder:linear,decoder", "calls 'encoder' a 'linear', but it can only be: recurrent"),
 ])  # fmt: skip
 def test_a_wrong_order_is_refused(order, words):
     net = Network({"encoder": fastrnn.LSTM(8, 8), "decoder": fastrnn.LSTM(8, 8)})
@@ -152,7 +154,8 @@ def test_what_a_square_table_is_is_asked_for():
     }
     with pytest.raises(
         ValueError,
-        match=r"whether 'table', a table without bias, is looked up by ids or multiplies is not known: .*table:embedding,rnn",
+        match=r"whether 'table', a table without bias, is looked up by ids or multiplies is not known: "
+        r".*table:embedding,rnn",
     ):
         state_dict.to_network(tensors)
     net = state_dict.to_network(tensors, order=["table:linear", "rnn"], between="none")
@@ -219,8 +222,10 @@ def test_what_stood_behind_a_linear_is_asked_for(tmp_path, run, file):
 
 
 @pytest.mark.parametrize("between, words", [
-    ("gelu", "--between 'gelu' is no function: use none or one of tanh"), ("fc=relu", "--between names 'fc', but the layers are"),
-    ("a=relu,a=tanh", "must be one function, or NAME=FUNCTION"), ("=relu", "must be one function"), ("b=relu", "what stands between 'a', a Linear, and 'b'"),
+    ("gelu", "--between 'gelu' is no function: use none or one of tanh"),
+    ("fc=relu", "--between names 'fc', but the layers are"),
+    ("a=relu,a=tanh", "must be one function, or NAME=FUNCTION"), ("=relu", "must be one function"),
+    ("b=relu", "what stands between 'a', a Linear, and 'b'"),
 ])  # fmt: skip
 def test_a_wrong_function_between_is_refused(between, words):
     net = Network({"a": fastrnn.Linear(4, 4), "b": fastrnn.Linear(4, 2)})
@@ -312,16 +317,21 @@ def gru(**more):
 
 ONE = np.ones(4, F)
 FOREIGN = [
-    (gru(bn__running_mean=ONE, bn__num_batches_tracked=np.array(3)), "bn.running_mean is of a BatchNorm, which is no part of .*: fold it into the Linear"),
+    (gru(bn__running_mean=ONE, bn__num_batches_tracked=np.array(3)),
+     "bn.running_mean is of a BatchNorm, which is no part of .*: fold it into the Linear"),
     (gru(bn__num_batches_tracked=np.array(3)), "bn.num_batches_tracked is of a BatchNorm"),
-    (gru(rnn__weight_hh_l0_g=np.ones((12, 1), F)), "rnn.weight_hh_l0_g is of weight_norm, .* call torch.nn.utils.remove_weight_norm"),
+    (gru(rnn__weight_hh_l0_g=np.ones((12, 1), F)),
+     "rnn.weight_hh_l0_g is of weight_norm, .* call torch.nn.utils.remove_weight_norm"),
     (gru(fc__weight_g=np.ones((2, 1), F), fc__weight_v=np.ones((2, 4), F)), "fc.weight_g is of weight_norm"),
-    (gru(fc__parametrizations__weight__original0=np.ones((2, 1), F)), r"of a parametrization of fc.weight .*remove_parametrizations\(module, 'weight'\)"),
+    (gru(fc__parametrizations__weight__original0=np.ones((2, 1), F)),
+     r"of a parametrization of fc.weight .*remove_parametrizations\(module, 'weight'\)"),
     (gru(fc__weight_orig=np.ones((2, 4), F), fc__weight_u=np.ones(2, F)), "is of spectral_norm"),
     (gru(fc__weight_mask=np.ones((2, 4), F)), "is of pruning"),
     (gru(at__in_proj_weight=np.ones((12, 4), F)), "is of a MultiheadAttention"),
-    (gru(norm__weight=ONE, norm__bias=ONE), r"norm.weight \(4,\) is no part of a chain .*: a LayerNorm or BatchNorm has such weights"),
-    (gru(decoder__bias=ONE), r"decoder.bias \(4,\) is no part of a chain .*: where is decoder.weight\? safetensors leaves out tied weights"),
+    (gru(norm__weight=ONE, norm__bias=ONE),
+     r"norm.weight \(4,\) is no part of a chain .*: a LayerNorm or BatchNorm has such weights"),
+    (gru(decoder__bias=ONE),
+     r"decoder.bias \(4,\) is no part of a chain .*: where is decoder.weight\? safetensors leaves out tied weights"),
     (gru(fc__weight=np.full((2, 4), np.nan, F)), "fc.weight has numbers that are NaN or infinite"),
     (gru(rnn__weight_ih=np.ones((12, 3), F)), "rnn.weight_ih and rnn.weight_ih_l0 are both there"),
 ]  # fmt: skip
@@ -335,7 +345,8 @@ def test_what_is_no_layer_here_is_called_by_its_name(tensors, words):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("wrap, words", [
-    ("old", "remove_weight_norm"), ("new", "remove_parametrizations"), ("batch", "is of a BatchNorm"), ("layer", "a LayerNorm"),
+    ("old", "remove_weight_norm"), ("new", "remove_parametrizations"), ("batch", "is of a BatchNorm"),
+    ("layer", "a LayerNorm"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_modules_of_torch_that_are_no_layer_here_are_called_by_their_names(wrap, words):
@@ -354,8 +365,10 @@ def test_modules_of_torch_that_are_no_layer_here_are_called_by_their_names(wrap,
 
 
 @pytest.mark.parametrize("source, option, words", [
-    ("net", ["--order", "a,b"], "--order a,b does not count for a directory of fastrnn"), ("m.safetensors", ["--key", "model"], "--key model does not count"),
-    ("m.safetensors", ["--nonlinearity", "relu"], "--nonlinearity relu does not count for a state_dict without vanilla layers"),
+    ("net", ["--order", "a,b"], "--order a,b does not count for a directory of fastrnn"),
+    ("m.safetensors", ["--key", "model"], "--key model does not count"),
+    ("m.safetensors", ["--nonlinearity", "relu"],
+     "--nonlinearity relu does not count for a state_dict without vanilla layers"),
     ("m.safetensors", ["--config", "x.json"], "--config x.json does not count for state_dicts"),
 ])  # fmt: skip
 def test_an_option_that_would_not_count_is_refused(tmp_path, run, source, option, words):
