@@ -110,7 +110,8 @@ def test_the_workers_of_the_benchmark_start_no_module_of_the_current_folder(fold
     package = "fastrnn.bench" if (processes.PACKAGE / "bench").exists() else "bench"
     (folder.parent / "bin" / "program.py").write_text(
         f"import sys, pathlib\nfrom {package}.workers import Worker\n"
-        f"worker = Worker('fastrnn', 1, pathlib.Path({str(folder.parent / 'log')!r}))\nprint(worker.version)\nworker.close()\n"
+        f"worker = Worker('fastrnn', 1, pathlib.Path({str(folder.parent / 'log')!r}))\n"
+        "print(worker.version)\nworker.close()\n"
     )
     done = run(folder, folder.parent / "bin" / "program.py")
     log = folder.parent / "log"
