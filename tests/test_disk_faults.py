@@ -132,12 +132,11 @@ def test_the_order_in_which_a_save_reaches_the_disk(tmp_path, monkeypatch):
             entry = f"{call[0]} {files[call[1]]}"
             order += [entry] if order[-1:] != [entry] else []
         elif call[0] in ("replace", "mkdir"):
-            order.append(
-                f"{call[0]} {re.sub('[0-9a-f]{12,16}', '…', os.path.relpath(call[2 if call[0] == 'replace' else 1], tmp_path))}"
-            )
+            path = os.path.relpath(call[2 if call[0] == "replace" else 1], tmp_path)
+            order.append(f"{call[0]} {re.sub('[0-9a-f]{12,16}', '…', path)}")
     assert order == [
-        "mkdir a", "fsync .", "mkdir a/m", "fsync a",
-        "write a/m/model.safetensors.….tmp", "fsync a/m/model.safetensors.….tmp", "replace a/m/model-….safetensors", "fsync a/m",
+        "mkdir a", "fsync .", "mkdir a/m", "fsync a", "write a/m/model.safetensors.….tmp",
+        "fsync a/m/model.safetensors.….tmp", "replace a/m/model-….safetensors", "fsync a/m",
         "write a/m/config.json.….tmp", "fsync a/m/config.json.….tmp", "replace a/m/config.json", "fsync a/m",
     ]  # fmt: skip
     start = len(calls.made)
