@@ -51,8 +51,16 @@ def test_gradients_of_every_wiring(wiring, cell, context):
 
 
 @pytest.mark.parametrize("context", ["initial", "every", "both", None])
-@pytest.mark.parametrize("attention, cell, wiring", [("additive", "gru", "bridge"), ("dot", "lstm", "tied"), ("general", "rnn", "as it is"),
-                                                     ("additive", "lstm", "deeper"), ("dot", "gru", "as it is")])  # fmt: skip
+@pytest.mark.parametrize(
+    "attention, cell, wiring",
+    [
+        ("additive", "gru", "bridge"),
+        ("dot", "lstm", "tied"),
+        ("general", "rnn", "as it is"),
+        ("additive", "lstm", "deeper"),
+        ("dot", "gru", "as it is"),
+    ],
+)
 def test_gradients_through_attention(attention, cell, wiring, context):
     model = untrained(cell, context=context, attention=attention, **WIRINGS[wiring])
     [batch] = model._batches(X[:4], Y[:4])
@@ -71,8 +79,10 @@ def test_label_smoothing_is_in_the_training_loss_only():
 
 
 @pytest.mark.parametrize("attention", [None, "additive", "dot", "general"])
-@pytest.mark.parametrize("cell, context, wiring", [("gru", "both", "bridge"), ("lstm", "initial", "as it is"), ("rnn", "every", "deeper"),
-                                                   ("lstm", "both", "tied")])  # fmt: skip
+@pytest.mark.parametrize(
+    "cell, context, wiring",
+    [("gru", "both", "bridge"), ("lstm", "initial", "as it is"), ("rnn", "every", "deeper"), ("lstm", "both", "tied")],
+)
 def test_the_loss_is_that_of_an_independent_evaluation(attention, cell, context, wiring):
     model = untrained(cell, context=context, attention=attention, **WIRINGS[wiring])
     ids = [(model.source_vocabulary.encode(x), model.vocabulary.encode(y)) for x, y in zip(X, Y)]
@@ -323,11 +333,14 @@ BAD = [
     (["a"], [["</s>"]], {}, ValueError, "symbol 0 of y\\[0\\] is '</s>', which has a meaning of its own"),
     (["a", "abc", "abcde"], ["x"] * 3, {"max_length": 2}, ValueError,
      "2 of 3 sources are longer than max_length=2, the first is number 1, the longest has 5 symbols"),
-    (["a"] * 3, ["x", "xyz", ""], {"max_length": 2}, ValueError, "1 of 3 targets are longer than max_length=2, the first is number 1"),
+    (["a"] * 3, ["x", "xyz", ""], {"max_length": 2}, ValueError,
+     "1 of 3 targets are longer than max_length=2, the first is number 1"),
     (["a"], ["x"], {"validation": (["a"], ["x", "x"])}, ValueError, "X has 1 sources, but y has 2 targets"),
     (["a"], ["x"], {"validation": 0.9}, ValueError, "validation=0.9 of 1 cannot be held out: give more data"),
-    (["a"], ["x"], {"scheduled_sampling": 1.5}, ValueError, "scheduled_sampling is 1.5, but it must be a number from 0 to 1"),
-    (["a"], ["x"], {"scheduled_sampling": lambda epoch: epoch / 2, "epochs": 4}, ValueError, "scheduled_sampling is 1.5 in epoch 3, but"),
+    (["a"], ["x"], {"scheduled_sampling": 1.5}, ValueError,
+     "scheduled_sampling is 1.5, but it must be a number from 0 to 1"),
+    (["a"], ["x"], {"scheduled_sampling": lambda epoch: epoch / 2, "epochs": 4}, ValueError,
+     "scheduled_sampling is 1.5 in epoch 3, but"),
     (["a"], ["x"], {"label_smoothing": 2}, ValueError, "label_smoothing is 2, but it must be <= 1"),
 ]  # fmt: skip
 
