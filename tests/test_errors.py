@@ -73,7 +73,8 @@ MAKING = [
         "nonlinearity",
         lambda: fastrnn.RNN(3, 4, nonlinearity="gelu"),
         ValueError,
-        "nonlinearity is 'gelu', but it must be one of 'tanh', 'sigmoid', 'relu', 'affine', 'leaky_relu', 'thresholded_relu', 'scaled_tanh', "
+        "nonlinearity is 'gelu', but it must be one of 'tanh', 'sigmoid', 'relu', "
+        "'affine', 'leaky_relu', 'thresholded_relu', 'scaled_tanh', "
         "'hard_sigmoid', 'elu', 'softsign', 'softplus', 'selu', 'silu', 'exponential', 'linear'",
     ),
 ]
