@@ -484,7 +484,8 @@ def check_products(seed):
 
 
 CHECKS = {
-    check_layer: 160, check_embedding_and_layout: 80, check_streams: 160, check_stacked: 50, check_attention: 60, check_search: 50, check_products: 60,
+    check_layer: 160, check_embedding_and_layout: 80, check_streams: 160, check_stacked: 50, check_attention: 60,
+    check_search: 50, check_products: 60,
 }  # fmt: skip
 
 
