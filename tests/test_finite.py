@@ -25,8 +25,9 @@ def drawn(seed):
     rng = np.random.default_rng(seed)
     T, B, I, H = (int(n) for n in rng.integers(1, [8, 5, 5, 6]))
     case = random_case(
-        CELLS[seed % len(CELLS)], T, B, I, H, dtype=DTYPES[seed // 3 % 2], seed=seed, state=rng.random() < 0.7, lengths=rng.random() < 0.5,
-        resets=rng.random() < 0.4, context=int(rng.integers(0, 3)), num_layers=int(rng.integers(1, 4)), bidirectional=rng.random() < 0.5,
+        CELLS[seed % len(CELLS)], T, B, I, H, dtype=DTYPES[seed // 3 % 2], seed=seed, state=rng.random() < 0.7,
+        lengths=rng.random() < 0.5, resets=rng.random() < 0.4, context=int(rng.integers(0, 3)),
+        num_layers=int(rng.integers(1, 4)), bidirectional=rng.random() < 0.5,
     )  # fmt: skip
     if rng.random() < 0.3:
         case.given["mask"] = rng.random((T, B)) < 0.7
@@ -105,7 +106,8 @@ def test_a_planted_argument_is_named_with_its_place():
                 k = int(rng.integers(len(dstate)))
                 index = tuple(int(rng.integers(n)) for n in dstate[k].shape)
                 dstate[k][index] = value
-                start = f"{'hc'[k]} of {kind} at {layer_of(index[0], case)}, row {index[1]}, unit {index[2]} is {value} (the only"
+                start = f"{'hc'[k]} of {kind} at {layer_of(index[0], case)}, row {index[1]}, unit {index[2]} "
+                start += f"is {value} (the only"
             elif kind == "context" and case.given.get("context") is not None:
                 given["context"] = given["context"].copy()
                 b, feature = (int(rng.integers(n)) for n in given["context"].shape)
@@ -117,7 +119,8 @@ def test_a_planted_argument_is_named_with_its_place():
                 feature = int(rng.integers(array.shape[2]))
                 array[t, b, feature] = value
                 array[tuple(later)] = value  # a later one, which must not be named
-                start = f"{'dy' if kind == 'dy' else 'x'} at step {t}, row {b}, feature {0 if (t, b) == tuple(later) else feature} is {value} (the "
+                named = 0 if (t, b) == tuple(later) else feature
+                start = f"{'dy' if kind == 'dy' else 'x'} at step {t}, row {b}, feature {named} is {value} (the "
             else:
                 continue
             net = case.net()
@@ -189,8 +192,19 @@ def test_a_gate_whose_pre_activation_is_not_a_number_is_named():
                 "lstm_coupled",
                 "lstm_projected",
             ][seed % 8]
-            case = random_case(cell, T, B, I, H, dtype="float32", seed=seed, lengths=rng.random() < 0.5, context=1, bidirectional=two,
-                               num_layers=int(rng.integers(1, 3)))  # fmt: skip
+            case = random_case(
+                cell,
+                T,
+                B,
+                I,
+                H,
+                dtype="float32",
+                seed=seed,
+                lengths=rng.random() < 0.5,
+                context=1,
+                bidirectional=two,
+                num_layers=int(rng.integers(1, 3)),
+            )
             if rng.random() < 0.3:
                 case.given["mask"] = rng.random((T, B)) < 0.7
             places = np.argwhere(used(case))
@@ -206,7 +220,8 @@ def test_a_gate_whose_pre_activation_is_not_a_number_is_named():
             net.load_state_dict(params)
             for call in both(net, x, case.layer_state(), {**case.given, "context": context}):
                 said = message(call)
-                start = f"{net.kind} layer 0{' (reverse)' if d else ''}, {gates_of(net)[gate]}, step {t}, row {b}, unit {unit}: nan (the "
+                start = f"{net.kind} layer 0{' (reverse)' if d else ''}, {gates_of(net)[gate]}, "
+                start += f"step {t}, row {b}, unit {unit}: nan (the "
                 assert said.startswith(start), f"{said}\n{start}"
                 assert "its inputs are finite: its pre-activation overflows float32" in said
 
@@ -235,7 +250,8 @@ def test_the_first_place_of_an_overflow_is_that_of_the_states_of_every_step():
             case.given.pop("resets", None)  # a state that is cut at once is not reported
             make, options = [
                 (fastrnn.RNN, dict(nonlinearity="relu")), (fastrnn.RNN, dict(nonlinearity="linear")),
-                (fastrnn.GRU, dict(activation="linear")), (fastrnn.GRU, dict(recurrent_activation="exponential", reset_after=False)),
+                (fastrnn.GRU, dict(activation="linear")),
+                (fastrnn.GRU, dict(recurrent_activation="exponential", reset_after=False)),
                 (fastrnn.LSTM, dict(activation="linear")), (fastrnn.LSTM, dict(recurrent_activation="softplus")),
                 (fastrnn.LSTM, dict(activation="exponential", output_activation="selu", proj_size=1)),
             ][seed % 7]  # fmt: skip
@@ -269,7 +285,8 @@ def test_cell_state_and_output_are_told_from_the_gates():
     one["bias_ih_l0"][:] = [50, 50, 3e38, 50]
     net.load_state_dict(one)
     assert message(lambda: net(x, check_finite=True)) == (
-        "LSTM layer 0, cell state c, step 1, row 0, unit 0: inf (the first of 4 values that are not finite in the states of this layer); "
+        "LSTM layer 0, cell state c, step 1, row 0, unit 0: inf "
+        "(the first of 4 values that are not finite in the states of this layer); "
         "its inputs are finite: gates and state multiplied and added overflow float32"
     )
     net = fastrnn.LSTM(1, 1, activation="linear", output_activation=("affine", 1e38))
@@ -329,7 +346,8 @@ def test_the_step_at_which_a_gradient_explodes_is_named():
     dy, backward = doubling()
     dy[4, 1, 1] = 1e38
     assert message(lambda: backward(dy)) == (
-        "the gradient of RNN layer 0, the state h before it, step 3, row 1, unit 1: inf (the only value that is not finite in this step); "
+        "the gradient of RNN layer 0, the state h before it, step 3, row 1, unit 1: inf "
+        "(the only value that is not finite in this step); "
         "dy, dstate_n and the gradients of later steps are finite"
     )
     dy, backward = doubling(bidirectional=True)
@@ -372,7 +390,8 @@ def test_a_sum_of_finite_gradients_that_overflows_is_named_by_its_parameter():
     net.load_state_dict({name: np.zeros(a.shape, "float32") for name, a in net.params.items()})
     (y, _), backward = net.vjp(np.ones((2, 1, 1), "float32"), check_finite=True)
     assert message(lambda: backward(np.full_like(y, 3e38))) == (
-        "the gradient of the parameter weight_ih_l0 at [0, 0]; those of the gates are finite, their sum is inf (the only value that is not finite)"
+        "the gradient of the parameter weight_ih_l0 at [0, 0]; those of the gates are finite, "
+        "their sum is inf (the only value that is not finite)"
     )
 
 
