@@ -143,8 +143,9 @@ class PanicException(BaseException):
 
 
 ODD_ERRORS = (
-    TypeError("a"), KeyError("a"), IndexError("a"), AttributeError("a"), OverflowError("a"), RecursionError("a"), EOFError("a"), RuntimeError("a\nb"),
-    AssertionError(), ZeroDivisionError("a"), StopIteration(), zipfile.BadZipFile("a"), struct.error("a"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a"),
+    TypeError("a"), KeyError("a"), IndexError("a"), AttributeError("a"), OverflowError("a"), RecursionError("a"),
+    EOFError("a"), RuntimeError("a\nb"), AssertionError(), ZeroDivisionError("a"), StopIteration(),
+    zipfile.BadZipFile("a"), struct.error("a"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a"),
     json.JSONDecodeError("a", "b", 0), PanicException("a"), Exception("a" * 9000), ValueError("a\nb"),
 )  # fmt: skip
 
