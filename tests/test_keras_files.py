@@ -97,8 +97,10 @@ def test_convert_reads_keras_files(tmp_path, run):
 
 
 SINGLE = [
-    ("SimpleRNN", {}, "tanh"), ("SimpleRNN", {"go_backwards": True, "return_sequences": True}, "relu"), ("SimpleRNN", {"use_bias": False}, "linear"),
-    ("GRU", {"reset_after": True, "return_sequences": True}, "tanh"), ("GRU", {"reset_after": False, "recurrent_activation": "hard_sigmoid"}, "tanh"),
+    ("SimpleRNN", {}, "tanh"), ("SimpleRNN", {"go_backwards": True, "return_sequences": True}, "relu"),
+    ("SimpleRNN", {"use_bias": False}, "linear"),
+    ("GRU", {"reset_after": True, "return_sequences": True}, "tanh"),
+    ("GRU", {"reset_after": False, "recurrent_activation": "hard_sigmoid"}, "tanh"),
     ("GRU", {"reset_after": False, "use_bias": False, "go_backwards": True}, "softsign"),
     ("LSTM", {"recurrent_activation": "hard_sigmoid", "return_sequences": True, "zero_output_for_mask": True}, "elu"),
     ("LSTM", {"go_backwards": True}, "leaky_relu"), ("LSTM", {"use_bias": False, "return_sequences": True}, "silu"),
@@ -168,8 +170,9 @@ def test_hard_sigmoid_of_keras_2_is_another_function(tmp_path):
 
 
 @pytest.mark.parametrize("layer", [
-    fastrnn.RNN(3, 4, nonlinearity="relu", seed=0), fastrnn.GRU(3, 4, seed=0), fastrnn.GRU(3, 4, reset_after=False, bias=False, seed=0),
-    fastrnn.LSTM(3, 4, reverse=True, seed=0), fastrnn.LSTM(3, 4, bidirectional=True, activation=("leaky_relu", 0.2), dtype="float64", seed=0),
+    fastrnn.RNN(3, 4, nonlinearity="relu", seed=0), fastrnn.GRU(3, 4, seed=0),
+    fastrnn.GRU(3, 4, reset_after=False, bias=False, seed=0), fastrnn.LSTM(3, 4, reverse=True, seed=0),
+    fastrnn.LSTM(3, 4, bidirectional=True, activation=("leaky_relu", 0.2), dtype="float64", seed=0),
     fastrnn.Linear(3, 4, seed=0),
 ], ids=repr)  # fmt: skip
 def test_a_layer_becomes_one_of_keras_and_comes_back(layer):
@@ -192,8 +195,10 @@ def test_a_layer_becomes_one_of_keras_and_comes_back(layer):
 
 
 @pytest.mark.parametrize("layer, words", [
-    (fastrnn.LSTM(3, 4, 2), "no num_layers=2"), (fastrnn.LSTM(3, 4, peephole=True), "no peephole=True"), (fastrnn.GRU(3, 4, clip=1.0), "no clip=1.0"),
-    (fastrnn.RNN(3, 4, nonlinearity="scaled_tanh"), "no name for the activation 'scaled_tanh'"), (fastrnn.Dropout(0.5), "Dropout has no counterpart"),
+    (fastrnn.LSTM(3, 4, 2), "no num_layers=2"), (fastrnn.LSTM(3, 4, peephole=True), "no peephole=True"),
+    (fastrnn.GRU(3, 4, clip=1.0), "no clip=1.0"),
+    (fastrnn.RNN(3, 4, nonlinearity="scaled_tanh"), "no name for the activation 'scaled_tanh'"),
+    (fastrnn.Dropout(0.5), "Dropout has no counterpart"),
     (fastrnn.LSTM(3, 4, output_activation="relu"), "one activation for g and c"),
 ])  # fmt: skip
 def test_what_keras_has_not_is_refused_by_name(layer, words):
