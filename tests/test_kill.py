@@ -25,7 +25,8 @@ def train(folder):
     X = [rng.standard_normal((rng.integers(2, 9), 3)) for _ in range(24)]
     y = [("up", "down")[int(x.sum() > 0)] for x in X]
     model = SequenceClassifier("gru", 5, seed=3, dropout=0.2, num_layers=2)
-    model.fit(X, y, epochs=6, batch_size=4, validation=0.25, checkpoint=folder, checkpoint_every=0, resume=True, verbose=False)
+    options = dict(epochs=6, batch_size=4, validation=0.25, resume=True, verbose=False)
+    model.fit(X, y, **options, checkpoint=folder, checkpoint_every=0)
     return model.storage.flat.tobytes().hex()
 
 for line in sys.stdin:  # a training in a child, killed after so many seconds, or not
