@@ -250,7 +250,8 @@ def test_ctrl_c_stops_within_half_a_second_and_keeps_the_best(tmp_path):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = small("lstm").fit(TEXT, **QUICK, checkpoint=sys.argv[1], resume=True)
-        print(json.dumps([time.monotonic(), model.outcome, model.message, [str(w.message) for w in caught], model.storage.flat.tolist()]))
+        said = [str(w.message) for w in caught]
+        print(json.dumps([time.monotonic(), model.outcome, model.message, said, model.storage.flat.tolist()]))
     """
     whole = small("lstm").fit(TEXT, **QUICK)
     outcome, interruptions = None, 0
@@ -336,7 +337,8 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
     model.loss_and_gradient = overflows
     with pytest.warns(
         RuntimeWarning,
-        match="1 of .* values of the gradient are not finite at update 1, .*: training stopped; the parameters kept are those from before",
+        match="1 of .* values of the gradient are not finite at update 1, .*: "
+        "training stopped; the parameters kept are those from before",
     ):
         model.fit(TEXT, **QUICK)
     assert np.isfinite(parameters(model)).all()
@@ -640,8 +642,9 @@ BAD = [
     (
         resumed(lr=0.02),
         ValueError,
-        "the checkpoint in {folder} was made with optimizer='Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)', "
-        "but now it is 'Adam(lr=0.02, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)': to continue, it must be the same",
+        "the checkpoint in {folder} was made with "
+        "optimizer='Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)', but now it is "
+        "'Adam(lr=0.02, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)': to continue, it must be the same",
     ),
     (
         resumed(model={"hidden_size": 13}),
@@ -746,7 +749,8 @@ def test_no_dropout_mask_is_drawn_twice():
 
 @pytest.mark.parametrize("k1, k2", [(5, 5), (3, 7), (7, 3)])
 @pytest.mark.parametrize("options", [
-    {}, {"num_layers": 2, "dropout": 0.3, "input_dropout": 0.2, "variational": True}, {"tied": True, "label_smoothing": 0.1, "dropout": 0.2},
+    {}, {"num_layers": 2, "dropout": 0.3, "input_dropout": 0.2, "variational": True},
+    {"tied": True, "label_smoothing": 0.1, "dropout": 0.2},
 ])  # fmt: skip
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_through_the_whole_model(cell, options, k1, k2):
