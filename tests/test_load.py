@@ -19,7 +19,8 @@ def test_eight_callers_and_forks_give_the_bits_of_one_thread():
     done = processes.python(code, "--rounds", 2, "--calls", 5, "--forks", 1, "--adapters", "no", timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.match(
-        r"80 calls in 2 rounds, all with the same bits: decoder \d+, forks 2, layer \d+, stack \d+, stream \d+\nresident memory: ",
+        r"80 calls in 2 rounds, all with the same bits: "
+        r"decoder \d+, forks 2, layer \d+, stack \d+, stream \d+\nresident memory: ",
         done.stdout,
     )
 
