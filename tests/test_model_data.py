@@ -51,15 +51,43 @@ STORIES = [([["ann", "is", "in", room]], ["where"]) for room in ("attic", "hall"
 VECTORS = np.eye(4)[[0, 1, 2, 3] * 2]
 UNSEEN = {
     "classifier": (lambda: SequenceClassifier("gru", 4, seed=0), (X, Y), (X[:4], ["a", "new", "b", "new"]), "labels"),
-    "classifier of numbers": (lambda: SequenceClassifier("gru", 4, seed=0), (X, np.arange(20) % 2), (X[:4], [0, 77, 1, 77]), "labels"),
-    "tagger": (lambda: SequenceTagger("gru", 4, word_size=3, char_size=3, char_hidden_size=2, seed=0), (WORDS, TAGS),
-               (WORDS[:2], [["NOUN", "new"], ["new", "VERB"]]), "tags"),
-    "stories": (lambda: MemoryNetwork(4, seed=0), (STORIES, ["attic", "hall"] * 4), (STORIES[:4], ["attic", "new", "attic", "new"]), "answers"),
-    "pairs": (lambda: EncoderDecoder("gru", 4, seed=0), (["ab", "ba"] * 4, ["xy", "yx"] * 4), (["ab", "ba"], ["xy", "qxq"]), "symbols"),
-    "pairs with <unk>": (lambda: EncoderDecoder("gru", 4, min_count=2, seed=0), (["ab", "ba"] * 4, [*["xy", "yx"] * 3, "xyz", "x"]),
-                         (["ab", "ba"], ["xy", "qxq"]), "symbols"),
-    "vectors": (lambda: VectorToSequence("gru", 4, seed=0), (VECTORS, ["xy", "x", "y", "yx"] * 2), (VECTORS[:2], ["xy", "qxq"]), "symbols"),
-}  # fmt: skip
+    "classifier of numbers": (
+        lambda: SequenceClassifier("gru", 4, seed=0),
+        (X, np.arange(20) % 2),
+        (X[:4], [0, 77, 1, 77]),
+        "labels",
+    ),
+    "tagger": (
+        lambda: SequenceTagger("gru", 4, word_size=3, char_size=3, char_hidden_size=2, seed=0),
+        (WORDS, TAGS),
+        (WORDS[:2], [["NOUN", "new"], ["new", "VERB"]]),
+        "tags",
+    ),
+    "stories": (
+        lambda: MemoryNetwork(4, seed=0),
+        (STORIES, ["attic", "hall"] * 4),
+        (STORIES[:4], ["attic", "new", "attic", "new"]),
+        "answers",
+    ),
+    "pairs": (
+        lambda: EncoderDecoder("gru", 4, seed=0),
+        (["ab", "ba"] * 4, ["xy", "yx"] * 4),
+        (["ab", "ba"], ["xy", "qxq"]),
+        "symbols",
+    ),
+    "pairs with <unk>": (
+        lambda: EncoderDecoder("gru", 4, min_count=2, seed=0),
+        (["ab", "ba"] * 4, [*["xy", "yx"] * 3, "xyz", "x"]),
+        (["ab", "ba"], ["xy", "qxq"]),
+        "symbols",
+    ),
+    "vectors": (
+        lambda: VectorToSequence("gru", 4, seed=0),
+        (VECTORS, ["xy", "x", "y", "yx"] * 2),
+        (VECTORS[:2], ["xy", "qxq"]),
+        "symbols",
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:no look at the validation part")
@@ -126,8 +154,10 @@ def test_a_text_with_symbols_of_its_own_at_the_end():
         "abc" * 40, batch_size=2, seq_len=5, validation=0, **FIT
     )
     score, said = caught(lambda: model.score("aqb"))
-    assert said == ["the text has symbols that this model was not trained on: 'q'; 1 of 3 symbols: the model has no probability of them, and the "
-                    "mean is over the others"]  # fmt: skip
+    assert said == [
+        "the text has symbols that this model was not trained on: 'q'; 1 of 3 symbols: "
+        "the model has no probability of them, and the mean is over the others"
+    ]
     x = model.embedding.params["weight"][[0, 0]][:, None] * np.array([1.0, 0.0])[:, None, None]
     logits = model.linear(model.rnn(x)[0])[1, 0]
     assert_allclose(score, logits[1] - np.log(np.exp(logits).sum()), rtol=1e-12)
@@ -211,12 +241,16 @@ def test_sequences_of_different_dtypes_are_batched_without_loss():
 
 
 TOO_LARGE = [
-    (lambda: SequenceClassifier("gru", 4, standardize=False).fit([X[0] * 1e300, *X[1:]], Y, **FIT), "sequence 0 has 2.3"),
-    (lambda: SequenceClassifier("gru", 4).fit(X, Y, validation=([X[0] * 1e300], Y[:1]), **FIT), "held-out sequence 0 has"),
+    (lambda: SequenceClassifier("gru", 4, standardize=False).fit([X[0] * 1e300, *X[1:]], Y, **FIT),
+     "sequence 0 has 2.3"),
+    (lambda: SequenceClassifier("gru", 4).fit(X, Y, validation=([X[0] * 1e300], Y[:1]), **FIT),
+     "held-out sequence 0 has"),
     (lambda: SequenceClassifier("gru", 4, seed=0).fit(X, Y, **FIT).predict([X[1], X[0] * 1e300]), "sequence 1 has"),
     (lambda: SequenceRegressor("gru", 4, standardize=False).fit(X, np.arange(20) * 1e300, **FIT), "y has 1e[+]300"),
-    (lambda: SequenceRegressor("gru", 4).fit(X, np.arange(20), validation=(X, np.arange(20) * 1e300), **FIT), "held-out y has"),
-    (lambda: VectorToSequence("gru", 4, standardize=False).fit(np.eye(2) * 1e300, ["a", "b"], **FIT), "vector 0 has 1e[+]300"),
+    (lambda: SequenceRegressor("gru", 4).fit(X, np.arange(20), validation=(X, np.arange(20) * 1e300), **FIT),
+     "held-out y has"),
+    (lambda: VectorToSequence("gru", 4, standardize=False).fit(np.eye(2) * 1e300, ["a", "b"], **FIT),
+     "vector 0 has 1e[+]300"),
     (lambda: Forecaster(6, 3, seed=0).fit(np.arange(60.0), **FIT).predict(series=np.arange(60) * 1e300), "step 0 has"),
 ]  # fmt: skip
 
@@ -525,16 +559,21 @@ def fitted(model, X, y):
 @pytest.mark.parametrize(
     "given, options, match",
     [
-        (lambda pd: [x[:, 0] for x in X], {}, r"X is a list of 1-D arrays, .* for sequences give \[np.reshape\(x, \(-1, 1\)\) for x in X\]"),
+        (lambda pd: [x[:, 0] for x in X], {},
+         r"X is a list of 1-D arrays, .* for sequences give \[np.reshape\(x, \(-1, 1\)\) for x in X\]"),
         (lambda pd: [x[:, 0].tolist() for x in X], {}, "X is a list of 1-D arrays"),
-        (lambda pd: pd.concat([pd.DataFrame(x) for x in X], keys=range(20)), {}, "whose index has several levels: give a list of frames"),
+        (lambda pd: pd.concat([pd.DataFrame(x) for x in X], keys=range(20)), {},
+         "whose index has several levels: give a list of frames"),
         (lambda pd: [X[0], X[1][:, 0], *X[2:]], {}, r"X\[1\] has 1 axes, but X\[0\] has 2"),
         (lambda pd: [[[1.0, 2.0], [3.0]]] * 20, {}, "sequence 0 is ragged"),
-        (lambda pd: np.where(np.arange(7)[:, None] == 1, np.nan, np.ones((20, 7, 2))), {}, "contains NaN: sequence 0 at step 1, feature 0"),
-        (lambda pd: X, {"hidden_layer_sizes": ()}, r"hidden_layer_sizes is \(\), but a network needs a recurrent layer"),
+        (lambda pd: np.where(np.arange(7)[:, None] == 1, np.nan, np.ones((20, 7, 2))), {},
+         "contains NaN: sequence 0 at step 1, feature 0"),
+        (lambda pd: X, {"hidden_layer_sizes": ()},
+         r"hidden_layer_sizes is \(\), but a network needs a recurrent layer"),
         (lambda pd: X, {"batch_size": 0}, "batch_size is 0, but it must be at least 1"),
         (lambda pd: [X[0] * 1e300, *X[1:]], {"standardize": False}, "which computes in float32"),
-        (lambda pd: X[:12], {"early_stopping": True}, r"validation_fraction=0.1 of 12 sequences, but 1 target is too few"),
+        (lambda pd: X[:12], {"early_stopping": True},
+         r"validation_fraction=0.1 of 12 sequences, but 1 target is too few"),
     ],
 )  # fmt: skip
 def test_the_estimators_say_what_to_give(given, options, match):
