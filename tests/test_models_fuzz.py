@@ -56,9 +56,18 @@ def test_the_parameters_kept_are_those_of_the_best_look(name):
             data[1] = some(data[1], order)
         monitor = str(rng.choice(model.FIGURES))
         looks = Looks(model)
-        options = fit_options(name, epochs=int(rng.integers(1, 5)), lr=float(10 ** rng.uniform(-3, 0.5)), callbacks=[looks], monitor=monitor,
-                              evaluate_every=int(rng.integers(1, 6)), accumulate=int(rng.integers(1, 3)), loss_limit=None,
-                              patience=rng.choice([None, 2]), validation=case.held_out)  # fmt: skip
+        options = fit_options(
+            name,
+            epochs=int(rng.integers(1, 5)),
+            lr=float(10 ** rng.uniform(-3, 0.5)),
+            callbacks=[looks],
+            monitor=monitor,
+            evaluate_every=int(rng.integers(1, 6)),
+            accumulate=int(rng.integers(1, 3)),
+            loss_limit=None,
+            patience=rng.choice([None, 2]),
+            validation=case.held_out,
+        )
         model.fit(*data, **options)
         best = looks.best(monitor)
         assert_array_equal(
@@ -173,8 +182,12 @@ def test_a_shift_and_a_scale_of_features_change_nothing(cls):
 
         wanted = outcome(X)
         for shift, scale in SHIFTS:
-            assert_allclose(outcome([(x + shift * bool(shift)) * scale if shift else x * scale for x in X]), wanted, atol=2e-4,
-                            err_msg=f"case {seed}: shift {shift}, scale {scale}")  # fmt: skip
+            assert_allclose(
+                outcome([(x + shift * bool(shift)) * scale if shift else x * scale for x in X]),
+                wanted,
+                atol=2e-4,
+                err_msg=f"case {seed}: shift {shift}, scale {scale}",
+            )
 
 
 @pytest.mark.parametrize("per_step", [False, True])
