@@ -82,13 +82,28 @@ def test_functions_are_those_of_the_recurrent_layers(name):
 def test_what_was_saved_comes_back_to_the_bit(tmp_path):
     layers = {
         "in": ("mask", 0.0),
-        "a": fastrnn.LSTM(3, 6, proj_size=2, peephole=True, activation=("leaky_relu", 0.2), clip=3.0, bidirectional=True, batch_first=True, dtype="float64"),
-        "b": fastrnn.Stacked([fastrnn.GRU(4, 4, reset_after=False, batch_first=True, dtype="float64"), fastrnn.RNN(4, 4, batch_first=True, dtype="float64")],
-                             residual=True),
+        "a": fastrnn.LSTM(
+            3,
+            6,
+            proj_size=2,
+            peephole=True,
+            activation=("leaky_relu", 0.2),
+            clip=3.0,
+            bidirectional=True,
+            batch_first=True,
+            dtype="float64",
+        ),
+        "b": fastrnn.Stacked(
+            [
+                fastrnn.GRU(4, 4, reset_after=False, batch_first=True, dtype="float64"),
+                fastrnn.RNN(4, 4, batch_first=True, dtype="float64"),
+            ],
+            residual=True,
+        ),
         "c": ("elu", 0.5),
         "d": fastrnn.Linear(4, 2, bias=False, dtype="float64"),
         "e": "log_softmax",
-    }  # fmt: skip
+    }
     net = Network(layers)
     net.save(tmp_path)
     again = Network.load(tmp_path)
@@ -102,13 +117,18 @@ F32, I64, YES = np.float32, np.int64, np.bool_(True)
 
 
 @pytest.mark.parametrize("steps", [
-    {"m": ("mask", F32(0)), "r": fastrnn.GRU(1, 2, clip=F32(3), activation=("leaky_relu", F32(0.1)), recurrent_activation=["hard_sigmoid", F32(0.2), I64(1)])},
-    {"m": ("mask", I64(0)), "e": fastrnn.Embedding(I64(3), I64(1)), "r": fastrnn.RNN(1, 2, nonlinearity=("elu", F32(0.5)), clip=I64(3)), "f": ["elu", F32(2)]},
+    {"m": ("mask", F32(0)),
+     "r": fastrnn.GRU(1, 2, clip=F32(3), activation=("leaky_relu", F32(0.1)),
+         recurrent_activation=["hard_sigmoid", F32(0.2), I64(1)])},
+    {"m": ("mask", I64(0)), "e": fastrnn.Embedding(I64(3), I64(1)),
+     "r": fastrnn.RNN(1, 2, nonlinearity=("elu", F32(0.5)), clip=I64(3)), "f": ["elu", F32(2)]},
     {"r": fastrnn.LSTM(
-        I64(1), I64(3), I64(1), proj_size=I64(2), peephole=YES, coupled=YES, output_activation=(np.str_("elu"), F32(0.5)), bias=YES, dropout=F32(0.1),
-        seed=I64(3), bidirectional=YES, variational=YES, learn_initial_state=YES, clip=np.longdouble(2),
+        I64(1), I64(3), I64(1), proj_size=I64(2), peephole=YES, coupled=YES,
+        output_activation=(np.str_("elu"), F32(0.5)), bias=YES, dropout=F32(0.1), seed=I64(3), bidirectional=YES,
+        variational=YES, learn_initial_state=YES, clip=np.longdouble(2),
     ), "m": ("merge", np.str_("sum"))},
-    {"r": fastrnn.Stacked([fastrnn.GRU(1, 2, reverse=YES), fastrnn.GRU(2, 2, reset_after=YES)], dropout=F32(0.2), variational=YES, residual=YES)},
+    {"r": fastrnn.Stacked([fastrnn.GRU(1, 2, reverse=YES), fastrnn.GRU(2, 2, reset_after=YES)], dropout=F32(0.2),
+        variational=YES, residual=YES)},
 ])  # fmt: skip
 def test_options_that_are_numbers_of_numpy_are_saved(tmp_path, steps):
     net = Network(steps)
