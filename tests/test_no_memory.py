@@ -40,8 +40,8 @@ def failing(tmp_path_factory):
 
     def run(*arguments):
         done = subprocess.run(
-            [sys.executable, "failing_calls.py", *map(str, arguments)], cwd=processes.TESTS, capture_output=True, text=True, timeout=600,
-            env=processes.environment(LD_PRELOAD=str(library)),
+            [sys.executable, "failing_calls.py", *map(str, arguments)], cwd=processes.TESTS, capture_output=True,
+            text=True, timeout=600, env=processes.environment(LD_PRELOAD=str(library)),
         )  # fmt: skip
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         return done.stdout
@@ -52,7 +52,10 @@ def failing(tmp_path_factory):
 # All allocations fail, down to the smallest. Where NumPy's fancy indexing is used, only those of arrays do: NumPy 2.4
 # crashes if
 # it cannot allocate a small buffer of its own, and OpenSSL and Python's locks raise other errors than MemoryError.
-ALL = "call,large_call,states,vjp,backward,step_of_stream,run_of_stream,new_stream,refresh,decoder,decoder_gradients,beam_search,layers"
+ALL = (
+    "call,large_call,states,vjp,backward,step_of_stream,run_of_stream,new_stream,refresh,"
+    "decoder,decoder_gradients,beam_search,layers"
+)
 ALL += ",optimiser,load_state_dict,copies"
 ARRAYS = {"first_call": 8192, "save": 8192, "load": 8192, "fit": 65536}
 
