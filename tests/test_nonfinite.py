@@ -75,7 +75,8 @@ def test_skipped_updates_are_counted_said_and_leave_the_parameters(options):
         == model.message
         == (
             f"3 of {total} updates were skipped, as loss or gradient were not finite; the first one: "
-            f"1 of {model.num_parameters} values of the gradient are not finite at update 2, the first in embedding.weight"
+            f"1 of {model.num_parameters} values of the gradient are not finite at update 2, "
+            "the first in embedding.weight"
         )
     )
     assert [entry["skipped"] for entry in model.history] == [0, 3, 3, 3]
@@ -223,8 +224,13 @@ def test_a_schedule_that_gives_no_learning_rate_stops_the_training(schedule, mes
 def test_a_step_that_makes_parameters_infinite_stops_at_once(optimizer, lr):
     """Also in the very last update, after which no loss is computed."""
     with pytest.warns(RuntimeWarning, match="training stopped"):
-        model = small().fit(TEXT[:120], **QUICK | {"lr": lr, "epochs": 1, "batch_size": 1, "seq_len": 100}, optimizer=optimizer, weight_decay=1e3,
-                            loss_limit=None)  # fmt: skip
+        model = small().fit(
+            TEXT[:120],
+            **QUICK | {"lr": lr, "epochs": 1, "batch_size": 1, "seq_len": 100},
+            optimizer=optimizer,
+            weight_decay=1e3,
+            loss_limit=None,
+        )
     assert model.outcome == "diverged" and np.isfinite(flat(model)).all()
 
 
