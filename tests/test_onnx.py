@@ -193,8 +193,11 @@ def test_a_node_in_a_loop_is_ours():
         for n, k, s in (("go_on", TensorProto.BOOL, ()), ("h_n", TensorProto.FLOAT, (1, B, H)))
     ]
     body = helper.make_graph(
-        [helper.make_node("GRU", ["X", "W", "R", "B", "", "h"], ["", "h_n"], clip=0.3), helper.make_node("Identity", ["more"], ["go_on"])],
-        "body", [helper.make_tensor_value_info("i", TensorProto.INT64, ()), helper.make_tensor_value_info("more", TensorProto.BOOL, ()), state], out,
+        [helper.make_node("GRU", ["X", "W", "R", "B", "", "h"], ["", "h_n"], clip=0.3),
+         helper.make_node("Identity", ["more"], ["go_on"])],
+        "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, ()),
+         helper.make_tensor_value_info("more", TensorProto.BOOL, ()), state], out,
     )  # fmt: skip
     model = case.model()
     del model.graph.node[:], model.graph.output[:]
@@ -307,10 +310,12 @@ def test_a_weight_of_another_shape_is_refused_when_the_model_is_prepared(name, s
 @pytest.mark.parametrize("name, array, error, words", [
     ("X", np.zeros((5, 3, 9), "float32"), ValueError, r"X has shape \(5, 3, 9\): 9 features, but W is for 4"),
     ("X", np.zeros((5, 3, 4)), TypeError, "X is float64, but W is float32"),
-    ("initial_h", np.zeros((1, 2, 6), "float32"), ValueError, r"initial_h has shape \(1, 2, 6\), but X, W and the direction need \(1, 3, 6\)"),
+    ("initial_h", np.zeros((1, 2, 6), "float32"), ValueError,
+     r"initial_h has shape \(1, 2, 6\), but X, W and the direction need \(1, 3, 6\)"),
     ("initial_c", np.zeros((1, 3, 6)), TypeError, "initial_c is float64, but W is float32"),
     ("sequence_lens", np.array([5, 5, 6], "int32"), ValueError, "sequence_lens: lengths must be from 0 to T=5, got 6"),
-    ("sequence_lens", np.array([5, 5], "int32"), ValueError, r"sequence_lens: lengths have shape \(2,\), but x has B=3"),
+    ("sequence_lens", np.array([5, 5], "int32"), ValueError,
+     r"sequence_lens: lengths have shape \(2,\), but x has B=3"),
 ])  # fmt: skip
 def test_an_input_that_does_not_fit_is_refused(name, array, error, words):
     case = one(given=EVERY)
@@ -337,7 +342,8 @@ def test_element_types_other_than_float_and_double_are_refused():
     ({}, ValueError, r"missing \['X'\], unknown nothing; it takes \['X'\]"),
     ({"X": 0, "Z": 0}, ValueError, r"missing nothing, unknown \['Z'\]"),
     ([], ValueError, "got 0 inputs, but this model takes 1"),
-    ([np.zeros((5, 3, 4))], TypeError, r"input 'X' is float64, but the model takes float32: convert with .astype\('float32'\)"),
+    ([np.zeros((5, 3, 4))], TypeError,
+     r"input 'X' is float64, but the model takes float32: convert with .astype\('float32'\)"),
     ([np.zeros((5, 4), "float32")], ValueError, r"input 'X' has shape \(5, 4\), but the model takes \(5, 3, 4\)"),
 ])  # fmt: skip
 def test_inputs_that_do_not_fit_the_model_are_refused(inputs, error, words):
