@@ -158,10 +158,13 @@ def test_a_language_model_goes_on_from_a_state(tied):
 
 
 @pytest.mark.parametrize("net, error, words", [
-    (lambda: LSTM(3, 4, context_size=2), NotImplementedError, "ONNX has no context_size=2: its context enters every step"),
+    (lambda: LSTM(3, 4, context_size=2), NotImplementedError,
+     "ONNX has no context_size=2: its context enters every step"),
     (lambda: GRU(3, 4, activation="silu"), NotImplementedError, "ONNX has no activation 'silu', only Relu, Tanh"),
-    (lambda: Stacked([GRU(3, 4), RNN(4, 4, nonlinearity="selu")]), NotImplementedError, "ONNX has no activation 'selu'"),
-    (lambda: fastrnn.Linear(3, 4), NotImplementedError, "Linear can't be exported: only Recurrent, Stacked, LanguageModel, SequenceClassifier"),
+    (lambda: Stacked([GRU(3, 4), RNN(4, 4, nonlinearity="selu")]), NotImplementedError,
+     "ONNX has no activation 'selu'"),
+    (lambda: fastrnn.Linear(3, 4), NotImplementedError,
+     "Linear can't be exported: only Recurrent, Stacked, LanguageModel, SequenceClassifier"),
     (lambda: models.Forecaster(4, 2), NotImplementedError, "Forecaster can't be exported"),
     (lambda: models.LanguageModel(), RuntimeError, "this LanguageModel has not been fitted"),
 ])  # fmt: skip
