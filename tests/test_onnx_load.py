@@ -111,7 +111,9 @@ def inside(outer):
 
 
 @pytest.mark.parametrize("outer, words", [
-    ("If", r"node 'the_node' \(GRU\) lies inside node 'choice' \(If\), but load takes chains of nodes of the main graph: prepare\(model\) runs it"),
+    ("If",
+     r"node 'the_node' \(GRU\) lies inside node 'choice' \(If\), "
+     r"but load takes chains of nodes of the main graph: prepare\(model\) runs it"),
     ("function", r"node 'the_node' \(GRU\) lies inside the function 'Twice', but load"),
 ])  # fmt: skip
 def test_a_node_that_lies_inside_another_one_is_named_and_runs(outer, words):
@@ -132,7 +134,8 @@ def test_what_is_loaded_is_compared_with_onnxruntime(monkeypatch):
     monkeypatch.setitem(_nodes.KINDS, "GRU", _nodes.Kind(GRU, 3, (0, 1, 2), ("Sigmoid", "Tanh")))
     with pytest.raises(
         ValueError,
-        match="output 'y' of the model by onnxruntime, of shape .* is none of the network's outputs and states: .* differs",
+        match="output 'y' of the model by onnxruntime, of shape .* "
+        "is none of the network's outputs and states: .* differs",
     ):
         fastrnn.onnx.load(model)
 
