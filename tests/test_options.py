@@ -9,8 +9,16 @@ from numpy.testing import assert_allclose
 import fastrnn
 from fastrnn.parameters import initialise
 
-ACTIVATIONS = [*reference.ACTIVATIONS, ("affine", 0.7, 0.2), ("leaky_relu", 0.2), ("thresholded_relu", 0.1), ("scaled_tanh", 1.7, 0.6),
-               ("hard_sigmoid", 0.2, 0.5), ("elu", 0.4), ("elu", -0.4)]  # fmt: skip
+ACTIVATIONS = [
+    *reference.ACTIVATIONS,
+    ("affine", 0.7, 0.2),
+    ("leaky_relu", 0.2),
+    ("thresholded_relu", 0.1),
+    ("scaled_tanh", 1.7, 0.6),
+    ("hard_sigmoid", 0.2, 0.5),
+    ("elu", 0.4),
+    ("elu", -0.4),
+]
 
 
 def layers(f, dtype, **options):
@@ -38,8 +46,9 @@ def layers(f, dtype, **options):
 def steps_of(f, clip):
     """Return the same in the reference."""
     return [
-        reference.rnn_options(f, clip), reference.gru_options(True, f, f, clip), reference.gru_options(False, f, f, clip),
-        reference.lstm_options(False, f, f, f, clip), reference.lstm_options(True, f, f, f, clip),
+        reference.rnn_options(f, clip), reference.gru_options(True, f, f, clip),
+        reference.gru_options(False, f, f, clip), reference.lstm_options(False, f, f, f, clip),
+        reference.lstm_options(True, f, f, f, clip),
     ]  # fmt: skip
 
 
