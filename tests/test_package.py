@@ -50,7 +50,8 @@ import fastrnn
 fastrnn.LSTM
 after = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
 assert after == before, f"{after - before} threads were started"
-heavy = ["torch", "onnx", "keras", "sklearn", "mpi4py", "matplotlib", "scipy", "threadpoolctl", "tqdm", "safetensors", "multiprocessing", "concurrent.futures"]
+heavy = ["torch", "onnx", "keras", "sklearn", "mpi4py", "matplotlib", "scipy", "threadpoolctl", "tqdm", "safetensors",
+         "multiprocessing", "concurrent.futures"]
 found = [name for name in heavy if name in sys.modules]
 assert not found, found
 """
@@ -63,7 +64,10 @@ def test_the_command_starts_before_numpy_is_imported():
 
 
 def test_a_public_name_is_never_its_module():
-    code = "import fastrnn.models; from fastrnn import *; print(*(type(globals()[name]).__name__ for name in fastrnn.__all__))"
+    code = (
+        "import fastrnn.models; from fastrnn import *; "
+        "print(*(type(globals()[name]).__name__ for name in fastrnn.__all__))"
+    )
     assert "module" not in processes.output(code).split()
     assert set(fastrnn.__all__) <= set(dir(fastrnn))
 
@@ -134,7 +138,10 @@ def test_no_executable_stack_and_no_foreign_library(name):
 
 @pytest.mark.parametrize("name", _engine.available_isas())
 def test_every_instruction_set_can_be_forced(name):
-    code = "import sys, fastrnn; from fastrnn import _engine; assert _engine.isa() == sys.argv[1], _engine.isa(); fastrnn.show_config()"
+    code = (
+        "import sys, fastrnn; from fastrnn import _engine; "
+        "assert _engine.isa() == sys.argv[1], _engine.isa(); fastrnn.show_config()"
+    )
     assert name in processes.output(code, name, FASTRNN_ISA=name)
 
 
@@ -318,7 +325,8 @@ def test_every_module_can_be_imported_first():
     code = """
 import os, pkgutil, sys, numpy
 folder = os.path.dirname(__import__("importlib.util").util.find_spec("fastrnn").origin)
-names = [found.name for found in pkgutil.walk_packages([folder], "fastrnn.") if found.name.split(".")[1] not in sys.argv[1:]]
+names = [found.name for found in pkgutil.walk_packages([folder], "fastrnn.")]
+names = [name for name in names if name.split(".")[1] not in sys.argv[1:]]
 wrong = []
 for name in names:
     child = os.fork()
