@@ -175,7 +175,8 @@ def test_every_arrow_ends_at_a_shape_and_no_two_shapes_meet(name, steps):
 
     def on_a_line(x, y):
         return any(
-            min(a[0], b[0]) - 1e-9 <= x <= max(a[0], b[0]) + 1e-9 and min(a[1], b[1]) - 1e-9 <= y <= max(a[1], b[1]) + 1e-9
+            min(a[0], b[0]) - 1e-9 <= x <= max(a[0], b[0]) + 1e-9
+            and min(a[1], b[1]) - 1e-9 <= y <= max(a[1], b[1]) + 1e-9
             for line in made.lines for a, b in itertools.pairwise(line.points)
         )  # fmt: skip
 
@@ -443,10 +444,12 @@ sys.modules["matplotlib"] = None
 import fastrnn
 from fastrnn import plotting
 assert plotting.gradient_norms(fastrnn.GRU(2, 3), T=4).shape == (4,)
-model = fastrnn.models.LanguageModel("gru", 4, seed=0).fit("abc" * 30, epochs=0, batch_size=2, seq_len=5, validation=0, verbose=False)
+model = fastrnn.models.LanguageModel("gru", 4, seed=0)
+model.fit("abc" * 30, epochs=0, batch_size=2, seq_len=5, validation=0, verbose=False)
 assert plotting.activations(model, "abc").startswith("<!DOCTYPE html>")
 for draw in (lambda: plotting.unfolded(fastrnn.GRU(2, 3)), lambda: plotting.trajectories([[1.0, 2.0]]),
-             lambda: plotting.plot_gradient_norms({"a": [1.0]}), lambda: plotting.history([{"epoch": 1, "train_loss": 2.0}]),
+             lambda: plotting.plot_gradient_norms({"a": [1.0]}),
+             lambda: plotting.history([{"epoch": 1, "train_loss": 2.0}]),
              lambda: plotting.attention([[1.0]], "a", "b")):
     try:
         draw()
@@ -503,7 +506,8 @@ def test_each_trajectory_is_a_line_from_a_circle_to_a_square(tmp_path):
     assert_array_equal(lines[0][:, 0], states[:-1, 0])
     assert_array_equal(lines[1][:, 1], states[1:3, 1])
     assert [(line.get_marker(), line.get_xydata()[0].tolist()) for line in axes.lines] == [
-        ("o", states[0, 0].tolist()), ("s", states[6, 0].tolist()), ("o", states[0, 1].tolist()), ("s", states[2, 1].tolist())
+        ("o", states[0, 0].tolist()), ("s", states[6, 0].tolist()),
+        ("o", states[0, 1].tolist()), ("s", states[2, 1].tolist())
     ]  # fmt: skip
     assert [text.get_text() for text in axes.texts] == ["one", "two"]
     axes = trajectories(states[:, :1, :1]).axes[0]
