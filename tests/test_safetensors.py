@@ -215,8 +215,8 @@ DAMAGED = {
 }
 # Not refused by the library in one version or another
 READ_BY_THE_LIBRARY = {
-    "a name twice", "one key more", "a shape twice", "a dtype of others", "40 axes", "no numbers, but too many rows", "a bool of 2",
-    "a blank before it",
+    "a name twice", "one key more", "a shape twice", "a dtype of others", "40 axes", "no numbers, but too many rows",
+    "a bool of 2", "a blank before it",
 }  # fmt: skip
 
 
@@ -241,8 +241,9 @@ def test_a_file_that_ends_early_is_refused():
 
 
 PARTS = [
-    "{", "}", "[", "]", ":", ",", '"a"', '"b"', '"dtype"', '"shape"', '"data_offsets"', '"F32"', '"BOOL"', '"F64"', "0", "4", "8", "-1",
-    "1e3", "null", "true", '"__metadata__"', " ", "\n", ONE, '"\\u0041"', '"\\ud800"', "NaN", "1.5", "18446744073709551616",
+    "{", "}", "[", "]", ":", ",", '"a"', '"b"', '"dtype"', '"shape"', '"data_offsets"', '"F32"', '"BOOL"', '"F64"', "0",
+    "4", "8", "-1", "1e3", "null", "true", '"__metadata__"', " ", "\n", ONE, '"\\u0041"', '"\\ud800"', "NaN", "1.5",
+    "18446744073709551616",
 ]  # fmt: skip
 
 
