@@ -26,8 +26,8 @@ FIT = dict(epochs=2, verbose=False)
 def start(code, *arguments, **options):
     """Start Python code in a separate process, with pipes to it."""
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], env=processes.environment(), stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], env=processes.environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 
 
@@ -214,8 +214,8 @@ def test_a_lock_follows_no_symbolic_link(name, tmp_path):
 @needs_locks
 def test_what_killed_processes_have_left_counts_as_nothing_and_is_removed(tmp_path):
     left = [
-        "model-0123456789ab.safetensors", "model.safetensors.0123456789abcdef.tmp", "config.json.0123456789abcdef.tmp", "config.json.tmp",
-        "model-0123456789ab.safetensors.tmp", "save.lock", "training.lock",
+        "model-0123456789ab.safetensors", "model.safetensors.0123456789abcdef.tmp", "config.json.0123456789abcdef.tmp",
+        "config.json.tmp", "model-0123456789ab.safetensors.tmp", "save.lock", "training.lock",
     ]  # fmt: skip
     for name in left:
         (tmp_path / name).touch()
@@ -252,7 +252,8 @@ TRAINING = """
     def announce(entry):
         print("training", flush=True)
         return not sys.stdin.readline()
-    SequenceClassifier(hidden_size=3, seed=0).fit(X, Y, epochs=1000, verbose=False, checkpoint=sys.argv[1], callbacks=[announce])
+    model = SequenceClassifier(hidden_size=3, seed=0)
+    model.fit(X, Y, epochs=1000, verbose=False, checkpoint=sys.argv[1], callbacks=[announce])
     print("ended", flush=True)
 """
 
