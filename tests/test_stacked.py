@@ -49,7 +49,8 @@ def mixed(
     make = dict(dtype=dtype, bidirectional=bidirectional, batch_first=batch_first)
     H = 8 if bidirectional else 4
     net = Stacked(
-        [RNN(3, 4, **make, **first), LSTM(H, 4, learn_initial_state=True, **make), GRU(H, H, dtype=dtype, batch_first=batch_first)],
+        [RNN(3, 4, **make, **first), LSTM(H, 4, learn_initial_state=True, **make),
+         GRU(H, H, dtype=dtype, batch_first=batch_first)],
         dropout=dropout, variational=variational, residual=residual,
     )  # fmt: skip
     with net.updating() as flat:
