@@ -87,7 +87,8 @@ FILES |= {
 }
 MORE = {"qa": ["--hops", 2, "--memory", 10, "--tying", "layerwise", "--linear-start", 2], "caption": []}
 MORE |= {"translate": ["--attention", "general", "--bidirectional", "--min-count", 1, "--dropout", 0]}
-MORE |= {"regress": ["--pooling", "last"], "classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
+MORE |= {"regress": ["--pooling", "last"], "classify": ["--bidirectional", "--pooling", "mean"],
+    "tag": ["--min-count", "2"], "music": [],
          "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
 EVALUATED = {"qa": "accuracy: 1.0000 of the questions", "translate": "NLL: 0.", "caption": "NLL: 0."}
 EVALUATED |= {"regress": "R2: 0.9"}
