@@ -377,7 +377,8 @@ def test_a_character_model_still_knows_only_its_characters():
     assert type(model.vocabulary) is Vocabulary
     with pytest.warns(
         UserWarning,
-        match="the text has symbols that this model was not trained on: 'ß'; 1 of 5 symbols: .* the mean is over the others",
+        match="the text has symbols that this model was not trained on: 'ß'; 1 of 5 symbols: "
+        ".* the mean is over the others",
     ):
         found = model.score("the ß")
     assert found == model.score("the ")
