@@ -57,10 +57,10 @@ def test_the_environment_gives_the_first_number_of_threads(variables, want):
 @pytest.mark.parametrize(
     "value, want",
     [
-        ("64", 64), ("65", 64), ("1000", 64), (str(2**31), 64), (str(2**63), 64), (str(10**12), 64), pytest.param("9" * 5000, 64, id="long"),
-        (" 4 ", 4), ("007", 7),
-        ("0", None), ("-1", None), ("1.5", None), ("\uff14", None), ("1e3", None), ("0x4", None), ("4,2", "list"), ("4,", None), ("4,x", None),
-        ("4 2", None), ("+4", None), ("4_0", None), ("0,4", None), (",4", None),
+        ("64", 64), ("65", 64), ("1000", 64), (str(2**31), 64), (str(2**63), 64), (str(10**12), 64),
+        pytest.param("9" * 5000, 64, id="long"), (" 4 ", 4), ("007", 7), ("0", None), ("-1", None), ("1.5", None),
+        ("\uff14", None), ("1e3", None), ("0x4", None), ("4,2", "list"), ("4,", None), ("4,x", None), ("4 2", None),
+        ("+4", None), ("4_0", None), ("0,4", None), (",4", None),
     ],
 )  # fmt: skip
 def test_any_number_of_threads_in_the_environment_is_taken_bounded_or_refused(name, value, want):
@@ -132,8 +132,8 @@ def test_a_wrong_threads_option_is_wrong_usage(value, run):
     status, out, err = run("train", f"--threads={value}")
     assert (status, out) == (2, "")
     assert (
-        err
-        == f"fastrnn train: error: argument --threads: {value!r} is not a whole number of at least 1 (see fastrnn train --help)\n"
+        err == f"fastrnn train: error: argument --threads: {value!r} is not a whole number of at least 1 "
+        "(see fastrnn train --help)\n"
     )
 
 
@@ -184,7 +184,10 @@ def test_without_a_word_there_are_no_more_threads_than_cpus():
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
 def test_a_process_bound_to_one_cpu_uses_one_thread():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import fastrnn; print(fastrnn.get_num_threads())"
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "import fastrnn; print(fastrnn.get_num_threads())"
+    )
     assert processes.output(code).strip() == "1"
 
 
