@@ -87,8 +87,13 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
         same = np.array_equal(slot.view(model.storage.flat), slot.view(start.storage.flat))
         assert same == (name.startswith(("embedding", "rnn.weight_hh"))), name
     # one update of length lr * clip_norm, completely in the parameters that are not frozen
-    one = small().fit(TEXT, **QUICK | {"epochs": 1, "batch_size": 1, "seq_len": len(TEXT) // 2, "validation": 0.4}, freeze=["rnn"], clip_norm=1e-3,
-                      optimizer="sgd")  # fmt: skip
+    one = small().fit(
+        TEXT,
+        **QUICK | {"epochs": 1, "batch_size": 1, "seq_len": len(TEXT) // 2, "validation": 0.4},
+        freeze=["rnn"],
+        clip_norm=1e-3,
+        optimizer="sgd",
+    )
     assert_allclose(
         np.linalg.norm(one.storage.flat - start.storage.flat), 0.01 * 1e-3 * one.history[-1]["update"], rtol=1e-2
     )
@@ -108,8 +113,13 @@ def test_groups_have_their_own_settings():
     step = {name: slot.view(plain.storage.flat - start.storage.flat) for name, slot in plain.slots.items()}
     for name, slot in grouped.slots.items():
         want = step[name] - (0.01 * 0.5 * slot.view(start.storage.flat) if "bias" in name else 0)
-        assert_allclose(slot.view(grouped.storage.flat - start.storage.flat), want * (3 if name.startswith("linear") else 1), rtol=1e-6, atol=1e-12,
-                        err_msg=name)  # fmt: skip
+        assert_allclose(
+            slot.view(grouped.storage.flat - start.storage.flat),
+            want * (3 if name.startswith("linear") else 1),
+            rtol=1e-6,
+            atol=1e-12,
+            err_msg=name,
+        )
 
 
 def test_weight_decay_reaches_the_optimiser(tmp_path):
@@ -121,8 +131,16 @@ def test_weight_decay_reaches_the_optimiser(tmp_path):
 
 def test_a_resumed_training_with_groups_accumulation_and_monitor_has_the_same_bits(tmp_path):
     X, y = sequences(40)
-    options = dict(batch_size=4, accumulate=2, groups={"*bias*": {"lr": 0.1}}, freeze=["linear.bias"], validation=0.3, monitor="accuracy",
-                   lr=0.01, verbose=False)  # fmt: skip
+    options = dict(
+        batch_size=4,
+        accumulate=2,
+        groups={"*bias*": {"lr": 0.1}},
+        freeze=["linear.bias"],
+        validation=0.3,
+        monitor="accuracy",
+        lr=0.01,
+        verbose=False,
+    )
     whole = SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=5, **options)
     SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=2, **options, checkpoint=tmp_path)
     resumed = SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=5, **options, checkpoint=tmp_path, resume=True)
