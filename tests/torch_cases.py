@@ -146,8 +146,12 @@ def draw(seed, most=40, layers=3):
     T, B = int(rng.integers(1, 9)), int(rng.integers(1, 8))
     if rng.integers(6) == 0:
         T, B = [(16, 16), (17, 16), (255, 1), (1, 257), (65, 8), (2, 300), (129, 2), (33, 7)][rng.integers(8)]
-    options = {"num_layers": int(rng.integers(1, layers + 1)), "bidirectional": bool(rng.integers(2)), "bias": bool(rng.integers(4)),
-               "batch_first": bool(rng.integers(2))}  # fmt: skip
+    options = {
+        "num_layers": int(rng.integers(1, layers + 1)),
+        "bidirectional": bool(rng.integers(2)),
+        "bias": bool(rng.integers(4)),
+        "batch_first": bool(rng.integers(2)),
+    }
     if kind == "RNN":
         options["nonlinearity"] = ["tanh", "relu"][rng.integers(2)]
     if kind == "LSTM" and H > 2 and rng.integers(3) == 0:
