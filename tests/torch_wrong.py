@@ -164,7 +164,8 @@ def batch_sizes(given):
     }.items():  # fmt: skip
         if changed != sizes:
             yield f"batch_sizes {what}", given | {"batch_sizes": torch.tensor(changed, dtype=torch.int64)}
-    for what, t in {"int32": given["batch_sizes"].int(), "float": given["batch_sizes"].float(), "of two axes": given["batch_sizes"][None],
+    for what, t in {"int32": given["batch_sizes"].int(), "float": given["batch_sizes"].float(),
+        "of two axes": given["batch_sizes"][None],
                     "on meta": given["batch_sizes"].to("meta")}.items():  # fmt: skip
         yield f"batch_sizes {what}", given | {"batch_sizes": t}
 
