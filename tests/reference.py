@@ -102,11 +102,11 @@ def lstm_options(
 
     def step(p, x_side, h, c):
         a = split(x_side + p["w_hh"] @ h + p["b_hh"], 3 if coupled else 4)
-        looks = split(p["peephole"], 2 if coupled else 3) if "peephole" in p else [0.0] * 3
-        i = gate(a[0] + looks[0] * c)
-        f = 1 - i if coupled else gate(a[1] + looks[1] * c)
+        peepholes = split(p["peephole"], 2 if coupled else 3) if "peephole" in p else [0.0] * 3
+        i = gate(a[0] + peepholes[0] * c)
+        f = 1 - i if coupled else gate(a[1] + peepholes[1] * c)
         c = f * c + i * candidate(a[-2])
-        m = gate(a[-1] + looks[-1] * c) * output(c)
+        m = gate(a[-1] + peepholes[-1] * c) * output(c)
         return p["w_hr"] @ m if "w_hr" in p else m, c
 
     return step

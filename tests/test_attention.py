@@ -298,7 +298,7 @@ def test_copies_pickles_and_other_dtypes_are_independent():
     )
 
 
-def test_a_released_or_stale_backward_says_so():
+def test_a_released_or_stale_backward_raises():
     decoder = decoder_of("gru")
     values, lengths = arguments(1, 1)
     (y, _), backward = called(decoder, values, lengths, 1, "vjp")

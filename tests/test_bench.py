@@ -73,7 +73,7 @@ def test_only_takes_whole_words():
 
 
 @pytest.mark.parametrize("cell", grid.CELLS)
-def test_the_truth_agrees_with_the_reference_and_its_gradients_with_numbers(cell):
+def test_the_benchmarks_reference_agrees_with_the_tests_reference(cell):
     problem = data.Problem(grid.Case("train", cell, 4, 3, 5, 2))
     values = {"x": problem.x.astype("float64"), **{name: a.astype("float64") for name, a in problem.params.items()}}
     dy = problem.dy.astype("float64")
@@ -97,7 +97,7 @@ def test_the_truth_agrees_with_the_reference_and_its_gradients_with_numbers(cell
         )
 
 
-def test_an_error_counts_whatever_is_missing_or_nan():
+def test_the_error_is_infinite_if_something_is_missing_or_nan():
     want = {"y": np.array([1.0, -4.0])}
     assert data.error({"y": np.array([1.0, -3.0])}, want) == 0.25
     assert (
@@ -276,7 +276,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_whatever_a_result_is_called_the_page_shows_it_as_text(results, hostile, monkeypatch):
+def test_any_name_of_a_result_is_shown_as_text(results, hostile, monkeypatch):
     """Names, errors, versions and hints come from files and from other libraries."""
     monkeypatch.setattr(report, "charts", lambda content: "")
     [content, _] = report.load(results).values()

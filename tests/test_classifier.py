@@ -250,7 +250,7 @@ def batches_of(epoch):
         yield X, [("down", "up")[int(x[:, 0].sum() > 0)] for x in X]
 
 
-def test_a_generator_is_data_and_a_resumed_training_goes_on_with_the_same(tmp_path):
+def test_a_generator_is_data_and_resumed_training_continues_with_the_same(tmp_path):
     options = dict(updates=12, classes=["up", "down"], verbose=False, lr=0.02, validation=next(batches_of(99)))
     whole = SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, **options)
     held_out = next(batches_of(100))

@@ -63,7 +63,7 @@ def parameters(folder):
     return np.array(LanguageModel.load(folder).storage.flat)
 
 
-def test_train_says_what_it_has_done(run, data, tmp_path):
+def test_train_reports_what_it_has_done(run, data, tmp_path):
     status, out, err = run("train", "--data", data, *SMALL, "--seed", 4, "--dropout", 0.1, "--embedding", 9)
     assert status == 0
     before, after = map(
@@ -157,7 +157,7 @@ def checkpointed_updates(folder):
     return storage.load(folder, kind="checkpoint")[1]["position"]["update"]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(run, data, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_continue_and_kill_9_only_loses_time(run, data, tmp_path):
     options = ["train", "--data", data, *SMALL, "--hidden", 64, "--epochs", 12]
     assert run(*options, "--quiet", "--out", "whole")[0] == 0
     with start(*options, "--out", tmp_path / "part") as process:

@@ -54,7 +54,7 @@ def test_an_error_of_an_import_is_a_line(tmp_path):
     assert re.fullmatch("fastrnn: error: .*tqdm.*\n", done.stderr)
 
 
-def test_a_warning_is_a_line_and_said_once(run, monkeypatch):
+def test_a_warning_is_one_line_and_printed_once(run, monkeypatch):
     def warns(arguments):
         for _ in range(3):
             warnings.warn("one\ntwo", RuntimeWarning, stacklevel=1)

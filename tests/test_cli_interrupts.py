@@ -194,7 +194,7 @@ def test_an_import_that_makes_another_error_of_ctrl_c(folder):
     assert (process.returncode, err) == (130, "fastrnn: interrupted\n")
 
 
-def test_a_training_ends_though_ctrl_c_was_swallowed_before(folder, tmp_path):
+def test_training_ends_even_if_ctrl_c_was_swallowed_before(folder, tmp_path):
     before = """
     import fastrnn.training
     kept = fastrnn.training.Training.start
@@ -329,7 +329,7 @@ def test_ctrl_c_after_the_end_changes_nothing(folder):
     assert (process.returncode, err) == (0, "")
 
 
-def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(folder, tmp_path):
+def test_a_process_that_ignores_ctrl_c_still_ignores_it(folder, tmp_path):
     before = """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     """

@@ -49,7 +49,7 @@ def run(folder, line):
 
 
 @pytest.mark.parametrize("streams", ["2>&1 | head -1", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_training_whose_progress_cannot_be_shown_goes_on(folder, tmp_path, streams):
+def test_training_continues_if_its_progress_cannot_be_shown(folder, tmp_path, streams):
     status, _, err = run(folder, f"train --data text.txt {SMALL} --out {tmp_path}/m {streams}")
     assert status == 0
     assert all(line.startswith(("epoch", "fastrnn: warning: standard output")) for line in err.splitlines())
@@ -87,7 +87,7 @@ def test_a_reader_that_leaves_is_no_error(folder, arguments):
     assert run(folder, f"{arguments} 2>&1 | true") == (0, "", "")
 
 
-def test_an_error_where_nothing_can_be_said_is_seen_in_the_status(folder):
+def test_an_error_that_cannot_be_printed_sets_the_status(folder):
     assert run(folder, "info nowhere 2>&-") == (1, "", "")
     assert run(folder, "info >&- 2>&-") == (1, "", "")
     assert run(folder, "info nowhere 2>&1 | true")[0] == 1
@@ -107,7 +107,7 @@ def test_a_model_is_not_written_to_the_number_of_a_closed_stream(folder, tmp_pat
     assert int(done.stdout) > 2
 
 
-def test_convert_is_done_though_nobody_reads_what_it_says(folder, tmp_path):
+def test_convert_finishes_even_if_nobody_reads_its_output(folder, tmp_path):
     for k, streams in enumerate([">&-", "| true"]):
         status, _, err = run(folder, f"convert text {tmp_path}/{k}.safetensors {streams}")
         assert status == 0
@@ -161,7 +161,7 @@ def test_fit_without_a_stderr(monkeypatch, tmp_path, stream):
     assert model.outcome == "finished"
 
 
-def test_the_command_gives_the_streams_back(capsys):
+def test_the_command_restores_the_streams(capsys):
     before = sys.stdout, sys.stderr
     assert cli.main(["info", "nowhere"]) == 1
     assert (sys.stdout, sys.stderr) == before

@@ -56,7 +56,7 @@ def drawn(seed):
 
 @pytest.mark.torch
 @pytest.mark.fuzz
-def test_random_chains_are_read_right_or_their_order_is_asked_for(tmp_path):
+def test_random_chains_are_read_correctly_or_their_order_is_asked_for(tmp_path):
     for seed in fuzz.seeds("convert: chains", 40):
         (tmp_path / str(seed)).mkdir()
         with fuzz.named(seed):

@@ -66,7 +66,7 @@ UNKNOWN = {  # orders that neither names nor sizes determine; they were read in 
 @pytest.mark.torch
 @pytest.mark.parametrize("case", UNKNOWN)
 @pytest.mark.parametrize("file", ["m.safetensors", "sorted.pt"])
-def test_an_order_that_is_not_known_is_asked_for_and_taken(tmp_path, run, case, file):
+def test_an_unknown_order_is_asked_for_and_used(tmp_path, run, case, file):
     module = modules(**UNKNOWN[case])
     path, names, between = saved(module, tmp_path / file), list(module), ["--between", "none"]
     status, out, err = run("convert", path, tmp_path / "net", *between)
@@ -106,7 +106,7 @@ def test_numbers_in_names_sort_as_numbers(tmp_path, run, prefix, ends):
 
 
 @pytest.mark.torch
-def test_an_order_that_the_sizes_tell_is_taken_and_said(tmp_path, run):
+def test_an_order_determined_by_the_sizes_is_used_and_reported(tmp_path, run):
     module = modules(z=("LSTM", (8, 5)), a=("GRU", (5, 7)), m=("Linear", (7, 2)))
     status, out, err = run("convert", saved(module, tmp_path / "m.safetensors"), tmp_path / "net")
     assert (status, err) == (0, "") and "order of the layers: z, a, m; no other order fits their sizes" in out
@@ -114,7 +114,7 @@ def test_an_order_that_the_sizes_tell_is_taken_and_said(tmp_path, run):
 
 
 @pytest.mark.torch
-def test_the_order_of_a_torch_file_is_said_to_be_that_of_definition(tmp_path, run):
+def test_the_order_of_a_torch_file_is_reported_as_that_of_definition(tmp_path, run):
     module = modules(encoder=("LSTM", (8, 8)), decoder=("LSTM", (8, 8)))
     path = saved(module, tmp_path / "m.pt")
     status, out, err = run("convert", path, tmp_path / "net")
@@ -146,7 +146,7 @@ def test_an_order_that_does_not_fit_is_refused():
         state_dict.to_network(net.state_dict(), order=["b", "a"])
 
 
-def test_what_a_square_table_is_is_asked_for():
+def test_the_kind_of_a_square_table_is_asked_for():
     """It always became an Embedding."""
     rng = np.random.default_rng(0)
     tensors = {"table.weight": rng.standard_normal((4, 4)).astype(F)} | {
@@ -201,7 +201,7 @@ def test_many_layers_and_sizes_that_fit_nothing_are_answered_at_once():
 
 @pytest.mark.torch
 @pytest.mark.parametrize("file", ["m.pt", "m.safetensors"])
-def test_what_stood_behind_a_linear_is_asked_for(tmp_path, run, file):
+def test_the_function_after_a_linear_is_asked_for(tmp_path, run, file):
     """A BiLSTM with a head of two Linears lost its ReLU, and the output claimed agreement with torch."""
     module = modules(lstm=("LSTM", (8, 6), {"bidirectional": True}), hidden=("Linear", (12, 5)), out=("Linear", (5, 3)))
     path = saved(module, tmp_path / file)
@@ -238,7 +238,7 @@ def test_a_function_without_a_place_is_refused():
         state_dict.to_network(Network({"a": fastrnn.GRU(4, 4), "b": fastrnn.Linear(4, 2)}).state_dict(), between="relu")
 
 
-def test_what_a_state_dict_does_not_hold_is_said_when_one_is_written(tmp_path, run):
+def test_what_a_state_dict_cannot_hold_is_reported_when_one_is_written(tmp_path, run):
     Network(
         {
             "rnn": fastrnn.GRU(3, 4),
@@ -338,7 +338,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("tensors, words", FOREIGN, ids=[words[:30] for _, words in FOREIGN])
-def test_what_is_no_layer_here_is_called_by_its_name(tensors, words):
+def test_unsupported_modules_are_named(tensors, words):
     with pytest.raises(ValueError, match=words):
         state_dict.to_network(tensors)
 
@@ -349,7 +349,7 @@ def test_what_is_no_layer_here_is_called_by_its_name(tensors, words):
     ("layer", "a LayerNorm"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
-def test_modules_of_torch_that_are_no_layer_here_are_called_by_their_names(wrap, words):
+def test_unsupported_torch_modules_are_named(wrap, words):
     import torch
     from torch.nn import utils
 

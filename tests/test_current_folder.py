@@ -63,7 +63,7 @@ def test_no_module_of_the_current_folder_is_imported_by_convert(folder, name):
 
 @pytest.mark.torch
 @pytest.mark.onnxruntime
-def test_nor_where_no_process_is_started(folder):
+def test_the_command_without_further_processes_does_not_search_it_either(folder):
     (folder / "m.onnx").write_bytes(files.onnx_bytes())
     done = run(folder, folder.parent / "bin" / "fastrnn", "convert", "m.onnx", "out")
     assert marks(folder) == "" and done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_a_library_call_starts_no_module_of_the_current_folder(folder):
 
 
 @pytest.mark.keras
-def test_as_a_module_of_python_the_command_looks_into_the_current_folder_last(folder):
+def test_python_m_fastrnn_searches_the_current_folder_last(folder):
     """Python itself imports a few modules first; those are not planted here."""
     (folder / "m.keras").write_bytes(files.keras_bytes())
     for name in PLANTED:

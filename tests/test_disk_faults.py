@@ -265,7 +265,7 @@ def unwritable(folder):
     ]
 
 
-def test_where_nothing_can_be_saved_is_named(tmp_path):
+def test_a_place_where_nothing_can_be_saved_is_named(tmp_path):
     model = SequenceClassifier(hidden_size=3, seed=0).fit(X, Y, epochs=1, verbose=False)
     before = model.storage.flat.copy()
     for path, name in unwritable(tmp_path):
@@ -348,7 +348,7 @@ def test_a_file_of_the_user_is_written_where_a_link_leads_and_a_device_stays_one
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
-def test_save_and_load_take_no_memory_beside_the_arrays(tmp_path):
+def test_save_and_load_take_no_memory_besides_the_arrays(tmp_path):
     """With too little memory they raise MemoryError, and the process continues."""
     code = """
         import sys

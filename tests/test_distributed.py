@@ -82,7 +82,7 @@ def test_all_processes_skip_the_update_that_is_not_finite_in_one(how, tmp_path):
     assert_allclose(flat, alone.storage.flat, rtol=1e-6, atol=1e-8)
 
 
-def test_all_processes_stop_where_one_is_not_finite(tmp_path):
+def test_all_processes_stop_if_one_is_not_finite(tmp_path):
     flat, history = trained(2, "streams", tmp_path, updates=[5], evaluate_every=2)
     assert history[-1]["update"] == 4 and np.isfinite(flat).all()
 

@@ -44,7 +44,7 @@ def untrained(*arguments, **options):
 @pytest.mark.parametrize("context", ["initial", "every", "both"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("wiring", WIRINGS)
-def test_gradients_of_every_wiring(wiring, cell, context):
+def test_gradients_of_every_variant(wiring, cell, context):
     model = untrained(cell, context=context, **WIRINGS[wiring])
     [batch] = model._batches(X[:4], Y[:4])
     assert_gradient(model, batch, directions=2)

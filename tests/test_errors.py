@@ -451,7 +451,7 @@ def test_a_backward_after_an_update_is_refused():
         late(f32(T, B, H))
 
 
-def test_a_released_backward_says_so():
+def test_a_released_backward_raises():
     done = backward(lstm())
     done.release()
     done.release()

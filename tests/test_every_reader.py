@@ -268,7 +268,7 @@ def test_vectors_of_one_number_keep_the_first(tmp_path, said):
     assert said()[-1].endswith("line 1: read as names, width")
 
 
-def test_a_first_row_of_numbers_is_said_to_be_data(tmp_path, said):
+def test_a_first_row_of_numbers_is_reported_as_data(tmp_path, said):
     path = tmp_path / "f"
     path.write_text("country,1990,1991\nx,1,2\ny,5,7\nz,3,9\n")
     with pytest.warns(UserWarning) as found:
@@ -309,7 +309,7 @@ def test_empty_lines_of_tables_are_counted(tmp_path, said):
     assert f"{path}: 1 empty line left out, the first is line 2" in said()
 
 
-def test_a_date_that_target_leaves_unchecked_is_said(tmp_path, said):
+def test_a_date_column_that_target_leaves_unchecked_is_reported(tmp_path, said):
     (tmp_path / "f").write_text("Date,a\n1st of May,5\n2nd of May,6\n")
     assert data.read_csv(tmp_path / "f", target="a")[1].shape == (2, 1)
     assert said() == [f"{tmp_path / 'f'}, line 2: '1st of May' is no date that is read: 'Date' was not checked"]

@@ -55,7 +55,7 @@ def layer_of(k, case):
 
 
 @pytest.mark.fuzz
-def test_the_check_changes_no_bit_and_padding_is_not_looked_at():
+def test_the_check_changes_no_bit_and_ignores_padding():
     for seed in fuzz.seeds("finite: nothing wrong", 42):
         with fuzz.named(seed):
             rng, case = drawn(seed)
@@ -278,7 +278,7 @@ def test_the_first_place_of_an_overflow_is_that_of_the_states_of_every_step():
     assert found > 30 or fuzz._FIRST  # with other seeds there may be fewer
 
 
-def test_cell_state_and_output_are_told_from_the_gates():
+def test_cell_state_and_output_are_distinguished_from_the_gates():
     x = np.ones((3, 1, 1), "float32")
     net = fastrnn.LSTM(1, 1, activation="linear")
     one = {name: np.zeros(a.shape, "float32") for name, a in net.params.items()}

@@ -333,7 +333,7 @@ def test_nan_in_dy_of_a_row_is_not_swallowed_and_stays_in_that_rows_state_and_in
     assert np.isnan(g.params["bias_ih_l0"]).any()
 
 
-def test_release_gives_the_tape_back_and_backward_then_says_so(case):
+def test_release_returns_the_tape_and_backward_then_raises(case):
     _, backward = case.net().vjp(case.x, case.layer_state(), **case.given)
     backward(case.dy)
     backward.release()

@@ -151,7 +151,7 @@ ODD_ERRORS = (
 
 
 @pytest.mark.parametrize("error", ODD_ERRORS, ids=lambda error: type(error).__name__)
-def test_whatever_is_raised_becomes_one_sentence_that_names_the_file(error):
+def test_any_exception_becomes_one_sentence_that_names_the_file(error):
     from fastrnn._files import foreign
 
     with pytest.raises(ValueError) as caught, foreign.reading("m.pt"):

@@ -69,7 +69,7 @@ def save(model, path):
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.weights.h5", "live"])
-def test_a_trained_bidirectional_lstm_comes_over_and_gives_what_keras_gives(tmp_path, name):
+def test_a_trained_bidirectional_lstm_is_converted_with_keras_results(tmp_path, name):
     import fastrnn.keras
 
     model = trained()
@@ -111,7 +111,7 @@ SINGLE = [
     "dtype, kind, options, activation",
     [("float32", *one) for one in SINGLE] + [("float64", *one) for one in SINGLE[::3]],
 )
-def test_every_setting_of_a_layer_comes_over_behind_a_masking(tmp_path, kind, options, activation, dtype):
+def test_every_setting_of_a_layer_is_converted_after_a_masking(tmp_path, kind, options, activation, dtype):
     import keras
 
     import fastrnn.keras
@@ -132,7 +132,7 @@ def test_every_setting_of_a_layer_comes_over_behind_a_masking(tmp_path, kind, op
     "kind, merge, sequences",
     list(itertools.product(["SimpleRNN", "GRU", "LSTM"], ["concat", "sum", "mul", "ave"], [False, True])),
 )
-def test_every_merge_mode_comes_over(kind, merge, sequences):
+def test_every_merge_mode_is_converted(kind, merge, sequences):
     import keras
 
     import fastrnn.keras
@@ -175,7 +175,7 @@ def test_hard_sigmoid_of_keras_2_is_another_function(tmp_path):
     fastrnn.LSTM(3, 4, bidirectional=True, activation=("leaky_relu", 0.2), dtype="float64", seed=0),
     fastrnn.Linear(3, 4, seed=0),
 ], ids=repr)  # fmt: skip
-def test_a_layer_becomes_one_of_keras_and_comes_back(layer):
+def test_a_layer_becomes_a_keras_layer_and_back(layer):
     import fastrnn.keras
 
     made = fastrnn.keras.to_keras(layer)

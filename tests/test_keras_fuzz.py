@@ -120,7 +120,7 @@ def close(got, want):
     )  # Keras on torch multiplies float64 in float32
 
 
-def test_random_models_give_what_keras_gives_on_any_number_of_threads(tmp_path):
+def test_random_models_give_keras_results_on_any_number_of_threads(tmp_path):
     for seed in fuzz.seeds("keras: models loaded", 20):
         with fuzz.named(seed):
             compare_loaded(seed, tmp_path / f"{seed}.keras")

@@ -259,7 +259,7 @@ def test_stacked_cells_agree_with_keras():
         assert [type(cell).__name__ for cell in again.cell.cells] == ["LSTMCell", "GRUCell", "SimpleRNNCell"]
 
 
-def test_a_backward_layer_of_its_own():
+def test_a_custom_backward_layer_of_bidirectional():
     import keras
 
     import fastrnn.keras

@@ -215,7 +215,7 @@ def test_a_live_model_is_compared_with_masks_too(monkeypatch):
         fastrnn.keras.load(sequential(layer))
 
 
-def test_what_convert_says_of_keras_is_what_was_compared(tmp_path, run):
+def test_convert_reports_of_keras_what_was_compared(tmp_path, run):
     import keras
 
     model = sequential(keras.layers.GRU(4, use_bias=False), keras.layers.Dense(2))

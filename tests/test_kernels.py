@@ -126,7 +126,7 @@ def test_product_of_no_columns_is_the_bias_and_of_no_rows_is_nothing(isa, dtype)
 
 @pytest.mark.parametrize("N", [1, 16, 33, 65, 130])
 @pytest.mark.parametrize("K", [1, 17, 300, 1100])
-def test_a_row_of_a_product_has_the_same_bits_whatever_the_number_of_rows(isa, dtype, N, K):
+def test_a_row_of_a_product_has_the_same_bits_for_any_number_of_rows(isa, dtype, N, K):
     """Compare all tile variants with each other: M from 1 to 20, and any division of the rows."""
     rng = np.random.default_rng(0)
     x, packed, bias = (

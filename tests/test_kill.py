@@ -64,7 +64,7 @@ def train(tmp_path):
 
 
 @pytest.mark.fuzz
-def test_a_training_that_is_killed_at_random_moments_comes_to_the_same_bits(train, tmp_path):
+def test_training_killed_at_random_moments_reaches_the_same_bits(train, tmp_path):
     """Training saves after every update and is killed and resumed; the directory can be loaded at every moment."""
     whole, seconds = train(tmp_path / "whole")
     killed = 0

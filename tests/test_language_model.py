@@ -411,7 +411,7 @@ def test_score_is_the_likelihood_of_the_text_step_by_step():
     assert model.perplexity(text) == math.exp(-model.score(text))
 
 
-def test_a_training_gives_its_memory_back():
+def test_training_releases_its_memory():
     """Tapes return to the pool: the number in use after an update does not grow."""
     import tracemalloc
 

@@ -204,7 +204,7 @@ def test_a_tied_linear_and_an_embedding_add_their_gradients_in_one_slot():
     assert_array_equal(linear.params["weight"], embedding.params["weight"])
 
 
-def test_a_copy_of_a_tied_linear_has_a_weight_of_its_own():
+def test_a_copy_of_a_tied_linear_has_a_separate_weight():
     storage = Storage("float32")
     embedding = fastrnn.Embedding(7, 4, seed=0, storage=storage)
     linear = fastrnn.Linear(4, 7, weight=embedding.slots["weight"], seed=1, storage=storage)

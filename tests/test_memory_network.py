@@ -189,7 +189,7 @@ def test_noise_is_for_training_only():
     assert len(set(quiet)) == 1 and len(set(noisy)) == 4 and noisy[-1] == quiet[0]
 
 
-def test_it_learns_whose_last_sentence_counts_and_looks_at_it():
+def test_it_learns_that_the_last_sentence_counts_and_attends_to_it():
     X, y = data(500)
     model = MemoryNetwork(hops=2, seed=0).fit(X[:400], y[:400], epochs=20, validation=(X[400:], y[400:]), verbose=False)
     assert model.score(X[400:], y[400:]) > 0.95

@@ -138,7 +138,7 @@ def test_whether_a_fit_succeeds_does_not_depend_on_the_seed(name):
 
 
 @pytest.mark.filterwarnings("ignore:no look at the validation part")
-def test_a_text_with_symbols_of_its_own_at_the_end():
+def test_a_text_with_unknown_symbols_at_the_end():
     text = "abcabcab" * 20 + "xyabxy"
     for level in ("character", "word"):
         data = text if level == "character" else " ".join(text)

@@ -24,7 +24,7 @@ def rng_of(test, seed):
     return np.random.default_rng([sum(map(ord, test)), seed])
 
 
-class Looks:
+class Evaluations:
     """A callback that stores the parameters of every evaluation."""
 
     def __init__(self, model):
@@ -45,7 +45,7 @@ class Looks:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_parameters_kept_are_those_of_the_best_look(name):
+def test_the_parameters_kept_are_those_of_the_best_evaluation(name):
     """The best parameters are kept, even the initial ones: labels are shuffled, and learning rates are too high."""
     for seed in seeds("models", 8):
         rng, case = rng_of(name, seed), CASES[name]
@@ -55,12 +55,12 @@ def test_the_parameters_kept_are_those_of_the_best_look(name):
             order = rng.permutation(len(data[1]))
             data[1] = some(data[1], order)
         monitor = str(rng.choice(model.FIGURES))
-        looks = Looks(model)
+        evaluations = Evaluations(model)
         options = fit_options(
             name,
             epochs=int(rng.integers(1, 5)),
             lr=float(10 ** rng.uniform(-3, 0.5)),
-            callbacks=[looks],
+            callbacks=[evaluations],
             monitor=monitor,
             evaluate_every=int(rng.integers(1, 6)),
             accumulate=int(rng.integers(1, 3)),
@@ -69,11 +69,11 @@ def test_the_parameters_kept_are_those_of_the_best_look(name):
             validation=case.held_out,
         )
         model.fit(*data, **options)
-        best = looks.best(monitor)
+        best = evaluations.best(monitor)
         assert_array_equal(
             model.storage.flat,
-            looks.parameters[best],
-            err_msg=f"case {seed}: look {best} of {len(looks.entries)} was the best",
+            evaluations.parameters[best],
+            err_msg=f"case {seed}: evaluation {best} of {len(evaluations.entries)} was the best",
         )
 
 
@@ -105,7 +105,7 @@ def test_the_history_is_that_of_the_updates(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_fit_that_fails_leaves_the_model_as_it_was(name):
+def test_a_fit_that_fails_leaves_the_model_unchanged(name):
     for seed in seeds("models", 2):
         rng, case = rng_of(name, seed), CASES[name]
         data, other = case.data(rng, 20), case.data(rng, 25)
@@ -147,9 +147,9 @@ def test_training_does_not_see_the_part_that_is_held_out(name):
         runs = []
         for given in (data, changed):
             model = case.make(seed=seed)
-            looks = Looks(model)
-            model.fit(*given, **fit_options(name, callbacks=[looks], validation=part, loss_limit=None))
-            runs.append(looks.parameters)
+            evaluations = Evaluations(model)
+            model.fit(*given, **fit_options(name, callbacks=[evaluations], validation=part, loss_limit=None))
+            runs.append(evaluations.parameters)
         for mine, wanted in zip(*runs, strict=True):
             assert_array_equal(mine, wanted, err_msg=f"case {seed}: the held-out rows are {out}")
 
@@ -301,7 +301,7 @@ def test_batches_and_the_order_of_rows_change_one_gradient_by_rounding_only(name
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_is_said_of_a_row_does_not_depend_on_the_others(name):
+def test_the_prediction_for_a_row_does_not_depend_on_the_others(name):
     for seed in seeds("models", 2):
         rng, case = rng_of(name, seed), ROWS[name]
         data = case.data(rng, 20)

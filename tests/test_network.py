@@ -14,7 +14,7 @@ def ids(seed=0):
     return np.random.default_rng(seed).integers(1, 9, (T, B))
 
 
-def test_a_chain_gives_what_its_layers_give_one_after_the_other():
+def test_a_chain_equals_its_layers_one_after_another():
     emb, rnn, linear = (
         fastrnn.Embedding(9, 3, seed=0),
         fastrnn.LSTM(3, 5, 2, bidirectional=True, seed=1),
@@ -79,7 +79,7 @@ def test_functions_are_those_of_the_recurrent_layers(name):
     return np.testing.assert_allclose(found, rnn(a)[0], atol=1e-13)
 
 
-def test_what_was_saved_comes_back_to_the_bit(tmp_path):
+def test_what_was_saved_is_loaded_to_the_bit(tmp_path):
     layers = {
         "in": ("mask", 0.0),
         "a": fastrnn.LSTM(

@@ -88,5 +88,5 @@ def test_blas_is_loaded_or_there_is_a_memory_error_and_the_environment_is_kept(f
     assert counted(failing("first_training"))["first training"] > 0 or _engine.blas_core() is None
 
 
-def test_a_call_runs_on_fewer_threads_where_the_system_refuses_them_with_the_same_bits(failing):
+def test_a_call_runs_on_fewer_threads_with_the_same_bits_if_the_system_refuses_some(failing):
     assert failing("refused_threads").strip() == "threads refused: the same bits"

@@ -53,7 +53,7 @@ CLIPPING = [
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("options", CLIPPING, ids=str)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
-def test_a_gradient_that_is_not_finite_stops_whatever_the_clipping(options, value, optimizer):
+def test_a_gradient_that_is_not_finite_stops_training_with_any_clipping(options, value, optimizer):
     with pytest.warns(
         RuntimeWarning,
         match="1 of [0-9]+ values of the gradient are not finite at update 3, the first in embedding.weight",
@@ -65,7 +65,7 @@ def test_a_gradient_that_is_not_finite_stops_whatever_the_clipping(options, valu
 
 
 @pytest.mark.parametrize("options", CLIPPING[:3], ids=str)
-def test_skipped_updates_are_counted_said_and_leave_the_parameters(options):
+def test_skipped_updates_are_counted_reported_and_change_no_parameter(options):
     with pytest.warns(RuntimeWarning) as caught:
         model = sick(small(), {2, 4, 5}).fit(TEXT, **QUICK, **options, nonfinite="skip")
     total = model.history[-1]["update"]
@@ -149,7 +149,7 @@ def test_an_epoch_of_skipped_updates_stops():
     assert model.outcome == "diverged" and np.isfinite(flat(model)).all()
 
 
-def test_a_loss_that_is_too_high_stops_also_where_updates_are_skipped():
+def test_a_loss_that_is_too_high_stops_training_even_if_updates_are_skipped():
     with pytest.warns(RuntimeWarning, match="the loss is 1000 at update 30, over 3 times its first value"):
         sick(small(), {30}, 0.0, loss=1000.0).fit(TEXT, **QUICK, nonfinite="skip", clip_norm=None)
 
@@ -235,7 +235,7 @@ def test_a_step_that_makes_parameters_infinite_stops_at_once(optimizer, lr):
 
 
 @pytest.mark.parametrize("optimizer, stops", [("sgd", False), ("adam", True), ("rmsprop", True), ("adagrad", True)])
-def test_a_gradient_that_cannot_be_squared_is_refused_where_it_has_to_be(optimizer, stops):
+def test_a_gradient_that_cannot_be_squared_is_refused_if_it_must_be(optimizer, stops):
     """Its second moment would be infinite, and the parameter would never change again."""
     model, options = (
         sick(small(), {3}, np.float32(1e25)),

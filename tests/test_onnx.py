@@ -271,7 +271,7 @@ def test_an_attribute_of_a_later_opset_is_refused():
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_an_unknown_operator_is_refused_by_name_wherever_it_is(inside):
+def test_an_unknown_operator_is_refused_by_name_anywhere(inside):
     from onnx import TensorProto, helper
 
     import fastrnn.onnx as backend

@@ -138,7 +138,7 @@ def test_a_regressor_gives_its_numbers_in_their_own_units(per_step):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_language_model_goes_on_from_a_state(tied):
+def test_a_language_model_continues_from_a_state(tied):
     import fastrnn.onnx
 
     text = "the quick brown fox jumps over the lazy dog. " * 20

@@ -116,7 +116,7 @@ def inside(outer):
      r"but load takes chains of nodes of the main graph: prepare\(model\) runs it"),
     ("function", r"node 'the_node' \(GRU\) lies inside the function 'Twice', but load"),
 ])  # fmt: skip
-def test_a_node_that_lies_inside_another_one_is_named_and_runs(outer, words):
+def test_a_node_inside_another_one_is_named_and_runs(outer, words):
     import fastrnn.onnx
 
     model, feeds = inside(outer)

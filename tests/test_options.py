@@ -200,7 +200,7 @@ def test_a_mask_that_pads_on_the_right_is_lengths_but_for_the_outputs(cell, isa)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_past_a_length_there_is_no_output_and_no_gradient_even_beside_a_mask(isa, bidirectional):
+def test_beyond_a_length_there_is_no_output_and_no_gradient_even_with_a_mask(isa, bidirectional):
     """A gap inside a length repeats the output; beyond it there are zeros, and the gradient there is ignored."""
     case = random_case("lstm", 7, 4, 3, 5, dtype="float32", bidirectional=bidirectional)
     lengths = np.array([7, 3, 5, 0])

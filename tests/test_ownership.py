@@ -186,7 +186,7 @@ def test_a_stream_takes_none_as_its_initial_state_and_refuses_to_be_pickled(kind
             attempt(stream)
 
 
-def test_a_stream_that_another_thread_uses_says_so():
+def test_a_stream_in_use_by_another_thread_raises():
     net = fastrnn.LSTM(16, 64, num_layers=2, seed=0)
     x = np.random.default_rng(0).standard_normal((400, 2, 16)).astype("float32")
     want, _ = net(x)

@@ -213,7 +213,7 @@ def test_the_state_goes_from_step_to_step_and_in_the_reverse_direction_back():
     assert {b for a, b in between(made, "x")} == {(d, t) for d in "hg" for t in ("compact", 0, 1, 2)}
 
 
-def test_layers_stand_one_above_the_other_and_say_their_sizes():
+def test_layers_are_drawn_one_above_another_with_their_sizes():
     made = layout("deep", 5)
     texts = [text.text for text in made.texts]
     assert ["layer 3: LSTM, 128 units" in texts, "$U_1$: 512 × 8,  $W_1$: 512 × 128" in texts] == [True, True]
@@ -252,7 +252,7 @@ def test_the_final_state_of_the_reverse_direction_is_that_of_the_first_step():
     assert {a for a, b in between(made, "h_2") if b == ("final states", None)} == {("h_2", 3)}
 
 
-def test_each_hop_of_a_memory_network_looks_with_the_state_of_the_hop_before():
+def test_each_hop_of_a_memory_network_uses_the_state_of_the_previous_hop():
     made = layout("memory network")
     assert {b for a, b in between(made, "u") if a[1] == 0} == {("u", 1), ("a", 1)}
     assert {b for a, b in between(made, "q")} == {(name, t) for name in "au" for t in ("compact", 0)}
@@ -334,7 +334,7 @@ def test_a_vector_enters_at_first_or_at_every_step_or_both(name, initial, every)
         )  # two upper layers, in the circuit and unfolded
 
 
-def test_attention_looks_at_every_output_and_is_fed_to_the_next_step():
+def test_attention_reads_every_output_and_feeds_the_next_step():
     made = layout("attention", 4)
     assert {b for a, b in between(made, "s") if a[1] == 1} == {("s", 2), ("weights", 1), ("a", 1)}
     assert {b for a, b in between(made, "c") if a[1] == 1} == {("a", 1)}
@@ -630,8 +630,10 @@ def test_losses_are_to_the_left_and_other_figures_to_the_right(tmp_path):
     assert [line.get_label() for line in right.lines] == [
         "validation accuracy"
     ] and right.get_ylabel() == "validation accuracy"
-    assert_array_equal(left.lines[0].get_xydata(), [(look["epoch"], look["train_loss"]) for look in model.history[1:]])
-    assert_array_equal(right.lines[0].get_ydata(), [look["validation_accuracy"] for look in model.history])
+    assert_array_equal(
+        left.lines[0].get_xydata(), [(entry["epoch"], entry["train_loss"]) for entry in model.history[1:]]
+    )
+    assert_array_equal(right.lines[0].get_ydata(), [entry["validation_accuracy"] for entry in model.history])
     [only] = history([{"epoch": 1, "update": 9, "lr": 0.1, "train_loss": 2.0, "validation_loss": None}]).axes
     assert [line.get_label() for line in only.lines] == ["training loss"]
     axes = history({"a": model, "b": model.history}).axes[0]

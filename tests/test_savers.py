@@ -313,7 +313,7 @@ def test_of_two_trainings_that_begin_together_one_is_refused(tmp_path, monkeypat
 
 
 @needs_locks
-def test_a_training_that_was_killed_keeps_nobody_out(tmp_path):
+def test_a_killed_training_run_does_not_keep_its_lock(tmp_path):
     with start(TRAINING, tmp_path / "m") as first:
         assert first.stdout.readline() == "training\n"
         first.kill()

@@ -87,7 +87,7 @@ def test_gradients_through_the_whole_event_model(cell, layers):
 
 
 @pytest.mark.parametrize("per_step", [False, True])
-def test_a_regressor_learns_and_comes_back_from_disk(per_step, tmp_path):
+def test_a_regressor_learns_and_can_be_loaded(per_step, tmp_path):
     X, y, steps = ragged(200)
     targets = steps if per_step else y
     model = SequenceRegressor("gru", 24, pooling="mean", per_step=per_step, seed=0)
@@ -142,7 +142,7 @@ def test_differences_and_logarithms_are_undone(options, K):
     assert_array_equal(restored[:, 0], restored[:, 1])
 
 
-def test_a_forecaster_beats_the_season_and_comes_back_from_disk(tmp_path):
+def test_a_forecaster_beats_the_seasonal_forecast_and_can_be_loaded(tmp_path):
     whole = series(132)
     model = Forecaster(24, 12, season=12, log=True, quantiles=(0.9, 0.5, 0.1), hidden_size=16, seed=0)
     model.fit(whole[:-24], epochs=30, lr=0.01, validation=24, **QUIET)
@@ -217,7 +217,7 @@ def test_events_are_predicted_from_the_steps_before_only():
     assert_allclose(model.score(X), (np.log(np.where(seen == 1, p, 1 - p))).sum() / len(seen), rtol=1e-4)
 
 
-def test_an_event_model_comes_back_from_disk_and_goes_on_alike(tmp_path):
+def test_an_event_model_can_be_loaded_and_continues_alike(tmp_path):
     model = EventModel("gru", 8, 2, input_dropout=0.1, seed=0).fit(events(), epochs=2, **QUIET)
     model.save(tmp_path)
     again = EventModel.load(tmp_path)

@@ -255,7 +255,7 @@ def test_gradients_do_not_depend_on_threads_and_backward_may_be_called_again():
     same_gradients(g, want)
 
 
-def test_a_released_backward_says_so():
+def test_a_released_backward_raises():
     (y, _), backward = mixed().vjp(draw(4, 3, 3))
     assert backward.nbytes > 0
     backward.release()
@@ -302,7 +302,7 @@ def test_a_stream_gives_the_bits_of_one_call(isa, residual):
     same_bits(s.run(x), net(x, context=context)[0], "y with the new weights")
 
 
-def test_a_stream_has_checked_out_before_a_member_goes_on():
+def test_a_stream_checks_its_out_before_any_member_advances():
     s = mixed().stream(2)
     before = s.state
     for call in (
@@ -380,7 +380,7 @@ def test_members_with_a_storage_each_are_moved_into_one_and_stay_the_same_object
     assert (net(x)[0] != want).any()
 
 
-def test_members_that_were_trained_before_they_were_moved_are_packed_anew():
+def test_members_that_were_trained_before_they_were_moved_are_repacked():
     """The new storage counts its versions from 0, and reaches the number that a member had before."""
 
     def halve(layer):
@@ -445,7 +445,7 @@ def test_a_stack_is_copied_pickled_saved_and_shown(tmp_path):
         net.load_state_dict({name: p for name, p in net.state_dict().items() if name != "1.weight_ih_l0"})
 
 
-def test_make_gives_a_network_or_a_stack():
+def test_make_returns_a_network_or_a_stack():
     assert repr(stacked.make(LSTM, 3, 5, 2, dropout=0.1)) == "LSTM(3, 5, num_layers=2, dropout=0.1)"
     net = stacked.make(
         RNN, 3, [5, 4], nonlinearity="relu", bidirectional=True, context_size=2, dtype="float64", dropout=0.1, seed=1

@@ -46,7 +46,7 @@ def assert_same(got, want):
         assert got[name].tobytes() == array.tobytes(), name
 
 
-def test_everything_comes_back_with_the_same_bits(folder):
+def test_everything_is_loaded_with_the_same_bits(folder):
     arrays, config = storage.load(folder)
     assert_same(arrays, ARRAYS)
     assert json.dumps(config) == json.dumps(CONFIG)
@@ -210,7 +210,7 @@ def test_a_configuration_that_is_nested_too_deeply_is_damaged(folder):
         storage.load(folder)
 
 
-def test_a_newer_format_is_said_to_be_newer(folder):
+def test_the_message_says_that_a_format_is_newer(folder):
     edit(folder, format_version=2)
     with pytest.raises(ValueError) as error:
         storage.load(folder)

@@ -157,7 +157,7 @@ def test_a_task_from_data_to_predictions(task, run):
     assert status == 0 and f"model: {MODEL[task]}" in out and "num_parameters: " in out
 
 
-def test_the_task_may_stand_behind_train(run):
+def test_the_task_may_follow_train(run):
     made("tag")
     for name, task in (("one", ["tag"]), ("two", ["--task", "tag"]), ("three", ["tag", "--task", "tag"])):
         assert run("train", *task, "--data", "a.conllu", "--hidden", 4, "--epochs", 1, "--quiet", "--out", name)[0] == 0

@@ -78,7 +78,7 @@ def test_numbers_and_addresses_are_whole_and_chinese_characters_are_words():
     assert split_words("3.14 at", "simple") == ["3", ".", "14", " at"]
 
 
-def test_a_saved_model_splits_as_it_was_trained_and_an_older_one_as_it_always_did(tmp_path):
+def test_a_saved_model_splits_as_in_training_and_an_older_one_by_the_former_rule(tmp_path):
     text = "pi is 3.14, e is 2.72.\n" * 30
     for splitting in ("unicode", "simple"):
         model = small(splitting=splitting).fit(text, **QUICK)
@@ -95,7 +95,7 @@ def test_a_saved_model_splits_as_it_was_trained_and_an_older_one_as_it_always_di
     assert older.generate("pi is 3.14", 9, seed=1) == model.generate("pi is 3.14", 9, seed=1)
 
 
-def test_without_regex_words_are_split_the_simple_way_only_if_that_is_said(monkeypatch, tmp_path):
+def test_without_regex_words_are_split_the_simple_way_only_on_request(monkeypatch, tmp_path):
     small().fit(TEXT, **QUICK).save(tmp_path / "m")
     monkeypatch.setitem(sys.modules, "regex", None)
     _splitting._unicode.cache_clear()
@@ -130,7 +130,7 @@ def test_rare_words_are_unknown_and_the_most_frequent_are_kept():
 
 
 @given(st.binary(max_size=40), st.integers(0, 40))
-def test_pieces_of_bytes_are_the_text_wherever_the_prompt_ends(data, cut):
+def test_pieces_of_bytes_are_the_text_for_any_end_of_the_prompt(data, cut):
     """Invalid UTF-8 becomes U+FFFD, as in decode; a character that the prompt begins is printed when complete."""
     before, after = data[:cut], data[cut:]
     pieces = list(Bytes().pieces(after, before=before))
@@ -141,7 +141,7 @@ def test_pieces_of_bytes_are_the_text_wherever_the_prompt_ends(data, cut):
         assert "".join(pieces) == whole == Bytes().decode(data)
 
 
-def test_a_character_comes_with_its_last_byte():
+def test_a_character_is_written_with_its_last_byte():
     written = []
 
     def ids():

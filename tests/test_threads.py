@@ -49,7 +49,7 @@ def test_threads_holds_in_its_own_python_thread_and_ends_on_an_error():
         ({"FASTRNN_NUM_THREADS": "1", "OMP_NUM_THREADS": "3"}, "1"),
     ],
 )
-def test_the_environment_gives_the_first_number_of_threads(variables, want):
+def test_the_environment_sets_the_initial_number_of_threads(variables, want):
     assert processes.output("import fastrnn; print(fastrnn.get_num_threads())", **variables).strip() == want
 
 
@@ -100,7 +100,7 @@ def test_the_most_threads_are_those_of_the_engine():
 
 
 @pytest.mark.parametrize("n", [65, 2**31 - 1, 2**31, 10**12, 2**63, pytest.param(10**5000, id="10**5000")])
-def test_more_threads_than_a_call_uses_are_that_many_and_it_is_said(n):
+def test_too_many_threads_are_reduced_with_a_warning(n):
     rnn, x = fastrnn.GRU(2, 40, seed=0), np.ones((3, 300, 2), "float32")
     want = rnn(x)[0]
     with pytest.warns(
@@ -172,12 +172,12 @@ def test_the_command_says_that_there_are_fewer_threads(run, tmp_path):
     )
 
 
-def test_a_layer_uses_all_threads_though_nobody_asked_how_many_there_are():
+def test_a_layer_uses_all_threads_without_a_prior_query_of_their_number():
     code = "import fastrnn; fastrnn.LSTM; from fastrnn import _engine; print(_engine.current_threads())"
     assert processes.output(code, FASTRNN_NUM_THREADS="3").strip() == "3"
 
 
-def test_without_a_word_there_are_no_more_threads_than_cpus():
+def test_by_default_there_are_no_more_threads_than_cpus():
     count = int(processes.output("import fastrnn; print(fastrnn.get_num_threads())"))
     assert 1 <= count <= len(os.sched_getaffinity(0))
 
@@ -349,7 +349,7 @@ def test_callers_at_the_same_time_with_two_threads_each_get_the_same_bits():
 
 
 @pytest.mark.parametrize("split", ["rows", "units", None])
-def test_calls_beside_busy_processes_give_the_same_bits(split):
+def test_calls_give_the_same_bits_while_other_processes_are_busy(split):
     """Workers are delayed in the middle of a sequence, so callers continue without them and then use one thread."""
     rng = np.random.default_rng(0)
     layers = [getattr(fastrnn, kind)(24, 64, seed=0) for kind in ("LSTM", "GRU", "RNN")] + [
@@ -649,7 +649,7 @@ def test_the_callers_floating_point_mode_is_unchanged(threads):
 
 
 @pytest.mark.torch
-def test_a_caller_who_flushes_denormals_goes_on_flushing_them():
+def test_a_caller_that_flushes_denormals_still_flushes_them_after_a_call():
     code = """
 import numpy as np, torch, fastrnn
 assert torch.set_flush_denormal(True)

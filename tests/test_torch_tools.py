@@ -41,7 +41,7 @@ class Packed(torch.nn.Module):
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("gradients_while_tracing", [False, True])
-def test_a_traced_layer_computes_and_trains_whatever_the_grad_mode_was(kind, gradients_while_tracing):
+def test_a_traced_layer_computes_and_trains_in_any_grad_mode(kind, gradients_while_tracing):
     theirs, mine = pair(kind, 3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
     with torch.set_grad_enabled(gradients_while_tracing):
         traced = torch.jit.trace(mine, torch.randn(5, 2, 3, dtype=torch.float64))
@@ -167,7 +167,7 @@ def test_one_number_written_by_another_process_to_shared_weights_is_seen(with_gr
     assert not torch.allclose(after, before)
 
 
-def test_shared_weights_stay_packed_while_nobody_writes(monkeypatch):
+def test_shared_weights_stay_packed_until_they_are_written(monkeypatch):
     made, packed = [], _operator.cells.Packed
     monkeypatch.setattr(_operator.cells, "Packed", lambda *args: made.append(1) or packed(*args))
     module, x = ours.RNN(100, 100).share_memory(), torch.randn(3, 2, 100)
@@ -235,7 +235,7 @@ def test_parameters_may_be_swapped_as_torch_swaps_them(kind):
 
 
 @pytest.mark.parametrize("kind, states", [("GRU", 1), ("LSTM", 2), ("GRUCell", 1), ("LSTMCell", 2)])
-def test_a_wrong_call_is_said_in_torchs_words_with_torchs_exceptions(kind, states):
+def test_a_wrong_call_raises_torchs_exceptions_with_torchs_messages(kind, states):
     theirs, mine = pair(kind, 3, 4)
     lead, cell = () if kind.endswith("Cell") else (5,), kind.endswith("Cell")
     x = torch.randn(*lead, 2, 3)

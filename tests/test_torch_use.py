@@ -152,7 +152,7 @@ def test_parametrizations(wrap):
     assert all(p.grad is not None for p in mine.parameters())
 
 
-def test_a_part_of_the_parameters_may_stand_still():
+def test_a_part_of_the_parameters_may_be_frozen():
     module, x = ours.LSTM(3, 4), torch.randn(4, 2, 3)
     full = gradients(module, x)
     module.weight_ih_l0.requires_grad_(False)
@@ -249,7 +249,7 @@ def test_replace_takes_cells_and_names_what_it_cannot_take_before_it_swaps():
     torch.testing.assert_close(again["low"].double()(x.double())[0].float(), want)
 
 
-def test_a_wrong_state_says_both_shapes():
+def test_the_error_of_a_wrong_state_names_both_shapes():
     with pytest.raises(RuntimeError, match=r"Expected hidden size \(1, 2, 4\), got \[1, 3, 4\]"):
         ours.GRU(3, 4)(torch.randn(5, 2, 3), torch.zeros(1, 3, 4))
     with pytest.raises(RuntimeError, match=r"input.size\(-1\) must be equal to input_size. Expected 3, got 5"):

@@ -69,7 +69,7 @@ def test_the_shares_of_all_processes_are_the_whole_batch(ranks):
             assert sorted(np.concatenate([part.rows for part in parts])) == sorted(batch.rows)
 
 
-def test_a_generator_is_asked_anew_for_each_epoch():
+def test_a_generator_is_called_again_for_each_epoch():
     counts = Generated(lambda epoch: iter(range(10 * epoch, 10 * epoch + 5)), 4, lambda given, share: given, int, float)
     for epoch in (2, 0, 2):
         counts.begin(epoch)
@@ -162,7 +162,7 @@ def test_the_model_kept_is_the_best_by_the_figure_that_is_monitored():
     assert by_loss.history == model.history
 
 
-def test_a_look_is_due_after_so_many_updates_not_batches():
+def test_evaluate_every_counts_updates_not_batches():
     X, y = sequences()
     model = SequenceClassifier("rnn", 4, seed=0).fit(
         X, y, epochs=1, batch_size=2, accumulate=2, evaluate_every=2, verbose=False
@@ -212,7 +212,7 @@ def test_a_callback_that_returns_true_stops_the_training():
 
 
 @pytest.mark.tensorboardX
-def test_tensorboard_is_told_each_figure(tmp_path):
+def test_tensorboard_gets_each_figure(tmp_path):
     small().fit(TEXT, **QUICK, callbacks=[TensorBoard(tmp_path)])
     [events] = tmp_path.iterdir()
     assert b"validation_loss" in events.read_bytes() and b"train_loss" in events.read_bytes()
