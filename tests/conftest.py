@@ -25,12 +25,12 @@ NEEDS = {
     "keras": "the Keras layers and files",
     "sklearn": "the scikit-learn estimators",
     "skorch": "training with skorch",
-    "pandas": "data frames given to the estimators",
-    "joblib": "work in joblib's workers",
-    "threadpoolctl": "obedience to its limits",
+    "pandas": "data frames as input of the estimators",
+    "joblib": "use in joblib's workers",
+    "threadpoolctl": "the limits that it sets",
     "matplotlib": "drawing",
-    "tensorboardX": "its log",
-    "soundfile": "the WAV files of other kinds than 16 bits",
+    "tensorboardX": "the TensorBoard log",
+    "soundfile": "WAV files other than 16-bit PCM",
     "mpi4py": "training on several processes",
 }
 MISSING = {

@@ -17,7 +17,7 @@ import pytest
 from fastrnn._files import storage
 from fastrnn.models import LanguageModel, SequenceClassifier
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
 SOON = 5.0  # seconds; half a second on an idle machine
 LINE = "the quick brown fox, 17 years old, jumps over the lazy dog's tail.\n"

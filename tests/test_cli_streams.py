@@ -13,7 +13,7 @@ from fastrnn._files import storage
 from fastrnn.models import LanguageModel, SequenceClassifier
 from fastrnn.training.progress import Progress
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="redirections of a POSIX shell")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs the redirections of a POSIX shell")
 
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(60))
 SMALL = "--hidden 6 --layers 1 --batch 5 --seq-len 17 --epochs 3"

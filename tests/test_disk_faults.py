@@ -17,7 +17,7 @@ from fastrnn.callbacks import CSVLog, JSONLog
 from fastrnn.convert import tensor_files
 from fastrnn.models import LanguageModel, SequenceClassifier
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="calls of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX system calls")
 X, Y = [[[1.0], [2.0]], [[2.0], [1.0]]] * 6, ["up", "down"] * 6
 OLD = ({"a": np.arange(5.0), "b": np.ones((2, 3), "float32")}, {"model": "old"})
 NEW = ({"a": np.arange(7.0), "b": np.zeros((2, 3), "float32")}, {"model": "new"})
@@ -279,7 +279,7 @@ def test_a_place_where_nothing_can_be_saved_is_named(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root can write everywhere")
 def test_a_directory_that_may_not_be_written_is_named(tmp_path):
     storage.save(tmp_path / "m", *OLD)
     os.chmod(tmp_path / "m", 0o500)
@@ -347,7 +347,7 @@ def test_a_file_of_the_user_is_written_where_a_link_leads_and_a_device_stays_one
 # -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's memory limits")
 def test_save_and_load_take_no_memory_besides_the_arrays(tmp_path):
     """With too little memory they raise MemoryError, and the process continues."""
     code = """

@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).with_name("distributed_training.py")
 def mpiexec(ranks, *command, **variables):
     beside = Path(sys.executable).with_name("mpiexec")  # the mpiexec of the wheel
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    assert found, "mpi4py is there, but no mpiexec"
+    assert found, "mpi4py is installed, but mpiexec was not found"
     return subprocess.run(
         [found, "-n", str(ranks), sys.executable, *map(str, command)],
         env=environment(**variables),

@@ -664,7 +664,7 @@ def test_tanh_of_tiny_x_is_x(isa):
 def test_the_table_of_tanh_is_what_its_program_fits():
     source = Path(__file__).parents[1] / "src" / "vec.h"
     if not source.exists():
-        pytest.skip("the sources are not here")
+        pytest.skip("the source files are not available")
     text = source.read_text()
     table = [
         np.array(re.search(rf"{name}\[\] = {{(.*?)}}", text)[1].replace("f", "").split(","), "float32")

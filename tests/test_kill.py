@@ -13,7 +13,7 @@ import pytest
 
 from fastrnn._files import storage
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks of POSIX")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals and fork")
 
 TRAININGS = """
 import os, sys, time

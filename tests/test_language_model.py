@@ -288,10 +288,10 @@ def test_ctrl_c_waits_until_nothing_is_half_done():
         with Interrupts() as interrupts:
             signal.raise_signal(signal.SIGINT)  # inside a critical section: recorded
             with pytest.raises(KeyboardInterrupt), interrupts.allowed():
-                pytest.fail("it was forgotten")
+                pytest.fail("the interrupt was lost")
         with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.allowed():
             signal.raise_signal(signal.SIGINT)  # outside: at once
-            pytest.fail("it came too late")
+            pytest.fail("the interrupt came too late")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for background processes: unchanged
         with Interrupts():

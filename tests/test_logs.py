@@ -71,7 +71,7 @@ def test_a_log_that_is_open_can_be_copied(tmp_path):
     log.end()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="devices of POSIX")
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="needs POSIX devices")
 def test_a_log_may_be_a_device():
     one, two = CSVLog("/dev/null"), CSVLog("/dev/null")
     for log in (one, two):

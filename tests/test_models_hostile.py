@@ -19,7 +19,7 @@ from fastrnn.training import checkpoint as _checkpoint
 from fastrnn.training.loop import Position
 
 if sys.platform != "linux":
-    pytest.skip("limits of memory are set as on Linux", allow_module_level=True)
+    pytest.skip("needs Linux's memory limits", allow_module_level=True)
 
 
 import hostile

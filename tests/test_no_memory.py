@@ -23,13 +23,13 @@ def missing():
     if platform.libc_ver()[0] != "glibc":
         return "this needs glibc"
     if "LD_PRELOAD" in os.environ:
-        return "a sanitizer stands in the place of malloc"
+        return "LD_PRELOAD is set: a sanitizer may replace malloc"
     if not shutil.which(COMPILER[0]):
         return f"there is no C compiler ({COMPILER[0]})"
     return None
 
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=f"allocations that fail are NOT tested: {missing()}")
+pytestmark = pytest.mark.skipif(missing() is not None, reason=f"failing allocations are NOT tested: {missing()}")
 
 
 @pytest.fixture(scope="module")

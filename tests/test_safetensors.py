@@ -283,7 +283,7 @@ def test_nothing_is_read_that_the_library_refuses():
     assert read_by_both > 0
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS"), reason="limits of memory")
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS"), reason="needs memory limits")
 def test_a_header_takes_a_small_multiple_of_its_bytes():
     """To a JSON parser, lists of lists are objects of twenty times their size."""
     code = """

@@ -12,7 +12,7 @@ from fastrnn import Network, cli, models
 from fastrnn._check import memory as check_memory
 
 if sys.platform != "linux":
-    pytest.skip("limits of memory are set as on Linux", allow_module_level=True)
+    pytest.skip("needs Linux's memory limits", allow_module_level=True)
 
 import resource
 

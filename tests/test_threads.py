@@ -689,7 +689,7 @@ def memory():
 """
 statm = pytest.mark.skipif(
     not os.path.exists("/proc/self/statm") or "asan" in os.environ.get("LD_PRELOAD", ""),
-    reason="this system does not say how much memory is resident, or the address sanitizer keeps what was freed",
+    reason="the resident memory is unknown on this system, or the address sanitizer keeps freed memory",
 )
 
 
