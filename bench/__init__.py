@@ -1,13 +1,15 @@
-"""The official benchmark: fastrnn and its peers, each at its best settings, outputs compared first, timed in turns.
+"""The official benchmark of fastrnn and its peers, each at its best settings.
+
+Outputs are compared before anything is timed; then all peers are timed in turns.
 
     fastrnn bench --help        from the sources: python -m bench --help
 
 grid.py       the cases
-data.py       their seeded weights and inputs, and the truth in float64
-peers/        one class for each library, each in a worker process of its own (worker.py there, workers.py here)
+data.py       their seeded weights and inputs, and the float64 reference
+peers/        one class for each library, each in its own worker process (worker.py in the process, workers.py here)
 measure.py    the turns, the spread, the ratios
-limits.py     what the core could do at most, measured on the spot
-run.py        the whole grid into one JSON; report.py makes the page and the tables of it
+limits.py     the peak performance of the core, measured at the start of a run
+run.py        measures the whole grid and writes one JSON; report.py makes the page and the tables from it
 
-memory.py (peak memory) and test_kernels.py (regressions of the kernels, for pytest-benchmark) stand beside it.
+memory.py (peak memory) and test_kernels.py (regressions of the kernels, for pytest-benchmark) are separate programs.
 """

@@ -1,10 +1,11 @@
-"""A character model, whose whole update is timed: forward, loss, backward, clipping, Adam.
+"""A character model in fastrnn and torch, of which whole updates are timed: forward, loss, backward, clipping, Adam.
 
-Embedding (65 symbols), 2 layers of H = 128, linear and softmax; B = 50 rows, T = 50 steps, carried state, gradient clipped to norm 5.
-Both libraries start from the same weights; the losses of their first updates are compared before anything is timed.
+Embedding (65 symbols), 2 layers of H = 128, linear and softmax; B = 50 rows, T = 50 steps, carried state, gradient
+clipped to norm 5. Both libraries start from the same weights; the losses of their first updates are compared before
+anything is timed.
 
-    python -m fastrnn.bench.character_model lstm 10                     ten seconds of updates, on one thread; for a profile:
-    perf record -D 2000 python -m fastrnn.bench.character_model lstm 10
+    python -m fastrnn.bench.character_model lstm 10                        ten seconds of updates on one thread
+    perf record -D 2000 python -m fastrnn.bench.character_model lstm 10    the same for a profile
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}  # names of the layers, in 
 
 
 def text_ids():
-    """The text every Python carries; all but its 64 commonest characters become one symbol."""
+    """Return the ids of Python's help topics; all but the 64 most common characters become one symbol."""
     text = "".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
     common = [c for c, _ in collections.Counter(text).most_common(SYMBOLS - 1)]
     code = {c: k for k, c in enumerate(common)}
@@ -37,7 +38,7 @@ def text_ids():
 
 
 def windows():
-    """Endless windows (T, B) of ids and targets; row b reads its own part of the text."""
+    """Yield windows (T, B) of ids and targets without end; row b reads its own part of the text."""
     ids = text_ids()
     length = (len(ids) - 1) // B
     x, targets = (part[: length * B].reshape(B, length).T for part in (ids[:-1], ids[1:]))
@@ -47,14 +48,14 @@ def windows():
 
 
 def losses(model):
-    """(UPDATES_COMPARED,) losses of the model's first updates."""
+    """Return the losses of the model's first updates, (UPDATES_COMPARED,)."""
     model.batches = windows()
     return np.array([model.update() for _ in range(UPDATES_COMPARED)])
 
 
 class FastrnnModel:
     def __init__(self, cell, dtype="float32"):
-        """`losses` or the caller sets `batches`. The float64 model starts from the float32 weights."""
+        """Create the model; `losses` or the caller sets `batches`. float64 starts from the float32 initial weights."""
         storage = fastrnn.Storage(dtype)
         self.embedding = fastrnn.Embedding(SYMBOLS, H, seed=0, storage=storage, dtype=dtype)
         self.rnn = getattr(fastrnn, CELLS[cell])(H, H, LAYERS, seed=1, storage=storage, dtype=dtype)
@@ -80,7 +81,7 @@ class FastrnnModel:
 
 class TorchModel:
     def __init__(self, cell, torch):
-        """`torch`: the module. The weights are those of a FastrnnModel."""
+        """Create the model with the weights of a FastrnnModel. `torch` is the module."""
         self.torch, self.state = torch, None
         start = FastrnnModel(cell)
         self.embedding = torch.nn.Embedding(SYMBOLS, H)
@@ -106,7 +107,7 @@ class TorchModel:
 
 
 def main(cell="lstm", seconds="10"):
-    """Updates for so many seconds, and what one takes."""
+    """Run updates for some seconds and print the time of one."""
     fastrnn.set_num_threads(1)
     model, times, start = FastrnnModel(cell), [], perf_counter()
     model.batches = windows()
@@ -114,9 +115,8 @@ def main(cell="lstm", seconds="10"):
         before = perf_counter()
         model.update()
         times.append(perf_counter() - before)
-    print(
-        f"{cell}: {len(times)} updates, median {1e3 * statistics.median(times):.2f} ms, shortest {1e3 * min(times):.2f} ms"
-    )
+    median, shortest = 1e3 * statistics.median(times), 1e3 * min(times)
+    print(f"{cell}: {len(times)} updates, median {median:.2f} ms, shortest {shortest:.2f} ms")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def figure(rows, columns, width, height):
 
 
 def svg(drawn):
-    """The figure as one <svg> element whose ids no other figure has."""
+    """Return the figure as one <svg> element with ids that no other figure has."""
     from matplotlib import pyplot
 
     out = io.StringIO()
@@ -54,7 +54,11 @@ def svg(drawn):
 
 
 def time_per_step(results, kind):
-    """Time of a step against H, where I = H: rows B = 1 and B = 32, a column for each cell, a line for each peer. None without such cases."""
+    """Plot the time of a step against H, for I = H.
+
+    There are rows for B = 1 and B = 32, a column for each cell, and a line for each peer. Returns None if there are no
+    such cases.
+    """
     chosen = [r for r in results if r["kind"] == kind and r["I"] == r["H"] and r["B"] in (1, 32)]
     if not chosen:
         return None
@@ -89,7 +93,10 @@ def time_per_step(results, kind):
 
 
 def share_of_limit(results, kind):
-    """What part of the limit each case reaches: a bar for fastrnn, a dot for the best peer, a column for each cell. None without cases."""
+    """Plot the percentage of the limit that each case reaches: a bar for fastrnn, a dot for the best peer.
+
+    There is a column for each cell. Returns None if there are no cases.
+    """
     chosen = [r for r in results if r["kind"] == kind]
     if not chosen:
         return None

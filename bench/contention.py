@@ -1,9 +1,10 @@
-"""Two threads against one while other work is on the machine: ``python -m bench.contention [--scenario NAME]``.
+"""Compare two threads with one while other work runs: ``python -m bench.contention [--scenario NAME]``.
 
-Users share their cores with browsers, other processes and the thread pools of other libraries. Here the same calls are made on one thread
-and on two, in turns, while nothing else runs ("quiet"), while one process computes on one core ("one busy"), while four do ("four busy"), and
-while the pool of torch, which is in the same process, has just worked ("torch"). A ratio above 1 says that two threads are faster; what
-this project wants is that none is much below 1. torch.nn is measured beside it in the same way.
+Users share their cores with browsers, other processes and the thread pools of other libraries. The same calls are made
+on one thread and on two, in turns, in four scenarios: nothing else runs ("quiet"), one process computes on one core
+("one busy"), four processes compute ("four busy"), and torch's thread pool in the same process has just worked
+("torch"). A ratio above 1 means that two threads are faster; the goal is that no ratio is much below 1. torch.nn is
+measured in the same way for comparison.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ BUSY = "import numpy as np\na = np.ones(1 << 16)\nwhile True: a = a * 1.0000001"
 
 
 def cases():
-    """The 16 cases: (cell, mode, T, B, I, H)."""
+    """Return the 16 cases: (cell, mode, T, B, I, H)."""
     return [(cell, mode, T, B, I, H) for (B, (T, I, H)), cell, mode in itertools.product(BATCHES.items(), CELLS, MODES)]
 
 
 def ours(cell, mode, T, B, I, H):
-    """The call that is measured, of fastrnn: it takes the number of threads."""
+    """Return fastrnn's call to measure, a function of the number of threads."""
     net = getattr(fastrnn, cell)(I, H, seed=0)
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((T, B, I)).astype("float32"), rng.standard_normal((T, B, H)).astype("float32")
@@ -52,8 +53,8 @@ def ours(cell, mode, T, B, I, H):
     return call
 
 
-def torchs(cell, mode, T, B, I, H):
-    """The same of torch.nn."""
+def theirs(cell, mode, T, B, I, H):
+    """Return torch.nn's call to measure."""
     import torch
 
     net = getattr(torch.nn, cell)(I, H)
@@ -73,7 +74,7 @@ def torchs(cell, mode, T, B, I, H):
 
 
 def seconds(call, threads, before, least=0.1):
-    """Times of calls that take so long together."""
+    """Return the times of at least 3 calls that take at least `least` seconds together."""
     taken = []
     call(threads)
     while sum(taken) < least or len(taken) < 3:
@@ -85,7 +86,7 @@ def seconds(call, threads, before, least=0.1):
 
 
 def compared(call, before, rounds):
-    """One thread's time over two threads', median and mean of all calls, measured in turns."""
+    """Return one thread's time / two threads' time, median and mean of all calls, measured in turns."""
     taken = {1: [], 2: []}
     for k in range(rounds):
         for threads in ((1, 2), (2, 1))[k % 2]:
@@ -97,7 +98,7 @@ def compared(call, before, rounds):
 
 
 def torch_pool():
-    """A function that lets torch's threads work for a moment."""
+    """Return a function that keeps torch's threads busy for a moment."""
     import torch
 
     a = torch.randn(400, 400)
@@ -106,7 +107,7 @@ def torch_pool():
 
 
 def measure(scenario, peers, rounds):
-    """[{"case", "peer", "median", "mean"}] of all cases in one scenario."""
+    """Measure all cases in one scenario: [{"scenario", "case", "peer", "median", "mean"}]."""
     found = []
     busy = [subprocess.Popen([sys.executable, "-I", "-c", BUSY]) for _ in range(SCENARIOS[scenario])]
     if len(busy) == 1 and hasattr(os, "sched_setaffinity"):
@@ -132,7 +133,7 @@ def geomean(values):
 
 
 def table(found):
-    """Lines of the cases, then the geometric mean and the worst."""
+    """Return a line for each case, then the geometric means and the worst ratios."""
     lines = []
     for entry in found:
         cell, mode, T, B, I, H = entry["case"]
@@ -155,7 +156,7 @@ def main():
     parser.add_argument("--without-torch", action="store_true")
     parser.add_argument("--out", type=Path, help="a JSON file with the figures")
     options = parser.parse_args()
-    peers = {"fastrnn": ours} if options.without_torch else {"fastrnn": ours, "torch.nn": torchs}
+    peers = {"fastrnn": ours} if options.without_torch else {"fastrnn": ours, "torch.nn": theirs}
     found = []
     for scenario in options.scenario or SCENARIOS:
         found += measure(scenario, peers if scenario != "torch" else {"fastrnn": ours}, options.rounds)

@@ -1,4 +1,4 @@
-"""Seeded weights, inputs and gradients of a case, and the truth: what every peer must compute, by NumPy in float64."""
+"""Seeded weights, inputs and gradients of a case, and its reference outputs, computed by NumPy in float64."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import numpy as np
 from . import handwritten
 
 STEPS_CHECKED = 8  # of a stream, before its steps are timed
-TOLERANCE = 1e-3  # largest error, relative to the largest number of the array; beyond it an output is wrong
+TOLERANCE = 1e-3  # largest error of a correct output, relative to the largest number of the array
 
 
 class Problem:
-    """Of one case: x (T,B,I), dy (T,B,H), zero behind a row's length, `params` by torch's names, in float32. A stream has more steps."""
+    """The data of one case in float32: x (T,B,I), dy (T,B,H), zero beyond a row's length, `params` by torch's names.
+
+    A stream has STEPS_CHECKED steps instead of T.
+    """
 
     def __init__(self, case):
         rng = np.random.default_rng(case.seed)
@@ -28,7 +31,7 @@ class Problem:
             self.dy *= self.mask
 
     def outputs(self, y, dx=None, params=None):
-        """What a peer shows for the comparison: {"y": …, "x": dx, name of a parameter: its gradient}; y where it is valid."""
+        """Return the outputs to compare: {"y": …, "x": dx, parameter name: its gradient}; y at valid steps only."""
         y = np.asarray(y).reshape(self.dy.shape)
         shown = {"y": y if self.mask is None else y * self.mask}
         if dx is not None:
@@ -40,7 +43,7 @@ class Problem:
 
 
 def truth(case):
-    """The outputs of a case in float64."""
+    """Compute the outputs of a case in float64."""
     if case.kind == "characters":
         from .character_model import FastrnnModel, losses
 
@@ -55,7 +58,10 @@ def truth(case):
 
 
 def error(got, want):
-    """The largest error of all arrays, each relative to the largest number of the wanted array; inf where names or shapes differ."""
+    """Return the largest error of all arrays, each relative to the largest number of the expected array.
+
+    The result is inf if names or shapes differ, or for NaN.
+    """
     if set(got) != set(want) or any(got[name].shape != want[name].shape for name in want):
         return float("inf")
     errors = [np.abs(got[name] - a).max() / max(np.abs(a).max(), 1e-30) for name, a in want.items()]

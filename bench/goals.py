@@ -1,7 +1,7 @@
-"""What the project wants to reach, as figures, and whether results reach them.
+"""The speed goals of the project, and whether results reach them.
 
-A ratio is the peer's time over fastrnn's. A cell is lost when the whole 95 % interval of its ratio lies below the figure for a single cell;
-a goal is met when the geometric mean reaches its figure and no cell is lost.
+A ratio is the peer's time / fastrnn's time. A cell is lost if the whole 95 % interval of its ratio is below the figure
+for a single cell. A goal is met if the geometric mean reaches its figure and no cell is lost.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from .grid import CELLS
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """`chosen(r)`: results it is about; `worst(r, L2 bytes)`: the figure for a single one. A geomean of None asks for no mean.
+    """One goal.
 
-    against: a peer's name; "best": the best peer of each case; "own": fastrnn itself on one thread.
+    chosen : whether a result r belongs to the goal
+    geomean : the figure for the geometric mean, or None
+    worst : the figure for a single result, a function of r and the bytes of L2
+    against : a peer's name; "best": the best peer of each case; "own": fastrnn itself on one thread
     """
 
     name: str
@@ -29,12 +32,12 @@ class Goal:
 
 
 def weights(r):
-    """Bytes of the weights of a layer, float32."""
+    """Return the bytes of the weights of a layer in float32."""
     return 4 * CELLS[r["cell"]] * r["H"] * (r["I"] + r["H"])
 
 
 def at_least(figure, beyond_l2=None):
-    """The same figure for each case, or another one where the weights exceed L2."""
+    """Return `figure` for each case, or `beyond_l2` if the weights exceed L2."""
     return lambda r, l2: beyond_l2 if beyond_l2 is not None and weights(r) > l2 else figure
 
 
@@ -43,7 +46,7 @@ def kind(name, *cells, B=None):
 
 
 def single(least, most):
-    """B = 1, and least <= H <= most."""
+    """Select inference and training with B = 1 and least <= H <= most."""
     return lambda r: r["kind"] in ("forward", "train") and r["B"] == 1 and least <= r["H"] <= most
 
 
@@ -77,14 +80,14 @@ def geomean(values):
 
 
 def notch(times):
-    """Half the width of the 95 % interval of a median, relative to it (McGill, Tukey & Larsen 1978)."""
+    """Return half the width of the 95 % interval of a median, relative to it (McGill, Tukey & Larsen 1978)."""
     return 1.57 * (times["q3"] - times["q1"]) / math.sqrt(times["blocks"]) / times["median"]
 
 
 def ratio(r, against, one_thread):
-    """{"median", "low", "high"} of a result against whom a goal says, or None.
+    """Return {"median", "low", "high"} of a result against the peer of a goal, or None.
 
-    Our own run on one thread was another run, so there the interval comes from the quartiles of both.
+    fastrnn on one thread was measured in a separate run, so its interval comes from the quartiles of both.
     """
     if against == "own":
         own = one_thread.get(r["id"])
@@ -97,7 +100,7 @@ def ratio(r, against, one_thread):
 
 
 def judge(goal, content, one_thread):
-    """The goal's row, or None where `content` (of one JSON) has no such case: geomean, the worst cell, and the lost ones.
+    """Return the goal's row: geomean, the worst cell, and the lost ones; None if `content` (of one JSON) has no case.
 
     one_thread : {id: result} of the run on one thread
     """
@@ -121,7 +124,7 @@ def judge(goal, content, one_thread):
 
 
 def judgements(contents):
-    """All goals that the JSONs, by threads, can answer."""
+    """Return the rows of all goals for which the JSONs, by threads, have cases."""
     one_thread = {r["id"]: r for r in contents[1]["results"]} if 1 in contents else {}
     rows = [judge(goal, content, one_thread) for content in contents.values() for goal in GOALS]
     return [row for row in rows if row]

@@ -1,4 +1,4 @@
-"""The cases of the official grid, and which of them a run is about."""
+"""The cases of the official grid, and the selection for a run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ CELLS = {"lstm": 4, "gru": 3, "rnn": 1}  # gates
 KINDS = ("forward", "train", "step", "ragged", "characters")
 
 SHAPES = [  # T, B, I, H
-    *[
-        (T, 1, H, H) for T, H in ((100, 16), (100, 64), (100, 128), (100, 256), (50, 512), (25, 1024))
-    ],  # one sequence: latency
+    # one sequence: latency
+    *[(T, 1, H, H) for T, H in ((100, 16), (100, 64), (100, 128), (100, 256), (50, 512), (25, 1024))],
     *[(T, 32, H, H) for T, H in ((50, 64), (50, 128), (50, 256), (25, 512))],  # the usual batch
     (25, 64, 1024, 1024),  # weights far beyond L2
     (50, 128, 128, 128),
     (50, 256, 64, 64),  # many rows, small network
-    (100, 1, 40, 24),  # sizes that are no multiple of a vector, I != H: audio frames, noise suppression
+    (100, 1, 40, 24),  # sizes that are not a multiple of a vector, I != H: audio frames, noise suppression
     (100, 1, 80, 40),
     (50, 1, 40, 96),
     (35, 1, 300, 650),  # word models
@@ -32,12 +31,12 @@ RAGGED = [(100, 32, 128, 128), (100, 16, 64, 64), (50, 64, 256, 256)]
 CHARACTERS = (50, 50, 128, 128)  # 2 layers, 65 symbols
 SYMBOLS = 65
 
-QUICK = {(100, 1, 64, 64), (50, 32, 128, 128), (50, 8, 80, 320)}  # of `forward` and `train`
+QUICK = {(100, 1, 64, 64), (50, 32, 128, 128), (50, 8, 80, 320)}  # shapes of `forward` and `train` in a quick run
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One thing to time: so many steps T of B rows, I inputs, H units. kind: one of KINDS; cell: one of CELLS."""
+    """One case: T steps of B rows, I inputs, H units. kind: one of KINDS; cell: one of CELLS."""
 
     kind: str
     cell: str
@@ -57,7 +56,7 @@ class Case:
 
     @property
     def seed(self):
-        """The same for forward and training of one shape, on every machine."""
+        """The seed, the same for inference and training of one shape, on every machine."""
         return zlib.crc32(f"{self.cell} {self.T} {self.B} {self.I} {self.H}".encode())
 
     @property
@@ -66,19 +65,19 @@ class Case:
 
     @property
     def lengths(self):
-        """(B,) valid steps of each row: U[1,T] and unsorted for `ragged`, else T."""
+        """The number of valid steps of each row, (B,): U[1,T] and unsorted for `ragged`, otherwise T."""
         if self.kind != "ragged":
             return np.full(self.B, self.T)
         return np.random.default_rng(self.seed).integers(1, self.T + 1, self.B)
 
     @property
     def valid(self):
-        """Rows of all steps that are computed."""
+        """The number of rows computed in all steps together."""
         return int(self.lengths.sum())
 
     @property
     def products(self):
-        """(recurrent, other) multiply-adds of one row and step, forward. Ids that look up rows of a table multiply nothing."""
+        """The (recurrent, other) multiply-adds of one row and step, forward. Looking up ids in a table costs none."""
         G, I, H = self.G, self.I, self.H
         if self.kind == "characters":
             return self.layers * G * H * H, (self.layers - 1) * G * H * H + H * SYMBOLS
@@ -90,12 +89,12 @@ class Case:
 
 
 def shape(r):
-    """The shape of a result, as page and charts name it."""
+    """Return the shape of a result as a label for page and charts."""
     return f"T{r['T']} B{r['B']} " + (f"H{r['H']}" if r["I"] == r["H"] else f"I{r['I']} H{r['H']}")
 
 
 def official():
-    """All cases, the cheap kinds of a shape beside each other."""
+    """Return all cases, with inference and training of a shape next to each other."""
     cases = [Case(kind, cell, *shape) for shape in SHAPES for cell in CELLS for kind in ("forward", "train")]
     cases += [Case("step", cell, 1, 1, H, H) for H in STEPS for cell in CELLS]
     cases += [Case("ragged", cell, *shape) for shape in RAGGED for cell in CELLS]
@@ -103,7 +102,7 @@ def official():
 
 
 def quick():
-    """About six minutes of them."""
+    """Return a selection of cases that takes about six minutes."""
 
     def chosen(case):
         if case.kind in ("forward", "train"):
@@ -116,5 +115,5 @@ def quick():
 
 
 def only(cases, words):
-    """Those whose id holds every one of the words, as whole words: "B1" is not "B128"."""
+    """Return the cases whose id contains all the words, as whole words: "B1" does not match "B128"."""
     return [case for case in cases if set(words) <= set(case.id.split())]

@@ -1,4 +1,4 @@
-"""The three cells by hand in NumPy, forward and backward: what one writes without a library, and the truth in float64."""
+"""The three cells in hand-written NumPy, forward and backward: a peer in float32, and the reference in float64."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def sigmoid(a):
-    """In place; by tanh, which NumPy computes with vectors and which does not overflow."""
+    """Compute the logistic function in place by tanh, which NumPy vectorises and which does not overflow."""
     a *= 0.5
     np.tanh(a, out=a)
     a += 1
@@ -15,7 +15,10 @@ def sigmoid(a):
 
 
 class Layer:
-    """One layer of one direction, zero initial state. params by torch's names, float32 or float64, which all arrays then have."""
+    """One layer of one direction with zero initial state.
+
+    `params` have torch's names. All arrays have their dtype, float32 or float64.
+    """
 
     def __init__(self, cell, params):
         self.cell = cell
@@ -25,20 +28,24 @@ class Layer:
         self.H = self.w_hh.shape[1]
 
     def initial(self, B):
-        """The state that `step` carries: (h,), or (h, c) of an LSTM, each (B,H)."""
+        """Return the initial state: (h,), or (h, c) of an LSTM, each (B,H)."""
         return tuple(np.zeros((B, self.H), self.w_hh.dtype) for _ in range(2 if self.cell == "lstm" else 1))
 
     def input_side(self, x):
-        """x (…, I) -> (…, G*H): all that does not depend on the state."""
+        """Compute the part of the gates that does not depend on the state: x (…, I) -> (…, G*H)."""
         b = self.b_ih if self.cell == "gru" else self.b_ih + self.b_hh
         return x.reshape(-1, x.shape[-1]) @ self.w_ih_t + b
 
     def step(self, a, state):
-        """a (B, G*H), the input side, is overwritten -> the new state, and what backward needs of this step."""
+        """Compute one step from the input side a (B, G*H), which is overwritten -> new state, values for backward."""
         return getattr(self, f"{self.cell}_step")(a, *state)
 
     def step_backward(self, kept, state_prev, dh, *dc):
-        """-> dgates of the input side and of the recurrent side, (B, G*H), and the direct part of the gradient of the state before."""
+        """Compute the backward pass of one step.
+
+        -> dgates of the input side and of the recurrent side, (B, G*H), and the direct part of the gradient of the
+        previous state.
+        """
         return getattr(self, f"{self.cell}_step_backward")(kept, *state_prev, dh, *dc)
 
     def rnn_step(self, a, h):
@@ -96,7 +103,7 @@ class Layer:
         return da, da, (dc * f,)
 
     def forward(self, x, keep=False):
-        """x (T,B,I) -> y (T,B,H); `keep` for a backward that follows."""
+        """Compute y (T,B,H) from x (T,B,I); `keep` what `backward` needs."""
         T, B, _ = x.shape
         a = self.input_side(x).reshape(T, B, -1)
         state = self.initial(B)
@@ -111,7 +118,7 @@ class Layer:
         return y
 
     def backward(self, dy):
-        """dy (T,B,H) -> dx (T,B,I), gradients of the parameters by name."""
+        """Compute dx (T,B,I) and the gradients of the parameters by name from dy (T,B,H)."""
         T, B, H = dy.shape
         dx_sides = np.empty((T, B, len(self.w_hh)), dy.dtype)
         dh_sides = dx_sides if self.cell != "gru" else np.empty_like(dx_sides)

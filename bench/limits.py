@@ -1,9 +1,10 @@
-"""What the core could do at most: its peak of multiply-adds and its read bandwidths, measured here; and a case's time at these limits.
+"""The limits of the core (peak rate of multiply-adds, read bandwidths), and the time of a case at these limits.
 
-Compute: all multiply-adds at the peak. Weights: the recurrent weights are read once in each step, and once more in each backward step,
-from the smallest level of cache that holds them. The recurrence takes the longer of the two; what does not depend on the step before
-(input side, gradients of weights and x) comes on top at the peak. The elementwise functions count as nothing, so no program gets there.
-n threads have n times the peak, and a share 1/n of the weights each.
+Compute: all multiply-adds at the peak. Weights: the recurrent weights are read once in each step, and once more in each
+backward step, from the smallest level of cache that holds them. The recurrence takes the longer of the two. The work
+that does not depend on the previous step (input side, gradients of weights and x) is added at the peak. Elementwise
+functions are counted as free, so no program reaches the limit. n threads have n times the peak, and 1/n of the weights
+each.
 """
 
 from __future__ import annotations
@@ -14,27 +15,26 @@ from time import perf_counter
 
 from fastrnn import _engine
 
-CHAINS = 12  # vectors of fma_loop and read_loop
-ROOM = {"L1": 0.8, "L2": 0.9, "L3": 1.0}  # the part of a cache that weights can have
+CHAINS = 12  # vectors in fma_loop and read_loop
+ROOM = {"L1": 0.8, "L2": 0.9, "L3": 1.0}  # the fraction of a cache that weights can occupy
 FALLBACK = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
 
 
 def caches():
-    """Bytes of the data caches that CPU 0 sees: {"L1", "L2", "L3"}."""
+    """Return the sizes in bytes of the data caches of CPU 0: {"L1", "L2", "L3"}."""
     sizes = dict(FALLBACK)
     for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             if (folder / "type").read_text().strip() != "Instruction":
-                sizes["L" + (folder / "level").read_text().strip()] = (
-                    int((folder / "size").read_text().strip().rstrip("K")) << 10
-                )
+                kilobytes = int((folder / "size").read_text().strip().rstrip("K"))
+                sizes["L" + (folder / "level").read_text().strip()] = kilobytes << 10
         except (OSError, ValueError):  # a virtual machine may hide it
             continue
     return {level: sizes[level] for level in FALLBACK}
 
 
 def fma_seconds(n, repeats):
-    """The shortest of `repeats` times of the loop."""
+    """Return the shortest of `repeats` times of the loop."""
     times = []
     for _ in range(repeats):
         start = perf_counter()
@@ -44,12 +44,12 @@ def fma_seconds(n, repeats):
 
 
 def frequency_proxy():
-    """Seconds of a fixed piece of work, about 2 ms, that nothing but the clock changes."""
+    """Return the seconds of a fixed amount of work, about 2 ms, which depend only on the clock frequency."""
     return fma_seconds(400_000, 5)
 
 
 def read_gbps(size, seconds=0.05):
-    """GB/s of reading a buffer of about `size` bytes again and again: the best of several goes."""
+    """Return the best rate in GB/s of reading a buffer of about `size` bytes repeatedly."""
     group = CHAINS * _engine.vector_lanes(False)
     a = _engine.aligned_empty(max(1, size // 4 // group) * group, "float32")
     a.fill(1)
@@ -63,8 +63,8 @@ def read_gbps(size, seconds=0.05):
 
 
 def measure():
-    """Of one core: {"fma_gflops", "read_gbps": {"L1", "L2", "L3", "DRAM"}, "caches": bytes, "isa"}, float32."""
-    fma_seconds(1_000_000, 20)  # up to speed
+    """Measure one core in float32: {"fma_gflops", "read_gbps": {"L1", "L2", "L3", "DRAM"}, "caches": bytes, "isa"}."""
+    fma_seconds(1_000_000, 20)  # warm up
     n = 1_000_000
     peak = 2 * CHAINS * _engine.vector_lanes(False) * n / fma_seconds(n, 10) / 1e9
     size = caches()
@@ -76,15 +76,15 @@ def measure():
 
 
 def level(size, sizes):
-    """The smallest level that holds `size` bytes of weights."""
+    """Return the smallest level of cache that holds `size` bytes of weights."""
     return next((name for name, room in ROOM.items() if size <= room * sizes[name]), "DRAM")
 
 
 def bound(case, limits, threads):
-    """(seconds, what bounds them: "compute", "L1", "L2", "L3" or "DRAM") of the case at the limits."""
+    """Return (seconds, bound) of the case at the limits; the bound is "compute", "L1", "L2", "L3" or "DRAM"."""
     peak = limits["fma_gflops"] * 1e9 * threads
     recurrent, other = case.products
-    passes, alone = (2, recurrent) if case.trains else (1, 0)  # the gradient of the weights waits for no step
+    passes, alone = (2, recurrent) if case.trains else (1, 0)  # alone: the gradient of the weights, no recurrence
     if case.kind == "step":
         recurrent, other = recurrent + other, 0
     weights = case.G * case.H * (case.H + (case.I if case.kind == "step" else 0)) * 4 / threads

@@ -1,4 +1,4 @@
-"""What every benchmark result must say about where it was measured; JSON and tables."""
+"""The machine that a result was measured on; writing of JSON and tables."""
 
 import contextlib
 import datetime
@@ -13,7 +13,7 @@ import numpy as np
 
 import fastrnn
 
-POOLS = ("OPENBLAS_", "OMP_", "GOMP_", "MKL_", "KMP_", "XLA_")  # variables that hold thread pools and BLAS back
+POOLS = ("OPENBLAS_", "OMP_", "GOMP_", "MKL_", "KMP_", "XLA_")  # environment variables of thread pools and BLAS
 
 
 def cpu_model():
@@ -25,9 +25,9 @@ def cpu_model():
 
 
 def commit():
-    """The commit of the sources beside this file, with `+changes` if they differ from it; None outside a clone."""
+    """Return the commit of the sources of this file, with `+changes` if they differ from it; None outside a clone."""
     root = Path(__file__).parent
-    if not (root.parent / ".git").exists():  # installed: git would ask the folders above, which may be anybody's
+    if not (root.parent / ".git").exists():  # installed: git would search the parent folders, which are not ours
         return None
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
 
@@ -41,7 +41,7 @@ def commit():
 
 
 def record():
-    """CPU, versions, the configuration of fastrnn (ISA, BLAS, threads, compiler), commit and environment."""
+    """Return CPU, versions, the configuration of fastrnn (ISA, BLAS, threads, compiler), commit and environment."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         fastrnn.show_config()
@@ -52,9 +52,8 @@ def record():
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(),
         "versions": versions,
-        "load": os.getloadavg()
-        if hasattr(os, "getloadavg")
-        else None,  # above the process's own 1 something else ran too
+        # A load above 1, which is this process's own, means that other programs were running.
+        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "config": shown.getvalue().splitlines(),
         "commit": commit(),
         "environment": {
@@ -64,7 +63,7 @@ def record():
 
 
 def write(path, content):
-    """`content` as JSON; whoever reads the file meanwhile sees the old one or the new one, whole."""
+    """Write `content` as JSON. A concurrent reader sees the complete old or new file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
@@ -73,7 +72,7 @@ def write(path, content):
 
 
 def markdown(head, rows):
-    """A table for README or a commit message. In a cell, what would end it or be HTML is escaped."""
+    """Return a table for README or a commit message. Characters that would end a cell or start HTML are escaped."""
     head, rows = ([[_plain(cell) for cell in line] for line in lines] for lines in ([head], rows))
     return "\n".join("| " + " | ".join(line) + " |" for line in [*head, ["---"] * len(head[0]), *rows])
 

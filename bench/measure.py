@@ -1,4 +1,7 @@
-"""One case: every peer set up and compared with the truth, then timed in turns, so that what else happens on the machine hits all alike."""
+"""One case: every peer is prepared and compared with the reference, then all are timed in turns.
+
+Turns make disturbances of the machine affect all peers alike.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,25 @@ from . import data, limits
 from .peers import PEERS
 from .workers import WorkerError
 
-ROUNDS, FEWEST = 15, 5  # blocks of each peer: so many if the time allows it, and never fewer
-SECONDS, LONGEST = (
-    2.5,
-    6.0,
-)  # of the rounds of a case: at least, unless they take longer; then until the fewest rounds are done
-SLOW = 6.0  # who is so many times slower than the best is not asked again after the fewest rounds
-REST = 0.002  # seconds between turns; a worker whose threads may spin on is stopped meanwhile (workers.py), `idle_cpu` of the JSON shows it
-MOVED = 0.03  # part by which the clock may move, or that others may take of the CPUs, before a case is called noisy
-FIXED_PEER = {"ragged": "torch packed", "characters": "torch"}  # whom the ratio of a kind is against, else the fastest
+ROUNDS, FEWEST = 15, 5  # blocks of each peer: the intended number, if the time allows it, and the minimum
+# Seconds of the rounds of a case: at least the first; after the second, stop as soon as the fewest rounds are done.
+SECONDS, LONGEST = 2.5, 6.0
+SLOW = 6.0  # a peer this many times slower than the best is dropped after the fewest rounds
+# Seconds between turns. A worker whose threads may spin is stopped in between (workers.py); see `idle_cpu` in the JSON.
+REST = 0.002
+MOVED = 0.03  # a case is noisy if the clock moved, or others took of the CPUs, by more than this fraction
+FIXED_PEER = {"ragged": "torch packed", "characters": "torch"}  # the peer of the ratio; otherwise the fastest
 
 
 class WrongAnswer(RuntimeError):
-    """fastrnn itself computed something wrong."""
+    """fastrnn's own output is wrong."""
 
 
 def chosen(*quiet):
-    """Indices of the rounds to count, given for each of some peers whether its blocks were quiet: all of those in which all were, if these
-    are enough, else all that all of them had."""
+    """Return the indices of the rounds to count, given for each peer whether each of its blocks was quiet.
+
+    These are the rounds in which all were quiet, if there are enough, otherwise all rounds that all peers had.
+    """
     rounds = list(zip(*quiet))
     good = [i for i, flags in enumerate(rounds) if all(flags)]
     return good if len(good) >= FEWEST else list(range(len(rounds)))
@@ -44,7 +48,10 @@ def spread(times, quiet):
 
 
 def ratio(theirs, ours, seed=0):
-    """Median of their time over ours, round by round, and the bootstrap 95 % interval of that median: {"median", "low", "high"}."""
+    """Return the median over rounds of their time / our time, with its bootstrap 95 % interval.
+
+    The result is {"median", "low", "high"}.
+    """
     ratios = np.array(theirs) / ours
     drawn = np.random.default_rng(seed).integers(0, len(ratios), (1000, len(ratios)))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
@@ -52,13 +59,13 @@ def ratio(theirs, ours, seed=0):
 
 
 def paired(times, quiet, name):
-    """The ratio of a peer's time to ours; who stopped early is compared in the rounds both had."""
+    """Return the ratio of a peer's time to ours, over the rounds that both had."""
     rounds = chosen(quiet[name], quiet["fastrnn"])
     return ratio([times[name][i] for i in rounds], [times["fastrnn"][i] for i in rounds])
 
 
 def steal():
-    """(ticks taken by other guests, ticks) of all CPUs so far; zeros where the system does not say."""
+    """Return (ticks taken by other guests, all ticks) of all CPUs so far; zeros if the system does not provide them."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0, 0
@@ -67,7 +74,7 @@ def steal():
 
 
 def set_up(case, workers):
-    """Ask all workers to prepare the case: ({name: (worker, label)} of those to time, {name: facts} of all)."""
+    """Let all workers prepare the case: ({name: (worker, label)} of those to time, {name: facts} of all)."""
     want = data.truth(case)
     entries, facts = {}, {}
     for worker in workers:
@@ -90,16 +97,18 @@ def set_up(case, workers):
                 worker.ask("warm", label)
                 entries[name] = (worker, label)
             elif worker.name == "fastrnn":
-                raise WrongAnswer(f"{case.id}: {name} differs from the truth by {error:.2g} of the largest number")
+                raise WrongAnswer(f"{case.id}: {name} differs from the reference by {error:.2g} of the largest number")
             else:
                 facts[name]["failed"] = f"wrong by {error:.2g} of the largest number"
     return entries, facts
 
 
 def turns(entries):
-    """({name: seconds per call in each round}, {name: whether each was quiet}, part of its time for which fastrnn was kept from running).
+    """Time all entries in turns.
 
-    Each in turn has a block, and the first one moves on by one from round to round.
+    Returns {name: seconds per call in each round}, {name: whether each block was quiet}, and the fraction of time for
+    which fastrnn was kept from running. In each round every entry has one block; the order is rotated by one between
+    rounds.
     """
     times, quiet, kept = {name: [] for name in entries}, {name: [] for name in entries}, []
     active, start, rounds = list(entries), perf_counter(), 0
@@ -109,7 +118,7 @@ def turns(entries):
             seconds, idle, undisturbed = worker.ask("block", label)
             times[name].append(seconds)
             quiet[name].append(undisturbed)
-            if name == "fastrnn":  # its calling thread always works; others leave theirs asleep
+            if name == "fastrnn":  # its calling thread always works; other libraries let theirs sleep
                 kept.append(idle)
             time.sleep(REST)
         rounds += 1
@@ -122,7 +131,10 @@ def turns(entries):
 
 
 def watched_turns(entries, fastrnn):
-    """`turns`, and how quiet the machine was: noisy if the clock moved, or other guests or other programs took too much of the CPUs."""
+    """Run `turns` and report how quiet the machine was.
+
+    It was noisy if the clock moved, or if other guests or other programs took too much of the CPUs.
+    """
     stolen, ticks = steal()
     before = fastrnn.ask("proxy")
     times, quiet, kept = turns(entries)
@@ -132,15 +144,12 @@ def watched_turns(entries, fastrnn):
     taken = (stolen_after - stolen) / max(1, ticks_after - ticks)
     noisy = max(moved, taken, kept) > MOVED
     disturbed = 1 - statistics.fmean(itertools.chain(*quiet.values()))
-    return (
-        times,
-        quiet,
-        {"proxy_seconds": [before, after], "steal": taken, "preempted": kept, "disturbed": disturbed, "noisy": noisy},
-    )
+    watched = {"proxy_seconds": [before, after], "steal": taken, "preempted": kept}
+    return times, quiet, {**watched, "disturbed": disturbed, "noisy": noisy}
 
 
 def measure(case, workers, measured_limits, threads):
-    """The result of one case, as the JSON has it."""
+    """Measure one case and return its entry of the JSON."""
     fastrnn = next(worker for worker in workers if worker.name == "fastrnn")
     start = perf_counter()
     entries, facts = set_up(case, workers)

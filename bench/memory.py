@@ -1,13 +1,15 @@
-"""Peak memory of one training step against what it must keep.
+"""Compare the peak memory of one training step with the memory of what it must keep.
 
     python -m bench.memory
 
-Measured: the peak that tracemalloc sees (NumPy reports its arrays to it) from making the layer to the end of backward, in a fresh
-process. So the layer's parameters, its packed copies, tape, scratch, outputs and gradients are counted; x and dy, which the caller made
-before, are not; nor is what the C library or BLAS take for themselves. The JSON also has the growth of the resident set over 20 more steps.
+Measured: the peak seen by tracemalloc (NumPy reports its arrays to it) from creating the layer to the end of backward,
+in a new process. This counts the layer's parameters, its packed copies, tape, scratch, outputs and gradients. It does
+not count x and dy, which the caller created before, nor memory of the C library and BLAS. The JSON also has the growth
+of the resident set over 20 more steps.
 
-Listed: tape (per step, row and unit: LSTM i f g o c h, GRU r z n hn h, RNN h) + dgates (G per unit, GRU 4) + parameters + packed copies
-(as large as the weights, forward and backward) + gradients of the parameters, x and the state. The issue asks for at most 1.2 times that.
+Listed: tape (per step, row and unit: LSTM i f g o c h, GRU r z n hn h, RNN h) + dgates (G per unit, GRU 4) + parameters
++ packed copies (as large as the weights, forward and backward) + gradients of the parameters, x and the state. The goal
+is at most 1.2 times that.
 """
 
 import multiprocessing
@@ -29,7 +31,7 @@ CELLS = {  # layer, tape and dgates in arrays of (T, B, H), gates, states
 
 
 def listed(cell, H):
-    """Bytes that a training step must keep, I = H, one layer, float32."""
+    """Return the bytes that a training step must keep: I = H, one layer, float32."""
     _, tape, dgates, G, states = CELLS[cell]
     steps = T * B * H
     weights = G * H * 2 * H
@@ -38,8 +40,8 @@ def listed(cell, H):
         "tape": tape * steps,
         "dgates": dgates * steps,
         "parameters": parameters,
-        "packed": weights
-        + G * H * H,  # W_ih and W_hh forward, W_hh once more for dh; dx is a BLAS product on the plain W_ih
+        # W_ih and W_hh forward, W_hh once more for dh; dx is a BLAS product with the unpacked W_ih
+        "packed": weights + G * H * H,
         "gradients": parameters + steps + states * B * H,
     }
     return {name: 4 * count for name, count in floats.items()}
@@ -51,13 +53,16 @@ def step(net, x, dy):
 
 
 def measure(cell, H):
-    """Peaks in bytes: of the first step, with the making of the layer, and of three more; and what the resident set grows by in 20 more."""
+    """Return three numbers of bytes.
+
+    These are the peak of creating the layer and the first step, the peak of three more steps, and the growth of the
+    resident set in 20 more.
+    """
     fastrnn.set_num_threads(1)
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal((T, B, H), dtype="float32") for _ in range(2))
-    step(
-        CELLS[cell][0](1, 1), x[:1, :1, :1], dy[:1, :1, :1]
-    )  # imports and BLAS; too small to leave anything that could be used again
+    # Imports and BLAS first, with a layer too small to leave memory that could be reused.
+    step(CELLS[cell][0](1, 1), x[:1, :1, :1], dy[:1, :1, :1])
     tracemalloc.start()
     net = CELLS[cell][0](H, H, seed=0)
     step(net, x, dy)
@@ -95,7 +100,7 @@ def main():
                         "ratio": ratio,
                     }
                 )
-                with_y = max(first, later) / (total + 4 * T * B * H)  # y is the caller's, and not on the list
+                with_y = max(first, later) / (total + 4 * T * B * H)  # y belongs to the caller and is not listed
                 rows.append(
                     [cell, H, *(f"{n / 2**20:.2f}" for n in (total, first, later)), f"{ratio:.2f}", f"{with_y:.2f}"]
                 )

@@ -1,6 +1,6 @@
-"""The original of examples/min_char_rnn.py, in NumPy: the same first weights, the same windows, the time of both.
+"""Compare examples/min_char_rnn.py with the original in NumPy: same initial weights, same windows, the time of both.
 
-python -m bench.min_char_rnn [input.txt]        from the sources
+python -m bench.min_char_rnn [input.txt]        from the source folder
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "min_char_rnn.py"
 
 
 def numpy_iteration(V, w_xh, w_hh, w_hy):
-    """As Karpathy wrote it (gist.github.com/karpathy/d4dee566867f8291f086), in float64: ids (T+1,), h (H,1) or None -> loss, h."""
+    """Return Karpathy's iteration in float64: ids (T+1,), h (H,1) or None -> loss, h.
+
+    Source: gist.github.com/karpathy/d4dee566867f8291f086
+    """
     H = len(w_hh)
     w_xh, w_hh, w_hy, b_h, b_y = weights = [w_xh.copy(), w_hh.copy(), w_hy.copy(), np.zeros((H, 1)), np.zeros((V, 1))]
     sums = [np.zeros_like(w) for w in weights]

@@ -1,9 +1,9 @@
-"""fastrnn.onnx's backend against onnxruntime, on models of one recurrent node with fixed weights.
+"""Compare fastrnn.onnx's backend with onnxruntime, on models of one recurrent node with fixed weights.
 
 Outputs are compared before anything is timed; then the two take turns.
 
     python -m bench.onnx_nodes --threads 1       all cases, two minutes
-    python -m bench.onnx_nodes --short           small ones, to see that it works
+    python -m bench.onnx_nodes --short           small cases, as a check
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .machine import cpu_model
 
 SIZES = [(1, 1, 64, 64), (1, 1, 256, 256), (50, 1, 128, 128), (50, 8, 64, 128), (50, 32, 64, 128), (100, 32, 64, 256)]
 SHORT = [(1, 1, 8, 8), (5, 3, 8, 16)]
-NODES = {  # name: arguments of the layer that the node is made of
+NODES = {  # name: (layer class, arguments) that the node is created from
     "RNN": (fastrnn.RNN, {}),
     "GRU": (fastrnn.GRU, {}),
     "GRU, reset before": (fastrnn.GRU, {"reset_after": False}),
@@ -33,7 +33,7 @@ NODES = {  # name: arguments of the layer that the node is made of
 
 
 def node(layer):
-    """The model of one node with this layer's weights, which gives Y."""
+    """Return the model of one node with this layer's weights and output Y."""
     from onnx import TensorProto, helper, numpy_helper
 
     from fastrnn.onnx import _write
@@ -43,13 +43,14 @@ def node(layer):
     graph = helper.make_graph(
         [helper.make_node(layer.kind, inputs, ["Y"], **_write.attributes(layer))], "node",
         [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["T", "B", layer.input_size])],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["T", "D", "B", "H"])], [numpy_helper.from_array(a, name) for name, a in values.items()],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["T", "D", "B", "H"])],
+        [numpy_helper.from_array(a, name) for name, a in values.items()],
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
 
 
 def measure(layer, T, B, threads, seconds):
-    """(median seconds of onnxruntime, of fastrnn.onnx, median of the ratios round by round)."""
+    """Return (median seconds of onnxruntime, of fastrnn.onnx, median of the ratios of all rounds)."""
     import onnxruntime
 
     import fastrnn.onnx

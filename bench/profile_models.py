@@ -1,9 +1,10 @@
-"""Where the time of training goes, for each model: the part of it inside the compiled core (needs Linux's perf).
+"""Profile the training of each model: the percentage of time inside the compiled core (needs Linux's perf).
 
-    python -m bench.profile_models            from the sources, or: python -m bench.profile_models tagger music
+    python -m bench.profile_models [tagger music]         from the source folder; all models, or only some
 
-Each model trains on data made here, of the size and shape of its real data, in a process of its own; only `fit`, after its first seconds,
-is sampled. A part is a shared object: the engine and its BLAS, Python, NumPy, the C library, the kernel.
+Each model trains in its own process on generated data of the size and shape of its real data. Only `fit` is sampled,
+after its first seconds. Samples are counted by shared object: the engine and its BLAS, Python, NumPy, the C library,
+the kernel.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _zipf():
 
 
 def _pairs(n):
-    """Sentences of 8 to 18 words of 6,000, and the same of others."""
+    """Sentences of 8 to 18 words from a vocabulary of 6,000, twice."""
     words = [f"w{k}" for k in range(6000)]
     return [
         [[words[k] for k in RNG.zipf(1.3, RNG.integers(8, 19)).clip(max=6000) - 1] for _ in range(n)] for _ in range(2)
@@ -57,7 +58,7 @@ def _spelt(n):
 
 
 def _stories(n):
-    """Stories of 2 to 20 sentences of six words, as those of bAbI."""
+    """Stories of 2 to 20 sentences of six words, as in bAbI."""
     words = [f"w{k}" for k in range(30)]
     sentences = [RNG.choice(words, 6).tolist() for _ in range(200)]
     X = [
@@ -67,34 +68,61 @@ def _stories(n):
     return X, RNG.choice(words[:6], n).tolist()
 
 
+def _regression():
+    X = _ragged(500, 100, 8)
+    return X, [x[:, 0] for x in X]
+
+
+def _digits():
+    names = ("zero", "one", "two", "three", "seven", "eight")
+    return RNG.standard_normal((1500, 64)), [names[k % 6] for k in range(1500)]
+
+
+def _sounds():
+    return _ragged(2700, 45, 40), np.arange(2700) % 10
+
+
+def _vowels():
+    return _ragged(270, 20, 12), np.arange(270) % 9
+
+
+def _rolls():
+    return [(RNG.random((60, 88)) < 0.05).astype("float32") for _ in range(229)]
+
+
+def _series():
+    return np.exp(np.sin(np.arange(120) * np.pi / 6)) + 2
+
+
 FITS = {  # name: a function of the settings that trains
-    "characters, LSTM 2 x 128": lambda **s: models.LanguageModel("lstm", 128, 2, seed=0).fit(_text(), validation=0, **s),
-    "words, LSTM 2 x 200, tied": lambda **s: models.LanguageModel("lstm", 200, 2, level="word", tied=True, dropout=0.4, seed=0).fit(
+    "characters, LSTM 2 x 128": lambda **s: models.LanguageModel("lstm", 128, 2, seed=0).fit(
+        _text(), validation=0, **s),
+    "words, LSTM 2 x 200, tied": lambda **s: models.LanguageModel(
+        "lstm", 200, 2, level="word", tied=True, dropout=0.4, seed=0).fit(
         _zipf(), batch_size=20, seq_len=35, validation=0, **s),
     "tagger, BiLSTM 128": lambda **s: models.SequenceTagger("lstm", 128, seed=0).fit(*_sentences(6000), **s),
-    "sounds, BiLSTM 96, 40 steps of 40": lambda **s: models.SequenceClassifier("lstm", 96, bidirectional=True, pooling="mean", dropout=0.3, seed=0).fit(
-        _ragged(2700, 45, 40), np.arange(2700) % 10, **s),
-    "vowels, BiGRU 2 x 64, 15 steps of 12": lambda **s: models.SequenceClassifier("gru", 64, 2, bidirectional=True, pooling="mean", dropout=0.2, seed=0).fit(
-        _ragged(270, 20, 12), np.arange(270) % 9, batch_size=8, **s),
+    "sounds, BiLSTM 96, 40 steps of 40": lambda **s: models.SequenceClassifier(
+        "lstm", 96, bidirectional=True, pooling="mean", dropout=0.3, seed=0).fit(*_sounds(), **s),
+    "vowels, BiGRU 2 x 64, 15 steps of 12": lambda **s: models.SequenceClassifier(
+        "gru", 64, 2, bidirectional=True, pooling="mean", dropout=0.2, seed=0).fit(*_vowels(), batch_size=8, **s),
     "regressor of steps, GRU 64": lambda **s: models.SequenceRegressor("gru", 64, per_step=True, seed=0).fit(
-        X := _ragged(500, 100, 8), [x[:, 0] for x in X], **s),
+        *_regression(), **s),
     "music, GRU 260": lambda **s: models.EventModel("gru", 260, input_dropout=0.2, dropout=0.5, seed=0).fit(
-        [(RNG.random((60, 88)) < 0.05).astype("float32") for _ in range(229)], batch_size=8, **s),
+        _rolls(), batch_size=8, **s),
     "forecaster, GRU 32": lambda **s: models.Forecaster(24, 24, season=12, log=True, dropout=0.2, seed=0).fit(
-        np.exp(np.sin(np.arange(120) * np.pi / 6)) + 2, batch_size=16, **s),
-    "translation, BiGRU 256, GRU 512": lambda **s: models.EncoderDecoder("gru", 256, decoder_size=512, dropout=0.5, seed=0).fit(
-        *_pairs(3000), batch_size=128, **s),
+        _series(), batch_size=16, **s),
+    "translation, BiGRU 256, GRU 512": lambda **s: models.EncoderDecoder(
+        "gru", 256, decoder_size=512, dropout=0.5, seed=0).fit(*_pairs(3000), batch_size=128, **s),
     "pronunciation, 2 x BiGRU 256, GRU 384": lambda **s: models.EncoderDecoder(
-        "gru", 256, 2, decoder_size=384, decoder_layers=1, source_embedding=128, target_embedding=128, dropout=0.3, seed=0).fit(
-        *_spelt(6000), batch_size=64, **s),
-    "digits to names, GRU 128": lambda **s: models.VectorToSequence("gru", 128, seed=0).fit(
-        RNG.standard_normal((1500, 64)), [("zero", "one", "two", "three", "seven", "eight")[k % 6] for k in range(1500)], **s),
+        "gru", 256, 2, decoder_size=384, decoder_layers=1, source_embedding=128, target_embedding=128, dropout=0.3,
+        seed=0).fit(*_spelt(6000), batch_size=64, **s),
+    "digits to names, GRU 128": lambda **s: models.VectorToSequence("gru", 128, seed=0).fit(*_digits(), **s),
     "memory network, 20, 3 hops": lambda **s: models.MemoryNetwork(seed=0).fit(*_stories(1000), **s),
 }  # fmt: skip
 
 
 def train(name, seconds):
-    """Train for so long; `begin` of the callback tells the parent that data is ready."""
+    """Train for `seconds`; the callback's `begin` tells the parent that the data is ready."""
     end = []
 
     def look(entry):
@@ -111,9 +139,9 @@ def train(name, seconds):
 
 
 def shares(name, seconds=8.0):
-    """{shared object: part of the samples} of a training."""
+    """Return {kind of shared object: percentage of the samples} of a training run."""
     command = [sys.executable, "-m", "bench.profile_models", "--train", name, str(seconds + 4)]
-    root = Path(__file__).parents[1]  # "-m" imports from the current folder first: it is to be that of these sources
+    root = Path(__file__).parents[1]  # "-m" imports from the current folder first: use the folder of these sources
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child,

@@ -1,7 +1,8 @@
-"""Whether this process runs at full speed on its CPUs.
+"""Detect whether this process runs at full speed on its CPUs.
 
-A virtual CPU is one half of a core whose other half may work for somebody else: plain code then takes 1.5 to 1.9 times as long, for 1 to
-100 ms, and the system tells nothing of it (no steal, no switches, and multiply-adds at the peak hardly notice). A short plain loop does tell.
+A virtual CPU may be one half of a core whose other half works for another guest. Ordinary code then takes 1.5 to 1.9
+times as long, for 1 to 100 ms. The system does not report it (no steal, no switches), and a loop of multiply-adds at
+the peak hardly slows down. The time of a short plain loop shows it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import threading
 from time import perf_counter, thread_time
 
 LOOPS, CALIBRATION = 10_000, 0.1  # about 0.1 ms; seconds
-DISTURBED = 1.25  # times the shortest loop
+DISTURBED = 1.25  # a loop that takes this many times the shortest one is disturbed
 
 
 def loop():
-    """Seconds of the loop while this thread ran: who waits for a turn on the CPU is not slower."""
+    """Return the CPU seconds of the loop in this thread, without the time it waits for a CPU."""
     start = thread_time()
     for _ in itertools.repeat(None, LOOPS):
         pass
@@ -24,7 +25,7 @@ def loop():
 
 
 class Watch:
-    """Knows the shortest time of the loop in this process."""
+    """Compares the time of the loop with the shortest one in this process."""
 
     def __init__(self):
         end, self.shortest = perf_counter() + CALIBRATION, loop()
@@ -32,13 +33,16 @@ class Watch:
             self.shortest = min(self.shortest, loop())
 
     def here(self):
-        """Whether the CPU this thread runs on is quiet."""
+        """Return whether the CPU that this thread runs on is quiet."""
         took = min(loop() for _ in range(3))
         self.shortest = min(self.shortest, took)
         return took <= DISTURBED * self.shortest
 
     def everywhere(self):
-        """Whether all CPUs this thread may use are. Another thread goes there: this one, moved, might come back to the CPU of its helpers."""
+        """Return whether all CPUs that this thread may use are quiet.
+
+        Another thread visits them: if this one moved, it might return to the CPU of one of its helpers.
+        """
         cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
         if len(cpus) < 2:
             return self.here()
@@ -55,7 +59,7 @@ class Watch:
         return len(found) == len(cpus) and all(found)
 
     def wait(self, seconds):
-        """Until all are quiet, but no longer; working all the while: a CPU that rests may come back beside somebody else."""
+        """Wait in a busy loop until all are quiet, at most `seconds`. An idle CPU might move beside another guest."""
         end = perf_counter() + seconds
         while not self.everywhere() and perf_counter() < end:
             pass

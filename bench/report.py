@@ -1,4 +1,7 @@
-"""The page and the tables of all JSONs in a folder: losing cells first, then goals, heat maps, charts, every number, machine, protocol."""
+"""The page and the tables of all JSONs in a folder.
+
+The page shows losing cells first, then goals, heat maps, charts, all numbers, the machine and the protocol.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +23,37 @@ KINDS = {
     "ragged": "Ragged training",
     "characters": "Character model",
 }
-PROTOCOL = """Every library runs in a process of its own, pinned to the same CPUs, with as many threads as CPUs, denormals flushed, and at its best
-settings; where it has several variants, each is tried for a moment and the fastest is timed. Weights, inputs and output gradients are the
-same seeded numbers everywhere. Before anything is timed, outputs and, in training, the gradients of x and of all weights are compared with
-a float64 reference: an error above 1e-3 of the largest number excludes a peer and stops the run if it is fastrnn's. Then all take turns: a
-block of calls of at least 20 ms each, the order moving on by one from round to round, 15 rounds or more (5 where calls are long), 2 ms of
-rest between turns, caches warm; a block waits until a short plain loop runs at its full speed on every CPU, and is timed again, up to
-twice, if it does not afterwards: the other half of a virtual CPU's core may work for somebody else. Rounds that stayed disturbed count only
-where fewer than 5 others are left. A peer more than 6 times slower than the best stops after 5 rounds. A ratio is the median over rounds of
-the peer's time by fastrnn's in the same round, with the bootstrap 95 % interval of that median. A case is repeated once, and then marked
-noisy, if the clock moved by more than 3 % or others took more than 3 % of the CPUs. float32 throughout; training is forward and backward to
-x and all weights. The limit is what this core could do at most: all multiply-adds at the measured peak, the recurrent weights read once per
-step (and per backward step) at the measured bandwidth of the cache that holds them."""
+PROTOCOL = """Every library runs in its own process, pinned to the same CPUs, with as many threads as CPUs, denormals
+flushed, and at its best settings. If it has several variants, each is tried briefly and the fastest is timed. Weights,
+inputs and output gradients are the same seeded numbers for all. Before anything is timed, outputs and, in training, the
+gradients of x and of all weights are compared with a float64 reference. An error above 1e-3 of the largest number
+excludes a peer, and stops the run if it is fastrnn's. Then all libraries take turns. Each has a block of calls of at
+least 20 ms; the order is rotated by one from round to round; there are 15 rounds or more (5 if calls are long), 2 ms of
+rest between turns, and warm caches. A block waits until a short plain loop runs at full speed on every CPU. If the loop
+is slower afterwards, the block is timed again, up to twice: the other half of a virtual CPU's core may work for another
+guest. Rounds that stayed disturbed count only if fewer than 5 others are left. A peer more than 6 times slower than the
+best stops after 5 rounds. A ratio is the median over rounds of the peer's time divided by fastrnn's in the same round,
+with the bootstrap 95 % interval of that median. A case is repeated once, and then marked noisy, if the clock moved by
+more than 3 % or others took more than 3 % of the CPUs. All computations are in float32; training is the forward pass
+and the backward pass to x and all weights. The limit is the peak of this core: all multiply-adds at the measured rate,
+and the recurrent weights read once per step (and per backward step) at the measured bandwidth of the cache that holds
+them."""
 
 CSS = """
-:root { color-scheme: light dark; --text: #202124; --soft: #5f6368; --line: #dadce0; --page: #ffffff; --card: #ffffff; --bad: #c5221f; --good: #137333 }
-@media (prefers-color-scheme: dark) { :root { --text: #e8eaed; --soft: #9aa0a6; --line: #3c4043; --page: #17181a; --bad: #f28b82; --good: #81c995 } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto; padding: 24px 32px }
-body { max-width: 1240px; box-sizing: border-box }
-h1 { font-size: 26px; margin: 0 0 4px } h2 { font-size: 20px; margin: 40px 0 8px } h3 { font-size: 16px; margin: 24px 0 6px }
+:root { color-scheme: light dark; --text: #202124; --soft: #5f6368; --line: #dadce0 }
+:root { --page: #ffffff; --card: #ffffff; --bad: #c5221f; --good: #137333 }
+@media (prefers-color-scheme: dark) {
+    :root { --text: #e8eaed; --soft: #9aa0a6; --line: #3c4043; --page: #17181a; --bad: #f28b82; --good: #81c995 }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page) }
+body { max-width: 1240px; margin: 0 auto; padding: 24px 32px; box-sizing: border-box }
+h1 { font-size: 26px; margin: 0 0 4px }
+h2 { font-size: 20px; margin: 40px 0 8px }
+h3 { font-size: 16px; margin: 24px 0 6px }
 p.soft, .soft { color: var(--soft) }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; margin: 8px 0 }
-th, td { padding: 3px 9px; text-align: right; border-bottom: 1px solid var(--line) } th { font-weight: 600; color: var(--soft) }
+th, td { padding: 3px 9px; text-align: right; border-bottom: 1px solid var(--line) }
+th { font-weight: 600; color: var(--soft) }
 th:first-child, td:first-child { text-align: left; white-space: nowrap }
 table.all { font-size: 11.5px } table.all th, table.all td { padding: 2px 6px } table.all td { white-space: nowrap }
 td.heat { text-align: center; color: #202124; min-width: 52px; border: 2px solid var(--page) }
@@ -55,28 +67,28 @@ pre { font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere }
 
 
 def load(folder):
-    """{threads: content} of all JSONs of the folder, fewest threads first."""
+    """Read all JSONs of the folder: {threads: content}, fewest threads first."""
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("bench-*-threads.json")]
     return {content["threads"]: content for content in sorted(contents, key=lambda content: content["threads"])}
 
 
 def escape(text):
-    """Text as HTML; characters that a page may not have, controls and lone surrogates, become U+FFFD."""
+    """Escape text for HTML; characters not allowed there, controls and lone surrogates, become U+FFFD."""
     return html.escape(re.sub("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", str(text)))
 
 
 class Html(str):
-    """Ready HTML of a <td>: it is not escaped again."""
+    """The HTML of a <td>, which is not escaped again."""
 
 
 def cell_of(text, css="", title=None):
-    """A <td> with a text, a style or class (an attribute, ready) and a hint."""
+    """Return a <td> with a text, a style or class (as an HTML attribute) and a tooltip."""
     hint = "" if title is None else f' title="{escape(title)}"'
     return Html(f"<td{css and ' ' + css}{hint}>{escape(text)}</td>")
 
 
 def table(head, rows, kind=""):
-    """HTML; a cell is text, or ready Html."""
+    """Return an HTML table; a cell is text or Html."""
     cells = ["".join(cell if isinstance(cell, Html) else f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     return (
         f'<table class="{escape(kind)}"><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>'
@@ -99,7 +111,7 @@ def plural(threads):
 
 
 def losing_cells(contents):
-    """Where the best peer is certainly faster: first on the page, the worst first."""
+    """List the cases in which the best peer is certainly faster, the worst first."""
     rows = []
     for threads, content in contents.items():
         lost = sorted(
@@ -112,7 +124,10 @@ def losing_cells(contents):
                 [r["id"], plural(threads), interval(found), r["best_peer"], ours, theirs, "noisy" if r["noisy"] else ""]
             )
     total = sum(r["ratio"] is not None for content in contents.values() for r in content["results"])
-    text = f"{len(rows)} of {total} compared cells are lost: the whole 95 % interval of (best peer's time / fastrnn's time) lies below 1."
+    text = (
+        f"{len(rows)} of {total} compared cells are lost: "
+        "the whole 95 % interval of (best peer's time / fastrnn's time) is below 1."
+    )
     head = ["case", "", "best peer / fastrnn", "best peer", "fastrnn µs", "peer µs", ""]
     return f"<h2>Losing cells</h2><p>{text}</p>" + (table(head, rows) if rows else "")
 
@@ -125,20 +140,23 @@ def goal_table(contents):
         lost = f"{len(row['lost'])} of {row['cells']}"
         means = [f"{row['geomean']:.2f}", "" if goal is None else f"{goal:.2f}"]
         rows.append([row["name"], *means, interval(worst), f"{worst['goal']:.2f}", worst["id"], lost, met])
-    head = ["goal", "geomean", "wanted", "worst cell against its figure", "wanted", "which", "cells below", ""]
-    note = "A cell is below its figure when its whole interval is. Two threads against one are two runs: there the interval comes from the quartiles of both."
+    head = ["goal", "geomean", "goal", "worst cell relative to its goal", "goal", "case", "cells below", ""]
+    note = (
+        "A cell is below its goal if its whole interval is. Two threads and one thread are measured in separate runs, "
+        "so that interval comes from the quartiles of both."
+    )
     return f'<h2>Goals</h2>{table(head, rows)}<p class="soft">{note}</p>'
 
 
 def heat(ratio):
-    """CSS colour: red below 1, white at 1, green above, by the logarithm, full at a factor of 4."""
+    """Return a CSS colour on a logarithmic scale: red below 1 (full at 1/2), white at 1, green above (full at 4)."""
     strength = max(-1.0, min(1.0, math.log(ratio) / math.log(4 if ratio > 1 else 2)))
     hue = 140 if strength > 0 else 5
     return f"hsl({hue} {65 if strength > 0 else 85}% {97 - 42 * abs(strength):.0f}%)"
 
 
 def by_shape(results, kind):
-    """{shape: {cell: result}} of a kind, in the order of the grid."""
+    """Return {shape: {cell: result}} of a kind, in the order of the grid."""
     shapes = {}
     for r in sorted((r for r in results if r["kind"] == kind), key=lambda r: (r["I"] != r["H"], r["B"], r["H"])):
         shapes.setdefault(shape(r), {})[r["cell"]] = r
@@ -174,7 +192,7 @@ def charts(content):
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        return '<p class="soft">Charts are left out: pip install matplotlib.</p>'
+        return '<p class="soft">There are no charts because matplotlib is not installed: pip install matplotlib.</p>'
     from .charts import share_of_limit, time_per_step
 
     parts = []
@@ -188,7 +206,7 @@ def charts(content):
 
 
 def all_cells(content):
-    """Every cell with every peer's time in µs."""
+    """Return the tables of all cells with the time of every peer in µs."""
     names = [name for name in PEERS if name != "fastrnn" and any(name in r["times"] for r in content["results"])]
     parts = []
     for kind, title in KINDS.items():
@@ -202,7 +220,8 @@ def all_cells(content):
             for name in columns:
                 if name in r["times"]:
                     t = r["times"][name]
-                    hint = f"{t['variant']} quartiles {microseconds(t['q1'])} to {microseconds(t['q3'])}, error {t['error']:.1g}"
+                    quartiles = f"{microseconds(t['q1'])} to {microseconds(t['q3'])}"
+                    hint = f"{t['variant']} quartiles {quartiles}, error {t['error']:.1g}"
                     row.append(
                         cell_of(microseconds(t["median"]), 'class="best"' if name == r["best_peer"] else "", hint)
                     )
@@ -221,7 +240,7 @@ def all_cells(content):
 
 
 def summary(content):
-    """Machine and limits in two sentences."""
+    """Describe the machine, the versions and the limits in a paragraph."""
     machine, limits = content["machine"], content["limits"]
     reads = ", ".join(f"{level} {gbps:,.0f}" for level, gbps in limits["read_gbps"].items())
     versions = ", ".join(f"{name} {version.split('-')[0]}" for name, version in machine["versions"].items())
@@ -229,8 +248,10 @@ def summary(content):
         f'<br><span class="bad">{escape(name)} is missing: {escape(why)}</span>'
         for name, why in content["missing"].items()
     )
-    where = f"{machine['cpu']}, {machine['cpus']} CPUs, {limits['isa']}, {machine['date']}, commit {str(machine['commit'])[:12]}"
-    return f"<p>{escape(where)}.<br>{escape(versions)}.<br>One core: {limits['fma_gflops']:.0f} GFLOP/s float32, reads {escape(reads)} GB/s.{missing}</p>"
+    commit = str(machine["commit"])[:12]
+    where = f"{machine['cpu']}, {machine['cpus']} CPUs, {limits['isa']}, {machine['date']}, commit {commit}"
+    core = f"One core: {limits['fma_gflops']:.0f} GFLOP/s float32, reads {escape(reads)} GB/s."
+    return f"<p>{escape(where)}.<br>{escape(versions)}.<br>{core}{missing}</p>"
 
 
 def page(contents):
@@ -257,7 +278,7 @@ def page(contents):
 
 
 def markdown_tables(contents):
-    """For README: geomean and worst cell by kind and cell, and the ratios of inference and training by shape."""
+    """Return the tables for README: geomean and worst case by kind and cell, then ratios by shape."""
     parts = []
     for threads, content in contents.items():
         rows = []
@@ -271,9 +292,8 @@ def markdown_tables(contents):
                     mean = goals.geomean([r["ratio"] for r in chosen])
                     where = f"{worst['ratio']:.2f}× ({shape(worst)}, {worst['best_peer']})"
                     rows.append([title, cell.upper(), len(chosen), f"{mean:.2f}×", where])
-        parts.append(
-            f"Best peer's time / fastrnn's, {plural(threads)}:\n\n{markdown(['', '', 'cases', 'geomean', 'worst'], rows)}"
-        )
+        by_cell = markdown(["", "", "cases", "geomean", "worst"], rows)
+        parts.append(f"Best peer's time / fastrnn's, {plural(threads)}:\n\n{by_cell}")
         shapes = {kind: by_shape(content["results"], kind) for kind in ("forward", "train")}
         rows = []
         for name in {**shapes["forward"], **shapes["train"]}:
@@ -286,7 +306,7 @@ def markdown_tables(contents):
 
 
 def write(folder):
-    """index.html and table.md of the JSONs in the folder; returns the path of the page."""
+    """Write index.html and table.md for the JSONs in the folder, and return the path of the page."""
     contents = load(folder)
     if not contents:
         raise ValueError(

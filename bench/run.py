@@ -1,4 +1,4 @@
-"""The command: measure the cases, one JSON for each number of threads, rewritten after every case; then the page and the tables."""
+"""The command: measure the cases, write one JSON for each number of threads after every case, then make the report."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from . import grid, machine, measure, report
 from .peers import PEERS
 from .workers import Missing, Worker, WorkerError, cpus
 
-FULL, LIGHT = 12.0, 6.0  # seconds that a case takes, roughly, with all peers and without those that compile
+FULL, LIGHT = 12.0, 6.0  # approximate seconds per case with all peers, and without those that compile
 
 
 def parser():
     p = Parser(
         prog="fastrnn bench",
-        description="Compare fastrnn with torch, onnxruntime, OpenVINO, JAX and NumPy: outputs first, then times, in turns.",
-        epilog="Missing peers are named in the results; pip install 'fastrnn[bench]' brings them.",
+        description="Compare fastrnn with torch, onnxruntime, OpenVINO, JAX and NumPy: first the outputs, then times.",
+        epilog="Missing peers are listed in the results; pip install 'fastrnn[bench]' installs them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument("--threads", type=int, default=1, metavar="N", help="threads and CPUs of every peer; 0: all")
-    p.add_argument("--quick", action="store_true", help="about six minutes of the grid for each number of threads")
     p.add_argument(
-        "--only", default="", metavar="WORD[,WORD]", help="cases whose id holds all these words: train,lstm,B32"
+        "--quick", action="store_true", help="only a part of the grid, about six minutes for each number of threads"
     )
-    p.add_argument("--peers", default=",".join(list(PEERS)[1:]), metavar="NAME[,NAME]", help="whom to compare with")
-    p.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="where results and report go")
     p.add_argument(
-        "--resume", action="store_true", help="keep the cases that DIR already has, of the same commit and threads"
+        "--only", default="", metavar="WORD[,WORD]", help="only cases whose id has all these words: train,lstm,B32"
     )
-    p.add_argument("--report-only", action="store_true", help="only make page and tables anew, from the results in DIR")
+    p.add_argument(
+        "--peers", default=",".join(list(PEERS)[1:]), metavar="NAME[,NAME]", help="the libraries to compare with"
+    )
+    p.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="folder for results and report")
+    p.add_argument(
+        "--resume", action="store_true", help="keep the cases already in DIR, of the same commit and threads"
+    )
+    p.add_argument("--report-only", action="store_true", help="only make the page and tables from the results in DIR")
     return p
 
 
@@ -43,13 +47,13 @@ def chosen_cases(arguments):
     cases = grid.only(grid.quick() if arguments.quick else grid.official(), arguments.only.replace(",", " ").split())
     if not cases:
         raise ValueError(
-            f"no case has all the words of --only {arguments.only}; an id reads like: {grid.official()[0].id}"
+            f"no case has all the words of --only {arguments.only}; an id looks like this: {grid.official()[0].id}"
         )
     return cases
 
 
 def start_workers(names, threads, folder):
-    """([Worker], {name: why a peer is missing}); fastrnn first, and it must be there."""
+    """Start the workers: ([Worker], {name: why a peer is missing}). fastrnn comes first and must be available."""
     workers, missing = [], {}
     for name in names:
         log = folder / f"{name}-{threads}-threads.log"
@@ -63,8 +67,8 @@ def start_workers(names, threads, folder):
     return workers, missing
 
 
-def burning(workers, seconds=0.3):
-    """{name: CPU seconds per second} of workers that should be idle now: a thread pool that spins on would slow the others down."""
+def idle_cpu(workers, seconds=0.3):
+    """{name: CPU seconds per second} of workers that should be idle. A thread pool that spins would slow the others."""
     before = {worker.name: worker.cpu_seconds() for worker in workers}
     time.sleep(seconds)
     return {
@@ -75,7 +79,7 @@ def burning(workers, seconds=0.3):
 
 
 def load(path, content):
-    """The results of an earlier run in `path`, which must have been made by the same commit."""
+    """Read the results of an earlier run in `path`, which must be of the same commit and CPU."""
     if not path.exists():
         return []
     old = json.loads(path.read_text())
@@ -83,13 +87,13 @@ def load(path, content):
         if old["machine"][key] != content["machine"][key]:
             then, now = old["machine"][key], content["machine"][key]
             raise ValueError(
-                f"--resume: {path} has {key} {then}, this is {now}: leave out --resume, or choose another --out"
+                f"--resume: {path} has {key} {then}, but this run has {now}: omit --resume, or choose another --out"
             )
     return old["results"]
 
 
 def run(cases, names, threads, out, resume=False, say=print):
-    """Measure the cases; returns the path of the JSON. `say` hears one line for each case."""
+    """Measure the cases and return the path of the JSON. `say` is called with one line for each case."""
     path = out / f"bench-{threads}-threads.json"
     workers, missing = start_workers(["fastrnn", *names], threads, out / "logs")
     for name, why in missing.items():
@@ -111,14 +115,14 @@ def run(cases, names, threads, out, resume=False, say=print):
         content["results"] = load(path, content) if resume else []
         if path.exists() and not resume:
             os.replace(path, path.with_suffix(".old.json"))
-        there = {result["id"] for result in content["results"]}
+        done = {result["id"] for result in content["results"]}
         for k, case in enumerate(cases, 1):
-            if case.id in there:
+            if case.id in done:
                 say(f"{k}/{len(cases)} {case.id}: already there")
                 continue
             result = measure.measure(case, workers, limits, threads)
             content["results"].append(result)
-            content.setdefault("idle_cpu", burning(workers))
+            content.setdefault("idle_cpu", idle_cpu(workers))
             machine.write(path, content)
             say(f"{k}/{len(cases)} {line(result)}")
     finally:
@@ -128,7 +132,7 @@ def run(cases, names, threads, out, resume=False, say=print):
 
 
 def line(result):
-    """One case in a line."""
+    """Describe one case in a line."""
     ours = result["times"]["fastrnn"]["median"]
     words = f"{result['id']:34} {1e6 * ours:11.1f} us"
     if result["best_peer"] is not None:
@@ -145,11 +149,11 @@ def line(result):
 
 
 def main(argv=None):
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     arguments = parser().parse_args(argv)
     unknown = set(names := [name for name in arguments.peers.split(",") if name]) - set(PEERS)
     if unknown:
-        raise ValueError(f"--peers {','.join(unknown)}: they are {', '.join(PEERS)}")
+        raise ValueError(f"--peers {','.join(unknown)}: unknown; the peers are {', '.join(PEERS)}")
     if not arguments.report_only:
         from tqdm import tqdm
 
@@ -159,10 +163,8 @@ def main(argv=None):
         threads = arguments.threads or most
         cases = chosen_cases(arguments)
         per_case = FULL if "jax" in names else LIGHT
-        print(
-            f"{len(cases)} cases on {threads} thread{'s' * (threads > 1)}, about {len(cases) * per_case / 60:.0f} minutes",
-            file=sys.stderr,
-        )
+        minutes = len(cases) * per_case / 60
+        print(f"{len(cases)} cases on {report.plural(threads)}, about {minutes:.0f} minutes", file=sys.stderr)
         with tqdm(total=len(cases), unit="case", disable=None, dynamic_ncols=True) as bar:
 
             def say(words):

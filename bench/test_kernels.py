@@ -1,4 +1,4 @@
-"""Regressions of the kernels: fastrnn alone, on one thread, for pytest-benchmark.
+"""Benchmarks of the kernels for pytest-benchmark, to find regressions: fastrnn alone, on one thread.
 
 pytest bench/test_kernels.py --benchmark-autosave;  later: pytest bench/test_kernels.py --benchmark-compare
 """

@@ -1,10 +1,10 @@
-"""fastrnn.torch's modules and the engine itself, both against torch.nn's modules.
+"""Compare fastrnn.torch's modules, and the engine itself, with torch.nn's modules.
 
-Outputs (and gradients, in training) are compared before anything is timed; then the three take turns. `kept` is the part of the engine's
-ratio that is left through the module.
+Outputs (and gradients, in training) are compared before anything is timed; then the three take turns. `kept` is the
+percentage of the engine's ratio that is left when it is called through the module.
 
     python -m bench.torch_modules --threads 1       all cases, a few minutes
-    python -m bench.torch_modules --short           small ones, to see that it works
+    python -m bench.torch_modules --short           small cases, as a check
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHORT = {"step": (1, 1, 16, 16), "middle": (10, 4, 8, 16)}
 
 
 def calls(torch, kind, training, T, B, I, H):
-    """{who: a function without arguments that runs once and gives what to compare}."""
+    """Return {name: a function without arguments that runs once and returns the outputs to compare}."""
     import fastrnn.torch
 
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def calls(torch, kind, training, T, B, I, H):
 
 
 def measure(found, seconds):
-    """{who: median seconds}, and the medians of torch's time over the others', round by round."""
+    """Return {name: median seconds}, and the medians over rounds of torch's time / each other's."""
     want = found["torch"]()
     for who in ("module", "engine"):
         for got, expected in zip(found[who](), want, strict=True):
@@ -93,9 +93,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     print(f"{cpu_model()}; torch {torch.__version__}; {options.threads} threads")
-    print(
-        "| case | T, B, I, H | torch.nn µs | module µs | torch / module | torch / engine | kept |\n|---|---|---|---|---|---|---|"
-    )
+    print("| case | T, B, I, H | torch.nn µs | module µs | torch / module | torch / engine | kept |")
+    print("|---|---|---|---|---|---|---|")
     with fastrnn.threads(options.threads):
         for name, sizes in (SHORT if options.short else SIZES).items():
             for kind in ("LSTM", "GRU", "RNN"):

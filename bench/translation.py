@@ -1,14 +1,16 @@
-"""Training an encoder-decoder with attention and input feeding: fastrnn's EncoderDecoder and the same model in torch.
+"""Train an encoder-decoder with attention and input feeding: fastrnn's EncoderDecoder and the same model in torch.
 
-Both start from the same weights and see the same batches; the losses of their first updates are compared before anything is timed. Then
-batches spread evenly over an epoch are timed, each whole update (forward, loss, backward, clipping, Adam), in turns. Without dropout.
+Both start from the same weights and use the same batches. The losses of their first updates are compared before
+anything is timed. Then batches spread evenly over an epoch are timed in turns, the whole update each time (forward,
+loss, backward, clipping, Adam), without dropout.
 
-    python -m bench.translation translate FOLDER 1 [batches]       the model of examples/translate.py on its data, on one thread
-    python -m bench.translation pronounce DICTIONARY 2             that of examples/pronounce.py, on two
-    python -m bench.translation numbers 1                          on made-up data, to see that it works
+    python -m bench.translation translate FOLDER 1 [batches]    the model of examples/translate.py, on one thread
+    python -m bench.translation pronounce DICTIONARY 2          the model of examples/pronounce.py, on two threads
+    python -m bench.translation numbers 1                       on generated data, as a check
 
-torch at its best here: packed encoder (nn.GRU), the embedded inputs' product for all steps before the loop, scores of all rows in one
-product, softmax over the valid steps only, fused Adam. With COMPILE=1 the step of the decoder goes through torch.compile.
+torch's best variant: packed encoder (nn.GRU), the input product for all steps before the loop, scores of all rows in
+one product, softmax over the valid steps only, fused Adam. With COMPILE=1 the step of the decoder goes through
+torch.compile.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ from fastrnn.optim import Adam, clip_by_global_norm
 from .machine import cpu_model
 
 LR, NORM, UPDATES_COMPARED = 1e-3, 5.0, 5
+STEP_WEIGHTS = (  # of the decoder, in the order of Torch._step's arguments
+    *("weight_feed", "weight_hh_l0", "bias_hh_l0", "weight_query", "weight_score", "weight_out", "bias_out"),
+)
 
 
 def numbers():
@@ -91,7 +96,7 @@ class Ours:
 
 
 class Torch:
-    """The same model; its weights are those of a fitted or just built EncoderDecoder (GRU, additive, context="initial")."""
+    """The same model in torch, with the weights of an EncoderDecoder (GRU, additive, context="initial")."""
 
     def __init__(self, torch, model):
         self.torch, nn = torch, torch.nn
@@ -135,36 +140,22 @@ class Torch:
         memory = y.transpose(0, 1).contiguous()
         mask = torch.arange(memory.shape[1])[None] >= lengths[:, None]
         keys = memory @ p["weight_key"].t()
-        h = torch.tanh(
-            torch.nn.functional.linear(torch.cat([h_n[-2], h_n[-1]], 1), p["bridge.weight"], p["bridge.bias"])
-        )
-        x = torch.nn.functional.linear(
-            torch.nn.functional.embedding(torch.from_numpy(batch.inputs), self.target),
+        F = torch.nn.functional
+        h = torch.tanh(F.linear(torch.cat([h_n[-2], h_n[-1]], 1), p["bridge.weight"], p["bridge.bias"]))
+        x = F.linear(
+            F.embedding(torch.from_numpy(batch.inputs), self.target),
             p["weight_ih_l0"],
             p["bias_ih_l0"],
         )
         feed, found = torch.zeros(len(h), p["weight_out"].shape[0]), []
-        weights = [
-            p[name]
-            for name in (
-                "weight_feed",
-                "weight_hh_l0",
-                "bias_hh_l0",
-                "weight_query",
-                "weight_score",
-                "weight_out",
-                "bias_out",
-            )
-        ]
+        weights = [p[name] for name in STEP_WEIGHTS]
         for x_t in x.unbind(0):
             h, feed = self.step(x_t, h, feed, keys, memory, mask, *weights)
             found.append(feed)
         valid = torch.from_numpy(batch.valid)
         rows = torch.stack(found).flatten(0, 1).index_select(0, valid)
-        logits = torch.nn.functional.linear(rows, p["linear.weight"], p["linear.bias"])
-        return torch.nn.functional.cross_entropy(
-            logits, torch.from_numpy(batch.targets).flatten().index_select(0, valid)
-        )
+        logits = F.linear(rows, p["linear.weight"], p["linear.bias"])
+        return F.cross_entropy(logits, torch.from_numpy(batch.targets).flatten().index_select(0, valid))
 
     def update(self, batch):
         self.optimizer.zero_grad(set_to_none=True)
@@ -207,9 +198,8 @@ def main(name, *arguments):
     for peer, seconds in total.items():
         print(f"{peer:8} {symbols / seconds:8.0f} target symbols/s, an epoch {seconds * data.steps / symbols:.0f} s")
     median, low, high = statistics.median(ratios), min(ratios), max(ratios)
-    print(
-        f"fastrnn is {median:.2f} times as fast (median of the batches; {low:.2f} to {high:.2f}), {total['torch'] / total['fastrnn']:.2f} in all"
-    )
+    overall = total["torch"] / total["fastrnn"]
+    print(f"fastrnn is {median:.2f} times as fast (median of batches; {low:.2f} to {high:.2f}), {overall:.2f} overall")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The process of one peer: sets cases up, says what they compute, times blocks of calls when it is asked to.
+"""The process of one peer: prepares cases, returns their outputs, and times blocks of calls on request.
 
-Started by workers.py as  main(name, threads, cpus); asked by pickles on stdin, (command, *arguments), and answers by pickles on what was
-stdout: ("ok", value), ("missing", why) or ("error", traceback). It ends when stdin does.
+workers.py starts it as  main(name, threads, cpus). Requests are pickles on stdin, (command, *arguments). Answers are
+pickles on the original stdout: ("ok", value), ("missing", why) or ("error", traceback). It ends when stdin does.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .peers import PEERS
 from .quiet import Watch
 
 BLOCK, WARM, TRIAL = 0.02, 0.3, 0.1  # seconds of a block of calls, of warming up, of trying a variant
-TRIES, PATIENCE = 3, 0.02  # times a block is timed until nobody disturbed it; seconds to wait for that each time
+TRIES, PATIENCE = 3, 0.02  # how often a block is timed until it is undisturbed; seconds to wait before each
 PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """One method for each command."""
+    """The commands, one method each."""
 
     def __init__(self, name, threads):
         module, kind, _, _ = PEERS[name]
@@ -39,7 +39,10 @@ class Worker:
         return self.peer.version
 
     def setup(self, case):
-        """Make all variants, keep the fastest of each label: {label: {"variant", "outputs", "trials": seconds or error by variant}}."""
+        """Create all variants and keep the fastest of each label.
+
+        Returns {label: {"variant", "outputs", "trials": seconds or error by variant}}.
+        """
         self.chosen = {}
         gc.collect()
         shown = {}
@@ -66,7 +69,7 @@ class Worker:
 
     @staticmethod
     def seconds(run, least, calls=2):
-        """The shortest time of a call, among at least `calls` that take `least` seconds together."""
+        """Return the shortest time of a call, among at least `calls` calls that take at least `least` seconds."""
         shortest, done = float("inf"), 0
         with run.context():
             now = first = perf_counter()
@@ -78,15 +81,15 @@ class Worker:
         return shortest
 
     def warm(self, label):
-        """Packing, caches, pools; and how many calls a block has. Three calls at least, with that of the comparison."""
+        """Warm up packing, caches and pools, and choose the number of calls in a block."""
         run = self.chosen[label][0]
         self.chosen[label][1] = max(1, round(BLOCK / self.seconds(run, WARM)))
         gc.collect()
 
     def block(self, label):
-        """(mean seconds of a call, part of the time in which this thread did not run, whether the CPUs were quiet), over a block of calls.
+        """Time a block of calls: (mean seconds of a call, fraction of time this thread did not run, CPUs were quiet).
 
-        No collection: it would be charged to whoever happens to cause it.
+        Garbage collection is off: it would be charged to whichever peer triggers it.
         """
         run, calls = self.chosen[label]
         call = run.call
@@ -96,7 +99,7 @@ class Worker:
                 for _ in range(TRIES):
                     self.watch.wait(PATIENCE)
                     if calls > 1:
-                        call()  # brings back what the others took out of the caches
+                        call()  # refill the caches after the other peers
                     ran, start = thread_time(), perf_counter()
                     for _ in itertools.repeat(None, calls):
                         call()
@@ -126,20 +129,19 @@ class Worker:
 
 
 def main(name, threads, cpus):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and closes stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes stdin
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(
-            PR_SET_PDEATHSIG, signal.SIGKILL
-        )  # a stopped process would not see that stdin has ended
+        # A stopped process would not notice the end of stdin.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers, questions = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
-    os.dup2(2, 1)  # what a library prints goes to the log
+    os.dup2(2, 1)  # anything that a library prints goes to the log
 
     def answer(*message):
         pickle.dump(message, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
     if cpus and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cpus)  # before the import: thread pools count what they may use
+        os.sched_setaffinity(0, cpus)  # before the import, when thread pools count the available CPUs
     try:
         worker = Worker(name, threads)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The parent's side: starts the process of a peer, asks it, and ends it."""
+"""The parent's side: starts the process of a peer, sends it commands, and ends it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 300  # seconds a worker may take for one answer
 
 
 class WorkerError(RuntimeError):
-    """The worker answered with a traceback, died, or did not answer in time; `alive` says whether it can be asked again."""
+    """The worker returned a traceback, died, or did not answer in time. If `alive`, it can be used again."""
 
     def __init__(self, message, alive):
         super().__init__(message)
@@ -26,11 +26,14 @@ class WorkerError(RuntimeError):
 
 
 class Missing(ImportError):
-    """The peer is not installed here."""
+    """The peer is not installed."""
 
 
 def cpus(threads):
-    """The CPUs all workers are pinned to: the last ones allowed, one of each core; None where processes cannot be pinned."""
+    """Return the CPUs that all workers are pinned to: the last allowed ones, one of each core first.
+
+    None if processes cannot be pinned on this system.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return None
     allowed, cores = sorted(os.sched_getaffinity(0), reverse=True), {}
@@ -41,7 +44,7 @@ def cpus(threads):
 
 
 def environment(threads, flags):
-    """This environment without what holds thread pools back, with `threads` set for those that read it when imported."""
+    """Return this environment without settings of thread pools, but with `threads` for those that read it at import."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(POOLS)}
     one = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"} if threads == 1 else {}
     several = {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"} if threads > 1 else {}
@@ -49,10 +52,11 @@ def environment(threads, flags):
 
 
 class Worker:
-    """The process of the peer `name`, on `threads` threads; its stderr and what it prints go to `log`.
+    """The process of the peer `name`, on `threads` threads; its stderr and everything it prints go to `log`.
 
-    With several threads it is stopped (SIGSTOP) whenever it is not asked: thread pools of onnxruntime and OpenBLAS spin for more than 30 ms
-    after a call, torch's for some, and would take a CPU from whoever's turn is next. On one thread no pool spins.
+    With several threads the process is stopped (SIGSTOP) between requests. Thread pools of onnxruntime and OpenBLAS
+    spin for more than 30 ms after a call, torch's for a shorter time, and would take a CPU from the next peer. On one
+    thread no pool spins.
     """
 
     def __init__(self, name, threads, log):
@@ -60,22 +64,17 @@ class Worker:
         self.start()
 
     def start(self):
-        code = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__package__}.worker import main; main(*json.loads(sys.argv[2]))"
-        path = json.dumps(
-            [os.path.abspath(entry) for entry in sys.path]
-        )  # the same packages as here, wherever it was started
+        code = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+            f"from {__package__}.worker import main; main(*json.loads(sys.argv[2]))"
+        )
+        # The same packages as in this process, whatever the current folder.
+        path = json.dumps([os.path.abspath(entry) for entry in sys.path])
         arguments = json.dumps([self.name, self.threads, cpus(self.threads)])
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-c",
-                    code,
-                    path,
-                    arguments,
-                ],  # -I: "-c" would import json from the current folder
+                [sys.executable, "-I", "-c", code, path, arguments],  # -I: do not import json from the current folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -100,7 +99,7 @@ class Worker:
             self.signal("SIGSTOP")
 
     def signal(self, name):
-        """Stop the process or let it go on, where that is possible and pools could spin."""
+        """Stop or continue the process, if signals exist and thread pools could spin."""
         if self.threads > 1 and hasattr(signal, name) and self.process.poll() is None:
             self.process.send_signal(getattr(signal, name))
 
@@ -121,7 +120,7 @@ class Worker:
         return value
 
     def cpu_seconds(self):
-        """CPU time of all threads of the process so far; None where the system does not say."""
+        """Return the CPU time of all threads of the process so far, or None if the system does not provide it."""
         times = [Path(task, "schedstat") for task in Path(f"/proc/{self.process.pid}/task").glob("*")]
         try:
             return sum(int(path.read_text().split()[0]) for path in times) / 1e9 if times else None

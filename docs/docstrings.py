@@ -1,8 +1,8 @@
-"""Check the docstrings of everything public with numpydoc: sections, parameters, results.
+"""Check the docstrings of all public names with numpydoc: sections, parameters, results.
 
-    python docs/docstrings.py [NAME ...]      all of fastrnn, or only names that begin so: fastrnn.optim
+    python docs/docstrings.py [NAME ...]      all of fastrnn, or only names with these prefixes: fastrnn.optim
 
-Prints a line for each fault, and ends with status 1 if there are any.
+Prints a line for each fault. The exit status is 1 if there are any.
 """
 
 import importlib
@@ -20,18 +20,18 @@ MODULES = (
 )
 NEEDS = {"keras": "keras", "onnx": "onnx", "sklearn": "sklearn", "torch": "torch", "threadpoolctl": "threadpoolctl"}
 
-# Not asked for: an extended summary, "See Also" and examples everywhere; that a shape or a description is a sentence.
+# Not required: extended summaries, "See Also" and examples everywhere; shapes and descriptions as full sentences.
 LEFT_OUT = {"ES01", "SA01", "SA04", "EX01", "PR05", "PR08", "PR09", "RT04", "RT05", "GL01", "GL02", "SS05", "SS06"}
 
 
 def public_names():
-    """Names of the public functions and classes, and of the methods that these classes define."""
+    """Return the names of the public functions and classes, and of the methods that these classes define."""
     import fastrnn
 
     found = {f"fastrnn.{name}": getattr(fastrnn, name) for name in fastrnn.__all__}
     for part in MODULES:
         if part in NEEDS and importlib.util.find_spec(NEEDS[part]) is None:
-            print(f"fastrnn.{part} is left out: {NEEDS[part]} is not installed", file=sys.stderr)
+            print(f"fastrnn.{part} is not checked: {NEEDS[part]} is not installed", file=sys.stderr)
             continue
         module = importlib.import_module(f"fastrnn.{part}")
         names = getattr(module, "__all__", None)

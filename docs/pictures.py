@@ -1,8 +1,8 @@
-"""Make the pictures of the documentation: docs/pictures/*.svg, about a minute.
+"""Draw the pictures of the documentation: docs/pictures/*.svg, about a minute.
 
     python docs/pictures.py [folder]
 
-Needs matplotlib (pip install 'fastrnn[plot]'). The same versions of fastrnn and matplotlib make the same files.
+Needs matplotlib (pip install 'fastrnn[plot]'). The same versions of fastrnn and matplotlib produce the same files.
 """
 
 import sys
@@ -30,7 +30,7 @@ TEXT = "she sells sea shells by the sea shore. the shells she sells are sea shel
 
 
 def circuits(folder):
-    """Layers and models, unfolded."""
+    """Draw layers and models, unfolded in time."""
     X, y = [np.ones((4, 6))] * 2, ["a", "b"]
     classifier = dict(epochs=0, verbose=False)
     pictures = {
@@ -67,7 +67,7 @@ def circuits(folder):
 
 
 def gradients(folder):
-    """Which networks carry a gradient over 100 steps."""
+    """Plot gradient norms over 100 steps for several networks."""
     nets = {}
     for radius in (0.9, 1.1):
         rnn = RNN(4, 64, nonlinearity="relu", bias=False, seed=0)
@@ -80,7 +80,7 @@ def gradients(folder):
 
 
 def training(folder):
-    """A classifier of noisy waves: its curves, and how its state moves while it reads."""
+    """Train a classifier of noisy waves; plot its training curves and the trajectories of its state."""
     rng = np.random.default_rng(0)
     t = np.arange(40)
     waves = {"sine": np.sin, "square": lambda p: np.sign(np.sin(p)), "sawtooth": lambda p: p / np.pi % 2 - 1}
@@ -94,7 +94,7 @@ def training(folder):
 
 
 def reversing(folder):
-    """Where a decoder looks that writes words from their end."""
+    """Train a decoder that reverses words, and plot its attention."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefgh"), rng.integers(3, 9))) for _ in range(600)]
     model = EncoderDecoder("gru", 32, source_embedding=16, target_embedding=16, seed=0)

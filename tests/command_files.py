@@ -1,4 +1,4 @@
-"""Files of every format that the command reads, whole and damaged."""
+"""Files of every format that the command reads, valid and damaged."""
 
 import datetime
 import importlib.util
@@ -108,7 +108,7 @@ ODD = [
 
 
 def damaged(rng, data):
-    """The bytes, changed in one to three places."""
+    """Return the bytes, changed in one to three places."""
     for _ in range(rng.randint(1, 3)):
         data = changed(rng, data)
     return data
@@ -155,7 +155,7 @@ def changed(rng, data):
 
 
 def a_file(rng, folder, make):
-    """A path: of good data, damaged data, data of another format, or of no such file."""
+    """Return a path: of valid data, damaged data, data of another format, or of no file."""
     path = folder / f"data{rng.randrange(10**9)}{SUFFIX.get(make, '.txt')}"
     kind = rng.random()
     if kind < 0.05:
@@ -168,7 +168,7 @@ def a_file(rng, folder, make):
 
 
 def sources(folder):
-    """Files that `convert` reads."""
+    """Write the files that `convert` reads."""
     lstm, gru = LSTM(3, 4, seed=1), GRU(3, 4, bidirectional=True, seed=1)
     save_file(dict(lstm.state_dict()), folder / "lstm.safetensors")
     save_file({f"rnn.{name}": np.array(a) for name, a in gru.state_dict().items()}, folder / "gru.safetensors")

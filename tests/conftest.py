@@ -1,4 +1,4 @@
-"""Fixtures, and what the head of a test report must say: which instruction sets and which BLAS were tested."""
+"""Fixtures, and the header of a test report: which instruction sets and which BLAS were tested."""
 
 import gc
 import importlib.util
@@ -16,21 +16,21 @@ from fastrnn._core import memory
 os.environ.setdefault("KERAS_BACKEND", "torch")  # before anything imports Keras
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
-)  # torch's idle threads leave the cores to the other processes of a run
+)  # torch's idle threads must not spin: other test processes need the cores
 
-# What tests need beyond the runtime dependencies, by the name of their marker; the run says what was not tested for want of it.
+# What tests need beyond the runtime dependencies, by marker name. The run reports what was not tested without them.
 NEEDS = {
     "torch": "parity with torch",
     "onnxruntime": "the ONNX backend and export",
     "keras": "the Keras layers and files",
     "sklearn": "the scikit-learn estimators",
     "skorch": "training with skorch",
-    "pandas": "data frames given to the estimators",
-    "joblib": "work in joblib's workers",
-    "threadpoolctl": "obedience to its limits",
+    "pandas": "data frames as input of the estimators",
+    "joblib": "use in joblib's workers",
+    "threadpoolctl": "the limits that it sets",
     "matplotlib": "drawing",
-    "tensorboardX": "its log",
-    "soundfile": "the WAV files of other kinds than 16 bits",
+    "tensorboardX": "the TensorBoard log",
+    "soundfile": "WAV files other than 16-bit PCM",
     "mpi4py": "training on several processes",
 }
 MISSING = {
@@ -44,7 +44,7 @@ def _poisoned(make):
     return lambda *args, **kwargs: fuzz.poison(make(*args, **kwargs))
 
 
-# Memory that was not written yet is NaN, new or used before, so that a result that nobody wrote is seen.
+# Unwritten memory is NaN, new or reused, so that a result that was never written is noticed.
 np.empty, np.empty_like = _poisoned(np.empty), _poisoned(np.empty_like)
 _take = memory.Pool.take
 
@@ -59,7 +59,7 @@ memory.Pool.take = _take_poisoned
 hypothesis.settings.register_profile(
     "fastrnn",
     deadline=None,  # a first example builds and packs a network
-    derandomize=True,  # the same examples on every run: a failure is a failure for everyone
+    derandomize=True,  # the same examples in every run, for everyone
     max_examples=12,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
@@ -79,19 +79,19 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """What the imports left, of torch and Keras above all, is not looked through again by every gc.collect() of a test."""
+    """Exclude objects left by the imports, mostly torch's and Keras', from every gc.collect() in a test."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_sessionfinish(session):
-    if hasattr(session.config, "workeroutput"):  # one of several processes of pytest-xdist
+    if hasattr(session.config, "workeroutput"):  # one of several pytest-xdist processes
         session.config.workeroutput["random cases"] = fuzz.counts
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """Add up what the processes of pytest-xdist have counted."""
+    """Add up the counts of the pytest-xdist processes."""
     for test, count in getattr(node, "workeroutput", {}).get("random cases", {}).items():
         fuzz.counts[test] = fuzz.counts.get(test, 0) + count
 
@@ -113,7 +113,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(params=_engine.available_isas())
 def isa(request):
-    """Every instruction set this CPU has, in turn; the engine's own choice is restored afterwards."""
+    """Set each instruction set of this CPU in turn, and restore the engine's own choice afterwards."""
     kept = _engine.isa()
     _engine.set_isa(request.param)
     yield request.param
@@ -134,7 +134,7 @@ def run(capsys, tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def thread_count_is_restored():
-    """A test that fails half way must not change the number of threads of the tests after it."""
+    """Restore the number of threads, so that a failing test does not change it for later tests."""
     kept = fastrnn.get_num_threads()
     yield
     fastrnn.set_num_threads(kept)

@@ -1,4 +1,4 @@
-"""Model directories and checkpoints that are damaged, and whose hashes are right."""
+"""Model directories and checkpoints that are damaged but have correct hashes."""
 
 import contextlib
 import copy
@@ -106,12 +106,12 @@ def kind_of(name):
 
 
 def options(name):
-    """Of a short fit."""
+    """Return a model after a short fit."""
     return model_cases.fit_options(kind_of(name), epochs=1)
 
 
 def use(name, model, data):
-    """All that a loaded model is for."""
+    """Use a loaded model in every way."""
     repr(model)
     if isinstance(model, Network):
         x = np.array([[1, 2], [3, 0]]) if name == "network" else np.ones((2, 2, 3), "float32")
@@ -133,7 +133,7 @@ def use(name, model, data):
 
 
 def write(folder, arrays, text, kind="model"):
-    """A directory whose configuration is this JSON text, with hashes that are right."""
+    """Write a directory whose configuration is this JSON text, with correct hashes."""
     folder.mkdir(parents=True)
     with contextlib.suppress(ValueError, RecursionError):
         again = json.dumps(json.loads(text))
@@ -149,7 +149,7 @@ def write(folder, arrays, text, kind="model"):
 
 
 def read(folder, kind="model"):
-    """(arrays, configuration) of a directory."""
+    """Return (arrays, configuration) of a directory."""
     header = json.loads((folder / storage.CONFIG_FILES[kind]).read_text())
     return load_file(folder / header["weights"]), header["config"]
 
@@ -157,7 +157,7 @@ def read(folder, kind="model"):
 # --- mutations ----------------------------------------------------------------
 
 
-TWICE = '"\\u0000twice": ['  # in JSON: a key that stands for another one, which is written a second time
+TWICE = '"\\u0000twice": ['  # in JSON: a key that replaces another one, which is then written twice
 
 
 def nested(depth):
@@ -226,7 +226,7 @@ JUNK = [
 
 
 def paths(value, before=()):
-    """The places of a JSON value, as tuples of keys."""
+    """Return the places in a JSON value, as tuples of keys."""
     yield before
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in items:
@@ -234,7 +234,7 @@ def paths(value, before=()):
 
 
 def changed(rng, config):
-    """A configuration with one thing changed, as JSON text."""
+    """Return a configuration with one change, as JSON text."""
     config = copy.deepcopy(config)
     places = [path for path in paths(config) if path]
     if not places:
@@ -276,7 +276,7 @@ def changed(rng, config):
 
 
 def as_text(config):
-    """JSON in which "\0twice": [key, value] has become a second key."""
+    """Return JSON in which " twice": [key, value] is replaced by a duplicate key."""
     text = json.dumps(config)
     at = text.find(TWICE)
     if at < 0:
@@ -287,7 +287,7 @@ def as_text(config):
 
 
 def changed_arrays(rng, arrays):
-    """The arrays with one of them changed."""
+    """Return the arrays with one of them changed."""
     arrays = dict(arrays)
     name = rng.choice(sorted(arrays))
     array = arrays[name]
@@ -328,7 +328,7 @@ def changed_arrays(rng, arrays):
 
 
 def damage(rng, arrays, config, folder, kind="model"):
-    """Write a directory that is damaged in one to three ways."""
+    """Write a directory with one to three damages."""
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         if rng.random() < 0.7 and TWICE not in json.dumps(config):
             config = changed(rng, config)
@@ -346,7 +346,7 @@ def damage(rng, arrays, config, folder, kind="model"):
 
 
 def edited(source, folder, change, kind="model"):
-    """A copy of a directory after `change(arrays, config)`, with hashes that are right."""
+    """Return a copy of a directory after `change(arrays, config)`, with correct hashes."""
     arrays, config = read(source, kind)
     change(arrays, config)
     write(folder, arrays, json.dumps(config), kind)
@@ -354,12 +354,12 @@ def edited(source, folder, change, kind="model"):
 
 
 def set_to(key, value):
-    """A change of one key of the configuration."""
+    """Return a change of one key of the configuration."""
     return lambda arrays, config: config.__setitem__(key, value)
 
 
 def error_of(load, folder):
-    """The message of the ValueError that loading a directory ends with."""
+    """Return the message of the ValueError raised by loading a directory."""
     with pytest.raises(ValueError) as error:
         load(folder)
     assert "\n" not in str(error.value)
@@ -367,5 +367,5 @@ def error_of(load, folder):
 
 
 def data_of(name):
-    """What the model of this name is trained on."""
+    """Return the training data of the model of this name."""
     return CASES[name].data(np.random.default_rng(list(CASES).index(name)), 12)

@@ -1,4 +1,4 @@
-"""Run by mpiexec from test_distributed.py: trains what its argument names and lets rank 0 write the parameters and the history."""
+"""Started by mpiexec in test_distributed.py: trains what its argument names; rank 0 writes parameters and history."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(120
 
 
 def sick(model, updates, how):
-    """In these updates, counted from 1, the last process has a gradient of NaN; or a check of its layers fails."""
+    """In these updates, counted from 1, the last process has a gradient of NaN, or a check of its layers fails."""
     real, calls = model.loss_and_gradient, []
 
     def loss_and_gradient(batch, state, *, into, rng):
@@ -42,7 +42,7 @@ def train(what, distributed, stop_at=None, updates=(), how="nan", **options):
     X = [rng.standard_normal((rng.integers(2, 9), 3)) for _ in range(55)]
     y = [("up", "down")[int(x.sum() > 0)] for x in X]
     model = SequenceClassifier("gru", 6, bidirectional=True, dtype="float64", seed=5)
-    # 11 updates of 5 sequences: the last share of three processes is a single one, or none
+    # 11 updates of 5 sequences: the last of three processes has one sequence, or none
     return model.fit(
         X,
         y,

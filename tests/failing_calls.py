@@ -1,4 +1,4 @@
-"""Calls in which each allocation in turn is made to fail, or threads are refused: run by test_no_memory.py with failing.c preloaded."""
+"""Make each allocation of a call fail in turn, or refuse threads: run by test_no_memory.py with failing.c preloaded."""
 
 import ctypes
 import errno
@@ -33,11 +33,11 @@ RNG = np.random.default_rng(0)
 
 @dataclass
 class Work:
-    """Something to do.
+    """A call to try.
 
     run : does it and returns its results, a list of arrays
-    state : what must be as it was before if `run` fails, a list of arrays
-    restore : brings it back to what it was before the first `run`
+    state : what must be unchanged if `run` fails, a list of arrays
+    restore : resets everything to the state before the first `run`
     """
 
     run: Callable
@@ -71,7 +71,7 @@ def trained(outputs, backward):
     return [y, *flat_state(state), g.x, g.flat, *flat_state(g.state)]
 
 
-# ---- what is tried ------------------------------------------------------------------------------------------------------
+# ---- calls to try ----------------------------------------------------------------------------------------------------
 
 
 def call():
@@ -80,7 +80,7 @@ def call():
 
 
 def first_call():
-    """Nothing is packed, and no memory is in the pools yet."""
+    """A first call: nothing is packed, and the pools are empty."""
     x = random(9, 5, 7)
     return Work(
         lambda: results(
@@ -90,7 +90,7 @@ def first_call():
 
 
 def large_call():
-    """Split among threads, in arrays that malloc maps from the system."""
+    """A call divided among threads, in arrays that malloc maps from the system."""
     net, x = fastrnn.LSTM(64, 128, seed=0), random(60, 32, 64)
     return Work(lambda: results(net, x), lambda: [net.flat])
 
@@ -212,7 +212,7 @@ def layers():
 
 
 def optimiser():
-    """From its first step on, in which its moments are made."""
+    """An optimiser's steps, starting with the first, in which its moments are created."""
     net = small_net()
     start, grad = net.flat.copy(), random(*net.flat.shape)
     made = {}
@@ -249,7 +249,7 @@ def copies():
 
 
 def fit():
-    """The parameters of a fit that failed are not asked for; the next one must give the same bits."""
+    """A fit. The parameters after a failed fit are not checked; the next fit must give the same bits."""
     text = "".join(RNG.choice(list("abc d"), 4000))
 
     def run():
@@ -267,7 +267,7 @@ def folder_of(arrays, config):
 
 
 def save():
-    """What the directory held stays whole."""
+    """A save. The contents of the directory must stay intact."""
     old, new = {"w": random(300, 300)}, {"w": random(300, 300).T}
     folder = folder_of(old, {"a": 1})
 
@@ -286,13 +286,13 @@ def load():
 WORKS = {
     f.__name__: f
     for f in (
-        call, first_call, large_call, states, vjp, backward, step_of_stream, run_of_stream, new_stream, refresh, decoder, decoder_gradients,
-        beam_search, layers, optimiser, load_state_dict, copies, fit, save, load,
+        call, first_call, large_call, states, vjp, backward, step_of_stream, run_of_stream, new_stream, refresh,
+        decoder, decoder_gradients, beam_search, layers, optimiser, load_state_dict, copies, fit, save, load,
     )
 }  # fmt: skip
 
 
-# ---- the sweep -----------------------------------------------------------------------------------------------------------
+# ---- failing each allocation -----------------------------------------------------------------------------------------
 
 
 def bits(arrays):
@@ -300,13 +300,13 @@ def bits(arrays):
 
 
 def attempt(work, n, count, least):
-    """(bits of the results and of the state after it, or None if there was no memory; allocations seen)"""
+    """Return (bits of the results and of the state after it, or None if there was no memory; allocations seen)."""
     SHIM.failing_begin(n, count, least)
     try:
         found = work.run()
     except MemoryError:
         found = None
-    except (SystemError, RuntimeError) as error:  # what NumPy and Python say where they forget to say MemoryError
+    except (SystemError, RuntimeError) as error:  # what NumPy and Python raise in place of MemoryError
         if not any(
             said in str(error)
             for said in ("without exception set", "without setting an exception", "can't allocate lock")
@@ -319,9 +319,9 @@ def attempt(work, n, count, least):
 
 
 def sweep(name, least, count, stride):
-    """Each of its allocations of `least` bytes or more fails once, and `count - 1` after it: MemoryError or the right bits, nothing else."""
+    """Fail each allocation of `least` bytes or more, and `count - 1` after it: MemoryError or the right bits."""
     work, failed, needless = WORKS[name](), 0, 0
-    for _ in range(2):  # what is made once, at first use, is there
+    for _ in range(2):  # first, create everything that is created once, at first use
         work.restore()
         want, _ = attempt(work, 0, 0, least)
     for n in itertools.count(1, stride):
@@ -341,7 +341,7 @@ def sweep(name, least, count, stride):
 
 
 def report(name, least, count, stride):
-    """Two sweeps more that leave nothing behind, where all is tried; what caches of Python keep is less than the arrays looked at."""
+    """Check that two more rounds leak nothing; Python's caches keep less than the arrays that are counted."""
     kept = []
     for _ in range(3 if stride == 1 else 1):
         failed, needless = sweep(name, least, count, stride)
@@ -350,13 +350,14 @@ def report(name, least, count, stride):
     growth = min((after - before for before, after in itertools.pairwise(kept)), default=0)
     assert growth < max(1000, least), f"{name}: {growth} bytes more are kept after each sweep: {kept}"
     print(
-        f"{name}: {failed} of {failed + needless} calls failed, one for each of its allocations of {least} bytes or more",
+        f"{name}: {failed} of {failed + needless} calls failed, "
+        f"one for each of its allocations of {least} bytes or more",
         flush=True,
     )
 
 
 def first_training():
-    """BLAS is loaded in it, in a process of its own for each allocation: MemoryError, the next call has it, the environment is as it was."""
+    """Fail each allocation of loading BLAS in its own process: MemoryError, unchanged environment, next call works."""
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_char_p
     os.environ["OPENBLAS_NUM_THREADS"] = "3"
@@ -379,7 +380,7 @@ def first_training():
 
 
 def refused_threads():
-    """The same bits on fewer threads, whichever of them the system refuses, and on all of them once it gives them."""
+    """Check for the same bits on fewer threads, whichever the system refuses, and on all once it provides them."""
     net, x = fastrnn.LSTM(64, 128, seed=0), random(60, 32, 64)
     with fastrnn.threads(1):
         want = bits(results(net, x))
@@ -388,7 +389,7 @@ def refused_threads():
         _engine.force_split(split)
         for refused in (
             (1000, 0) if split is None else (1000, 2)
-        ):  # no thread at all; the first ones, which later calls get; all of them
+        ):  # refused: all threads; the first ones, which later calls get; all of them
             SHIM.failing_threads(refused)
             for n in (2, 4, 6):
                 with fastrnn.threads(n):
@@ -399,7 +400,7 @@ def refused_threads():
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")  # of a fit that has not learnt anything
+    warnings.simplefilter("ignore")  # of a fit without training
     if sys.argv[1] in ("refused_threads", "first_training"):
         globals()[sys.argv[1]]()
     else:

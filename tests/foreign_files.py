@@ -1,4 +1,4 @@
-"""Small files of torch, safetensors, ONNX and Keras, made without the libraries that write them where that is possible."""
+"""Small files of torch, safetensors, ONNX and Keras, created without these libraries where possible."""
 
 import io
 import json
@@ -18,8 +18,8 @@ def numbers(shape, dtype=F, seed=0):
 # --- torch -----------------------------------------------------------------------
 
 STATE_DICT = {
-    "embedding.weight": (5, 3), "rnn.weight_ih_l0": (16, 3), "rnn.weight_hh_l0": (16, 4), "rnn.bias_ih_l0": (16,), "rnn.bias_hh_l0": (16,),
-    "out.weight": (5, 4), "out.bias": (5,),
+    "embedding.weight": (5, 3), "rnn.weight_ih_l0": (16, 3), "rnn.weight_hh_l0": (16, 4), "rnn.bias_ih_l0": (16,),
+    "rnn.bias_hh_l0": (16,), "out.weight": (5, 4), "out.bias": (5,),
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def state_dict():
 
 
 class Named:
-    """What a pickle writes as the import of a name, although there is no such thing here."""
+    """What a pickle writes as the import of a name, which need not exist."""
 
     def __init__(self, name):
         self.name = name
@@ -53,7 +53,7 @@ class Stored:
 
 
 def pickled(value):
-    """A pickle of protocol 2 of dicts, lists, tuples, texts, numbers, `Named`, `Call` and `Storage`, as torch writes it."""
+    """A pickle of protocol 2, as written by torch, of dicts, lists, tuples, strings, numbers and the classes above."""
     out = io.BytesIO()
     out.write(b"\x80\x02")
     _write(out, value)
@@ -98,7 +98,7 @@ def tensor(kind, key, numel, shape, strides=None, offset=0, rebuild="torch._util
 
 
 def torch_parts(arrays=None):
-    """({name: pickled tensor}, {member: bytes}) of a state_dict."""
+    """Return ({name: pickled tensor}, {member: bytes}) of a state_dict."""
     found, members = {}, {}
     for k, (name, a) in enumerate((arrays or state_dict()).items()):
         found[name] = tensor("DoubleStorage" if a.dtype == np.float64 else "FloatStorage", str(k), a.size, a.shape)
@@ -107,7 +107,7 @@ def torch_parts(arrays=None):
 
 
 def torch_file(found, members, order=b"little", top="archive"):
-    """The bytes of a file as torch.save writes it."""
+    """Return the bytes of a file in the format of torch.save."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr(f"{top}/data.pkl", found if isinstance(found, bytes) else pickled(found))
@@ -126,7 +126,7 @@ def torch_bytes():
 
 
 def safetensors_parts():
-    """(header as an object, the bytes behind it)."""
+    """Return (header as an object, the bytes after it)."""
     header, data = {}, b""
     for name, a in sorted(state_dict().items()):
         header[name] = {"dtype": "F32", "shape": list(a.shape), "data_offsets": [len(data), len(data) + a.nbytes]}
@@ -149,7 +149,7 @@ def safetensors_bytes():
 
 
 def keras_config():
-    """An Embedding, a bidirectional GRU, an LSTM and a Dense in Keras 3's way of writing them."""
+    """Return an Embedding, a bidirectional GRU, an LSTM and a Dense in Keras 3's format."""
 
     def layer(kind, name, **settings):
         config = {"name": name, "trainable": True, "dtype": "float32"} | settings
@@ -209,7 +209,7 @@ KERAS_3 = {
 
 
 def keras_zip(config, weights, metadata='{"keras_version": "3.15.1"}', compression=zipfile.ZIP_STORED):
-    """The bytes of a .keras file; config: an object or text."""
+    """Return the bytes of a .keras file; config: an object or text."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
         archive.writestr("metadata.json", metadata)
@@ -247,7 +247,7 @@ _H5 = {
 
 
 def h5_bytes(change=lambda file: None, config=None):
-    """A whole model in HDF5."""
+    """Write a whole model in HDF5."""
     import h5py
 
     out = io.BytesIO()
@@ -269,7 +269,7 @@ def h5_bytes(change=lambda file: None, config=None):
 
 
 def onnx_model():
-    """A bidirectional GRU and an LSTM, with lengths and states."""
+    """Return a bidirectional GRU and an LSTM, with lengths and states."""
     import fastrnn.onnx
     from fastrnn import GRU, LSTM, Stacked
 

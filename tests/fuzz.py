@@ -1,4 +1,4 @@
-"""Random cases: how many, which, and how many there were."""
+"""Random cases: their number, their seeds, and how many have run."""
 
 import contextlib
 import os
@@ -8,13 +8,13 @@ import numpy as np
 _TIMES = int(os.environ.get("FASTRNN_FUZZ", 1))
 _FIRST = int(os.environ.get("FASTRNN_FUZZ_SEED", 0))
 
-counts = {}  # cases drawn by each test
+counts = {}  # number of cases that each test has drawn
 
 
 def seeds(test: str, count: int):
-    """Seeds of the random cases of a test: `count` of them, or FASTRNN_FUZZ times as many, from FASTRNN_FUZZ_SEED on.
+    """Return seeds of the random cases of a test: `count`, or FASTRNN_FUZZ times as many, from FASTRNN_FUZZ_SEED on.
 
-    A failing case names its seed; ``FASTRNN_FUZZ_SEED=<seed>`` starts with it.
+    A failing case prints its seed; ``FASTRNN_FUZZ_SEED=<seed>`` starts with it.
     """
     for seed in range(_FIRST, _FIRST + count * _TIMES):
         counts[test] = counts.get(test, 0) + 1
@@ -22,7 +22,7 @@ def seeds(test: str, count: int):
 
 
 def poison(array: np.ndarray) -> np.ndarray:
-    """Fill memory that was not written yet with what no result may contain: NaN, or integers far outside every range."""
+    """Fill unwritten memory with values that no result may contain: NaN, or integers far outside every range."""
     if array.dtype.kind == "f":
         array.fill(np.nan)
     elif array.dtype.kind in "iu" and array.dtype.itemsize == 8:
@@ -32,7 +32,7 @@ def poison(array: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def named(seed):
-    """Put the seed in front of the message of what fails inside."""
+    """Prepend the seed to the message of a failure inside."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What becomes of damaged model directories and checkpoints whose hashes are right.
+"""Load damaged model directories and checkpoints with correct hashes, and classify the outcome.
 
 Run as a program, it tries many of them under a limit of memory and time, and prints a line of JSON for each case:
 
@@ -25,8 +25,8 @@ from fastrnn import Network, cli
 
 ROOM = (
     200 << 20
-)  # bytes of address space beyond what the process has at the beginning: the directories have a few thousand
-SECONDS = 20  # of a case, on a busy machine
+)  # bytes of address space in addition to the initial size of the process: the directories have a few thousand
+SECONDS = 20  # seconds for a case, on a busy machine
 
 
 class Hang(BaseException):
@@ -35,7 +35,7 @@ class Hang(BaseException):
 
 @contextlib.contextmanager
 def limited():
-    """A limit of time for what is done in it."""
+    """Limit the time of the enclosed code."""
 
     def too_long(*_):
         raise Hang(f"more than {SECONDS} s")
@@ -49,7 +49,7 @@ def limited():
 
 
 def outcome(load, then, folder):
-    """("loaded" | "refused" | "wrong", details): what becomes of a directory."""
+    """Return ("loaded" | "refused" | "wrong", details) for a directory."""
     at = "load"
     try:
         with limited(), warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -63,7 +63,7 @@ def outcome(load, then, folder):
             return (
                 ("refused", "") if named else ("wrong", f"load: {type(error).__name__} does not name the file: {error}")
             )
-        return ("loaded", "")  # the use of a model says what is wrong with its numbers
+        return ("loaded", "")  # using the model reports what is wrong with its numbers
     except MemoryError as error:
         return ("loaded", "") if at == "use" else ("wrong", f"load: MemoryError: {error}")
     except RuntimeError as error:
@@ -76,7 +76,7 @@ def outcome(load, then, folder):
 
 
 def made(folder):
-    """{name: (directory, data)} of models that were trained for a moment, and of networks."""
+    """Return {name: (directory, data)} of briefly trained models, and of networks."""
     found = {}
     for n, (name, case) in enumerate(CASES.items()):
         data = case.data(np.random.default_rng(n), 12)
@@ -91,7 +91,7 @@ def made(folder):
 
 
 def models(seeds, folder):
-    """Trials of model directories: (seed, name, outcome, details)."""
+    """Try model directories: (seed, name, outcome, details)."""
     sources = {
         name: (*read(path), data, json.loads((path / "config.json").read_text())["config"]["model"])
         for name, (path, data) in made(folder).items()
@@ -117,7 +117,7 @@ def models(seeds, folder):
 
 
 def checkpoints(seeds, folder):
-    """Trials of checkpoints that a training is continued from."""
+    """Try checkpoints by resuming training from them."""
     sources = {}
     for n, name in enumerate(CHECKPOINTS):
         case = CASES[name]
@@ -143,7 +143,7 @@ def checkpoints(seeds, folder):
 
 
 def command(seeds, folder):
-    """Trials of the command on damaged directories."""
+    """Try the command on damaged directories."""
     text = folder / "text"
     text.write_text(model_cases.text(np.random.default_rng(0), 12)[0])
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -202,7 +202,7 @@ def command(seeds, folder):
 
 
 def limit():
-    """Let this process take no more than `ROOM` from here on."""
+    """Limit the further memory of this process to `ROOM`."""
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, size + ROOM))
@@ -214,7 +214,7 @@ if __name__ == "__main__":
     first, how_many, where = int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 
     def announced():
-        """Each seed is said before its case: a process that dies leaves its number."""
+        """Print each seed before its case, so that a crash of the process leaves it."""
         for seed in range(first, first + how_many):
             print(json.dumps([seed]), flush=True)
             yield seed

@@ -1,4 +1,4 @@
-"""The other side of hostile_server.py: gives it files, and looks at how reading them ended."""
+"""The client of hostile_server.py: sends it files and checks how reading them ended."""
 
 import json
 import subprocess
@@ -9,12 +9,12 @@ import numpy as np
 import processes
 
 SUFFIX = {"torch": ".pt", "safetensors": ".safetensors", "keras": ".keras", "h5": ".h5", "onnx": ".onnx"}
-# What reading may take: a multiple of the file's bytes, and what Python, NumPy and HDF5 take for the smallest file.
+# The memory that reading may take: a multiple of the file's bytes, plus what the smallest file takes.
 TIMES, MORE = 24, 96 << 20
 
 
 class Server:
-    """A process that reads files in processes of their own; use it in a with statement."""
+    """A process that reads each file in a process of its own; use it in a with statement."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -39,10 +39,10 @@ class Server:
         self.process.wait(timeout=30)
 
     def read(self, data, kind, limit=2 << 30, run=False):
-        """{"end", "error", "text", "grown"} of reading a file with these bytes.
+        """Read a file with these bytes and return {"end", "error", "text", "grown"}.
 
-        limit : bytes of memory it may take
-        run : whether a model of ONNX is run too
+        limit : bytes of memory that it may take
+        run : whether to run an ONNX model too
         """
         path = self.folder / f"case{SUFFIX[kind]}"
         path.write_bytes(data)
@@ -55,7 +55,7 @@ class Server:
 
 
 def complaint(found, size, run=False):
-    """What is wrong with how reading a file of this size ended; "" if nothing is. Running a model may take any memory."""
+    """Return what is wrong with how reading a file of this size ended, or "". Running a model may take any memory."""
     if found["end"] not in ("read", "refused"):
         return f"{found['end']} {found['error']}: {found['text']}"
     if not run and found["grown"] > TIMES * size + MORE:
@@ -64,7 +64,7 @@ def complaint(found, size, run=False):
 
 
 def count(kind, seeds, folder):
-    """{complaint: seeds} of mutants of a kind, and how many were read and refused."""
+    """Return {complaint: seeds} of mutants of a kind, and how many were read and refused."""
     import foreign_files
     import mutators
 

@@ -1,8 +1,8 @@
-"""Reads files in processes of their own, one for each, with limits of memory and time, and says how each ended.
+"""Read files, each in its own process with limits of memory and time, and report how each ended.
 
-A program: it is given jobs as lines of JSON, {"path", "kind", "limit", "run"}, and answers each with a line,
-{"end", "error", "text", "grown"}: "read", "refused", "fault" (an error that no reader may raise), "killed" or "late".
-A process is forked for each file, when everything is imported.
+This is a program. It receives jobs as lines of JSON, {"path", "kind", "limit", "run"}, and answers each with a line,
+{"end", "error", "text", "grown"}. The end is "read", "refused", "fault" (an error that no reader may raise), "killed"
+or "late". A process is forked for each file after all imports.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from pathlib import Path
 CLEAR = (ValueError, NotImplementedError, OSError, MemoryError, ImportError)
 SECONDS = 20
 IMPORTED = (
-    "h5py", "onnx", "onnx.reference.ops", "onnxruntime", "torch", "zipfile", "fastrnn._engine", "fastrnn.convert", "fastrnn.keras._load",
-    "fastrnn.models", "fastrnn.onnx", "fastrnn.cli.tasks",
+    "h5py", "onnx", "onnx.reference.ops", "onnxruntime", "torch", "zipfile", "fastrnn._engine", "fastrnn.convert",
+    "fastrnn.keras._load", "fastrnn.models", "fastrnn.onnx", "fastrnn.cli.tasks",
 )  # fmt: skip
 
 
 def read(path, kind, run):
-    """What the package does with such a file; run: a model of ONNX is run too, which may take what its operators say."""
+    """Use the package on such a file. run: run an ONNX model too, whose operators may take any amount of memory."""
     from fastrnn.convert import files as convert
 
     if kind in ("keras", "h5"):
@@ -35,12 +35,12 @@ def read(path, kind, run):
         return
     if kind == "onnx":
         _prepare(path, run)
-        gc.collect()  # onnx's evaluators are in cycles of references, and are not to count twice
+        gc.collect()  # onnx's evaluators are in reference cycles, and must not count twice
     convert._read(Path(path), convert._Options(None, None, None, "tanh", None))
 
 
 def _prepare(path, run):
-    """`prepare` of the file and of the object, and `run` on small inputs of the declared sizes."""
+    """Call `prepare` with the file and with the object, and `run` with small inputs of the declared sizes."""
     import numpy as np
     import onnx
 
@@ -68,7 +68,7 @@ def _prepare(path, run):
                 except (KeyError, TypeError):
                     return
         made.run(feeds)
-    except TypeError as error:  # of an input: documented
+    except TypeError as error:  # raised for an input; documented
         if not str(error).startswith(("input ", "node ", "the ")):
             raise
     except CLEAR as error:
@@ -76,7 +76,7 @@ def _prepare(path, run):
 
 
 def _check(error, path):
-    """Refuse an error that is not one sentence, or that does not name the file."""
+    """Check that an error is one sentence that names the file."""
     text = str(error)
     if "\n" in text or not text or len(text) > 4000:
         raise AssertionError(f"the message is no sentence: {text[:300]!r}") from error

@@ -1,12 +1,12 @@
-"""A load on the library: many threads that call at once, forks between them, ever new shapes.
+"""Put a load on the library: many threads that call at once, forks in between, constantly changing shapes.
 
-    MALLOC_ARENA_MAX=1 python tests/load.py --minutes 60    as `make load` runs it
-    python tests/load.py --rounds 2 --adapters no           as the tests do
+    MALLOC_ARENA_MAX=1 python tests/load.py --minutes 60    as in `make load`
+    python tests/load.py --rounds 2 --adapters no           as in the tests
 
-A round draws new networks, computes what they give on one thread, and lets all callers compute it again, each time with
-another number of threads, while other processes are forked. All must give the same bits. It prints counts, and the
-resident memory in the second quarter of the rounds and in the last, which must be the same (with one arena of glibc's
-malloc: of many, those of threads that have ended keep what is free).
+A round draws new networks, computes their results on one thread, and lets all callers compute them again, each time
+with another number of threads, while other processes are forked. All must give the same bits. It prints counts, and the
+resident memory in the second and in the last quarter of the rounds, which must be equal. (This needs one malloc arena:
+with several, glibc keeps the free memory of threads that have ended.)
 """
 
 import argparse
@@ -32,7 +32,7 @@ MAY_GROW = 24  # MB between the second and the last quarter of the rounds
 
 
 def digest(*results):
-    """Of arrays, tuples of them, and Gradients."""
+    """Return a digest of arrays, tuples of them, and Gradients."""
     found = hashlib.sha256()
 
     def add(value):
@@ -50,18 +50,19 @@ def gradients(g):
     return [g.x, as_tuple(g.state), g.context, g.flat]
 
 
-# --- jobs: each makes a function without arguments that computes and gives a digest -----------------------------
+# --- jobs: each returns a function without arguments that computes a digest ------------------------------------------
 
 
 def layer(rng, seed):
-    """A call, vjp and its backward of any cell and options."""
+    """A call, or vjp and its backward, with any cell and options."""
     T, B, I, H = (
         int(n) for n in (rng.integers(1, 30), rng.choice([1, 2, 5, 33, 80]), rng.integers(1, 40), rng.integers(1, 150))
     )
     two = rng.random() < 0.3
     case = random_case(
         CELLS[rng.integers(len(CELLS))], T, B, I, H, dtype=DTYPES[rng.integers(2)], seed=seed, state=rng.random() < 0.5,
-        lengths=rng.random() < 0.4, resets=rng.random() < 0.2, context=int(rng.integers(0, 3)), num_layers=int(rng.integers(1, 4)), bidirectional=two,
+        lengths=rng.random() < 0.4, resets=rng.random() < 0.2, context=int(rng.integers(0, 3)),
+        num_layers=int(rng.integers(1, 4)), bidirectional=two,
     )  # fmt: skip
     if rng.random() < 0.2:
         case.given["mask"] = rng.random((T, B)) < 0.7
@@ -77,7 +78,7 @@ def layer(rng, seed):
 
 
 def stream(rng, seed):
-    """Step by step and in chunks; a stream of its own for each call."""
+    """A stream, step by step and in chunks; each call has its own stream."""
     cell, H, B, L = (
         (fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN)[seed % 3],
         int(rng.integers(1, 200)),
@@ -155,7 +156,7 @@ OWN = (layer, layer, layer, stream, stack, decoder)
 
 
 def kinds(adapters):
-    """The jobs, with those of the adapters that are installed."""
+    """Return the jobs, including those of the installed adapters."""
     found = [torch_module] * (importlib.util.find_spec("torch") is not None)
     found += [onnx_model] * all(importlib.util.find_spec(name) is not None for name in ("onnx",))
     return OWN + (tuple(found) if adapters else ())
@@ -165,7 +166,7 @@ def kinds(adapters):
 
 
 def in_child(jobs, wanted):
-    """Compute some jobs in a forked process; whether it ended well, with the same digests."""
+    """Compute some jobs in a forked process, and return whether it ended with the same digests."""
     child = os.fork()
     if not child:
         signal.alarm(120)
@@ -180,7 +181,7 @@ def in_child(jobs, wanted):
 
 
 def round_of(seed, callers, calls, forks, adapters):
-    """One round; returns counts and a list of what went wrong."""
+    """Run one round, and return counts and a list of failures."""
     rng, makers = np.random.default_rng(seed), kinds(adapters)
     chosen = [makers[k % len(makers)] for k in range(2 * len(makers))]
     jobs = [make(rng, seed * 1000 + k) for k, make in enumerate(chosen)]
@@ -210,7 +211,7 @@ def round_of(seed, callers, calls, forks, adapters):
         thread.start()
     forked = [
         k for k, name in enumerate(names) if name in {make.__name__ for make in OWN}
-    ]  # torch does not promise to live on
+    ]  # torch does not guarantee that a forked process works
     for _ in range(forks):
         some = [int(k) for k in rng.choice(forked, 2)]
         counts["forks"] += 1
@@ -222,7 +223,7 @@ def round_of(seed, callers, calls, forks, adapters):
 
 
 def give_back():
-    """Collect garbage, and let the allocator give back what is free: glibc keeps it, for each thread, as new shapes leave it in pieces."""
+    """Collect garbage and return free memory to the system: glibc keeps it per thread, in fragments."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -230,7 +231,7 @@ def give_back():
 
 
 def resident():
-    """Resident memory in MB."""
+    """Return the resident memory in MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -268,10 +269,12 @@ def main(argv=None):
     quarter = max(1, len(memory) // 4)
     first, last = (statistics.median(part) for part in (memory[quarter : 2 * quarter] or memory, memory[-quarter:]))
     print(
-        f"{total.total() - total['forks']} calls in {rounds} rounds, all with the same bits: {', '.join(f'{k} {n}' for k, n in sorted(total.items()))}"
+        f"{total.total() - total['forks']} calls in {rounds} rounds, all with the same bits: "
+        + ", ".join(f"{k} {n}" for k, n in sorted(total.items()))
     )
     print(
-        f"resident memory: {first:.1f} MB in the second quarter, {last:.1f} MB in the last, {max(memory):.1f} MB at most"
+        f"resident memory: {first:.1f} MB in the second quarter, {last:.1f} MB in the last, "
+        f"{max(memory):.1f} MB at most"
     )
     tenths = [f"{statistics.median(part):.0f}" for part in np.array_split(memory, min(10, len(memory)))]
     print(f"by tenths of the run: {', '.join(tenths)} MB")

@@ -1,4 +1,4 @@
-"""Small data with a known answer for every model, as the tests over all models use them."""
+"""Small data with a known answer for every model, shared by the tests of all models."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,8 +25,8 @@ class Case:
     """A model and its data.
 
     make : (**options) -> unfitted model
-    data : (rng, N) -> arguments of `fit`, each a list of N, or what stands for all
-    held_out : `validation` that holds something out
+    data : (rng, N) -> arguments of `fit`, each a list of N, or an equivalent
+    held_out : a `validation` that holds something out
     rows : whether the data are N rows, of which a fraction can be held out
     """
 
@@ -113,23 +113,23 @@ ROWS = {name: case for name, case in CASES.items() if case.rows}
 
 
 def fit_options(name, **options):
-    """Options of a short, quiet fit."""
+    """Return the options of a short, quiet fit."""
     batch = {"text": {"batch_size": 4, "seq_len": 7}}.get(name, {"batch_size": 6})
     return {**batch, "epochs": 3, "lr": 0.02, "verbose": False, **options}
 
 
 def parts(N, part, seed):
-    """The rows that a model with this seed holds out, and those it keeps."""
+    """Return the rows that a model with this seed holds out, and those it keeps."""
     return held_out_rows(N, part, random_key(seed, 2))
 
 
 def some(values, rows):
-    """Those rows of a list or an array."""
+    """Return those rows of a list or an array."""
     return values[rows] if isinstance(values, np.ndarray) else [values[i] for i in rows]
 
 
 def predictions(name, model, data):
-    """All that a fitted model says of data, as a list of arrays, one for each row."""
+    """Return all predictions of a fitted model, as a list of arrays, one for each row."""
     if name == "classifier":
         return list(model.predict_proba(data[0]))
     if name == "forecaster":

@@ -1,4 +1,4 @@
-"""Changes of a file's structure, drawn by a generator of random numbers: what no random byte would give."""
+"""Structural changes of a file, drawn at random, which random bytes would not produce."""
 
 import copy
 import json
@@ -6,8 +6,32 @@ import json
 import foreign_files as files
 
 HUGE = (1 << 31, (1 << 31) - 1, 1 << 40, (1 << 62) + 1, 10**8, 10**12, -1, 0, 1 << 63)
-ODD = (None, True, False, 0, -1, 1, 1.5, 1e300, float("nan"), float("inf"), 10**30, "", "x", "../x", "\x00", "é\ud800", [], {}, [[]], [None], {"a": {}},
-       "float16", "x" * 5000, 1 << 62)  # fmt: skip
+ODD = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    1.5,
+    1e300,
+    float("nan"),
+    float("inf"),
+    10**30,
+    "",
+    "x",
+    "../x",
+    "\x00",
+    "é\ud800",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": {}},
+    "float16",
+    "x" * 5000,
+    1 << 62,
+)
 
 
 def pick(rng, values):
@@ -18,7 +42,7 @@ def pick(rng, values):
 
 
 def flipped(data, rng):
-    """A few bits flipped, the file cut short, a piece left out, doubled, or put elsewhere."""
+    """Flip a few bits, truncate the file, or delete, duplicate or move a piece."""
     data, way = bytearray(data), int(rng.integers(5))
     if way == 0:
         del data[int(rng.integers(len(data))) :]
@@ -47,9 +71,18 @@ _KINDS = (
     "UntypedStorage",
     "NoSuchStorage",
 )
-_CALLS = ("torch._utils._rebuild_sparse_tensor", "torch._utils._rebuild_meta_tensor_no_storage", "torch._utils._rebuild_qtensor",
-          "torch._utils._rebuild_parameter", "collections.OrderedDict", "builtins.bytearray", "torch.Tensor", "os.system", "torch._utils._rebuild_tensor",
-          "torch._tensor._rebuild_from_type_v2")  # fmt: skip
+_CALLS = (
+    "torch._utils._rebuild_sparse_tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage",
+    "torch._utils._rebuild_qtensor",
+    "torch._utils._rebuild_parameter",
+    "collections.OrderedDict",
+    "builtins.bytearray",
+    "torch.Tensor",
+    "os.system",
+    "torch._utils._rebuild_tensor",
+    "torch._tensor._rebuild_from_type_v2",
+)
 
 
 def torch_mutant(rng):
@@ -71,7 +104,7 @@ def torch_mutant(rng):
 
 
 def _torch_tensor(call, rng):
-    """A tensor described wrongly."""
+    """Return a tensor with a wrong description."""
     storage, offset, size, stride, *rest = call.arguments
     storage = copy.deepcopy(storage)
     what, name = int(rng.integers(8)), call.name
@@ -97,8 +130,23 @@ def _torch_tensor(call, rng):
     elif what == 6:
         size, stride = (10**5, 10**5), (0, 0)
     else:
-        return pick(rng, (files.Call("builtins.bytearray", 10**11), files.Call("torch.Tensor", 10**5, 10**5), 3, None, {}, [], "x",
-                          files.Named("torch.float32"), b"}}}}}", b")" * 50 + b"t", b"(((((" , b"\x85" * 3))  # fmt: skip
+        return pick(
+            rng,
+            (
+                files.Call("builtins.bytearray", 10**11),
+                files.Call("torch.Tensor", 10**5, 10**5),
+                3,
+                None,
+                {},
+                [],
+                "x",
+                files.Named("torch.float32"),
+                b"}}}}}",
+                b")" * 50 + b"t",
+                b"(((((",
+                b"\x85" * 3,
+            ),
+        )
     return files.Call(name, storage, offset, size, stride, *rest)
 
 
@@ -135,8 +183,19 @@ def safetensors_mutant(rng):
                 rng, ([0, 1 << 60], [5, 3], [-1, 4], [0], "x", None, [0, 4], [1 << 63, 1 << 64])
             )
         elif way == 3:
-            header["__metadata__"] = pick(rng, ({"a": 3}, {"x": name}, {f"t{k}": name for k in range(5000)}, [], None, {"fastrnn.order": "[" * 5000},
-                                                {"fastrnn.order": "[3]"}, {"fastrnn.order": '["a", "a"]'}))  # fmt: skip
+            header["__metadata__"] = pick(
+                rng,
+                (
+                    {"a": 3},
+                    {"x": name},
+                    {f"t{k}": name for k in range(5000)},
+                    [],
+                    None,
+                    {"fastrnn.order": "[" * 5000},
+                    {"fastrnn.order": "[3]"},
+                    {"fastrnn.order": '["a", "a"]'},
+                ),
+            )
         elif way == 4:
             header[pick(rng, ("", "x", "é", "a.b.c", "rnn.weight_ih_l7"))] = entry
         elif way == 5:
@@ -158,7 +217,7 @@ def safetensors_mutant(rng):
 
 
 def json_mutant(value, rng):
-    """An object of JSON with one value changed, left out or put elsewhere."""
+    """Return a JSON object with one value changed, deleted or moved."""
     value = copy.deepcopy(value)
     places = list(_places(value))
     where, key = pick(rng, places)
@@ -200,20 +259,31 @@ def _places(value):
 
 
 def config_mutant(rng):
-    """A text: a config with values of wrong types and sizes, or no proper JSON."""
+    """Return a config with values of wrong types and sizes, or invalid JSON."""
     config = files.keras_config()
     for _ in range(int(rng.integers(1, 4))):
         if isinstance(config, dict) and config:
             config = json_mutant(config, rng)
     text = json.dumps(config)
     if rng.random() < 0.15:
-        text = pick(rng, (text.replace('"units"', '"units": 3, "units"'), text.replace("true", "NaN"), text[:-5], '{"a":' * 3000 + "1" + "}" * 3000, "[]",
-                          "3", text.replace("4", "9" * 5000), text.replace("layers", "\\ud800")))  # fmt: skip
+        text = pick(
+            rng,
+            (
+                text.replace('"units"', '"units": 3, "units"'),
+                text.replace("true", "NaN"),
+                text[:-5],
+                '{"a":' * 3000 + "1" + "}" * 3000,
+                "[]",
+                "3",
+                text.replace("4", "9" * 5000),
+                text.replace("layers", "\\ud800"),
+            ),
+        )
     return text
 
 
 def hdf5_change(rng, places):
-    """A change of an open HDF5 file: a dataset, group or link that Keras does not write."""
+    """Change an open HDF5 file: a dataset, group or link that Keras does not write."""
     import h5py
 
     place = pick(rng, places)
@@ -297,7 +367,7 @@ def h5_mutant(rng):
 
 
 def onnx_mutant(rng, model):
-    """A ModelProto with some fields of some of its messages changed, whatever they mean."""
+    """Return a ModelProto with some fields of some of its messages changed."""
     import onnx
 
     made = onnx.ModelProto()
@@ -317,7 +387,7 @@ def _messages(message):
 
 
 def _change_field(message, rng, messages):
-    """Set, clear, double or empty one field of a message."""
+    """Set, clear, duplicate or empty one field of a message."""
     import onnx
 
     descriptor = pick(rng, list(message.DESCRIPTOR.fields))
@@ -348,24 +418,37 @@ def _change_field(message, rng, messages):
 
 
 def _scalar(descriptor, rng, onnx):
-    names = ("", "x", "Loop", "If", "Scan", "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "LSTM", "GRU", "Constant", "Reshape", "Split",
-             "com.x", "ai.onnx.ml", "é", "a" * 3000, "x\ny", "sequence_lens", "Y_0", "0.h_0")  # fmt: skip
+    names = (
+        "", "x", "Loop", "If", "Scan", "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "LSTM", "GRU",
+        "Constant", "Reshape", "Split", "com.x", "ai.onnx.ml", "é", "a" * 3000, "x\ny", "sequence_lens", "Y_0", "0.h_0",
+    )  # fmt: skip
     kinds = {
-        "string": lambda: pick(rng, names), "bytes": lambda: pick(rng, (b"", b"\xff", b"reverse", b"bidirectional", b"Relu", b"x" * 100)),
-        "float": lambda: pick(rng, (0.0, -1.0, float("nan"), float("inf"), 1e30)), "double": lambda: pick(rng, (0.0, float("nan"), 1e300)),
-        "int64": lambda: pick(rng, (*[h for h in HUGE if h < 1 << 63], 1, 2, 3, 7)), "uint64": lambda: pick(rng, (0, 1, (1 << 64) - 1)),
+        "string": lambda: pick(rng, names),
+        "bytes": lambda: pick(rng, (b"", b"\xff", b"reverse", b"bidirectional", b"Relu", b"x" * 100)),
+        "float": lambda: pick(rng, (0.0, -1.0, float("nan"), float("inf"), 1e30)),
+        "double": lambda: pick(rng, (0.0, float("nan"), 1e300)),
+        "int64": lambda: pick(rng, (*[h for h in HUGE if h < 1 << 63], 1, 2, 3, 7)),
+        "uint64": lambda: pick(rng, (0, 1, (1 << 64) - 1)),
         "int32": lambda: pick(rng, (0, 1, 2, 7, 9, 10, 11, 16, 21, 22, 99, -1, (1 << 31) - 1)),
         "enum": lambda: pick(rng, [v.number for v in descriptor.enum_type.values]),
     }  # fmt: skip
-    named = {descriptor.TYPE_STRING: "string", descriptor.TYPE_BYTES: "bytes", descriptor.TYPE_FLOAT: "float", descriptor.TYPE_DOUBLE: "double",
-             descriptor.TYPE_INT64: "int64", descriptor.TYPE_UINT64: "uint64", descriptor.TYPE_INT32: "int32", descriptor.TYPE_ENUM: "enum"}  # fmt: skip
+    named = {
+        descriptor.TYPE_STRING: "string",
+        descriptor.TYPE_BYTES: "bytes",
+        descriptor.TYPE_FLOAT: "float",
+        descriptor.TYPE_DOUBLE: "double",
+        descriptor.TYPE_INT64: "int64",
+        descriptor.TYPE_UINT64: "uint64",
+        descriptor.TYPE_INT32: "int32",
+        descriptor.TYPE_ENUM: "enum",
+    }
     return kinds[named[descriptor.type]]()
 
 
 def mutant(kind, rng, model=None):
-    """The bytes of a file of this kind that was changed in its structure, or, in one of four cases, in its bytes.
+    """Return the bytes of a file of this kind with a change of its structure or, in one of four cases, of its bytes.
 
-    model : the ModelProto that is changed where kind is "onnx"
+    model : the ModelProto to change if kind is "onnx"
     """
     if rng.random() < 0.25:
         data = model.SerializeToString() if kind == "onnx" else getattr(files, f"{kind}_bytes")()

@@ -50,17 +50,17 @@ MAKERS = {
 
 
 def features(cell, H):
-    """Features of h: half of the units where the cell projects (one unit alone is not projected)."""
+    """Return the number of features of h: half of the units if the cell projects (one unit alone is not projected)."""
     return H // 2 or H if "proj_size" in MAKERS[cell][1] else H
 
 
 def state_sizes(cell, H):
-    """Features of h, and of c if there is one."""
+    """Return the number of features of h, and of c if there is one."""
     return (features(cell, H), H)[: reference.CELLS[cell][2]]
 
 
 def make(cell, input_size, hidden_size, num_layers=1, params=None, **options):
-    """A layer of this cell; `params` by torch's names, all of them."""
+    """Return a layer of this cell; `params` are all parameters by torch's names."""
     maker, fixed = MAKERS[cell]
     if "proj_size" in fixed:
         fixed = {**fixed, "proj_size": hidden_size // 2}
@@ -71,7 +71,7 @@ def make(cell, input_size, hidden_size, num_layers=1, params=None, **options):
 
 
 def shapes(cell, I, H, num_layers=1, bidirectional=False, context=0, bias=True):
-    """Names and shapes of the parameters, as torch has them."""
+    """Return the names and shapes of the parameters, as in torch."""
     rows, P, fixed = reference.CELLS[cell][1] * H, features(cell, H), MAKERS[cell][1]
     D = 2 if bidirectional else 1
     result = {}
@@ -92,7 +92,7 @@ def shapes(cell, I, H, num_layers=1, bidirectional=False, context=0, bias=True):
 
 
 def random_params(rng, cell, *sizes, dtype="float64", **options):
-    """Large enough that every gate is used, small enough that relu does not explode."""
+    """Return parameters large enough to use every gate, small enough that relu does not explode."""
     return {
         name: ((0.8 * rng.standard_normal(shape)) / (np.sqrt(max(1, shape[1])) if len(shape) == 2 else 1)).astype(dtype)
         for name, shape in shapes(cell, *sizes, **options).items()
@@ -100,18 +100,18 @@ def random_params(rng, cell, *sizes, dtype="float64", **options):
 
 
 def as_state(arrays):
-    """The state as the layers take it: one array, or the LSTM's pair."""
+    """Return the state in the form of the layers: one array, or the LSTM's pair."""
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
 def as_tuple(state):
-    """The state as a tuple of arrays, whatever the cell."""
+    """Return the state as a tuple of arrays, whatever the cell."""
     return tuple(state) if isinstance(state, tuple) else (state,)
 
 
 @dataclass(repr=False)
 class Case:
-    """One network with everything that can be given to it, and the gradients of its outputs."""
+    """A network with every kind of argument, and the gradients of its outputs."""
 
     cell: str
     dtype: str
@@ -119,12 +119,12 @@ class Case:
     params: dict
     x: np.ndarray
     state: tuple | None
-    given: dict = field(default_factory=dict)  # lengths, resets, context: what there is
+    given: dict = field(default_factory=dict)  # lengths, resets, context: those that are used
     dy: np.ndarray | None = None
     dstate: tuple | None = None
 
     def __repr__(self):
-        """Its sizes: hypothesis writes down what it tries, and the arrays would be pages."""
+        """Return the sizes only: hypothesis prints its examples, and the arrays would fill pages."""
         return (
             f"Case({self.cell}, {self.dtype}, {self.options}, x {self.x.shape}, H={self.H}, given {list(self.given)})"
         )
@@ -138,7 +138,7 @@ class Case:
         return self.params["weight_hh_l0"].shape[0] // reference.CELLS[self.cell][1]
 
     def net(self, **more):
-        """A new layer: packed weights belong to one instruction set, so none outlives a test."""
+        """Return a new layer. Packed weights belong to one instruction set, so no layer is shared between tests."""
         options = {**self.options, **more}
         if "context" in self.given:
             options["context_size"] = self.given["context"].shape[1]
@@ -151,7 +151,7 @@ class Case:
         return as_state(self.dstate)
 
     def reference(self, params=None, x=None, state=None, context=None):
-        """y and state_n in float64, with some of the arrays replaced."""
+        """Return y and state_n in float64, with some of the arrays replaced."""
         given = dict(self.given)
         if context is not None:
             given["context"] = context
@@ -167,7 +167,7 @@ class Case:
 
 
 def random_lengths(rng, T, B):
-    """Any order, with a 0 and a T among them where there is room."""
+    """Return lengths in any order, with a 0 and a T among them if there is room."""
     lengths = rng.integers(0, T + 1, B)
     if B > 1:
         lengths[rng.integers(B)] = T
@@ -193,7 +193,7 @@ def random_case(
     bidirectional=False,
     bias=True,
 ):
-    """The same arguments give the same numbers; float32 numbers are exact in float64 too."""
+    """Return the case; the same arguments give the same numbers, and float32 numbers are exact in float64."""
     rng = np.random.default_rng([seed, T, B, I, H, CELLS.index(cell)])
     D = 2 if bidirectional else 1
     sizes = state_sizes(cell, H)
@@ -226,7 +226,7 @@ def random_case(
 
 
 def same_bits(got, want, what=""):
-    """Equal dtype, shape and bytes: NaN equals the same NaN, and -0.0 is not 0.0."""
+    """Assert equal dtype, shape and bytes: NaN equals the same NaN, and -0.0 differs from 0.0."""
     assert got.dtype == want.dtype and got.shape == want.shape, (
         f"{what}: {got.dtype} {got.shape} is not {want.dtype} {want.shape}"
     )
@@ -235,7 +235,8 @@ def same_bits(got, want, what=""):
         different = np.ascontiguousarray(got).view(unsigned) != np.ascontiguousarray(want).view(unsigned)
         first = tuple(np.argwhere(different)[0])
         raise AssertionError(
-            f"{what}: {different.sum()} of {got.size} elements differ, the first at {first}: {got[first]!r} is not {want[first]!r}"
+            f"{what}: {different.sum()} of {got.size} elements differ, "
+            f"the first at {first}: {got[first]!r} is not {want[first]!r}"
         )
 
 
@@ -245,7 +246,7 @@ def same_state(got, want, what="state"):
 
 
 def same_gradients(got, want, what="gradients"):
-    """Two Gradients, bit for bit."""
+    """Compare two Gradients bit for bit."""
     for name in ("x", "context", "embedding", "flat"):
         a, b = getattr(got, name), getattr(want, name)
         assert (a is None) == (b is None), f"{what}.{name}"
@@ -267,7 +268,7 @@ def gradients(net, case):
 
 
 def check_threads(case, counts=(2, 3, 5)):
-    """Outputs, outputs of vjp and all gradients on so many threads are those on one, bit for bit."""
+    """Assert that outputs, outputs of vjp and all gradients are those on one thread, bit for bit."""
     net = case.net()
 
     def everything():

@@ -1,4 +1,4 @@
-"""ONNX models of one recurrent node, drawn at random, and what onnxruntime makes of them."""
+"""Random ONNX models of one recurrent node, and onnxruntime's results for them."""
 
 from dataclasses import dataclass, field
 
@@ -7,15 +7,15 @@ import numpy as np
 PEER = {"rtol": 1e-5, "atol": 1e-5}
 BLOCKS = {"RNN": 1, "GRU": 3, "LSTM": 4}
 TENSORS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-NUMBERS = {  # activations that differ from case to case: how many numbers they take
-    "Tanh": 0, "Sigmoid": 0, "Relu": 0, "Softsign": 0, "Softplus": 0, "LeakyRelu": 1, "ThresholdedRelu": 1, "Elu": 1, "Affine": 2, "ScaledTanh": 2,
-    "HardSigmoid": 2,
+NUMBERS = {  # activations used in the cases: how many parameters they take
+    "Tanh": 0, "Sigmoid": 0, "Relu": 0, "Softsign": 0, "Softplus": 0, "LeakyRelu": 1, "ThresholdedRelu": 1, "Elu": 1,
+    "Affine": 2, "ScaledTanh": 2, "HardSigmoid": 2,
 }  # fmt: skip
 
 
 @dataclass
 class Case:
-    """One node: its operator, attributes, and the tensors by name, of which those in `weights` are initializers."""
+    """One node: its operator, its attributes, and the tensors by name; those in `weights` are initializers."""
 
     op: str
     tensors: dict
@@ -42,7 +42,10 @@ class Case:
         graph = helper.make_graph(
             [node], "case", [info(n, a) for n, a in self.tensors.items() if n not in self.weights],
             [helper.make_tensor_value_info(o, kind, [None] * (4 if o == "Y" else 3)) for o in self.outputs],
-            [numpy_helper.from_array(np.ascontiguousarray(self.tensors[n]), n) for n in self.weights if n in self.tensors],
+            [
+                numpy_helper.from_array(np.ascontiguousarray(self.tensors[n]), n)
+                for n in self.weights if n in self.tensors
+            ],
         )  # fmt: skip
         assert kind in (TensorProto.FLOAT, TensorProto.DOUBLE)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
@@ -53,7 +56,7 @@ class Case:
 
 
 def tensors(op, T, B, I, H, D, rng, given, scale=0.6):
-    """Random tensors of a node, all of them or those named."""
+    """Return random tensors of a node, all of them or those named."""
     G = BLOCKS[op]
     shapes = {"X": (T, B, I), "W": (D, G * H, I), "R": (D, G * H, H), "B": (D, 2 * G * H), "initial_h": (D, B, H)}
     if op == "LSTM":
@@ -66,7 +69,7 @@ def tensors(op, T, B, I, H, D, rng, given, scale=0.6):
 
 
 def activations(op, D, rng):
-    """Attributes: a list of activations and their numbers, which stand in the order of those that take one."""
+    """Return the attributes: a list of activations and their parameters, in the order of those that take one."""
     some = (["Sigmoid", "HardSigmoid"], list(NUMBERS), list(NUMBERS))
     names = [
         str(rng.choice(some[k if op != "RNN" else 2]))
@@ -83,7 +86,7 @@ def activations(op, D, rng):
 
 
 def random_case(seed):
-    """A configuration that onnxruntime has: float32, layout 0."""
+    """Return a configuration that onnxruntime supports: float32, layout 0."""
     rng = np.random.default_rng(seed)
     op = ("RNN", "GRU", "LSTM")[seed % 3]
     T, B, I, H = (int(rng.integers(1, most)) for most in (8, 6, 12, 20))
@@ -108,7 +111,7 @@ def random_case(seed):
 
 
 def peer(model, feeds):
-    """What onnxruntime gives, on one thread."""
+    """Return onnxruntime's results, on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""The truth that models of pairs are tested against: one pair, one step at a time, float64; every sum is written out here once more."""
+"""The reference for models of pairs: one pair, one step at a time, float64, independent of the engine."""
 
 import numpy as np
 import reference
@@ -7,7 +7,11 @@ NAMES = {"rnn": "rnn_tanh", "gru": "gru", "lstm": "lstm"}
 
 
 def log_likelihood(model, source, target):
-    """Log-probability of a target and its end. source : ids of an EncoderDecoder, or the scaled vector; target : ids without the end."""
+    """Return the log-probability of a target and its end.
+
+    source : ids of an EncoderDecoder, or the scaled vector
+    target : ids without the end
+    """
     values = {name: np.asarray(slot.view(model.storage.flat), float) for name, slot in model.slots.items()}
     cell, H, layers, _ = model._decoder
     vector, state, memory = np.asarray(source, float), None, None

@@ -1,4 +1,4 @@
-"""Python code in a process of its own: for what must not happen to the process that runs the tests."""
+"""Run Python code in its own process, for what must not happen in the process of the tests."""
 
 import os
 import subprocess
@@ -9,19 +9,19 @@ import fastrnn
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-TIMEOUT = 1200 if "LD_PRELOAD" in os.environ else 120  # seconds; a sanitizer takes its time
-PACKAGE = Path(fastrnn.__file__).parent  # the one under test: installed, or built in place
+TIMEOUT = 1200 if "LD_PRELOAD" in os.environ else 120  # seconds; sanitizers are slow
+PACKAGE = Path(fastrnn.__file__).parent  # the package under test: installed, or built in place
 
 
 def environment(**more):
-    """This environment without anything that configures fastrnn or another thread pool."""
+    """Return this environment without anything that configures fastrnn or another thread pool."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("FASTRNN_", "OMP_", "OPENBLAS_", "MKL_"))}
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), str(TESTS), kept.get("PYTHONPATH")]))
     return {**kept, **more}
 
 
 def python(code, *arguments, timeout=TIMEOUT, options=(), **variables):
-    """Run code, wait, and return what it did: .returncode, .stdout, .stderr."""
+    """Run code, wait, and return the finished process: .returncode, .stdout, .stderr."""
     return subprocess.run(
         [sys.executable, *options, "-c", code, *map(str, arguments)],
         cwd=TESTS,
@@ -33,7 +33,7 @@ def python(code, *arguments, timeout=TIMEOUT, options=(), **variables):
 
 
 def output(code, *arguments, **options):
-    """What code printed; it must end well."""
+    """Run code that must succeed, and return what it printed."""
     done = python(code, *arguments, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout

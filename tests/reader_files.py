@@ -6,7 +6,10 @@ WORDS = ["dog", "Katze", "naïve", "x1", "it's", "日本", "U.S.", "re\u0301sume
 
 
 class Written:
-    """content : what is to be found; lines : of the file; records : places of the lines of data; cut : separates fields"""
+    """A file and its content.
+
+    content : what must be read; lines : of the file; records : indices of the lines of data; cut : separates fields
+    """
 
     def __init__(self, content, lines, records, cut, **more):
         self.content, self.lines, self.records, self.cut = content, lines, records, cut
@@ -119,7 +122,7 @@ def table(rng):
 
 
 def european(rng):
-    """A table with decimal commas and semicolons."""
+    """Write a table with decimal commas and semicolons."""
     written = table(rng)
     head, *rows = written.lines
     lines = [head.replace(",", ";")]
@@ -173,7 +176,7 @@ def captions(rng):
     texts = [[number(rng) for _ in range(D)] for _ in range(N)]
     said = [str(rng.choice(["tall", "wide and dark", "x"])) for _ in range(N)]
     lines = [",".join([*row, text]) for row, text in zip(texts, said)]
-    if D > 1:  # else a first line without a number is a header
+    if D > 1:  # otherwise a first line without a number is a header
         return Written(([list(map(float, row)) for row in texts], said), lines, list(range(N)), ",", numbers=(",", -1))
     return captions(rng)
 

@@ -1,6 +1,6 @@
-"""The truth the engine is tested against: NumPy, float64, forward only, no cleverness.
+"""The reference that the engine is tested against: NumPy, float64, forward only, as simple as possible.
 
-One step at a time: slow and obvious. `params` are torch's names; arrays of any float dtype.
+One step at a time: slow and obvious. `params` have torch's names; arrays may have any float dtype.
 `tests/test_torch.py` compares this file with torch.
 """
 
@@ -12,7 +12,7 @@ def sigmoid(a):
 
 
 def split(a, parts):
-    """Equal parts of the first axis; np.split takes ten times as long for a few numbers."""
+    """Return equal parts of the first axis; np.split takes ten times as long for a few numbers."""
     return a.reshape(parts, len(a) // parts, *a.shape[1:])
 
 
@@ -25,7 +25,7 @@ def rnn_step(activation, p, x_side, h):
 
 
 def gru_step(p, x_side, h):
-    """cuDNN's and torch's GRU: the reset gate is applied after the product."""
+    """One step of the GRU of cuDNN and torch: the reset gate is applied after the product."""
     x_r, x_z, x_n = split(x_side, 3)
     h_r, h_z, h_n = split(p["w_hh"] @ h + p["b_hh"], 3)
     r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
@@ -33,7 +33,7 @@ def gru_step(p, x_side, h):
 
 
 def gru_before_step(p, x_side, h):
-    """Cho et al. 2014: the reset gate is applied to h, before the product."""
+    """One step of the GRU of Cho et al. 2014: the reset gate is applied to h, before the product."""
     x_r, x_z, x_n = split(x_side, 3)
     w_r, w_z, w_n = split(p["w_hh"], 3)
     b_r, b_z, b_n = split(p["b_hh"], 3)
@@ -47,7 +47,7 @@ def lstm_step(p, x_side, h, c):
     return sigmoid(o) * np.tanh(c), c
 
 
-ACTIVATIONS = {  # ONNX's definitions, and Keras' of the last three
+ACTIVATIONS = {  # ONNX's definitions; the last three are Keras'
     "tanh": np.tanh,
     "sigmoid": sigmoid,
     "relu": relu,
@@ -67,7 +67,7 @@ ACTIVATIONS = {  # ONNX's definitions, and Keras' of the last three
 
 
 def clipped(activation, clip):
-    """An activation, a name or a tuple with its numbers, of pre-activations cut to -clip .. clip."""
+    """Apply an activation, a name or a tuple with its parameters, to pre-activations clipped to -clip .. clip."""
     name, *numbers = (activation,) if isinstance(activation, str) else activation
     return lambda a: ACTIVATIONS[name](np.minimum(np.maximum(a, -clip), clip), *numbers)
 
@@ -93,7 +93,7 @@ def gru_options(reset_after, recurrent_activation, activation, clip=np.inf):
 def lstm_options(
     coupled=False, recurrent_activation="sigmoid", activation="tanh", output_activation="tanh", clip=np.inf
 ):
-    """Peepholes and a projection are there if their weights are."""
+    """One step of an LSTM; it has peepholes and a projection if their weights are given."""
     gate, candidate, output = (
         clipped(recurrent_activation, clip),
         clipped(activation, clip),
@@ -102,11 +102,11 @@ def lstm_options(
 
     def step(p, x_side, h, c):
         a = split(x_side + p["w_hh"] @ h + p["b_hh"], 3 if coupled else 4)
-        looks = split(p["peephole"], 2 if coupled else 3) if "peephole" in p else [0.0] * 3
-        i = gate(a[0] + looks[0] * c)
-        f = 1 - i if coupled else gate(a[1] + looks[1] * c)
+        peepholes = split(p["peephole"], 2 if coupled else 3) if "peephole" in p else [0.0] * 3
+        i = gate(a[0] + peepholes[0] * c)
+        f = 1 - i if coupled else gate(a[1] + peepholes[1] * c)
         c = f * c + i * candidate(a[-2])
-        m = gate(a[-1] + looks[-1] * c) * output(c)
+        m = gate(a[-1] + peepholes[-1] * c) * output(c)
         return p["w_hr"] @ m if "w_hr" in p else m, c
 
     return step
@@ -132,7 +132,7 @@ CELLS = {
 
 
 def direction_params(params, suffix, rows):
-    """The arrays of one layer and direction in float64; what the network does not have is zero."""
+    """Return the arrays of one layer and direction in float64; what the network does not have is zero."""
     p = {}
     for short, name in (
         ("w_ih", "weight_ih"),
@@ -180,11 +180,11 @@ def run(
             )
             p = {name: a[:, None] if a.ndim == 1 else a for name, a in p.items()}
             k = layer * D + direction
-            s = [a[k].T.copy() for a in state_n]  # a row of the batch is a column here
+            s = [a[k].T.copy() for a in state_n]  # here a row of the batch is a column
             for t in reversed(range(T)) if direction else range(T):
                 b = np.flatnonzero(lengths > t)
                 now = [a[:, b] for a in s]
-                # a reset at t cuts between t-1 and t, whichever way the time runs
+                # a reset at t cuts between t-1 and t, in either direction of time
                 cut = (t + 1 < lengths[b]) & resets[min(t + 1, T - 1), b] if direction else resets[t, b]
                 for a in now:
                     a[:, cut] = 0
@@ -204,7 +204,7 @@ def run(
 
 
 def numeric_gradient(loss, values, eps=1e-6):
-    """Central differences of loss(values) for every element of every array in values."""
+    """Return central differences of loss(values) for every element of every array in values."""
     values = {name: a.astype(np.float64) for name, a in values.items()}
     grads = {name: np.empty_like(a) for name, a in values.items()}
     for name, a in values.items():
@@ -219,9 +219,11 @@ def numeric_gradient(loss, values, eps=1e-6):
 
 
 def differences(loss, values, most=10, eps=1e-6):
-    """Central differences of loss(values) for up to `most` elements of every array, and along a direction in which all elements change.
+    """Compute central differences of loss(values) for up to `most` elements of every array and along one direction.
 
-    Returns {name: (indices of the elements, their derivatives, direction, derivative along it)}: what `agrees` takes.
+    The direction changes all elements. Returns {name: (indices of the elements, their derivatives, direction,
+    derivative
+    along it)}, the argument of `agrees`.
     """
     rng = np.random.default_rng(5)
     values = {name: a.astype(np.float64) for name, a in values.items()}
@@ -243,7 +245,7 @@ def differences(loss, values, most=10, eps=1e-6):
 
 
 def agrees(gradient, differences, name, rtol, atol):
-    """Assert that a gradient is what `differences` found for its array."""
+    """Assert that a gradient agrees with `differences` of its array."""
     where, elements, direction, slope = differences
     flat = gradient.ravel().astype(np.float64)
     np.testing.assert_allclose(flat[where], elements, rtol=rtol, atol=atol, err_msg=name)

@@ -1,4 +1,4 @@
-"""Small files of other libraries that ask for much: memory, time, or depth; and what is said of each."""
+"""Small files of other libraries that ask for much memory, time or depth, and the errors they cause."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ MB = 1 << 20
 
 
 def torch_with(**changed):
-    """A file of torch in which some tensors are other ones."""
+    """Return a torch file in which some tensors are replaced."""
     found, members = files.torch_parts()
     return files.torch_file(found | {name.replace("__", "."): value for name, value in changed.items()}, members)
 
@@ -21,7 +21,7 @@ def expanded():
 
 
 def windows():
-    """A tensor whose rows overlap, so that it has more numbers than its storage."""
+    """Return a tensor whose rows overlap, so that it has more elements than its storage."""
     return torch_with(out__weight=files.tensor("FloatStorage", "5", 20, (19, 19), (0, 1), 0))
 
 
@@ -43,7 +43,7 @@ def storage_beyond_its_part():
 
 
 def pickle_of_nested_tuples():
-    """A key that is a tuple of tuples of …, each used twice: its hash, or its text, would never be done."""
+    """Return a key that is a tuple of tuples of …, each used twice: computing its hash or its repr would never end."""
     nested = b")" + b"".join(b"q" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(200))
     return files.torch_file(b"\x80\x02}" + nested + b"K\x01s.", {})
 
@@ -58,7 +58,7 @@ def shape_of_nested_tuples():
 
 
 def keys_with_one_hash(code, pack):
-    """As many keys as a pickle may have, whose hashes are the same in every process."""
+    """Return the maximum number of keys of a pickle, whose hashes are the same in every process."""
     parts = b"".join(code + pack(k) + b"N" for k in range(1, 100_001))
     return files.torch_file(b"\x80\x02}(" + parts + b"u.", {})
 
@@ -72,7 +72,7 @@ def pickle_of_empty_lists():
 
 
 def hexed():
-    """A text that is encoded into one of twice its length, again and again."""
+    """Return a string that is repeatedly encoded into one of twice its length."""
     call = b"c_codecs\nencode\n"
     text = b"X\x01\x00\x00\x00a"
     for _ in range(40):
@@ -122,7 +122,7 @@ def config_bomb():
 
 
 def weights_bomb():
-    """The config asks for much, and some kB of zeros that are packed give it."""
+    """Return a file whose config asks for much memory, provided by a few kB of compressed zeros."""
     config = files.keras_config()
     config["config"]["layers"][3]["config"]["units"] = 1900
     config["config"]["layers"][4]["config"]["units"] = 1900
@@ -212,7 +212,7 @@ def expanded_to_a_terabyte():
 
 
 def cast_from_bytes(to):
-    """20 million numbers of one byte, which is less than may be made, as larger ones."""
+    """Return 20 million numbers of one byte, less than the limit, which become larger numbers."""
 
     import onnx
 
@@ -297,7 +297,7 @@ def one_long_string():
 
 
 def graphs_inside_graphs(depth=1000):
-    """Bytes: a graph whose node has an attribute with a graph whose …"""
+    """Return the bytes of a graph whose node has an attribute with a graph whose …"""
 
     def field(number, data):
         size, varint = len(data), b""
@@ -336,7 +336,7 @@ def sparse_initializer():
     )
 
 
-SMALL = {  # what it is: (kind, file, words of the error)
+SMALL = {  # name: (kind, file, words of the error)
     "a tensor of stride 0 of 15 GB": ("torch", expanded, "out.weight .*repeats them"),
     "rows that overlap": ("torch", windows, "out.weight .*repeats them"),
     "one storage with 2,000 names": ("torch", one_storage_many_names, "take .*at most 4 times"),

@@ -1,4 +1,4 @@
-"""AttentionDecoder: numbers and gradients against NumPy float64, its laws bit for bit, what it refuses."""
+"""AttentionDecoder: numbers and gradients against NumPy float64, bit-for-bit laws, errors."""
 
 import copy
 import pickle
@@ -14,7 +14,7 @@ import fastrnn
 from fastrnn import AttentionDecoder, Embedding, Storage
 
 ATTENTIONS = ["additive", "dot", "general"]
-SIZES = dict(T=4, B=5, I=3, H=7, S=6, M=7, A=5, F=6, C=2)  # M = H, for dot
+SIZES = dict(T=4, B=5, I=3, H=7, S=6, M=7, A=5, F=6, C=2)  # M = H, required by dot
 
 
 def decoder_of(cell="gru", attention="additive", feeds=True, layers=1, dtype="float64", **options):
@@ -32,7 +32,7 @@ def decoder_of(cell="gru", attention="additive", feeds=True, layers=1, dtype="fl
 
 
 def arguments(layers=1, states=1, dtype="float64", ragged=True):
-    """x, memory, state, context, and the lengths."""
+    """Return x, memory, state, context, and the lengths."""
     n, rng = SIZES, np.random.default_rng(3)
     x, memory = rng.standard_normal((n["T"], n["B"], n["I"])), rng.standard_normal((n["S"], n["B"], n["M"]))
     state = tuple(0.5 * rng.standard_normal((layers, n["B"], n["H"])) for _ in range(states))
@@ -47,7 +47,7 @@ def arguments(layers=1, states=1, dtype="float64", ragged=True):
 
 
 def decode64(cell, params, values, lengths, *, layers, attention, feeds):
-    """y (T, B, F), alpha (T, B, S) and the final states; a row and a step at a time."""
+    """Return y (T, B, F), alpha (T, B, S) and the final states, computed one row and one step at a time."""
     step, gates, states = reference.CELLS[cell]
     p = {name: np.asarray(a, np.float64) for name, a in params.items()}
     x, memory = values["x"], values["memory"]
@@ -85,7 +85,7 @@ def decode64(cell, params, values, lengths, *, layers, attention, feeds):
 
 CASES = [
     (cell, "additive", True, 1) for cell, (_, options) in MAKERS.items() if "proj_size" not in options
-]  # those are refused
+]  # which are refused
 CASES += [("gru", attention, feeds, layers) for attention in ATTENTIONS for feeds in (True, False) for layers in (1, 2)]
 CASES += [("lstm", attention, True, 3) for attention in ATTENTIONS]
 
@@ -298,7 +298,7 @@ def test_copies_pickles_and_other_dtypes_are_independent():
     )
 
 
-def test_a_released_or_stale_backward_says_so():
+def test_a_released_or_stale_backward_raises():
     decoder = decoder_of("gru")
     values, lengths = arguments(1, 1)
     (y, _), backward = called(decoder, values, lengths, 1, "vjp")
@@ -335,7 +335,8 @@ def test_layers_made_in_between_are_noticed():
 
 
 @pytest.mark.parametrize("change, error, message", [
-    (dict(memory=np.ones((6, 5, 8))), ValueError, r"memory has shape \(6, 5, 8\), but this decoder was made with memory_size=7"),
+    (dict(memory=np.ones((6, 5, 8))), ValueError,
+     r"memory has shape \(6, 5, 8\), but this decoder was made with memory_size=7"),
     (dict(memory=np.ones((6, 4, 7))), ValueError, "x has 5 rows"),
     (dict(memory=np.ones((6, 5, 7), "float32")), TypeError, "memory is float32"),
     (dict(memory_lengths=[7, 1, 1, 1, 1]), ValueError, "memory_lengths has 7, but memory has 6 steps"),

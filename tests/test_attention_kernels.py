@@ -1,4 +1,4 @@
-"""The kernels of attention and of the choice of a symbol, on every instruction set, against NumPy float64 and central differences."""
+"""The kernels of attention and of choosing a symbol on every ISA, against NumPy float64 and central differences."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from test_kernels import EPS, SIZES, guarded
 
 from fastrnn import _engine
 
-FIRST, COUNT = np.array([0, 4, 4, 20, 33]), np.array([4, 16, 0, 13, 0])  # of 33 keys: overlapping, none, all the rest
+FIRST, COUNT = np.array([0, 4, 4, 20, 33]), np.array([4, 16, 0, 13, 0])  # of 33 keys: overlapping, empty, all the rest
 
 
 @pytest.fixture(params=DTYPES)
@@ -17,7 +17,7 @@ def dtype(request):
 
 
 def attend64(query, keys, values, v, softmax):
-    """alpha (R, 17) and context (R, M) by NumPy."""
+    """Return alpha (R, 17) and context (R, M), computed by NumPy."""
     alpha, context = np.zeros((len(query), 17), "float64"), np.zeros((len(query), values.shape[1]), "float64")
     for r, (first, count) in enumerate(zip(FIRST, COUNT)):
         k, m = keys[first : first + count].astype("float64"), values[first : first + count].astype("float64")

@@ -1,4 +1,4 @@
-"""The benchmark: the grid is the official one, a wrong answer is never timed, a run can be resumed, and the report hides no loss."""
+"""The benchmark: the official grid, no timing of wrong answers, resuming a run, and a report that shows every loss."""
 
 import collections
 import html
@@ -73,7 +73,7 @@ def test_only_takes_whole_words():
 
 
 @pytest.mark.parametrize("cell", grid.CELLS)
-def test_the_truth_agrees_with_the_reference_and_its_gradients_with_numbers(cell):
+def test_the_benchmarks_reference_agrees_with_the_tests_reference(cell):
     problem = data.Problem(grid.Case("train", cell, 4, 3, 5, 2))
     values = {"x": problem.x.astype("float64"), **{name: a.astype("float64") for name, a in problem.params.items()}}
     dy = problem.dy.astype("float64")
@@ -97,7 +97,7 @@ def test_the_truth_agrees_with_the_reference_and_its_gradients_with_numbers(cell
         )
 
 
-def test_an_error_counts_whatever_is_missing_or_nan():
+def test_the_error_is_infinite_if_something_is_missing_or_nan():
     want = {"y": np.array([1.0, -4.0])}
     assert data.error({"y": np.array([1.0, -3.0])}, want) == 0.25
     assert (
@@ -109,7 +109,7 @@ def test_an_error_counts_whatever_is_missing_or_nan():
 
 
 def test_the_ratio_is_paired_by_round():
-    ours = np.linspace(1, 9, 15)  # a machine that slows down all the while
+    ours = np.linspace(1, 9, 15)  # a machine that becomes slower all the time
     found = measure.ratio(2 * ours, ours)
     assert found == pytest.approx({"median": 2, "low": 2, "high": 2})
 
@@ -138,7 +138,7 @@ def test_weights_that_outgrow_a_cache_are_bound_by_the_next():
 
 def test_the_loops_at_the_limit_compute_what_they_say(isa):
     lanes = _engine.vector_lanes(False)
-    assert _engine.fma_loop(100) == 2 * 12 * lanes  # each lane goes to the fixed point of x / 2 + 1
+    assert _engine.fma_loop(100) == 2 * 12 * lanes  # each lane converges to the fixed point of x / 2 + 1
     assert _engine.read_loop(np.ones(3 * 12 * lanes, "float32"), 2) == 2 * 3 * 12 * lanes
 
 
@@ -158,7 +158,7 @@ def test_a_slower_loop_is_noticed_on_any_cpu_and_the_affinity_is_kept(monkeypatc
 
 @pytest.fixture
 def in_a_hurry(monkeypatch):
-    """Few rounds, though the workers warm up all the same; and a busy machine is no reason to measure again."""
+    """Run few rounds, though the workers still warm up; do not measure again on a busy machine."""
     monkeypatch.setattr(measure, "SECONDS", 0.1)
     monkeypatch.setattr(measure, "LONGEST", 0.3)
     monkeypatch.setattr(measure, "MOVED", np.inf)
@@ -198,7 +198,7 @@ def test_a_word_that_no_case_has_is_an_error():
 
 
 def result(case, ours, ratio, peer="torch", **more):
-    """A made-up result whose best peer takes `ratio` times as long as we."""
+    """Return a made-up result whose best peer takes `ratio` times as long as fastrnn."""
     found = {"median": ratio, "low": 0.98 * ratio, "high": 1.02 * ratio}
     times = {
         name: {"median": t, "q1": t, "q3": t, "blocks": 15, "variant": "", "error": 0.0}
@@ -226,7 +226,7 @@ def result(case, ours, ratio, peer="torch", **more):
 
 @pytest.fixture
 def results(tmp_path):
-    """A folder with the JSONs of one and two threads: three cases, of which one is lost on one thread; and a peer that is missing."""
+    """A folder with the JSONs of one and two threads: three cases, one lost on one thread, and a missing peer."""
     cases = [
         grid.Case("forward", "lstm", 100, 1, 64, 64),
         grid.Case("train", "gru", 50, 32, 64, 64),
@@ -259,7 +259,7 @@ def test_the_page_shows_a_losing_cell_first_and_names_a_missing_peer(results, mo
     assert "1 of 6 compared cells are lost" in page
     assert page.index("<h2>Losing cells") < page.index("forward lstm T100 B1 I64 H64") < page.index("<h2>Goals")
     assert "0.80 [0.78, 0.82]" in page and "&lt;Nice&gt; CPU" in page and "pip install jax==0.10.2" in page
-    assert "http" not in page  # nothing is loaded from elsewhere
+    assert "http" not in page  # nothing is loaded from other sites
 
 
 HOSTILE = [
@@ -276,7 +276,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_whatever_a_result_is_called_the_page_shows_it_as_text(results, hostile, monkeypatch):
+def test_any_name_of_a_result_is_shown_as_text(results, hostile, monkeypatch):
     """Names, errors, versions and hints come from files and from other libraries."""
     monkeypatch.setattr(report, "charts", lambda content: "")
     [content, _] = report.load(results).values()
@@ -293,7 +293,7 @@ def test_whatever_a_result_is_called_the_page_shows_it_as_text(results, hostile,
     page = report.page({1: content})
     assert page.count("<script") == 0 and page.count("</style>") == 1 and "onmouseover=alert(1)>" not in page
     tags = [collections.Counter(re.findall("<(/?[a-z0-9]+)", text)) for text in (clean, page)]
-    assert set(tags[0]) >= set(tags[1]) - {"br", "span"}  # the sentence on what is missing
+    assert set(tags[0]) >= set(tags[1]) - {"br", "span"}  # the sentence about missing peers
     assert tags[1]["td"] == tags[1]["/td"] and not re.search(
         "[\0\x1b\u2028\ud800]", page.replace("\u2028", "" if hostile == "\u2028" else "\u2028")
     )
@@ -335,7 +335,7 @@ def test_the_charts_are_drawings_inside_the_page(results):
 
 
 def test_the_example_min_char_rnn_is_the_original_iteration_for_iteration():
-    """In float64, with the same first weights. Its updates magnify every difference tenfold each, so only the first few are compared."""
+    """Compare the first few updates in float64, with the same initial weights; each magnifies a difference tenfold."""
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "min_char_rnn.py"))
     rng = np.random.default_rng(0)
     V, first = 30, [0.01 * rng.standard_normal(shape) for shape in ((100, 30), (100, 100), (30, 100))]

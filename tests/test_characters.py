@@ -1,4 +1,4 @@
-"""Long texts: piece by piece, in little memory, with the same ids as all at once."""
+"""Long texts are read piece by piece, in little memory, with the same ids as all at once."""
 
 import hashlib
 import os
@@ -133,7 +133,7 @@ CONTENTS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
 @pytest.mark.parametrize("content, verb", [*((content, "fit") for content in CONTENTS), ("one emoji", "score")])
 def test_memory_is_at_most_three_times_the_file(tmp_path, content, verb):
-    """Of two sizes, so that what does not grow with the file cancels out."""
+    """Measure files of two sizes, so that memory that does not grow with the file cancels out."""
     peaks, sizes = [], []
     for megabytes in (4, 16):
         text = CONTENTS[content] * (megabytes * MB // len(CONTENTS[content].encode()))
@@ -143,7 +143,7 @@ def test_memory_is_at_most_three_times_the_file(tmp_path, content, verb):
         sizes.append(path.stat().st_size / MB)
         peaks.append(float(processes.output(MEMORY, path, "character", verb)))
     assert peaks[1] - peaks[0] < 3 * (sizes[1] - sizes[0]), peaks
-    assert peaks[1] < 3 * sizes[1] + 24, peaks  # what does not grow: tables, and pieces of a mebibyte
+    assert peaks[1] < 3 * sizes[1] + 24, peaks  # memory that does not grow with the file: tables, and pieces of 1 MiB
 
 
 def test_fit_of_a_file_is_fit_of_its_text(tmp_path):

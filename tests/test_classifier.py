@@ -1,4 +1,4 @@
-"""SequenceClassifier and its batches: whole-model gradients, the laws of rows and seeds, data of every wrong kind."""
+"""SequenceClassifier and its batches: gradients of the whole model, laws of rows and seeds, invalid data."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ QUICK = dict(epochs=4, batch_size=8, lr=0.01, verbose=False)
 
 
 def data(N=60, seed=0, width=3):
-    """Sequences of 1 to 9 steps whose label is the feature with the greatest sum."""
+    """Return sequences of 1 to 9 steps whose label is the feature with the greatest sum."""
     rng = np.random.default_rng(seed)
     X = [rng.standard_normal((rng.integers(1, 10), width)) for _ in range(N)]
     return X, [f"feature {x.sum(0).argmax()}" for x in X]
@@ -161,13 +161,18 @@ NAN = [np.zeros((4, 2)), np.array([[1.0, 2.0], [3.0, np.nan]])]
         (np.zeros((3, 4)), [0, 1, 0], {}, ValueError, r"X must be an array \(N, T, features\) or a list of N arrays \(T, features\), got shape \(3, 4\)"),
         ([np.zeros(4)], [0], {}, ValueError, r"sequence 0 has shape \(4,\), but it must be \(T, features\): for one feature pass x\[:, None\]"),
         ([np.zeros((4, 2)), np.zeros((0, 2))], [0, 1], {}, ValueError, "sequence 1 has no steps: leave it out"),
-        ([np.zeros((4, 2)), np.zeros((3, 5))], [0, 1], {}, ValueError, "sequence 1 has 5 features, but sequence 0 has 2"),
-        (NAN, [0, 1], {}, ValueError, "sequence 1 has nan at step 1, feature 1: replace such values, or leave the sequence out"),
+        ([np.zeros((4, 2)), np.zeros((3, 5))], [0, 1], {}, ValueError,
+         "sequence 1 has 5 features, but sequence 0 has 2"),
+        (NAN, [0, 1], {}, ValueError,
+         "sequence 1 has nan at step 1, feature 1: replace such values, or leave the sequence out"),
         ([np.full((4, 2), "a")], [0], {}, TypeError, "sequence 0 is <U1, but it must hold real numbers"),
         ([np.zeros((4, 2))] * 2, [0], {}, ValueError, r"y has shape \(1,\), but there are 2 sequences"),
-        ([np.zeros((4, 2))] * 2, [0.5, 1.5], {}, TypeError, r"y\[0\] is 0.5, but labels must be all strings or all whole numbers"),
-        ([np.zeros((4, 2))] * 2, np.array([0.0, 1.0]), {}, TypeError, r"y is float64, but labels must be .*: convert them with y.astype\(int\)"),
-        ([np.zeros((4, 2))] * 2, ["up", 1], {}, TypeError, r"y\[1\] is 1, and y\[0\] is 'up', but labels must be all strings or all whole"),
+        ([np.zeros((4, 2))] * 2, [0.5, 1.5], {}, TypeError,
+         r"y\[0\] is 0.5, but labels must be all strings or all whole numbers"),
+        ([np.zeros((4, 2))] * 2, np.array([0.0, 1.0]), {}, TypeError,
+         r"y is float64, but labels must be .*: convert them with y.astype\(int\)"),
+        ([np.zeros((4, 2))] * 2, ["up", 1], {}, TypeError,
+         r"y\[1\] is 1, and y\[0\] is 'up', but labels must be all strings or all whole"),
         ([np.zeros((4, 2))] * 2, ["a", "a"], {}, ValueError, "y has only the class 'a', but there must be at least 2"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"class_weight": {0: 1.0}}, ValueError, "class_weight has no weight for 1"),
         ([np.zeros((4, 2))] * 2, [0, 1], {"class_weight": "equal"}, ValueError, "class_weight is 'equal', but it must be one of 'balanced'"),
@@ -237,7 +242,7 @@ def batches_of(epoch):
         yield X, [("down", "up")[int(x[:, 0].sum() > 0)] for x in X]
 
 
-def test_a_generator_is_data_and_a_resumed_training_goes_on_with_the_same(tmp_path):
+def test_a_generator_is_data_and_resumed_training_continues_with_the_same(tmp_path):
     options = dict(updates=12, classes=["up", "down"], verbose=False, lr=0.02, validation=next(batches_of(99)))
     whole = SequenceClassifier("gru", 8, seed=0).fit(batches_of, epochs=6, **options)
     held_out = next(batches_of(100))

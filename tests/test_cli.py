@@ -33,20 +33,23 @@ def data(tmp_path):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The directory of a small model."""
+    """Return the directory of a small model."""
     folder = tmp_path_factory.mktemp("model")
     LanguageModel("gru", 16, seed=1).fit(TEXT, epochs=2, batch_size=5, seq_len=17, lr=0.01, verbose=False).save(folder)
     return folder
 
 
 def same_engine():
-    """A process of its own computes as this one does."""
+    """A separate process computes the same as this one."""
     return {name: value for name, value in os.environ.items() if name.startswith("FASTRNN_")}
 
 
 def start(*arguments):
-    """The command in a process of its own. (Started in the background, a shell makes its children deaf to Ctrl-C.)"""
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import runpy; runpy.run_module('fastrnn', run_name='__main__')"
+    """The command in a separate process. (Children of a background shell ignore Ctrl-C.)"""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import runpy; runpy.run_module('fastrnn', run_name='__main__')"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=processes.environment(**same_engine()),
@@ -60,7 +63,7 @@ def parameters(folder):
     return np.array(LanguageModel.load(folder).storage.flat)
 
 
-def test_train_says_what_it_has_done(run, data, tmp_path):
+def test_train_reports_what_it_has_done(run, data, tmp_path):
     status, out, err = run("train", "--data", data, *SMALL, "--seed", 4, "--dropout", 0.1, "--embedding", 9)
     assert status == 0
     before, after = map(
@@ -143,8 +146,8 @@ def test_resume_makes_a_training_longer_to_the_same_bits(run, data, tmp_path):
     status, out, err = run(*options, "--out", "part", "--resume", "--hidden", 13)
     assert (status, out) == (1, "")
     assert (
-        err
-        == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: to continue, it must be the same\n"
+        err == "fastrnn: error: the checkpoint in part was made with hidden_size=12, but now it is 13: "
+        "to continue, it must be the same\n"
     )
 
 
@@ -154,7 +157,7 @@ def checkpointed_updates(folder):
     return storage.load(folder, kind="checkpoint")[1]["position"]["update"]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(run, data, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_continue_and_kill_9_only_loses_time(run, data, tmp_path):
     options = ["train", "--data", data, *SMALL, "--hidden", 64, "--epochs", 12]
     assert run(*options, "--quiet", "--out", "whole")[0] == 0
     with start(*options, "--out", tmp_path / "part") as process:
@@ -163,13 +166,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_kill_9_loses_nothing_but_time(ru
         process.send_signal(signal.SIGINT)
         asked = time.monotonic()
         out, err = process.communicate(timeout=30)
-        assert time.monotonic() - asked < 1.0  # half a second for the training, the rest for Python's end
+        assert time.monotonic() - asked < 1.0  # half a second for the training, the rest for the exit of Python
     assert process.returncode == 130
     updates = checkpointed_updates(tmp_path / "part")
     last = err.splitlines()[-1]
     assert (
-        last
-        == f"fastrnn: training was interrupted after {updates} updates; model and checkpoint are in {tmp_path / 'part'}, --resume continues"
+        last == f"fastrnn: training was interrupted after {updates} updates; "
+        f"model and checkpoint are in {tmp_path / 'part'}, --resume continues"
     )
     assert "Traceback" not in err
     assert LanguageModel.load(tmp_path / "part").vocabulary.symbols == "".join(sorted(set(TEXT)))
@@ -212,7 +215,7 @@ def test_each_character_appears_as_soon_as_it_is_written(model, monkeypatch):
 
 def test_generate_into_a_pipe_that_closes(model):
     with start("generate", model, "--length", 10**6) as process:
-        assert len(process.stdout.read(2000)) == 2000  # it comes before all is written
+        assert len(process.stdout.read(2000)) == 2000  # comes before all of it is written
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0

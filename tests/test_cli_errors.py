@@ -1,4 +1,4 @@
-"""Errors and warnings of any kind are a line of the fastrnn command."""
+"""Errors and warnings of any kind are one line of the fastrnn command."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def test_an_error_of_any_class_is_a_line(run, monkeypatch, error, line):
 
 
 def test_an_error_of_an_import_is_a_line(tmp_path):
-    """Before the command can be asked for anything: a wrong environment, a package that is missing or broken."""
+    """Errors before the command can parse its arguments: an invalid environment, a missing or broken package."""
     code = "import sys; from fastrnn.cli import command; sys.argv[1:] = ['info']; sys.exit(command())"
     done = processes.python(code, FASTRNN_ISA="v9")
     assert (done.returncode, done.stdout) == (1, "")
@@ -54,7 +54,7 @@ def test_an_error_of_an_import_is_a_line(tmp_path):
     assert re.fullmatch("fastrnn: error: .*tqdm.*\n", done.stderr)
 
 
-def test_a_warning_is_a_line_and_said_once(run, monkeypatch):
+def test_a_warning_is_one_line_and_printed_once(run, monkeypatch):
     def warns(arguments):
         for _ in range(3):
             warnings.warn("one\ntwo", RuntimeWarning, stacklevel=1)

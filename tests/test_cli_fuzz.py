@@ -1,6 +1,6 @@
-"""Whatever the fastrnn command is given, it ends with status 0, or with one line that says why and status 1 or 2.
+"""The fastrnn command always ends with status 0, or with one line that says why and status 1 or 2.
 
-Random options and damaged files of every format.
+The tests use random options and damaged files of every format.
 """
 
 import contextlib
@@ -34,12 +34,12 @@ from command_files import (
 
 from fastrnn import cli
 
-LONGEST = 60  # seconds that a case may take on a busy machine
+LONGEST = 60  # seconds for a case on a busy machine
 
 # --- options -------------------------------------------------------------------
 
 COUNTS = ["1", "2", "3", "5", "1", "2", "3", "0", "-1", "1.5", "abc", "", "nan", "½", " 2", "9" * 21]
-SMALL = [value for value in COUNTS if value != "9" * 21]  # where a large number means a long time
+SMALL = [value for value in COUNTS if value != "9" * 21]  # options for which a large number means a long time
 NUMBERS = ["0.01", "0.5", "1", "0", "-1", "nan", "inf", "1e300", "1e-300", "1e39", "x", "", "0.999"]
 TRAIN = {
     "--cell": ["lstm", "gru", "rnn", "elman"],
@@ -183,7 +183,7 @@ def train(rng, folder):
 
 
 def a_model(rng, folder, source):
-    """A directory: of the model there, of a damaged copy, or of none."""
+    """Return a directory: of a model, of a damaged copy, or of none."""
     if rng.random() < 0.5:
         return source
     if rng.random() < 0.1:
@@ -243,12 +243,12 @@ def convert(rng, folder, files, models):
     return words
 
 
-# --- the net -------------------------------------------------------------------
+# --- running the cases ---------------------------------------------------------
 
 
 @contextlib.contextmanager
 def limited(seconds):
-    """An error if something takes longer; `main` makes a line of it, so it is noted too."""
+    """Raise an error if something takes too long; `main` prints it as a line, so it is recorded too."""
     late = []
 
     def stop(*_):
@@ -268,7 +268,7 @@ def limited(seconds):
 
 
 def wrong(status, err, late):
-    """What is wrong with how a command ended, or None."""
+    """Return what is wrong with how a command ended, or None."""
     lines = err.splitlines()
     if late:
         return "it took too long"
@@ -315,7 +315,7 @@ def check(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """The directories of a model of each task."""
+    """Return the directories of a model of each task."""
     folder = tmp_path_factory.mktemp("models")
     found = []
     for task, (make, *_) in TASKS.items():
@@ -394,6 +394,6 @@ def test_words_that_are_no_command(check):
         found = rng.choices(words, k=rng.randint(0, 4))
         if "train" in found:  # it would train on Python's documentation
             return [*found, "--data", "none"]
-        return [*found, "--only", "none,such"] if "bench" in found else found  # it would measure for half an hour
+        return [*found, "--only", "none,such"] if "bench" in found else found  # it would run for half an hour
 
     check("words", 60, arguments)

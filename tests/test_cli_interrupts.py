@@ -1,4 +1,4 @@
-"""Ctrl-C in the fastrnn command: in every phase it ends soon, quietly, with status 130, and nothing is half written."""
+"""Ctrl-C in the fastrnn command ends it soon in every phase, quietly, with status 130, and no half-written file."""
 
 import contextlib
 import os
@@ -17,15 +17,15 @@ import pytest
 from fastrnn._files import storage
 from fastrnn.models import LanguageModel, SequenceClassifier
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
-SOON = 5.0  # seconds; half a second on a machine that has nothing else to do
+SOON = 5.0  # seconds; half a second on an idle machine
 LINE = "the quick brown fox, 17 years old, jumps over the lazy dog's tail.\n"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A text, a long one, models."""
+    """Return a text, a long one, and models."""
     folder = tmp_path_factory.mktemp("interrupts")
     (folder / "text.txt").write_text(LINE * 300)
     (folder / "long.txt").write_text(LINE * 300_000)
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 @contextlib.contextmanager
 def start(folder, arguments, before=""):
-    """The command in a process of its own, as an installed script starts it, after some other code."""
+    """Start the command in a separate process, like an installed script, after some other code."""
     code = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
@@ -68,7 +68,7 @@ sys.exit(command())
 
 
 def interrupt(process):
-    """Send Ctrl-C: (status, seconds until the end, stdout, stderr)."""
+    """Send Ctrl-C and return (status, seconds until the end, stdout, stderr)."""
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
     out, err = process.communicate(timeout=60)
@@ -83,7 +83,7 @@ def check(status, seconds, err):
 
 
 def whole(folder):
-    """Whether what a directory holds can be read, or it holds nothing."""
+    """Return whether the contents of a directory can be read, or it is empty."""
     for kind in ("model", "checkpoint"):
         if storage.exists(folder, kind=kind):
             storage.load(folder, kind=kind)
@@ -117,7 +117,7 @@ def test_ctrl_c_at_a_random_moment(folder, tmp_path, name):
             time.sleep(random.Random(f"{name} {seed}").uniform(0, 1.5))
             status, seconds, out, err = interrupt(process)
         with fuzz.named(seed):
-            if status or not out:  # else it had come to its end, with its result
+            if status or not out:  # otherwise it had finished with its result
                 check(status, seconds, err)
             assert whole(directory)
 
@@ -141,7 +141,7 @@ def test_ctrl_c_while_modules_are_imported(folder, moment):
 
 
 def test_ctrl_c_in_a_finaliser_during_an_import_is_not_lost(folder):
-    """Python only prints an exception there, and goes on."""
+    """In such a place, Python only prints an exception and continues."""
     before = """
     import os
     class Dies:
@@ -194,7 +194,7 @@ def test_an_import_that_makes_another_error_of_ctrl_c(folder):
     assert (process.returncode, err) == (130, "fastrnn: interrupted\n")
 
 
-def test_a_training_ends_though_ctrl_c_was_swallowed_before(folder, tmp_path):
+def test_training_ends_even_if_ctrl_c_was_swallowed_before(folder, tmp_path):
     before = """
     import fastrnn.training.loop
     kept = fastrnn.training.loop.Training.start
@@ -235,7 +235,7 @@ PHASES = {
 
 @pytest.mark.parametrize("name", PHASES)
 def test_ctrl_c_in_a_phase(folder, tmp_path, name):
-    """It comes shortly after a function of the phase has been called."""
+    """Ctrl-C arrives shortly after a function of the phase was called."""
     module, function, arguments = PHASES[name]
     owner, _, attribute = function.rpartition(".")
     before = f"""
@@ -300,7 +300,7 @@ def test_the_second_ctrl_c_ends_a_training_that_is_saving(folder, tmp_path):
         process.send_signal(signal.SIGINT)
         while process.stdout.readline() != "saving\n":
             pass
-        time.sleep(0.5)  # not the same press
+        time.sleep(0.5)  # a different press of the keys
         status, seconds, _, err = interrupt(process)
     check(status, seconds, err)
     assert "fastrnn: stopping; the model is being saved (Ctrl-C again: stop at once, without that)" in err
@@ -309,7 +309,7 @@ def test_the_second_ctrl_c_ends_a_training_that_is_saving(folder, tmp_path):
 
 
 def test_one_press_that_comes_twice_does_not_stop_the_saving(folder, tmp_path):
-    """As from a terminal to the whole group, and from a parent such as `uv run` again."""
+    """Ctrl-C from a terminal goes to the whole group, and a parent such as `uv run` sends it again."""
     with start(folder, [*COMMANDS["a training"], "--out", tmp_path / "m"]) as process:
         assert process.stderr.readline().startswith("epoch")
         process.send_signal(signal.SIGINT)
@@ -329,7 +329,7 @@ def test_ctrl_c_after_the_end_changes_nothing(folder):
     assert (process.returncode, err) == (0, "")
 
 
-def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(folder, tmp_path):
+def test_a_process_that_ignores_ctrl_c_still_ignores_it(folder, tmp_path):
     before = """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     """

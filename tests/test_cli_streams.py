@@ -1,4 +1,4 @@
-"""The fastrnn command where its output can't be written: closed, a full device, a pipe whose reader has left."""
+"""The fastrnn command when its output cannot be written: closed, a full device, a pipe whose reader has exited."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from fastrnn._files import storage
 from fastrnn.models import LanguageModel, SequenceClassifier
 from fastrnn.training.progress import Progress
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="redirections of a POSIX shell")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs the redirections of a POSIX shell")
 
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(60))
 SMALL = "--hidden 6 --layers 1 --batch 5 --seq-len 17 --epochs 3"
@@ -24,7 +24,7 @@ FULL = pytest.param(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A text, a model of it, series and a classifier of them."""
+    """Return a text, a model of it, series and a classifier of them."""
     folder = tmp_path_factory.mktemp("streams")
     (folder / "text.txt").write_text(TEXT)
     LanguageModel("gru", 6, seed=1).fit(TEXT, epochs=1, batch_size=5, seq_len=17, verbose=False).save(folder / "text")
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def run(folder, line):
-    """(status, stdout, stderr) of the command with these arguments and redirections, as a shell has them."""
+    """Run the command with these arguments and shell redirections: (status, stdout, stderr)."""
     (folder / "command.py").write_text("import sys\nfrom fastrnn.cli import command\nsys.exit(command())\n")
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; '{sys.executable}' command.py {line}"],
@@ -49,7 +49,7 @@ def run(folder, line):
 
 
 @pytest.mark.parametrize("streams", ["2>&1 | head -1", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_training_whose_progress_cannot_be_shown_goes_on(folder, tmp_path, streams):
+def test_training_continues_if_its_progress_cannot_be_shown(folder, tmp_path, streams):
     status, _, err = run(folder, f"train --data text.txt {SMALL} --out {tmp_path}/m {streams}")
     assert status == 0
     assert all(line.startswith(("epoch", "fastrnn: warning: standard output")) for line in err.splitlines())
@@ -87,7 +87,7 @@ def test_a_reader_that_leaves_is_no_error(folder, arguments):
     assert run(folder, f"{arguments} 2>&1 | true") == (0, "", "")
 
 
-def test_an_error_where_nothing_can_be_said_is_seen_in_the_status(folder):
+def test_an_error_that_cannot_be_printed_sets_the_status(folder):
     assert run(folder, "info nowhere 2>&-") == (1, "", "")
     assert run(folder, "info >&- 2>&-") == (1, "", "")
     assert run(folder, "info nowhere 2>&1 | true")[0] == 1
@@ -109,7 +109,7 @@ def test_a_model_is_not_written_to_the_number_of_a_closed_stream(folder, tmp_pat
     assert int(done.stdout) > 2
 
 
-def test_convert_is_done_though_nobody_reads_what_it_says(folder, tmp_path):
+def test_convert_finishes_even_if_nobody_reads_its_output(folder, tmp_path):
     for k, streams in enumerate([">&-", "| true"]):
         status, _, err = run(folder, f"convert text {tmp_path}/{k}.safetensors {streams}")
         assert status == 0
@@ -118,7 +118,7 @@ def test_convert_is_done_though_nobody_reads_what_it_says(folder, tmp_path):
 
 
 class Broken:
-    """A terminal whose window was closed, after some lines."""
+    """A terminal whose window is closed after some lines."""
 
     encoding = "utf-8"
 
@@ -151,7 +151,7 @@ def test_a_bar_whose_terminal_is_gone_is_dropped(monkeypatch, lines, error):
 
 @pytest.mark.parametrize("stream", ["none", "closed", "without isatty"])
 def test_fit_without_a_stderr(monkeypatch, tmp_path, stream):
-    """As under pythonw, or in a service."""
+    """No streams, as under pythonw or in a service."""
     closed = open(tmp_path / "log", "w")  # noqa: SIM115
     closed.close()
     monkeypatch.setattr(
@@ -163,7 +163,7 @@ def test_fit_without_a_stderr(monkeypatch, tmp_path, stream):
     assert model.outcome == "finished"
 
 
-def test_the_command_gives_the_streams_back(capsys):
+def test_the_command_restores_the_streams(capsys):
     before = sys.stdout, sys.stderr
     assert cli.main(["info", "nowhere"]) == 1
     assert (sys.stdout, sys.stderr) == before
@@ -171,7 +171,7 @@ def test_the_command_gives_the_streams_back(capsys):
 
 
 def test_a_terminal_gets_no_control_characters_of_a_model(folder, tmp_path):
-    """A vocabulary of unknown origin may hold the escape sequences that a terminal obeys; a pipe gets the text as it is."""
+    """Escape sequences in a vocabulary of unknown origin do not reach a terminal; a pipe gets the text unchanged."""
     text = "".join(f"{n}\x1b]0;title\x07\x9b31m\r\tx\n" for n in range(200))
     LanguageModel("gru", 6, seed=1).fit(text, epochs=1, batch_size=5, seq_len=17, verbose=False).save(
         tmp_path / "model"
@@ -200,7 +200,7 @@ def test_a_terminal_gets_no_control_characters_of_a_model(folder, tmp_path):
                 shown += piece
         os.close(ours)
         assert process.wait() == 0, process.stderr.read()
-    shown = shown.decode().replace("\r\n", "\n")  # a terminal's own
+    shown = shown.decode().replace("\r\n", "\n")  # written by the terminal itself
     assert "\x1b" in piped and "\x9b" in piped and "\r" in piped and "\t" in piped
     assert {c for c in shown if ord(c) < 32 or 127 <= ord(c) < 160} == {"\n", "\t"}
     assert shown == "".join(f"\\x{ord(c):02x}" if c in "\x1b\x07\x9b\r" else c for c in piped)

@@ -1,4 +1,4 @@
-"""fastrnn convert: torch's and safetensors' files in and out, their errors, hostile files."""
+"""fastrnn convert: torch and safetensors files in and out, their errors, hostile files."""
 
 import io
 import json
@@ -40,7 +40,8 @@ IDS = np.random.default_rng(0).integers(0, 9, (7, 3))
 @pytest.mark.parametrize("make", [
     lambda: {"a": fastrnn.GRU(4, 5, 2, bidirectional=True, seed=1)},
     lambda: {"a": fastrnn.LSTM(4, 6, 2, proj_size=2, bias=False, seed=1), "b": fastrnn.Linear(2, 3, seed=2)},
-    lambda: {"a": fastrnn.RNN(4, 6, nonlinearity="tanh", seed=1), "b": fastrnn.GRU(6, 2, seed=2), "c": fastrnn.Linear(2, 3, False, seed=2)},
+    lambda: {"a": fastrnn.RNN(4, 6, nonlinearity="tanh", seed=1), "b": fastrnn.GRU(6, 2, seed=2),
+        "c": fastrnn.Linear(2, 3, False, seed=2)},
     lambda: {"a": fastrnn.Linear(4, 3, seed=0), "b": fastrnn.GRU(3, 2, dtype="float32", seed=1)},
     layers,
 ])  # fmt: skip
@@ -57,7 +58,7 @@ def test_a_state_dict_of_a_chain_is_that_chain(make):
 
 
 def arrays(**change):
-    """A GRU's and a Linear's; change: {name with _ for the dot: array, or None to leave it out}."""
+    """Return the arrays of a GRU and a Linear; change: {name with __ for the dot: array, or None to omit it}."""
     net = Network({"rnn": fastrnn.GRU(3, 4, seed=0), "fc": fastrnn.Linear(4, 2, seed=0)})
     found = {name: np.array(a) for name, a in net.state_dict().items()}
     for name, a in change.items():
@@ -292,7 +293,7 @@ def test_code_in_a_torch_file_is_not_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.torch
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_files_cut_short_or_with_a_flipped_bit_are_read_right_or_refused(tmp_path, suffix):
-    """A flipped bit of a weight is not to be noticed in a safetensors file, which has no checksum; anything else must be a ValueError."""
+    """A flipped bit of a weight cannot be noticed (there is no checksum); anything else must be a ValueError."""
     net = Network({"rnn": fastrnn.GRU(3, 4, seed=0)})
     tensor_files.write(state_dict.from_layers(net.layers), tmp_path / f"whole{suffix}", suffix)
     whole, rng, refused = (tmp_path / f"whole{suffix}").read_bytes(), np.random.default_rng(0), 0
@@ -348,7 +349,7 @@ def test_onnx_in_and_out(tmp_path, run):
     assert status == 1 and "Network can't be exported" in err and not (tmp_path / "chain.onnx").exists()
 
 
-# --- what another process saves meanwhile -----------------------------------------
+# --- a concurrent save by another process -------------------------------------
 
 
 @pytest.mark.parametrize("name", ["new", "new.safetensors"])

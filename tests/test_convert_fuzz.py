@@ -1,4 +1,4 @@
-"""Random chains of torch modules: convert reads them right, or asks for the order of their layers."""
+"""Random chains of torch modules: convert reads them correctly, or asks for the order of their layers."""
 
 import fuzz
 import numpy as np
@@ -15,7 +15,7 @@ FAMILIES = ("rnn{}", "layers.{}", "block.{}.rnn", "h{}o", "stage{}.block.fc")
 
 
 def names_drawn(rng, count):
-    """Different names, of which those that differ in a number only have rising numbers."""
+    """Return different names; those that differ only in a number have increasing numbers."""
     words, last, found = list(rng.permutation(WORDS)), dict.fromkeys(FAMILIES, int(rng.integers(10))), []
     families = [str(f) for f in rng.permutation(FAMILIES)[:2]]
     for _ in range(count):
@@ -26,7 +26,7 @@ def names_drawn(rng, count):
 
 
 def drawn(seed):
-    """A chain of torch modules under random names, whose numbers rise, and the functions behind its Linear layers."""
+    """Return a chain of torch modules under random names with increasing numbers, and the functions in it."""
     import torch
 
     rng = np.random.default_rng(seed)
@@ -41,7 +41,7 @@ def drawn(seed):
             int(rng.integers(3, 6)),
         )
         if kind == "Embedding":
-            module[name] = torch.nn.Embedding(6, gives)  # six rows, which no layer takes or gives
+            module[name] = torch.nn.Embedding(6, gives)  # six rows, a size that no layer has
         elif kind == "Linear":
             module[name] = torch.nn.Linear(features, gives, bias=k == 0 or rng.random() < 0.8)
             if k < count - 1:
@@ -56,7 +56,7 @@ def drawn(seed):
 
 @pytest.mark.torch
 @pytest.mark.fuzz
-def test_random_chains_are_read_right_or_their_order_is_asked_for(tmp_path):
+def test_random_chains_are_read_correctly_or_their_order_is_asked_for(tmp_path):
     for seed in fuzz.seeds("convert: chains", 40):
         (tmp_path / str(seed)).mkdir()
         with fuzz.named(seed):

@@ -1,4 +1,4 @@
-"""fastrnn convert of state_dicts: the order of the layers, what stands between them, and what is claimed of either."""
+"""fastrnn convert of state_dicts: the order of the layers, the functions between them, and what is reported of both."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ F = np.float32
 
 
 def chain(module, x, between=None):
-    """What a ModuleDict gives whose modules are used in the order of their definition; between: {name: function}."""
+    """Compute the outputs of a ModuleDict used in the order of definition; between: {name: function}."""
     import torch
 
     for name, part in module.items():
@@ -23,7 +23,7 @@ def chain(module, x, between=None):
 
 
 def saved(module, path):
-    """A file with the state_dict of a module, as its suffix says; "sorted.pt" in the order of the names."""
+    """Write a file with the state_dict of a module in the format of its suffix; "sorted.pt" is ordered by name."""
     import torch
     from safetensors.torch import save_file
 
@@ -54,7 +54,7 @@ def agrees(directory, module, features=8, between=None):
     np.testing.assert_allclose(Network.load(directory)(x.numpy())[0], chain(module, x, between), atol=2e-5)
 
 
-UNKNOWN = {  # orders that neither names nor sizes tell; the file was read in that of the names
+UNKNOWN = {  # orders that neither names nor sizes determine; they were read in the order of names
     "encoder, decoder": dict(encoder=("LSTM", (8, 8)), decoder=("LSTM", (8, 8))),
     "lstm, gru": dict(lstm=("LSTM", (8, 8)), gru=("GRU", (8, 8))),
     "Linear after Linear": dict(lstm=("LSTM", (8, 8)), wide=("Linear", (8, 8)), out=("Linear", (8, 8))),
@@ -66,7 +66,7 @@ UNKNOWN = {  # orders that neither names nor sizes tell; the file was read in th
 @pytest.mark.torch
 @pytest.mark.parametrize("case", UNKNOWN)
 @pytest.mark.parametrize("file", ["m.safetensors", "sorted.pt"])
-def test_an_order_that_is_not_known_is_asked_for_and_taken(tmp_path, run, case, file):
+def test_an_unknown_order_is_asked_for_and_used(tmp_path, run, case, file):
     module = modules(**UNKNOWN[case])
     path, names, between = saved(module, tmp_path / file), list(module), ["--between", "none"]
     status, out, err = run("convert", path, tmp_path / "net", *between)
@@ -86,7 +86,7 @@ def test_an_order_that_is_not_known_is_asked_for_and_taken(tmp_path, run, case, 
 @pytest.mark.torch
 @pytest.mark.parametrize("prefix, ends", [("rnn", False), ("layers.", False), ("layers.", True)])
 def test_numbers_in_names_sort_as_numbers(tmp_path, run, prefix, ends):
-    """rnn1, rnn10, rnn11, rnn2, … was the order of the file."""
+    """The order of names was rnn1, rnn10, rnn11, rnn2, …"""
     import torch
 
     parts = {f"{prefix}{k}".replace(".", "_"): ("GRU", (8, 8)) for k in range(11)} | (
@@ -106,7 +106,7 @@ def test_numbers_in_names_sort_as_numbers(tmp_path, run, prefix, ends):
 
 
 @pytest.mark.torch
-def test_an_order_that_the_sizes_tell_is_taken_and_said(tmp_path, run):
+def test_an_order_determined_by_the_sizes_is_used_and_reported(tmp_path, run):
     module = modules(z=("LSTM", (8, 5)), a=("GRU", (5, 7)), m=("Linear", (7, 2)))
     status, out, err = run("convert", saved(module, tmp_path / "m.safetensors"), tmp_path / "net")
     assert (status, err) == (0, "") and "order of the layers: z, a, m; no other order fits their sizes" in out
@@ -114,7 +114,7 @@ def test_an_order_that_the_sizes_tell_is_taken_and_said(tmp_path, run):
 
 
 @pytest.mark.torch
-def test_the_order_of_a_torch_file_is_said_to_be_that_of_definition(tmp_path, run):
+def test_the_order_of_a_torch_file_is_reported_as_that_of_definition(tmp_path, run):
     module = modules(encoder=("LSTM", (8, 8)), decoder=("LSTM", (8, 8)))
     path = saved(module, tmp_path / "m.pt")
     status, out, err = run("convert", path, tmp_path / "net")
@@ -129,8 +129,10 @@ def test_the_order_of_a_torch_file_is_said_to_be_that_of_definition(tmp_path, ru
 
 
 @pytest.mark.parametrize("order, words", [
-    ("encoder", "leaves out decoder: it must name each of the 2 layers once"), ("encoder,decoder,fc", "names 'fc', but the layers are"),
-    ("encoder,encoder,decoder", "names 'encoder' twice"), ("encoder:linear,decoder", "calls 'encoder' a 'linear', but it can only be: recurrent"),
+    ("encoder", "leaves out decoder: it must name each of the 2 layers once"),
+    ("encoder,decoder,fc", "names 'fc', but the layers are"),
+    ("encoder,encoder,decoder", "names 'encoder' twice"),
+    ("encoder:linear,decoder", "calls 'encoder' a 'linear', but it can only be: recurrent"),
 ])  # fmt: skip
 def test_a_wrong_order_is_refused(order, words):
     net = Network({"encoder": fastrnn.LSTM(8, 8), "decoder": fastrnn.LSTM(8, 8)})
@@ -144,8 +146,8 @@ def test_an_order_that_does_not_fit_is_refused():
         state_dict.to_network(net.state_dict(), order=["b", "a"])
 
 
-def test_what_a_square_table_is_is_asked_for():
-    """It became an Embedding, whatever it was."""
+def test_the_kind_of_a_square_table_is_asked_for():
+    """It always became an Embedding."""
     rng = np.random.default_rng(0)
     tensors = {"table.weight": rng.standard_normal((4, 4)).astype(F)} | {
         f"rnn.{k}": np.array(a) for k, a in fastrnn.GRU(4, 3).params.items()
@@ -193,13 +195,13 @@ def test_many_layers_and_sizes_that_fit_nothing_are_answered_at_once():
         state_dict.read(odd, kept=False)
 
 
-# --- what stands between -------------------------------------------------------
+# --- functions between layers ---------------------------------------------------
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("file", ["m.pt", "m.safetensors"])
-def test_what_stood_behind_a_linear_is_asked_for(tmp_path, run, file):
-    """A BiLSTM with a head of two Linear lost its ReLU, and was said to agree with torch."""
+def test_the_function_after_a_linear_is_asked_for(tmp_path, run, file):
+    """A BiLSTM with a head of two Linears lost its ReLU, and the output claimed agreement with torch."""
     module = modules(lstm=("LSTM", (8, 6), {"bidirectional": True}), hidden=("Linear", (12, 5)), out=("Linear", (5, 3)))
     path = saved(module, tmp_path / file)
     status, out, err = run("convert", path, tmp_path / "net")
@@ -240,7 +242,7 @@ def test_a_function_without_a_place_is_refused():
         state_dict.to_network(Network({"a": fastrnn.GRU(4, 4), "b": fastrnn.Linear(4, 2)}).state_dict(), between="relu")
 
 
-def test_what_a_state_dict_does_not_hold_is_said_when_one_is_written(tmp_path, run):
+def test_what_a_state_dict_cannot_hold_is_reported_when_one_is_written(tmp_path, run):
     Network(
         {
             "rnn": fastrnn.GRU(3, 4),
@@ -308,7 +310,7 @@ def test_a_list_and_a_dict_say_the_same_as_text(tmp_path):
         ]
 
 
-# --- what is no layer here, and options that do not count ----------------------
+# --- names that are not layers, and options that do not apply --------------------
 
 
 def gru(**more):
@@ -335,7 +337,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("tensors, words", FOREIGN, ids=[words[:30] for _, words in FOREIGN])
-def test_what_is_no_layer_here_is_called_by_its_name(tensors, words):
+def test_unsupported_modules_are_named(tensors, words):
     with pytest.raises(ValueError, match=words):
         state_dict.to_network(tensors)
 
@@ -345,7 +347,7 @@ def test_what_is_no_layer_here_is_called_by_its_name(tensors, words):
     ("old", "remove_weight_norm"), ("new", "remove_parametrizations"), ("batch", "belongs to a BatchNorm"), ("layer", "a LayerNorm"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
-def test_modules_of_torch_that_are_no_layer_here_are_called_by_their_names(wrap, words):
+def test_unsupported_torch_modules_are_named(wrap, words):
     import torch
     from torch.nn import utils
 

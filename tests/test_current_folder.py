@@ -1,4 +1,4 @@
-"""Modules that lie in the current folder, beside a file that was downloaded, are not run by the command or by what it starts."""
+"""Modules in the current folder, beside a downloaded file, are not run by the command or by processes it starts."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import foreign_files as files
 import processes
 import pytest
 
-# What the command and the processes that it starts import: a file of this name in the current folder would be run instead
+# The modules that the command and its processes import. A file of such a name in the current folder would be run.
 PLANTED = (
     "abc", "argparse", "base64", "bench", "codecs", "collections", "contextlib", "copy", "csv", "ctypes",
     "dataclasses", "datetime", "enum", "errno", "functools", "hashlib", "importlib", "inspect", "io", "json",
@@ -17,12 +17,13 @@ PLANTED = (
     "usercustomize", "uuid", "warnings", "weakref", "zipfile", "zlib", "h5py", "keras", "ml_dtypes", "numpy",
     "onnx", "onnxruntime", "regex", "safetensors", "torch", "tqdm",
 )  # fmt: skip
-COMMAND = "import sys\nfrom fastrnn.cli import command\n\nsys.exit(command())\n"  # what pip makes of the entry point
+# the script that pip creates for the entry point
+COMMAND = "import sys\nfrom fastrnn.cli import command\n\nsys.exit(command())\n"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A current folder with a module of each of these names, which leaves a mark where it is imported."""
+    """Create a current folder with modules of these names, which leave a mark when they are imported."""
     here = tmp_path / "downloads"
     here.mkdir()
     for name in PLANTED:
@@ -62,7 +63,7 @@ def test_no_module_of_the_current_folder_is_imported_by_convert(folder, name):
 
 @pytest.mark.torch
 @pytest.mark.onnxruntime
-def test_nor_where_no_process_is_started(folder):
+def test_the_command_without_further_processes_does_not_search_it_either(folder):
     (folder / "m.onnx").write_bytes(files.onnx_bytes())
     done = run(folder, folder.parent / "bin" / "fastrnn", "convert", "m.onnx", "out")
     assert marks(folder) == "" and done.returncode == 0, done.stderr
@@ -70,7 +71,7 @@ def test_nor_where_no_process_is_started(folder):
 
 @pytest.mark.keras
 def test_a_library_call_starts_no_module_of_the_current_folder(folder):
-    """Started from a script elsewhere, as from an application."""
+    """Started from a script in another folder, like an application."""
     (folder / "m.keras").write_bytes(files.keras_bytes())
     (folder.parent / "bin" / "program.py").write_text(
         "import fastrnn.keras\nprint(fastrnn.keras.load('m.keras').num_parameters)\n"
@@ -80,8 +81,8 @@ def test_a_library_call_starts_no_module_of_the_current_folder(folder):
 
 
 @pytest.mark.keras
-def test_as_a_module_of_python_the_command_looks_into_the_current_folder_last(folder):
-    """Python itself imports a few modules before; those are not planted here."""
+def test_python_m_fastrnn_searches_the_current_folder_last(folder):
+    """Python itself imports a few modules first; those are not planted here."""
     (folder / "m.keras").write_bytes(files.keras_bytes())
     for name in PLANTED:
         if name not in ("resource", "json", "h5py", "numpy", "argparse", "subprocess", "zipfile"):
@@ -92,7 +93,7 @@ def test_as_a_module_of_python_the_command_looks_into_the_current_folder_last(fo
 
 @pytest.mark.keras
 def test_the_packages_of_pythonpath_are_found_by_the_trial_process(folder, tmp_path):
-    """An isolated process knows no PYTHONPATH: what the parent imports from is handed over."""
+    """An isolated process ignores PYTHONPATH: the parent passes its module search path."""
     more = tmp_path / "more"
     (more / "h5py").mkdir(parents=True)
     (more / "h5py" / "__init__.py").write_text("raise ImportError('the h5py of PYTHONPATH')\n")
@@ -109,7 +110,8 @@ def test_the_workers_of_the_benchmark_start_no_module_of_the_current_folder(fold
     package = "fastrnn.bench" if (processes.PACKAGE / "bench").exists() else "bench"
     (folder.parent / "bin" / "program.py").write_text(
         f"import sys, pathlib\nfrom {package}.workers import Worker\n"
-        f"worker = Worker('fastrnn', 1, pathlib.Path({str(folder.parent / 'log')!r}))\nprint(worker.version)\nworker.close()\n"
+        f"worker = Worker('fastrnn', 1, pathlib.Path({str(folder.parent / 'log')!r}))\n"
+        "print(worker.version)\nworker.close()\n"
     )
     done = run(folder, folder.parent / "bin" / "program.py")
     log = folder.parent / "log"
@@ -117,7 +119,7 @@ def test_the_workers_of_the_benchmark_start_no_module_of_the_current_folder(fold
 
 
 def test_no_command_line_of_the_package_starts_python_unisolated():
-    """Where Python is started from the package, it is by -I, or with a folder of its own to run in."""
+    """The package starts Python only with -I, or in a separate folder."""
     found = []
     for folder in ("fastrnn", "bench", "examples"):
         for path in sorted((processes.ROOT / folder).rglob("*.py")):

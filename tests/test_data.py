@@ -1,4 +1,4 @@
-"""The readers, on real shapes of files and on damaged ones."""
+"""The readers, on realistic and on damaged files."""
 
 import wave
 
@@ -116,7 +116,7 @@ def test_a_column_that_counts_the_rows_and_dates_are_no_series(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_sound_comes_back(channels, tmp_path):
+def test_a_sound_is_read_as_written(channels, tmp_path):
     samples = (np.sin(np.arange(1000)) * 20000).astype("<i2")
     with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
         sound.setnchannels(channels)

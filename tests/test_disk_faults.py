@@ -1,4 +1,4 @@
-"""A disk that is full or broken, memory that is short: what is there stays whole, and the error names the file."""
+"""A full or broken disk, too little memory: existing files stay intact, and the error names the file."""
 
 import errno
 import functools
@@ -17,7 +17,7 @@ from fastrnn.callbacks import CSVLog, JSONLog
 from fastrnn.convert import tensor_files
 from fastrnn.models import LanguageModel, SequenceClassifier
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="calls of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX system calls")
 X, Y = [[[1.0], [2.0]], [[2.0], [1.0]]] * 6, ["up", "down"] * 6
 OLD = ({"a": np.arange(5.0), "b": np.ones((2, 3), "float32")}, {"model": "old"})
 NEW = ({"a": np.arange(7.0), "b": np.zeros((2, 3), "float32")}, {"model": "new"})
@@ -25,7 +25,7 @@ CALLS = ["open", "write", "fsync", "replace", "close", "mkdir"]
 
 
 class Calls:
-    """The calls of the system that a piece of code makes, in order; one of them may fail."""
+    """Record the system calls of a piece of code in order; one of them may fail."""
 
     def __init__(self, monkeypatch, fails=None, error=errno.ENOSPC, cut=False):
         self.made, self._fails, self._error, self._cut = [], fails, error, cut
@@ -58,14 +58,14 @@ def same(found, wanted):
 
 
 def leftovers(folder):
-    """Temporary files and locks."""
+    """Return temporary files and locks."""
     return [path.name for path in folder.rglob("*") if path.suffix in (".tmp", ".lock")]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["replaces", "first"])
 @pytest.mark.parametrize("kind", ["model", "checkpoint"])
 def test_every_call_of_a_save_in_turn_fails(tmp_path, monkeypatch, kind, before):
-    """The directory holds the old model or the new one, whole; nothing temporary is left; the error names the directory or a file of it."""
+    """Check that the directory holds the complete old or new model and no temporary file; the error names a path."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # it takes most of the time
     with monkeypatch.context() as patch:
         calls = Calls(patch)
@@ -116,7 +116,7 @@ def test_a_write_that_writes_only_a_part_is_continued(tmp_path, monkeypatch):
 
 
 def test_the_order_in_which_a_save_reaches_the_disk(tmp_path, monkeypatch):
-    """Each file's bytes, then its name, then the directory; the arrays before the configuration that names them; nothing removed before."""
+    """The bytes of a file, its name, then the directory; arrays before the configuration; removals last."""
     calls = Calls(monkeypatch)
     real, removed = os.unlink, []
     monkeypatch.setattr(
@@ -132,12 +132,11 @@ def test_the_order_in_which_a_save_reaches_the_disk(tmp_path, monkeypatch):
             entry = f"{call[0]} {files[call[1]]}"
             order += [entry] if order[-1:] != [entry] else []
         elif call[0] in ("replace", "mkdir"):
-            order.append(
-                f"{call[0]} {re.sub('[0-9a-f]{12,16}', '…', os.path.relpath(call[2 if call[0] == 'replace' else 1], tmp_path))}"
-            )
+            path = os.path.relpath(call[2 if call[0] == "replace" else 1], tmp_path)
+            order.append(f"{call[0]} {re.sub('[0-9a-f]{12,16}', '…', path)}")
     assert order == [
-        "mkdir a", "fsync .", "mkdir a/m", "fsync a",
-        "write a/m/model.safetensors.….tmp", "fsync a/m/model.safetensors.….tmp", "replace a/m/model-….safetensors", "fsync a/m",
+        "mkdir a", "fsync .", "mkdir a/m", "fsync a", "write a/m/model.safetensors.….tmp",
+        "fsync a/m/model.safetensors.….tmp", "replace a/m/model-….safetensors", "fsync a/m",
         "write a/m/config.json.….tmp", "fsync a/m/config.json.….tmp", "replace a/m/config.json", "fsync a/m",
     ]  # fmt: skip
     start = len(calls.made)
@@ -173,7 +172,7 @@ def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch):
     storage.load(tmp_path / "m")
 
 
-# --- a disk that is full, as the kernel has it ------------------------------------------------------------------------------
+# --- a full disk, enforced by the kernel ------------------------------------------------------------------------------
 
 LIMITED = """
     import os, resource, sys
@@ -184,13 +183,13 @@ LIMITED = """
 
 
 def limited(code, folder, limit):
-    """Run code in which no file grows beyond `limit` bytes; its last line on stderr."""
+    """Run code in which no file can grow beyond `limit` bytes, and return its last line on stderr."""
     done = processes.python(textwrap.dedent(LIMITED) + textwrap.dedent(code), folder, limit)
     return done.stdout, done.stderr.strip().splitlines()[-1:]
 
 
 def test_a_save_for_which_there_is_no_room(tmp_path):
-    """The kernel writes a part, then says that there is no more room, at every file size."""
+    """For every file size: the kernel writes a part, then reports that there is no more room."""
     code = """
         sizes = []
         for limit in range(0, 2000, 61):
@@ -225,7 +224,7 @@ MARKS = {"convert to torch": pytest.mark.torch, "convert to onnx": pytest.mark.o
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in COMMANDS])
 def test_a_full_disk_is_one_line_of_the_command_that_names_the_file(name, run, tmp_path, monkeypatch):
-    """Nothing can be written, or the log when the training has gone on for a while; what was begun is gone, the checkpoint is whole."""
+    """Nothing can be written, or the log fails later: unfinished files are removed, the checkpoint is intact."""
     arguments, path = COMMANDS[name]
     (tmp_path / "d.ts").write_text("@data\n" + "1,2,3:up\n3,2,1:down\n" * 20)
     SequenceClassifier(hidden_size=4, seed=0).fit(X, Y, epochs=1, verbose=False).save("model")
@@ -252,11 +251,12 @@ def test_a_full_disk_is_one_line_of_the_command_that_names_the_file(name, run, t
         assert run(*arguments.split(), "--resume")[0] == 0
 
 
-# --- errors name the path ---------------------------------------------------------------------------------------------------
+# --- errors name the path
+# ----------------------------------------------------------------------------------------------
 
 
 def unwritable(folder):
-    """(path, name of the error) of places where nothing can be written, for whatever user."""
+    """Return (path, name of the error) of places where no user can write."""
     (folder / "file").write_text("")
     return [
         (folder / "file", "ENOTDIR"),
@@ -265,7 +265,7 @@ def unwritable(folder):
     ]
 
 
-def test_where_nothing_can_be_saved_is_named(tmp_path):
+def test_a_place_where_nothing_can_be_saved_is_named(tmp_path):
     model = SequenceClassifier(hidden_size=3, seed=0).fit(X, Y, epochs=1, verbose=False)
     before = model.storage.flat.copy()
     for path, name in unwritable(tmp_path):
@@ -279,7 +279,7 @@ def test_where_nothing_can_be_saved_is_named(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root can write everywhere")
 def test_a_directory_that_may_not_be_written_is_named(tmp_path):
     storage.save(tmp_path / "m", *OLD)
     os.chmod(tmp_path / "m", 0o500)
@@ -299,7 +299,7 @@ def test_a_log_that_cannot_be_written_is_named(log, tmp_path, monkeypatch):
             held = log(path)
             with monkeypatch.context() as patch:
                 calls = Calls(patch, fails, error)
-                if name == "flock":  # no locks here: it is written without
+                if name == "flock":  # without locks, it is written anyway
                     held({"epoch": 1, "loss": 1.0})
                 else:
                     with pytest.raises(OSError, match=f"{os.strerror(error)}: '{path}'$"):
@@ -343,12 +343,13 @@ def test_a_file_of_the_user_is_written_where_a_link_leads_and_a_device_stays_one
     assert not os.path.isfile("/dev/null")
 
 
-# --- memory --------------------------------------------------------------------------------------------------------------------
+# --- memory
+# -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
-def test_save_and_load_take_no_memory_beside_the_arrays(tmp_path):
-    """And where there is too little of it they raise MemoryError, and the process goes on."""
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's memory limits")
+def test_save_and_load_take_no_memory_besides_the_arrays(tmp_path):
+    """With too little memory they raise MemoryError, and the process continues."""
     code = """
         import sys
         import numpy as np
@@ -403,7 +404,7 @@ def test_a_save_that_fails_after_the_arrays_leaves_none_of_them(tmp_path, monkey
         with pytest.raises(OSError, match="config.json"):
             storage.save(tmp_path, *NEW)
         with pytest.raises(OSError, match="config.json"):
-            storage.save(tmp_path, *OLD)  # its arrays are those that are named
+            storage.save(tmp_path, *OLD)  # its arrays are those named in the configuration
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert same(storage.load(tmp_path), OLD)
 
@@ -422,6 +423,6 @@ def test_what_could_not_be_read_again_is_not_saved(tmp_path, value):
 def test_a_large_file_with_a_wrong_header_is_not_read_to_its_end(tmp_path):
     storage.save(tmp_path, *OLD)
     weights = next(tmp_path.glob("*.safetensors"))
-    os.truncate(weights, 1 << 40)  # it takes no room on the disk
+    os.truncate(weights, 1 << 40)  # it takes no disk space
     with pytest.raises(ValueError, match="damaged: ValueError: its tensors take"):
         storage.load(tmp_path)

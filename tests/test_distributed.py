@@ -1,4 +1,4 @@
-"""Several processes train as one would on the joined batch."""
+"""Several processes train like one process on the joined batch."""
 
 import json
 import os
@@ -19,9 +19,9 @@ SCRIPT = Path(__file__).with_name("distributed_training.py")
 
 
 def mpiexec(ranks, *command, **variables):
-    beside = Path(sys.executable).with_name("mpiexec")  # that of the wheel
+    beside = Path(sys.executable).with_name("mpiexec")  # the mpiexec of the wheel
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    assert found, "mpi4py is there, but no mpiexec"
+    assert found, "mpi4py is installed, but mpiexec was not found"
     return subprocess.run(
         [found, "-n", str(ranks), sys.executable, *map(str, command)],
         env=environment(**variables),
@@ -53,7 +53,7 @@ def test_several_processes_equal_one_on_the_joined_batch(what, ranks, tmp_path):
 
 @pytest.mark.parametrize("then", [1, 2, 3])
 def test_a_checkpoint_of_two_processes_is_resumed_by_any_number(then, tmp_path):
-    """It is written in the middle of an epoch, so the states of both are in it."""
+    """The checkpoint is written in the middle of an epoch, so it contains the states of both."""
     from distributed_training import train
 
     folder = tmp_path / "checkpoint"
@@ -74,14 +74,15 @@ def test_all_processes_skip_the_update_that_is_not_finite_in_one(how, tmp_path):
     from distributed_training import train
 
     options = dict(epochs=2, updates=[40], how=how, nonfinite="skip", check_finite=how == "fails")
-    flat, history = trained(2, "streams", tmp_path, **options)  # the script says that all have the same parameters
+    # the script checks that all processes have the same parameters
+    flat, history = trained(2, "streams", tmp_path, **options)
     with pytest.warns(RuntimeWarning, match="1 of .* updates were skipped"):
         alone = train("streams", False, **options)
     assert history[-1]["skipped"] == alone.history[-1]["skipped"] == 1
     assert_allclose(flat, alone.storage.flat, rtol=1e-6, atol=1e-8)
 
 
-def test_all_processes_stop_where_one_is_not_finite(tmp_path):
+def test_all_processes_stop_if_one_is_not_finite(tmp_path):
     flat, history = trained(2, "streams", tmp_path, updates=[5], evaluate_every=2)
     assert history[-1]["update"] == 4 and np.isfinite(flat).all()
 

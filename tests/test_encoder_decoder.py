@@ -1,4 +1,4 @@
-"""EncoderDecoder: gradients of every wiring, an independent evaluation, the search's laws, bits, files, pairs of every wrong kind."""
+"""EncoderDecoder: gradients of all variants, an independent evaluation, laws of search, bits, files, invalid data."""
 
 import numpy as np
 import pair_reference
@@ -15,7 +15,8 @@ X = ["abcab", "b", "cca", "ab", "bbca", "acb", "b", "caab"]
 Y = ["xy", "", "zzzyx", "x", "zxxzxx", "yz", "xx", "zy"]
 CELLS = ["rnn", "gru", "lstm"]
 WIRINGS = {
-    "as it is": dict(bidirectional=False, input_feeding=False),  # the encoder's state, without a bridge
+    # the size of the encoder's state, so that there is no bridge
+    "as it is": dict(bidirectional=False, input_feeding=False),
     "bridge": dict(),
     "deeper": dict(decoder_cell="lstm", decoder_layers=2, num_layers=2, dropout=0.3),
     "tied": dict(tied=True, target_embedding=12, dropout=0.3),
@@ -33,7 +34,7 @@ def small(cell="gru", **options):
 
 
 def untrained(*arguments, **options):
-    """With values that are far from small, so that nothing is nearly linear."""
+    """Return a model with values that are far from small, so that nothing is nearly linear."""
     model = small(*arguments, dtype="float64", **options).fit(X, Y, epochs=0, verbose=False)
     with model.storage.updating() as flat:
         flat *= 2
@@ -43,15 +44,23 @@ def untrained(*arguments, **options):
 @pytest.mark.parametrize("context", ["initial", "every", "both"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("wiring", WIRINGS)
-def test_gradients_of_every_wiring(wiring, cell, context):
+def test_gradients_of_every_variant(wiring, cell, context):
     model = untrained(cell, context=context, **WIRINGS[wiring])
     [batch] = model._batches(X[:4], Y[:4])
     assert_gradient(model, batch, directions=2)
 
 
 @pytest.mark.parametrize("context", ["initial", "every", "both", None])
-@pytest.mark.parametrize("attention, cell, wiring", [("additive", "gru", "bridge"), ("dot", "lstm", "tied"), ("general", "rnn", "as it is"),
-                                                     ("additive", "lstm", "deeper"), ("dot", "gru", "as it is")])  # fmt: skip
+@pytest.mark.parametrize(
+    "attention, cell, wiring",
+    [
+        ("additive", "gru", "bridge"),
+        ("dot", "lstm", "tied"),
+        ("general", "rnn", "as it is"),
+        ("additive", "lstm", "deeper"),
+        ("dot", "gru", "as it is"),
+    ],
+)
 def test_gradients_through_attention(attention, cell, wiring, context):
     model = untrained(cell, context=context, attention=attention, **WIRINGS[wiring])
     [batch] = model._batches(X[:4], Y[:4])
@@ -70,8 +79,10 @@ def test_label_smoothing_is_in_the_training_loss_only():
 
 
 @pytest.mark.parametrize("attention", [None, "additive", "dot", "general"])
-@pytest.mark.parametrize("cell, context, wiring", [("gru", "both", "bridge"), ("lstm", "initial", "as it is"), ("rnn", "every", "deeper"),
-                                                   ("lstm", "both", "tied")])  # fmt: skip
+@pytest.mark.parametrize(
+    "cell, context, wiring",
+    [("gru", "both", "bridge"), ("lstm", "initial", "as it is"), ("rnn", "every", "deeper"), ("lstm", "both", "tied")],
+)
 def test_the_loss_is_that_of_an_independent_evaluation(attention, cell, context, wiring):
     model = untrained(cell, context=context, attention=attention, **WIRINGS[wiring])
     ids = [(model.source_vocabulary.encode(x), model.vocabulary.encode(y)) for x, y in zip(X, Y)]
@@ -122,7 +133,7 @@ def test_save_and_load_and_resume(attention, tmp_path):
     for other in (dict(label_smoothing=0.2), dict(scheduled_sampling=0.5), dict(batch_size=4)):
         with pytest.raises(ValueError, match=f"was made with {next(iter(other))}="):
             small("lstm", attention=attention).fit(X, Y, **options | other, checkpoint=tmp_path / "part", resume=True)
-    with pytest.raises(ValueError, match="was made with data="):  # the same ids, of other symbols
+    with pytest.raises(ValueError, match="was made with data="):  # the same ids, with different symbols
         small("lstm", attention=attention).fit(
             [x.upper() for x in X], Y, **options, checkpoint=tmp_path / "part", resume=True
         )
@@ -173,7 +184,7 @@ def test_unknown_symbols():
     model = small().fit(X, Y, epochs=0, verbose=False)
     assert model.vocabulary.symbols == ["</s>", "x", "z", "y"] and repr(model.vocabulary) == "<4 symbols>"
     assert model.source_vocabulary.symbols == ["<unk>", "b", "a", "c"]
-    assert model.source_vocabulary.encode("aé").tolist() == [2, 0]  # a source may have any symbol
+    assert model.source_vocabulary.encode("aé").tolist() == [2, 0]  # a source may contain any symbol
     assert np.isfinite(model.log_likelihood(["é"], ["x"])).all()
     with pytest.warns(
         UserWarning, match="y has symbols that this model was not trained on: 'q'; 1 of 3 symbols: without <unk>"
@@ -208,7 +219,7 @@ def test_attention_maps_are_weights_of_each_pair():
 
 
 def greedy(model, x, limit):
-    """The most likely symbol after each step, one call over all symbols so far for each."""
+    """Choose the most likely symbol after each step, with one call over all symbols so far for each."""
     [batch] = model._batches([x])
     given, _ = model._entries(model._coded(batch.source))
     ids = [model.vocabulary.start]
@@ -220,7 +231,7 @@ def greedy(model, x, limit):
 
 @pytest.fixture(scope="module", params=[None, "additive"])
 def fitted(request):
-    """Not too sure of itself: its best guesses have different lengths."""
+    """Return a model whose predictions are uncertain: its best hypotheses have different lengths."""
     return small("gru", attention=request.param, seed=3).fit(X, Y, epochs=40, batch_size=4, lr=0.02, verbose=False)
 
 
@@ -290,7 +301,7 @@ def test_scheduled_sampling_learns_with_the_inputs_that_the_model_chose(fitted):
         losses.append(fitted.loss_and_gradient(batch, into=gradients[-1], rng=7)[0])
     assert losses[0] == losses[1] != losses[2]
     assert_array_equal(gradients[0], gradients[1])
-    other = []  # part of the inputs behind the first that are not the target's
+    other = []  # fraction of the inputs after the first that differ from the target's
     for batch.sampling in (1.0, 0.5, 0.1):
         other.append(np.mean([fitted._own_inputs(batch, given, key)[1:] != batch.inputs[1:] for key in range(20)]))
     assert other[0] > 1.5 * other[1] > 4 * other[2] > 0
@@ -325,8 +336,10 @@ BAD = [
     (["a"] * 3, ["x", "xyz", ""], {"max_length": 2}, ValueError, "1 of 3 targets are longer than max_length=2; the first is number 1"),
     (["a"], ["x"], {"validation": (["a"], ["x", "x"])}, ValueError, "X has 1 sources, but y has 2 targets"),
     (["a"], ["x"], {"validation": 0.9}, ValueError, "validation=0.9 of 1 cannot be held out: give more data"),
-    (["a"], ["x"], {"scheduled_sampling": 1.5}, ValueError, "scheduled_sampling is 1.5, but it must be a number from 0 to 1"),
-    (["a"], ["x"], {"scheduled_sampling": lambda epoch: epoch / 2, "epochs": 4}, ValueError, "scheduled_sampling is 1.5 in epoch 3, but"),
+    (["a"], ["x"], {"scheduled_sampling": 1.5}, ValueError,
+     "scheduled_sampling is 1.5, but it must be a number from 0 to 1"),
+    (["a"], ["x"], {"scheduled_sampling": lambda epoch: epoch / 2, "epochs": 4}, ValueError,
+     "scheduled_sampling is 1.5 in epoch 3, but"),
     (["a"], ["x"], {"label_smoothing": 2}, ValueError, "label_smoothing is 2, but it must be <= 1"),
 ]  # fmt: skip
 

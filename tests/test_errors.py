@@ -1,4 +1,4 @@
-"""Every error of the layer API: the type, and the whole message, which names both sizes and what to do."""
+"""Every error of the layer API: its type and its whole message, which names both sizes and what to do."""
 
 import re
 import time
@@ -73,7 +73,8 @@ MAKING = [
         "nonlinearity",
         lambda: fastrnn.RNN(3, 4, nonlinearity="gelu"),
         ValueError,
-        "nonlinearity is 'gelu', but it must be one of 'tanh', 'sigmoid', 'relu', 'affine', 'leaky_relu', 'thresholded_relu', 'scaled_tanh', "
+        "nonlinearity is 'gelu', but it must be one of 'tanh', 'sigmoid', 'relu', "
+        "'affine', 'leaky_relu', 'thresholded_relu', 'scaled_tanh', "
         "'hard_sigmoid', 'elu', 'softsign', 'softplus', 'selu', 'silu', 'exponential', 'linear'",
     ),
 ]
@@ -450,7 +451,7 @@ def test_a_backward_after_an_update_is_refused():
         late(f32(T, B, H))
 
 
-def test_a_released_backward_says_so():
+def test_a_released_backward_raises():
     done = backward(lstm())
     done.release()
     done.release()

@@ -1,4 +1,4 @@
-"""What holds for every reader: no pipes, no pickles, any encoding; what is replaced is counted."""
+"""Properties of every reader: no pipes, no pickles, any encoding; replacements are counted."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ def rolls(path):
 
 @pytest.fixture
 def said(caplog):
-    """What was reported to the logger, at the end."""
+    """Return what was reported to the logger, at the end."""
     caplog.set_level(logging.INFO, logger="fastrnn")
     return lambda: [record.getMessage() for record in caplog.records]
 
@@ -160,7 +160,7 @@ def test_vectors_beyond_float32_are_refused(number, tmp_path):
         read_vectors({"b": [1, float(number)]}, ["a", "b"], 2)
 
 
-# ---- what is not clear, or is in a form that is not read -----------------------------------------
+# ---- ambiguous data, and formats that are not read ---------------------------------------------
 
 
 def ts(header, *lines):
@@ -274,7 +274,7 @@ def test_vectors_of_one_number_keep_the_first(tmp_path, said):
     assert said()[-1].endswith("line 1: read as a header: width")
 
 
-def test_a_first_row_of_numbers_is_said_to_be_data(tmp_path, said):
+def test_a_first_row_of_numbers_is_reported_as_data(tmp_path, said):
     path = tmp_path / "f"
     path.write_text("country,1990,1991\nx,1,2\ny,5,7\nz,3,9\n")
     with pytest.warns(UserWarning) as found:
@@ -347,7 +347,7 @@ def test_empty_lines_of_tables_are_counted(tmp_path, said):
     assert f"{path}: 1 empty line left out, the first is line 2" in said()
 
 
-def test_a_date_that_target_leaves_unchecked_is_said(tmp_path, said):
+def test_a_date_column_that_target_leaves_unchecked_is_reported(tmp_path, said):
     (tmp_path / "f").write_text("Date,a\n1st of May,5\n2nd of May,6\n")
     assert data.read_csv(tmp_path / "f", target="a")[1].shape == (2, 1)
     assert said() == [f"{tmp_path / 'f'}, line 2: '1st of May' is not a date in a known form: 'Date' was not checked"]

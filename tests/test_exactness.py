@@ -1,5 +1,7 @@
-"""Every verb of the layers on random sizes, options and threads: each row alone on one thread gives the same bits, and the float64 reference
-the same numbers. Sizes are drawn on both sides of every threshold in the code (thresholds.py); memory that nobody wrote is NaN (conftest.py).
+"""All methods of the layers on random sizes, options and threads.
+
+Each row alone on one thread gives the same bits, and the float64 reference the same numbers. Sizes are drawn on both
+sides of every threshold in the code (thresholds.py); unwritten memory is NaN (conftest.py).
 """
 
 import contextlib
@@ -52,11 +54,11 @@ def test_every_threshold_of_the_core_is_listed():
             assert named <= set(ENGINE), f"{path.name}: {named - set(ENGINE)} are not in _engine.thresholds()"
 
 
-# --- what is drawn -------------------------------------------------------------------------------------------------
+# --- random cases ---------------------------------------------------------------------------------------------------
 
 
 def draw_sizes(rng, cell, dtype):
-    """(T, B, I, H, layers) on one side or the other of some threshold."""
+    """Return (T, B, I, H, layers) on one side or the other of some threshold."""
     G, item = REFERENCE[cell][1], np.dtype(dtype).itemsize
     T, B, I, H, layers = (int(n) for n in rng.integers([0, 0, 0, 1, 1], [10, 7, 10, 10, 4]))
     kind = rng.choice(
@@ -122,7 +124,7 @@ def draw_case(rng, seed, *, forward_only=False):
 
 @contextlib.contextmanager
 def divided(rng):
-    """1 to 4 threads, sometimes with a division of work that the cost model would not choose."""
+    """Use 1 to 4 threads, sometimes with a division of work that the cost model would not choose."""
     _engine.force_split(rng.choice(["rows", "units"]) if rng.random() < 0.3 else None)
     try:
         with fastrnn.threads(int(rng.integers(1, 5))):
@@ -132,7 +134,7 @@ def divided(rng):
 
 
 def row_of(case, b):
-    """What a call gets that runs row b alone, cut at the row's own length; and that length."""
+    """Return the arguments of a call for row b alone, cut at the row's length, and that length."""
     n = int(case.given["lengths"][b]) if "lengths" in case.given else len(case.x)
     given = {}
     if "resets" in case.given:
@@ -155,7 +157,7 @@ def check_row(name, y, state, b, n, want_y, want_state):
 
 
 def check_reference(case, y, state):
-    """Against the float64 reference, where that does not take long."""
+    """Compare with the float64 reference, if that does not take long."""
     T, B, _ = case.x.shape
     if not 0 < T * B * case.options.get("num_layers", 1) <= 300:
         return
@@ -194,7 +196,7 @@ def check_layer(seed):
             one = alone(case.dy[:n, b : b + 1], as_state(tuple(d[:, b : b + 1] for d in case.dstate)))
             check_row(f"{case}: gradient of", g.x, g.state, b, n, one.x, one.state)
             total += one.flat
-    if len(rows) == B:  # sums over rows: in another order, so to rounding only
+    if len(rows) == B:  # sums over rows: in another order, so equal only to rounding
         close = 1e-10 if case.dtype == "float64" else 2e-4
         assert_allclose(
             g.flat,
@@ -206,7 +208,7 @@ def check_layer(seed):
 
 
 def check_embedding_and_layout(seed):
-    """Ids in place of x, batch_first, one sequence alone, mask in place of lengths."""
+    """Use ids as x, batch_first, a single unbatched sequence, or mask instead of lengths."""
     rng = np.random.default_rng([2, seed])
     case = draw_case(rng, seed)
     T, B, I = case.x.shape
@@ -323,7 +325,7 @@ DECODER_CELLS = [cell for cell in CELLS if "proj_size" not in MAKERS[cell][1]]
 
 
 def draw_decoder(rng, seed):
-    """(decoder, T, B, what a call takes beside x) on either side of a threshold."""
+    """Return (decoder, T, B, further arguments of a call) on either side of a threshold."""
     cell, dtype = rng.choice(DECODER_CELLS), rng.choice(DTYPES)
     attention = str(rng.choice(["additive", "dot", "general"]))
     H, I = lanes(rng, dtype), int(rng.integers(1, 9))
@@ -406,7 +408,7 @@ def check_search(seed):
         options |= dict(temperature=0.8, key=int(rng.integers(2**40)))
     with divided(rng):
         found = search(decoder, embedding, linear, rows=B, max_length=limits, **options, **given)
-    if "temperature" in options:  # draws are keyed by the row: only the threads may vary
+    if "temperature" in options:  # draws are keyed by the row: only the number of threads may vary
         with fastrnn.threads(1):
             same_hypotheses(
                 found,
@@ -427,7 +429,7 @@ def check_search(seed):
 
 
 def check_scores(decoder, embedding, linear, found, given, options, what):
-    """The scores of what was written for one row are those of one call over the same symbols."""
+    """The scores of a row's output are those of one call over the same symbols."""
     memory = (given["memory"],) if "memory" in given else ()
     given = {name: a for name, a in given.items() if name != "memory"}
     for h in found[:3]:
@@ -489,7 +491,8 @@ def check_products(seed):
 
 
 CHECKS = {
-    check_layer: 160, check_embedding_and_layout: 80, check_streams: 160, check_stacked: 50, check_attention: 60, check_search: 50, check_products: 60,
+    check_layer: 160, check_embedding_and_layout: 80, check_streams: 160, check_stacked: 50, check_attention: 60,
+    check_search: 50, check_products: 60,
 }  # fmt: skip
 
 

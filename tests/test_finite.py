@@ -1,4 +1,4 @@
-"""check_finite: the first value that is not finite is named, wherever it was planted, and nothing else is reported."""
+"""check_finite: the first value that is not finite is named, wherever it is injected, and nothing else is reported."""
 
 import re
 
@@ -14,19 +14,20 @@ BAD = [np.nan, np.inf, -np.inf]
 
 
 def message(call):
-    """What the FloatingPointError says; an AssertionError if there is none."""
+    """Return the message of the FloatingPointError, or fail if there is none."""
     with pytest.raises(FloatingPointError) as caught:
         call()
     return str(caught.value)
 
 
 def drawn(seed):
-    """(rng, case) of any cell, sizes and options; with a batch and steps."""
+    """Return (rng, case) of any cell, sizes and options; with B > 0 and T > 0."""
     rng = np.random.default_rng(seed)
     T, B, I, H = (int(n) for n in rng.integers(1, [8, 5, 5, 6]))
     case = random_case(
-        CELLS[seed % len(CELLS)], T, B, I, H, dtype=DTYPES[seed // 3 % 2], seed=seed, state=rng.random() < 0.7, lengths=rng.random() < 0.5,
-        resets=rng.random() < 0.4, context=int(rng.integers(0, 3)), num_layers=int(rng.integers(1, 4)), bidirectional=rng.random() < 0.5,
+        CELLS[seed % len(CELLS)], T, B, I, H, dtype=DTYPES[seed // 3 % 2], seed=seed, state=rng.random() < 0.7,
+        lengths=rng.random() < 0.5, resets=rng.random() < 0.4, context=int(rng.integers(0, 3)),
+        num_layers=int(rng.integers(1, 4)), bidirectional=rng.random() < 0.5,
     )  # fmt: skip
     if rng.random() < 0.3:
         case.given["mask"] = rng.random((T, B)) < 0.7
@@ -34,14 +35,14 @@ def drawn(seed):
 
 
 def used(case):
-    """(T, B) the steps that are computed."""
+    """Return (T, B), the steps that are computed."""
     T, B = case.x.shape[:2]
     steps = np.ones((T, B), bool) if "lengths" not in case.given else np.arange(T)[:, None] < case.given["lengths"]
     return steps & case.given.get("mask", True)
 
 
 def both(net, x, state, given):
-    """The call and vjp, with the check."""
+    """Return the call and vjp, with the check."""
     return [lambda: net(x, state, **given, check_finite=True), lambda: net.vjp(x, state, **given, check_finite=True)]
 
 
@@ -50,11 +51,11 @@ def layer_of(k, case):
     return f"layer {layer}{' (reverse)' if d else ''}"
 
 
-# --- nothing is wrong: nothing is reported, no bit changes ---------------------
+# --- everything is finite: no report, no bit changes ---------------------------
 
 
 @pytest.mark.fuzz
-def test_the_check_changes_no_bit_and_padding_is_not_looked_at():
+def test_the_check_changes_no_bit_and_ignores_padding():
     for seed in fuzz.seeds("finite: nothing wrong", 42):
         with fuzz.named(seed):
             rng, case = drawn(seed)
@@ -105,7 +106,8 @@ def test_a_planted_argument_is_named_with_its_place():
                 k = int(rng.integers(len(dstate)))
                 index = tuple(int(rng.integers(n)) for n in dstate[k].shape)
                 dstate[k][index] = value
-                start = f"{'hc'[k]} of {kind} at {layer_of(index[0], case)}, row {index[1]}, unit {index[2]} is {value} (the only"
+                start = f"{'hc'[k]} of {kind} at {layer_of(index[0], case)}, row {index[1]}, unit {index[2]} "
+                start += f"is {value} (the only"
             elif kind == "context" and case.given.get("context") is not None:
                 given["context"] = given["context"].copy()
                 b, feature = (int(rng.integers(n)) for n in given["context"].shape)
@@ -116,8 +118,9 @@ def test_a_planted_argument_is_named_with_its_place():
                 array = dy if kind == "dy" else x
                 feature = int(rng.integers(array.shape[2]))
                 array[t, b, feature] = value
-                array[tuple(later)] = value  # a later one must not be the one that is named
-                start = f"{'dy' if kind == 'dy' else 'x'} at step {t}, row {b}, feature {0 if (t, b) == tuple(later) else feature} is {value} (the "
+                array[tuple(later)] = value  # a later one, which must not be named
+                named = 0 if (t, b) == tuple(later) else feature
+                start = f"{'dy' if kind == 'dy' else 'x'} at step {t}, row {b}, feature {named} is {value} (the "
             else:
                 continue
             net = case.net()
@@ -138,7 +141,7 @@ def test_rows_of_an_embedding_are_named_by_their_id_and_only_if_used():
     weight[[7, 20]] = np.nan
     embedding.load_state_dict({"weight": weight})
     ids = np.array([[1, 2], [30, 4]])
-    for many in (ids, np.tile(ids, (20, 1))):  # a few of its rows are taken, or all
+    for many in (ids, np.tile(ids, (20, 1))):  # some of its rows are used, or all
         rnn(many, embedding=embedding, check_finite=True)
         many = many.copy()
         many[-1, 1] = 20
@@ -160,7 +163,7 @@ def test_a_learnt_initial_state_is_a_parameter_and_one_sequence_has_no_row():
     assert message(lambda: fastrnn.LSTM(2, 3)(x, check_finite=True)).startswith("x at step 3, feature 1 is nan")
 
 
-# --- what is computed ---------------------------------------------------------
+# --- computed values ----------------------------------------------------------
 
 
 GATES = {1: ["its unit"], 3: ["gate r", "gate z", "gate n"], 4: ["gate i", "gate f", "gate g", "gate o"]}
@@ -172,7 +175,7 @@ def gates_of(net):
 
 @pytest.mark.fuzz
 def test_a_gate_whose_pre_activation_is_not_a_number_is_named():
-    """x gives a gate +inf at one step of one row, the context -inf to all its steps."""
+    """x gives a gate +inf at one step of one row; the context gives -inf in all its steps."""
     for seed in fuzz.seeds("finite: gates", 84):
         with fuzz.named(seed):
             rng = np.random.default_rng(seed)
@@ -189,8 +192,19 @@ def test_a_gate_whose_pre_activation_is_not_a_number_is_named():
                 "lstm_coupled",
                 "lstm_projected",
             ][seed % 8]
-            case = random_case(cell, T, B, I, H, dtype="float32", seed=seed, lengths=rng.random() < 0.5, context=1, bidirectional=two,
-                               num_layers=int(rng.integers(1, 3)))  # fmt: skip
+            case = random_case(
+                cell,
+                T,
+                B,
+                I,
+                H,
+                dtype="float32",
+                seed=seed,
+                lengths=rng.random() < 0.5,
+                context=1,
+                bidirectional=two,
+                num_layers=int(rng.integers(1, 3)),
+            )
             if rng.random() < 0.3:
                 case.given["mask"] = rng.random((T, B)) < 0.7
             places = np.argwhere(used(case))
@@ -206,13 +220,14 @@ def test_a_gate_whose_pre_activation_is_not_a_number_is_named():
             net.load_state_dict(params)
             for call in both(net, x, case.layer_state(), {**case.given, "context": context}):
                 said = message(call)
-                start = f"{net.kind} layer 0{' (reverse)' if d else ''}, {gates_of(net)[gate]}, step {t}, row {b}, unit {unit}: nan (the "
+                start = f"{net.kind} layer 0{' (reverse)' if d else ''}, {gates_of(net)[gate]}, "
+                start += f"step {t}, row {b}, unit {unit}: nan (the "
                 assert said.startswith(start), f"{said}\n{start}"
                 assert "its inputs are finite: its pre-activation overflows float32" in said
 
 
 def first_by_states(net, case):
-    """(layer, direction, step, row) of the first state that is not finite, from the states of every step."""
+    """Return (layer, direction, step, row) of the first state that is not finite, from the states of every step."""
     _, _, states = net(case.x, case.layer_state(), **case.given, return_states=True)
     wrong = np.any([~np.isfinite(s).all(-1) for s in as_tuple(states)], axis=0)  # (L*D, T, B)
     D = net.num_directions
@@ -226,16 +241,17 @@ def first_by_states(net, case):
 
 @pytest.mark.fuzz
 def test_the_first_place_of_an_overflow_is_that_of_the_states_of_every_step():
-    """Any cell and options, with functions that grow, and parameters so large that some states overflow."""
+    """Any cell and options, with unbounded functions and parameters so large that some states overflow."""
     found = 0
     for seed in fuzz.seeds("finite: overflow", 60):
         with fuzz.named(seed):
             rng, case = drawn(seed)
-            case.given.pop("mask", None)  # return_states has no mask
+            case.given.pop("mask", None)  # return_states does not support mask
             case.given.pop("resets", None)  # a state that is cut at once is not reported
             make, options = [
                 (fastrnn.RNN, dict(nonlinearity="relu")), (fastrnn.RNN, dict(nonlinearity="linear")),
-                (fastrnn.GRU, dict(activation="linear")), (fastrnn.GRU, dict(recurrent_activation="exponential", reset_after=False)),
+                (fastrnn.GRU, dict(activation="linear")),
+                (fastrnn.GRU, dict(recurrent_activation="exponential", reset_after=False)),
                 (fastrnn.LSTM, dict(activation="linear")), (fastrnn.LSTM, dict(recurrent_activation="softplus")),
                 (fastrnn.LSTM, dict(activation="exponential", output_activation="selu", proj_size=1)),
             ][seed % 7]  # fmt: skip
@@ -259,17 +275,18 @@ def test_the_first_place_of_an_overflow_is_that_of_the_states_of_every_step():
                 assert said.startswith(f"{net.kind} {layer}, ") and f", step {t}, row {b}, unit " in said, (
                     f"{said}\n{place}"
                 )
-    assert found > 30 or fuzz._FIRST  # of other seeds there may be fewer
+    assert found > 30 or fuzz._FIRST  # with other seeds there may be fewer
 
 
-def test_cell_state_and_output_are_told_from_the_gates():
+def test_cell_state_and_output_are_distinguished_from_the_gates():
     x = np.ones((3, 1, 1), "float32")
     net = fastrnn.LSTM(1, 1, activation="linear")
     one = {name: np.zeros(a.shape, "float32") for name, a in net.params.items()}
     one["bias_ih_l0"][:] = [50, 50, 3e38, 50]
     net.load_state_dict(one)
     assert message(lambda: net(x, check_finite=True)) == (
-        "LSTM layer 0, cell state c, step 1, row 0, unit 0: inf (the first of 4 values that are not finite in the states of this layer); "
+        "LSTM layer 0, cell state c, step 1, row 0, unit 0: inf "
+        "(the first of 4 values that are not finite in the states of this layer); "
         "its inputs are finite: gates and state multiplied and added overflow float32"
     )
     net = fastrnn.LSTM(1, 1, activation="linear", output_activation=("affine", 1e38))
@@ -288,7 +305,7 @@ def test_cell_state_and_output_are_told_from_the_gates():
 
 
 def test_what_saturates_is_not_reported():
-    """The numbers that come out are finite, and so are those that went in."""
+    """The outputs and the inputs are finite."""
     x = np.full((2, 1, 1), 3e38, "float32")
     for net in (fastrnn.LSTM(1, 2, seed=0), fastrnn.RNN(1, 2, nonlinearity="relu", clip=1.0, seed=0)):
         with net.updating() as flat:
@@ -314,7 +331,7 @@ def test_a_stack_names_the_member():
 
 
 def doubling(T=6, **options):
-    """A linear RNN whose gradient doubles at each step back; its backward."""
+    """Return a linear RNN whose gradient doubles at each step back, and its backward."""
     net = fastrnn.RNN(3, 2, nonlinearity="linear", **options)
     params = {name: np.zeros(a.shape, "float32") for name, a in net.params.items()}
     for name in params:
@@ -329,11 +346,12 @@ def test_the_step_at_which_a_gradient_explodes_is_named():
     dy, backward = doubling()
     dy[4, 1, 1] = 1e38
     assert message(lambda: backward(dy)) == (
-        "the gradient of RNN layer 0, the state h before it, step 3, row 1, unit 1: inf (the only value that is not finite in this step); "
+        "the gradient of RNN layer 0, the state h before it, step 3, row 1, unit 1: inf "
+        "(the only value that is not finite in this step); "
         "dy, dstate_n and the gradients of later steps are finite"
     )
     dy, backward = doubling(bidirectional=True)
-    dy[1, 2, 3] = 3e38  # of the reverse direction, whose gradient goes onward in time
+    dy[1, 2, 3] = 3e38  # in the reverse direction, whose gradient moves forward in time
     assert message(lambda: backward(dy)).startswith(
         "the gradient of RNN layer 0 (reverse), the state h before it, step 1, row 2, unit 1: inf"
     )
@@ -354,7 +372,7 @@ def test_a_gradient_that_a_reset_cuts_off_is_not_taken_for_one_that_explodes(two
     resets[4, 0] = resets[7, 1] = True
     (y, _), backward = net.vjp(x, resets=resets, lengths=[8, 7, 8], check_finite=True)
     dy = np.zeros_like(y)
-    dy[4, 0, 0], dy[3, 0, -1] = 1e38, 1e38 * two  # each would be infinite two steps on
+    dy[4, 0, 0], dy[3, 0, -1] = 1e38, 1e38 * two  # each would be infinite two steps later
     backward(dy)
     dy[3, 1, 0] = 1e38
     assert message(lambda: backward(dy)).startswith(
@@ -372,13 +390,14 @@ def test_a_sum_of_finite_gradients_that_overflows_is_named_by_its_parameter():
     net.load_state_dict({name: np.zeros(a.shape, "float32") for name, a in net.params.items()})
     (y, _), backward = net.vjp(np.ones((2, 1, 1), "float32"), check_finite=True)
     assert message(lambda: backward(np.full_like(y, 3e38))) == (
-        "the gradient of the parameter weight_ih_l0 at [0, 0]; those of the gates are finite, their sum is inf (the only value that is not finite)"
+        "the gradient of the parameter weight_ih_l0 at [0, 0]; those of the gates are finite, "
+        "their sum is inf (the only value that is not finite)"
     )
 
 
 @pytest.mark.fuzz
 def test_the_step_of_a_gradient_is_the_one_at_which_the_state_s_gradient_breaks():
-    """One direction and layer of any cell: the backward of the steps from k on is finite up to the step that is named."""
+    """One direction and layer of any cell: the backward of the steps from k on is finite up to the named step."""
     found = 0
     for seed in fuzz.seeds("finite: gradients", 84):
         with fuzz.named(seed):
@@ -407,7 +426,7 @@ def test_the_step_of_a_gradient_is_the_one_at_which_the_state_s_gradient_breaks(
             said = message(lambda: backward(dy))  # noqa: B023
             found += 1
             assert f", step {step}, row " in said, f"{said}\nstep {step}"
-    assert found > 5 or fuzz._FIRST  # of other seeds there may be fewer
+    assert found > 5 or fuzz._FIRST  # with other seeds there may be fewer
 
 
 # --- a decoder with attention -------------------------------------------------
@@ -465,7 +484,7 @@ def test_a_decoder_s_output_and_layers():
     assert said.startswith("AttentionDecoder, RNN layer 0, its unit, step 2, row 1, unit 0: inf (the "), said
 
 
-# --- the switch of training ---------------------------------------------------
+# --- the option of fit ---------------------------------------------------------
 
 
 def test_checking_holds_for_all_layers_of_this_thread_and_ends():

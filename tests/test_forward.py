@@ -8,7 +8,7 @@ import fastrnn
 
 TOLERANCE = {"float64": {"rtol": 1e-12, "atol": 1e-12}, "float32": {"rtol": 1e-5, "atol": 1e-5}}
 
-SHAPES = [  # T, B, I, H: one of everything; odd sizes below, at and above a vector and a tile
+SHAPES = [  # T, B, I, H: all 1; odd sizes below, at and above a vector and a tile
     (1, 1, 1, 1),
     (1, 3, 2, 5),
     (5, 3, 4, 11),
@@ -17,7 +17,7 @@ SHAPES = [  # T, B, I, H: one of everything; odd sizes below, at and above a vec
     (4, 7, 17, 33),
     (2, 5, 64, 65),
     (3, 1, 2, 150),  # one row takes two panels at a time
-    (2, 2, 600, 9),  # the input product is cut in two along k
+    (2, 2, 600, 9),  # the input product is divided in two along k
 ]
 
 OPTIONS = {
@@ -44,7 +44,7 @@ def dtype(request):
 
 
 def check(case, y, state_n):
-    """Against the reference: dtype, shape, numbers."""
+    """Compare dtype, shape and numbers with the reference."""
     want_y, want_state = case.reference()
     assert y.dtype == case.dtype and y.shape == want_y.shape
     np.testing.assert_allclose(y, want_y, **TOLERANCE[case.dtype], err_msg="y")
@@ -203,7 +203,7 @@ def test_huge_inputs_saturate_as_the_reference_does(cell, dtype, isa, size):
     with np.errstate(invalid="ignore"):  # inf - inf in the relu network
         want_y, want_state = case.reference()
     tolerance = dict(TOLERANCE[dtype], equal_nan=True)
-    if cell == "rnn_relu" and size != 1e4:  # its sums exceed float32: compare what is finite there
+    if cell == "rnn_relu" and size != 1e4:  # its sums exceed float32: compare only the finite values
         with np.errstate(over="ignore"):
             finite = np.isfinite(want_y.astype("float32"))
         assert finite[:1].all()
@@ -217,7 +217,7 @@ def test_huge_inputs_saturate_as_the_reference_does(cell, dtype, isa, size):
 
 
 def test_denormal_inputs_and_states_count_as_zero_or_as_themselves(cell, dtype, isa):
-    """Flushed to zero inside a call or not: no output may differ by more than the smallest normal number allows."""
+    """Whether or not denormals are flushed to zero in a call, outputs differ by at most the smallest normal number."""
     tiny = np.finfo(dtype).smallest_subnormal * 3
     case = random_case(cell, 4, 3, 2, 17, dtype=dtype, seed=14)
     case.x[:] = tiny
@@ -230,11 +230,11 @@ def test_denormal_inputs_and_states_count_as_zero_or_as_themselves(cell, dtype, 
     )
 
 
-# --- whose memory is it -------------------------------------------------------
+# --- ownership of memory -------------------------------------------------------
 
 
 def spellings(a):
-    """The same numbers, laid out otherwise."""
+    """The same numbers in a different memory layout."""
     yield "read-only", a.copy()
     yield "fortran order", np.asfortranarray(a)
     yield "strided", np.repeat(a, 2, axis=-1)[..., ::2]
@@ -291,7 +291,7 @@ def test_any_layout_is_accepted_gives_the_same_bits_and_is_never_written(cell, i
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_returned_arrays_belong_to_the_caller(cell, isa, bidirectional):
-    """They alias neither the input nor the tape nor each other nor a later call's."""
+    """Outputs do not alias the input, the tape, each other or the outputs of a later call."""
     case = random_case(cell, 5, 3, 4, 10, seed=16, bidirectional=bidirectional)
     net = case.net()
     want = net(case.x, case.layer_state())
@@ -315,7 +315,7 @@ def test_returned_arrays_belong_to_the_caller(cell, isa, bidirectional):
 
 
 def test_the_state_may_change_before_backward_and_x_is_not_copied(cell, isa):
-    """A carried state may be overwritten at once; x, which dW needs, must stay as it was (vjp's docstring says so)."""
+    """A carried state may be overwritten at once; x, which dW needs, must not change (see vjp's docstring)."""
     case = random_case(cell, 5, 3, 4, 10, seed=17)
     net = case.net()
     _, backward = net.vjp(case.x, case.layer_state())
@@ -334,7 +334,7 @@ def test_the_state_may_change_before_backward_and_x_is_not_copied(cell, isa):
 
 
 def test_new_parameters_are_used_by_the_next_call(cell, isa):
-    """The packed copies follow the version, whichever way the parameters were written."""
+    """The packed copies follow the version, however the parameters are written."""
     case = random_case(cell, 4, 3, 2, 9, seed=18)
     net = case.net()
     other = random_params(np.random.default_rng(5), cell, 2, 9)

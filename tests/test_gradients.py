@@ -1,4 +1,4 @@
-"""Every gradient, by number: central differences of the float64 reference against both engines on every instruction set."""
+"""Every gradient numerically: central differences of the float64 reference against both engines on every ISA."""
 
 import functools
 
@@ -39,7 +39,7 @@ def build(cell, name, dtype):
 
 
 def arguments(case):
-    """Everything that has a gradient, by name."""
+    """Return everything that has a gradient, by name."""
     values = {"x": case.x, **{f"state[{k}]": s for k, s in enumerate(case.state)}, **case.params}
     if "context" in case.given:
         values["context"] = case.given["context"]
@@ -47,7 +47,7 @@ def arguments(case):
 
 
 def by_name(g, case):
-    """The engine's gradients under the names of `arguments`."""
+    """Return the engine's gradients under the names of `arguments`."""
     got = {"x": g.x, **{f"state[{k}]": s for k, s in enumerate(as_tuple(g.state))}, **g.params}
     if "context" in case.given:
         got["context"] = g.context
@@ -56,7 +56,7 @@ def by_name(g, case):
 
 @functools.cache
 def numeric(cell, name):
-    """The truth of a case; it depends on neither dtype nor instruction set, so it is computed once."""
+    """Return the reference result of a case; it does not depend on dtype or instruction set, so it is computed once."""
     case = build(cell, name, "float64")
 
     def loss(v):
@@ -94,7 +94,7 @@ def test_every_gradient_matches_central_differences(cell, dtype, isa, name):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("T, B, I, H", [(7, 19, 5, 33), (20, 2, 33, 40), (2, 35, 17, 70), (4, 1, 3, 150)])
 def test_gradients_of_larger_networks_match_differences_along_random_directions(cell, dtype, isa, T, B, I, H):
-    """One number per argument and direction: sum(gradient * v) is the slope of the loss along v."""
+    """Compare one number per argument and direction: sum(gradient * v) is the slope of the loss along v."""
     case = random_case(cell, T, B, I, H, dtype=dtype, seed=2, lengths=True, resets=True, context=2)
     _, backward = case.net().vjp(case.x, case.layer_state(), **case.given)
     got = by_name(backward(case.dy, case.layer_dstate()), case)
@@ -104,7 +104,7 @@ def test_gradients_of_larger_networks_match_differences_along_random_directions(
 
 
 @functools.cache
-def slopes(cell, T, B, I, H, eps=1e-7):  # small: clips and kinks are seldom within it
+def slopes(cell, T, B, I, H, eps=1e-7):  # small, so that clips and kinks are seldom within it
     case = random_case(cell, T, B, I, H, seed=2, lengths=True, resets=True, context=2)
     rng = np.random.default_rng(3)
     values = arguments(case)
@@ -166,7 +166,7 @@ def test_the_gradient_of_an_embedding_matches_central_differences(cell, dtype, i
 
 @pytest.fixture(params=CELLS)
 def case(request):
-    """A case with everything in it, for the laws below."""
+    """Return a case with every kind of argument, for the laws below."""
     return random_case(
         request.param, 6, 5, 3, 18, seed=6, lengths=True, resets=True, context=2, num_layers=2, bidirectional=True
     )
@@ -196,7 +196,7 @@ def test_backward_may_be_called_again_and_gives_the_same(isa, case):
 
 
 def test_tapes_live_side_by_side(isa, case):
-    """Two forward passes, then their backwards in either order."""
+    """Run two forward passes, then their backwards in either order."""
     net = case.net()
     other = random_case(case.cell, 6, 5, 3, 18, seed=7, lengths=True, num_layers=2, bidirectional=True, context=2)
 
@@ -265,7 +265,7 @@ def test_no_steps_or_no_rows_give_zero_gradients_and_pass_dstate_through(case, T
 
 
 def test_no_gradient_crosses_a_reset(isa, case):
-    """dy after a reset does not reach x or the state before it."""
+    """dy after a reset does not affect x or the state before it."""
     one = random_case(case.cell, 6, 2, 3, 9, seed=9)
     resets = np.zeros((6, 2), bool)
     resets[3] = True
@@ -333,7 +333,7 @@ def test_nan_in_dy_of_a_row_is_not_swallowed_and_stays_in_that_rows_state_and_in
     assert np.isnan(g.params["bias_ih_l0"]).any()
 
 
-def test_release_gives_the_tape_back_and_backward_then_says_so(case):
+def test_release_returns_the_tape_and_backward_then_raises(case):
     _, backward = case.net().vjp(case.x, case.layer_state(), **case.given)
     backward(case.dy)
     backward.release()

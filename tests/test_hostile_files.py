@@ -1,4 +1,4 @@
-"""Files of other libraries that mean harm or were damaged: refused in one sentence that names them, in little memory and time."""
+"""Malicious or damaged files of other libraries are refused in a sentence that names them, with little memory."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_sentence_that_names_it(server,
             assert not wrong, wrong
 
 
-# --- small files that ask for much -------------------------------------------------
+# --- small files that ask for much memory ------------------------------------------
 
 
 @pytest.mark.parametrize("what", SMALL)
@@ -55,11 +55,11 @@ def test_a_small_file_that_asks_for_much_is_refused_in_little_memory(server, wha
     assert re.search(words, found["text"]), found["text"]
 
 
-# --- what reading takes ------------------------------------------------------------
+# --- memory of reading -------------------------------------------------------------
 
 
 def large(kind):
-    """A file of some 16 MB that is in order."""
+    """Write a valid file of about 16 MB."""
     H = 900
     if kind in ("torch", "safetensors"):
         arrays = {"rnn.weight_ih_l0": files.numbers((4 * H, 256)), "rnn.weight_hh_l0": files.numbers((4 * H, H)) / 10}
@@ -137,18 +137,19 @@ def test_an_archive_of_arrays_that_becomes_far_larger_is_refused(tmp_path):
 
 
 class PanicException(BaseException):
-    """As extensions written in Rust raise it."""
+    """An exception as raised by extensions written in Rust."""
 
 
 ODD_ERRORS = (
-    TypeError("a"), KeyError("a"), IndexError("a"), AttributeError("a"), OverflowError("a"), RecursionError("a"), EOFError("a"), RuntimeError("a\nb"),
-    AssertionError(), ZeroDivisionError("a"), StopIteration(), zipfile.BadZipFile("a"), struct.error("a"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a"),
+    TypeError("a"), KeyError("a"), IndexError("a"), AttributeError("a"), OverflowError("a"), RecursionError("a"),
+    EOFError("a"), RuntimeError("a\nb"), AssertionError(), ZeroDivisionError("a"), StopIteration(),
+    zipfile.BadZipFile("a"), struct.error("a"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a"),
     json.JSONDecodeError("a", "b", 0), PanicException("a"), Exception("a" * 9000), ValueError("a\nb"),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("error", ODD_ERRORS, ids=lambda error: type(error).__name__)
-def test_whatever_is_raised_becomes_one_sentence_that_names_the_file(error):
+def test_any_exception_becomes_one_sentence_that_names_the_file(error):
     from fastrnn._files import foreign
 
     with pytest.raises(ValueError) as caught, foreign.reading("m.pt"):
@@ -189,7 +190,7 @@ def test_an_operator_that_fails_is_named():
 
 
 def reference_without_function(model):
-    """An attribute that stands for one of a function, in no function."""
+    """An attribute that refers to one of a function, outside any function."""
     model.graph.node[0].attribute[0].ref_attr_name = "x"
 
 
@@ -214,7 +215,7 @@ def test_a_recurrent_node_that_lacks_something_is_named(change):
 
 @pytest.mark.parametrize("text", ['{"a": ["\\ud800"]}', '{"a\\udfff": 1}', '["\\udc00x"]'])
 def test_json_with_half_of_a_surrogate_pair_is_refused(tmp_path, text):
-    """Such a name can be read, but not be written."""
+    """Such a name can be read, but not written."""
     from fastrnn._files import foreign
 
     with pytest.raises(ValueError, match="^a.json: .*contains half of a surrogate pair"):

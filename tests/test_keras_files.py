@@ -1,4 +1,4 @@
-"""Keras' files and live models as Networks, and back: real models, every setting, errors, hostile files."""
+"""Keras files and live models as Networks, and back: real models, every setting, errors, hostile files."""
 
 import io
 import itertools
@@ -14,7 +14,8 @@ import fastrnn
 
 pytestmark = [
     pytest.mark.keras,
-    # Keras 3.15 makes arrays of torch tensors in a way that NumPy 2 warns of, and warns of its own older format.
+    # Keras 3.15 creates arrays of torch tensors in a way that NumPy 2 warns about, and warns about its own older
+    # format.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning"),
 ]
@@ -23,10 +24,10 @@ B, T, V = 4, 7, 9
 
 
 def trained(seed=0):
-    """A BiLSTM of Keras that has learnt a little: does an id above 5 come up?"""
+    """A BiLSTM in Keras with a little training: does an id above 5 occur?"""
     import keras
 
-    keras.utils.clear_session()  # names count from the beginning
+    keras.utils.clear_session()  # reset the counters of names
     keras.utils.set_random_seed(seed)
     L = keras.layers
     model = keras.Sequential([
@@ -47,7 +48,7 @@ def trained(seed=0):
 def ids(rows=B, seed=1):
     rng = np.random.default_rng(seed)
     x = rng.integers(1, V, (rows, T))
-    x[rng.random((rows, T)) < 0.2] = 0  # holes
+    x[rng.random((rows, T)) < 0.2] = 0  # gaps
     x[0, :3] = 0  # left padding
     return x
 
@@ -68,7 +69,7 @@ def save(model, path):
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.weights.h5", "live"])
-def test_a_trained_bidirectional_lstm_comes_over_and_gives_what_keras_gives(tmp_path, name):
+def test_a_trained_bidirectional_lstm_is_converted_with_keras_results(tmp_path, name):
     import fastrnn.keras
 
     model = trained()
@@ -96,8 +97,10 @@ def test_convert_reads_keras_files(tmp_path, run):
 
 
 SINGLE = [
-    ("SimpleRNN", {}, "tanh"), ("SimpleRNN", {"go_backwards": True, "return_sequences": True}, "relu"), ("SimpleRNN", {"use_bias": False}, "linear"),
-    ("GRU", {"reset_after": True, "return_sequences": True}, "tanh"), ("GRU", {"reset_after": False, "recurrent_activation": "hard_sigmoid"}, "tanh"),
+    ("SimpleRNN", {}, "tanh"), ("SimpleRNN", {"go_backwards": True, "return_sequences": True}, "relu"),
+    ("SimpleRNN", {"use_bias": False}, "linear"),
+    ("GRU", {"reset_after": True, "return_sequences": True}, "tanh"),
+    ("GRU", {"reset_after": False, "recurrent_activation": "hard_sigmoid"}, "tanh"),
     ("GRU", {"reset_after": False, "use_bias": False, "go_backwards": True}, "softsign"),
     ("LSTM", {"recurrent_activation": "hard_sigmoid", "return_sequences": True, "zero_output_for_mask": True}, "elu"),
     ("LSTM", {"go_backwards": True}, "leaky_relu"), ("LSTM", {"use_bias": False, "return_sequences": True}, "silu"),
@@ -108,7 +111,7 @@ SINGLE = [
     "dtype, kind, options, activation",
     [("float32", *one) for one in SINGLE] + [("float64", *one) for one in SINGLE[::3]],
 )
-def test_every_setting_of_a_layer_comes_over_behind_a_masking(tmp_path, kind, options, activation, dtype):
+def test_every_setting_of_a_layer_is_converted_after_a_masking(tmp_path, kind, options, activation, dtype):
     import keras
 
     import fastrnn.keras
@@ -129,7 +132,7 @@ def test_every_setting_of_a_layer_comes_over_behind_a_masking(tmp_path, kind, op
     "kind, merge, sequences",
     list(itertools.product(["SimpleRNN", "GRU", "LSTM"], ["concat", "sum", "mul", "ave"], [False, True])),
 )
-def test_every_merge_mode_comes_over(kind, merge, sequences):
+def test_every_merge_mode_is_converted(kind, merge, sequences):
     import keras
 
     import fastrnn.keras
@@ -148,7 +151,7 @@ def test_every_merge_mode_comes_over(kind, merge, sequences):
 
 
 def test_hard_sigmoid_of_keras_2_is_another_function(tmp_path):
-    """A file that says it is of Keras 2 has slope 0.2, one of Keras 3 slope 1/6."""
+    """A file that states Keras 2 has slope 0.2, one of Keras 3 slope 1/6."""
     import h5py
     import keras
 
@@ -163,15 +166,16 @@ def test_hard_sigmoid_of_keras_2_is_another_function(tmp_path):
     assert fastrnn.keras.load(path).layers[model.layers[0].name].recurrent_activation == ("hard_sigmoid", 0.2, 0.5)
 
 
-# --- and back --------------------------------------------------------------------
+# --- to Keras --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", [
-    fastrnn.RNN(3, 4, nonlinearity="relu", seed=0), fastrnn.GRU(3, 4, seed=0), fastrnn.GRU(3, 4, reset_after=False, bias=False, seed=0),
-    fastrnn.LSTM(3, 4, reverse=True, seed=0), fastrnn.LSTM(3, 4, bidirectional=True, activation=("leaky_relu", 0.2), dtype="float64", seed=0),
+    fastrnn.RNN(3, 4, nonlinearity="relu", seed=0), fastrnn.GRU(3, 4, seed=0),
+    fastrnn.GRU(3, 4, reset_after=False, bias=False, seed=0), fastrnn.LSTM(3, 4, reverse=True, seed=0),
+    fastrnn.LSTM(3, 4, bidirectional=True, activation=("leaky_relu", 0.2), dtype="float64", seed=0),
     fastrnn.Linear(3, 4, seed=0),
 ], ids=repr)  # fmt: skip
-def test_a_layer_becomes_one_of_keras_and_comes_back(layer):
+def test_a_layer_becomes_a_keras_layer_and_back(layer):
     import fastrnn.keras
 
     made = fastrnn.keras.to_keras(layer)
@@ -217,7 +221,7 @@ def test_weights_of_another_shape_are_refused():
 
 
 def edited(path, change):
-    """The .keras file with its parts changed: change(config dict, weights as an h5py.File)."""
+    """Write the .keras file with changes: change(config dict, weights as an h5py.File)."""
     import h5py
 
     with zipfile.ZipFile(path) as archive:
@@ -366,7 +370,7 @@ def test_outputs_that_differ_are_an_error(tmp_path, whole, monkeypatch):
     right = _load._convert.to_params
     monkeypatch.setattr(
         _load._convert, "to_params", lambda kind, arrays, suffix="_l0": right("LSTM", arrays, suffix)
-    )  # the GRU's gates as they lie
+    )  # the GRU's gates in the order of the file
     with pytest.raises(ValueError, match="outputs of 'bidirectional_1' differ from the source's"):
         _load.read(str(tmp_path / "m.keras"), None, verify=True)
 
@@ -421,7 +425,7 @@ def test_a_hostile_file_is_a_clear_error_in_little_memory(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("name", ["m.keras", "m.h5"])
 def test_files_cut_short_or_with_flipped_bits_are_read_or_refused(tmp_path, name):
-    """In the trial process of `load`; a flipped bit of a weight in .h5, which has no checksum, is not to be noticed."""
+    """In the trial process of `load`. A flipped bit of a weight in .h5 cannot be noticed: there is no checksum."""
     import keras
 
     import fastrnn.keras

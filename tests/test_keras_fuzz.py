@@ -1,4 +1,4 @@
-"""Random Keras models: loaded, they give what Keras gives, and the bits of the plain layers on any number of threads."""
+"""Random Keras models: loaded, they give Keras' results, and the bits of the plain layers on any number of threads."""
 
 import fuzz
 import numpy as np
@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning"),
 ]
 
-UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33)  # both sides of every vector's width
+UNITS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33)  # both sides of every vector width
 STEPS = (1, 2, 3, 5, 12)
 ROWS = (1, 2, 3, 5, 9)
 FUNCTIONS = (
@@ -54,7 +54,7 @@ def settings(rng, kind, sequences, dtype):
 
 
 def recurrent(rng, source, sequences, dtype, wrap):
-    """A random recurrent layer of a module that has SimpleRNN, GRU and LSTM; the same for the same state of rng."""
+    """Return a random recurrent layer of a module with SimpleRNN, GRU and LSTM; the same for the same state of rng."""
     import keras
 
     kind = pick(rng, tuple(CELLS))
@@ -66,7 +66,7 @@ def recurrent(rng, source, sequences, dtype, wrap):
 
 
 def model(seed, source=None):
-    """A random chain; with source=fastrnn.keras its recurrent layers are ours."""
+    """Return a random chain; with source=fastrnn.keras its recurrent layers are ours."""
     import keras
 
     L, rng = keras.layers, np.random.default_rng(seed)
@@ -97,7 +97,7 @@ def model(seed, source=None):
 
 
 def inputs(rng, first, features, dtype, V):
-    """x, and a mask to call with or None: where the model makes its own, Keras does not look at the caller's."""
+    """Return x, and a mask for the call or None: if the model creates its own, Keras ignores the caller's."""
     B, T = pick(rng, ROWS), pick(rng, STEPS)
     if first == "embedding":
         return rng.integers(0, V, (B, T)), None
@@ -120,7 +120,7 @@ def close(got, want):
     )  # Keras on torch multiplies float64 in float32
 
 
-def test_random_models_give_what_keras_gives_on_any_number_of_threads(tmp_path):
+def test_random_models_give_keras_results_on_any_number_of_threads(tmp_path):
     for seed in fuzz.seeds("keras: models loaded", 20):
         with fuzz.named(seed):
             compare_loaded(seed, tmp_path / f"{seed}.keras")
@@ -171,7 +171,7 @@ def compare_layers(seed):
 
 
 def plain(kind, options, arrays, features):
-    """The fastrnn layer that a Keras layer is, put together anew: one direction, no options of mask and order."""
+    """Rebuild a Keras layer as a fastrnn layer: one direction, without options of mask and order."""
     act = options.get("activation", "tanh")
     act = ("leaky_relu", 0.2) if act == "leaky_relu" else act
     more = {"bias": options["use_bias"], "dtype": options["dtype"], "batch_first": True}
@@ -203,7 +203,7 @@ def test_random_layers_have_the_bits_of_the_plain_layers():
 
 
 def compare_bits(seed):
-    """A layer of fastrnn.keras and a loaded one, without a mask and with one, also of no rows at all."""
+    """Compare a layer of fastrnn.keras and a loaded one, with and without a mask, also with no rows."""
     import keras
 
     import fastrnn.keras

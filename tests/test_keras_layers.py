@@ -1,4 +1,4 @@
-"""fastrnn's Keras layers against Keras' own, on its torch backend."""
+"""fastrnn's Keras layers compared with Keras' own, on its torch backend."""
 
 import importlib.util
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-# Keras 3.15 makes arrays of torch tensors in a way that NumPy 2 warns of.
+# Keras 3.15 creates arrays of torch tensors in a way that NumPy 2 warns about.
 pytestmark = [
     pytest.mark.keras,
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
@@ -64,7 +64,7 @@ def flat(result):
 
 
 def results(layer, x, state, mask):
-    """Outputs, and the gradients of a fixed weighting of them by x, the states and every weight."""
+    """Return the outputs, and the gradients of a weighted sum of them with respect to x, states and weights."""
     import torch
 
     arguments = [torch.tensor(a, requires_grad=True) for a in (x, *state)]
@@ -99,7 +99,7 @@ def test_outputs_and_gradients_agree_with_keras_in_220_configurations(configurat
     states = (1 if kind != "LSTM" else 2) * (1 if merge == "one" else 2)
     state = [rng.standard_normal((B, H)).astype(dtype) for _ in range(states if with_state else 0)]
     mask = make_mask(how, T, B, rng)
-    # keras.ops.matmul of Keras 3.15 on torch multiplies float64 in float32: Keras is the rougher side there.
+    # keras.ops.matmul of Keras 3.15 on torch multiplies float64 in float32, so Keras is the less accurate side there.
     tolerance = 2e-4 if dtype == "float32" else 2e-5
     wanted, found = results(want, x, state, mask), results(got, x, state, mask)
     assert len(wanted) == len(found)
@@ -157,7 +157,7 @@ def test_training_follows_keras_and_the_model_is_saved_and_loaded(tmp_path):
 
 
 def test_two_calls_before_one_backward_keep_their_weights():
-    """The gradient of a call is that of its own weights, though a later call has others."""
+    """The gradient of a call is that of its own weights, even if a later call has others."""
     import torch
 
     import fastrnn.keras
@@ -259,7 +259,7 @@ def test_stacked_cells_agree_with_keras():
         assert [type(cell).__name__ for cell in again.cell.cells] == ["LSTMCell", "GRUCell", "SimpleRNNCell"]
 
 
-def test_a_backward_layer_of_its_own():
+def test_a_custom_backward_layer_of_bidirectional():
     import keras
 
     import fastrnn.keras

@@ -1,4 +1,4 @@
-"""Live Keras models as Networks: masks given to the call, bias-free layers, several outputs, stateful layers."""
+"""Live Keras models as Networks: masks passed to the call, layers without bias, several outputs, stateful layers."""
 
 import itertools
 
@@ -7,7 +7,8 @@ import pytest
 
 pytestmark = [
     pytest.mark.keras,
-    # Keras 3.15 makes arrays of torch tensors in a way that NumPy 2 warns of, and warns of its own older format.
+    # Keras 3.15 creates arrays of torch tensors in a way that NumPy 2 warns about, and warns about its own older
+    # format.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning"),
     pytest.mark.filterwarnings("ignore:Layer 'sequential.*was passed an input with a mask attached to it:UserWarning"),
@@ -32,7 +33,7 @@ def sequential(*layers, **options):
 
 
 def loaded(model, source, folder):
-    """A model as a Network: the live one, or from a file, read without the process that tries it first."""
+    """Convert a model to a Network: the live one, or from a file, read without the trial process."""
     import fastrnn.keras
     from fastrnn.keras import _load
 
@@ -53,7 +54,7 @@ def outputs(model, x, mask=None):
 ])  # fmt: skip
 @pytest.mark.parametrize("source", ["live", ".keras", ".h5"])
 def test_a_layer_with_and_without_bias_is_loaded(tmp_path, kind, reset_after, bias, source):
-    """The reference of a GRU without bias multiplied by r before the product, whatever reset_after was, so a right layer was refused."""
+    """The reference of a GRU without bias ignored reset_after, so a correct layer was refused."""
     import keras
 
     more = {} if reset_after is None else {"reset_after": reset_after}
@@ -66,7 +67,7 @@ def test_a_layer_with_and_without_bias_is_loaded(tmp_path, kind, reset_after, bi
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_mask_given_to_the_call_zeroes_what_it_zeroes_in_keras(kind, zero, backwards):
-    """zero_output_for_mask counted only behind a Masking layer or an Embedding with mask_zero."""
+    """zero_output_for_mask was obeyed only after a Masking layer or an Embedding with mask_zero."""
     import keras
 
     import fastrnn.keras
@@ -83,7 +84,7 @@ def test_a_mask_given_to_the_call_zeroes_what_it_zeroes_in_keras(kind, zero, bac
 @pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])
 @pytest.mark.parametrize("top", [False, True])
 def test_a_mask_given_to_a_bidirectional_is_what_it_is_in_keras(merge, top):
-    """Keras zeroes the masked steps of every Bidirectional that returns sequences, and the layers above are given the mask."""
+    """Keras zeroes masked steps of every Bidirectional that returns sequences; the next layers get the mask."""
     import keras
 
     import fastrnn.keras
@@ -97,7 +98,7 @@ def test_a_mask_given_to_a_bidirectional_is_what_it_is_in_keras(merge, top):
 
 
 def test_a_masking_makes_its_steps_zeros_for_a_dense_layer_too():
-    """Keras' Masking gives zeros at masked steps, which only a layer without recurrence sees."""
+    """Keras' Masking outputs zeros at masked steps, which only a layer without recurrence sees."""
     import keras
 
     import fastrnn.keras
@@ -168,7 +169,7 @@ def states_of(model):
 
 @pytest.mark.parametrize("wrap", [False, True])
 def test_loading_a_stateful_model_leaves_its_state_alone(wrap):
-    """The comparison with the live model ran it, from the state it had, and left another one."""
+    """The comparison with the live model started from its current state and changed it."""
     import keras
 
     import fastrnn.keras
@@ -209,12 +210,12 @@ def test_a_live_model_is_compared_with_masks_too(monkeypatch):
 
     layer = keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True), name="both")
     right = _load._around
-    monkeypatch.setattr(_load, "_around", lambda *args: (right(*args)[0], {}))  # the zeros are forgotten
+    monkeypatch.setattr(_load, "_around", lambda *args: (right(*args)[0], {}))  # without the zeros
     with pytest.raises(ValueError, match="outputs of .* with a mask. differ from the source's"):
         fastrnn.keras.load(sequential(layer))
 
 
-def test_what_convert_says_of_keras_is_what_was_compared(tmp_path, run):
+def test_convert_reports_of_keras_what_was_compared(tmp_path, run):
     import keras
 
     model = sequential(keras.layers.GRU(4, use_bias=False), keras.layers.Dense(2))
@@ -235,7 +236,7 @@ def test_what_convert_says_of_keras_is_what_was_compared(tmp_path, run):
 
 
 def test_weights_of_a_layer_that_keras_layer_is_not_are_refused():
-    """Of two layers the second was lost; a GRU without bias does not show in its shapes when r is applied."""
+    """Of two layers of one name the second was lost. In a GRU without bias, no shape shows when r is applied."""
     import keras
 
     import fastrnn

@@ -1,4 +1,4 @@
-"""Every kernel that has a door, on every instruction set: the numbers against NumPy float64, at odd sizes, off alignment, guarded on both sides."""
+"""Every exported kernel on every ISA against NumPy float64: odd sizes, misaligned, guarded on both sides."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def dtype(request):
 
 
 class Guarded:
-    """An array one element off alignment with guard values before and after it; `intact()` says whether they survived."""
+    """Return an array off alignment with guard values around it; `intact()` tells whether they are unchanged."""
 
     GUARD = 32  # elements, two of the widest vectors
 
@@ -72,7 +72,7 @@ def dtype_limit(dtype):
 
 
 def close(got, want, bound, what=""):
-    """|got - want| <= bound, NaN exactly where NaN is wanted."""
+    """Assert |got - want| <= bound, with NaN exactly where NaN is expected."""
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want), err_msg=f"{what}: where the NaNs are")
     finite = np.isfinite(want)
     error = np.abs(got.astype("float64") - want)[finite]
@@ -84,7 +84,7 @@ def close(got, want, bound, what=""):
 
 
 def product_bound(x, w, dtype):
-    """One chain of K rounded multiply-adds: |error| <= K eps sum |x w| (Higham 2002, §3.1), and denormals may be flushed."""
+    """Bound of K chained multiply-adds: |error| <= K eps sum |x w| (Higham 2002, §3.1), and flushed denormals."""
     K = x.shape[1]
     return (K + 2) * EPS[dtype] * (np.abs(x.astype("float64")) @ np.abs(w.astype("float64")).T) + (K + 1) * float(
         np.finfo(dtype).tiny
@@ -126,8 +126,8 @@ def test_product_of_no_columns_is_the_bias_and_of_no_rows_is_nothing(isa, dtype)
 
 @pytest.mark.parametrize("N", [1, 16, 33, 65, 130])
 @pytest.mark.parametrize("K", [1, 17, 300, 1100])
-def test_a_row_of_a_product_has_the_same_bits_whatever_the_number_of_rows(isa, dtype, N, K):
-    """All tile variants against each other: M from 1 to 20, and any split of the rows."""
+def test_a_row_of_a_product_has_the_same_bits_for_any_number_of_rows(isa, dtype, N, K):
+    """Compare all tile variants with each other: M from 1 to 20, and any division of the rows."""
     rng = np.random.default_rng(0)
     x, packed, bias = (
         rng.standard_normal((20, K)).astype(dtype),
@@ -165,7 +165,7 @@ def test_a_row_of_a_product_has_the_same_bits_on_any_number_of_threads(isa, dtyp
 
 
 def gemm_cases(dtype):
-    """op(a) (M,K), op(b) (K,N), with rows that are longer than what is used of them."""
+    """Return op(a) (M,K) and op(b) (K,N), with rows longer than the part that is used."""
     rng = np.random.default_rng(2)
     small = [(1, 1, 1), (3, 5, 2), (17, 9, 33), (64, 48, 100), (5, 0, 3), (0, 4, 3), (4, 4, 0)]
     large = [
@@ -190,7 +190,8 @@ def check_gemm(dtype):
         K = op_a.shape[1]
         want = c.astype("float64") + op_a @ op_b
         bound = (K + 2) * EPS[dtype] * (np.abs(op_a) @ np.abs(op_b) + np.abs(c.astype("float64"))) + 1e-300
-        wide = np.full((c.shape[0] + 2, c.shape[1] + 4), 7, dtype)  # c is a window; its frame must survive
+        # c is a window; the elements around it must not change
+        wide = np.full((c.shape[0] + 2, c.shape[1] + 4), 7, dtype)
         window = wide[1 : 1 + c.shape[0], 2 : 2 + c.shape[1]]
         window[...] = c
         _engine.gemm(trans_a, trans_b, a, b, window)
@@ -205,7 +206,7 @@ def test_gemm_agrees_with_float64_and_writes_nothing_else(isa, dtype):
 
 @pytest.mark.parametrize("blas", ["builtin", "as built"])
 def test_gemm_agrees_with_float64_with_and_without_blas(blas):
-    """FASTRNN_BLAS is read when BLAS is bound, so each side gets its own process."""
+    """FASTRNN_BLAS is read when BLAS is loaded, so each variant gets its own process."""
     code = """
 import fastrnn, test_kernels
 for dtype in ("float32", "float64"):
@@ -439,7 +440,7 @@ def test_dropout_masks_are_the_same_on_every_instruction_set_and_dtype(isa):
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_masks_look_random(p):
-    """Mean, and no correlation between neighbouring units, rows, steps and keys: within 5 standard deviations."""
+    """Check mean and correlations of neighbouring units, rows, steps and keys: within 5 standard deviations."""
     n, rows = 256, 400
 
     def mask(key, t):
@@ -472,7 +473,7 @@ def test_dropout_of_nothing_keeps_the_bits(isa, dtype):
 
 
 def optimiser_cases():
-    """name: (how many moments, call on arrays of the dtype, the same in float64)"""
+    """name: (number of moments, call on arrays of the dtype, the same in float64)"""
 
     def sgd(momentum, nesterov):
         def want(p, g, v):
@@ -558,11 +559,11 @@ def test_clip_value_cuts_both_ends_and_lets_nan_through(isa, dtype):
     np.testing.assert_array_equal(g, [1.5, -1.5, np.nan, 1.5, -1.5, -0.0])
 
 
-# --- tanh and sigmoid, seen through a network that applies nothing else -------
+# --- tanh and sigmoid, through a network that applies nothing else ------------
 
 
 def activate(cell, x):
-    """The network with weight 1 on the input and 0 on the state: y = activation(x), one step."""
+    """Return a network with weight 1 on the input and 0 on the state: y = activation(x), one step."""
     H = 16
     params = {"weight_ih_l0": np.eye(H), "weight_hh_l0": np.zeros((H, H))}
     net = make(cell, H, H, params=params, bias=False, dtype=x.dtype)
@@ -571,7 +572,7 @@ def activate(cell, x):
 
 
 def interesting(dtype):
-    """Dense around 0, over the range where the function bends, far out, and at every exponent."""
+    """Return numbers that are dense around 0 and in the range of large curvature, and cover every exponent."""
     rng = np.random.default_rng(9)
     exponents = np.finfo(dtype).minexp + 1, np.finfo(dtype).maxexp - 1
     parts = [
@@ -597,7 +598,7 @@ def test_tanh_of_float32_is_within_4_ulp(isa):
 
 
 def test_sigmoid_of_float32_is_within_1e_7(isa):
-    """Absolute: far below 0 a gate is 0, whatever its exponent."""
+    """The error is absolute: far below 0 a gate is 0, whatever its exponent."""
     x = interesting("float32")
     got = activate("rnn_sigmoid", x)
     with np.errstate(over="ignore"):
@@ -624,7 +625,7 @@ def test_tanh_and_sigmoid_of_float64_are_within_1e_15(isa, cell):
 def test_activations_at_infinity_and_nan(isa, dtype):
     x = np.array([np.inf, -np.inf, np.nan, 1e30, -1e30, 0.0], dtype)
     same = np.testing.assert_array_equal
-    # each in a network of its own: 0 * inf from the identity's zeros is NaN
+    # each in its own network: 0 * inf from the zeros of the identity is NaN
     same([one(cell="rnn_tanh", value=v) for v in x], [1, -1, np.nan, 1, -1, 0])
     sigmoid = np.array([one(cell="rnn_sigmoid", value=v) for v in x])
     same(sigmoid[[0, 2, 3, 5]], [1, np.nan, 1, 0.5])
@@ -634,7 +635,7 @@ def test_activations_at_infinity_and_nan(isa, dtype):
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_sigmoid"])
 def test_float32_activations_of_each_exponent(isa, cell):
-    """4096 mantissas of every exponent, the sign changed by the other half: limits, range and symmetry of both."""
+    """Check 4096 mantissas of every exponent, with both signs: limits, range and symmetry of both functions."""
     exponents, mantissas = np.arange(1, 255, dtype="uint32") << 23, np.arange(4096, dtype="uint32") * 2048 + 1031
     x = (exponents[:, None] | mantissas).view("float32").ravel()
     up, down, wide = activate(cell, x), activate(cell, -x), x.astype("float64")
@@ -651,7 +652,7 @@ def test_float32_activations_of_each_exponent(isa, cell):
 
 
 def test_tanh_of_tiny_x_is_x(isa):
-    """To 4 ulp down to the least normal number, though denormals on the way are flushed to 0."""
+    """Accurate to 4 ulp down to the smallest normal number, though intermediate denormals are flushed to 0."""
     tiny = (
         (np.arange(2**23, 2**23 + 4096, dtype="uint32")[:, None] + (np.arange(0, 100, 10, dtype="uint32") << 23))
         .view("float32")
@@ -663,14 +664,14 @@ def test_tanh_of_tiny_x_is_x(isa):
 def test_the_table_of_tanh_is_what_its_program_fits():
     source = Path(__file__).parents[1] / "src" / "vec.h"
     if not source.exists():
-        pytest.skip("the sources are not here")
+        pytest.skip("the source files are not available")
     text = source.read_text()
     table = [
         np.array(re.search(rf"{name}\[\] = {{(.*?)}}", text)[1].replace("f", "").split(","), "float32")
         for name in ("TANH_A", "TANH_B")
     ]
     for got, want in zip(table, fit_activations.fit(), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-4)  # another LAPACK may round a step of the fit otherwise
+        np.testing.assert_allclose(got, want, rtol=1e-4)  # another LAPACK may round a step of the fit differently
     assert np.float32(re.search(r"TANH_LIMIT (\S+)f", text)[1]) == np.float32(fit_activations.LIMIT**2)
     assert fit_activations.relative_error(*(t.astype("float64") for t in table)).max() <= 0.15
 
@@ -683,7 +684,7 @@ def one(cell, value):
 
 @pytest.mark.long
 def test_tanh_of_every_sixteenth_float32_is_within_4_ulp(isa):
-    """2**28 of the 2**32 numbers, the offset changing with the block."""
+    """Check 2**28 of the 2**32 numbers; the offset changes with the block."""
     for block in range(256):
         bits = (np.arange(2**20, dtype="uint64") * 16 + block * 2**24 + block % 16).astype("uint32")
         x = bits.view("float32")
@@ -695,12 +696,12 @@ def test_tanh_of_every_sixteenth_float32_is_within_4_ulp(isa):
         assert errors.max() <= 4, f"{errors.max()} ulp at {x[errors.argmax()]!r}"
 
 
-# --- the step kernels, seen through the layers --------------------------------
+# --- the step kernels, through the layers -------------------------------------
 
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "rnn_sigmoid", "gru", "gru_before", "lstm"])
 def test_every_instruction_set_agrees_with_the_plainest_one(cell, dtype):
-    """Not bit for bit (their vectors round sums alike, but only some have fused multiply-add), but to a few eps."""
+    """Equal to a few eps, not bit for bit: they round sums alike, but only some have fused multiply-add."""
     isas = _engine.available_isas()
     kept = _engine.isa()
     rng = np.random.default_rng(10)

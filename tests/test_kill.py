@@ -1,4 +1,4 @@
-"""kill -9 at random moments: what is in the directory can be loaded, and a resumed training comes to the same bits."""
+"""kill -9 at random moments: the directory can always be loaded, and resumed training reaches the same bits."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pytest
 
 from fastrnn._files import storage
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks of POSIX")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals and fork")
 
 TRAININGS = """
 import os, sys, time
@@ -25,7 +25,8 @@ def train(folder):
     X = [rng.standard_normal((rng.integers(2, 9), 3)) for _ in range(24)]
     y = [("up", "down")[int(x.sum() > 0)] for x in X]
     model = SequenceClassifier("gru", 5, seed=3, dropout=0.2, num_layers=2)
-    model.fit(X, y, epochs=6, batch_size=4, validation=0.25, checkpoint=folder, checkpoint_every=0, resume=True, verbose=False)
+    options = dict(epochs=6, batch_size=4, validation=0.25, resume=True, verbose=False)
+    model.fit(X, y, **options, checkpoint=folder, checkpoint_every=0)
     return model.storage.flat.tobytes().hex()
 
 for line in sys.stdin:  # a training in a child, killed after so many seconds, or not
@@ -44,7 +45,7 @@ for line in sys.stdin:  # a training in a child, killed after so many seconds, o
 
 @pytest.fixture
 def train(tmp_path):
-    """Train in a process of its own, which is killed: what it has said, and how long it took."""
+    """Train in a process that is killed, and return its output and how long it ran."""
     with subprocess.Popen(
         [sys.executable, "-c", TRAININGS],
         env=processes.environment(OMP_NUM_THREADS="1"),
@@ -63,8 +64,8 @@ def train(tmp_path):
 
 
 @pytest.mark.fuzz
-def test_a_training_that_is_killed_at_random_moments_comes_to_the_same_bits(train, tmp_path):
-    """It saves after every update. Each time it is resumed; what is in the directory can be loaded at every moment."""
+def test_training_killed_at_random_moments_reaches_the_same_bits(train, tmp_path):
+    """Training saves after every update and is killed and resumed; the directory can be loaded at every moment."""
     whole, seconds = train(tmp_path / "whole")
     killed = 0
     for seed in fuzz.seeds("kill -9", 2):

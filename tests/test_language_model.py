@@ -28,7 +28,7 @@ from fastrnn.models.text import Vocabulary, read_text
 from fastrnn.training.interrupts import Interrupts
 
 CELLS = ["lstm", "gru", "rnn"]
-TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))  # 4,640 characters or so
+TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(140))  # about 4,640 characters
 QUICK = dict(epochs=3, batch_size=5, seq_len=17, lr=0.01, verbose=False)
 EPOCH = 57  # updates of an epoch on TEXT with QUICK
 
@@ -42,8 +42,8 @@ def parameters(model):
 
 
 def python(code, *arguments):
-    """A process that runs code with what these tests have at hand."""
-    # started in the background, a shell makes its children deaf to Ctrl-C
+    """Start a process that runs code with the names that these tests use."""
+    # children of a background shell ignore Ctrl-C
     head = "from test_language_model import *; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + textwrap.dedent(code), *map(str, arguments)],
@@ -64,7 +64,7 @@ def python(code, *arguments):
     ids=["plain", "dropout", "tied"],
 )
 def test_gradient_of_the_whole_model_matches_central_differences(cell, options):
-    """Every parameter, with a carried state and the same dropout masks each time."""
+    """Check the gradient of every parameter, with a carried state and the same dropout masks each time."""
     options = {"hidden_size": 5, "embedding_size": 4, "dropout": 0.0, "dtype": "float64"} | options
     model = small(cell, **options).fit(TEXT[:900], **QUICK | {"epochs": 1})
     rng = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_gradient_of_the_whole_model_matches_central_differences(cell, options):
             flat[k] += 1e-5
         want[k] = (values[0] - values[1]) / 2e-5
     assert_allclose(grad, want, rtol=1e-6, atol=2e-9)
-    assert np.abs(grad[: 4 * 5]).max() > 1e-3  # the embedding's rows that occur
+    assert np.abs(grad[: 4 * 5]).max() > 1e-3  # the rows of the embedding that occur
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -140,7 +140,7 @@ class Broken(Exception):
 
 
 def fit_until(model, updates, **options):
-    """Train, and break off after so many updates as hard as a process can without being killed."""
+    """Train and exit after some updates, as abruptly as a process can without being killed."""
     real, count = model.loss_and_gradient, []
 
     def limited(*arguments, **rest):
@@ -171,7 +171,7 @@ OPTIMIZERS = {
 )
 @pytest.mark.parametrize("updates", [1, EPOCH, EPOCH + 1, EPOCH + 20])
 def test_resume_continues_to_the_same_bits(cell, name, updates, tmp_path):
-    """Broken off just after the first update, at the end of an epoch, in the middle of one."""
+    """Training ends just after the first update, at the end of an epoch, or in the middle of one."""
     options = QUICK | OPTIMIZERS[name] | {"optimizer": OPTIMIZERS[name].get("optimizer", name)}
     whole = small(cell).fit(TEXT, **options)
     fit_until(small(cell), updates, **options, checkpoint=tmp_path / "c", checkpoint_every=0)
@@ -234,11 +234,11 @@ def test_resume_continues_a_run_of_an_unknown_seed(tmp_path):
     assert (parameters(model) != parameters(small(seed=None).fit(TEXT, **QUICK | {"epochs": 2}))).any()
 
 
-# ---- the end of a training ----------------------------------------------------------------------------------------
+# ---- the end of training ------------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_stops_within_half_a_second_and_keeps_the_best(tmp_path):
-    """Interrupted again and again, and resumed each time, the training comes to the bits of one that was left alone."""
+    """Training that is repeatedly interrupted and resumed reaches the same bits as an uninterrupted run."""
     code = """
         started = []
         real = LanguageModel.loss_and_gradient
@@ -251,7 +251,8 @@ def test_ctrl_c_stops_within_half_a_second_and_keeps_the_best(tmp_path):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = small("lstm").fit(TEXT, **QUICK, checkpoint=sys.argv[1], resume=True)
-        print(json.dumps([time.monotonic(), model.outcome, model.message, [str(w.message) for w in caught], model.storage.flat.tolist()]))
+        said = [str(w.message) for w in caught]
+        print(json.dumps([time.monotonic(), model.outcome, model.message, said, model.storage.flat.tolist()]))
     """
     whole = small("lstm").fit(TEXT, **QUICK)
     outcome, interruptions = None, 0
@@ -286,14 +287,14 @@ def test_ctrl_c_waits_until_nothing_is_half_done():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with Interrupts() as interrupts:
-            signal.raise_signal(signal.SIGINT)  # at a bad time: noted
+            signal.raise_signal(signal.SIGINT)  # inside a critical section: recorded
             with pytest.raises(KeyboardInterrupt), interrupts.allowed():
-                pytest.fail("it was forgotten")
+                pytest.fail("the interrupt was lost")
         with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.allowed():
-            signal.raise_signal(signal.SIGINT)  # at a good time: at once
-            pytest.fail("it came too late")
+            signal.raise_signal(signal.SIGINT)  # outside: at once
+            pytest.fail("the interrupt came too late")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background: left so
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for background processes: unchanged
         with Interrupts():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -337,7 +338,8 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
     model.loss_and_gradient = overflows
     with pytest.warns(
         RuntimeWarning,
-        match="1 of .* values of the gradient are not finite at update 1, .*: training stopped; the parameters kept are those from before",
+        match="1 of .* values of the gradient are not finite at update 1, .*: "
+        "training stopped; the parameters kept are those from before",
     ):
         model.fit(TEXT, **QUICK)
     assert np.isfinite(parameters(model)).all()
@@ -371,7 +373,7 @@ def test_history_and_learning_rates():
 
 
 def test_training_learns_what_there_is_to_learn():
-    """After "a" comes "b" or "c", each with probability 1/2, then "a" again: ln(2)/2 nats per character and no less."""
+    """After "a" comes "b" or "c" with probability 1/2, then "a": the minimum is ln(2)/2 nats per character."""
     coins = np.random.default_rng(0).integers(0, 2, 6000)
     text = "".join("ac" if coin else "ab" for coin in coins)
     model = LanguageModel("gru", 16, seed=0).fit(text, epochs=6, batch_size=16, seq_len=25, lr=0.01, verbose=False)
@@ -410,8 +412,8 @@ def test_score_is_the_likelihood_of_the_text_step_by_step():
     assert model.perplexity(text) == math.exp(-model.score(text))
 
 
-def test_a_training_gives_its_memory_back():
-    """Tapes return to the pool: what is in use after an update does not grow with the number of updates."""
+def test_training_releases_its_memory():
+    """Tapes return to the pool: the number in use after an update does not grow."""
     import tracemalloc
 
     model = small(hidden_size=64)
@@ -430,7 +432,7 @@ def test_a_training_gives_its_memory_back():
     assert max(sizes[-40:]) - sizes[20] < 100_000
 
 
-# ---- writing ------------------------------------------------------------------------------------------------------
+# ---- generation ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -536,7 +538,7 @@ def file(content):
 
 
 def resumed(**options):
-    """Resume in a directory that has a checkpoint, with something else than before."""
+    """Resume in a directory that has a checkpoint, with a different setting."""
 
     def call(folder):
         small().fit(TEXT, **QUICK | {"epochs": 0}, checkpoint=folder)
@@ -641,8 +643,9 @@ BAD = [
     (
         resumed(lr=0.02),
         ValueError,
-        "the checkpoint in {folder} was made with optimizer='Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)', "
-        "but now it is 'Adam(lr=0.02, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)': to continue, it must be the same",
+        "the checkpoint in {folder} was made with "
+        "optimizer='Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)', but now it is "
+        "'Adam(lr=0.02, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)': to continue, it must be the same",
     ),
     (
         resumed(model={"hidden_size": 13}),
@@ -747,7 +750,8 @@ def test_no_dropout_mask_is_drawn_twice():
 
 @pytest.mark.parametrize("k1, k2", [(5, 5), (3, 7), (7, 3)])
 @pytest.mark.parametrize("options", [
-    {}, {"num_layers": 2, "dropout": 0.3, "input_dropout": 0.2, "variational": True}, {"tied": True, "label_smoothing": 0.1, "dropout": 0.2},
+    {}, {"num_layers": 2, "dropout": 0.3, "input_dropout": 0.2, "variational": True},
+    {"tied": True, "label_smoothing": 0.1, "dropout": 0.2},
 ])  # fmt: skip
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_through_the_whole_model(cell, options, k1, k2):
@@ -760,7 +764,7 @@ def test_gradients_through_the_whole_model(cell, options, k1, k2):
     if window.skip == 0:
         assert_gradient(model, window, state=tuple(state) if cell == "lstm" else state[0])
         return
-    # what is skipped passes no gradient: the window without it, from the state after it, has the same
+    # the skipped part passes no gradient: the window without it, from the state after it, has the same
     state = tuple(state) if cell == "lstm" else state[0]
     gradients = np.zeros((2, model.storage.size))
     after = model.rnn(window.x[: window.skip], state, embedding=model.embedding)[1]
@@ -778,7 +782,7 @@ def test_gradients_through_the_whole_model(cell, options, k1, k2):
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("k1, k2", [(3, 7), (4, 4), (7, 3), (1, 5)])
 def test_each_window_begins_with_the_state_where_it_begins(cell, k1, k2, dropout):
-    """With parameters that stay, the state carried into a window is that of the whole sequence up to there."""
+    """With fixed parameters, the state carried into a window is that of the whole sequence up to it."""
     model = LanguageModel(cell, 6, 2, dropout=dropout, input_dropout=dropout, dtype="float64", seed=1)
     model.fit(TEXT[:300], epochs=0, verbose=False, batch_size=3, seq_len=5)
     ids, state, at, scratch = model.vocabulary.encode(TEXT[:300]), None, 0, np.zeros(model.storage.size)

@@ -1,4 +1,4 @@
-"""Models whose layers have a size each."""
+"""Models whose layers have different sizes."""
 
 import numpy as np
 import pytest

@@ -19,7 +19,7 @@ def normal(*shape, dtype="float64", seed=0):
 
 
 def numeric_gradient(loss, array, eps=1e-6):
-    """Central differences of loss() for every element of a float64 array, which is changed in place and restored."""
+    """Return central differences of loss() for every element of a float64 array, changed in place and restored."""
     grad = np.empty_like(array)
     for k in np.ndindex(array.shape):
         kept = array[k]
@@ -145,7 +145,7 @@ def test_copies_are_independent_and_pickle_works():
     double, again = linear.astype("float64"), pickle.loads(pickle.dumps(linear))
     with linear.updating() as flat:
         flat[:] = 0
-    assert_array_equal(linear.copy()(x), 0)  # what was packed of the original is not what the copy holds
+    assert_array_equal(linear.copy()(x), 0)  # the packed weights of the original are not those of the copy
     assert_allclose(double(x.astype("float64")), y, rtol=1e-5, atol=1e-6)
     assert_array_equal(again(x), y)
     assert repr(double) == "Linear(3, 2, dtype='float64')"
@@ -190,7 +190,7 @@ def test_a_tied_linear_and_an_embedding_add_their_gradients_in_one_slot():
     def loss():
         return float((linear(embedding(ids)) * dlogits).sum())
 
-    into = np.ones(storage.size)  # it has something in it already
+    into = np.ones(storage.size)  # it already has a value
     y, embedding_backward = embedding.vjp(ids)
     embedding_backward(linear.vjp(y)[1](dlogits, into=into).x, into=into)
     want = np.empty_like(into)
@@ -207,7 +207,7 @@ def test_a_tied_linear_and_an_embedding_add_their_gradients_in_one_slot():
     assert_array_equal(linear.params["weight"], embedding.params["weight"])
 
 
-def test_a_copy_of_a_tied_linear_has_a_weight_of_its_own():
+def test_a_copy_of_a_tied_linear_has_a_separate_weight():
     storage = Storage("float32")
     embedding = fastrnn.Embedding(7, 4, seed=0, storage=storage)
     linear = fastrnn.Linear(4, 7, weight=embedding.slots["weight"], seed=1, storage=storage)
@@ -231,7 +231,7 @@ def test_dropout_keeps_the_right_share_and_scales_it(isa, dtype, p):
     assert_allclose(y[kept], 1 / (1 - p), rtol=1e-6)
     assert abs(kept.mean() - (1 - p)) <= 5 * np.sqrt(p * (1 - p) / x.size)
     assert_array_equal(backward(x).x, y)
-    for axis in range(3):  # no row, step or unit is special: five standard deviations of a mean of 1200 and more
+    for axis in range(3):  # no row, step or unit is special: within five standard deviations of a mean of 1200 and more
         assert np.ptp(kept.mean(axis=tuple({0, 1, 2} - {axis}))) <= 10 * np.sqrt(p * (1 - p) / 1200)
 
 
@@ -274,7 +274,7 @@ def test_random_keys_differ():
     assert len({random_key(seed, update) for seed in range(50) for update in range(50)}) == 2500
     assert (
         random_key(1) == 0x910A2DEC89025CC1
-    )  # splitmix64's first number for the seed 1, by the reference program of Vigna
+    )  # the first number of splitmix64 for the seed 1, by Vigna's reference program
 
 
 # ---- losses -------------------------------------------------------------------------------------------------------

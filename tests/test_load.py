@@ -1,4 +1,4 @@
-"""The short form of tests/load.py: many callers and forks have the bits of one thread. `make load` is the long one."""
+"""The short form of tests/load.py: many callers and forks get the bits of one thread. `make load` is the long form."""
 
 import os
 import re
@@ -19,13 +19,14 @@ def test_eight_callers_and_forks_give_the_bits_of_one_thread():
     done = processes.python(code, "--rounds", 2, "--calls", 5, "--forks", 1, "--adapters", "no", timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.match(
-        r"80 calls in 2 rounds, all with the same bits: decoder \d+, forks 2, layer \d+, stack \d+, stream \d+\nresident memory: ",
+        r"80 calls in 2 rounds, all with the same bits: "
+        r"decoder \d+, forks 2, layer \d+, stack \d+, stream \d+\nresident memory: ",
         done.stdout,
     )
 
 
 def test_wrong_bits_of_one_caller_or_child_are_reported(monkeypatch, capfd):
-    """The net itself is tested: a job whose second result is another one, and one that fails only in a child."""
+    """Test the test: a job whose second result differs, and one that fails only in a child."""
     import itertools
 
     def odd(rng, seed):

@@ -1,4 +1,4 @@
-"""Logs of a training: one writer at a time, and what happens when the file is removed, copied, or is a device."""
+"""Training logs: one writer at a time, and files that are removed, copied, or are devices."""
 
 import copy
 import os
@@ -32,7 +32,7 @@ def test_a_second_training_at_one_log_is_refused(log, tmp_path):
         model.fit(X, Y, callbacks=[log(path), log(path)], **FIT)
     model.fit(X, Y, callbacks=[log(path)], **FIT)
     first = path.read_text()
-    model.fit(X, Y, callbacks=[log(path)], **FIT)  # the lock has ended with the training
+    model.fit(X, Y, callbacks=[log(path)], **FIT)  # the lock ends with the training run
     assert path.read_text() == first
 
 
@@ -95,7 +95,7 @@ def test_a_log_that_is_open_can_be_copied(tmp_path):
     log.end()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="devices of POSIX")
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="needs POSIX devices")
 def test_a_log_may_be_a_device():
     one, two = CSVLog("/dev/null"), CSVLog("/dev/null")
     for log in (one, two):

@@ -1,4 +1,4 @@
-"""MemoryNetwork: whole-model gradients, the paper's equations in NumPy, ties, encodings, what is forgotten, laws, data of every wrong kind."""
+"""MemoryNetwork: gradients, the paper's equations in NumPy, ties, encodings, old sentences, laws, invalid data."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ ROOMS, NAMES = ["attic", "cellar", "hall", "garden"], ["ann", "bob", "cid"]
 
 
 def data(N=60, seed=0, longest=6):
-    """Where somebody is: the last sentence about him or her counts."""
+    """Return stories about where somebody is: the last sentence about a person counts."""
     rng = np.random.default_rng(seed)
     X, y = [], []
     for _ in range(N):
@@ -28,7 +28,7 @@ def data(N=60, seed=0, longest=6):
 
 
 def made(X, y, **options):
-    """A model whose parameters are so large that softmax and places count."""
+    """Return a model with parameters so large that the softmax and positions matter."""
     model = MemoryNetwork(**{**SMALL, "seed": 1, "dtype": "float64", **options}).fit(X, y, epochs=0, verbose=False)
     with model.storage.updating() as flat:
         flat *= 5
@@ -54,7 +54,7 @@ def test_gradients_through_the_whole_model(tying, options, softmax):
 
 
 def reference(model, X, softmax=True):
-    """(N, answers) log-probabilities: equations 1-4 of Sukhbaatar et al. 2015 and their section 4.1, story by story in float64."""
+    """Return log-probabilities (N, answers) by equations 1-4 and section 4.1 of Sukhbaatar et al. 2015, in float64."""
     p = {name: array.astype("float64") for name, array in model.tables.params.items()}
     K, d, adjacent = model.hops, model.size, model.tying == "adjacent"
     words = [*model.answers_, *model._words]
@@ -189,7 +189,7 @@ def test_noise_is_for_training_only():
     assert len(set(quiet)) == 1 and len(set(noisy)) == 4 and noisy[-1] == quiet[0]
 
 
-def test_it_learns_whose_last_sentence_counts_and_looks_at_it():
+def test_it_learns_that_the_last_sentence_counts_and_attends_to_it():
     X, y = data(500)
     model = MemoryNetwork(hops=2, seed=0).fit(X[:400], y[:400], epochs=20, validation=(X[400:], y[400:]), verbose=False)
     assert model.score(X[400:], y[400:]) > 0.95

@@ -1,4 +1,4 @@
-"""What models do with data of other forms, of other scales, and with labels that they have never seen."""
+"""Models with data in various forms and scales, and with labels that they have never seen."""
 
 import json
 import warnings
@@ -35,14 +35,14 @@ def sequences(N=20, F=2):
 
 
 def caught(call):
-    """What a call gives, and the UserWarnings of it."""
+    """Return the result of a call, and its UserWarnings."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         value = call()
     return value, [str(w.message) for w in found if w.category is UserWarning]
 
 
-# --- labels and symbols that are not known ------------------------------------
+# --- unknown labels and symbols -----------------------------------------------
 
 X, Y = sequences()
 WORDS = [["dogs", "bark"], ["cats", "sleep"]] * 4
@@ -51,21 +51,49 @@ STORIES = [([["ann", "is", "in", room]], ["where"]) for room in ("attic", "hall"
 VECTORS = np.eye(4)[[0, 1, 2, 3] * 2]
 UNSEEN = {
     "classifier": (lambda: SequenceClassifier("gru", 4, seed=0), (X, Y), (X[:4], ["a", "new", "b", "new"]), "labels"),
-    "classifier of numbers": (lambda: SequenceClassifier("gru", 4, seed=0), (X, np.arange(20) % 2), (X[:4], [0, 77, 1, 77]), "labels"),
-    "tagger": (lambda: SequenceTagger("gru", 4, word_size=3, char_size=3, char_hidden_size=2, seed=0), (WORDS, TAGS),
-               (WORDS[:2], [["NOUN", "new"], ["new", "VERB"]]), "tags"),
-    "stories": (lambda: MemoryNetwork(4, seed=0), (STORIES, ["attic", "hall"] * 4), (STORIES[:4], ["attic", "new", "attic", "new"]), "answers"),
-    "pairs": (lambda: EncoderDecoder("gru", 4, seed=0), (["ab", "ba"] * 4, ["xy", "yx"] * 4), (["ab", "ba"], ["xy", "qxq"]), "symbols"),
-    "pairs with <unk>": (lambda: EncoderDecoder("gru", 4, min_count=2, seed=0), (["ab", "ba"] * 4, [*["xy", "yx"] * 3, "xyz", "x"]),
-                         (["ab", "ba"], ["xy", "qxq"]), "symbols"),
-    "vectors": (lambda: VectorToSequence("gru", 4, seed=0), (VECTORS, ["xy", "x", "y", "yx"] * 2), (VECTORS[:2], ["xy", "qxq"]), "symbols"),
-}  # fmt: skip
+    "classifier of numbers": (
+        lambda: SequenceClassifier("gru", 4, seed=0),
+        (X, np.arange(20) % 2),
+        (X[:4], [0, 77, 1, 77]),
+        "labels",
+    ),
+    "tagger": (
+        lambda: SequenceTagger("gru", 4, word_size=3, char_size=3, char_hidden_size=2, seed=0),
+        (WORDS, TAGS),
+        (WORDS[:2], [["NOUN", "new"], ["new", "VERB"]]),
+        "tags",
+    ),
+    "stories": (
+        lambda: MemoryNetwork(4, seed=0),
+        (STORIES, ["attic", "hall"] * 4),
+        (STORIES[:4], ["attic", "new", "attic", "new"]),
+        "answers",
+    ),
+    "pairs": (
+        lambda: EncoderDecoder("gru", 4, seed=0),
+        (["ab", "ba"] * 4, ["xy", "yx"] * 4),
+        (["ab", "ba"], ["xy", "qxq"]),
+        "symbols",
+    ),
+    "pairs with <unk>": (
+        lambda: EncoderDecoder("gru", 4, min_count=2, seed=0),
+        (["ab", "ba"] * 4, [*["xy", "yx"] * 3, "xyz", "x"]),
+        (["ab", "ba"], ["xy", "qxq"]),
+        "symbols",
+    ),
+    "vectors": (
+        lambda: VectorToSequence("gru", 4, seed=0),
+        (VECTORS, ["xy", "x", "y", "yx"] * 2),
+        (VECTORS[:2], ["xy", "qxq"]),
+        "symbols",
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:no evaluation found a better")
 @pytest.mark.parametrize("name", UNSEEN)
 def test_what_only_the_held_out_part_has_counts_as_wrong_with_one_warning(name):
-    """The same in fit, evaluate and score."""
+    """The rule is the same in fit, evaluate and score."""
     make, data, held, what = UNSEEN[name]
     strange = "77" if "numbers" in name else "'q'" if what == "symbols" else "'new'"
     model, said = caught(lambda: make().fit(*data, validation=held, **FIT))
@@ -95,7 +123,7 @@ def test_what_only_the_held_out_part_has_counts_as_wrong_with_one_warning(name):
 @pytest.mark.filterwarnings("ignore:the validation_loss was never finite")
 @pytest.mark.parametrize("name", ["classifier", "tagger", "stories", "pairs", "vectors"])
 def test_whether_a_fit_succeeds_does_not_depend_on_the_seed(name):
-    """Each label occurs once, so that all held-out ones are new."""
+    """Each label occurs once, so that all held-out ones are unknown."""
     _, (given, targets), _, what = UNSEEN[name]
     N = 8
     new = {"classifier": [f"label {k}" for k in range(N)], "tagger": [[f"t{k}", f"u{k}"] for k in range(N)],
@@ -126,8 +154,10 @@ def test_a_text_with_symbols_of_its_own_at_the_end():
         "abc" * 40, batch_size=2, seq_len=5, validation=0, **FIT
     )
     score, said = caught(lambda: model.score("aqb"))
-    assert said == ["the text has symbols that this model was not trained on: 'q'; 1 of 3 symbols: the model has no probability of them, and the "
-                    "mean is over the others"]  # fmt: skip
+    assert said == [
+        "the text has symbols that this model was not trained on: 'q'; 1 of 3 symbols: "
+        "the model has no probability of them, and the mean is over the others"
+    ]
     x = model.embedding.params["weight"][[0, 0]][:, None] * np.array([1.0, 0.0])[:, None, None]
     logits = model.linear(model.rnn(x)[0])[1, 0]
     assert_allclose(score, logits[1] - np.log(np.exp(logits).sum()), rtol=1e-12)
@@ -135,7 +165,7 @@ def test_a_text_with_symbols_of_its_own_at_the_end():
 
 def test_words_of_the_held_out_windows_are_not_in_the_vocabulary():
     half = ["one two three four five"] * 8 + ["one", "six six seven six seven seven six seven six"]
-    text = " ".join([*half * 2, "one"])  # two streams of 50 words, of which the last 10 are held out
+    text = " ".join([*half * 2, "one"])  # two streams of 50 words, the last 10 of each held out
     model, said = caught(lambda: LanguageModel("gru", 4, level="word", seed=0).fit(
         text, batch_size=2, seq_len=5, validation=0.2, held_out="streams", **FIT | {"epochs": 0}))  # fmt: skip
     assert {" six", " seven"}.isdisjoint(model.vocabulary.symbols) and " four" in model.vocabulary.symbols
@@ -182,7 +212,7 @@ def test_the_estimators_name_what_only_the_held_out_part_has():
 
 
 def test_a_constant_feature_is_only_shifted():
-    """Also where the sum of equal numbers is rounded."""
+    """Holds also if the sum of equal numbers is rounded."""
     for value in (0.1, 1.6e9 + 0.3, -1e-300, 0.0):
         scaler = Scaler.of([np.full((10, 1), value), np.full((3, 1), value)])
         assert_array_equal(scaler(np.full((4, 1), value)), np.zeros((4, 1)))
@@ -211,12 +241,16 @@ def test_sequences_of_different_dtypes_are_batched_without_loss():
 
 
 TOO_LARGE = [
-    (lambda: SequenceClassifier("gru", 4, standardize=False).fit([X[0] * 1e300, *X[1:]], Y, **FIT), "sequence 0 has 2.3"),
-    (lambda: SequenceClassifier("gru", 4).fit(X, Y, validation=([X[0] * 1e300], Y[:1]), **FIT), "held-out sequence 0 has"),
+    (lambda: SequenceClassifier("gru", 4, standardize=False).fit([X[0] * 1e300, *X[1:]], Y, **FIT),
+     "sequence 0 has 2.3"),
+    (lambda: SequenceClassifier("gru", 4).fit(X, Y, validation=([X[0] * 1e300], Y[:1]), **FIT),
+     "held-out sequence 0 has"),
     (lambda: SequenceClassifier("gru", 4, seed=0).fit(X, Y, **FIT).predict([X[1], X[0] * 1e300]), "sequence 1 has"),
     (lambda: SequenceRegressor("gru", 4, standardize=False).fit(X, np.arange(20) * 1e300, **FIT), "y has 1e[+]300"),
-    (lambda: SequenceRegressor("gru", 4).fit(X, np.arange(20), validation=(X, np.arange(20) * 1e300), **FIT), "held-out y has"),
-    (lambda: VectorToSequence("gru", 4, standardize=False).fit(np.eye(2) * 1e300, ["a", "b"], **FIT), "vector 0 has 1e[+]300"),
+    (lambda: SequenceRegressor("gru", 4).fit(X, np.arange(20), validation=(X, np.arange(20) * 1e300), **FIT),
+     "held-out y has"),
+    (lambda: VectorToSequence("gru", 4, standardize=False).fit(np.eye(2) * 1e300, ["a", "b"], **FIT),
+     "vector 0 has 1e[+]300"),
     (lambda: Forecaster(6, 3, seed=0).fit(np.arange(60.0), **FIT).predict(series=np.arange(60) * 1e300), "step 0 has"),
 ]  # fmt: skip
 
@@ -285,7 +319,7 @@ def test_the_command_says_that_the_untrained_model_was_the_best(run):
 
 
 def test_a_forecaster_of_before_is_read(tmp_path):
-    """It has the end of one series, in float32, and no names."""
+    """An old model has the end of one series, in float32, and no names."""
     series = np.sin(np.arange(60)) * 3 + 10
     model = Forecaster(6, 3, difference=True, hidden_size=4, seed=0).fit(series, **FIT)
     arrays = {f"{name}.{key}": array for name in model.LAYERS for key, array in getattr(model, name).params.items()}
@@ -376,7 +410,7 @@ def test_columns_of_frames_go_by_their_names(tmp_path):
             of.predict([x.rename(columns={"p": "r"}) for x in frames])
 
 
-# --- outputs that are no numbers ----------------------------------------------
+# --- outputs that are NaN -----------------------------------------------------
 
 NAN = {name: case for name, case in CASES.items() if name in ("classifier", "tagger", "pairs", "vectors", "stories")}
 
@@ -467,7 +501,7 @@ def test_r2_needs_rows_that_differ():
 
 
 def forms():
-    """X in other forms that mean the same."""
+    """Return X in equivalent forms."""
     ragged = np.empty(len(X), object)
     ragged[:] = X
     padded = np.full((len(X), 7, 2), np.nan)
@@ -514,7 +548,7 @@ def test_frames_and_tensors_give_the_same_bits():
 
 
 def fitted(model, X, y):
-    """The model after one epoch."""
+    """Return the model after one epoch."""
     return model.fit(X, y, **(FIT if isinstance(model, SequenceClassifier) else {}))
 
 
@@ -523,7 +557,8 @@ def fitted(model, X, y):
 @pytest.mark.parametrize(
     "given, options, match",
     [
-        (lambda pd: [x[:, 0] for x in X], {}, r"X is a list of 1-D arrays, .* for sequences give \[np.reshape\(x, \(-1, 1\)\) for x in X\]"),
+        (lambda pd: [x[:, 0] for x in X], {},
+         r"X is a list of 1-D arrays, .* for sequences give \[np.reshape\(x, \(-1, 1\)\) for x in X\]"),
         (lambda pd: [x[:, 0].tolist() for x in X], {}, "X is a list of 1-D arrays"),
         (lambda pd: pd.concat([pd.DataFrame(x) for x in X], keys=range(20)), {}, "whose index has several levels: pass a list of frames"),
         (lambda pd: [X[0], X[1][:, 0], *X[2:]], {}, r"X\[1\] has 1 axes, but X\[0\] has 2"),
@@ -532,7 +567,8 @@ def fitted(model, X, y):
         (lambda pd: X, {"hidden_layer_sizes": ()}, r"hidden_layer_sizes is \(\), but at least one layer is needed"),
         (lambda pd: X, {"batch_size": 0}, "batch_size is 0, but it must be at least 1"),
         (lambda pd: [X[0] * 1e300, *X[1:]], {"standardize": False}, "which computes in float32"),
-        (lambda pd: X[:12], {"early_stopping": True}, r"validation_fraction=0.1 of 12 sequences, but 1 target is too few"),
+        (lambda pd: X[:12], {"early_stopping": True},
+         r"validation_fraction=0.1 of 12 sequences, but 1 target is too few"),
     ],
 )  # fmt: skip
 def test_the_estimators_say_what_to_give(given, options, match):
@@ -601,7 +637,7 @@ def test_an_estimator_whose_fit_fails_is_what_it_was():
 
 
 def test_labels_of_a_tagger_are_checked_batch_by_batch():
-    """The targets of a batch are those of its sentences, where a tag is not known too."""
+    """The targets of a batch are those of its sentences, even if some tags are unknown."""
     model = SequenceTagger("gru", 4, seed=0).fit(WORDS, TAGS, **FIT)
     with pytest.warns(UserWarning, match="'new'"):
         batches = Sentences(model, [["dogs"], ["cats", "bark"]], [["VERB"], ["new", "NOUN"]], 2, None, None)
@@ -610,7 +646,7 @@ def test_labels_of_a_tagger_are_checked_batch_by_batch():
     logits = model._logits(batch).astype(float)
     nll = np.log(np.exp(logits).sum(2)) - np.take_along_axis(logits, np.maximum(batch[-1], 0)[..., None], 2)[..., 0]
     found = model.evaluate(batches)
-    assert_allclose(found["loss"], (nll[1, 0] + nll[0, 1]) / 2, rtol=1e-6)  # the mean over the two tags that are known
+    assert_allclose(found["loss"], (nll[1, 0] + nll[0, 1]) / 2, rtol=1e-6)  # the mean over the two known tags
     assert found["accuracy"] == ((logits.argmax(2) == batch[-1])[[0, 1, 0], [0, 0, 1]]).sum() / 3
 
 
@@ -626,7 +662,7 @@ def test_a_held_out_loss_is_the_mean_over_the_labels_that_are_known(name):
 
 
 def test_arrays_of_any_strides_come_back_from_disk(tmp_path):
-    """A frame's columns lie in memory one after another, and so does the end of a series of it that a Forecaster saves."""
+    """The columns of a frame are contiguous in memory, and so is the end of its series that a Forecaster saves."""
     arrays = {
         "fortran": np.asfortranarray(np.arange(6.0).reshape(3, 2)),
         "strided": np.arange(12.0).reshape(6, 2)[::2],

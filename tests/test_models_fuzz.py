@@ -1,4 +1,4 @@
-"""Random cases of `fit` whose right outcome is known, for every model: what is kept, what is seen, and what must not matter."""
+"""Random cases of `fit` with known outcomes for every model: what is kept, used, and must have no effect."""
 
 import math
 
@@ -20,12 +20,12 @@ pytestmark = [
 
 
 def rng_of(test, seed):
-    """Random numbers of a test's case."""
+    """Return the random generator of a test's case."""
     return np.random.default_rng([sum(map(ord, test)), seed])
 
 
-class Looks:
-    """A callback that keeps the parameters of every look at the validation part."""
+class Evaluations:
+    """A callback that stores the parameters of every evaluation."""
 
     def __init__(self, model):
         self.model, self.entries, self.parameters = model, [], []
@@ -35,7 +35,7 @@ class Looks:
         self.parameters.append(self.model.storage.flat.copy())
 
     def best(self, monitor="loss"):
-        """The place of the first best look."""
+        """Return the index of the first best evaluation."""
         sign = 1 if monitor == "loss" else -1
         figures = [sign * entry[f"validation_{monitor}"] for entry in self.entries]
         return min((k for k in range(len(figures)) if not math.isnan(figures[k])), key=lambda k: figures[k])
@@ -45,8 +45,8 @@ class Looks:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_parameters_kept_are_those_of_the_best_look(name):
-    """Also where no epoch is better than the parameters before training: labels are shuffled, and learning rates are too high."""
+def test_the_parameters_kept_are_those_of_the_best_evaluation(name):
+    """The best parameters are kept, even the initial ones: labels are shuffled, and learning rates are too high."""
     for seed in seeds("models", 8):
         rng, case = rng_of(name, seed), CASES[name]
         model = case.make(seed=seed)
@@ -55,22 +55,31 @@ def test_the_parameters_kept_are_those_of_the_best_look(name):
             order = rng.permutation(len(data[1]))
             data[1] = some(data[1], order)
         monitor = str(rng.choice(model.FIGURES))
-        looks = Looks(model)
-        options = fit_options(name, epochs=int(rng.integers(1, 5)), lr=float(10 ** rng.uniform(-3, 0.5)), callbacks=[looks], monitor=monitor,
-                              evaluate_every=int(rng.integers(1, 6)), accumulate=int(rng.integers(1, 3)), loss_limit=None,
-                              patience=rng.choice([None, 2]), validation=case.held_out)  # fmt: skip
+        evaluations = Evaluations(model)
+        options = fit_options(
+            name,
+            epochs=int(rng.integers(1, 5)),
+            lr=float(10 ** rng.uniform(-3, 0.5)),
+            callbacks=[evaluations],
+            monitor=monitor,
+            evaluate_every=int(rng.integers(1, 6)),
+            accumulate=int(rng.integers(1, 3)),
+            loss_limit=None,
+            patience=rng.choice([None, 2]),
+            validation=case.held_out,
+        )
         model.fit(*data, **options)
-        best = looks.best(monitor)
+        best = evaluations.best(monitor)
         assert_array_equal(
             model.storage.flat,
-            looks.parameters[best],
-            err_msg=f"case {seed}: look {best} of {len(looks.entries)} was the best",
+            evaluations.parameters[best],
+            err_msg=f"case {seed}: evaluation {best} of {len(evaluations.entries)} was the best",
         )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_history_is_that_of_the_updates(name):
-    """Each entry has the mean of the losses since the one before, and what an evaluation at this time gives."""
+    """Each entry has the mean of the losses since the previous one, and the result of an evaluation at this time."""
     for seed in seeds("models", 2):
         rng, case = rng_of(name, seed), CASES[name]
         model, losses, entries = case.make(seed=seed), [], []
@@ -96,7 +105,7 @@ def test_the_history_is_that_of_the_updates(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_fit_that_fails_leaves_the_model_as_it_was(name):
+def test_a_fit_that_fails_leaves_the_model_unchanged(name):
     for seed in seeds("models", 2):
         rng, case = rng_of(name, seed), CASES[name]
         data, other = case.data(rng, 20), case.data(rng, 25)
@@ -119,7 +128,7 @@ def test_a_fit_that_fails_leaves_the_model_as_it_was(name):
         assert model.history == history
 
 
-# --- what is seen -------------------------------------------------------------
+# --- what is used -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -138,20 +147,20 @@ def test_training_does_not_see_the_part_that_is_held_out(name):
         runs = []
         for given in (data, changed):
             model = case.make(seed=seed)
-            looks = Looks(model)
-            model.fit(*given, **fit_options(name, callbacks=[looks], validation=part, loss_limit=None))
-            runs.append(looks.parameters)
+            evaluations = Evaluations(model)
+            model.fit(*given, **fit_options(name, callbacks=[evaluations], validation=part, loss_limit=None))
+            runs.append(evaluations.parameters)
         for mine, wanted in zip(*runs, strict=True):
             assert_array_equal(mine, wanted, err_msg=f"case {seed}: the held-out rows are {out}")
 
 
-# --- what must not matter -----------------------------------------------------
+# --- what must have no effect -------------------------------------------------
 
 SHIFTS = [(1.6e9, 1.0), (-1.2e8, 2.0**-6), (0.0, 2.0**40), (3e5, 2.0**-20), (0.0, 2.0**-700), (0.0, 2.0**600)]
 
 
 def exact(rng, shape):
-    """Random numbers of few binary digits: a shift and a scale by a power of two lose nothing in float64."""
+    """Return numbers of few binary digits, which a shift and a scale by a power of two do not round in float64."""
     return np.round(rng.standard_normal(shape) * 64) / 64
 
 
@@ -173,8 +182,12 @@ def test_a_shift_and_a_scale_of_features_change_nothing(cls):
 
         wanted = outcome(X)
         for shift, scale in SHIFTS:
-            assert_allclose(outcome([(x + shift * bool(shift)) * scale if shift else x * scale for x in X]), wanted, atol=2e-4,
-                            err_msg=f"case {seed}: shift {shift}, scale {scale}")  # fmt: skip
+            assert_allclose(
+                outcome([(x + shift * bool(shift)) * scale if shift else x * scale for x in X]),
+                wanted,
+                atol=2e-4,
+                err_msg=f"case {seed}: shift {shift}, scale {scale}",
+            )
 
 
 @pytest.mark.parametrize("per_step", [False, True])
@@ -260,7 +273,7 @@ NO_NOISE = {"tagger": dict(dropout=0.0, word_dropout=0.0), "stories": dict(noise
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "text"])
 def test_batches_and_the_order_of_rows_change_one_gradient_by_rounding_only(name):
-    """One update of all data by plain gradient descent."""
+    """Make one update with all data by plain gradient descent."""
     for seed in seeds("models", 2):
         rng, case = rng_of(name, seed), CASES[name]
         N = 21
@@ -288,7 +301,7 @@ def test_batches_and_the_order_of_rows_change_one_gradient_by_rounding_only(name
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_is_said_of_a_row_does_not_depend_on_the_others(name):
+def test_the_prediction_for_a_row_does_not_depend_on_the_others(name):
     for seed in seeds("models", 2):
         rng, case = rng_of(name, seed), ROWS[name]
         data = case.data(rng, 20)
@@ -328,7 +341,7 @@ def test_few_rows_are_learnt_or_refused_before_any_work(name, tmp_path):
 
 
 def test_a_lucky_first_loss_is_no_divergence():
-    """Batches of one sequence, whose losses differ by far more than `loss_limit`."""
+    """Use batches of one sequence, whose losses differ by far more than `loss_limit`."""
     for seed in seeds("models", 6):
         rng = rng_of("lucky", seed)
         X = [rng.standard_normal((3, 2)) for _ in range(20)]

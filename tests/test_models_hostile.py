@@ -1,4 +1,4 @@
-"""Models and checkpoints of unknown origin: what is wrong with them is named, with file and key."""
+"""Models and checkpoints of unknown origin: errors name the file and the key."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from fastrnn.training import checkpoint as _checkpoint
 from fastrnn.training.loop import Position
 
 if sys.platform != "linux":
-    pytest.skip("limits of memory are set as on Linux", allow_module_level=True)
+    pytest.skip("needs Linux's memory limits", allow_module_level=True)
 
 
 import hostile
@@ -28,7 +28,7 @@ from damaged_models import CASES, data_of, edited, error_of, options, read, set_
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """{name: directory} of a model of every kind."""
+    """Return {name: directory} of a model of every kind."""
     return {name: path for name, (path, _) in hostile.made(tmp_path_factory.mktemp("models")).items()}
 
 
@@ -38,7 +38,7 @@ def saved(tmp_path_factory):
 @pytest.mark.fuzz
 @pytest.mark.parametrize(("kind", "count"), [("models", 150), ("checkpoints", 20), ("command", 30)])
 def test_a_damaged_directory_works_or_is_refused_by_name(kind, count, tmp_path):
-    """Under a limit of memory and time. A failing case names its seed: ``python hostile.py models SEED 1 FOLDER``."""
+    """Run with limits of memory and time. To repeat a failing case: ``python hostile.py models SEED 1 FOLDER``."""
     seeds = list(fuzz.seeds(f"hostile {kind}", count))
     done = subprocess.run(
         [sys.executable, processes.TESTS / "hostile.py", kind, str(seeds[0]), str(len(seeds)), tmp_path],
@@ -58,7 +58,7 @@ def test_a_damaged_directory_works_or_is_refused_by_name(kind, count, tmp_path):
     assert len(cases) == len(seeds) and {case[2] for case in cases} == {"loaded", "refused"}
 
 
-# --- one thing at a time: what the message says -----------------------------------
+# --- one change at a time: the message --------------------------------------------
 
 
 WRONG = [
@@ -189,7 +189,7 @@ def test_an_option_of_another_reader_is_refused(saved, tmp_path, capsys):
     assert capsys.readouterr().err == f"fastrnn: error: {message}\n"
 
 
-# --- what must go on ------------------------------------------------------------------
+# --- what must still work -------------------------------------------------------------
 
 
 def test_the_schema_has_every_argument_of_every_model():
@@ -201,7 +201,7 @@ def test_the_schema_has_every_argument_of_every_model():
 
 
 def test_the_schema_has_every_field_of_a_position():
-    """A field that is added has its rule; it is optional, so that checkpoints without it are read."""
+    """Every field has a rule; a field added later is optional, so that older checkpoints can be read."""
     rules = _checkpoint._position(())
     assert {*rules._rules} == {field.name for field in dataclasses.fields(Position)}
     assert {*rules._required} == {
@@ -227,7 +227,7 @@ def test_what_is_saved_is_read(name, saved):
     assert model._budget is None and model.storage.budget is None
 
 
-LATER = {  # keys that an older version did not write
+LATER = {  # keys that older versions did not write
     "text": (
         "input_dropout",
         "variational",
@@ -331,7 +331,7 @@ def test_a_checkpoint_that_does_not_fit_is_named_and_nothing_changes(n, tmp_path
     assert sorted(path.name for path in folder.iterdir()) == before and model.storage is None
 
 
-# --- what is allowed, and must not take long --------------------------------------
+# --- what is allowed, and must be fast --------------------------------------------
 
 
 def test_keys_that_callbacks_put_into_the_history_may_hold_anything(tmp_path):
@@ -346,7 +346,7 @@ def test_keys_that_callbacks_put_into_the_history_may_hold_anything(tmp_path):
 
 
 def test_labels_whose_hashes_are_all_one_take_no_longer():
-    """A set of them takes minutes."""
+    """As sets, these would take minutes."""
     assert not schemas.LABELS.holds([k * (2**61 - 1) for k in range(1, 200_001)])
     assert schemas.LABELS.holds([3, 1, 2]) and not schemas.LABELS.holds([3, 1, 3])
 

@@ -1,4 +1,4 @@
-"""Network: what a chain gives, its functions, its place on disk, its errors."""
+"""Network: its results, functions, files and errors."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def ids(seed=0):
     return np.random.default_rng(seed).integers(1, 9, (T, B))
 
 
-def test_a_chain_gives_what_its_layers_give_one_after_the_other():
+def test_a_chain_equals_its_layers_one_after_another():
     emb, rnn, linear = (
         fastrnn.Embedding(9, 3, seed=0),
         fastrnn.LSTM(3, 5, 2, bidirectional=True, seed=1),
@@ -79,16 +79,31 @@ def test_functions_are_those_of_the_recurrent_layers(name):
     return np.testing.assert_allclose(found, rnn(a)[0], atol=1e-13)
 
 
-def test_what_was_saved_comes_back_to_the_bit(tmp_path):
+def test_what_was_saved_is_loaded_to_the_bit(tmp_path):
     layers = {
         "in": ("mask", 0.0),
-        "a": fastrnn.LSTM(3, 6, proj_size=2, peephole=True, activation=("leaky_relu", 0.2), clip=3.0, bidirectional=True, batch_first=True, dtype="float64"),
-        "b": fastrnn.Stacked([fastrnn.GRU(4, 4, reset_after=False, batch_first=True, dtype="float64"), fastrnn.RNN(4, 4, batch_first=True, dtype="float64")],
-                             residual=True),
+        "a": fastrnn.LSTM(
+            3,
+            6,
+            proj_size=2,
+            peephole=True,
+            activation=("leaky_relu", 0.2),
+            clip=3.0,
+            bidirectional=True,
+            batch_first=True,
+            dtype="float64",
+        ),
+        "b": fastrnn.Stacked(
+            [
+                fastrnn.GRU(4, 4, reset_after=False, batch_first=True, dtype="float64"),
+                fastrnn.RNN(4, 4, batch_first=True, dtype="float64"),
+            ],
+            residual=True,
+        ),
         "c": ("elu", 0.5),
         "d": fastrnn.Linear(4, 2, bias=False, dtype="float64"),
         "e": "log_softmax",
-    }  # fmt: skip
+    }
     net = Network(layers)
     net.save(tmp_path)
     again = Network.load(tmp_path)
@@ -102,13 +117,18 @@ F32, I64, YES = np.float32, np.int64, np.bool_(True)
 
 
 @pytest.mark.parametrize("steps", [
-    {"m": ("mask", F32(0)), "r": fastrnn.GRU(1, 2, clip=F32(3), activation=("leaky_relu", F32(0.1)), recurrent_activation=["hard_sigmoid", F32(0.2), I64(1)])},
-    {"m": ("mask", I64(0)), "e": fastrnn.Embedding(I64(3), I64(1)), "r": fastrnn.RNN(1, 2, nonlinearity=("elu", F32(0.5)), clip=I64(3)), "f": ["elu", F32(2)]},
+    {"m": ("mask", F32(0)),
+     "r": fastrnn.GRU(1, 2, clip=F32(3), activation=("leaky_relu", F32(0.1)),
+         recurrent_activation=["hard_sigmoid", F32(0.2), I64(1)])},
+    {"m": ("mask", I64(0)), "e": fastrnn.Embedding(I64(3), I64(1)),
+     "r": fastrnn.RNN(1, 2, nonlinearity=("elu", F32(0.5)), clip=I64(3)), "f": ["elu", F32(2)]},
     {"r": fastrnn.LSTM(
-        I64(1), I64(3), I64(1), proj_size=I64(2), peephole=YES, coupled=YES, output_activation=(np.str_("elu"), F32(0.5)), bias=YES, dropout=F32(0.1),
-        seed=I64(3), bidirectional=YES, variational=YES, learn_initial_state=YES, clip=np.longdouble(2),
+        I64(1), I64(3), I64(1), proj_size=I64(2), peephole=YES, coupled=YES,
+        output_activation=(np.str_("elu"), F32(0.5)), bias=YES, dropout=F32(0.1), seed=I64(3), bidirectional=YES,
+        variational=YES, learn_initial_state=YES, clip=np.longdouble(2),
     ), "m": ("merge", np.str_("sum"))},
-    {"r": fastrnn.Stacked([fastrnn.GRU(1, 2, reverse=YES), fastrnn.GRU(2, 2, reset_after=YES)], dropout=F32(0.2), variational=YES, residual=YES)},
+    {"r": fastrnn.Stacked([fastrnn.GRU(1, 2, reverse=YES), fastrnn.GRU(2, 2, reset_after=YES)], dropout=F32(0.2),
+        variational=YES, residual=YES)},
 ])  # fmt: skip
 def test_options_that_are_numbers_of_numpy_are_saved(tmp_path, steps):
     net = Network(steps)

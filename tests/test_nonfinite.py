@@ -1,4 +1,4 @@
-"""Numbers that are not finite never get into a model: an update stops the training, or is skipped, counted and said."""
+"""NaN and infinity never get into a model: such an update stops the training, or is skipped, counted and reported."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def small(**options):
 
 
 def sick(model, updates, value=np.nan, where=3, loss=None):
-    """A model whose gradient has a value at one place in some updates, counted from 1; or whose loss is another."""
+    """Return a model that has a given value in the gradient, or as the loss, in some updates, counted from 1."""
     real, calls = model.loss_and_gradient, []
 
     def loss_and_gradient(batch, state, *, into, rng):
@@ -53,7 +53,7 @@ CLIPPING = [
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("options", CLIPPING, ids=str)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
-def test_a_gradient_that_is_not_finite_stops_whatever_the_clipping(options, value, optimizer):
+def test_a_gradient_that_is_not_finite_stops_training_with_any_clipping(options, value, optimizer):
     with pytest.warns(
         RuntimeWarning,
         match="1 of [0-9]+ values of the gradient are not finite at update 3, the first in embedding.weight",
@@ -65,7 +65,7 @@ def test_a_gradient_that_is_not_finite_stops_whatever_the_clipping(options, valu
 
 
 @pytest.mark.parametrize("options", CLIPPING[:3], ids=str)
-def test_skipped_updates_are_counted_said_and_leave_the_parameters(options):
+def test_skipped_updates_are_counted_reported_and_change_no_parameter(options):
     with pytest.warns(RuntimeWarning) as caught:
         model = sick(small(), {2, 4, 5}).fit(TEXT, **QUICK, **options, nonfinite="skip")
     total = model.history[-1]["update"]
@@ -148,13 +148,13 @@ def test_an_epoch_of_skipped_updates_stops():
     assert model.outcome == "diverged" and np.isfinite(flat(model)).all()
 
 
-def test_a_loss_that_is_too_high_stops_also_where_updates_are_skipped():
+def test_a_loss_that_is_too_high_stops_training_even_if_updates_are_skipped():
     with pytest.warns(RuntimeWarning, match="the loss is 1000 at update 30, over 3 times its first value"):
         sick(small(), {30}, 0.0, loss=1000.0).fit(TEXT, **QUICK, nonfinite="skip", clip_norm=None)
 
 
 def test_the_place_is_named_without_being_asked_for():
-    """The update that was wrong is computed again with checks."""
+    """The failed update is computed again with checks."""
     model = small()
     real = model.loss_and_gradient
 
@@ -173,7 +173,7 @@ def test_the_place_is_named_without_being_asked_for():
 
 
 def test_check_finite_sees_what_a_saturating_output_hides():
-    """An infinite state of a lower layer, of which nothing comes to the loss."""
+    """An infinite state in a lower layer that does not reach the loss."""
     model = LanguageModel("rnn", 4, 2, seed=0)
     real = model._build
 
@@ -221,15 +221,20 @@ def test_a_schedule_that_gives_no_learning_rate_stops_the_training(schedule, mes
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop", "adagrad"])
 @pytest.mark.parametrize("lr", [1e38, 1e300])
 def test_a_step_that_makes_parameters_infinite_stops_at_once(optimizer, lr):
-    """Also in the last update of all, after which no loss is looked at."""
+    """Also in the very last update, after which no loss is computed."""
     with pytest.warns(RuntimeWarning, match="training stopped"):
-        model = small().fit(TEXT[:120], **QUICK | {"lr": lr, "epochs": 1, "batch_size": 1, "seq_len": 100}, optimizer=optimizer, weight_decay=1e3,
-                            loss_limit=None)  # fmt: skip
+        model = small().fit(
+            TEXT[:120],
+            **QUICK | {"lr": lr, "epochs": 1, "batch_size": 1, "seq_len": 100},
+            optimizer=optimizer,
+            weight_decay=1e3,
+            loss_limit=None,
+        )
     assert model.outcome == "diverged" and np.isfinite(flat(model)).all()
 
 
 @pytest.mark.parametrize("optimizer, stops", [("sgd", False), ("adam", True), ("rmsprop", True), ("adagrad", True)])
-def test_a_gradient_that_cannot_be_squared_is_refused_where_it_has_to_be(optimizer, stops):
+def test_a_gradient_that_cannot_be_squared_is_refused_if_it_must_be(optimizer, stops):
     """Its second moment would be infinite, and the parameter would never change again."""
     model, options = (
         sick(small(), {3}, np.float32(1e25)),
@@ -287,7 +292,7 @@ def test_the_norm_of_large_finite_gradients_does_not_overflow(dtype, size):
 @pytest.mark.parametrize("dtype, size, n", [("float32", 3e38, 10**6), ("float64", 1.7e308, 1000)])
 @pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
 def test_a_step_with_a_tiny_factor_is_that_of_the_clipped_gradient(dtype, size, n, make):
-    """The factor of 10**6 values of 3e38 is below what float32 has as a normal number."""
+    """The factor of 10**6 values of 3e38 is below the smallest normal float32."""
 
     def step(grad, scale):
         storage = Storage(dtype)

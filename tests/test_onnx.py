@@ -1,4 +1,4 @@
-"""ONNX nodes on fastrnn: ONNX's own tests, onnxruntime on random configurations, laws, and what is refused."""
+"""ONNX nodes on fastrnn: ONNX's own tests, onnxruntime on random configurations, laws, and errors."""
 
 import re
 import unittest
@@ -19,7 +19,7 @@ def test_the_node_tests_of_onnx_pass():
     import fastrnn.onnx as backend
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the cases of other operators overflow while they are made
+        warnings.simplefilter("ignore")  # creating the test cases of other operators overflows
         runner = onnx.backend.test.BackendTest(backend.Backend, __name__)
     cases = runner.test_cases["OnnxBackendNodeModelTest"]
     names = [name for name in dir(cases) if re.match(NODE_TESTS, name)]
@@ -50,7 +50,7 @@ def run(case, **options):
 
 
 def one(op="LSTM", T=5, B=3, I=4, H=6, given=("X", "W", "R", "B"), seed=0, dtype="float32", **attributes):
-    """A small case with these tensors and attributes."""
+    """Return a small case with these tensors and attributes."""
     D = 2 if attributes.get("direction") == "bidirectional" else 1
     made = tensors(op, T, B, I, H, D, np.random.default_rng(seed), given)
     made = {n: a if a.dtype.kind == "i" else a.astype(dtype) for n, a in made.items()}
@@ -78,7 +78,7 @@ def test_layout_1_is_layout_0_with_batch_and_time_swapped(op, direction, dtype):
 
 
 def test_a_sequence_of_length_0_keeps_its_initial_state():
-    """onnxruntime gives zeros there; keeping the state is what splitting a sequence needs."""
+    """onnxruntime returns zeros there; splitting a sequence requires that the state is kept."""
     case = one(given=EVERY)
     case.tensors["sequence_lens"] = np.array([5, 0, 2], "int32")
     Y, Y_h, Y_c = run(case)
@@ -99,7 +99,7 @@ def test_an_activation_without_numbers_has_those_of_the_onnx_operator(op, number
 
 
 def test_the_numbers_belong_in_order_to_the_activations_that_take_one():
-    """f takes none, g takes both, h takes an alpha: alpha has two values, beta one."""
+    """f takes no parameter, g two, h an alpha: alpha has two values, beta one."""
     case = one(
         hidden_size=6,
         activations=["Sigmoid", "HardSigmoid", "LeakyRelu"],
@@ -180,7 +180,7 @@ def test_a_node_in_a_function_is_ours_and_its_attributes_may_be_the_functions():
 
 
 def test_a_node_in_a_loop_is_ours():
-    """Three rounds of a GRU with clip, state carried on by the loop: one pass over three times the sequence."""
+    """Three rounds of a GRU with clip, state carried by the loop, equal one pass over three times the sequence."""
     from onnx import TensorProto, helper, numpy_helper
 
     import fastrnn.onnx as backend
@@ -193,8 +193,11 @@ def test_a_node_in_a_loop_is_ours():
         for n, k, s in (("go_on", TensorProto.BOOL, ()), ("h_n", TensorProto.FLOAT, (1, B, H)))
     ]
     body = helper.make_graph(
-        [helper.make_node("GRU", ["X", "W", "R", "B", "", "h"], ["", "h_n"], clip=0.3), helper.make_node("Identity", ["more"], ["go_on"])],
-        "body", [helper.make_tensor_value_info("i", TensorProto.INT64, ()), helper.make_tensor_value_info("more", TensorProto.BOOL, ()), state], out,
+        [helper.make_node("GRU", ["X", "W", "R", "B", "", "h"], ["", "h_n"], clip=0.3),
+         helper.make_node("Identity", ["more"], ["go_on"])],
+        "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, ()),
+         helper.make_tensor_value_info("more", TensorProto.BOOL, ()), state], out,
     )  # fmt: skip
     model = case.model()
     del model.graph.node[:], model.graph.output[:]
@@ -207,7 +210,7 @@ def test_a_node_in_a_loop_is_ours():
     np.testing.assert_array_equal(last, run(case).Y_h)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 REFUSED = [  # changes of a case, the error, words of its message
     (
@@ -268,7 +271,7 @@ def test_an_attribute_of_a_later_opset_is_refused():
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_an_unknown_operator_is_refused_by_name_wherever_it_is(inside):
+def test_an_unknown_operator_is_refused_by_name_anywhere(inside):
     from onnx import TensorProto, helper
 
     import fastrnn.onnx as backend
@@ -307,10 +310,12 @@ def test_a_weight_of_another_shape_is_refused_when_the_model_is_prepared(name, s
 @pytest.mark.parametrize("name, array, error, words", [
     ("X", np.zeros((5, 3, 9), "float32"), ValueError, r"X has shape \(5, 3, 9\): 9 features, but W is for 4"),
     ("X", np.zeros((5, 3, 4)), TypeError, "X is float64, but W is float32"),
-    ("initial_h", np.zeros((1, 2, 6), "float32"), ValueError, r"initial_h has shape \(1, 2, 6\), but X, W and the direction need \(1, 3, 6\)"),
+    ("initial_h", np.zeros((1, 2, 6), "float32"), ValueError,
+     r"initial_h has shape \(1, 2, 6\), but X, W and the direction need \(1, 3, 6\)"),
     ("initial_c", np.zeros((1, 3, 6)), TypeError, "initial_c is float64, but W is float32"),
     ("sequence_lens", np.array([5, 5, 6], "int32"), ValueError, "sequence_lens: lengths must be from 0 to T=5, got 6"),
-    ("sequence_lens", np.array([5, 5], "int32"), ValueError, r"sequence_lens: lengths have shape \(2,\), but x has B=3"),
+    ("sequence_lens", np.array([5, 5], "int32"), ValueError,
+     r"sequence_lens: lengths have shape \(2,\), but x has B=3"),
 ])  # fmt: skip
 def test_an_input_that_does_not_fit_is_refused(name, array, error, words):
     case = one(given=EVERY)
@@ -337,7 +342,8 @@ def test_element_types_other_than_float_and_double_are_refused():
     ({}, ValueError, r"missing \['X'\], unknown nothing; it takes \['X'\]"),
     ({"X": 0, "Z": 0}, ValueError, r"missing nothing, unknown \['Z'\]"),
     ([], ValueError, "got 0 inputs, but this model takes 1"),
-    ([np.zeros((5, 3, 4))], TypeError, r"input 'X' is float64, but the model takes float32: convert with .astype\('float32'\)"),
+    ([np.zeros((5, 3, 4))], TypeError,
+     r"input 'X' is float64, but the model takes float32: convert with .astype\('float32'\)"),
     ([np.zeros((5, 4), "float32")], ValueError, r"input 'X' has shape \(5, 4\), but the model takes \(5, 3, 4\)"),
 ])  # fmt: skip
 def test_inputs_that_do_not_fit_the_model_are_refused(inputs, error, words):

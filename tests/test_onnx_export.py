@@ -1,4 +1,4 @@
-"""Networks and models of fastrnn as ONNX models: the same numbers here and in onnxruntime."""
+"""fastrnn networks and models as ONNX models: the same numbers here and in onnxruntime."""
 
 import numpy as np
 import pytest
@@ -138,7 +138,7 @@ def test_a_regressor_gives_its_numbers_in_their_own_units(per_step):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_language_model_goes_on_from_a_state(tied):
+def test_a_language_model_continues_from_a_state(tied):
     import fastrnn.onnx
 
     text = "the quick brown fox jumps over the lazy dog. " * 20
@@ -154,14 +154,17 @@ def test_a_language_model_goes_on_from_a_state(tied):
     np.testing.assert_allclose(whole.logits, model.linear(y), **PEER)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("net, error, words", [
-    (lambda: LSTM(3, 4, context_size=2), NotImplementedError, "ONNX has no context_size=2: its context enters every step"),
+    (lambda: LSTM(3, 4, context_size=2), NotImplementedError,
+     "ONNX has no context_size=2: its context enters every step"),
     (lambda: GRU(3, 4, activation="silu"), NotImplementedError, "ONNX has no activation 'silu', only Relu, Tanh"),
-    (lambda: Stacked([GRU(3, 4), RNN(4, 4, nonlinearity="selu")]), NotImplementedError, "ONNX has no activation 'selu'"),
-    (lambda: fastrnn.Linear(3, 4), NotImplementedError, "Linear can't be exported: only Recurrent, Stacked, LanguageModel, SequenceClassifier"),
+    (lambda: Stacked([GRU(3, 4), RNN(4, 4, nonlinearity="selu")]), NotImplementedError,
+     "ONNX has no activation 'selu'"),
+    (lambda: fastrnn.Linear(3, 4), NotImplementedError,
+     "Linear can't be exported: only Recurrent, Stacked, LanguageModel, SequenceClassifier"),
     (lambda: models.Forecaster(4, 2), NotImplementedError, "Forecaster can't be exported"),
     (lambda: models.LanguageModel(), RuntimeError, "this LanguageModel has not been fitted"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Files that mean harm, or were damaged: a clear error, no memory to speak of, nothing outside the model's folder is read."""
+"""Malicious or damaged files: a clear error, little memory, and no reads outside the model's folder."""
 
 import contextlib
 
@@ -79,7 +79,7 @@ def test_external_data_beside_the_model_is_read(tmp_path):
 
 
 def loose(change):
-    """A case, and its model after a change that onnx's checker does not take and onnxruntime does."""
+    """Return a case, and its model after a change that onnx's checker rejects and onnxruntime accepts."""
     case = Case(
         "LSTM",
         tensors("LSTM", 5, 3, 4, 6, 1, np.random.default_rng(0), ("X", "W", "R", "B")),

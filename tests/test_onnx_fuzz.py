@@ -12,8 +12,8 @@ import fastrnn
 pytestmark = [pytest.mark.onnxruntime, pytest.mark.fuzz]
 
 STEPS = (0, 1, 2, 3, 7, 16, 33)
-ROWS = (0, 1, 2, 3, 5, 8, 63, 64, 65)  # up to 64 rows a stream runs the node
-SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33)  # both sides of every vector's width
+ROWS = (0, 1, 2, 3, 5, 8, 63, 64, 65)  # up to 64 rows, a stream runs the node
+SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33)  # both sides of every vector width
 
 
 def pick(rng, values):
@@ -21,10 +21,10 @@ def pick(rng, values):
 
 
 def draw(seed):
-    """A node of any attribute, tensors given or not, sizes and dtype; layout 1 too."""
+    """Return a node with any attributes, optional tensors, sizes and dtype; also with layout 1."""
     rng = np.random.default_rng(seed)
     op, T, B, I, H = pick(rng, tuple(BLOCKS)), pick(rng, STEPS), pick(rng, ROWS), pick(rng, SIZES), pick(rng, SIZES)
-    if rng.random() < 0.05:  # long enough for several chunks of steps, of which the last one is short
+    if rng.random() < 0.05:  # long enough for several chunks of steps, the last of them short
         T, B, I, H = pick(rng, ((513, 8, 8, 8), (4099, 8, 3, 3), (257, 4, 8, 64), (129, 64, 16, 16), (1025, 1, 4, 32)))
     direction = pick(rng, ("forward", "forward", "reverse", "bidirectional"))
     D = 2 if direction == "bidirectional" else 1
@@ -32,7 +32,8 @@ def draw(seed):
     if rng.random() < 0.4:
         attributes |= activations(op, 1, rng)
         for name in [n for n in attributes if n.startswith("activation")]:
-            attributes[name] = list(attributes[name]) * D  # alike in both directions, so that there is one plain layer
+            # the same in both directions, so that there is one plain layer
+            attributes[name] = list(attributes[name]) * D
     if rng.random() < 0.3:
         attributes["clip"] = float(rng.uniform(0.2, 1.5))
     if op == "GRU":
@@ -61,7 +62,7 @@ def draw(seed):
 
 
 def plain(case):
-    """(layer, x, state) of the plain layer that this node is, put together anew."""
+    """Return (layer, x, state) of the equivalent plain layer, built independently."""
     t, at, op = case.tensors, case.attributes, case.op
     H, I = t["R"].shape[2], t["W"].shape[2]
     D, gates = len(t["W"]), {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}[op]
@@ -118,7 +119,7 @@ def plain(case):
 
 
 def wanted(case):
-    """{output: array} by the plain layer."""
+    """Return {output: array} of the plain layer."""
     layer, x, state = plain(case)
     y, final = layer(x, state, lengths=case.tensors.get("sequence_lens"))
     T, B, D, H = *x.shape[:2], layer.num_directions, layer.hidden_size
@@ -135,11 +136,11 @@ def wanted(case):
 
 
 def by_onnxruntime(case):
-    """Whether onnxruntime has this node, and the same definition of it: it ends the process where there are no rows."""
+    """Return whether onnxruntime supports and equally defines this node. It crashes if there are no rows."""
     t = case.tensors
     empty = (
         0 in t["X"].shape[:2] or not t.get("sequence_lens", np.ones(1)).all()
-    )  # zeros of an empty sequence, not the initial state
+    )  # it returns zeros for an empty sequence, not the initial state
     return not empty and t["X"].dtype == np.float32 and "layout" not in case.attributes
 
 
@@ -173,14 +174,14 @@ def compare_node(seed):
 
 
 def agree(ours, theirs, exact, what):
-    """Two float32 results are alike, or, where a network amplifies roundings, about as far from the float64 one."""
+    """Compare float32 results; if the network amplifies rounding, both may differ equally from float64."""
     if not np.allclose(ours, theirs, rtol=PEER["rtol"], atol=3e-5):
         mine, other = (float(np.abs(a - exact).max()) for a in (ours, theirs))
         assert mine <= 20 * other + 3e-5 and other <= 20 * mine + 3e-5, f"{what}: {mine:g} and {other:g} from float64"
 
 
 def network(seed):
-    """A random layer or stack that can be exported, and random sequences for it."""
+    """Return a random layer or stack that can be exported, and random sequences for it."""
     rng = np.random.default_rng(seed)
     features, layers, batch_first = pick(rng, SIZES), [], bool(rng.integers(2))
     dtype = pick(rng, ("float32", "float32", "float64"))

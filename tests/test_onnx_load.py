@@ -1,4 +1,4 @@
-"""ONNX models as fastrnn networks: our own exports, torch's, and what is refused."""
+"""ONNX models as fastrnn networks: our own exports, torch's, and errors."""
 
 import io
 import warnings
@@ -42,7 +42,7 @@ def test_what_torch_exports_is_loaded_and_runs(kind, num_layers, bidirectional):
         io.BytesIO(),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this exporter is the old one
+        warnings.simplefilter("ignore")  # this exporter is deprecated
         torch.onnx.export(module, (x,), file, dynamo=False)
     with torch.no_grad():
         want = module(x)[0].numpy()
@@ -84,7 +84,7 @@ def test_what_is_more_than_a_stack_is_refused_by_name(net, words):
 
 
 def inside(outer):
-    """A model whose GRU is in the branches of an If, or in a function."""
+    """Return a model with a GRU in the branches of an If, or in a function."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
     from onnx_cases import Case, tensors
@@ -111,10 +111,12 @@ def inside(outer):
 
 
 @pytest.mark.parametrize("outer, words", [
-    ("If", r"node 'the_node' \(GRU\) lies inside node 'choice' \(If\), but load takes chains of nodes of the main graph: prepare\(model\) runs it"),
+    ("If",
+     r"node 'the_node' \(GRU\) lies inside node 'choice' \(If\), "
+     r"but load takes chains of nodes of the main graph: prepare\(model\) runs it"),
     ("function", r"node 'the_node' \(GRU\) lies inside the function 'Twice', but load"),
 ])  # fmt: skip
-def test_a_node_that_lies_inside_another_one_is_named_and_runs(outer, words):
+def test_a_node_inside_another_one_is_named_and_runs(outer, words):
     import fastrnn.onnx
 
     model, feeds = inside(outer)
@@ -124,7 +126,7 @@ def test_a_node_that_lies_inside_another_one_is_named_and_runs(outer, words):
 
 
 def test_what_is_loaded_is_compared_with_onnxruntime(monkeypatch):
-    """The model's own nodes read gates in the same way as the network, so both may be wrong alike."""
+    """The model's own nodes read gates in the same way as the network, so both may be wrong in the same way."""
     import fastrnn.onnx
     from fastrnn.onnx import _nodes
 
@@ -132,7 +134,8 @@ def test_what_is_loaded_is_compared_with_onnxruntime(monkeypatch):
     monkeypatch.setitem(_nodes.KINDS, "GRU", _nodes.Kind(GRU, 3, (0, 1, 2), ("Sigmoid", "Tanh")))
     with pytest.raises(
         ValueError,
-        match="output 'y' of the model by onnxruntime, of shape .* is none of the network's outputs and states: .* differs",
+        match="output 'y' of the model by onnxruntime, of shape .* "
+        "is none of the network's outputs and states: .* differs",
     ):
         fastrnn.onnx.load(model)
 
@@ -152,7 +155,7 @@ def test_an_input_without_shape_is_refused_by_load_and_runs():
     [([6, 6, 6], None), ([6, 4, 2], r"sequence_lens are part of the model, and not all of them are 6")],
 )
 def test_lengths_that_are_part_of_the_model_are_refused_unless_they_are_whole(lengths, words):
-    """A network has no lengths of its own: called without, it ran on past them."""
+    """A network has no lengths of its own: called without them, it continued beyond them."""
     from onnx_cases import Case, tensors
 
     import fastrnn.onnx

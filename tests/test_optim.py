@@ -1,4 +1,4 @@
-"""Optimisers against torch's, clipping, schedules."""
+"""Optimisers compared with torch's, clipping, schedules."""
 
 import json
 
@@ -142,7 +142,7 @@ def test_clipping_takes_any_shape_and_refuses_what_the_engine_cannot_read():
             optim.clip_by_value(wrong, 1.0)
     with pytest.raises(ValueError, match="grad must be C-contiguous and writable"):
         optim.clip_by_value(np.ones((4, 4))[:, 1], 1.0)
-    big = np.full(10, 1e30, "float32")  # its square is not a float32
+    big = np.full(10, 1e30, "float32")  # its square overflows float32
     assert_allclose(optim.clip_by_global_norm(big, 1.0)[0], np.sqrt(10) * np.float32(1e30), rtol=1e-7)
 
 

@@ -1,4 +1,4 @@
-"""What cells can do beside the usual: activations, clip, reverse, mask; and what they refuse. Every cell goes through the other tests too."""
+"""Options of cells: activations, clip, reverse, mask, and errors. The other test files also run on every such cell."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,20 @@ from numpy.testing import assert_allclose
 import fastrnn
 from fastrnn.parameters import initialise
 
-ACTIVATIONS = [*reference.ACTIVATIONS, ("affine", 0.7, 0.2), ("leaky_relu", 0.2), ("thresholded_relu", 0.1), ("scaled_tanh", 1.7, 0.6),
-               ("hard_sigmoid", 0.2, 0.5), ("elu", 0.4), ("elu", -0.4)]  # fmt: skip
+ACTIVATIONS = [
+    *reference.ACTIVATIONS,
+    ("affine", 0.7, 0.2),
+    ("leaky_relu", 0.2),
+    ("thresholded_relu", 0.1),
+    ("scaled_tanh", 1.7, 0.6),
+    ("hard_sigmoid", 0.2, 0.5),
+    ("elu", 0.4),
+    ("elu", -0.4),
+]
 
 
 def layers(f, dtype, **options):
-    """One of each kind with this activation wherever it may stand."""
+    """Return a layer of each kind with this activation wherever it is allowed."""
     return [
         fastrnn.RNN(2, 5, nonlinearity=f, dtype=dtype, seed=1, **options),
         fastrnn.GRU(2, 5, activation=f, recurrent_activation=f, dtype=dtype, seed=2, **options),
@@ -36,10 +44,11 @@ def layers(f, dtype, **options):
 
 
 def steps_of(f, clip):
-    """The same in the reference."""
+    """Return the same in the reference."""
     return [
-        reference.rnn_options(f, clip), reference.gru_options(True, f, f, clip), reference.gru_options(False, f, f, clip),
-        reference.lstm_options(False, f, f, f, clip), reference.lstm_options(True, f, f, f, clip),
+        reference.rnn_options(f, clip), reference.gru_options(True, f, f, clip),
+        reference.gru_options(False, f, f, clip), reference.lstm_options(False, f, f, f, clip),
+        reference.lstm_options(True, f, f, f, clip),
     ]  # fmt: skip
 
 
@@ -73,7 +82,7 @@ def test_every_activation_agrees_with_the_reference_in_value_and_gradient(isa, m
 
 @pytest.mark.parametrize("make_layer, options", [(fastrnn.GRU, {}), (fastrnn.LSTM, {"output_activation": "tanh"})])
 def test_units_that_are_only_there_to_fill_a_vector_do_not_grow_into_the_gradients(isa, make_layer, options):
-    """Without a bias a gate is 2, so a state would double in every step; the biases of the 5 units make it 1/2."""
+    """Weights for which a state doubles in every step without a bias; the biases of the 5 units halve it."""
     net = make_layer(2, 5, recurrent_activation=("affine", 1.0, 2.0), activation="exponential", seed=0, **options)
     state = {name: 0.01 * p for name, p in net.params.items()}
     for k in range(net.num_gates):
@@ -116,7 +125,7 @@ def test_reverse_is_the_forward_network_on_flipped_rows(cell, isa, ragged, num_l
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_reverse_is_the_reverse_direction_of_a_bidirectional_network(cell, isa):
-    """With everything that can be given, and with the states of every step."""
+    """Run with all arguments, and with the states of every step."""
     both = random_case(cell, 6, 5, 3, 9, dtype="float32", bidirectional=True, lengths=True, resets=True, context=2)
     y, state_n, states = both.net()(both.x, both.layer_state(), return_states=True, **both.given)
     params = {name.removesuffix("_reverse"): p for name, p in both.params.items() if name.endswith("_reverse")}
@@ -131,7 +140,7 @@ def test_reverse_is_the_reverse_direction_of_a_bidirectional_network(cell, isa):
 
 
 def repeated(y, mask, reverse):
-    """y (T, B, n) with what was given last at masked steps, in one direction."""
+    """Return y (T, B, n) with the previous output repeated at masked steps, in one direction."""
     out = np.zeros_like(y)
     for b in range(y.shape[1]):
         last = np.zeros(y.shape[2], y.dtype)
@@ -145,7 +154,7 @@ def repeated(y, mask, reverse):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_masked_steps_are_left_out_and_their_outputs_repeated(cell, isa, bidirectional, dtype):
-    """Each row is the row without its masked steps: outputs, states and gradients."""
+    """Each row equals the row without its masked steps: outputs, states and gradients."""
     case = random_case(cell, 7, 5, 3, 9, dtype=dtype, num_layers=2, bidirectional=bidirectional)
     mask = np.random.default_rng(2).random((7, 5)) < 0.6
     mask[:3, 1] = False  # left padding
@@ -166,7 +175,7 @@ def test_masked_steps_are_left_out_and_their_outputs_repeated(cell, isa, bidirec
             columns = slice(d * P, (d + 1) * P)
             want = repeated(whole[..., columns], mask[:, [b]], d == 1)
             same_bits(y[:, [b], columns], want, f"y of row {b}, direction {d}")
-            for t in range(7):  # the gradient goes where the output came from
+            for t in range(7):  # the gradient goes to the step that the output came from
                 before = there[there >= t][:1] if d else there[there <= t][-1:]
                 dy[np.searchsorted(there, before), 0, columns] += case.dy[t, b, columns]
         same_state(as_state([s[:, [b]] for s in as_tuple(state_n)]), final, f"state of row {b}")
@@ -191,8 +200,8 @@ def test_a_mask_that_pads_on_the_right_is_lengths_but_for_the_outputs(cell, isa)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_past_a_length_there_is_no_output_and_no_gradient_even_beside_a_mask(isa, bidirectional):
-    """A hole inside a length repeats; past the length there are zeros, and what comes back there is not looked at."""
+def test_beyond_a_length_there_is_no_output_and_no_gradient_even_with_a_mask(isa, bidirectional):
+    """A gap inside a length repeats the output; beyond it there are zeros, and the gradient there is ignored."""
     case = random_case("lstm", 7, 4, 3, 5, dtype="float32", bidirectional=bidirectional)
     lengths = np.array([7, 3, 5, 0])
     mask = np.random.default_rng(1).random((7, 4)) < 0.6
@@ -238,7 +247,7 @@ def test_stacked_networks_pass_the_mask_on(isa):
     same_bits(net.vjp(x, mask=mask)[0][0], want, "y of vjp")
 
 
-# --- what is refused ------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------
 
 REFUSED = [
     (

@@ -1,4 +1,4 @@
-"""Arrays that callers change, share or hand in twice, and objects used from two threads: right, or refused; never memory that is not theirs."""
+"""Arrays that callers change, share or pass twice, and objects used by two threads: correct results, or an error."""
 
 import copy
 import pickle
@@ -30,7 +30,7 @@ def test_a_stream_computes_every_row_of_a_short_last_chunk(cell, size, B, T):
 
 @pytest.mark.parametrize("layers", [31, 32, 33, 70])
 def test_any_number_of_layers_works(layers):
-    """As one network, as layers that follow each other on several threads, under attention, and while writing."""
+    """Run as one network, as layers pipelined on several threads, under attention, and in decoding."""
     rnn = fastrnn.GRU(2, 3, num_layers=layers, seed=0)
     x = np.random.default_rng(0).standard_normal((65, 2, 2)).astype("float32")
     with fastrnn.threads(1):
@@ -118,7 +118,7 @@ def test_parameters_can_be_swapped_by_views_of_themselves():
 
 @pytest.mark.parametrize("shift", [0, 1, -1, 40])
 def test_out_may_overlap_what_is_read(shift):
-    """The result is that of separate arrays, as with NumPy's functions; so are the gradients."""
+    """Results and gradients are those of separate arrays, as with NumPy's functions."""
     linear, stream = Linear(8, 8, seed=0), fastrnn.GRU(8, 8, seed=0).stream(3)
     memory = np.random.default_rng(0).standard_normal(200).astype("float32")
     x, out = memory[40:64].reshape(3, 8), memory[40 + shift : 64 + shift].reshape(3, 8)
@@ -151,7 +151,7 @@ def test_a_copy_of_a_backward_shares_its_tape():
     want = backward(y)
     other = copy.copy(backward)
     del other
-    passes = [net.vjp(x + k) for k in range(3)]  # would take the tape from the pool
+    passes = [net.vjp(x + k) for k in range(3)]  # which would take the tape from the pool
     same_gradients(backward(y), want)
     other = copy.copy(backward)
     other.release()
@@ -186,7 +186,7 @@ def test_a_stream_takes_none_as_its_initial_state_and_refuses_to_be_pickled(kind
             attempt(stream)
 
 
-def test_a_stream_that_another_thread_uses_says_so():
+def test_a_stream_in_use_by_another_thread_raises():
     net = fastrnn.LSTM(16, 64, num_layers=2, seed=0)
     x = np.random.default_rng(0).standard_normal((400, 2, 16)).astype("float32")
     want, _ = net(x)
@@ -220,7 +220,8 @@ def test_a_stream_that_another_thread_uses_says_so():
     for other in others:
         other.join()
     assert refused and set(refused) == {
-        "this stream is used by another call at the same time: give each thread a stream of its own, or guard it by a lock"
+        "this stream is used by another call at the same time: "
+        "give each thread a stream of its own, or guard it by a lock"
     }
     stream.reset()
     same_bits(stream.run(x), want)
@@ -282,7 +283,7 @@ print("one")
     assert processes.output(code, FASTRNN_ISA=_engine.available_isas()[-1]).strip() == "one"
 
 
-# --- what writes ---------------------------------------------------------------------------------------------------
+# --- writers -------------------------------------------------------------------------------------------------------
 
 
 def test_search_refuses_layers_and_symbols_that_do_not_fit():

@@ -1,4 +1,4 @@
-"""The package as people meet it: import, symbols, docstring and README examples, the choice of instruction set."""
+"""The package from the outside: import, symbols, docstring and README examples, the choice of instruction set."""
 
 import doctest
 import importlib
@@ -17,7 +17,7 @@ from conftest import NEEDS
 import fastrnn
 from fastrnn import _engine
 
-# What an adapter module needs beyond the runtime dependencies; a module not named here must be importable everywhere.
+# What an adapter module needs beyond the runtime dependencies; all other modules must be importable everywhere.
 OPTIONAL = {name: name for name in ("torch", "onnx", "keras", "sklearn", "threadpoolctl")} | {
     "distributed": "mpi4py",
     "plotting": "matplotlib",
@@ -35,7 +35,7 @@ def module_names():
 
 
 def test_import_takes_no_time():
-    """The budget is 0.15 s of processor time, of which NumPy takes about 0.07. Best of five, and twice the budget for a slow CI machine."""
+    """The budget is 0.15 s of CPU time (about 0.07 is NumPy's); best of five, doubled for slow machines."""
     code = "import time; start = time.process_time(); import fastrnn; fastrnn.LSTM; print(time.process_time() - start)"
     best = min(float(processes.output(code)) for _ in range(5))
     assert best < 2 * 0.15, f"{best:.3f} s"
@@ -50,7 +50,8 @@ import fastrnn
 fastrnn.LSTM
 after = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
 assert after == before, f"{after - before} threads were started"
-heavy = ["torch", "onnx", "keras", "sklearn", "mpi4py", "matplotlib", "scipy", "threadpoolctl", "tqdm", "safetensors", "multiprocessing", "concurrent.futures"]
+heavy = ["torch", "onnx", "keras", "sklearn", "mpi4py", "matplotlib", "scipy", "threadpoolctl", "tqdm", "safetensors",
+         "multiprocessing", "concurrent.futures"]
 found = [name for name in heavy if name in sys.modules]
 assert not found, found
 """
@@ -58,18 +59,21 @@ assert not found, found
 
 
 def test_the_command_starts_before_numpy_is_imported():
-    """So that an error of an import, and Ctrl-C during it, is a line and no traceback."""
+    """An error of an import, and Ctrl-C during it, can then be one line without a traceback."""
     processes.output("import sys, fastrnn.cli; assert not {'numpy', 'argparse', 'fastrnn._engine'} & set(sys.modules)")
 
 
 def test_a_public_name_is_never_its_module():
-    code = "import fastrnn.models; from fastrnn import *; print(*(type(globals()[name]).__name__ for name in fastrnn.__all__))"
+    code = (
+        "import fastrnn.models; from fastrnn import *; "
+        "print(*(type(globals()[name]).__name__ for name in fastrnn.__all__))"
+    )
     assert "module" not in processes.output(code).split()
     assert set(fastrnn.__all__) <= set(dir(fastrnn))
 
 
 def test_one_thread_is_one_thread():
-    """Training on one thread starts no other, neither ours nor BLAS's."""
+    """Training on one thread starts no other thread, neither ours nor BLAS's."""
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("this system does not list threads in /proc/self/task")
     code = """
@@ -99,7 +103,7 @@ EXTENSIONS = ["bptt", "core", "decoder", "ops", "optim", "stream", "sweep"]
 
 
 def extension(name):
-    """The file of one of the compiled modules."""
+    """Return the file of one of the compiled modules."""
     return importlib.import_module(f"fastrnn._engine.{name}").__file__
 
 
@@ -117,7 +121,7 @@ def test_an_extension_exports_its_init_function_and_nothing_else(name):
 
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_no_executable_stack_and_no_foreign_library(name):
-    """An extension needs the C library only: neither OpenMP nor a BLAS of the system."""
+    """An extension needs only the C library: neither OpenMP nor a system BLAS."""
     readelf = shutil.which("readelf")
     if readelf is None:
         pytest.skip("readelf is not installed")
@@ -134,7 +138,10 @@ def test_no_executable_stack_and_no_foreign_library(name):
 
 @pytest.mark.parametrize("name", _engine.available_isas())
 def test_every_instruction_set_can_be_forced(name):
-    code = "import sys, fastrnn; from fastrnn import _engine; assert _engine.isa() == sys.argv[1], _engine.isa(); fastrnn.show_config()"
+    code = (
+        "import sys, fastrnn; from fastrnn import _engine; "
+        "assert _engine.isa() == sys.argv[1], _engine.isa(); fastrnn.show_config()"
+    )
     assert name in processes.output(code, name, FASTRNN_ISA=name)
 
 
@@ -185,14 +192,14 @@ def test_the_public_layers_have_an_example(cls):
 
 
 def marks_of(text):
-    """The markers of what a script imports beyond the runtime dependencies."""
+    """Return the markers for what a script imports beyond the runtime dependencies."""
     words = set(re.findall(r"(?:^\s*(?:import|from)\s+|\bfastrnn\.)(\w+)", text, flags=re.MULTILINE))
     words |= {"onnxruntime"} if "onnx" in words else set()
     return [getattr(pytest.mark, name) for name in sorted(words & NEEDS.keys())]
 
 
 def page_examples():
-    """The Python of README and of the pages for users, by page and number."""
+    """Return the Python examples of README and the pages for users, by page and number."""
     for name in (
         "README.md",
         "docs/models.md",
@@ -215,7 +222,7 @@ def test_readme_has_python_examples():
     )
 
 
-# What may be said of real texts and of a training that is short
+# Warnings that realistic texts and short training runs may cause
 OF_DATA = (
     "-W",
     "ignore:the held-out part has",
@@ -242,7 +249,7 @@ def test_examples_of_pages_run(code, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-# Options that make an example short, and words of what it prints; the others have --epochs and print an accuracy.
+# Options that shorten an example, and words in its output; the others have --epochs and print an accuracy.
 SHORT = {
     "answer_questions.py": (["--restarts", "1", "--epochs", "5"], "mean test error: "),
     "adding_problem.py": (["--updates", "40", "--length", "30"], "update 40: test error"),
@@ -260,7 +267,7 @@ SHORT = {
 
 
 def commands_of_results():
-    """The commands of docs/results.md, as words without `python`, and without the files, which lie in data/."""
+    """Return the commands of docs/results.md as words, without `python` and without the files in data/."""
     page = processes.ROOT / "docs" / "results.md"
     lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
     commands = [line.split("#")[0].split()[1:] for line in lines if line.startswith("    python examples/")]
@@ -268,7 +275,7 @@ def commands_of_results():
 
 
 def example_scripts():
-    """Those of which no command of the results is run below."""
+    """Return the scripts for which no command of the results is run below."""
     others = {command[0] for command in commands_of_results()}
     for path in sorted(
         path for path in (processes.ROOT / "examples").glob("*.py") if f"examples/{path.name}" not in others
@@ -314,11 +321,12 @@ def test_the_scripts_in_examples_are_short(script):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_every_module_can_be_imported_first():
-    """Imports go downwards only: a circle fails for the module that is imported first."""
+    """Imports only point downwards: a cycle fails for the module that is imported first."""
     code = """
 import os, pkgutil, sys, numpy
 folder = os.path.dirname(__import__("importlib.util").util.find_spec("fastrnn").origin)
-names = [found.name for found in pkgutil.walk_packages([folder], "fastrnn.") if found.name.split(".")[1] not in sys.argv[1:]]
+names = [found.name for found in pkgutil.walk_packages([folder], "fastrnn.")]
+names = [name for name in names if name.split(".")[1] not in sys.argv[1:]]
 wrong = []
 for name in names:
     child = os.fork()
@@ -340,7 +348,7 @@ print(len(names), len(wrong))
         "sklearn",
         "threadpoolctl",
         "torch",
-    ]  # need their packages, which their own tests import
+    ]  # these need packages, which their own tests import
     told = processes.output(code, *adapters)
     count, wrong = map(int, told.splitlines()[-1].split())
     assert count > 50 and wrong == 0, told

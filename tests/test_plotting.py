@@ -1,4 +1,4 @@
-"""fastrnn.plotting: pictures that say what the network is, laws of trajectories and gradient norms, the viewer's data."""
+"""fastrnn.plotting: diagrams match their networks, laws of trajectories and gradient norms, the viewer's data."""
 
 import base64
 import functools
@@ -61,7 +61,7 @@ STORIES = [([["ann", "left"]], ["who", "left"])] * 2, ["ann", "bob"]
 
 
 class OwnVectorToSequence:
-    """A model that says itself what it looks like."""
+    """A model that defines its own graph."""
 
     def _graph(self, graph):
         graph.whole = [True]
@@ -150,7 +150,7 @@ def layout(name, steps=3):
 
 
 def between(made, name):
-    """Which (name, step) of `name` lead to which others, by straight lines."""
+    """Return which (name, step) of `name` are connected to which others by straight lines."""
     found = set()
     for (a, one), (b, other) in itertools.permutations(made.nodes.items(), 2):
         if a[0] == name and any(
@@ -160,7 +160,7 @@ def between(made, name):
     return found
 
 
-# --- unfolded: where things stand, without matplotlib ---
+# --- unfolded: the layout, without matplotlib ---
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -175,7 +175,8 @@ def test_every_arrow_ends_at_a_shape_and_no_two_shapes_meet(name, steps):
 
     def on_a_line(x, y):
         return any(
-            min(a[0], b[0]) - 1e-9 <= x <= max(a[0], b[0]) + 1e-9 and min(a[1], b[1]) - 1e-9 <= y <= max(a[1], b[1]) + 1e-9
+            min(a[0], b[0]) - 1e-9 <= x <= max(a[0], b[0]) + 1e-9
+            and min(a[1], b[1]) - 1e-9 <= y <= max(a[1], b[1]) + 1e-9
             for line in made.lines for a, b in itertools.pairwise(line.points)
         )  # fmt: skip
 
@@ -212,7 +213,7 @@ def test_the_state_goes_from_step_to_step_and_in_the_reverse_direction_back():
     assert {b for a, b in between(made, "x")} == {(d, t) for d in "hg" for t in ("compact", 0, 1, 2)}
 
 
-def test_layers_stand_one_above_the_other_and_say_their_sizes():
+def test_layers_are_drawn_one_above_another_with_their_sizes():
     made = layout("deep", 5)
     texts = [text.text for text in made.texts]
     assert ["layer 3: LSTM, 128 units" in texts, "$U_1$: 512 × 8,  $W_1$: 512 × 128" in texts] == [True, True]
@@ -251,7 +252,7 @@ def test_the_final_state_of_the_reverse_direction_is_that_of_the_first_step():
     assert {a for a, b in between(made, "h_2") if b == ("final states", None)} == {("h_2", 3)}
 
 
-def test_each_hop_of_a_memory_network_looks_with_the_state_of_the_hop_before():
+def test_each_hop_of_a_memory_network_uses_the_state_of_the_previous_hop():
     made = layout("memory network")
     assert {b for a, b in between(made, "u") if a[1] == 0} == {("u", 1), ("a", 1)}
     assert {b for a, b in between(made, "q")} == {(name, t) for name in "au" for t in ("compact", 0)}
@@ -333,7 +334,7 @@ def test_a_vector_enters_at_first_or_at_every_step_or_both(name, initial, every)
         )  # two upper layers, in the circuit and unfolded
 
 
-def test_attention_looks_at_every_output_and_is_fed_to_the_next_step():
+def test_attention_reads_every_output_and_feeds_the_next_step():
     made = layout("attention", 4)
     assert {b for a, b in between(made, "s") if a[1] == 1} == {("s", 2), ("weights", 1), ("a", 1)}
     assert {b for a, b in between(made, "c") if a[1] == 1} == {("a", 1)}
@@ -395,7 +396,7 @@ def test_a_picture_that_cannot_be_written_is_named_before_it_is_made(tmp_path):
             draw(tmp_path / "no" / "a.svg")
 
 
-# --- unfolded: as drawn ---
+# --- unfolded: the drawing ---
 
 
 @pytest.mark.matplotlib
@@ -443,10 +444,12 @@ sys.modules["matplotlib"] = None
 import fastrnn
 from fastrnn import plotting
 assert plotting.gradient_norms(fastrnn.GRU(2, 3), T=4).shape == (4,)
-model = fastrnn.models.LanguageModel("gru", 4, seed=0).fit("abc" * 30, epochs=0, batch_size=2, seq_len=5, validation=0, verbose=False)
+model = fastrnn.models.LanguageModel("gru", 4, seed=0)
+model.fit("abc" * 30, epochs=0, batch_size=2, seq_len=5, validation=0, verbose=False)
 assert plotting.activations(model, "abc").startswith("<!DOCTYPE html>")
 for draw in (lambda: plotting.unfolded(fastrnn.GRU(2, 3)), lambda: plotting.trajectories([[1.0, 2.0]]),
-             lambda: plotting.plot_gradient_norms({"a": [1.0]}), lambda: plotting.history([{"epoch": 1, "train_loss": 2.0}]),
+             lambda: plotting.plot_gradient_norms({"a": [1.0]}),
+             lambda: plotting.history([{"epoch": 1, "train_loss": 2.0}]),
              lambda: plotting.attention([[1.0]], "a", "b")):
     try:
         draw()
@@ -503,7 +506,8 @@ def test_each_trajectory_is_a_line_from_a_circle_to_a_square(tmp_path):
     assert_array_equal(lines[0][:, 0], states[:-1, 0])
     assert_array_equal(lines[1][:, 1], states[1:3, 1])
     assert [(line.get_marker(), line.get_xydata()[0].tolist()) for line in axes.lines] == [
-        ("o", states[0, 0].tolist()), ("s", states[6, 0].tolist()), ("o", states[0, 1].tolist()), ("s", states[2, 1].tolist())
+        ("o", states[0, 0].tolist()), ("s", states[6, 0].tolist()),
+        ("o", states[0, 1].tolist()), ("s", states[2, 1].tolist())
     ]  # fmt: skip
     assert [text.get_text() for text in axes.texts] == ["one", "two"]
     axes = trajectories(states[:, :1, :1]).axes[0]
@@ -626,8 +630,10 @@ def test_losses_are_to_the_left_and_other_figures_to_the_right(tmp_path):
     assert [line.get_label() for line in right.lines] == [
         "validation accuracy"
     ] and right.get_ylabel() == "validation accuracy"
-    assert_array_equal(left.lines[0].get_xydata(), [(look["epoch"], look["train_loss"]) for look in model.history[1:]])
-    assert_array_equal(right.lines[0].get_ydata(), [look["validation_accuracy"] for look in model.history])
+    assert_array_equal(
+        left.lines[0].get_xydata(), [(entry["epoch"], entry["train_loss"]) for entry in model.history[1:]]
+    )
+    assert_array_equal(right.lines[0].get_ydata(), [entry["validation_accuracy"] for entry in model.history])
     [only] = history([{"epoch": 1, "update": 9, "lr": 0.1, "train_loss": 2.0, "validation_loss": None}]).axes
     assert [line.get_label() for line in only.lines] == ["training loss"]
     axes = history({"a": model, "b": model.history}).axes[0]
@@ -652,7 +658,7 @@ def test_what_has_no_history_is_named():
 
 
 class Page(html.parser.HTMLParser):
-    """The title, the scripts, and every attribute that names a file of some place."""
+    """Collects the title, the scripts, and every attribute that refers to a file."""
 
     def __init__(self, text):
         super().__init__()
@@ -728,7 +734,7 @@ def hostile_model():
     ["<script>", "<td", "</style>", "\"'&", "$x_$", "a\0b", "\x1b", "\u2028", "\ud800", "\n", "_x", r"\$", "$"],
 )
 def test_labels_of_pictures_are_shown_as_they_are(hostile, tmp_path):
-    """Neither formulas nor markup, and the file is XML; what cannot be shown is a dot."""
+    """Labels are neither formulas nor markup, the file is valid XML, and unprintable characters become dots."""
     path, shown = tmp_path / "x.svg", re.sub("[\0\x1b\u2028\ud800\n]", "·", hostile)
     run = [{"epoch": k, "train_loss": 1.0 + k} for k in range(2)]
     for draw, what in (

@@ -1,4 +1,4 @@
-"""The readers: what other formats and options mean, what is refused, and what is said."""
+"""The readers: variants of formats and options, errors, and reports."""
 
 import logging
 import struct
@@ -192,7 +192,7 @@ def test_what_is_not_read_is_refused_with_its_line_and_what_to_do(read, text, me
 
 @pytest.fixture
 def said(caplog):
-    """What was reported to the logger, at the end."""
+    """Return what was reported to the logger, at the end."""
     caplog.set_level(logging.INFO, logger="fastrnn")
     return lambda: [record.getMessage() for record in caplog.records]
 
@@ -260,7 +260,7 @@ def test_a_file_without_header_keeps_its_first_row(tmp_path):
     assert data.read_csv(tmp_path / "f", target="2")[1].tolist() == series.tolist()
 
 
-def test_what_is_left_out_of_a_table_is_said(tmp_path):
+def test_what_is_left_out_of_a_table_is_reported(tmp_path):
     path = tmp_path / "f"
     path.write_text("row,value,note\n10,5,a\n11,7,b\n12,6,c\n")
     with pytest.warns(
@@ -306,7 +306,7 @@ def test_dates_in_even_steps_are_found(dates, tmp_path):
     assert data.read_csv(path)[0] == ["value"]
 
 
-def test_gaps_are_allowed_where_that_is_said(tmp_path, said):
+def test_gaps_are_allowed_on_request(tmp_path, said):
     path = tmp_path / "f"
     path.write_text("Date,a\n2024-01,5\n2024-02,6\n2024-05,7\n2024-06,8\n2024-08,8\n")
     assert data.read_csv(path, allow_gaps=True)[1].shape == (5, 1)
@@ -360,7 +360,7 @@ def test_other_kinds_of_wav_are_read_by_soundfile(kind, subtype, tmp_path, monke
         data.read_wav(tmp_path / "a.wav", channel=0)
 
 
-def test_a_cut_wav_is_refused_wherever_it_is_cut(tmp_path):
+def test_a_truncated_wav_is_refused(tmp_path):
     write_wav(tmp_path / "a.wav", SOUND)
     content = (tmp_path / "a.wav").read_bytes()
     assert_array_equal(data.read_wav(tmp_path / "a.wav")[0], SOUND)

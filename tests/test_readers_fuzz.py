@@ -1,8 +1,7 @@
-"""The readers on files made from known content and damaged one way at a time.
+"""The readers on files with known content, each damaged in one way.
 
-What is read is the content, or an error names the line.
-
-A case that fails says its format, the damage, its seed and the file.
+Either the content is read correctly, or an error names the line. A failing case prints its format, the damage, its seed
+and the file.
 """
 
 import json
@@ -20,7 +19,7 @@ JUNK = ["x", "?", "", "nan", "inf", "1_0", "1e999", "1e300", "1,5", "1.2.3", "0x
 
 
 def plain(found):
-    """What a reader gave, as lists."""
+    """Return what a reader returned, as lists."""
     if isinstance(found, np.ndarray):
         return found.tolist()
     return [plain(part) for part in found] if isinstance(found, (list, tuple)) else found
@@ -56,7 +55,8 @@ FORMATS = {
 }
 
 
-# ---- damages: (Written, rng) -> (bytes, lines that an error may name, None: it must be read); None: not applicable ----
+# damages: (Written, rng) -> (bytes, lines that an error may name; None: it must be read), or None if not applicable
+# ----
 
 
 def joined(lines):
@@ -154,7 +154,7 @@ def a_number_that_is_none(written, rng):
     if not fields:
         return None
     k, junk = int(rng.choice(fields)), str(rng.choice(JUNK))
-    padding = {"\t": ("nan",), None: ("nan", "?")}.get(cut, ())  # at its end it is a shorter series
+    padding = {"\t": ("nan",), None: ("nan", "?")}.get(cut, ())  # at the end it is a shorter series
     if ("," in junk and cut != "\t") or (
         junk in padding and all(parts[j].lower() in padding for j in fields[fields.index(k) + 1 :])
     ):
@@ -164,7 +164,7 @@ def a_number_that_is_none(written, rng):
 
 
 def two_lines_joined(written, rng):
-    if len(written.records) < 2 or isinstance(written.content, dict):  # two words that follow each other may be one
+    if len(written.records) < 2 or isinstance(written.content, dict):  # two words in a row may be one
         return None
     place = int(rng.choice(written.records[:-1]))
     if place + 1 not in written.records:
@@ -179,7 +179,7 @@ def a_line_lost(written, rng):
         return None
     last = place + 1 == len(written.lines) or place + 1 not in written.records
     if last or (place - 1 not in written.records and hasattr(written, "ordered")):
-        return None  # the end of a sentence, or an end of a table, may be anywhere
+        return None  # a sentence or a table may end anywhere
     return joined([*written.lines[:place], *written.lines[place + 1 :]]), {place + 1, place + 2}
 
 
@@ -298,9 +298,9 @@ def test_what_is_read_is_the_content_or_an_error_names_the_line(name, damage, tm
 
 
 def is_harmless(damage, name, found, written, content):
-    """Where a damaged file is another right file, in which what was read is what it says."""
+    """A damaged file that is another valid file, which is read correctly."""
     text = content.decode()
-    if name in ("parallel", "dictionary"):  # words only: they are those of the lines
+    if name in ("parallel", "dictionary"):  # words only: those of the lines
         return [word for line in text.split("\n") for word in line.split()] == _words(name, found)
     if name == "babi" and damage is the_last_field_lost:  # the numbers of the supporting sentences
         return found == plain(written.content)

@@ -1,4 +1,4 @@
-"""The command's options of how files are read, and the lines that say what was left out."""
+"""The command's options for reading files, and the lines that report omissions."""
 
 import json
 import os
@@ -15,7 +15,7 @@ QUICK = ["--epochs", 1, "--hidden", 4, "--batch", 4, "--quiet"]
 
 
 def write_table(path, rows=40, future=0, decimal=".", separator=","):
-    """A series that follows another variable, over months."""
+    """Write a series that follows another variable, over months."""
     price = 2 + np.sin(np.arange(rows + future))
     lines = [separator.join(["month", "n", "sales", "price", "other"])]
     for t, p in enumerate(price):

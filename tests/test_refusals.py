@@ -1,5 +1,7 @@
-"""What would give wrong numbers or lose data without a word, and is refused: forecasts that see the future, masks that would be dropped,
-weights that say nothing, logs in place of other files.
+"""Input that would silently give wrong numbers or lose data is refused.
+
+This covers forecasts that see the future, masks that would be ignored, meaningless weights, and logs in place of other
+files.
 """
 
 from pathlib import Path
@@ -89,7 +91,7 @@ def test_a_log_replaces_nothing_but_a_log(log, own, tmp_path):
         assert path.read_text() == ""
 
 
-def test_the_command_keeps_the_data_where_the_log_would_replace_it(run):
+def test_the_command_refuses_a_log_that_would_replace_the_data(run):
     text = "@classLabel true a b\n@data\n1,2:a\n2,3:b\n1,2:a\n2,3:b\n"
     Path("d.ts").write_text(text)
     status, _, err = run(
@@ -136,7 +138,7 @@ def test_the_times_of_a_series_rise_by_even_steps():
             forecaster.fit(series, exog, epochs=1, verbose=False)
 
 
-def test_options_that_say_the_same_and_a_resume_of_nothing_are_said(run):
+def test_conflicting_options_and_a_resume_of_nothing_are_reported(run):
     Path("t.txt").write_text("abc def " * 100)
     small = [
         "--data",

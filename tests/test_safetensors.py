@@ -1,4 +1,4 @@
-"""The safetensors format: the library's own bytes are written, and what the library refuses is refused."""
+"""The safetensors format: files are byte for byte those of the library, and the same files are refused."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def test_files_are_those_of_the_library_byte_for_byte():
         arrays, metadata = random_arrays(rng), [None, {}, {"fastrnn": '{"é": "\\n"}'}][rng.integers(3)]
         with fuzz.named(seed):
             data = ours(arrays, metadata)
-            if arrays or metadata is None:  # safetensors 0.8 puts the metadata behind an empty object
+            if arrays or metadata is None:  # safetensors 0.8 writes the metadata after an empty object
                 assert data == library_save(arrays, metadata)
             found, texts = read(data)
             assert texts == (metadata or {}) and found.keys() == arrays.keys()
@@ -213,10 +213,10 @@ DAMAGED = {
         "tensor 'a' is BOOL, but it has bytes that are neither 0 nor 1",
     ),
 }
-# What the library does not refuse by itself, in one version or another
+# Not refused by the library in one version or another
 READ_BY_THE_LIBRARY = {
-    "a name twice", "one key more", "a shape twice", "a dtype of others", "40 axes", "no numbers, but too many rows", "a bool of 2",
-    "a blank before it",
+    "a name twice", "one key more", "a shape twice", "a dtype of others", "40 axes", "no numbers, but too many rows",
+    "a bool of 2", "a blank before it",
 }  # fmt: skip
 
 
@@ -237,17 +237,18 @@ def test_a_file_that_ends_early_is_refused():
         with pytest.raises(ValueError, match=r"bytes|byte \d+|utf-8|where"):
             read(data[:kept])
         with pytest.raises(ValueError, match=r"it ends \d+ bytes too early"):
-            _safetensors.read(io.BytesIO(data[:kept]), len(data))  # it became shorter after it was opened
+            _safetensors.read(io.BytesIO(data[:kept]), len(data))  # it was truncated after it was opened
 
 
 PARTS = [
-    "{", "}", "[", "]", ":", ",", '"a"', '"b"', '"dtype"', '"shape"', '"data_offsets"', '"F32"', '"BOOL"', '"F64"', "0", "4", "8", "-1",
-    "1e3", "null", "true", '"__metadata__"', " ", "\n", ONE, '"\\u0041"', '"\\ud800"', "NaN", "1.5", "18446744073709551616",
+    "{", "}", "[", "]", ":", ",", '"a"', '"b"', '"dtype"', '"shape"', '"data_offsets"', '"F32"', '"BOOL"', '"F64"', "0",
+    "4", "8", "-1", "1e3", "null", "true", '"__metadata__"', " ", "\n", ONE, '"\\u0041"', '"\\ud800"', "NaN", "1.5",
+    "18446744073709551616",
 ]  # fmt: skip
 
 
 def mutated(rng):
-    """A file that is nearly whole: its header's parts exchanged, its bytes changed, its length moved."""
+    """Return a nearly valid file: parts of the header exchanged, bytes changed, its length moved."""
     data = ours(random_arrays(rng), [None, {"a": "b"}][rng.integers(2)])
     length = int.from_bytes(data[:8], "little")
     header, rest = data[8 : 8 + length].decode(), data[8 + length :]
@@ -261,7 +262,7 @@ def mutated(rng):
 
 @pytest.mark.fuzz
 def test_nothing_is_read_that_the_library_refuses():
-    """And what is read is what the library reads. A ValueError is the only exception."""
+    """What is read is what the library reads. A ValueError is the only exception."""
     read_by_both = 0
     for seed in fuzz.seeds("safetensors: damaged", 1500):
         data = mutated(np.random.default_rng(seed))
@@ -282,9 +283,9 @@ def test_nothing_is_read_that_the_library_refuses():
     assert read_by_both > 0
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS"), reason="limits of memory")
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS"), reason="needs memory limits")
 def test_a_header_takes_a_small_multiple_of_its_bytes():
-    """Lists of lists are objects of twenty times their size to a JSON parser."""
+    """To a JSON parser, lists of lists are objects of twenty times their size."""
     code = """
         import io, resource
         import numpy as np

@@ -1,4 +1,4 @@
-"""Several processes and threads at one directory: a whole model at every moment, and a second training is refused."""
+"""Several processes and threads use one directory: always a complete model, and only one training run."""
 
 import contextlib
 import json
@@ -24,10 +24,10 @@ FIT = dict(epochs=2, verbose=False)
 
 
 def start(code, *arguments, **options):
-    """Python code in a process of its own, with pipes to it."""
+    """Start Python code in a separate process, with pipes to it."""
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], env=processes.environment(), stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], env=processes.environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 
 
@@ -68,11 +68,11 @@ def savers(tmp_path):
 
 @pytest.mark.fuzz
 def test_two_processes_save_into_one_directory(savers, tmp_path):
-    """Each round both save model and checkpoint at the same time: both succeed, and one of the two is there, whole and alone."""
+    """In each round two processes save at the same time: both succeed, and one of the two models is there, complete."""
     wrong = []
     for seed in fuzz.seeds("two savers", 20):
         rng = np.random.default_rng(seed)
-        directory = tmp_path / f"round-{seed % 3}"  # new, or with what the rounds before have left
+        directory = tmp_path / f"round-{seed % 3}"  # empty, or with the results of the previous rounds
         for process in savers:
             process.stdin.write(f"{directory} {rng.integers(1, 30_000)}\n")
         for process in savers:
@@ -91,7 +91,7 @@ def test_two_processes_save_into_one_directory(savers, tmp_path):
 
 @pytest.mark.fuzz
 def test_readers_and_threads_that_save_always_find_a_whole_model(tmp_path):
-    """Two threads save, two read: what is read is what one of them has saved."""
+    """Two threads save, two load: each load gives a model that one of them has saved."""
     directory, count, failures, done = tmp_path / "m", 0, [], threading.Event()
     storage.save(directory, {"i": np.full(3000, -1)}, {"i": -1})
 
@@ -131,7 +131,7 @@ def fuzz_times():
 
 @needs_locks
 def test_a_save_waits_for_the_one_that_is_going_on(tmp_path, monkeypatch):
-    """The second one would remove the arrays of the first, which no configuration names yet."""
+    """The second save would remove the arrays of the first, which no configuration names yet."""
     renamed, may_go_on, real = threading.Event(), threading.Event(), os.replace
 
     def replace(old, new):
@@ -155,7 +155,7 @@ def test_a_save_waits_for_the_one_that_is_going_on(tmp_path, monkeypatch):
 
 
 def test_without_locks_the_arrays_of_another_save_are_kept(tmp_path, monkeypatch):
-    """As on Windows: what a save removes is what it has replaced, and what is older than a day."""
+    """As on Windows: a save removes the arrays that it has replaced, and files older than a day."""
     monkeypatch.setattr(disk, "fcntl", None)
     storage.save(tmp_path, {"a": np.ones(1)}, {"who": 1})
     first = names(tmp_path)
@@ -177,11 +177,11 @@ def test_without_locks_the_arrays_of_another_save_are_kept(tmp_path, monkeypatch
     assert len(names(tmp_path)) == 2
 
 
-# --- what a save leaves, and what it does not touch --------------------------------------------------------------------
+# --- what a save leaves, and what it does not touch ------------------------------------------------------------------
 
 
 def test_a_save_follows_no_symbolic_link(tmp_path):
-    """Somebody who may write to the directory could have a file elsewhere overwritten."""
+    """Somebody with write access to the directory could have made a save overwrite a file elsewhere."""
     other = tmp_path / "other"
     other.write_text("mine")
     folder = tmp_path / "m"
@@ -214,8 +214,8 @@ def test_a_lock_follows_no_symbolic_link(name, tmp_path):
 @needs_locks
 def test_what_killed_processes_have_left_counts_as_nothing_and_is_removed(tmp_path):
     left = [
-        "model-0123456789ab.safetensors", "model.safetensors.0123456789abcdef.tmp", "config.json.0123456789abcdef.tmp", "config.json.tmp",
-        "model-0123456789ab.safetensors.tmp", "save.lock", "training.lock",
+        "model-0123456789ab.safetensors", "model.safetensors.0123456789abcdef.tmp", "config.json.0123456789abcdef.tmp",
+        "config.json.tmp", "model-0123456789ab.safetensors.tmp", "save.lock", "training.lock",
     ]  # fmt: skip
     for name in left:
         (tmp_path / name).touch()
@@ -243,7 +243,7 @@ def test_names_are_new_each_time():
     assert len(os.fsencode(disk.temporary_name("\U0001f600" * 60))) < 255
 
 
-# --- one training in one directory ----------------------------------------------------------------------------------
+# --- one training run in one directory ------------------------------------------------------------------------------
 
 TRAINING = """
     import sys, time
@@ -252,7 +252,8 @@ TRAINING = """
     def announce(entry):
         print("training", flush=True)
         return not sys.stdin.readline()
-    SequenceClassifier(hidden_size=3, seed=0).fit(X, Y, epochs=1000, verbose=False, checkpoint=sys.argv[1], callbacks=[announce])
+    model = SequenceClassifier(hidden_size=3, seed=0)
+    model.fit(X, Y, epochs=1000, verbose=False, checkpoint=sys.argv[1], callbacks=[announce])
     print("ended", flush=True)
 """
 
@@ -271,16 +272,16 @@ def test_a_second_training_in_one_directory_is_refused(tmp_path, run):
             status, out, err = run("train", "classify", "--data", "d.ts", "--out", tmp_path / "m", *options)
             assert (status, out, err) == (1, "", f"fastrnn: error: {message}\n")
         assert names(tmp_path / "m") == before
-        storage.save(tmp_path / "m", {}, {"k": 1})  # a plain save is none
+        storage.save(tmp_path / "m", {}, {"k": 1})  # a plain save does not take it
         first.stdin.close()
         assert first.stdout.readlines()[-1] == "ended\n"
-    assert len(names(tmp_path / "m")) == 4  # no lock is left
+    assert len(names(tmp_path / "m")) == 4  # no lock file remains
     SequenceClassifier(hidden_size=3, seed=0).fit(X, Y, checkpoint=tmp_path / "m", resume=True, **FIT)
 
 
 @needs_locks
 def test_of_two_trainings_that_begin_together_one_is_refused(tmp_path, monkeypatch):
-    """Both find the directory empty. The other one is faster: it trains still, or it has ended."""
+    """Both find the directory empty, and the other is faster: it is still training, or has ended."""
     real = storage.training
 
     def meanwhile(happens):
@@ -312,7 +313,7 @@ def test_of_two_trainings_that_begin_together_one_is_refused(tmp_path, monkeypat
 
 
 @needs_locks
-def test_a_training_that_was_killed_keeps_nobody_out(tmp_path):
+def test_a_killed_training_run_does_not_keep_its_lock(tmp_path):
     with start(TRAINING, tmp_path / "m") as first:
         assert first.stdout.readline() == "training\n"
         first.kill()
@@ -325,7 +326,7 @@ def test_a_training_that_was_killed_keeps_nobody_out(tmp_path):
 @needs_locks
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_that_lives_longer_than_its_parent_holds_no_lock(tmp_path):
-    """As a worker of a generator of data does when the training is killed."""
+    """As a worker process of a data generator does when the training process is killed."""
     code = """
         import os, sys, time
         from fastrnn._files import disk, storage
@@ -381,7 +382,7 @@ def test_a_child_that_ends_does_not_end_the_lock_of_its_parent(tmp_path):
 
 @needs_locks
 def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_one(tmp_path):
-    """The first holds the lock, the second waits for it, the first removes the file, the third makes it anew."""
+    """The first holds the lock, the second waits for it, the first removes the file, the third creates it again."""
     got = []
     with disk.lock(tmp_path / "save.lock", wait=True):
 

@@ -1,4 +1,4 @@
-"""What a decoder writes: against a beam search written out step by step in Python, and its laws bit for bit."""
+"""Decoding: compared with a beam search written step by step in Python, and its laws, bit for bit."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ V, START, END, ROWS = 11, 0, 1, 7
 
 
 def net_of(cell="gru", attention=None, layers=1, feeds=True, dtype="float64", sharp=8.0):
-    """decoder, embedding, linear and what a search needs of rows; sharp: how far the scores of symbols lie apart."""
+    """Return decoder, embedding, linear and the arguments of a search; sharp: the spread of the scores of symbols."""
     rng = np.random.default_rng(5)
     decoder = make(cell, 4, 9, layers, dtype=dtype, seed=1, context_size=0 if attention else 3)
     given = {}
@@ -50,7 +50,7 @@ def row_of(state, given, row):
 
 
 def log_probabilities(decoder, embedding, linear, state, given, ids):
-    """(len(ids)+1, V) of each next symbol after the start and ids, of one row, by one call over all of them."""
+    """Return (len(ids)+1, V), the scores of each next symbol after the start and ids of one row, by one call."""
     x = np.array([START, *ids])[:, None]
     memory = (given["memory"],) if "memory" in given else ()
     rest = {name: a for name, a in given.items() if name != "memory"}
@@ -59,7 +59,7 @@ def log_probabilities(decoder, embedding, linear, state, given, ids):
 
 
 def beam_search(net, state, given, limit, K, alpha):
-    """[(ids, score, ended)], the best first: the same definition, every hypothesis computed from its beginning."""
+    """Return [(ids, score, ended)], the best first: the same definition, each hypothesis from its beginning."""
     live, finished = [((), 0.0)], []
     for _ in range(limit):
         found = []

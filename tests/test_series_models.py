@@ -1,4 +1,4 @@
-"""Models over numbers: SequenceRegressor, Forecaster, EventModel."""
+"""Models of numbers: SequenceRegressor, Forecaster, EventModel."""
 
 import numpy as np
 import pytest
@@ -83,11 +83,11 @@ def test_gradients_through_the_whole_event_model(cell, layers):
     assert_gradient(model, batch)
 
 
-# --- what they learn, and how it is saved ---------------------------------------
+# --- what they learn, and how they are saved ------------------------------------
 
 
 @pytest.mark.parametrize("per_step", [False, True])
-def test_a_regressor_learns_and_comes_back_from_disk(per_step, tmp_path):
+def test_a_regressor_learns_and_can_be_loaded(per_step, tmp_path):
     X, y, steps = ragged(200)
     targets = steps if per_step else y
     model = SequenceRegressor("gru", 24, pooling="mean", per_step=per_step, seed=0)
@@ -142,7 +142,7 @@ def test_differences_and_logarithms_are_undone(options, K):
     assert_array_equal(restored[:, 0], restored[:, 1])
 
 
-def test_a_forecaster_beats_the_season_and_comes_back_from_disk(tmp_path):
+def test_a_forecaster_beats_the_seasonal_forecast_and_can_be_loaded(tmp_path):
     whole = series(132)
     model = Forecaster(24, 12, season=12, log=True, quantiles=(0.9, 0.5, 0.1), hidden_size=16, seed=0)
     model.fit(whole[:-24], epochs=30, lr=0.01, validation=24, **QUIET)
@@ -217,7 +217,7 @@ def test_events_are_predicted_from_the_steps_before_only():
     assert_allclose(model.score(X), (np.log(np.where(seen == 1, p, 1 - p))).sum() / len(seen), rtol=1e-4)
 
 
-def test_an_event_model_comes_back_from_disk_and_goes_on_alike(tmp_path):
+def test_an_event_model_can_be_loaded_and_continues_alike(tmp_path):
     model = EventModel("gru", 8, 2, input_dropout=0.1, seed=0).fit(events(), epochs=2, **QUIET)
     model.save(tmp_path)
     again = EventModel.load(tmp_path)
@@ -303,24 +303,32 @@ def test_the_pinball_loss_is_least_at_the_quantile():
         assert_allclose(best, np.quantile(targets, q), atol=0.02)
 
 
-# --- bad input ----------------------------------------------------------------
+# --- invalid input -------------------------------------------------------------
 
 X3, Y3, S3 = ragged(3)
 BAD = [
     (lambda: SequenceRegressor().fit(X3, [1, 2]), ValueError, r"y has shape \(2,\), but there are 3 sequences: give \(N,\) or \(N, K\) numbers"),
     (lambda: SequenceRegressor().fit(X3, [1, 2, np.nan]), ValueError, r"y has nan at \(2,\): replace or remove such values"),
     (lambda: SequenceRegressor().fit(X3, list("abc")), TypeError, "y is <U1, but it must hold real numbers"),
-    (lambda: SequenceRegressor(per_step=True).fit(X3, [s[:-1] for s in S3]), ValueError, r"y\[0\] has shape .*, but X\[0\] has . steps"),
+    (lambda: SequenceRegressor(per_step=True).fit(X3, [s[:-1] for s in S3]), ValueError,
+     r"y\[0\] has shape .*, but X\[0\] has . steps"),
     (lambda: SequenceRegressor(per_step=True).fit(X3, S3[:2]), ValueError, "y has 2 sequences, but X has 3"),
     (lambda: EventModel().fit([np.full((3, 2), 0.5)]), ValueError, "sequence 0 has 0.5, but events are 0 or 1"),
-    (lambda: EventModel().fit([np.ones((3, 2)), np.ones((3, 4))]), ValueError, "sequence 1 has 4 features, but sequence 0 has 2"),
+    (lambda: EventModel().fit([np.ones((3, 2)), np.ones((3, 4))]), ValueError,
+     "sequence 1 has 4 features, but sequence 0 has 2"),
     (lambda: EventModel().score([np.ones((3, 2))]), RuntimeError, "this EventModel has not been fitted"),
-    (lambda: Forecaster(10, 5).fit(np.arange(12)), ValueError, "series 0 has 12 steps, but 15 are needed: window=10, horizon=5"),
-    (lambda: Forecaster(5, 5).fit(np.arange(30), validation=3), ValueError, "validation=3 steps are fewer than horizon=5"),
-    (lambda: Forecaster(5, 5, log=True).fit(np.arange(30)), ValueError, "log=True needs values above 0, but a series has 0"),
-    (lambda: Forecaster(5, 5, quantiles=(0.1, 0.9)), ValueError, r"quantiles are \(0.1, 0.9\), but 0.5 must be among them"),
-    (lambda: Forecaster(5, 5).fit([np.ones((30, 2)), np.ones((30, 3))]), ValueError, r"a series has shape \(30, 3\), but \(T,\) or \(T, 2\) is needed"),
-    (lambda: Forecaster(5, 5).fit(np.ones(30), np.ones((29, 1))), ValueError, r"exog has shapes \[\(29, 1\)\], but the series have \[30\] steps"),
+    (lambda: Forecaster(10, 5).fit(np.arange(12)), ValueError,
+     "series 0 has 12 steps, but 15 are needed: window=10, horizon=5"),
+    (lambda: Forecaster(5, 5).fit(np.arange(30), validation=3), ValueError,
+     "validation=3 steps are fewer than horizon=5"),
+    (lambda: Forecaster(5, 5, log=True).fit(np.arange(30)), ValueError,
+     "log=True needs values above 0, but a series has 0"),
+    (lambda: Forecaster(5, 5, quantiles=(0.1, 0.9)), ValueError,
+     r"quantiles are \(0.1, 0.9\), but 0.5 must be among them"),
+    (lambda: Forecaster(5, 5).fit([np.ones((30, 2)), np.ones((30, 3))]), ValueError,
+     r"a series has shape \(30, 3\), but \(T,\) or \(T, 2\) is needed"),
+    (lambda: Forecaster(5, 5).fit(np.ones(30), np.ones((29, 1))), ValueError,
+     r"exog has shapes \[\(29, 1\)\], but the series have \[30\] steps"),
     (lambda: Forecaster(5, 5).fit(np.ones(30), epochs=1, optimizer="adamx"), ValueError, "optimizer is 'adamx'"),
     (lambda: Forecaster(5, 5).predict(), RuntimeError, "this Forecaster has not been fitted"),
     (lambda: binary_cross_entropy(np.ones((2, 3)), np.ones((2, 4))), ValueError, "targets"),

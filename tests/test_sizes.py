@@ -1,4 +1,4 @@
-"""Sizes are compared with the memory that there is, and with the arrays of a file, before anything is made."""
+"""Sizes are compared with the available memory, and with the arrays of a file, before anything is created."""
 
 import sys
 import tracemalloc
@@ -12,7 +12,7 @@ from fastrnn import Network, cli, models
 from fastrnn._check import memory as check_memory
 
 if sys.platform != "linux":
-    pytest.skip("limits of memory are set as on Linux", allow_module_level=True)
+    pytest.skip("needs Linux's memory limits", allow_module_level=True)
 
 import resource
 
@@ -21,7 +21,7 @@ import hostile
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """{name: directory} of a model of every kind."""
+    """Return {name: directory} of a model of every kind."""
     return {name: path for name, (path, _) in hostile.made(tmp_path_factory.mktemp("models")).items()}
 
 
@@ -111,7 +111,7 @@ def test_a_whole_number_beyond_the_address_space_is_refused():
 
 def test_many_small_layers_are_made_in_linear_time():
     def calls(L):
-        """Lines of Python that are run."""
+        """Return the number of Python lines that were executed."""
         count = 0
 
         def trace(frame, event, argument):

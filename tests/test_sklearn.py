@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.sklearn
 
-# As MLPClassifier: a weight of 2 is one gradient twice as large, two copies are two sequences of other batches.
+# As in MLPClassifier: a weight of 2 doubles one gradient, but two copies are two sequences in different batches.
 STOCHASTIC = {
     "check_sample_weight_equivalence_on_dense_data": "batches of repeated sequences are not those of weighted ones"
 }
@@ -130,7 +130,7 @@ def test_predict_step_equals_predict_bit_for_bit(name, cell):
         np.testing.assert_array_equal(found, wanted[0] if name == "RNNForecaster" else wanted)
 
 
-def test_predict_step_is_refused_where_the_whole_sequence_is_needed():
+def test_predict_step_is_refused_if_the_whole_sequence_is_needed():
     X, y = ragged()
     for options in ({"bidirectional": True}, {"pooling": "mean"}):
         model = estimator("RNNClassifier", **options).fit(X, y["RNNClassifier"])
@@ -179,7 +179,7 @@ def test_a_class_weight_is_the_sample_weight_of_its_sequences():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_warm_start_goes_on_and_no_warm_start_begins_anew(name):
+def test_warm_start_continues_and_without_it_fit_starts_again(name):
     X, y = ragged()
     model = estimator(name, warm_start=True).fit(X, y[name])
     first = list(model.loss_curve_)
@@ -211,15 +211,13 @@ def test_calls_of_partial_fit_are_the_epochs_of_a_fit_as_the_moments_are_handed_
         "batch_size": len(X),
         "learning_rate_init": 0.01,
         "max_iter": 5,
-    }  # one update an epoch: no order of batches
+    }  # one update per epoch, so that there is no order of batches
     whole, parts = estimator("RNNRegressor", **options).fit(X, y["RNNRegressor"]), estimator("RNNRegressor", **options)
     for _ in range(5):
         parts.partial_fit(X, y["RNNRegressor"])
     np.testing.assert_allclose(parts.predict(X), whole.predict(X), rtol=1e-4)
     np.testing.assert_allclose(parts.loss_curve_, whole.loss_curve_, rtol=1e-4)
-    parts.set_params(solver="adagrad").partial_fit(
-        X, y["RNNRegressor"]
-    )  # another solver begins with moments of its own
+    parts.set_params(solver="adagrad").partial_fit(X, y["RNNRegressor"])  # another solver starts with its own moments
 
 
 def test_partial_fit_needs_all_classes_first_and_refuses_a_strange_label():
@@ -241,7 +239,7 @@ def test_early_stopping_keeps_the_best_and_says_the_scores():
     assert model.best_validation_score_ == max(model.validation_scores_) > 0.8 and model.best_loss_ is None
 
 
-def test_training_that_has_not_converged_is_said():
+def test_training_that_has_not_converged_is_reported():
     from sklearn.exceptions import ConvergenceWarning
 
     X, y = ragged()
@@ -276,7 +274,7 @@ def test_digits_read_row_by_row_in_a_pipeline_and_a_grid_search_of_two_processes
     assert search.score(test_X, test_y) > 0.93
 
 
-def test_a_forecaster_goes_on_with_a_wave():
+def test_a_forecaster_continues_a_wave():
     t = np.arange(400)
     waves = [np.sin(0.3 * t[k : k + 60])[:, None] for k in range(0, 300, 10)]
     model = estimator("RNNForecaster", hidden_layer_sizes=(24,), cell="gru", learning_rate_init=0.02, max_iter=60).fit(

@@ -1,4 +1,4 @@
-"""softmax_linear: the numbers of Linear and softmax cross-entropy, in chunks that bound the memory."""
+"""softmax_linear: the numbers of Linear and softmax cross-entropy, computed in chunks that limit the memory."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""Stacked: layers of different sizes and kinds as one network, held against layers of one kind, the reference and streams."""
+"""Stacked: layers of different sizes and kinds, compared with plain layers, the reference and streams."""
 
 import pickle
 from dataclasses import replace
@@ -26,7 +26,7 @@ def draw(*shape, seed=0, dtype="float64"):
 
 
 def like(state, seed=1):
-    """Random numbers in the shape of a stack's state."""
+    """Return random numbers in the shape of a stack's state."""
     return tuple(
         as_state([draw(*s.shape, seed=seed + k, dtype=s.dtype) for k, s in enumerate(as_tuple(member))])
         for member in state
@@ -34,7 +34,7 @@ def like(state, seed=1):
 
 
 def same_gradients(got, want, what="gradients"):
-    """As in nets.py, where the state is a tuple of the members' states."""
+    """The assertion of nets.py, for a state that is the tuple of the members' states."""
     nets.same_gradients(replace(got, state=flat_state(got.state)), replace(want, state=flat_state(want.state)), what)
 
 
@@ -45,11 +45,12 @@ def flat_state(state):
 def mixed(
     dtype="float64", *, dropout=0.0, variational=False, residual=True, bidirectional=False, batch_first=False, **first
 ):
-    """Three members of different cells and sizes, with parameters that are not zero."""
+    """Return three members with different cells and sizes, and parameters that are not zero."""
     make = dict(dtype=dtype, bidirectional=bidirectional, batch_first=batch_first)
     H = 8 if bidirectional else 4
     net = Stacked(
-        [RNN(3, 4, **make, **first), LSTM(H, 4, learn_initial_state=True, **make), GRU(H, H, dtype=dtype, batch_first=batch_first)],
+        [RNN(3, 4, **make, **first), LSTM(H, 4, learn_initial_state=True, **make),
+         GRU(H, H, dtype=dtype, batch_first=batch_first)],
         dropout=dropout, variational=variational, residual=residual,
     )  # fmt: skip
     with net.updating() as flat:
@@ -57,7 +58,7 @@ def mixed(
     return net
 
 
-# --- a stack of equal layers is a network of several layers -------------------
+# --- a stack of equal layers equals a network of several layers ----------------
 
 GIVEN = {
     "plain": {},
@@ -68,7 +69,7 @@ GIVEN = {
 
 
 def two_members(case, **more):
-    """The two layers of a case's network as members, and what its state is to them."""
+    """Return the two layers of a case's network as members, and its state in their form."""
     options = {k: v for k, v in case.options.items() if k != "num_layers"}
     D = 2 if options["bidirectional"] else 1
     layers = []
@@ -93,7 +94,7 @@ def two_members(case, **more):
 
 
 def joined(states, axis=0):
-    """The members' states as those of a network of several layers."""
+    """Return the members' states in the form of a network of several layers."""
     return as_state([np.concatenate(pair, axis) for pair in zip(*map(as_tuple, states), strict=True)])
 
 
@@ -130,7 +131,7 @@ def test_two_equal_members_are_a_network_of_two_layers_bit_for_bit(cell, name, d
 
 
 def reference_mixed(net, v, x, state, **given):
-    """The stack in the reference's words: y and the tuple of the members' states."""
+    """Run the stack in the reference: y and the tuple of the members' states."""
     kinds = {RNN: "rnn_tanh", LSTM: "lstm", GRU: "gru"}
     states = []
     for k, layer in enumerate(net.layers):
@@ -150,7 +151,7 @@ def test_every_gradient_of_three_different_members_matches_central_differences(r
     net = mixed(residual=residual, bidirectional=bidirectional)
     x, lengths = draw(4, 3, 3), np.array([4, 0, 2])
     (y, state_n), backward = net.vjp(x, lengths=lengths)
-    state = (like(state_n)[0], None, like(state_n)[2])  # the member in the middle starts from what it has learnt
+    state = (like(state_n)[0], None, like(state_n)[2])  # the member in the middle starts from its learnt state
     (y, state_n), backward = net.vjp(x, state, lengths=lengths)
     dy, dstate = draw(*y.shape, seed=2), like(state_n, seed=3)
     want_y, want_state = reference_mixed(net, net.params, x, state, lengths=lengths)
@@ -172,7 +173,7 @@ def test_every_gradient_of_three_different_members_matches_central_differences(r
 @pytest.mark.parametrize("layout", ["time first", "batch first", "one sequence"])
 @pytest.mark.parametrize("variational", [False, True])
 def test_gradients_through_dropout_and_residuals_match_central_differences(layout, variational):
-    """Of the stack's own outputs with one key: they are right (above), and the masks are the same whatever the layout."""
+    """Compare with the stack's own outputs for one key: they are right (above); layout does not change masks."""
     net = mixed(dropout=0.4, variational=variational, batch_first=layout == "batch first")
     x = draw(5, 2, 3)
 
@@ -254,7 +255,7 @@ def test_gradients_do_not_depend_on_threads_and_backward_may_be_called_again():
     same_gradients(g, want)
 
 
-def test_a_released_backward_says_so():
+def test_a_released_backward_raises():
     (y, _), backward = mixed().vjp(draw(4, 3, 3))
     assert backward.nbytes > 0
     backward.release()
@@ -301,7 +302,7 @@ def test_a_stream_gives_the_bits_of_one_call(isa, residual):
     same_bits(s.run(x), net(x, context=context)[0], "y with the new weights")
 
 
-def test_a_stream_has_checked_out_before_a_member_goes_on():
+def test_a_stream_checks_its_out_before_any_member_advances():
     s = mixed().stream(2)
     before = s.state
     for call in (
@@ -334,7 +335,7 @@ def test_x_is_laid_out_as_for_a_single_network():
 
 
 def test_an_autonomous_stack_starts_from_what_it_has_learnt():
-    """No input at all, over lengths never seen, and the gradients of the initial states."""
+    """There is no input; lengths never seen in training, and the gradients of the initial states."""
     net = Stacked(
         [GRU(0, 3, dtype="float64", learn_initial_state=True), LSTM(3, 2, dtype="float64", learn_initial_state=True)]
     )
@@ -355,7 +356,7 @@ def test_an_autonomous_stack_starts_from_what_it_has_learnt():
 
 
 def v_state(v):
-    """The learnt initial state of the GRU at the bottom, for two rows."""
+    """Return the learnt initial state of the GRU at the bottom, for two rows."""
     return np.repeat(v["0.h_0"][:, None], 2, 1)
 
 
@@ -379,8 +380,8 @@ def test_members_with_a_storage_each_are_moved_into_one_and_stay_the_same_object
     assert (net(x)[0] != want).any()
 
 
-def test_members_that_were_trained_before_they_were_moved_are_packed_anew():
-    """The new storage counts its versions from 0, and comes to the number that a member had before."""
+def test_members_that_were_trained_before_they_were_moved_are_repacked():
+    """The new storage counts its versions from 0, and reaches the number that a member had before."""
 
     def halve(layer):
         with layer.updating() as flat:
@@ -466,7 +467,7 @@ def test_make_gives_a_network_or_a_stack():
 
 
 def test_an_error_comes_before_any_member_has_done_anything():
-    """No masks are drawn, no gradient is added and no stream goes on because of a call that fails at the last member."""
+    """A call that fails at the last member uses no masks, adds no gradient, and advances no stream."""
     net, x, wrong = mixed(dropout=0.4), draw(4, 2, 3), draw(1, 3, 4)
     other = net.copy()
     for given in ({"state": (None, None, wrong)}, {"resets": np.zeros((4, 2), bool)}):

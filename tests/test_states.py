@@ -1,4 +1,4 @@
-"""All states of a pass, learnt initial states, and autonomous systems."""
+"""All states of a call, learnt initial states, and autonomous systems."""
 
 import functools
 import pickle
@@ -43,7 +43,7 @@ OPTIONS = {
 
 
 def all_states(net, case, **more):
-    """The states of a call and of vjp, which are the same."""
+    """Return the states of a call, which are also those of vjp."""
     y, state_n, states = net(case.x, case.layer_state(), return_states=True, **case.given)
     (taped_y, taped_state, taped), backward = net.vjp(
         case.x, case.layer_state(), return_states=True, **case.given, **more
@@ -97,7 +97,7 @@ def test_states_agree_with_y_and_state_n_bit_for_bit(cell, isa, name):
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("name", ["plain", "lengths", "resets", "lengths and resets, context"])
 def test_states_are_the_final_ones_of_shorter_sequences_bit_for_bit(cell, isa, name, dropout):
-    """So they are those before a reset, where there is one, and those before dropout."""
+    """The states are those before a reset, and before dropout."""
     case = random_case(cell, 6, 5, 3, 9, dtype="float32", num_layers=3, **OPTIONS[name])
     net = case.net(dropout=dropout)
     (_, _, states), _ = net.vjp(case.x, case.layer_state(), return_states=True, rng=5, **case.given)
@@ -139,7 +139,7 @@ def test_states_of_the_first_layer_know_nothing_of_dropout(cell):
 
 @pytest.mark.parametrize("together", [False, True])
 def test_states_do_not_depend_on_threads_bit_for_bit(cell, monkeypatch, together):
-    """Layers one after the other, or all at the same time."""
+    """Layers run one after another, or all at the same time."""
     case = random_case(cell, 70, 4, 40, 66, dtype="float32", num_layers=3, resets=True)
     with fastrnn.threads(1):
         _, _, want, _ = all_states(case.net(), case)
@@ -167,7 +167,7 @@ def test_states_are_laid_out_as_x_is(cell):
 
 
 def test_states_with_ids_in_place_of_x(cell):
-    """Few ids and many, as the embedding's rows are then multiplied in two ways."""
+    """Few ids and many, since the embedding's rows are multiplied in two ways."""
     for V in (3, 90):
         embedding = fastrnn.Embedding(V, 4, seed=1)
         net = make(cell, 4, 9, dtype="float32", seed=0)
@@ -201,7 +201,7 @@ def test_states_belong_to_the_caller(cell):
 
 
 def learnt(case, **more):
-    """A net whose learnt initial state is that of the case's row 0, and the numbers of it."""
+    """Return a net whose learnt initial state is that of the case's row 0, and the values of the state."""
     names = ("h_0", "c_0")[: len(case.state)]
     initial = {name: s[:, 0].copy() for name, s in zip(names, case.state)}
     options = {**case.options, **more}
@@ -239,7 +239,7 @@ LEARNT = {  # name: (T, B, I, H), options
 
 @functools.cache
 def numeric(cell, name):
-    """The truth of a case; it does not depend on the instruction set, so it is computed once."""
+    """Return the reference result of a case; it does not depend on the instruction set, so it is computed once."""
     sizes, options = LEARNT[name]
     case = random_case(cell, *sizes, **options)
     _, initial = learnt(case)
@@ -392,7 +392,7 @@ def test_a_learnt_initial_state_for_one_sequence_and_batch_first(cell):
 
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_an_autonomous_system_runs_on_over_lengths_never_seen(cell, isa, num_layers):
-    """h_t = f(h_{t-1}) from a learnt h_0: call, states, ragged batch and stream agree however long it runs."""
+    """h_t = f(h_{t-1}) from a learnt h_0: call, states, ragged batch and stream agree for any length."""
     case = random_case(cell, 7, 1, 0, 9, dtype="float32", num_layers=num_layers)
     net, _ = learnt(case)
     long = np.empty((100, 3, 0), "float32")
@@ -412,7 +412,7 @@ def test_an_autonomous_system_runs_on_over_lengths_never_seen(cell, isa, num_lay
 
 
 def test_an_autonomous_system_learns_a_sequence_from_its_initial_state_alone():
-    """With the weights as they are, only h_0 is trained: the outputs come closer to the wanted ones at every step."""
+    """With fixed weights only h_0 is trained: the outputs approach the targets at every step."""
     target = np.sin(np.arange(12))[:, None, None] * 0.3 * np.ones((1, 1, 8))
     net = make("rnn_tanh", 0, 8, seed=0, dtype="float64", learn_initial_state=True)
     losses = []

@@ -1,4 +1,4 @@
-"""Files: what is saved comes back, whole or not at all, and damage is named."""
+"""Files: what is saved is loaded again, completely or not at all, and damage is named."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def assert_same(got, want):
         assert got[name].tobytes() == array.tobytes(), name
 
 
-def test_everything_comes_back_with_the_same_bits(folder):
+def test_everything_is_loaded_with_the_same_bits(folder):
     arrays, config = storage.load(folder)
     assert_same(arrays, ARRAYS)
     assert json.dumps(config) == json.dumps(CONFIG)
@@ -82,7 +82,7 @@ def test_old_files_are_removed_and_strange_ones_are_not(folder):
 
 @pytest.mark.parametrize("step", range(6))
 def test_a_save_that_breaks_off_leaves_the_old_model(folder, monkeypatch, step):
-    """Of the calls that write, let `step` of them through; the fifth replaces config.json."""
+    """Let the first `step` writing calls succeed; the fifth replaces config.json."""
     calls = []
 
     def limited(real):
@@ -133,7 +133,7 @@ for i in range(10**6):
 
 
 def test_any_flipped_bit_is_noticed(folder):
-    """All bits of config.json, and of the arrays' file one in every byte; a flip may also leave all as it was (white space)."""
+    """Flip all bits of config.json, and one bit in each byte of the arrays; flipping white space may be harmless."""
     config = folder / "config.json"
     raw = config.read_bytes()
     for k in range(len(raw)):
@@ -210,7 +210,7 @@ def test_a_configuration_that_is_nested_too_deeply_is_damaged(folder):
         storage.load(folder)
 
 
-def test_a_newer_format_is_said_to_be_newer(folder):
+def test_the_message_says_that_a_format_is_newer(folder):
     edit(folder, format_version=2)
     with pytest.raises(ValueError) as error:
         storage.load(folder)
@@ -232,7 +232,7 @@ def test_config_json_cannot_point_elsewhere_or_be_edited(folder, tmp_path):
 
 
 def test_a_reader_follows_a_writer(folder, monkeypatch):
-    """The writer replaces the model after the reader has read config.json: the reader reads the new one."""
+    """The writer replaces the model after the reader has read config.json; the reader reads the new model."""
     read, saved = storage._read_config, []
 
     def read_and_lose_the_race(directory, kind):

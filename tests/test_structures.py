@@ -50,7 +50,7 @@ LARGE = {"T": 60, "B": 9, "I": 40, "H": 66}  # more than one chunk of steps: 60*
 
 
 def rows_of(case, rows):
-    """The same network, only these batch rows."""
+    """Return the same network with only these batch rows."""
     given = {k: v[:, rows] if k == "resets" else v[rows] for k, v in case.given.items()}
     state = None if case.state is None else tuple(s[:, rows] for s in case.state)
     return Case(
@@ -67,7 +67,7 @@ def rows_of(case, rows):
 
 
 def steps_of(case, steps, state):
-    """The same network, only these steps, from another state. Lengths cannot be cut."""
+    """Return the same network with only these steps, from another state. Lengths cannot be cut."""
     given = {k: v[steps] if k == "resets" else v for k, v in case.given.items()}
     return Case(
         case.cell, case.dtype, case.options, case.params, case.x[steps], state, given, case.dy[steps], case.dstate
@@ -86,7 +86,7 @@ def check_rows(case, rng):
 
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_a_batch_row_does_not_see_the_other_rows_bit_for_bit(cell, isa, sizes, options, dtype):
-    """Neither which they are, nor how many, nor in which order."""
+    """Neither their values, their number nor their order matters."""
     check_rows(random_case(cell, **sizes, dtype=dtype, **options), np.random.default_rng(0))
 
 
@@ -106,7 +106,7 @@ def test_every_batch_size_from_1_to_65_gives_a_row_the_same_bits(cell, isa, dtyp
 
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_padding_is_not_read_bit_for_bit(cell, isa, sizes, options, dtype):
-    """What stands past a row's length, and how much of it there is, changes nothing."""
+    """The content and the amount of data beyond a row's length change nothing."""
     case = random_case(cell, **sizes, dtype=dtype, **{**options, "lengths": True})
     net = case.net()
     y, state_n = call(net, case)
@@ -153,14 +153,14 @@ def test_outputs_and_gradients_do_not_depend_on_the_thread_count_bit_for_bit(cel
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("T, B, H", [(20, 1, 150), (12, 9, 66), (4, 64, 130), (3, 33, 257)])
 def test_large_outputs_and_gradients_do_not_depend_on_the_thread_count_bit_for_bit(cell, isa, T, B, H, ragged):
-    """Large enough that the threads are really used."""
+    """The size is large enough that the threads are really used."""
     more = {"lengths": True, "resets": True, "context": 3} if ragged else {}
     check_threads(random_case(cell, T, B, 40, H, dtype="float32", num_layers=2, bidirectional=True, **more))
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 def test_calls_that_look_at_signals_in_between_do_not_depend_on_the_thread_count_bit_for_bit(isa, ragged):
-    """Some 4 GFLOP: done in several slices, and in fewer of them on more threads."""
+    """About 4 GFLOP: computed in several slices, and in fewer of them on more threads."""
     check_threads(random_case("lstm", 110, 34, 260, 256, dtype="float32", lengths=ragged, resets=ragged))
 
 
@@ -322,14 +322,14 @@ def test_two_layers_equal_one_layer_after_another(cell, isa, sizes, options, dty
     data=st.data(),
 )
 def test_resets_equal_split_sequences(cell, isa, sizes, context, num_layers, bidirectional, dtype, data):
-    """A reset in every row before step t: two sequences, the second from zeros; the reverse direction of the first too."""
+    """A reset in every row before step t gives two sequences, the second from zeros; also in reverse."""
     T, B, I, H = sizes["T"] + 1, sizes["B"], sizes["I"], sizes["H"]
     case = random_case(
         cell, T, B, I, H, dtype=dtype, context=context, num_layers=num_layers, bidirectional=bidirectional
     )
     t = data.draw(st.integers(1, T - 1), label="t")
     zeros = tuple(np.zeros_like(s) for s in case.state)
-    # the initial state enters the forward direction at the start, the reverse one at the end
+    # the initial state enters the forward direction at the start, the reverse direction at the end
     first_state, second_state = (tuple(s.copy() for s in zeros) for _ in range(2))
     D = 2 if bidirectional else 1
     for whole, first, second in zip(case.state, first_state, second_state, strict=True):
@@ -341,7 +341,7 @@ def test_resets_equal_split_sequences(cell, isa, sizes, context, num_layers, bid
     resets[t] = True
     y, state_n = net(case.x, case.layer_state(), resets=resets, **case.given)
     one, two = steps_of(case, slice(0, t), first_state), steps_of(case, slice(t, T), second_state)
-    # a second layer sees the first one's outputs of its own part only, so the whole stack splits
+    # a second layer sees only the first one's outputs in its own part, so the whole stack splits
     one_y, one_state = call(net, one)
     two_y, two_state = call(net, two)
     same_bits(y, np.concatenate([one_y, two_y]), "y")
@@ -374,7 +374,7 @@ def test_resets_of_single_rows_equal_those_rows_split(cell, isa, sizes, dtype, s
 
 @pytest.mark.long
 def test_a_sequence_of_100_000_steps_equals_its_windows(cell, isa):
-    """No size is kept in 16 bits, nothing is unrolled (Lightning#19985), and the gradient through all of them is finite."""
+    """No size is stored in 16 bits, nothing is unrolled (Lightning#19985), and all gradients are finite."""
     case = random_case(cell, 100_000, 1, 2, 6, dtype="float32")
     check_splits(case, list(range(0, 100_000, 700)))
     assert np.isfinite(gradients(case.net(), case).flat).all()
@@ -384,7 +384,7 @@ def test_a_sequence_of_100_000_steps_equals_its_windows(cell, isa):
 
 
 def dropped(case, net, **more):
-    """Outputs of a forward pass with the masks of key 5."""
+    """Return the outputs of a forward pass with the masks of key 5."""
     given = {**case.given, **more}
     (y, _), backward = net.vjp(case.x, case.layer_state(), rng=5, **given)
     return y, backward
@@ -433,7 +433,7 @@ def test_dropout_is_inactive_in_a_plain_call_and_after_the_last_layer(cell, isa)
 
 
 def test_a_variational_mask_is_the_same_at_every_step_and_a_plain_one_is_not(isa):
-    """Seen through a second layer that hands its input on: relu of the identity."""
+    """The masks are visible through a second layer that passes on its input: relu of the identity."""
     H, T = 40, 6
     eye, zero = np.eye(H), np.zeros(H)
     params = {}
@@ -452,7 +452,7 @@ def test_a_variational_mask_is_the_same_at_every_step_and_a_plain_one_is_not(isa
 
 
 def test_ten_trainings_with_the_same_seed_give_the_same_bits(isa):
-    """On one, two and three threads, in one process: forward, backward and update, dropout on."""
+    """On one, two and three threads, in one process: forward, backward and update, with dropout."""
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((12, 9, 5)).astype("float32"), rng.standard_normal((12, 9, 34)).astype("float32")
 
@@ -477,7 +477,7 @@ def test_ten_trainings_with_the_same_seed_give_the_same_bits(isa):
 
 @given(sizes=SIZES, options=OPTIONS, dtype=DTYPE)
 def test_memory_used_before_leaves_no_trace(cell, isa, sizes, options, dtype):
-    """Tapes and scratch are used again, and nothing clears them: a run full of NaN on the same network changes no bit of the next."""
+    """Tapes and scratch are reused without clearing: a run full of NaN changes no bit of the next one."""
     case = random_case(cell, **sizes, dtype=dtype, **options)
     net = case.net()
     want, want_g = call(net, case), gradients(net, case)

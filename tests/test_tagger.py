@@ -1,4 +1,4 @@
-"""SequenceTagger: whole-model gradients, words never seen, the laws of rows and seeds, data of every wrong kind."""
+"""SequenceTagger: gradients of the whole model, unseen words, laws of rows and seeds, invalid data."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ QUICK = dict(epochs=3, batch_size=8, lr=0.01, verbose=False)
 
 
 def data(N=60, seed=0):
-    """Sentences of numbers and words; the tag of a word is the kind of its first letter, the one after "not" is negated."""
+    """Return sentences of numbers and words. The tag is the kind of the first letter; after "not" it is negated."""
     rng = np.random.default_rng(seed)
     vowels, others = ["apple", "eel", "ice", "oak", "urn"], ["bear", "cat", "dog", "not", "x"]
     sentences = [[str(word) for word in rng.choice(vowels + others, rng.integers(1, 8))] for _ in range(N)]

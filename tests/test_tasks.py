@@ -1,4 +1,4 @@
-"""The command with every kind of model: train, evaluate, predict, info; what does not fit is one clear line."""
+"""The command with every kind of model: train, evaluate, predict, info; unsuitable input is one clear line."""
 
 import json
 import re
@@ -88,7 +88,8 @@ FILES |= {
 }
 MORE = {"qa": ["--hops", 2, "--memory", 10, "--tying", "layerwise", "--linear-start", 2], "caption": []}
 MORE |= {"translate": ["--attention", "general", "--bidirectional", "--min-count", 1, "--dropout", 0]}
-MORE |= {"regress": ["--pooling", "last"], "classify": ["--bidirectional", "--pooling", "mean"], "tag": ["--min-count", "2"], "music": [],
+MORE |= {"regress": ["--pooling", "last"], "classify": ["--bidirectional", "--pooling", "mean"],
+    "tag": ["--min-count", "2"], "music": [],
          "forecast": ["--window", "12", "--horizon", "6", "--season", "12", "--logarithm"]}  # fmt: skip
 EVALUATED = {"qa": "accuracy: 1.0000 of the questions", "translate": "NLL: 0.", "caption": "NLL: 0."}
 EVALUATED |= {"regress": "R2: 0.9"}
@@ -157,12 +158,12 @@ def test_a_task_from_data_to_predictions(task, run):
     assert status == 0 and f"model: {MODEL[task]}" in out and "num_parameters: " in out
 
 
-def test_the_task_may_stand_behind_train(run):
+def test_the_task_may_follow_train(run):
     made("tag")
     for name, task in (("one", ["tag"]), ("two", ["--task", "tag"]), ("three", ["tag", "--task", "tag"])):
         assert run("train", *task, "--data", "a.conllu", "--hidden", 4, "--epochs", 1, "--quiet", "--out", name)[0] == 0
     weights = [next(Path(name).glob("*.safetensors")).name for name in ("one", "two", "three")]
-    assert len(set(weights)) == 1  # the name is a hash of what is in it
+    assert len(set(weights)) == 1  # the name is a hash of the content
     status, out, err = run("train", "no-such-task")
     assert status == 2 and out == "" and "'no-such-task'" in err and len(err.splitlines()) == 1
 
@@ -175,7 +176,7 @@ def test_the_held_out_file_decides_which_model_is_best(run):
     )
     assert status == 0 and "held-out accuracy: " in out, err
     history = json.loads(Path("fastrnn-classify/config.json").read_text())["config"]["history"]
-    kept = min(history, key=lambda entry: entry["validation_loss"])  # not the one with the best accuracy
+    kept = min(history, key=lambda entry: entry["validation_loss"])  # not the epoch with the best accuracy
     assert f"{kept['validation_accuracy']:.4f} after epoch {kept['epoch']:g}, whose parameters are kept" in out
 
 
@@ -381,7 +382,7 @@ def test_a_model_of_another_kind_is_named(command, run):
         status, _, err = run("predict", "text", "--data", "a.ts")
         assert status == 1 and "text holds a LanguageModel: fastrnn generate text writes with it" in err
     else:
-        status, out, err = run("evaluate", "text", "--data", "a.ts")  # any file is a text
+        status, out, err = run("evaluate", "text", "--data", "a.ts")  # any file is valid text
         assert status == 0 and out.startswith("NLL: ") and len(err.splitlines()) == 1
         assert err.startswith("fastrnn: warning: the text has symbols that this model was not trained on: ")
 

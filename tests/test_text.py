@@ -1,4 +1,4 @@
-"""Texts as words and as bytes, word vectors from elsewhere, and language models of them."""
+"""Texts as words and as bytes, external word vectors, and language models of them."""
 
 import math
 import sys
@@ -78,7 +78,7 @@ def test_numbers_and_addresses_are_whole_and_chinese_characters_are_words():
     assert split_words("3.14 at", "simple") == ["3", ".", "14", " at"]
 
 
-def test_a_saved_model_splits_as_it_was_trained_and_an_older_one_as_it_always_did(tmp_path):
+def test_a_saved_model_splits_as_in_training_and_an_older_one_by_the_former_rule(tmp_path):
     text = "pi is 3.14, e is 2.72.\n" * 30
     for splitting in ("unicode", "simple"):
         model = small(splitting=splitting).fit(text, **QUICK)
@@ -95,7 +95,7 @@ def test_a_saved_model_splits_as_it_was_trained_and_an_older_one_as_it_always_di
     assert older.generate("pi is 3.14", 9, seed=1) == model.generate("pi is 3.14", 9, seed=1)
 
 
-def test_without_regex_words_are_split_the_simple_way_only_if_that_is_said(monkeypatch, tmp_path):
+def test_without_regex_words_are_split_the_simple_way_only_on_request(monkeypatch, tmp_path):
     small().fit(TEXT, **QUICK).save(tmp_path / "m")
     monkeypatch.setitem(sys.modules, "regex", None)
     _splitting._unicode.cache_clear()
@@ -130,8 +130,8 @@ def test_rare_words_are_unknown_and_the_most_frequent_are_kept():
 
 
 @given(st.binary(max_size=40), st.integers(0, 40))
-def test_pieces_of_bytes_are_the_text_wherever_the_prompt_ends(data, cut):
-    """What is not UTF-8 becomes U+FFFD, as in decode; a character whose first bytes end the prompt is written when it is whole."""
+def test_pieces_of_bytes_are_the_text_for_any_end_of_the_prompt(data, cut):
+    """Invalid UTF-8 becomes U+FFFD, as in decode; a character that the prompt begins is printed when complete."""
     before, after = data[:cut], data[cut:]
     pieces = list(Bytes().pieces(after, before=before))
     assert all(pieces)
@@ -141,7 +141,7 @@ def test_pieces_of_bytes_are_the_text_wherever_the_prompt_ends(data, cut):
         assert "".join(pieces) == whole == Bytes().decode(data)
 
 
-def test_a_character_comes_with_its_last_byte():
+def test_a_character_is_written_with_its_last_byte():
     written = []
 
     def ids():
@@ -219,7 +219,7 @@ def test_tying_saves_a_weight():
 
 @pytest.mark.filterwarnings("ignore:no evaluation found a better")
 def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary():
-    """Nor do they count: what the model learns from is the training part alone."""
+    """Nor do they count: the model learns from the training part only."""
     text = "one two three four five.\n" * 40 + "six six seven.\n" * 20  # 280 words and 100
     model = small().fit(text, **QUICK | {"validation": 100 / 380, "epochs": 1})
     assert {" six", "six", " seven"}.isdisjoint(model.vocabulary.symbols)
@@ -260,7 +260,7 @@ def test_empty_lines_are_text_like_any_other():
 
 
 def test_the_unknown_word_is_never_written():
-    """Half the words of this text are unknown, so the model thinks them the most likely."""
+    """Half the words of this text are unknown, so the model considers them the most likely."""
     rng = np.random.default_rng(0)
     text = "".join(f" {word}" for pair in zip(rng.permutation(2000), ["yes", "no"] * 1000) for word in pair)
     model = small().fit(text, **QUICK | {"epochs": 1})
@@ -328,7 +328,7 @@ def test_vectors_of_known_words_start_the_embedding_and_the_others_are_drawn(tmp
     )
     assert_array_equal(
         same.embedding.params["weight"][model.vocabulary.find("The")], [0, 1, 0]
-    )  # its own spelling is better
+    )  # its own spelling takes precedence
     assert small(embedding_size=3).fit(TEXT, **QUICK, pretrained=str(tmp_path / "v.txt")).score(TEXT) != plain.score(
         TEXT
     )
@@ -377,7 +377,8 @@ def test_a_character_model_still_knows_only_its_characters():
     assert type(model.vocabulary) is Vocabulary
     with pytest.warns(
         UserWarning,
-        match="the text has symbols that this model was not trained on: 'ß'; 1 of 5 symbols: .* the mean is over the others",
+        match="the text has symbols that this model was not trained on: 'ß'; 1 of 5 symbols: "
+        ".* the mean is over the others",
     ):
         found = model.score("the ß")
     assert found == model.score("the ")
@@ -410,7 +411,7 @@ def test_a_file_of_bytes_is_mapped_not_read(tmp_path, monkeypatch):
 
 
 def root(array):
-    """The array that a view is of."""
+    """Return the array that a view belongs to."""
     while isinstance(array.base, np.ndarray) and not (
         isinstance(array, np.memmap) and not isinstance(array.base, np.memmap)
     ):

@@ -1,4 +1,4 @@
-"""fastrnn.threadpoolctl: limits set by threadpoolctl hold for fastrnn and are taken back."""
+"""fastrnn.threadpoolctl: limits set by threadpoolctl apply to fastrnn and are restored."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.threadpoolctl
 
 @pytest.fixture
 def tpc():
-    """threadpoolctl, where fastrnn is known to it."""
+    """threadpoolctl, with fastrnn registered."""
     import threadpoolctl
 
     assert fastrnn.threadpoolctl.Controller

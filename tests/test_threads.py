@@ -1,4 +1,4 @@
-"""Threads: how many, fork, many callers, Ctrl-C, and the floating-point mode of the caller."""
+"""Threads: their number, fork, concurrent callers, Ctrl-C, and the floating-point mode of the caller."""
 
 import math
 import os
@@ -49,7 +49,7 @@ def test_threads_holds_in_its_own_python_thread_and_ends_on_an_error():
         ({"FASTRNN_NUM_THREADS": "1", "OMP_NUM_THREADS": "3"}, "1"),
     ],
 )
-def test_the_environment_gives_the_first_number_of_threads(variables, want):
+def test_the_environment_sets_the_initial_number_of_threads(variables, want):
     assert processes.output("import fastrnn; print(fastrnn.get_num_threads())", **variables).strip() == want
 
 
@@ -57,10 +57,10 @@ def test_the_environment_gives_the_first_number_of_threads(variables, want):
 @pytest.mark.parametrize(
     "value, want",
     [
-        ("64", 64), ("65", 64), ("1000", 64), (str(2**31), 64), (str(2**63), 64), (str(10**12), 64), pytest.param("9" * 5000, 64, id="long"),
-        (" 4 ", 4), ("007", 7),
-        ("0", None), ("-1", None), ("1.5", None), ("\uff14", None), ("1e3", None), ("0x4", None), ("4,2", "list"), ("4,", None), ("4,x", None),
-        ("4 2", None), ("+4", None), ("4_0", None), ("0,4", None), (",4", None),
+        ("64", 64), ("65", 64), ("1000", 64), (str(2**31), 64), (str(2**63), 64), (str(10**12), 64),
+        pytest.param("9" * 5000, 64, id="long"), (" 4 ", 4), ("007", 7), ("0", None), ("-1", None), ("1.5", None),
+        ("\uff14", None), ("1e3", None), ("0x4", None), ("4,2", "list"), ("4,", None), ("4,x", None), ("4 2", None),
+        ("+4", None), ("4_0", None), ("0,4", None), (",4", None),
     ],
 )  # fmt: skip
 def test_any_number_of_threads_in_the_environment_is_taken_bounded_or_refused(name, value, want):
@@ -100,7 +100,7 @@ def test_the_most_threads_are_those_of_the_engine():
 
 
 @pytest.mark.parametrize("n", [65, 2**31 - 1, 2**31, 10**12, 2**63, pytest.param(10**5000, id="10**5000")])
-def test_more_threads_than_a_call_uses_are_that_many_and_it_is_said(n):
+def test_too_many_threads_are_reduced_with_a_warning(n):
     rnn, x = fastrnn.GRU(2, 40, seed=0), np.ones((3, 300, 2), "float32")
     want = rnn(x)[0]
     with pytest.warns(
@@ -170,19 +170,22 @@ def test_the_command_says_that_there_are_fewer_threads(run, tmp_path):
     )
 
 
-def test_a_layer_uses_all_threads_though_nobody_asked_how_many_there_are():
+def test_a_layer_uses_all_threads_without_a_prior_query_of_their_number():
     code = "import fastrnn; fastrnn.LSTM; from fastrnn import _engine; print(_engine.current_threads())"
     assert processes.output(code, FASTRNN_NUM_THREADS="3").strip() == "3"
 
 
-def test_without_a_word_there_are_no_more_threads_than_cpus():
+def test_by_default_there_are_no_more_threads_than_cpus():
     count = int(processes.output("import fastrnn; print(fastrnn.get_num_threads())"))
     assert 1 <= count <= len(os.sched_getaffinity(0))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
 def test_a_process_bound_to_one_cpu_uses_one_thread():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import fastrnn; print(fastrnn.get_num_threads())"
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "import fastrnn; print(fastrnn.get_num_threads())"
+    )
     assert processes.output(code).strip() == "1"
 
 
@@ -237,7 +240,7 @@ if __name__ == "__main__":
 
 
 def check_script(tmp_path, text, argument):
-    """Run it from a file, as multiprocessing wants it."""
+    """Run it from a file, as multiprocessing requires."""
     script = tmp_path / "script.py"
     script.write_text(text)
     done = subprocess.run(
@@ -282,7 +285,7 @@ def test_joblib_finishes_with_the_same_bits(backend, tmp_path):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_many_python_threads_calling_one_object_get_the_same_bits(cell):
-    """Inference, training and backward of tapes made elsewhere, on one network, two engine threads each."""
+    """Inference, training and backward of tapes made elsewhere, on one network, with two engine threads each."""
     fastrnn.set_num_threads(2)
     cases = [
         random_case(cell, 8, B, 5, 33, dtype="float32", num_layers=2, lengths=True, seed=k)
@@ -344,8 +347,8 @@ def test_callers_at_the_same_time_with_two_threads_each_get_the_same_bits():
 
 
 @pytest.mark.parametrize("split", ["rows", "units", None])
-def test_calls_beside_busy_processes_give_the_same_bits(split):
-    """Workers are held up in the middle of a sequence, so that callers leave them behind, and calls use one thread for a while."""
+def test_calls_give_the_same_bits_while_other_processes_are_busy(split):
+    """Workers are delayed in the middle of a sequence, so callers continue without them and then use one thread."""
     rng = np.random.default_rng(0)
     layers = [getattr(fastrnn, kind)(24, 64, seed=0) for kind in ("LSTM", "GRU", "RNN")] + [
         fastrnn.GRU(24, 64, reset_after=False, seed=0)
@@ -421,7 +424,7 @@ def test_the_configuration_says_whether_calls_are_divided(capsys, monkeypatch):
 @pytest.mark.parametrize("started", [False, True], ids=["before the first call", "after it"])
 @pytest.mark.parametrize("B, calls", [(1, 200), (32, 40)])
 def test_on_a_single_cpu_two_threads_are_not_much_slower_than_one(B, calls, started):
-    """A thread that waits must let the one it waits for have the CPU: to spin through a time slice at every step would be 100 times slower."""
+    """A waiting thread must yield the CPU: spinning for a time slice at every step would be 100 times slower."""
     code = """
 import os, sys, time
 import numpy as np, fastrnn
@@ -450,7 +453,7 @@ print(min(one)[0], min(two)[0])
 
 
 def small_batch(cell, B, H, dtype, *, T=None, ragged=False):
-    """Too few rows to be split among threads, and enough steps, where T does not say how many, that the work is worth it."""
+    """Return a network with too few rows to divide them among threads, and enough steps that the work is worth it."""
     more = {"lengths": B > 1, "resets": True, "context": 3, "num_layers": 2, "bidirectional": True} if ragged else {}
     gates = {"lstm": 4, "rnn_tanh": 1}.get(cell, 3)
     T = T or math.ceil(WORTH_SPLITTING * (1.5 if ragged else 1) / (2 * B * gates * H * (H + 24)))
@@ -460,7 +463,7 @@ def small_batch(cell, B, H, dtype, *, T=None, ragged=False):
     return case
 
 
-WORTH_SPLITTING = 4.5e6  # floating-point operations; the engine splits from 4e6
+WORTH_SPLITTING = 4.5e6  # floating-point operations; the engine divides work from 4e6 on
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
@@ -488,7 +491,7 @@ def test_a_stream_does_not_depend_on_the_thread_count_bit_for_bit(cell, isa):
 
 @pytest.fixture(params=["rows", "units"])
 def split(request):
-    """Small batches are split too, by rows or by units of the hidden state."""
+    """Small batches are divided too, by rows or by units of the hidden state."""
     _engine.force_split(request.param)
     yield request.param
     _engine.force_split(None)
@@ -560,7 +563,7 @@ print(signal.sigwait({signal.SIGUSR1}) == signal.SIGUSR1)
 
 
 def test_workers_leave_signals_to_the_programs_own_threads():
-    assert processes.output(SIGNALS, OPENBLAS_NUM_THREADS="1").strip() == "True"  # NumPy's own threads take signals
+    assert processes.output(SIGNALS, OPENBLAS_NUM_THREADS="1").strip() == "True"  # NumPy's own threads handle signals
 
 
 INTERRUPT = """
@@ -627,7 +630,7 @@ def test_ctrl_c_ends_a_long_call_at_once_and_the_layer_works_on(what, T, threads
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_callers_floating_point_mode_is_unchanged(threads):
-    """Denormals are flushed inside a call only: 1e-40 * 1 is still 1e-40 afterwards."""
+    """Denormals are flushed only inside a call: 1e-40 * 1 is still 1e-40 afterwards."""
     tiny = np.full(40, 1e-40, "float32")
     one = np.ones(40, "float32")
     case = random_case("lstm", 30, 64, 40, 33, dtype="float32")
@@ -644,7 +647,7 @@ def test_the_callers_floating_point_mode_is_unchanged(threads):
 
 
 @pytest.mark.torch
-def test_a_caller_who_flushes_denormals_goes_on_flushing_them():
+def test_a_caller_that_flushes_denormals_still_flushes_them_after_a_call():
     code = """
 import numpy as np, torch, fastrnn
 assert torch.set_flush_denormal(True)
@@ -660,7 +663,7 @@ assert not (tiny * one).any()
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
 def test_denormal_numbers_cost_nothing(cell):
-    """A decaying state passes through the denormals; elsewhere that is 18 to 27 times slower. The bound leaves room for a busy machine."""
+    """A decaying state becomes denormal; without flushing, steps are 18 to 27 times slower."""
     case = random_case(cell, 100, 16, 32, 96, dtype="float32", seed=1)
     net = case.net()
     normal, tiny = case.x, np.full_like(case.x, 1e-41)
@@ -684,14 +687,14 @@ def memory():
 """
 statm = pytest.mark.skipif(
     not os.path.exists("/proc/self/statm") or "asan" in os.environ.get("LD_PRELOAD", ""),
-    reason="this system does not say how much memory is resident, or the address sanitizer keeps what was freed",
+    reason="the resident memory is unknown on this system, or the address sanitizer keeps freed memory",
 )
 
 
 @statm
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
 def test_32_python_threads_of_small_calls_get_the_same_bits_and_memory_stays_flat(count):
-    """In each, `count` calls of a layer that all share, and `count` steps of a stream of its own."""
+    """In each thread, `count` calls of a shared layer, and `count` steps of the thread's own stream."""
     code = f"""
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, fastrnn

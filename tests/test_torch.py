@@ -1,4 +1,4 @@
-"""Parity with torch: the reference first, then the engine over random configurations."""
+"""Agreement with torch: first of the reference, then of the engine over random configurations."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def torch_module(case, batch_first=False):
 
 
 def run_torch(module, x, state, lengths=None):
-    """y and the tuple of final states; a ragged batch goes through a PackedSequence, as torch wants it."""
+    """Return y and the tuple of final states; a ragged batch is passed as a PackedSequence, as torch requires."""
     if lengths is None:
         y, state_n = module(x, state)
     else:
@@ -92,7 +92,7 @@ def test_the_reference_agrees_with_torch(case):
 
 
 def test_the_two_grus_of_the_reference_agree_where_the_reset_gate_commutes_with_the_product():
-    """One unit and no recurrent bias of n: W_hn (r h) = r (W_hn h)."""
+    """With one unit and no recurrent bias of n: W_hn (r h) = r (W_hn h)."""
     case = random_case("gru", 6, 3, 2, 1, seed=1)
     case.params["bias_hh_l0"][2] = 0
     y, _ = case.reference()
@@ -101,7 +101,7 @@ def test_the_two_grus_of_the_reference_agree_where_the_reset_gate_commutes_with_
 
 
 def check_parity(case, batch_first):
-    """Outputs, states and every gradient of one configuration."""
+    """Compare outputs, states and every gradient of one configuration."""
 
     def turned(a):
         return np.ascontiguousarray(a.swapaxes(0, 1)) if batch_first else a
@@ -212,7 +212,7 @@ def test_unbatched_input_agrees_with_torch(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_truncated_bptt_with_a_carried_state_agrees_with_torch(cell):
-    """Three windows: the state goes on, the gradient does not; the parameters' gradients are collected."""
+    """Three windows: the state is carried on, the gradient is not; the gradients of the parameters are summed."""
     case = random_case(cell, 12, 3, 4, 6, num_layers=2, seed=4)
     net, module = case.net(), torch_module(case)
     collected = np.zeros_like(net.flat)
@@ -233,7 +233,7 @@ def test_truncated_bptt_with_a_carried_state_agrees_with_torch(cell):
 
 
 def test_the_first_parameters_come_from_torchs_distribution():
-    """U(-1/sqrt(H), 1/sqrt(H)): the bounds are reached and never passed, mean and variance fit."""
+    """U(-1/sqrt(H), 1/sqrt(H)): the bounds are reached and never exceeded, mean and variance agree."""
     net = fastrnn.LSTM(64, 100, seed=5)
     bound = 1 / np.sqrt(100)
     for name, p in net.params.items():

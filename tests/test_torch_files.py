@@ -1,4 +1,4 @@
-"""Files of torch.save are read without torch, and hold what torch.load says."""
+"""Files of torch.save are read without torch, with the same content as by torch.load."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.torch
 
 
 def same(path, key=None):
-    """What is read is what torch.load gives: names, order, dtypes, shapes, bits."""
+    """What is read is what torch.load returns: names, order, dtypes, shapes, bits."""
     import torch
 
     found, want = tensor_files.read_torch(path, key), torch.load(path, weights_only=True, map_location="cpu")
@@ -30,7 +30,7 @@ def same(path, key=None):
 
 
 def drawn(rng):
-    """A tensor of any dtype that NumPy has, shape and strides, sometimes a part of a larger one, a Parameter or shared."""
+    """Return a tensor of any dtype of NumPy, shape and strides, maybe part of a larger one, a Parameter or shared."""
     import torch
 
     kinds = (torch.float32,) * 3 + (
@@ -138,7 +138,7 @@ def test_torch_is_not_imported_to_read_its_files(tmp_path, monkeypatch):
 
 
 def others():
-    """{name: (object, words)} of what torch.save takes and is no dict of plain tensors."""
+    """Return {name: (object, words)} of objects that torch.save accepts but that are not dicts of plain tensors."""
     import torch
 
     quantized = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)

@@ -1,6 +1,7 @@
-"""Random calls of fastrnn.torch, by every way torch has of calling: the results are torch.nn's and, bit for bit, the plain layer's.
+"""Random calls of fastrnn.torch, in every way of calling a module in torch.
 
-And random wrong calls, which are refused before any work: by the module, the traced module, the exported program and the operator.
+The results are torch.nn's and, bit for bit, the plain layer's. Random wrong calls are refused before any work by the
+module, the traced module, the exported program and the operator.
 """
 
 import os
@@ -31,19 +32,19 @@ MODES = {
     "inference_mode": 12,
     "traced": 12,
     "traced without gradients": 12,
-}  # and the number of cases
+}  # multiplies the number of cases
 
 
 @pytest.fixture(autouse=True)
 def new_memory_is_nan():
-    """What torch allocates for the tape holds NaN until it is written."""
+    """Memory that torch allocates for the tape contains NaN until it is written."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 class Flat(torch.nn.Module):
-    """A layer as a function of tensors, as tracing and exporting want it: x, the initial states, the lengths."""
+    """A layer as a function of tensors, as required by tracing and exporting: x, the initial states, the lengths."""
 
     def __init__(self, layer, case):
         super().__init__()
@@ -61,7 +62,7 @@ def arguments(inputs):
 
 
 def prepared(mode, module, case, inputs):
-    """What is called: the module itself, or what torch makes of it."""
+    """Return what is called: the module itself, or a program that torch creates from it."""
     whole = Flat(module, case)
     if mode == "exported":
         given = arguments(inputs)
@@ -76,7 +77,7 @@ def prepared(mode, module, case, inputs):
 
 
 def results(case, called, parameters, inputs, dy=None):
-    """Outputs and, if dy is given, gradients of x, of the states, of the parameters."""
+    """Return the outputs and, if dy is given, the gradients of x, of the states, of the parameters."""
     if dy is None:
         return list(called(*arguments(inputs)))
     x, state, lengths = inputs
@@ -103,7 +104,7 @@ def compare(seed, mode):
     case = cases.draw(seed)
     if (
         mode == "exported"
-    ):  # sizes of 0 and 1 are constants of an exported program, and a PackedSequence is for eager calls
+    ):  # sizes of 0 and 1 are constants in an exported program, and a PackedSequence works only in eager calls
         case.how, case.B, case.T = "unbatched" if case.how == "unbatched" else "padded", max(case.B, 2), max(case.T, 2)
     rng = case.rng
     fastrnn.set_num_threads(int(rng.integers(1, 3)))
@@ -148,14 +149,14 @@ def test_random_calls_give_torchs_results_and_the_plain_layers_bits(mode):
         compare(seed, mode)
 
 
-@pytest.mark.filterwarnings("default")  # of torch.export's own imports
+@pytest.mark.filterwarnings("default")  # raised by torch.export's own imports
 def test_random_calls_of_exported_programs():
     for seed in seeds("torch, exported", 4):
         compare(seed, "exported")
 
 
 def refused(call, what):
-    """The call raises, and neither NumPy nor the engine is what noticed."""
+    """Check that the call raises, before NumPy or the engine could notice the fault."""
     try:
         found = call()
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError, IndexError) as error:
@@ -184,7 +185,7 @@ def test_random_wrong_calls_of_modules_are_refused(mode):
         called = prepared(mode, module, case, inputs)
         for what, changed in wrong.for_modules(case, inputs):
             if mode.startswith("traced") and changed[1] is not None and len(changed[1]) != len(inputs[1]):
-                continue  # of another signature
+                continue  # with another signature
             with torch.set_grad_enabled(mode != "no_grad"):
                 refused(lambda: called(*arguments(changed)), f"seed {seed}, {mode}, {case}: {what}")  # noqa: B023
 
@@ -197,7 +198,7 @@ def test_random_wrong_packed_sequences_are_refused():
             refused(lambda: cases.flat(module(packed)), f"seed {seed}, {case}: {what}")  # noqa: B023
 
 
-@pytest.mark.filterwarnings("default")  # of torch.export's own imports
+@pytest.mark.filterwarnings("default")  # raised by torch.export's own imports
 def test_random_wrong_calls_of_exported_programs_are_refused():
     for seed in seeds("torch, wrong calls, exported", 3):
         case, module = wrong_case(seed)

@@ -1,4 +1,4 @@
-"""Whole models of torch on fastrnn.torch: a training script with another import, skorch, and weights carried over."""
+"""Whole torch models on fastrnn.torch: a training script with another import, skorch, and copied weights."""
 
 import runpy
 from pydoc_data.topics import topics
@@ -21,7 +21,7 @@ def example():
 
 
 def written(model, first, length):
-    """Greedy ids after `first`."""
+    """Return greedy ids after `first`."""
     ids, state = list(first), None
     with torch.no_grad():
         logits, state = model(torch.tensor(ids)[:, None])
@@ -50,7 +50,7 @@ def test_the_example_gives_the_same_loss_curve_and_its_weights_write_the_same_te
     assert language.generate(TEXT[:10], length=60, temperature=0) == language.vocabulary.decode(np.array(want))
 
 
-@pytest.mark.filterwarnings("default")  # skorch's own
+@pytest.mark.filterwarnings("default")  # skorch's own warning
 def test_skorch_trains_a_module():
     skorch = pytest.importorskip("skorch", reason="skorch is not installed: it is NOT tested")
     import fastrnn.torch

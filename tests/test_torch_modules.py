@@ -1,4 +1,4 @@
-"""fastrnn.torch against torch.nn: what a user who swaps the import would notice."""
+"""fastrnn.torch compared with torch.nn: differences that a user who changes the import would notice."""
 
 import copy
 import io
@@ -17,7 +17,7 @@ KINDS = ["RNN", "GRU", "LSTM"]
 
 
 def pair(kind, *sizes, **options):
-    """torch's module and ours, from the same seed."""
+    """Return torch's module and ours, created with the same seed."""
     torch.manual_seed(1)
     theirs = getattr(torch.nn, kind)(*sizes, **options)
     torch.manual_seed(1)
@@ -123,7 +123,7 @@ def test_an_optimiser_gives_the_same_losses_as_with_torchs_layer():
     curves = []
     for module in pair(
         "LSTM", 8, 16, dtype=torch.float64
-    ):  # in float32 a few of the 200 losses differ by 2e-4, as roundings add up
+    ):  # in float32 a few of the 200 losses differ by 2e-4, as rounding errors add up
         torch.manual_seed(0)
         head = torch.nn.Linear(16, 8, dtype=torch.float64)
         optimiser = torch.optim.Adam([*module.parameters(), *head.parameters()], lr=1e-2)
@@ -189,7 +189,7 @@ def test_without_gradients_the_outputs_are_the_same(kind, inference):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_few_steps_without_gradients_have_the_bits_of_many_and_of_those_with(kind, layers):
-    """They go through a stream, which is kept: other batch sizes, another state and changed weights must reach it."""
+    """Such calls use a cached stream: other batch sizes, another state and changed weights must reach it."""
     module = getattr(ours, kind)(3, 5, layers)
     state = [torch.randn(layers, 2, 5) for _ in range(2)][: 1 + (kind == "LSTM")]
     for B in (2, 4, 2):

@@ -1,4 +1,4 @@
-"""Torch's own tools around fastrnn.torch's layers, traced, exported, batched, shared: they work, or one sentence says what to do instead."""
+"""torch's tools on fastrnn.torch's layers (trace, export, batch, share): they work, or a message says what to do."""
 
 import io
 
@@ -27,7 +27,7 @@ def pair(kind, *sizes, **options):
 
 
 class Packed(torch.nn.Module):
-    """A layer on rows of unequal length."""
+    """A layer called with rows of unequal length."""
 
     def __init__(self, layer):
         super().__init__()
@@ -41,7 +41,7 @@ class Packed(torch.nn.Module):
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("gradients_while_tracing", [False, True])
-def test_a_traced_layer_computes_and_trains_whatever_the_grad_mode_was(kind, gradients_while_tracing):
+def test_a_traced_layer_computes_and_trains_in_any_grad_mode(kind, gradients_while_tracing):
     theirs, mine = pair(kind, 3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
     with torch.set_grad_enabled(gradients_while_tracing):
         traced = torch.jit.trace(mine, torch.randn(5, 2, 3, dtype=torch.float64))
@@ -113,7 +113,7 @@ def test_scripting_is_refused_by_name(kind):
             torch.jit.script(module)
 
 
-@pytest.mark.filterwarnings("default")  # of the exporters' own imports
+@pytest.mark.filterwarnings("default")  # raised by the exporters' own imports
 @pytest.mark.parametrize("exporter, needs", [("traced", "onnx"), ("torch.export", "onnxscript")])
 def test_export_to_onnx_says_what_to_do(exporter, needs):
     pytest.importorskip(needs, reason=f"{needs} is not installed: the refusal of torch.onnx.export is NOT tested")
@@ -167,7 +167,7 @@ def test_one_number_written_by_another_process_to_shared_weights_is_seen(with_gr
     assert not torch.allclose(after, before)
 
 
-def test_shared_weights_stay_packed_while_nobody_writes(monkeypatch):
+def test_shared_weights_stay_packed_until_they_are_written(monkeypatch):
     made, packed = [], _operator.cells.Packed
     monkeypatch.setattr(_operator.cells, "Packed", lambda *args: made.append(1) or packed(*args))
     module, x = ours.RNN(100, 100).share_memory(), torch.randn(3, 2, 100)
@@ -176,7 +176,7 @@ def test_shared_weights_stay_packed_while_nobody_writes(monkeypatch):
 
 
 def test_dropout_of_everything_is_torchs():
-    """Zeros between the layers, not zero times infinity."""
+    """There are zeros between the layers, not zero times infinity."""
     theirs, mine = pair("GRU", 3, 4, num_layers=3, dropout=1.0, dtype=torch.float64)
     found = []
     for module in (theirs, mine):
@@ -221,7 +221,7 @@ def test_a_weight_of_another_shape_in_the_same_memory_is_refused():
 
 @pytest.mark.parametrize("kind", [*LAYERS, "LSTMCell"])
 def test_parameters_may_be_swapped_as_torch_swaps_them(kind):
-    """Torch can't swap a tensor that a weak reference knows."""
+    """torch cannot swap a tensor that has a weak reference."""
     module, x = getattr(ours, kind)(3, 4), torch.randn(2, 3)
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
@@ -235,7 +235,7 @@ def test_parameters_may_be_swapped_as_torch_swaps_them(kind):
 
 
 @pytest.mark.parametrize("kind, states", [("GRU", 1), ("LSTM", 2), ("GRUCell", 1), ("LSTMCell", 2)])
-def test_a_wrong_call_is_said_in_torchs_words_with_torchs_exceptions(kind, states):
+def test_a_wrong_call_raises_torchs_exceptions_with_torchs_messages(kind, states):
     theirs, mine = pair(kind, 3, 4)
     lead, cell = () if kind.endswith("Cell") else (5,), kind.endswith("Cell")
     x = torch.randn(*lead, 2, 3)
@@ -261,7 +261,7 @@ def test_a_wrong_call_is_said_in_torchs_words_with_torchs_exceptions(kind, state
             theirs(*given)
         with pytest.raises((RuntimeError, ValueError)) as found:
             mine(*given)
-        if not cell:  # of the cells torch has other words
+        if not cell:  # torch has other messages for the cells
             assert type(found.value) is type(said.value), what
             if "dtype of" not in what and "states" not in what:
                 assert str(found.value) == str(said.value), what

@@ -1,4 +1,4 @@
-"""What users do with torch modules, done with fastrnn.torch's: compile, parametrize, share, send to workers, swap."""
+"""Common uses of torch modules, with fastrnn.torch's: compile, parametrize, share, send to workers, swap."""
 
 import copy
 import gc
@@ -29,7 +29,7 @@ def pair(kind, *sizes, **options):
 
 
 def gradients(module, *inputs):
-    """Outputs and the gradients of inputs and parameters."""
+    """Return outputs and the gradients of inputs and parameters."""
     inputs = [t.detach().clone().requires_grad_() for t in inputs]
     hx = inputs[1:] if len(inputs) < 3 else [tuple(inputs[1:])]
     outputs = leaves(module(inputs[0], *hx))
@@ -57,7 +57,7 @@ def test_cells_are_torchs(seed):
     assert repr(mine) == repr(theirs) and list(mine.state_dict()) == list(theirs.state_dict())
 
 
-@pytest.mark.filterwarnings("default")  # of Dynamo's own imports
+@pytest.mark.filterwarnings("default")  # raised by Dynamo's own imports
 @pytest.mark.parametrize("kind", LAYERS + CELLS)
 def test_compile_makes_no_graph_break_and_dropout_stays(kind):
     torch._dynamo.reset()
@@ -72,7 +72,7 @@ def test_compile_makes_no_graph_break_and_dropout_stays(kind):
 
 
 def by_torch(mine, theirs, x):
-    """The outputs of torch's layer with the parameters that ours has now."""
+    """Return the outputs of torch's layer with the current parameters of ours."""
     theirs.load_state_dict(mine.state_dict())
     return theirs(x)[0]
 
@@ -93,7 +93,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("in_training", [False, True])
 def test_packed_weights_follow_what_torch_counts_and_whole_writes_it_does_not(change, in_training):
-    theirs, mine = pair("RNN", 100, 100)  # of 10,000 numbers only some are looked at
+    theirs, mine = pair("RNN", 100, 100)  # of 10,000 values only some are compared
     x = torch.randn(3, 2, 100)
     for p in mine.parameters():
         p.grad = torch.ones_like(p)
@@ -107,7 +107,7 @@ def test_packed_weights_follow_what_torch_counts_and_whole_writes_it_does_not(ch
 
 
 def test_one_number_of_a_large_parameter_written_past_torch_is_not_seen_until_torch_counts_a_write():
-    """The limit that docs/torch.md states."""
+    """The limit stated in docs/torch.md."""
     theirs, mine = pair("RNN", 100, 100)
     x = torch.randn(3, 2, 100)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_parametrizations(wrap):
     assert all(p.grad is not None for p in mine.parameters())
 
 
-def test_a_part_of_the_parameters_may_stand_still():
+def test_a_part_of_the_parameters_may_be_frozen():
     module, x = ours.LSTM(3, 4), torch.randn(4, 2, 3)
     full = gradients(module, x)
     module.weight_ih_l0.requires_grad_(False)
@@ -187,7 +187,7 @@ def test_activation_checkpoints_give_the_same_gradients():
 
 
 class Encoded(torch.utils.data.Dataset):
-    """Items that a module computes in the worker."""
+    """A data set whose items are computed by a module in the worker."""
 
     def __init__(self, module):
         self.module = module
@@ -214,7 +214,7 @@ def distributed(rank, folder):
     torch.manual_seed(0)
     module = torch.nn.parallel.DistributedDataParallel(ours.LSTM(3, 4))
     x = torch.randn(5, 4, 3)
-    (module(x[:, 2 * rank : 2 * rank + 2])[0].sum() * 2).backward()  # DDP gives the mean
+    (module(x[:, 2 * rank : 2 * rank + 2])[0].sum() * 2).backward()  # DDP computes the mean
     if rank == 0:
         torch.save([x, module.module.state_dict(), [p.grad for p in module.parameters()]], f"{folder}/result")
     torch.distributed.destroy_process_group()
@@ -249,7 +249,7 @@ def test_replace_takes_cells_and_names_what_it_cannot_take_before_it_swaps():
     torch.testing.assert_close(again["low"].double()(x.double())[0].float(), want)
 
 
-def test_a_wrong_state_says_both_shapes():
+def test_the_error_of_a_wrong_state_names_both_shapes():
     with pytest.raises(RuntimeError, match=r"Expected hidden size \(1, 2, 4\), got \[1, 3, 4\]"):
         ours.GRU(3, 4)(torch.randn(5, 2, 3), torch.zeros(1, 3, 4))
     with pytest.raises(RuntimeError, match=r"input.size\(-1\) must be equal to input_size. Expected 3, got 5"):

@@ -1,4 +1,4 @@
-"""The training loop: what its settings mean, for any model."""
+"""The training loop: the meaning of its settings, for any model."""
 
 import csv
 import json
@@ -69,12 +69,12 @@ def test_the_shares_of_all_processes_are_the_whole_batch(ranks):
             assert sorted(np.concatenate([part.rows for part in parts])) == sorted(batch.rows)
 
 
-def test_a_generator_is_asked_anew_for_each_epoch():
+def test_a_generator_is_called_again_for_each_epoch():
     counts = Generated(lambda epoch: iter(range(10 * epoch, 10 * epoch + 5)), 4, lambda given, share: given, int, float)
     for epoch in (2, 0, 2):
         counts.begin(epoch)
         assert [counts[i] for i in range(4)] == [10 * epoch + i for i in range(4)]
-    assert counts[1] == 21 and counts[3] == 23  # as where a resumed training goes on
+    assert counts[1] == 21 and counts[3] == 23  # as where a resumed training run continues
 
 
 # --- groups and freezing ------------------------------------------------------
@@ -86,9 +86,14 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
     for name, slot in model.slots.items():
         same = np.array_equal(slot.view(model.storage.flat), slot.view(start.storage.flat))
         assert same == (name.startswith(("embedding", "rnn.weight_hh"))), name
-    # one update of length lr * clip_norm: all of it in the parameters that are not frozen
-    one = small().fit(TEXT, **QUICK | {"epochs": 1, "batch_size": 1, "seq_len": len(TEXT) // 2, "validation": 0.4}, freeze=["rnn"], clip_norm=1e-3,
-                      optimizer="sgd")  # fmt: skip
+    # one update of length lr * clip_norm, completely in the parameters that are not frozen
+    one = small().fit(
+        TEXT,
+        **QUICK | {"epochs": 1, "batch_size": 1, "seq_len": len(TEXT) // 2, "validation": 0.4},
+        freeze=["rnn"],
+        clip_norm=1e-3,
+        optimizer="sgd",
+    )
     assert_allclose(
         np.linalg.norm(one.storage.flat - start.storage.flat), 0.01 * 1e-3 * one.history[-1]["update"], rtol=1e-2
     )
@@ -108,8 +113,13 @@ def test_groups_have_their_own_settings():
     step = {name: slot.view(plain.storage.flat - start.storage.flat) for name, slot in plain.slots.items()}
     for name, slot in grouped.slots.items():
         want = step[name] - (0.01 * 0.5 * slot.view(start.storage.flat) if "bias" in name else 0)
-        assert_allclose(slot.view(grouped.storage.flat - start.storage.flat), want * (3 if name.startswith("linear") else 1), rtol=1e-6, atol=1e-12,
-                        err_msg=name)  # fmt: skip
+        assert_allclose(
+            slot.view(grouped.storage.flat - start.storage.flat),
+            want * (3 if name.startswith("linear") else 1),
+            rtol=1e-6,
+            atol=1e-12,
+            err_msg=name,
+        )
 
 
 def test_weight_decay_reaches_the_optimiser(tmp_path):
@@ -121,8 +131,16 @@ def test_weight_decay_reaches_the_optimiser(tmp_path):
 
 def test_a_resumed_training_with_groups_accumulation_and_monitor_has_the_same_bits(tmp_path):
     X, y = sequences(40)
-    options = dict(batch_size=4, accumulate=2, groups={"*bias*": {"lr": 0.1}}, freeze=["linear.bias"], validation=0.3, monitor="accuracy",
-                   lr=0.01, verbose=False)  # fmt: skip
+    options = dict(
+        batch_size=4,
+        accumulate=2,
+        groups={"*bias*": {"lr": 0.1}},
+        freeze=["linear.bias"],
+        validation=0.3,
+        monitor="accuracy",
+        lr=0.01,
+        verbose=False,
+    )
     whole = SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=5, **options)
     SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=2, **options, checkpoint=tmp_path)
     resumed = SequenceClassifier("lstm", 4, seed=2).fit(X, y, epochs=5, **options, checkpoint=tmp_path, resume=True)
@@ -187,7 +205,7 @@ def test_windows_learn_each_step_once_or_skip_it(k1, k2):
     assert sum(streams.steps_of(window) for window in streams) == streams.steps
 
 
-# --- what is told -------------------------------------------------------------
+# --- callbacks ----------------------------------------------------------------
 
 
 def test_logs_hold_the_history_also_of_a_resumed_training(tmp_path):
@@ -210,7 +228,7 @@ def test_a_callback_that_returns_true_stops_the_training():
 
 
 @pytest.mark.tensorboardX
-def test_tensorboard_is_told_each_figure(tmp_path):
+def test_tensorboard_gets_each_figure(tmp_path):
     small().fit(TEXT, **QUICK, callbacks=[TensorBoard(tmp_path)])
     [events] = tmp_path.iterdir()
     assert b"validation_loss" in events.read_bytes() and b"train_loss" in events.read_bytes()
@@ -225,7 +243,7 @@ def test_without_tensorboardx_the_error_says_what_to_install(tmp_path):
     )
 
 
-# --- bad settings -------------------------------------------------------------
+# --- invalid settings ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,7 +281,7 @@ def test_a_wrong_setting_is_named_before_any_work(options, error, message, tmp_p
 
 @pytest.mark.parametrize("widgets", [False, True])
 def test_a_notebook_shows_a_bar(widgets, monkeypatch, capsys):
-    """In a Jupyter kernel stderr is no terminal; the bar is a widget where ipywidgets are installed."""
+    """In a Jupyter kernel stderr is not a terminal; the bar is a widget if ipywidgets is installed."""
     from fastrnn.training import progress
 
     ipython = types.ModuleType("IPython")

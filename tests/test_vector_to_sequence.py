@@ -1,4 +1,4 @@
-"""VectorToSequence: gradients of every wiring, an independent evaluation, the search's laws, bits, files, vectors of every wrong kind."""
+"""VectorToSequence: gradients of all variants, an independent evaluation, laws of search, files, errors."""
 
 import numpy as np
 import pair_reference
@@ -31,7 +31,7 @@ def untrained(*arguments, **options):
 )
 @pytest.mark.parametrize("context", ["initial", "every", "both"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_of_every_wiring(cell, context, options):
+def test_gradients_of_every_variant(cell, context, options):
     model = untrained(cell, context=context, **options)
     [batch] = model._batches(X[:4], Y[:4])
     assert_gradient(model, batch, directions=2)

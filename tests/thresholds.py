@@ -1,6 +1,6 @@
-"""The sizes at which the code takes another path, in one place. Random tests draw sizes on both sides of each of them.
+"""The sizes at which the code takes a different path. Random tests draw sizes on both sides of each of them.
 
-Those of the compiled core come from it by name, so a test notices one that was added and is not listed here.
+Those of the compiled core are read from it by name, so a test notices one that was added and is not listed here.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ PYTHON = {
     "LOGITS_BYTES": losses.linear._LOGITS_BYTES,  # logits that softmax_linear holds at a time
 }
 
-# Names of the engine's list, and what a case must have around them.
+# Names in the engine's list, and the quantity of a case that they apply to.
 STEPS = ["CHUNK_STEPS", "WAVE_STEPS"]  # T
 ROWS = ["SPLIT_ROWS", "MOST_PARTS"]  # B
 WORK = ["SPLIT_FLOPS", "STREAM_ALONE_FLOPS", "SLICE_FLOPS"]  # floating-point operations of a call
@@ -37,12 +37,12 @@ OTHER = {
 
 
 def around(rng, value, low=1):
-    """A whole number on one side of a threshold or the other: just at it, or up to a half away."""
+    """Return an integer on one side of a threshold or the other: just at it, or up to a half away."""
     near = value + rng.integers(-2, 3)
     return int(max(low, near if rng.random() < 0.5 else value * rng.uniform(0.5, 1.6)))
 
 
 def lanes(rng, dtype, least=1):
-    """A number of units around whole vectors or panels of four vectors."""
+    """Return a number of units around whole vectors or panels of four vectors."""
     width = _engine.vector_lanes(np.dtype(dtype).itemsize == 8)
     return max(least, int(width * rng.choice([1, 1, 2, 3, 4, 5, 8, 9]) + rng.integers(-1, 2)))

@@ -1,4 +1,4 @@
-"""Random configurations of fastrnn.torch's layers: the same call on torch.nn, on ours and on the plain layer, and ways to spoil a call."""
+"""Random configurations of fastrnn.torch's layers, called on torch.nn, ours and the plain layer; invalid calls."""
 
 import dataclasses
 
@@ -40,12 +40,12 @@ class Case:
         return [(rows, width) if self.how == "unbatched" else (rows, self.B, width) for width in widths]
 
     def module(self, where):
-        """A layer of torch.nn or of fastrnn.torch with this case's parameters."""
+        """Return a layer of torch.nn or of fastrnn.torch with this case's parameters."""
         torch.manual_seed(1)
         return getattr(where, self.kind)(*self.sizes, dtype=self.dtype, **self.options)
 
     def inputs(self, T=None, B=None):
-        """(x, state or None, lengths or None) of new random numbers, x of any strides."""
+        """Return (x, state or None, lengths or None) with new random numbers; x may have any strides."""
         self.T, self.B = T or self.T, B or self.B
         shape = (self.T, self.sizes[0]) if self.how == "unbatched" else (self.T, self.B, self.sizes[0])
         if self.options["batch_first"] and self.how != "unbatched":
@@ -68,19 +68,19 @@ class Case:
         return None if state is None else tuple(state) if self.kind == "LSTM" else state[0]
 
     def call(self, module, x, state, lengths):
-        """[y or its packed rows, h_n, c_n] of a torch module."""
+        """Return [y or its packed rows, h_n, c_n] of a torch module."""
         if lengths is not None:
             x = sequences.pack_padded_sequence(x, lengths, self.options["batch_first"], self.how == "sorted")
         return flat(module(x, self.as_hx(state)))
 
     def gradients(self, outputs, dy, leaves):
-        """Gradients of the leaves that took part."""
+        """Return the gradients of the leaves that were used."""
         return torch.autograd.grad(outputs, leaves, dy, allow_unused=True)
 
     def plain(self, module, x, state, lengths, dy=None):
-        """What the plain fastrnn layer gives for the call: outputs as `call`, and gradients of (x, *state, *params) if dy is given.
+        """Return the results of the plain layer: outputs as `call`, gradients of (x, *state, *params) if dy is given.
 
-        Its rows are put in the order of the PackedSequence first, since sums over rows depend on their order.
+        Its rows are first put in the order of the PackedSequence, since sums over rows depend on their order.
         """
         options = {name: value for name, value in self.options.items() if name not in ("batch_first", "nonlinearity")}
         if self.kind == "RNN":
@@ -97,7 +97,7 @@ class Case:
             )
             order = np.arange(self.B) if packed.sorted_indices is None else packed.sorted_indices.numpy()
             lengths = lengths.numpy()[order]
-            x = x[: lengths[0], order]  # as a PackedSequence: without steps that no row has
+            x = x[: lengths[0], order]  # as in a PackedSequence: without steps that no row has
             state = state and [s[:, order] for s in state]
             given, valid = {"lengths": lengths}, np.arange(lengths[0])[:, None] < lengths
         hx = None if state is None else tuple(state) if self.kind == "LSTM" else state[0]
@@ -139,15 +139,19 @@ def flat(result):
 
 
 def draw(seed, most=40, layers=3):
-    """A random case. Sizes lie on both sides of whole vectors, and of the limits up to which calls and parameters count as few."""
+    """Draw a case. Sizes are on both sides of whole vectors, and of the limits for small calls and parameters."""
     rng = np.random.default_rng(seed)
     kind = KINDS[rng.integers(3)]
     I, H = (int(rng.choice([rng.integers(1, 10), rng.integers(1, most), 8, 16, 17, 32, 33])) for _ in range(2))
     T, B = int(rng.integers(1, 9)), int(rng.integers(1, 8))
     if rng.integers(6) == 0:
         T, B = [(16, 16), (17, 16), (255, 1), (1, 257), (65, 8), (2, 300), (129, 2), (33, 7)][rng.integers(8)]
-    options = {"num_layers": int(rng.integers(1, layers + 1)), "bidirectional": bool(rng.integers(2)), "bias": bool(rng.integers(4)),
-               "batch_first": bool(rng.integers(2))}  # fmt: skip
+    options = {
+        "num_layers": int(rng.integers(1, layers + 1)),
+        "bidirectional": bool(rng.integers(2)),
+        "bias": bool(rng.integers(4)),
+        "batch_first": bool(rng.integers(2)),
+    }
     if kind == "RNN":
         options["nonlinearity"] = ["tanh", "relu"][rng.integers(2)]
     if kind == "LSTM" and H > 2 and rng.integers(3) == 0:
@@ -158,7 +162,7 @@ def draw(seed, most=40, layers=3):
 
 
 def shifted(module, by=0.25):
-    """The state_dict of a module with every number changed."""
+    """Return the state_dict of a module with every number changed."""
     return {
         name: p * 0.5 + by * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).reshape(p.shape)
         for name, p in module.state_dict().items()
@@ -180,7 +184,7 @@ def _optimised(module, make):
 
 
 def _shared(module):
-    """Shared memory, and a write to one number that this process's tensor does not count."""
+    """Use shared memory, and write to one number without the version counter of this process's tensor."""
     module.share_memory()
     p = module.weight_hh_l0
     alias = torch.empty(0, dtype=p.dtype).set_(p.untyped_storage(), p.storage_offset(), p.shape, p.stride())
@@ -196,7 +200,7 @@ def _whole(write):
 
 
 def _slices(module):
-    """As torch.nn.utils.vector_to_parameters does it."""
+    """Write as torch.nn.utils.vector_to_parameters does."""
     values = torch.cat([p.flatten() for p in shifted(module).values()])
     for p in module.parameters():
         p.data, values = values[: p.numel()].view(p.shape), values[p.numel() :]
@@ -213,7 +217,7 @@ def _one_number(module):
         module.weight_hh_l0[-1, -1] += 1
 
 
-# What keeps the Parameter objects, so that a traced module sees it too.
+# Writes that keep the Parameter objects, so that a traced module sees them too.
 IN_PLACE = {
     "load_state_dict": lambda m: m.load_state_dict(shifted(m)),
     "copy_": torch.no_grad()(_whole(lambda p, new: p.copy_(new))),

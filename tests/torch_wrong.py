@@ -1,4 +1,4 @@
-"""Calls that must be refused: a right call with one thing wrong, for modules and for the operators behind them."""
+"""Calls that must be refused: a valid call with one fault, for modules and for the operators behind them."""
 
 import torch
 from torch.nn.utils import rnn as sequences
@@ -13,14 +13,14 @@ def other(dtype):
 
 
 def resized(t, dim, change):
-    """A tensor of another size along one axis, filled with ones."""
+    """Return a tensor of another size along one axis, filled with ones."""
     shape = list(t.shape)
     shape[dim] = change(shape[dim])
     return torch.ones(shape, dtype=t.dtype)
 
 
 def tensors(name, t):
-    """(what is wrong, tensor) of one tensor: each axis longer, shorter, one long, an axis more and less, other dtypes."""
+    """Yield (fault, tensor): each axis longer, shorter, of size one; one axis more and less; other dtypes."""
     for dim in range(t.dim()):
         yield f"{name}: axis {dim} longer", resized(t, dim, lambda n: n + 1)
         yield f"{name}: axis {dim} much longer", resized(t, dim, lambda n: 3000 + n)
@@ -38,10 +38,10 @@ def tensors(name, t):
 
 
 def right_x(case, what):
-    """Whether this change of x alone gives another call that is right: other steps and, where no state says how many, other rows."""
+    """Return whether this change of x alone gives another valid call: other steps or, without states, other rows."""
     steps, rows = (1, 0) if case.options["batch_first"] and case.how != "unbatched" else (0, 1)
     if case.packed:
-        return "axis" in what  # its lengths no longer fit: torch's own functions say so
+        return "axis" in what  # its lengths no longer fit, as torch's own functions report
     free = [f"axis {steps} longer", f"axis {steps} much longer", f"axis {steps} shorter", f"axis {steps} of 1"]
     if case.how == "unbatched":
         return what.split(": ")[1] in free or (not case.with_state and "an axis more" in what)
@@ -53,7 +53,7 @@ def right_x(case, what):
 
 
 def for_modules(case, inputs):
-    """(what is wrong, inputs) for the module, as `Case.inputs` gives them."""
+    """Yield (fault, inputs) for the module, in the form of `Case.inputs`."""
     x, state, lengths = inputs
     for what, t in tensors("x", x):
         if not right_x(case, what):
@@ -67,7 +67,7 @@ def for_modules(case, inputs):
 
 
 def packed_sequences(x, state):
-    """(what is wrong, PackedSequence) of (T, B, I): batch sizes that are not those of its rows."""
+    """Yield (fault, PackedSequence) of (T, B, I): batch sizes that are not those of its rows."""
     T, B = x.shape[:2]
     rows = x.flatten(0, 1)
     for what, sizes in {
@@ -84,7 +84,7 @@ def packed_sequences(x, state):
 
 
 def operator_call(case, module, x, state, sizes=None):
-    """{name: argument} of a right call of the operator."""
+    """Return {name: argument} of a valid call of the operator."""
     kind = module.nonlinearity if case.kind == "RNN" else case.kind
     params = [p.detach() for p in module._flat_weights]
     values = [
@@ -105,7 +105,7 @@ def operator_call(case, module, x, state, sizes=None):
 
 
 def backward_call(given, results):
-    """{name: argument} of a right call of the operator's gradient, from a call of the operator and its results."""
+    """Return {name: argument} of a valid call of the operator's gradient, from a call and its results."""
     y, h_n, c_n, tape = results
     states = [h_n, c_n][: len(given["state"])]
     given = given | {
@@ -118,7 +118,7 @@ def backward_call(given, results):
 
 
 def settings(given):
-    """(what is wrong, arguments) of the sizes and options of either operator."""
+    """Yield (fault, arguments) for the sizes and options of either operator."""
     H, L, P = given["hidden_size"], given["num_layers"], given["proj_size"]
     wrong = {
         "hidden_size": [H + 1, H - 1, 0, -1, 2**40],
@@ -145,7 +145,7 @@ def settings(given):
 
 
 def lists(given, name):
-    """(what is wrong, arguments) of one tensor of a list, and of its length."""
+    """Yield (fault, arguments) for one tensor of a list, and for its length."""
     values = given[name]
     for k, t in enumerate(values):
         for what, spoilt in tensors(f"{name}[{k}]", t):
@@ -156,7 +156,7 @@ def lists(given, name):
 
 
 def batch_sizes(given):
-    """(what is wrong, arguments) of a call of a PackedSequence's rows."""
+    """Yield (fault, arguments) for a call with the rows of a PackedSequence."""
     rows, sizes = len(given["x"]), given["batch_sizes"].tolist()
     for what, changed in {
         "sum too small": sizes[:-1], "sum too large": [*sizes, 1], "rising": [*sizes[:-1], sizes[0] + 1],
@@ -164,16 +164,17 @@ def batch_sizes(given):
     }.items():  # fmt: skip
         if changed != sizes:
             yield f"batch_sizes {what}", given | {"batch_sizes": torch.tensor(changed, dtype=torch.int64)}
-    for what, t in {"int32": given["batch_sizes"].int(), "float": given["batch_sizes"].float(), "of two axes": given["batch_sizes"][None],
+    for what, t in {"int32": given["batch_sizes"].int(), "float": given["batch_sizes"].float(),
+        "of two axes": given["batch_sizes"][None],
                     "on meta": given["batch_sizes"].to("meta")}.items():  # fmt: skip
         yield f"batch_sizes {what}", given | {"batch_sizes": t}
 
 
 def for_operator(given):
-    """(what is wrong, arguments) for the operator."""
+    """Yield (fault, arguments) for the operator."""
     for what, t in tensors("x", given["x"]):
         if "tape" not in given and given["batch_sizes"] is None and "axis 0" in what and "of 0" not in what:
-            continue  # other steps are right
+            continue  # other numbers of steps are valid
         yield what, given | {"x": t}
     for name in ("state", "params"):
         yield from lists(given, name)
@@ -183,10 +184,10 @@ def for_operator(given):
 
 
 def for_backward(given):
-    """(what is wrong, arguments) for the operator's gradient."""
+    """Yield (fault, arguments) for the operator's gradient."""
     yield from for_operator(given)
     for name in ("tape", "dy"):
         for what, t in tensors(name, given[name]):
-            if what != "tape: axis 0 of 0":  # it is made in backward
+            if what != "tape: axis 0 of 0":  # it is computed in backward
                 yield what, given | {name: t}
     yield from lists(given, "dstate")

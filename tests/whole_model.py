@@ -1,11 +1,11 @@
-"""A model's gradient against central differences of its loss, through the whole model, in random directions."""
+"""Compare a model's gradient with central differences of its loss, through the whole model, in random directions."""
 
 import numpy as np
 from numpy.testing import assert_allclose
 
 
 def assert_gradient(model, batch, *, state=None, directions=4, rtol=1e-6, rng=7):
-    """The loss is the model's own, so masks of dropout are the same at each look: they depend on `rng` only."""
+    """The loss is the model's own; dropout masks depend only on `rng`, so they are the same in each evaluation."""
     gradient, scratch = np.zeros_like(model.storage.flat), np.zeros_like(model.storage.flat)
     assert model.storage.dtype == np.float64
     loss, _ = model.loss_and_gradient(batch, state, into=gradient, rng=rng)
@@ -20,7 +20,8 @@ def assert_gradient(model, batch, *, state=None, directions=4, rtol=1e-6, rng=7)
         direction = draw.standard_normal(flat.size)
         numeric = (loss_at(flat + 1e-6 * direction) - loss_at(flat - 1e-6 * direction)) / 2e-6
         assert_allclose(gradient @ direction, numeric, rtol=rtol, atol=1e-9)
-    for name, slot in model.slots.items():  # a parameter that is left out would be too small to see among all others
+    # a missing parameter would have too small an effect to be noticed among all others
+    for name, slot in model.slots.items():
         direction = np.zeros(flat.size)
         direction[slot.slice] = draw.standard_normal(slot.size)
         numeric = (loss_at(flat + 1e-6 * direction) - loss_at(flat - 1e-6 * direction)) / 2e-6

@@ -1,4 +1,4 @@
-"""fastrnn as its user calls it."""
+"""fastrnn, through its public API."""
 
 from __future__ import annotations
 

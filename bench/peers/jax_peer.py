@@ -1,4 +1,4 @@
-"""JAX: everything under one jit, the input product outside the scan, the scan unrolled as far as it pays."""
+"""JAX: one jit for everything, the input product outside the scan, the best of several unroll factors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def zeros(cell, B, H):
 
 
 def forward(cell, unroll, x, w_ih, w_hh, b_ih, b_hh):
-    """x (T,B,I) -> y (T,B,H)."""
+    """Compute y (T,B,H) from x (T,B,I)."""
 
     def body(state, a):
         state = CELLS[cell](a, w_hh, b_hh, state)
@@ -52,7 +52,7 @@ def forward(cell, unroll, x, w_ih, w_hh, b_ih, b_hh):
 
 
 def train(cell, unroll, dy, *inputs):
-    """-> y, and the gradients of x and the parameters."""
+    """Compute y and the gradients of x and the parameters."""
     y, backward = jax.vjp(functools.partial(forward, cell, unroll), *inputs)
     return y, backward(dy)
 
@@ -64,7 +64,7 @@ class Jax:
     def runs(self, case, problem):
         if case.kind == "step":
             return {"": {"": lambda: self.step(case, problem)}}
-        # 16 never won with several rows, nor in training a gated cell, whose compilation it makes 6 s long
+        # 16 was never the fastest with several rows, nor in training of a gated cell, which takes 6 s to compile then
         unrolls = (1, 4, 8, 16) if case.B == 1 and (case.kind == "forward" or case.cell == "rnn") else (1, 4, 8)
         return {
             "": {

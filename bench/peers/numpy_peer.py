@@ -1,4 +1,4 @@
-"""NumPy by hand: one matrix product for all inputs, then a loop of products and elementwise functions."""
+"""Hand-written NumPy: one matrix product for all inputs, then a loop of products and elementwise functions."""
 
 from __future__ import annotations
 

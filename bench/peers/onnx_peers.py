@@ -1,4 +1,4 @@
-"""onnxruntime and OpenVINO on one ONNX model: static shapes, weights inside, outputs written where they were asked for."""
+"""onnxruntime and OpenVINO on the same ONNX model: static shapes, constant weights, preallocated outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ NODES = {
 
 
 def model(case, problem):
-    """The model's bytes: input x (T,B,I), and the state of a stream as h (, c); outputs y (T,1,B,H), or h_n (, c_n) of a stream."""
+    """Return the bytes of the model and the names of its states.
+
+    Input x (T,B,I), and for a stream the state h (, c). Output y (T,1,B,H), or for a stream h_n (, c_n).
+    """
     node, order = NODES[case.cell]
     H, G = case.H, case.G
 
@@ -65,7 +68,7 @@ class OnnxRuntime:
         return self.ort.InferenceSession(made, options, providers=["CPUExecutionProvider"]), states
 
     def bind(self, session, arrays):
-        """An IOBinding of {name: OrtValue}; inputs and outputs are known by their names."""
+        """Return an IOBinding of {name: OrtValue}; names distinguish inputs from outputs."""
         binding = session.io_binding()
         inputs = {i.name for i in session.get_inputs()}
         for name, value in arrays.items():
@@ -87,7 +90,7 @@ class OnnxRuntime:
         return Run(call, outputs)
 
     def step(self, case, problem):
-        """Two bindings in turn: what one writes as the new state the other reads. x lies in one place, its bytes are replaced."""
+        """Use two bindings in turn: one reads the state that the other wrote. x has one buffer that is overwritten."""
         session, states = self.session(case, problem)
         make = self.ort.OrtValue.ortvalue_from_numpy
         x_t = np.zeros((1, 1, case.I), "float32")
@@ -131,7 +134,10 @@ class OpenVino:
         return core.compile_model(core.read_model(made), "CPU", options), states
 
     def request(self, compiled, arrays):
-        """An infer request that reads these NumPy arrays, by name. Outputs stay in its own memory: LSTM's corrupt memory that was given."""
+        """Return an infer request that reads these NumPy arrays by name.
+
+        Outputs stay in the request's memory: an LSTM corrupts memory that is passed for them.
+        """
         request = compiled.create_infer_request()
         for name, a in arrays.items():
             request.set_tensor(name, self.ov.Tensor(a, shared_memory=True))
@@ -142,7 +148,7 @@ class OpenVino:
         request = self.request(compiled, {"x": problem.x})
 
         def call():
-            request.start_async()  # infer() makes a dictionary of the outputs
+            request.start_async()  # infer() would create a dictionary of the outputs
             request.wait()
 
         def outputs():

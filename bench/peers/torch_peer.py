@@ -1,4 +1,4 @@
-"""torch: time-major contiguous input, module reused, gradients set to None, no autograd where nothing is trained."""
+"""torch: time-major contiguous input, reused module, gradients set to None, no autograd in inference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import Run, stream
 
 
 class OnlyOutput(torch.nn.Module):
-    """A layer that gives y and not the state, which torch.jit can freeze."""
+    """A layer that returns y without the state, which torch.jit can freeze."""
 
     def __init__(self, layer):
         super().__init__()
@@ -60,7 +60,7 @@ class Torch:
         net, x = OnlyOutput(self.layer(case, problem)).eval(), torch.from_numpy(problem.x)
         if jit:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch.jit is about to be replaced
+                warnings.simplefilter("ignore")  # torch.jit is deprecated
                 net = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(net)))
 
         def call():

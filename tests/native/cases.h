@@ -1,5 +1,5 @@
-/* What the drivers share: the table under test, random sizes, and buffers of exactly the size asked for, so that a sanitizer or
- * memcheck sees the first element that is read or written beyond one. */
+/* Shared by the drivers: the table under test, random sizes, and buffers of exactly the requested size, so that a
+ * sanitizer or memcheck detects the first element that is read or written beyond one. */
 #ifndef NATIVE_CASES_H
 #define NATIVE_CASES_H
 
@@ -15,7 +15,7 @@ static const rnn_kernels *table;             /* under test                      
 static ptrdiff_t item;                       /* bytes of an element                          */
 static ptrdiff_t lanes;                      /* elements of a vector                         */
 static uint64_t random_state;
-static char current[200];                    /* the case under way, for the report of a fault */
+static char current[200];                    /* the current case, for the report of a crash   */
 static int failures;
 
 /* ---- random numbers: splitmix64 (Steele, Lea & Flood 2014) ------------------------------------------------------- */
@@ -34,7 +34,7 @@ static inline ptrdiff_t below(ptrdiff_t n) { return (ptrdiff_t)(random_bits() % 
 /* -1 .. 1 */
 static inline double number(void) { return (double)(random_bits() >> 11) / 4503599627370496.0 - 1; }
 
-/* A size at a multiple of `step` or one beside it, from `least` on and about `most` at most. */
+/* A size at a multiple of `step` or next to it, at least `least` and at most about `most`. */
 static inline ptrdiff_t size_at(ptrdiff_t step, ptrdiff_t least, ptrdiff_t most)
 {
     const ptrdiff_t size = below(most / step + 1) * step + below(3) - 1;
@@ -87,7 +87,7 @@ static inline void *scaled(ptrdiff_t n, double scale)
 
 static inline void *filled(ptrdiff_t n) { return scaled(n, 1); }
 
-/* (n,) NaN: what a kernel does not write stays NaN, and what it reads too early becomes NaN */
+/* (n,) NaN: elements that a kernel does not write stay NaN, and what it reads too early becomes NaN */
 static inline void *unwritten(ptrdiff_t n)
 {
     void *a = buffer((size_t)(n * item));
@@ -105,8 +105,11 @@ static inline int64_t *integers(ptrdiff_t n, ptrdiff_t low, ptrdiff_t high)
     return a;
 }
 
-/* the elements of `rows` rows of n elements, `stride` apart: nothing behind the last one */
-static inline ptrdiff_t extent(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t stride) { return rows ? (rows - 1) * stride + n : 0; }
+/* the number of elements of `rows` rows of n elements, `stride` apart, with nothing after the last one */
+static inline ptrdiff_t extent(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t stride)
+{
+    return rows ? (rows - 1) * stride + n : 0;
+}
 
 /* ---- checks ------------------------------------------------------------------------------------------------------ */
 
@@ -116,7 +119,7 @@ static inline void fail(const char *what)
     failures++;
 }
 
-/* Every element of the rows was written, with a number, and none between the rows. */
+/* Check that every element of the rows was written, with a number, and none between the rows. */
 static inline void check_rows(const char *what, const void *a, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t stride)
 {
     for (ptrdiff_t i = 0; i < extent(rows, n, stride); i++)
@@ -137,7 +140,7 @@ static inline uint64_t hash(uint64_t h, const void *a, ptrdiff_t n)
     return h;
 }
 
-/* ---- the report of a fault --------------------------------------------------------------------------------------- */
+/* ---- the report of a crash --------------------------------------------------------------------------------------- */
 
 extern void __sanitizer_set_death_callback(void (*)(void)) __attribute__((weak));
 

@@ -1,5 +1,5 @@
-/* A library for LD_PRELOAD whose allocations and thread creations fail on request, in the thread that asked for it: tests/test_no_memory.py.
- * glibc only: its own names of malloc and the others are what is called behind them. */
+/* A library for LD_PRELOAD whose allocations and thread creations fail on request, in the requesting thread; used by
+ * tests/test_no_memory.py. glibc only: it calls glibc's internal names of malloc and the others. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 extern void __libc_free(void *);
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t);
+extern void *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
 
 #define HERE static __thread __attribute__((tls_model("initial-exec")))
 
@@ -22,21 +23,22 @@ HERE long seen, first, times;
 HERE size_t least;
 static _Atomic long refused, refusals, live;
 
-/* From now on, of this thread's allocations of `size` bytes and more, the n-th fails, and `count - 1` after it. n = 0: they are only counted. */
+/* From now on, the n-th of this thread's allocations of `size` bytes or more fails, and `count - 1` after it.
+ * n = 0 only counts them. */
 __attribute__((visibility("default"))) void failing_begin(long n, long count, size_t size)
 {
     seen = 0, first = n, times = count, least = size;
     counting = 1;
 }
 
-/* Nothing fails any more; returns how many such allocations there were. */
+/* Stop failing allocations; returns how many such allocations there were. */
 __attribute__((visibility("default"))) long failing_end(void)
 {
     counting = 0;
     return seen;
 }
 
-/* The next n threads of the process are refused. Returns how many were since the last call. */
+/* Refuse the next n threads of the process; returns how many were refused since the last call. */
 __attribute__((visibility("default"))) long failing_threads(long n)
 {
     const long were = refusals;
@@ -56,7 +58,7 @@ static int fails(size_t size)
     return 1;
 }
 
-/* What is allocated and not freed, in bytes, mapped memory aside. */
+/* The bytes that are allocated and not freed, without mapped memory. */
 __attribute__((visibility("default"))) long failing_live(void) { return live; }
 
 static void *counted(void *p)
@@ -130,6 +132,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
         return EAGAIN;
     }
     if (!create)
-        create = (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))dlsym(RTLD_NEXT, "pthread_create");
+        create = (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))dlsym(RTLD_NEXT,
+                                                                                               "pthread_create");
     return create(thread, attributes, start, argument);
 }

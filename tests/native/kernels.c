@@ -1,9 +1,10 @@
-/* Calls every kernel of every table with random sizes on both sides of the boundaries of vectors, tiles and blocks, in buffers of exactly
- * the size that src/kernels.h promises: run it under a sanitizer or memcheck.
+/* Call every kernel of every table with random sizes on both sides of the boundaries of vectors, tiles and blocks, in
+ * buffers of exactly the size documented in src/kernels.h. Run it under a sanitizer or memcheck.
  *
  *   kernels [cases] [seed]
  *
- * Values are not compared with a truth here (tests/test_kernels.py does): what was not written, or was read too early, is NaN and seen. */
+ * Values are not compared with a reference (tests/test_kernels.py does). Elements that were not written, or read too
+ * early, are NaN and detected. */
 #include "cases.h"
 #include "steps.h"
 
@@ -54,10 +55,12 @@ static void gemm(void)
 {
     const int trans_a = (int)below(2), trans_b = (int)below(2);
     const ptrdiff_t M = 1 + below(20), N = columns(), K = below(8) ? below(40) : size_at(256, 0, 512);
-    const ptrdiff_t a_rows = trans_a ? K : M, a_columns = trans_a ? M : K, b_rows = trans_b ? N : K, b_columns = trans_b ? K : N;
+    const ptrdiff_t a_rows = trans_a ? K : M, a_columns = trans_a ? M : K;
+    const ptrdiff_t b_rows = trans_b ? N : K, b_columns = trans_b ? K : N;
     const ptrdiff_t lda = a_columns + below(3), ldb = b_columns + below(3), ldc = N + below(3);
     void *c = filled(extent(M, N, ldc));
-    table->gemm(trans_a, trans_b, M, N, K, filled(extent(a_rows, a_columns, lda)), lda, filled(extent(b_rows, b_columns, ldb)), ldb, c, ldc);
+    const void *a = filled(extent(a_rows, a_columns, lda)), *b = filled(extent(b_rows, b_columns, ldb));
+    table->gemm(trans_a, trans_b, M, N, K, a, lda, b, ldb, c, ldc);
     check("c", c, extent(M, N, ldc));
 }
 
@@ -175,8 +178,8 @@ static void attend(void)
         count[r] = below(memory - first[r] + 1);
         S = count[r] > S ? (ptrdiff_t)count[r] : S;
     }
-    rnn_attend s = {.rows = rows, .A = A, .M = M, .S = S, .first = first, .count = count, .ldq = A + below(3), .ldc = M + below(3),
-                    .softmax = (int)below(2)};
+    rnn_attend s = {.rows = rows, .A = A, .M = M, .S = S, .first = first, .count = count,
+                    .ldq = A + below(3), .ldc = M + below(3), .softmax = (int)below(2)};
     s.query = filled(extent(rows, A, s.ldq));
     s.keys = filled(memory * A);
     s.values = filled(memory * M);
@@ -238,9 +241,10 @@ static const struct {
     const char *name;
     void (*run)(void);
 } kernels[] = {
-    {"forward", forward_steps}, {"backward", backward_steps}, {"product", product}, {"pack", pack}, {"gemm", gemm}, {"column_sum", column_sum},
-    {"gather", gather}, {"scatter_add", scatter_add}, {"bag", bags}, {"dropout", dropout}, {"tanh_rows", tanh_rows}, {"losses", losses},
-    {"choices", choices}, {"attend", attend}, {"optimisers", optimisers}, {"limits", limits},
+    {"forward", forward_steps}, {"backward", backward_steps}, {"product", product}, {"pack", pack}, {"gemm", gemm},
+    {"column_sum", column_sum}, {"gather", gather}, {"scatter_add", scatter_add}, {"bag", bags}, {"dropout", dropout},
+    {"tanh_rows", tanh_rows}, {"losses", losses}, {"choices", choices}, {"attend", attend}, {"optimisers", optimisers},
+    {"limits", limits},
 };
 
 enum { KERNELS = sizeof kernels / sizeof *kernels };
@@ -264,6 +268,7 @@ int main(int argc, char **argv)
                     free_buffers();
                 }
         }
-    printf("%ld cases of %d groups of kernels on %d instruction sets: %d failed\n", calls, KERNELS, rnn_isa_count(), failures);
+    printf("%ld cases of %d groups of kernels on %d instruction sets: %d failed\n", calls, KERNELS, rnn_isa_count(),
+           failures);
     return failures != 0;
 }

@@ -1,4 +1,5 @@
-/* One recurrent step of every cell, forward and backward: on one thread, and with its units divided among parts that meet. */
+/* One recurrent step of every cell, forward and backward: on one thread, and with its units divided among synchronised
+ * parts. */
 #ifndef NATIVE_STEPS_H
 #define NATIVE_STEPS_H
 
@@ -22,7 +23,7 @@ static inline rnn_function some_function(void)
     return (rnn_function){(int)below(F_EXPONENTIAL + 1), 0.5 + 0.2 * number(), 0.3 * number()};
 }
 
-/* gates, blocks and options of a cell; docs/design.md and src/kernels_options.h say which blocks there are */
+/* gates, blocks and options of a cell; docs/design.md and src/kernels_options.h describe the blocks */
 static inline void choose_cell(step_case *c, int cell)
 {
     const int lstm = has_c(cell), vanilla = cell <= RNN_SIGMOID || cell == RNN_OPTIONS;
@@ -42,7 +43,7 @@ static inline void choose_cell(step_case *c, int cell)
     c->options.blocks = c->blocks;
 }
 
-/* Sizes and memory of a step. With the same state of the random numbers: the same step. */
+/* Sizes and memory of a step; the same state of the random numbers gives the same step. */
 static inline void make_step(step_case *c, int cell)
 {
     choose_cell(c, cell);
@@ -53,8 +54,10 @@ static inline void make_step(step_case *c, int cell)
     if (c->options.peephole)
         c->options.peephole = filled((c->gates - 1) * Hp);
     rnn_step *s = &c->forward;
-    *s = (rnn_step){.rows = rows, .H = H, .Hp = Hp, .P = P, .Pp = Pp, .options = cell < RNN_OPTIONS ? NULL : &c->options,
-                    .bias_stride = own_bias ? X * Hp : 0, .go_on = go_on, .y_stride = y_stride, .keep = (int)below(2), .flip = (int)below(2)};
+    *s = (rnn_step){.rows = rows, .H = H, .Hp = Hp, .P = P, .Pp = Pp,
+                    .options = cell < RNN_OPTIONS ? NULL : &c->options,
+                    .bias_stride = own_bias ? X * Hp : 0, .go_on = go_on, .y_stride = y_stride,
+                    .keep = (int)below(2), .flip = (int)below(2)};
     s->w = scaled((two ? 2 : c->gates) * Hp * P, 1.0 / (double)P);
     s->w2 = two ? scaled(Hp * H, 1.0 / (double)H) : c->options.projected ? scaled(Pp * H, 1.0 / (double)H) : NULL;
     s->bias = filled((own_bias ? rows : 1) * X * Hp);
@@ -80,19 +83,19 @@ static inline void make_backward(step_case *c, int cell)
     const ptrdiff_t rows = f->rows, Hp = f->Hp, Pp = f->Pp;
     const int two = resets_before(cell);
     c->backward = (rnn_step_backward){
-        .rows = rows, .H = f->H, .Hp = Hp, .P = f->P, .Pp = Pp, .options = f->options, .dy_stride = f->y_stride, .gates = f->gates,
-        .h_prev = f->h_prev, .c_prev = f->c_prev, .flip = f->flip, .u1 = Hp, .p1 = Pp, .parts = 1};
+        .rows = rows, .H = f->H, .Hp = Hp, .P = f->P, .Pp = Pp, .options = f->options, .dy_stride = f->y_stride,
+        .gates = f->gates, .h_prev = f->h_prev, .c_prev = f->c_prev, .flip = f->flip, .u1 = Hp, .p1 = Pp, .parts = 1};
     rnn_step_backward *s = &c->backward;
     s->w = scaled(Pp * (two ? 2 : c->gates) * Hp, 1.0 / (double)Hp);
     s->w2 = two ? scaled(Hp * Hp, 1.0 / (double)Hp) : c->options.projected ? scaled(Hp * f->P, 1.0 / (double)Hp) : NULL;
     s->dy = below(4) ? filled(extent(rows, f->P, f->y_stride)) : NULL;
-    s->dgates = filled(rows * c->blocks * Hp);            /* of the GRU a gap is not written: 0 there, or what the step before left */
+    s->dgates = filled(rows * c->blocks * Hp);   /* the GRU does not write a gap: 0 there, or values of the last step */
     s->dh = filled(rows * Pp);
     s->dc = f->c_prev ? filled(rows * Hp) : NULL;
     s->dphase = two || c->options.projected ? unwritten(rows * Hp) : NULL;
 }
 
-/* ---- the units divided, as `sweep` of src/recurrence.pxd does it ------------------------------------------------- */
+/* ---- units divided as by `sweep` of src/recurrence.pxd ----------------------------------------------------------- */
 
 static inline ptrdiff_t share(ptrdiff_t columns, int part, int parts) { return columns / lanes * part / parts * lanes; }
 
@@ -116,7 +119,7 @@ static void backward_part(void *arg, int part, int parts)
     table->backward[c->cell](&s);
 }
 
-/* The bits of what a step gives, computed by so many parts. */
+/* The bits of the results of a step computed by some number of parts. */
 static inline uint64_t run_forward(int cell, int parts)
 {
     step_case c = {0};
@@ -158,7 +161,7 @@ static inline uint64_t run_backward(int cell, int parts)
     return h;
 }
 
-/* A step of each cell on one thread, and the same one divided: the same bits. */
+/* Compare a step of each cell on one thread with the same step divided: the bits are equal. */
 static inline void check_steps(int backward)
 {
     uint64_t (*run)(int, int) = backward ? run_backward : run_forward;

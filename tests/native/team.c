@@ -1,5 +1,5 @@
-/* The thread team under all that a program may do to it at once: callers at the same time, parts that meet, pipelines, a lock, steps whose
- * units are divided, the cost model's memory, and forks. For ThreadSanitizer; it is right under every other tool too.
+/* The thread team under concurrent use of all kinds: several callers, parts that synchronise, pipelines, a lock, steps
+ * with divided units, the cost model's memory, and forks. Meant for ThreadSanitizer; works under every other tool too.
  *
  *   team [rounds] [fork] */
 #include <pthread.h>
@@ -23,7 +23,7 @@ static void expect(int good, const char *what)
     }
 }
 
-/* ---- parts that wait for nobody ---------------------------------------------------------------------------------- */
+/* ---- parts that do not wait -------------------------------------------------------------------------------------- */
 
 static void add_items(void *arg, int part, int parts)
 {
@@ -41,7 +41,7 @@ static void run_independent(void)
         expect(items[i] == 2 * PARTS_MOST * i, "an item was computed more or less than once");
 }
 
-/* ---- parts that meet: what one wrote before a meeting the others read after it ------------------------------------ */
+/* ---- parts that synchronise: each reads after a meeting what the others wrote before it -------------------------- */
 
 typedef struct {
     int64_t written[PARTS_MOST][MEETINGS];
@@ -72,7 +72,7 @@ static void run_meetings(void)
     }
 }
 
-/* ---- parts that meet, one of which is held up: the caller goes on alone from a later meeting on ---------------------- */
+/* ---- parts that synchronise, one of them delayed: the caller continues alone from a later meeting on ------------- */
 
 typedef struct {
     int64_t items[ITEMS];
@@ -109,18 +109,19 @@ static int run_leaving_once(void)
     leaving_job job = {.left = 0};
     rnn_team_run(leave, &job, 2, 1);
     for (int k = 0; k < ITEMS; k++)
-        expect(job.items[k] == MEETINGS * (MEETINGS - 1) / 2, "a step was left out or done twice where the caller goes on alone");
+        expect(job.items[k] == MEETINGS * (MEETINGS - 1) / 2,
+               "a step was skipped or repeated when the caller continued alone");
     return job.left;
 }
 
-/* The caller leaves a worker that is held up, if both ran at that moment; where it is told to leave, the worker need only come. */
+/* The caller leaves a delayed worker if both ran at that moment; if told to leave, the worker only has to arrive. */
 static void run_leaving(void)
 {
     int left = 0, forced = 0;
     const int64_t before = rnn_split_failures();
     for (int n = 0; n < 100 && left < 5; n++) {
         left += run_leaving_once();
-        rest(10000000);                      /* some calls come while no work is divided, some later */
+        rest(10000000);                      /* some calls happen while no work is divided, some later */
     }
     expect(rnn_split_failures() - before >= left, "a worker that was held up was not counted");
     for (int meeting = 1; meeting <= MEETINGS; meeting *= 2) {
@@ -137,7 +138,7 @@ static void run_leaving(void)
     printf("%d tasks left in the middle because a worker was held up, %d because they were told to\n", left, forced);
 }
 
-/* ---- a pipeline: the second part follows the first one, as the layers of a wave do --------------------------------- */
+/* ---- a pipeline: the second part follows the first one, as the layers of a wavefront do -------------------------- */
 
 typedef struct {
     int64_t done, values[ITEMS], sum;
@@ -163,7 +164,7 @@ static void run_pipeline(void)
     expect(job.sum == ITEMS * (ITEMS - 1) / 2, "the second part of a pipeline ran ahead");
 }
 
-/* ---- a lock, the cost model, the choice of tables and of BLAS ------------------------------------------------------ */
+/* ---- a lock, the cost model, the choice of tables and of BLAS ---------------------------------------------------- */
 
 static int taken;
 static int64_t guarded;
@@ -182,7 +183,7 @@ static void run_shared(void)
     expect(rnn_cpus() > 0, "no CPU");
 }
 
-/* ---- callers ------------------------------------------------------------------------------------------------------ */
+/* ---- callers ----------------------------------------------------------------------------------------------------- */
 
 static void *call(void *arg)
 {
@@ -203,7 +204,7 @@ static void *call_shared(void *arg)
     return NULL;
 }
 
-/* Kernels whose units are divided, from one thread: the random numbers and buffers of a case are not for several. */
+/* Kernels with divided units, called from one thread: the random numbers and buffers of a case are not thread-safe. */
 static void *call_steps(void *arg)
 {
     (void)arg;
@@ -255,6 +256,7 @@ int main(int argc, char **argv)
         pthread_create(&threads[n++], NULL, call_forks, NULL);
     for (int i = 0; i < n; i++)
         pthread_join(threads[i], NULL);
-    printf("%ld rounds of %d callers at the same time%s: %s\n", rounds, n, argc > 2 ? ", with forks" : "", wrong || failures ? "FAILED" : "right");
+    printf("%ld rounds of %d concurrent callers%s: %s\n", rounds, n, argc > 2 ? ", with forks" : "",
+           wrong || failures ? "FAILED" : "correct");
     return wrong || failures;
 }
