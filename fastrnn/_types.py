@@ -16,7 +16,7 @@ __all__ = [
 Array: TypeAlias = NDArray[np.floating[Any]]  # float32 or float64, the dtype of the layer
 IntArray: TypeAlias = NDArray[np.int64]
 IntsLike: TypeAlias = ArrayLike  # what NumPy converts to an array of whole numbers
-Seed: TypeAlias = int | np.random.Generator | None
+Seed: TypeAlias = "int | np.random.Generator | None"  # a string: np.random is imported when it is used
 Activation: TypeAlias = str | tuple[str] | tuple[str, float] | tuple[str, float, float]
 
 State: TypeAlias = Array | tuple[Array, Array]  # h of RNN and GRU, (h, c) of LSTM
