@@ -1,7 +1,8 @@
 """``python -m fastrnn`` is the ``fastrnn`` command.
 
-With ``-m``, Python searches the current folder first, and has already imported some modules by then. This moves the folder to the
-end of ``sys.path``, so that a ``json.py`` in it does not replace Python's. The ``fastrnn`` command does not search it at all.
+With ``-m``, Python searches the current folder first, and has already imported some modules by then. This module moves
+the folder to the end of ``sys.path``, so that a ``json.py`` in it does not replace Python's. The ``fastrnn`` command
+does not search it at all.
 """
 
 import sys

@@ -313,7 +313,8 @@ def test_a_released_or_stale_backward_raises():
 
 @pytest.mark.parametrize("change, error, message", [
     (dict(attention="cosine"), ValueError, "cosine"),
-    (dict(memory_size=5, attention="dot"), ValueError, "memory_size is 5, but dot attention requires memory_size = hidden_size = 7"),
+    (dict(memory_size=5, attention="dot"), ValueError,
+     "memory_size is 5, but dot attention requires memory_size = hidden_size = 7"),
     (dict(attention="general", size=3), ValueError, "size is 3, but general attention requires size = hidden_size = 7"),
     (dict(memory_size=0), ValueError, "memory_size is 0"),
     (dict(rnn="gru"), TypeError, "rnn is str"),

@@ -329,7 +329,8 @@ BAD_USAGE = [
     ),
     (
         ["train", "--hidden", "0"],
-        "fastrnn train text: error: argument --hidden: '0' is not a whole number of at least 1 (see fastrnn train text --help)",
+        "fastrnn train text: error: argument --hidden: '0' is not a whole number of at "
+        "least 1 (see fastrnn train text --help)",
     ),
     (
         ["train", "--hidden", "1.5"],

@@ -211,7 +211,8 @@ def test_the_function_after_a_linear_is_asked_for(tmp_path, run, file):
             1,
             "",
         )
-        and "a state_dict does not contain the function between 'hidden', a Linear, and 'out': specify it with --between relu"
+        and "a state_dict does not contain the function between 'hidden', a Linear, "
+        "and 'out': specify it with --between relu"
         in err
     )
     status, out, err = run("convert", path, tmp_path / "net", "--between", "relu")
@@ -226,8 +227,10 @@ def test_the_function_after_a_linear_is_asked_for(tmp_path, run, file):
 
 
 @pytest.mark.parametrize("between, words", [
-    ("gelu", "--between has 'gelu', but it must be none or one of tanh"), ("fc=relu", "--between names 'fc', but the layers are"),
-    ("a=relu,a=tanh", "must be one function, or NAME=FUNCTION"), ("=relu", "must be one function"), ("b=relu", "the function between 'a', a Linear, and 'b'"),
+    ("gelu", "--between has 'gelu', but it must be none or one of tanh"),
+    ("fc=relu", "--between names 'fc', but the layers are"),
+    ("a=relu,a=tanh", "must be one function, or NAME=FUNCTION"), ("=relu", "must be one function"),
+    ("b=relu", "the function between 'a', a Linear, and 'b'"),
 ])  # fmt: skip
 def test_a_wrong_function_between_is_refused(between, words):
     net = Network({"a": fastrnn.Linear(4, 4), "b": fastrnn.Linear(4, 2)})
@@ -321,16 +324,22 @@ def gru(**more):
 
 ONE = np.ones(4, F)
 FOREIGN = [
-    (gru(bn__running_mean=ONE, bn__num_batches_tracked=np.array(3)), "bn.running_mean belongs to a BatchNorm, which is not one of .*: fold it into the Linear"),
+    (gru(bn__running_mean=ONE, bn__num_batches_tracked=np.array(3)),
+     "bn.running_mean belongs to a BatchNorm, which is not one of .*: fold it into the Linear"),
     (gru(bn__num_batches_tracked=np.array(3)), "bn.num_batches_tracked belongs to a BatchNorm"),
-    (gru(rnn__weight_hh_l0_g=np.ones((12, 1), F)), "rnn.weight_hh_l0_g belongs to weight_norm, .* call torch.nn.utils.remove_weight_norm"),
+    (gru(rnn__weight_hh_l0_g=np.ones((12, 1), F)),
+     "rnn.weight_hh_l0_g belongs to weight_norm, .* call torch.nn.utils.remove_weight_norm"),
     (gru(fc__weight_g=np.ones((2, 1), F), fc__weight_v=np.ones((2, 4), F)), "fc.weight_g belongs to weight_norm"),
-    (gru(fc__parametrizations__weight__original0=np.ones((2, 1), F)), r"belongs to a parametrization of fc.weight .*remove_parametrizations\(module, 'weight'\)"),
+    (gru(fc__parametrizations__weight__original0=np.ones((2, 1), F)),
+     r"belongs to a parametrization of fc.weight .*remove_parametrizations\(module, 'weight'\)"),
     (gru(fc__weight_orig=np.ones((2, 4), F), fc__weight_u=np.ones(2, F)), "belongs to spectral_norm"),
     (gru(fc__weight_mask=np.ones((2, 4), F)), "belongs to pruning"),
     (gru(at__in_proj_weight=np.ones((12, 4), F)), "belongs to a MultiheadAttention"),
-    (gru(norm__weight=ONE, norm__bias=ONE), r"norm.weight \(4,\) does not belong to an Embedding.*: it looks like a LayerNorm or BatchNorm"),
-    (gru(decoder__bias=ONE), r"decoder.bias \(4,\) does not belong to .*: decoder.weight is missing, maybe because safetensors leaves out tied weights"),
+    (gru(norm__weight=ONE, norm__bias=ONE),
+     r"norm.weight \(4,\) does not belong to an Embedding.*: it looks like a LayerNorm or BatchNorm"),
+    (gru(decoder__bias=ONE),
+     r"decoder.bias \(4,\) does not belong to .*: decoder.weight is missing, maybe "
+     r"because safetensors leaves out tied weights"),
     (gru(fc__weight=np.full((2, 4), np.nan, F)), "fc.weight has NaN or infinite values"),
     (gru(rnn__weight_ih=np.ones((12, 3), F)), "rnn.weight_ih and rnn.weight_ih_l0 cannot both be there"),
 ]  # fmt: skip
@@ -344,7 +353,8 @@ def test_unsupported_modules_are_named(tensors, words):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("wrap, words", [
-    ("old", "remove_weight_norm"), ("new", "remove_parametrizations"), ("batch", "belongs to a BatchNorm"), ("layer", "a LayerNorm"),
+    ("old", "remove_weight_norm"), ("new", "remove_parametrizations"), ("batch", "belongs to a BatchNorm"),
+    ("layer", "a LayerNorm"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_unsupported_torch_modules_are_named(wrap, words):
@@ -363,8 +373,10 @@ def test_unsupported_torch_modules_are_named(wrap, words):
 
 
 @pytest.mark.parametrize("source, option, words", [
-    ("net", ["--order", "a,b"], "--order a,b does not apply to a directory of fastrnn"), ("m.safetensors", ["--key", "model"], "--key model does not apply"),
-    ("m.safetensors", ["--nonlinearity", "relu"], "--nonlinearity relu does not apply to a state_dict without vanilla layers"),
+    ("net", ["--order", "a,b"], "--order a,b does not apply to a directory of fastrnn"),
+    ("m.safetensors", ["--key", "model"], "--key model does not apply"),
+    ("m.safetensors", ["--nonlinearity", "relu"],
+     "--nonlinearity relu does not apply to a state_dict without vanilla layers"),
     ("m.safetensors", ["--config", "x.json"], "--config x.json does not apply to state_dicts"),
 ])  # fmt: skip
 def test_an_option_that_would_not_count_is_refused(tmp_path, run, source, option, words):

@@ -247,7 +247,8 @@ LENGTHS_RESETS_CONTEXT = [
         "unexpected context",
         lambda: lstm()(f32(T, B, I), context=f32(B, 6)),
         ValueError,
-        "a context was given, but this LSTM has context_size=0: leave it out, or construct the layer with context_size=",
+        "a context was given, but this LSTM has context_size=0: leave it out, or "
+        "construct the layer with context_size=",
     ),
     (
         "context shape",

@@ -195,8 +195,10 @@ def test_a_layer_becomes_a_keras_layer_and_back(layer):
 
 
 @pytest.mark.parametrize("layer, words", [
-    (fastrnn.LSTM(3, 4, 2), "no num_layers=2"), (fastrnn.LSTM(3, 4, peephole=True), "no peephole=True"), (fastrnn.GRU(3, 4, clip=1.0), "no clip=1.0"),
-    (fastrnn.RNN(3, 4, nonlinearity="scaled_tanh"), "no name for the activation 'scaled_tanh'"), (fastrnn.Dropout(0.5), "Dropout can.t be converted"),
+    (fastrnn.LSTM(3, 4, 2), "no num_layers=2"), (fastrnn.LSTM(3, 4, peephole=True), "no peephole=True"),
+     (fastrnn.GRU(3, 4, clip=1.0), "no clip=1.0"),
+    (fastrnn.RNN(3, 4, nonlinearity="scaled_tanh"), "no name for the activation 'scaled_tanh'"), (fastrnn.Dropout(0.5),
+     "Dropout can.t be converted"),
     (fastrnn.LSTM(3, 4, output_activation="relu"), "one activation for g and c"),
 ])  # fmt: skip
 def test_what_keras_has_not_is_refused_by_name(layer, words):

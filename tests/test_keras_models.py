@@ -247,7 +247,8 @@ def test_weights_of_a_layer_that_keras_layer_is_not_are_refused():
     for ours, words in (
         (fastrnn.GRU(3, 4, 2, bias=False), "no num_layers=2"),
         (fastrnn.GRU(3, 4, bias=False, reset_after=False), "has reset_after=True, but the GRU has False"),
-        (fastrnn.GRU(3, 4, bias=False, clip=1.0), "no clip=1.0"), (fastrnn.GRU(3, 4, bias=False, learn_initial_state=True), "no learn_initial_state=True"),
+        (fastrnn.GRU(3, 4, bias=False, clip=1.0), "no clip=1.0"),
+         (fastrnn.GRU(3, 4, bias=False, learn_initial_state=True), "no learn_initial_state=True"),
     ):  # fmt: skip
         with pytest.raises((ValueError, NotImplementedError), match=words):
             fastrnn.keras.set_weights(layer, ours)

@@ -478,7 +478,9 @@ def test_a_tagger_of_one_tag_and_a_held_out_part_of_all():
             data = (WORDS[:N], TAGS[:N]) if make is SequenceTagger else (STORIES[:N], ["attic", "hall", "attic"][:N])
             with pytest.raises(
                 ValueError,
-                match=f"validation={part} of {N} would hold out {what}: give a fraction from 0.[23]0? to 0.[78]0?, or 0",
+                match=(
+                    f"validation={part} of {N} would hold out {what}: give a fraction from 0.[23]0? to 0.[78]0?, or 0"
+                ),
             ):
                 make(seed=0).fit(*data, validation=part, **FIT)
 
@@ -560,10 +562,12 @@ def fitted(model, X, y):
         (lambda pd: [x[:, 0] for x in X], {},
          r"X is a list of 1-D arrays, .* for sequences give \[np.reshape\(x, \(-1, 1\)\) for x in X\]"),
         (lambda pd: [x[:, 0].tolist() for x in X], {}, "X is a list of 1-D arrays"),
-        (lambda pd: pd.concat([pd.DataFrame(x) for x in X], keys=range(20)), {}, "whose index has several levels: pass a list of frames"),
+        (lambda pd: pd.concat([pd.DataFrame(x) for x in X], keys=range(20)), {},
+         "whose index has several levels: pass a list of frames"),
         (lambda pd: [X[0], X[1][:, 0], *X[2:]], {}, r"X\[1\] has 1 axes, but X\[0\] has 2"),
         (lambda pd: [[[1.0, 2.0], [3.0]]] * 20, {}, "sequence 0 is ragged"),
-        (lambda pd: np.where(np.arange(7)[:, None] == 1, np.nan, np.ones((20, 7, 2))), {}, "contains NaN: sequence 0 at step 1, feature 0"),
+        (lambda pd: np.where(np.arange(7)[:, None] == 1, np.nan, np.ones((20, 7, 2))), {},
+         "contains NaN: sequence 0 at step 1, feature 0"),
         (lambda pd: X, {"hidden_layer_sizes": ()}, r"hidden_layer_sizes is \(\), but at least one layer is needed"),
         (lambda pd: X, {"batch_size": 0}, "batch_size is 0, but it must be at least 1"),
         (lambda pd: [X[0] * 1e300, *X[1:]], {"standardize": False}, "which computes in float32"),

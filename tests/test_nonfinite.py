@@ -75,7 +75,8 @@ def test_skipped_updates_are_counted_reported_and_change_no_parameter(options):
         == model.message
         == (
             f"3 of {total} updates were skipped because the loss or the gradient was not finite; the first one: "
-            f"1 of {model.num_parameters} values of the gradient are not finite at update 2, the first in embedding.weight"
+            f"1 of {model.num_parameters} values of the gradient are not finite at "
+            f"update 2, the first in embedding.weight"
         )
     )
     assert [entry["skipped"] for entry in model.history] == [0, 3, 3, 3]
@@ -369,8 +370,8 @@ def test_the_command_skips_and_says_how_many(run, tmp_path, monkeypatch):
     status, out, err = run("train", *small, "--nonfinite", "skip", "--check-finite", "--out", "m", "--log", "log.jsonl")
     assert status == 0, err
     assert (
-        "fastrnn: warning: 1 of 44 updates were skipped because the loss or the gradient was not finite; the first one: "
-        in err
+        "fastrnn: warning: 1 of 44 updates were skipped because the loss or the "
+        "gradient was not finite; the first one: " in err
     )
     assert "  skipped 1  " in err
     assert [json.loads(line)["skipped"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [0, 1, 1]

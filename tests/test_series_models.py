@@ -307,8 +307,10 @@ def test_the_pinball_loss_is_least_at_the_quantile():
 
 X3, Y3, S3 = ragged(3)
 BAD = [
-    (lambda: SequenceRegressor().fit(X3, [1, 2]), ValueError, r"y has shape \(2,\), but there are 3 sequences: give \(N,\) or \(N, K\) numbers"),
-    (lambda: SequenceRegressor().fit(X3, [1, 2, np.nan]), ValueError, r"y has nan at \(2,\): replace or remove such values"),
+    (lambda: SequenceRegressor().fit(X3, [1, 2]), ValueError,
+     r"y has shape \(2,\), but there are 3 sequences: give \(N,\) or \(N, K\) numbers"),
+    (lambda: SequenceRegressor().fit(X3, [1, 2, np.nan]), ValueError,
+     r"y has nan at \(2,\): replace or remove such values"),
     (lambda: SequenceRegressor().fit(X3, list("abc")), TypeError, "y is <U1, but it must hold real numbers"),
     (lambda: SequenceRegressor(per_step=True).fit(X3, [s[:-1] for s in S3]), ValueError,
      r"y\[0\] has shape .*, but X\[0\] has . steps"),
@@ -333,7 +335,8 @@ BAD = [
     (lambda: Forecaster(5, 5).predict(), RuntimeError, "this Forecaster has not been fitted"),
     (lambda: binary_cross_entropy(np.ones((2, 3)), np.ones((2, 4))), ValueError, "targets"),
     (lambda: QuantileLoss((0.5, 1.5)), ValueError, "a quantile is 1.5"),
-    (lambda: QuantileLoss((0.5, 0.9))(np.ones((2, 3)), np.ones((2, 1))), ValueError, r"y has shape \(2, 3\), but targets of shape \(2, 1\) need 2 quantiles"),
+    (lambda: QuantileLoss((0.5, 0.9))(np.ones((2, 3)), np.ones((2, 1))), ValueError,
+     r"y has shape \(2, 3\), but targets of shape \(2, 1\) need 2 quantiles"),
 ]  # fmt: skip
 
 

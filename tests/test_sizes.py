@@ -83,7 +83,10 @@ LARGE = [
 def test_what_does_not_fit_into_memory_is_refused_at_once_with_both_sizes(n):
     with pytest.raises(
         MemoryError,
-        match=r"parameters of .+ need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ [kMGT]B: use (smaller sizes|fewer layers)",
+        match=(
+            r"parameters of .+ need [\d.e+]+ [TPE]B of memory, but .+ [\d.]+ "
+            r"[kMGT]B: use (smaller sizes|fewer layers)"
+        ),
     ):
         LARGE[n]()
 
