@@ -82,8 +82,8 @@ def search(decoder, embedding, linear, state=None, *, rows: int, start: int, end
     ([2, 2, 2, 3, 3, 3], False)
     """
     beam = _check.size("beam", beam)
-    if beam > _engine.most_hypotheses:
-        raise ValueError(f"beam is {beam}, but it can be {_engine.most_hypotheses} at most")
+    if beam > _engine.max_hypotheses:
+        raise ValueError(f"beam is {beam}, but it can be {_engine.max_hypotheses} at most")
     n_best = _check.size("n_best", n_best)
     if n_best > beam:
         raise ValueError(f"n_best is {n_best}, but beam={beam} finds no more than {beam}: raise beam")

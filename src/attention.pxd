@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 from kernels cimport rnn_attend, rnn_attend_backward, rnn_kernels, rnn_product
 from recurrence cimport Sweep, SweepBackward, running, sweep, sweep_backward
-from threads cimport MOST_PARTS
+from threads cimport MAX_PARTS
 
 ctypedef struct Attention:
     const rnn_kernels *kernels
@@ -31,7 +31,7 @@ ctypedef struct Attention:
     double p                          # of the dropout between layers
     const uint64_t *masks             # (L,) its keys
     const uint64_t *row_id            # (total,)
-    Py_ssize_t cuts[MOST_PARTS + 1]
+    Py_ssize_t cuts[MAX_PARTS + 1]
     Py_ssize_t t0, t1                 # steps of this slice
     const Sweep **layers              # (L,)
 

@@ -139,12 +139,12 @@ cdef extern from "kernels.h" nogil:
     const char *rnn_isa_name(int index) noexcept
     const rnn_kernels *rnn_kernels_of(int index, int is_double) noexcept
     void rnn_team_run(void (*part)(void *, int, int) noexcept nogil, void *arg, int parts, int together) noexcept
-    void rnn_team_meet(int part, int parts) noexcept
+    void rnn_team_barrier(int part, int parts) noexcept
     int rnn_team_leaves(int part) noexcept
     void rnn_team_force_leave(int64_t meeting) noexcept
-    double rnn_team_meeting() noexcept
-    int rnn_split_alone() noexcept
-    int64_t rnn_split_alone_ns() noexcept
+    double rnn_team_barrier_seconds() noexcept
+    int rnn_split_paused() noexcept
+    int64_t rnn_split_paused_ns() noexcept
     int64_t rnn_split_failures() noexcept
     int rnn_cpus() noexcept
     double rnn_seconds() noexcept

@@ -5,7 +5,7 @@ A thread computes rows [b0, b1) of all steps and waits for nobody; or (units) un
 """
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int64_t
-from kernels cimport rnn_kernels, rnn_options, rnn_product, rnn_step, rnn_announce, rnn_await, rnn_step_backward, rnn_team_leaves, rnn_team_meet
+from kernels cimport rnn_kernels, rnn_options, rnn_product, rnn_step, rnn_announce, rnn_await, rnn_step_backward, rnn_team_leaves, rnn_team_barrier
 
 cdef enum:
     CHUNK_STEPS = 64              # most steps whose input parts are computed at once
@@ -240,7 +240,7 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
                 rnn_await(&s.below.done, chunk_end)
             input_part(s, low, high, b0, b1, part, parts)
             if parts > 1:
-                rnn_team_meet(part, parts)
+                rnn_team_barrier(part, parts)
         t = s.T - 1 - q if s.reverse else q
         lo = running(s.offset, t, b0)
         hi = running(s.offset, t, b1)
@@ -269,7 +269,7 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
         if q + 1 < s.last:
             start_rows(s, q + 1, b0, b1, part, parts)
             if parts > 1:
-                rnn_team_meet(part, parts)
+                rnn_team_barrier(part, parts)
                 if rnn_team_leaves(part):
                     if part > 0:
                         return
@@ -325,7 +325,7 @@ cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, 
         step.dphase = s.dphase + lo * row if s.dphase != NULL else NULL
         step.flip = q & 1
         if step.parts > 1 and rnn_team_leaves(part):
-            rnn_team_meet(part, parts)        # then the others have finished the step before
+            rnn_team_barrier(part, parts)        # then the others have finished the step before
             if part > 0:
                 return
             step.u1, step.p1, step.parts = s.Hp, s.Pp, 1

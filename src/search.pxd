@@ -12,10 +12,10 @@ from libc.string cimport memcpy
 from attention cimport Attention, attend_rows, rows_product
 from kernels cimport rnn_kernels
 from recurrence cimport Sweep, sweep
-from threads cimport MOST_PARTS
+from threads cimport MAX_PARTS
 
 cdef enum:
-    MOST_HYPOTHESES = 64
+    MAX_HYPOTHESES = 64
 
 ctypedef struct Search:
     const rnn_kernels *kernels
@@ -43,7 +43,7 @@ ctypedef struct Search:
     int64_t *parent                   # (N, K) ... which hypothesis they end, or with `ended` 0, are
     int64_t *ended                    # (N, K)
     double *total                     # (N, K) log-probability
-    Py_ssize_t cuts[MOST_PARTS + 1]
+    Py_ssize_t cuts[MAX_PARTS + 1]
     Py_ssize_t t0, t1
 
 cdef inline uint64_t mixed(uint64_t x) noexcept nogil:
@@ -143,10 +143,10 @@ cdef inline void write_one(Search *s, Py_ssize_t n, Py_ssize_t t, char *spare) n
 
 cdef inline void write_best(Search *s, Py_ssize_t n, Py_ssize_t t) noexcept nogil:
     """The best continuations of the sequence's hypotheses."""
-    cdef int64_t symbols[2 * MOST_HYPOTHESES]
-    cdef int64_t parents[2 * MOST_HYPOTHESES]
-    cdef int64_t best[2 * MOST_HYPOTHESES]
-    cdef double scores[2 * MOST_HYPOTHESES]
+    cdef int64_t symbols[2 * MAX_HYPOTHESES]
+    cdef int64_t parents[2 * MAX_HYPOTHESES]
+    cdef int64_t best[2 * MAX_HYPOTHESES]
+    cdef double scores[2 * MAX_HYPOTHESES]
     cdef double base, score
     cdef Py_ssize_t K = s.K, row = n * K, found = 0, live = 0, k, i, place, look = min(2 * K, s.V), at = t * s.N * K + row
     for k in range(K):

@@ -4,13 +4,13 @@ Rows of the batch go to threads that never wait for each other. Few rows with la
 its part of the weights in its own caches, and the threads meet in each step.
 """
 from libc.stdint cimport int64_t
-from kernels cimport rnn_cpus, rnn_split_alone, rnn_team_meeting
+from kernels cimport rnn_cpus, rnn_split_paused, rnn_team_barrier_seconds
 
 cdef enum:
-    MOST_PARTS = 64
+    MAX_PARTS = 64
     SPLIT_ROWS = 4                    # a thread gets at least this many rows ...
     SPLIT_FLOPS = 4000000             # ... and the call is worth at least this much work
-    AWAKE = 8                         # ... where threads have to be called; where they are at hand, an eighth of it is enough
+    AWAKE_DISCOUNT = 8                         # ... where threads have to be called; where they are at hand, an eighth of it is enough
     AT_HAND_US = 40                   # after a step of a stream another one is expected for so long, and threads do not park yet (team.c)
     STREAM_ALONE_FLOPS = 20000        # a chunk of a stream that is less work than this runs on the calling thread, with the GIL
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
@@ -21,20 +21,20 @@ cdef enum:
 
 cdef inline int parts_for(Py_ssize_t rows, double flops, int threads) noexcept nogil:
     """Into how many parts the rows of a call are split: never so small that a thread costs more than it saves."""
-    if threads <= 1 or flops < SPLIT_FLOPS or rnn_split_alone():
+    if threads <= 1 or flops < SPLIT_FLOPS or rnn_split_paused():
         return 1
-    return <int>max(1, min(min(threads, MOST_PARTS), rows // SPLIT_ROWS))
+    return <int>max(1, min(min(threads, MAX_PARTS), rows // SPLIT_ROWS))
 
 cdef inline int unit_parts(
     Py_ssize_t vectors, int least, double step_flops, double flops, int meetings, int threads,
 ) noexcept nogil:
     """Into how many parts of at least `least` vectors the units are split, given the work of a step and how often the parts meet in it;
     1: it does not pay."""
-    cdef int parts = <int>min(min(threads, MOST_PARTS), vectors // least)
+    cdef int parts = <int>min(min(threads, MAX_PARTS), vectors // least)
     if parts < 2 or flops < SPLIT_FLOPS or parts > rnn_cpus():
         return 1
     cdef double step = step_flops / (STEP_GFLOPS * 1e9), largest = <double>((vectors + parts - 1) // parts) / vectors
-    return parts if step * (1 - largest) > (parts - 1) * meetings * rnn_team_meeting() + 0.1 * step else 1
+    return parts if step * (1 - largest) > (parts - 1) * meetings * rnn_team_barrier_seconds() + 0.1 * step else 1
 
 cdef inline void cut_rows(Py_ssize_t *cuts, int parts, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total) noexcept nogil:
     """Rows of each part, so that all have about the same number of valid steps."""

@@ -23,7 +23,7 @@ cdef class Bptt:
     cdef Py_ssize_t total, row, rows              # rows of all steps; first row and rows of the chunk
     cdef list held
     cdef void chunk(self, Py_ssize_t i, Py_ssize_t count) noexcept nogil
-    cdef double row_flops(self)
+    cdef double flops_per_row(self)
     cdef int run(self, Py_ssize_t count) except -1
     cdef int chunk_dgates(self) except -1
     cdef int chunk_products(self, bint awake) except -1

@@ -10,7 +10,7 @@ from fastrnn._engine.core cimport ask_blas, call_threads, kernels_for, multiply,
 from fastrnn._engine.sweep cimport phases, sides_pay, split_sweep
 from kernels cimport *
 from recurrence cimport sweep_backward, sweep_backward_part
-from threads cimport AWAKE, parts_for, slice_steps
+from threads cimport AWAKE_DISCOUNT, parts_for, slice_steps
 
 cdef class Bptt:
     """BPTT of one layer in one direction, chunk after chunk of steps: dgates of the chunk, then the products they enter.
@@ -84,7 +84,7 @@ cdef class Bptt:
         p.accumulate, p.flip = False, False
         self.held += [packed, dx]
 
-    cdef double row_flops(self):
+    cdef double flops_per_row(self):
         return 2.0 * self.s.blocks * self.s.H * self.s.H
 
     cdef int run(self, Py_ssize_t count) except -1:
@@ -92,7 +92,7 @@ cdef class Bptt:
         cdef Split *split = &self.split
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t i
-        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops(),
+        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.flops_per_row(),
                     s.blocks * s.H * s.H * s.item, phases(s.cell, s.options), s.kernels.panel, False)
         s.units, s.cuts = split.units, split.cuts
         for i in range(count):
@@ -113,7 +113,7 @@ cdef class Bptt:
         """dgates of the chunk, in slices after which signals are looked at."""
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t first = s.first, last = s.last
-        cdef double flops = self.row_flops() * (self.rows + 1)
+        cdef double flops = self.flops_per_row() * (self.rows + 1)
         cdef Py_ssize_t step = slice_steps(1, last - first, flops / self.split.parts)
         while s.last > first:
             s.first = max(first, s.last - step)
@@ -137,7 +137,7 @@ cdef class Bptt:
             multiply(&self.gemms[i], self.left[i], self.right_rows(i), self.rows, awake)
         if self.dx.p.c != NULL:
             job = self.chunk_dx()
-            parts = parts_for(self.rows, 2.0 * self.rows * job.p.N * job.p.K * (AWAKE if awake else 1), call_threads())
+            parts = parts_for(self.rows, 2.0 * self.rows * job.p.N * job.p.K * (AWAKE_DISCOUNT if awake else 1), call_threads())
             with nogil:
                 rnn_team_run(product_part, &job, parts, False)
         return 0
@@ -187,7 +187,7 @@ ctypedef struct Sides:
 def backward_sides(Bptt one, Bptt other, Py_ssize_t chunks):
     """BPTT through both directions of a layer: on a thread each, or one after the other with all threads."""
     cdef Sides sides
-    cdef double flops = 6 * one.row_flops() * one.total
+    cdef double flops = 6 * one.flops_per_row() * one.total
     cdef Py_ssize_t step
     if not sides_pay(one.s.B, flops):
         one.run(chunks)

@@ -9,9 +9,9 @@ from blas cimport GRID, gemm_is_ours, gemm_part, gemm_tiles
 from buffers cimport address, address_2d
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS
-from search cimport MOST_HYPOTHESES
+from search cimport MAX_HYPOTHESES
 from threads cimport (
-    AT_HAND_US, AWAKE, MOST_PARTS, OWN_CACHE, SLICE_FLOPS, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS,
+    AT_HAND_US, AWAKE_DISCOUNT, MAX_PARTS, OWN_CACHE, SLICE_FLOPS, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS,
     STREAM_ALONE_FLOPS, WAVE_FLOPS, WAVE_STEPS, parts_for,
 )
 
@@ -47,7 +47,7 @@ cdef const rnn_process *process_table() noexcept nogil:
 
 def meeting_seconds():
     """What a meeting of two threads costs on this machine; 1 if there is no second core."""
-    return rnn_team_meeting()
+    return rnn_team_barrier_seconds()
 
 
 def available_isas():
@@ -128,7 +128,7 @@ def blas_core():
 
 def alone():
     """(seconds that calls go alone from now on, how often threads waited for one that was held up): 0.0 where they are divided."""
-    return 1e-9 * rnn_split_alone_ns(), rnn_split_failures()
+    return 1e-9 * rnn_split_paused_ns(), rnn_split_failures()
 
 
 def force_leave(int64_t meeting):
@@ -139,8 +139,8 @@ def force_leave(int64_t meeting):
 def thresholds():
     """The sizes at which the core takes another path, by name; tests draw sizes on both sides of each."""
     return {
-        "AT_HAND_US": AT_HAND_US, "AWAKE": AWAKE, "CHUNK_BYTES": CHUNK_BYTES, "CHUNK_STEPS": CHUNK_STEPS,
-        "GEMM_TERMS": table[0].gemm_terms, "GRID": GRID, "MOST_HYPOTHESES": MOST_HYPOTHESES, "MOST_PARTS": MOST_PARTS,
+        "AT_HAND_US": AT_HAND_US, "AWAKE_DISCOUNT": AWAKE_DISCOUNT, "CHUNK_BYTES": CHUNK_BYTES, "CHUNK_STEPS": CHUNK_STEPS,
+        "GEMM_TERMS": table[0].gemm_terms, "GRID": GRID, "MAX_HYPOTHESES": MAX_HYPOTHESES, "MAX_PARTS": MAX_PARTS,
         "OWN_CACHE": OWN_CACHE, "SLICE_FLOPS": SLICE_FLOPS,
         "SPLIT_FLOPS": SPLIT_FLOPS, "SPLIT_ROWS": SPLIT_ROWS, "STEP_GFLOPS": STEP_GFLOPS, "STREAM_ALONE_FLOPS": STREAM_ALONE_FLOPS,
         "WAVE_FLOPS": WAVE_FLOPS, "WAVE_STEPS": WAVE_STEPS,
@@ -278,8 +278,8 @@ cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awak
     cdef int parts = 1
     ask_blas()
     g.K = min(block, K)
-    if 2.0 * g.M * g.N * K * (AWAKE if awake else 1) >= SPLIT_FLOPS and not rnn_split_alone():
-        parts = max(1, min(call_threads(), g.M // 32 if gemm_is_ours(g) else tiles, MOST_PARTS))
+    if 2.0 * g.M * g.N * K * (AWAKE_DISCOUNT if awake else 1) >= SPLIT_FLOPS and not rnn_split_paused():
+        parts = max(1, min(call_threads(), g.M // 32 if gemm_is_ours(g) else tiles, MAX_PARTS))
     for k in range(0, K, block):
         gemm_terms(g, a, b, k, min(block, K - k))
         step = max(parts, <Py_ssize_t>(<double>SLICE_FLOPS / (512.0 * g.N * g.K)) * parts)

@@ -12,8 +12,8 @@ from fastrnn._engine.core cimport call_threads, kernels_for, process_table
 from fastrnn._engine.sweep cimport Forward
 from kernels cimport *
 from recurrence cimport Sweep, SweepBackward
-from search cimport MOST_HYPOTHESES, Search, search_part
-from threads cimport MOST_PARTS, cut_rows, parts_for, slice_steps
+from search cimport MAX_HYPOTHESES, Search, search_part
+from threads cimport MAX_PARTS, cut_rows, parts_for, slice_steps
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def attend_backward(
 cdef class Decoder:
     """A decoder with attention, made ready: the layers and what stands over them. Arguments were checked by fastrnn._check_attention."""
     cdef Attention d
-    cdef double row_flops
+    cdef double flops_per_row
     cdef Py_ssize_t total
     cdef const int64_t *lengths
     cdef list held
@@ -108,15 +108,15 @@ cdef class Decoder:
         d.p = p
         if p and row_id.shape[0]:
             d.masks, d.row_id = &masks[0], &row_id[0]
-        self.lengths, self.total, self.row_flops = layer.lengths, layer.total, 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
+        self.lengths, self.total, self.flops_per_row = layer.lengths, layer.total, 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
         for l in range(d.L):
             layer = layers[l]
             d.layers[l] = &layer.s
-            self.row_flops += layer.row_flops + 2.0 * layer.s.blocks * layer.s.H * layer.s.F
+            self.flops_per_row += layer.flops_per_row + 2.0 * layer.s.blocks * layer.s.H * layer.s.F
 
     cdef int split(self, Attention *d) except -1:
         """Into how many parts the rows are divided."""
-        cdef int parts = parts_for(d.B, self.row_flops * self.total, call_threads())
+        cdef int parts = parts_for(d.B, self.flops_per_row * self.total, call_threads())
         cut_rows(d.cuts, parts, d.B, self.lengths, self.total)
         return parts
 
@@ -128,7 +128,7 @@ cdef class Decoder:
         if self.total == 0:
             return
         parts = self.split(d)
-        step = slice_steps(1, T, self.row_flops * self.total / parts)
+        step = slice_steps(1, T, self.flops_per_row * self.total / parts)
         d.t0 = 0
         while d.t0 < T:
             d.t1 = min(T, d.t0 + step)
@@ -167,7 +167,7 @@ cdef class Decoder:
         g.da, g.w_out, g.w_query, g.dquery = address(da, True), address(w_out), address(w_query), address(dquery, True)
         g.dkeys, g.dvalues, g.dv = address(dkeys, True), address(dvalues, True), address(dv, True)
         g.djoined, g.dbelow, g.dscore = address(djoined, True), address(dbelow, True), address(dscore, True)
-        step = slice_steps(1, T, 2 * self.row_flops * self.total / parts)
+        step = slice_steps(1, T, 2 * self.flops_per_row * self.total / parts)
         d.t1 = T
         while d.t1 > 0:
             d.t0 = max(0, d.t1 - step)
@@ -179,13 +179,13 @@ cdef class Decoder:
             layer.chunk_products(parts > 1)
 
 
-most_hypotheses = MOST_HYPOTHESES
+max_hypotheses = MAX_HYPOTHESES
 
 
 cdef class Writer:
     """A decoder that writes N sequences, K hypotheses each, made ready. Arguments were checked by fastrnn.search."""
     cdef Search s
-    cdef double row_flops
+    cdef double flops_per_row
     cdef Py_ssize_t steps
     cdef list held
     cdef object spare
@@ -214,29 +214,29 @@ cdef class Writer:
         s.layers = <const Sweep **>address(room, True)
         s.kernels, s.item, s.L = layer.s.kernels, layer.s.item, len(layers)
         s.N, s.K, s.F, s.V = last.shape[0], last.shape[1], out.shape[1], logits.shape[1]
-        self.row_flops = 2.0 * s.F * s.V
+        self.flops_per_row = 2.0 * s.F * s.V
         for l in range(s.L):
             layer = layers[l]
             s.layers[l] = &layer.s
-            self.row_flops += layer.row_flops
+            self.flops_per_row += layer.flops_per_row
         s.attention = NULL
         if attention is not None:
             s.attention = &attention.d
-            self.row_flops += attention.row_flops
+            self.flops_per_row += attention.flops_per_row
         s.out, s.w, s.bias, s.logits, s.swap = address(out), address(w), address(bias), address(logits, True), address(swap, True)
         s.ids, s.end, s.limits, s.given = &ids[0], end, &limits[0], <const int64_t *>address(given)
         s.temperature, s.key, s.row_id = temperature, key, &row_id[0]
         s.score, s.symbols, s.parents, s.count = &score[0], &symbols[0, 0], &parents[0, 0], &count[0]
         s.last, s.parent, s.ended, s.total = &last[0, 0], &parent[0, 0], &ended[0, 0], &total[0, 0]
         self.steps = symbols.shape[0]
-        self.spare = np.empty((MOST_PARTS, s.V), logits.dtype) if temperature > 0 else None
+        self.spare = np.empty((MAX_PARTS, s.V), logits.dtype) if temperature > 0 else None
         s.spare = address(self.spare, True)
 
     def run(self):
         """Until all sequences are done, in slices after which signals are looked at."""
         cdef Search *s = &self.s
         cdef Py_ssize_t step
-        cdef double flops = self.row_flops * s.N * s.K
+        cdef double flops = self.flops_per_row * s.N * s.K
         cdef int parts = min(parts_for(s.N * s.K, flops * self.steps, call_threads()), s.N)
         cut_rows(s.cuts, parts, s.N, NULL, s.N)
         step = slice_steps(1, self.steps, flops * self.steps / parts)

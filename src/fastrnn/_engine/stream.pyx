@@ -9,7 +9,7 @@ from fastrnn._engine.core cimport kernels_of, process_table
 from fastrnn._engine.sweep cimport Options, Split, least_vectors, phases, split_is_forced, split_sweep, steps_of_chunk
 from kernels cimport *
 from recurrence cimport CHUNK_STEPS, Sweep, sweep, sweep_part
-from threads cimport AT_HAND_US, AWAKE, SPLIT_FLOPS, STREAM_ALONE_FLOPS
+from threads cimport AT_HAND_US, AWAKE_DISCOUNT, SPLIT_FLOPS, STREAM_ALONE_FLOPS
 
 import math
 
@@ -128,7 +128,7 @@ cdef class Stream:
         cdef uint64_t mode
         split.parts, split.units = 1, False
         split.cuts[0], split.cuts[1] = 0, self.batch_size
-        if self.flops * T * AWAKE >= SPLIT_FLOPS or split_is_forced():
+        if self.flops * T * AWAKE_DISCOUNT >= SPLIT_FLOPS or split_is_forced():
             split_sweep(&split, self.batch_size, NULL, self.batch_size * T, T, s.Hp // s.kernels.lanes, self.flops / self.batch_size,
                         s.blocks * s.H * s.H * item, phases(s.cell, s.options), least_vectors(s), rnn_seconds() - self.ended < AT_HAND_US * 1e-6)
         while t < T:
@@ -149,7 +149,7 @@ cdef class Stream:
             t += n
             if t < T:
                 PyErr_CheckSignals()
-        if self.flops * T * AWAKE >= SPLIT_FLOPS:
+        if self.flops * T * AWAKE_DISCOUNT >= SPLIT_FLOPS:
             self.ended = rnn_seconds()
         return 0
 

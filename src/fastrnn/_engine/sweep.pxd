@@ -2,12 +2,12 @@
 from libc.stdint cimport int64_t
 from kernels cimport RNN_GRU, RNN_GRU_BEFORE, RNN_GRU_BEFORE_OPTIONS, RNN_LSTM, rnn_options
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep
-from threads cimport MOST_PARTS
+from threads cimport MAX_PARTS
 
 ctypedef struct Split:
     int parts
     bint units
-    Py_ssize_t cuts[MOST_PARTS + 1]
+    Py_ssize_t cuts[MAX_PARTS + 1]
 
 cdef class Options:
     cdef rnn_options options
@@ -18,7 +18,7 @@ cdef class Forward:
     cdef Sweep s
     cdef Split split
     cdef Py_ssize_t total
-    cdef double row_flops
+    cdef double flops_per_row
     cdef const int64_t *lengths
     cdef const Py_ssize_t[::1] offset
     cdef tuple held
@@ -27,7 +27,7 @@ cdef class Forward:
 cdef bint split_is_forced() noexcept nogil
 cdef bint sides_pay(Py_ssize_t B, double flops) except -1
 cdef int split_sweep(
-    Split *split, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total, Py_ssize_t T, Py_ssize_t vectors, double row_flops,
+    Split *split, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total, Py_ssize_t T, Py_ssize_t vectors, double flops_per_row,
     Py_ssize_t weight_bytes, int meetings, int least, bint awake,
 ) except -1
 

@@ -10,7 +10,7 @@ from fastrnn._engine.core cimport call_threads, kernels_for, process_table
 from kernels cimport *
 from recurrence cimport Sweep, sweep, sweep_part
 from threads cimport (
-    AWAKE, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, slice_steps, unit_parts,
+    AWAKE_DISCOUNT, MAX_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, slice_steps, unit_parts,
 )
 
 import numpy as np
@@ -29,21 +29,21 @@ cdef bint split_is_forced() noexcept nogil:
 
 
 cdef int split_sweep(
-    Split *split, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total, Py_ssize_t T, Py_ssize_t vectors, double row_flops,
+    Split *split, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total, Py_ssize_t T, Py_ssize_t vectors, double flops_per_row,
     Py_ssize_t weight_bytes, int meetings, int least, bint awake,
 ) except -1:
     """How a sweep over total rows is divided: by rows, unless there are few for the size of the weights. awake: the other threads are at hand."""
     cdef int threads = call_threads(), units = 1
-    cdef double flops = row_flops * total, worth = flops * AWAKE if awake else flops
+    cdef double flops = flops_per_row * total, worth = flops * AWAKE_DISCOUNT if awake else flops
     split.parts = parts_for(B, worth, threads)
     split.units = False
-    if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and not rnn_split_alone():
+    if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and not rnn_split_paused():
         units = unit_parts(vectors, least, flops / T, worth, meetings, threads)
         if units > split.parts or (units == split.parts and split.parts > 1):
             split.parts, split.units = units, True
     if forced_split >= 0 and threads > 1:
         split.units = forced_split == 1
-        split.parts = min(threads, vectors if split.units else B, MOST_PARTS)
+        split.parts = min(threads, vectors if split.units else B, MAX_PARTS)
     cut_rows(split.cuts, split.parts, B, lengths, total)
     return 0
 
@@ -106,7 +106,7 @@ cdef class Forward:
         s.chunk = chunk
         s.P, s.Pp = H, Hp
         self.total = offset[s.T]
-        self.row_flops = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
+        self.flops_per_row = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
 
     def set_options(self, Options options):
         """A cell with options; where it projects, h_prev, h_n and y have P features."""
@@ -122,8 +122,8 @@ cdef class Forward:
         """All steps with all threads."""
         cdef Sweep *s = &self.s
         cdef Split *split = &self.split
-        cdef double flops = self.row_flops * self.total
-        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops,
+        cdef double flops = self.flops_per_row * self.total
+        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.flops_per_row,
                     s.blocks * s.H * s.H * s.item, phases(s.cell, s.options), least_vectors(s), False)
         s.units, s.cuts = split.units, split.cuts
         cdef Py_ssize_t step = slice_steps(s.chunk, s.T, flops / split.parts)
@@ -140,11 +140,11 @@ cdef class Forward:
 def forward_sides(Forward one, Forward other):
     """Two directions of a layer: on a thread each, or one after the other with all threads."""
     cdef Sweep *sweeps[3]
-    if not sides_pay(one.s.B, 2 * one.row_flops * one.total):
+    if not sides_pay(one.s.B, 2 * one.flops_per_row * one.total):
         forward_layers([one, other])
         return
     sweeps[0], sweeps[1], sweeps[2] = &one.s, &other.s, NULL
-    run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, one.row_flops * one.total))
+    run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, one.flops_per_row * one.total))
 
 
 def forward_layers(list layers):
@@ -166,7 +166,7 @@ def forward_wave(list layers):
         layer.s.chunk = min(layer.s.chunk, WAVE_STEPS)
         layer.s.below, layer.s.done = sweeps[i - 1] if i else NULL, 0
         sweeps[i] = &layer.s
-        flops += layer.row_flops * layer.total
+        flops += layer.flops_per_row * layer.total
         i += 1
     run_sweeps(sweeps, parts, True, slice_steps(WAVE_STEPS, layer.s.T, flops / i))
 
@@ -205,7 +205,7 @@ cdef bint sides_pay(Py_ssize_t B, double flops) except -1:
 def waves_pay(Py_ssize_t layers, Py_ssize_t B, Py_ssize_t T, double step_flops):
     """Whether layers that follow each other a few steps apart, on a thread each, beat a split of the rows or units of each layer."""
     return (layers > 1 and call_threads() > 1 and forced_split < 0 and B < 2 * SPLIT_ROWS and T >= 4 * WAVE_STEPS
-            and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and not rnn_split_alone() and rnn_team_meeting() < 1e-6)
+            and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and not rnn_split_paused() and rnn_team_barrier_seconds() < 1e-6)
 
 
 def chunk_steps(Py_ssize_t B, Py_ssize_t row_bytes):
