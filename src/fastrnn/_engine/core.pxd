@@ -1,4 +1,4 @@
-"""What the extensions share."""
+"""What the other extensions use of this one."""
 from blas cimport Gemm
 from kernels cimport rnn_kernels, rnn_process, rnn_product
 
@@ -14,4 +14,4 @@ cdef int call_threads() except -1
 cdef int ask_blas() except -1
 cdef void product_part(void *arg, int part, int parts) noexcept nogil
 cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awake) except -1
-cdef void multiply_alone(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil
+cdef void multiply_serial(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil
