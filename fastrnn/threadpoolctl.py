@@ -6,7 +6,7 @@ import os
 
 import fastrnn
 from fastrnn import _engine
-from fastrnn._core.threads import MOST
+from fastrnn._core.threads import MAX_THREADS
 from fastrnn._engine import core
 
 try:
@@ -51,7 +51,7 @@ class Controller(threadpoolctl.LibController):
             _engine.set_local_threads(own)
 
     def set_num_threads(self, num_threads):
-        fastrnn.set_num_threads(min(num_threads, MOST))  # a limit above it needs no warning
+        fastrnn.set_num_threads(min(num_threads, MAX_THREADS))  # a limit above it needs no warning
 
     def get_version(self):
         return fastrnn.__version__

@@ -96,7 +96,7 @@ def test_the_most_threads_are_those_of_the_engine():
     from fastrnn._core import threads as _threads
 
     source = (processes.ROOT / "src/threads.pxd").read_text()
-    assert int(re.search(r"MAX_PARTS = (\d+)", source)[1]) == _threads.MOST
+    assert int(re.search(r"MAX_PARTS = (\d+)", source)[1]) == _threads.MAX_THREADS
 
 
 @pytest.mark.parametrize("n", [65, 2**31 - 1, 2**31, 10**12, 2**63, pytest.param(10**5000, id="10**5000")])

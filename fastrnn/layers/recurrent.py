@@ -11,10 +11,11 @@ from fastrnn._check import cells as check_cells
 from fastrnn._check import memory as check_memory
 from fastrnn._core import finite
 from fastrnn._core.backward import Backward
+from fastrnn._core.batch import Batch, MaskedBatch, even_batch
 from fastrnn._core.calls import masks
-from fastrnn._core.cells import Packed
 from fastrnn._core.memory import Pool
-from fastrnn._core.stack import Batch, MaskedBatch, Net, Tokens, bias_rows, even_batch, forward, make_tape
+from fastrnn._core.packing import Packed
+from fastrnn._core.stack import Call, Net, Tokens, context_bias, forward
 from fastrnn._core.states import states
 from fastrnn.parameters import Layer, initial_values
 
@@ -161,7 +162,7 @@ class Recurrent(Layer):
         return made[1]
 
     def _prepare(self, x, state, lengths, mask, resets, context, embedding):
-        """Check every argument; returns the call as the functional core wants it."""
+        """Check every argument; return (Call, state, whether x is unbatched)."""
         if embedding is None:
             x, unbatched = _check.x(self, x)
         else:
@@ -183,7 +184,7 @@ class Recurrent(Layer):
             rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
         if context is not None:
             context = np.array(batch.sorted(context), order="C")
-        return batch, rows, state, context, unbatched
+        return Call(self._net, self._packed(), batch, rows, context), state, unbatched
 
     def _state_or_learnt(self, state, B):
         """The state of B rows that was given, or the learnt initial one, or None for zeros."""
@@ -274,17 +275,17 @@ class Recurrent(Layer):
         """
         given = state is not None
         check_cells.states_of(mask, return_states)
-        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
-        net, packed = self._net, self._packed()
-        check = self._checked(check_finite, batch, rows, given, state, context, unbatched)
+        call, state, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
+        batch = call.batch
+        check = self._checked(check_finite, call, state, given, unbatched)
         outputs = [] if return_states or check else None
-        tape = make_tape(net, batch, packed, None, self._tapes) if return_states and self.cell.has_c else None
-        y, state_n = forward(net, packed, batch, rows, state, context, tape, outputs=outputs)
+        tape = call.make_tape(self._tapes) if return_states and self.cell.has_c else None
+        y, state_n = forward(call, state, tape, outputs)
         if check:
             check.check_results(outputs, state_n)
         if not return_states:
             return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
-        found = states(net, packed, batch, rows, context, outputs, tape, state_n)
+        found = states(call, outputs, tape, state_n)
         if tape is not None:
             tape.release()
         return (
@@ -322,36 +323,37 @@ class Recurrent(Layer):
         ((5, 2, 3), (1, 2, 4), (12, 4))
         """
         check_cells.states_of(mask, return_states)
+        inputs = x, state, lengths, mask, resets, context, embedding
         if not self.dropout:
-            return self._vjp(x, state, lengths, mask, resets, context, embedding, None, return_states, check_finite)
+            return self._vjp(inputs, None, return_states, check_finite)
         with masks(self, rng) as dropout:
-            return self._vjp(x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite)
+            return self._vjp(inputs, dropout, return_states, check_finite)
 
-    def _vjp(self, x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite):
-        given = state is not None
-        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
-        net, packed = self._net, self._packed()
-        check = self._checked(check_finite, batch, rows, given, state, context, unbatched, dropout)
-        tape = make_tape(net, batch, packed, dropout, self._tapes)
+    def _vjp(self, inputs, dropout, return_states, check_finite):
+        """`vjp` with the arguments of `_prepare`, and the Dropout of this call or None."""
+        given, embedding = inputs[1] is not None, inputs[-1]
+        call, state, unbatched = self._prepare(*inputs)
+        call = call._replace(dropout=dropout) if dropout else call
+        check = self._checked(check_finite, call, state, given, unbatched)
+        tape = call.make_tape(self._tapes)
         outputs = [] if return_states or check else None
-        y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout, outputs)
+        y, state_n = forward(call, state, tape, outputs)
         if check:
             check.check_results(outputs, state_n, tape)
-        y = self._shape_y(y, batch, unbatched)
+        y = self._shape_y(y, call.batch, unbatched)
         results = y, self._shape_state(state_n, unbatched)
         if return_states:
-            found = states(net, packed, batch, rows, context, outputs, tape, state_n)
-            results += (self._shape_states(found, unbatched),)
+            results += (self._shape_states(states(call, outputs, tape, state_n), unbatched),)
         learnt = self.learn_initial_state and not given
         return results, Backward(
-            self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding, learnt, check
+            self, call, tape, y_shape=y.shape, unbatched=unbatched, embedding=embedding, learnt=learnt, check=check
         )
 
-    def _checked(self, asked, batch, rows, given, state, context, unbatched, dropout=None):
-        """The check of a pass, whose arguments are found to be finite; None if nobody asked for one. given : whether a state was."""
+    def _checked(self, asked, call, state, given, unbatched):
+        """The check of a call, after a check of its arguments; None if not requested. given : whether a state was given."""
         if not (asked or finite.wanted()):
             return None
-        check = finite.Pass(self, batch, rows, state, context, unbatched, dropout)
+        check = finite.CheckedCall(self, call, state, unbatched)
         check.check_arguments(given)
         return check
 
@@ -390,15 +392,10 @@ class Recurrent(Layer):
         return _engine.Stream(self, batch_size, _check.context(self, context, batch_size, False))
 
     def _stream_layers(self, context):
-        """(cell, Hp, Pp, [(w_ih, w, w2, bias, bias_stride, options) of each layer]) for a stream."""
+        """(LayerWeights of each layer, bias rows of the first layer with a context or None) for a stream."""
         packed = self._packed()
-        layers = []
-        for layer in range(self.num_layers):
-            suffix = f"_l{layer}"
-            w_ih = packed.input(suffix) if layer or self.input_size else None
-            bias = bias_rows(packed, suffix, None if layer else context)
-            layers.append((w_ih, *packed.recurrent(suffix), *bias, packed.options(suffix)))
-        return self.cell, packed.Hp, packed.Pp, layers
+        weights = [packed.layer(f"_l{layer}") for layer in range(self.num_layers)]
+        return weights, context_bias(packed, "_l0", context)
 
     def _stream_initial(self):
         """What the rows of a stream start from, (L, 1, P) and (L, 1, H), or None for zeros."""

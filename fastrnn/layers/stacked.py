@@ -8,8 +8,9 @@ from fastrnn import _check
 from fastrnn._check import memory as check_memory
 from fastrnn._check import stacked as check_stacked
 from fastrnn._core import finite
+from fastrnn._core.batch import even_batch
 from fastrnn._core.calls import mask_key
-from fastrnn._core.stack import Dropout, even_batch
+from fastrnn._core.stack import Dropout
 from fastrnn.layers.feedforward import random_key
 from fastrnn.parameters import Gradients, Layer, Storage
 

@@ -13,8 +13,9 @@ import torch
 from torch.autograd import forward_ad
 
 from fastrnn import _engine
-from fastrnn._core import cells
+from fastrnn._core import cells, packing
 from fastrnn._core import stack as _stack
+from fastrnn._core.batch import Batch, even_batch
 from fastrnn._core.bptt import backward as bptt
 from fastrnn._core.memory import Tape
 from fastrnn.torch import _checks
@@ -58,7 +59,7 @@ def _net(kind, input_size, hidden_size, num_layers, bidirectional, proj_size, dt
 def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, rows, B, padded):
     """Numbers that suffice for a tape of so many rows, whatever its layout shares. Linear in rows and B, which may be symbols."""
     cell, D = _cell(kind, proj_size), 2 if bidirectional else 1
-    Hp, Pp = (cells.padded(size, DTYPES[dtype]) for size in (hidden_size, proj_size or hidden_size))
+    Hp, Pp = (packing.padded(size, DTYPES[dtype]) for size in (hidden_size, proj_size or hidden_size))
     each = Pp + (cell.has_c + (0 if padded and cell.output_is_tape else cell.blocks)) * Hp
     total = num_layers * D * (rows * each + B * Pp) + (num_layers - 1) * rows * D * (proj_size or hidden_size)
     return total + 64 // DTYPES[dtype].itemsize * (num_layers * D * 3 + num_layers)
@@ -79,24 +80,25 @@ def _clear_gaps(array, layout):
     array[end:] = 0
 
 
-def _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size):
-    """(net, what is kept for its parameters)."""
+def _look_up(x, params, sizes):
+    """(net, what is kept for its parameters). sizes : (kind, hidden_size, num_layers, bidirectional, proj_size)"""
+    kind, hidden_size, num_layers, bidirectional, proj_size = sizes
     net = _net(kind, x.shape[-1], hidden_size, num_layers, bidirectional, proj_size, DTYPES[x.dtype])
     return net, kept_for(net, params, _checks.has_bias(len(params), num_layers, net.num_directions, proj_size))
 
 
-def _call(x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key):
-    """What forward and backward have in common: (net, packed weights, batch, rows of x, dropout)."""
-    net, kept = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
+def _call(x, batch_sizes, params, sizes, dropout, key):
+    """The Call of forward and backward. sizes : as for _look_up"""
+    net, kept = _look_up(x, params, sizes)
     if batch_sizes is None:
-        batch = _stack.even_batch(*x.shape[:2])
+        batch = even_batch(*x.shape[:2])
     else:
         _checks.packed_rows(batch_sizes, x.shape[0])
-        sizes = batch_sizes.numpy()
-        batch = _stack.Batch(len(sizes), int(sizes[0]), (sizes[:, None] > np.arange(sizes[0])).sum(axis=0))
+        rows = batch_sizes.numpy()
+        batch = Batch(len(rows), int(rows[0]), (rows[:, None] > np.arange(rows[0])).sum(axis=0))
     rows = np.ascontiguousarray(array(x)).reshape(batch.total, x.shape[-1])
     masks = None if key is None else (_DropAll if dropout == 1 else _stack.Dropout)(dropout, int(key), False)
-    return net, kept.packed, batch, rows, masks
+    return _stack.Call(net, kept.packed, batch, rows, None, masks)
 
 
 class _DropAll(_stack.Dropout):
@@ -115,31 +117,20 @@ def run(
     x : (T, B, I), or the rows of a PackedSequence with its batch_sizes; any strides
     key : the key of the dropout masks, one number; None: no dropout
     """
+    sizes = kind, hidden_size, num_layers, bidirectional, proj_size
     if not (train or bidirectional) and batch_sizes is None and key is None and 0 < x.shape[0] * x.shape[1] <= _FEW:
-        _, found = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
+        _, found = _look_up(x, params, sizes)
         y, state_n = found.run_few(np.ascontiguousarray(array(x)), tuple(map(array, state)))
         h_n, *c_n = map(torch.from_numpy, state_n)
         return torch.from_numpy(y), h_n, c_n[0] if c_n else _nothing(x), _nothing(x)
-    net, packed, batch, rows, masks = _call(
-        x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
-    )
+    call = _call(x, batch_sizes, params, sizes, dropout, key)
     tape, kept = None, _nothing(x)
     if train:
-        sizes = (
-            kind,
-            hidden_size,
-            num_layers,
-            bidirectional,
-            proj_size,
-            x.dtype,
-            batch.total,
-            batch.B,
-            batch_sizes is None,
-        )
-        kept = x.new_empty(_size_of_tape(_engine.isa(), *sizes))
-        tape = _stack.make_tape(net, batch, packed, masks, _Owned(kept))
-        _clear_gaps(kept.numpy(), _stack.tape_layout(net, batch, packed, masks))
-    y, state_n = _stack.forward(net, packed, batch, rows, tuple(map(array, state)), None, tape, masks)
+        rows = x.dtype, call.batch.total, call.batch.B, batch_sizes is None
+        kept = x.new_empty(_size_of_tape(_engine.isa(), *sizes, *rows))
+        tape = call.make_tape(_Owned(kept))
+        _clear_gaps(kept.numpy(), call.tape_layout())
+    y, state_n = _stack.forward(call, tuple(map(array, state)), tape)
     h_n, *c_n = map(torch.from_numpy, state_n)
     return torch.from_numpy(y.reshape(*x.shape[:-1], y.shape[-1])), h_n, c_n[0] if c_n else _nothing(x), kept
 
@@ -197,16 +188,14 @@ def run_backward(
     _checks.gradients(dy, dstate, x, (2 if bidirectional else 1) * (proj_size or hidden_size), state)
     if tape.shape == (0,):
         tape = run(*given, True)[3]
-    net, packed, batch, rows, masks = _call(
-        x, batch_sizes, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
-    )
-    sizes = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype, batch.total, batch.B, batch_sizes is None
-    _checks.tape(tape, _size_of_tape(_engine.isa(), *sizes))
-    kept = Tape(_Owned(tape.contiguous()), _stack.tape_layout(net, batch, packed, masks))
-    grads = {name: np.zeros(p.shape, net.dtype) for name, p in packed.params.items()}
-    dy = np.ascontiguousarray(array(dy)).reshape(batch.total, dy.shape[-1])
-    dstate = tuple(map(array, dstate))
-    dx, dstate_0, _ = bptt(net, packed, batch, rows, None, kept, masks, dy, dstate, grads, need_x=need_x)
+    sizes = kind, hidden_size, num_layers, bidirectional, proj_size
+    call = _call(x, batch_sizes, params, sizes, dropout, key)
+    rows = x.dtype, call.batch.total, call.batch.B, batch_sizes is None
+    _checks.tape(tape, _size_of_tape(_engine.isa(), *sizes, *rows))
+    kept = Tape(_Owned(tape.contiguous()), call.tape_layout())
+    grads = {name: np.zeros(p.shape, call.net.dtype) for name, p in call.packed.params.items()}
+    dy = np.ascontiguousarray(array(dy)).reshape(call.batch.total, dy.shape[-1])
+    dx, dstate_0, _ = bptt(call, kept, dy, tuple(map(array, dstate)), grads, need_x=need_x)
     dx = torch.from_numpy(dx.reshape(x.shape)) if need_x else x.new_empty(0)
     return [dx, *map(torch.from_numpy, dstate_0), *map(torch.from_numpy, grads.values())]
 
