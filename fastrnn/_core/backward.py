@@ -13,8 +13,8 @@ from fastrnn.parameters import Gradients
 class Backward(OwnsTape):
     """Computes the gradients of one forward pass of a recurrent layer. Returned by ``vjp``.
 
-    It owns the tape of the forward pass until it is released or garbage-collected; copies of it share the tape. Calls do
-    not change the tape, so it can be called several times, from any thread.
+    It owns the tape of the forward pass until it is released or garbage-collected; copies of it share the tape. Calls
+    do not change the tape, so it can be called several times, from any thread.
     """
 
     def __init__(self, layer, call, tape, *, y_shape, unbatched, embedding, learnt, check):
@@ -45,15 +45,15 @@ class Backward(OwnsTape):
         Returns
         -------
         g : Gradients
-            The gradients: `x`, `state`, `context`, `embedding`, `params` and `flat`. Those of absent arguments are None.
+            The gradients `x`, `state`, `context`, `embedding`, `params` and `flat`; None for absent arguments.
 
         Raises
         ------
         ValueError
             If `dy` or `dstate_n` does not have the shape of the results of the forward pass.
         RuntimeError
-            If the tape was released, or if the parameters, including those of the embedding, were changed since the forward
-            pass.
+            If the tape was released, or if the parameters, including those of the embedding, were changed since the
+            forward pass.
         FloatingPointError
             If the forward pass had ``check_finite=True`` and a gradient is NaN or infinite. `into` may have changed.
         """

@@ -75,8 +75,8 @@ def _most_rows(batch, chunks):
 class LayerBackward:
     """BPTT of one layer in one direction.
 
-    The gradients of biases, tokens and context are first summed over the rows that share a bias, an id or a sequence, in
-    `…_sums`; `finish` multiplies the sums with weights and inputs.
+    The gradients of biases, tokens and context are first summed over the rows that share a bias, an id or a sequence,
+    in `…_sums`; `finish` multiplies the sums with weights and inputs.
 
     below : input of the layer
     arrays : StepArrays on the tape

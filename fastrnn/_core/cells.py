@@ -1,7 +1,7 @@
 """The cells: their gates, states, blocks on the tape, and options.
 
-A *gate* is H rows of the weights in PyTorch's layout. A *block* is Hp columns of the engine's arrays, where Hp is H rounded
-up to whole vectors. The table of cells is src/cells.c.
+A *gate* is H rows of the weights in PyTorch's layout. A *block* is Hp columns of the engine's arrays, where Hp is H
+rounded up to whole vectors. The table of cells is src/cells.c.
 """
 
 from __future__ import annotations

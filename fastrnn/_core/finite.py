@@ -1,7 +1,7 @@
 """``check_finite=True``: find the first value that is not finite. Gradients are in finite_backward.py.
 
-If all values are finite, it costs one pass over the arguments, the parameters and the results. Otherwise the forward pass
-is run again with a tape, which is searched layer by layer, in the order of computation.
+If all values are finite, it costs one pass over the arguments, the parameters and the results. Otherwise the forward
+pass is run again with a tape, which is searched layer by layer, in the order of computation.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class CheckedCall:
         return f"a state of this {self.layer.kind} is not finite"  # a state that a reset sets to zero immediately
 
     def _c_after(self, tape, state_n, layer, d):
-        """(total, H) cell states after each step: those before the row's next step, after its last step the final one."""
+        """(total, H) cell states after each step: those before the row's next step, or the final one."""
         batch, offset = self.batch, self.batch.offset
         before = tape[f"c_prev{layer}{d}"][:, : self.net.hidden_size]
         final = batch.sorted(state_n[1][layer * self.net.num_directions + d])
@@ -323,7 +323,7 @@ class Step:
 
 
 def used_rows_of_dy(batch, net):
-    """The caller's t*B + b where dy is used: not in padding, nor at masked steps before the first step of a direction."""
+    """The caller's t*B + b where dy is used: not in padding, nor at masked steps before a direction's first step."""
     if not isinstance(batch, MaskedBatch):
         return packed_places(batch)
     return np.unique(np.concatenate([batch._repeated(net.runs_back(d))[0] for d in range(net.num_directions)]))

@@ -78,7 +78,11 @@ class _Direction:
         self.run, self.layer, self.d, self.below, self.arrays, self.unused = run, layer, d, below, arrays, unused
 
     def search(self, dy, states, dx):
-        """Check the gradients of each step; `states` are those of the final state, dx is the array for that of the input."""
+        """Check the gradients of each step.
+
+        states : gradients of the final states
+        dx : array for the gradient of the input, or None
+        """
         batch, back = self.run.batch, self.run.net.runs_back(self.d)
         for k in range(batch.T) if back else range(batch.T - 1, -1, -1):
             rows = slice(batch.offset[k], batch.offset[k + 1])
@@ -137,7 +141,7 @@ def _check_step(run, layer, d, rows, dgates, states, d_below):
 
 
 def _cut(batch, k, back, states):
-    """Set the gradients of rows with a reset to zero: before step k or, if computed backwards, before the following step."""
+    """Zero the gradients of rows with a reset before step k; of a reverse direction, before the following step."""
     if batch.resets is None:
         return
     where = k + 1 if back else k

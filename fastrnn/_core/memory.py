@@ -1,4 +1,4 @@
-"""Memory of the engine: a Tape is kept for the backward pass, a Scratch only during a call. Both come from bounded pools."""
+"""Memory: a Tape is kept for the backward pass, a Scratch only during a call. Both come from bounded pools."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Layout:
 
 
 class Block:
-    """An array from a pool, divided into the named parts of a layout. It is returned when released or garbage-collected."""
+    """An array from a pool, divided into the named parts of a layout; returned when released or garbage-collected."""
 
     def __init__(self, pool, layout):
         self._pool, self._layout = pool, layout

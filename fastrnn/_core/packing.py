@@ -147,7 +147,7 @@ class Packed:
 
 @lru_cache
 def runs(pairs, together):
-    """Merge (block, gate) pairs that are consecutive in both into (block, gate, count); without `together` do not merge.
+    """Merge (block, gate) pairs that are consecutive in both into (block, gate, count), if `together`.
 
     >>> runs(((1, 0), (2, 1), (3, 2)), True), runs(((0, 2), (1, 0)), True)
     (((1, 0, 3),), ((0, 2, 1), (1, 0, 1)))

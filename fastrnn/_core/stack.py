@@ -136,7 +136,10 @@ class Call(NamedTuple):
         return tape[f"y{layer}"] if f"y{layer}" in tape else tape[f"h_prev{layer}0"][self.batch.B :]
 
     def state_rows(self, state):
-        """h (L*D, B, Pp) and c (L*D, B, Hp) or None, sorted and padded, from a state in the caller's order or None: zeros."""
+        """h (L*D, B, Pp) and c (L*D, B, Hp) or None, sorted and padded.
+
+        state : tuple in the caller's order; None: zeros
+        """
         net, batch, made = self.net, self.batch, []
         for k, width in enumerate((self.packed.Pp, self.packed.Hp)[: len(net.cell.states)]):
             rows = np.zeros((net.num_layers * net.num_directions, batch.B, width), net.dtype)

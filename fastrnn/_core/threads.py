@@ -1,4 +1,4 @@
-"""The number of threads of a call: `threads(n)` for a block, `set_num_threads` for the process, else the environment."""
+"""The number of threads of a call: set for a block, for the process, or by the environment."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MAX_THREADS = _engine.thresholds()["MAX_PARTS"]  # of a call
 def _from_environment():
     """FASTRNN_NUM_THREADS, OMP_NUM_THREADS, or the number of cores this process may use; at most `MAX_THREADS`.
 
-    OMP_NUM_THREADS may be a list, as in OpenMP, whose first number is used. It is meant for other libraries too, so a number
-    above `MAX_THREADS` is not a reason for a warning.
+    OMP_NUM_THREADS may be a list, as in OpenMP, whose first number is used. It is meant for other libraries too, so a
+    number above `MAX_THREADS` is not a reason for a warning.
     """
     for name in ("FASTRNN_NUM_THREADS", "OMP_NUM_THREADS"):
         values = [value.strip() for value in os.environ.get(name, "").split(",")]

@@ -129,9 +129,11 @@ def read(node, values):
         if flags[flag] not in (0, 1):
             raise ValueError(f"{name}: {flag} is {flags[flag]}, but it must be 0 or 1")
     reverse = DIRECTIONS[direction]
+    functions = _functions(name, node.op_type, values, len(reverse))
     return Settings(
-        name, node.op_type, reverse, _functions(name, node.op_type, values, len(reverse)), None if clip is None else float(clip),
-        bool(flags["input_forget"]), bool(flags["linear_before_reset"]), bool(flags["layout"]), values.get("hidden_size"),
+        name, node.op_type, reverse, functions, None if clip is None else float(clip),
+        coupled=bool(flags["input_forget"]), reset_after=bool(flags["linear_before_reset"]),
+        batch_first=bool(flags["layout"]), hidden_size=values.get("hidden_size"),
     )  # fmt: skip
 
 

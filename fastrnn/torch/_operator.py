@@ -155,11 +155,11 @@ recurrent = torch.library.custom_op("fastrnn::recurrent", _run, mutates_args=())
 
 
 @recurrent.register_fake
-def _(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key, train):
+def _(x, batch_sizes, state, params, *settings):
     _refuse_onnx()
-    _checks.operator(
-        x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
-    )
+    *given, train = settings
+    _checks.operator(x, batch_sizes, state, params, *given)
+    kind, hidden_size, num_layers, bidirectional, proj_size, *_ = given
     features, rows = (2 if bidirectional else 1) * (proj_size or hidden_size), math.prod(x.shape[:-1])
     settings = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype
     states = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
@@ -308,7 +308,7 @@ class _Eager(torch.autograd.Function):
         return None, None, None, dx if need_x else None, *others
 
 
-def compute(x, batch_sizes, state, params, *settings):
+def compute(x, batch_sizes, state, params, settings):
     """(y, h_n) or (y, h_n, c_n): through the operator where a compiler, tracer, mode or transform must see it."""
     compiled = torch.compiler.is_compiling()
     train = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *params))

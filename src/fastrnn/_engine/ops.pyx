@@ -106,6 +106,7 @@ cdef int run_bag(bag_kernel kernel, rnn_bag *s, weights, source, target) except 
 
 cdef rnn_bag bag_words(const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word):
     cdef rnn_bag s
+    s.n, s.a, s.b, s.ramp = 0, NULL, NULL, NULL
     s.M, s.start = sentence.shape[0], &start[0]
     s.sentence = &sentence[0] if s.M else NULL
     s.word = &word[0] if word.shape[0] else NULL
