@@ -44,7 +44,7 @@ class Backward(OwnsTape):
 
         Returns
         -------
-        g : Gradients
+        Gradients
             The gradients `x`, `state`, `context`, `embedding`, `params` and `flat`; None for absent arguments.
 
         Raises

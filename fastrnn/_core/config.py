@@ -14,7 +14,7 @@ def config() -> dict[str, object]:
 
     Returns
     -------
-    config : dict
+    dict
         The configuration by name. ``threads_paused`` tells for how many ``seconds`` calls will still use one thread
         only, because other programs use the other cores, and how many ``failures`` of this kind there have been.
 

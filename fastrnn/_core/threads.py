@@ -96,8 +96,8 @@ def get_num_threads() -> int:
 
     Returns
     -------
-    n : int
-        Number of threads.
+    int
+        The number of threads.
     """
     return _engine.current_threads()
 
@@ -110,6 +110,11 @@ def threads(n: int) -> Iterator[None]:
     ----------
     n : int
         Number of threads, at least 1. A call uses at most 64; a larger number is reduced to 64, with a RuntimeWarning.
+
+    Yields
+    ------
+    None
+        The number holds until the end of the block.
 
     Examples
     --------

@@ -202,8 +202,8 @@ cdef class Stream:
 
         Returns
         -------
-        y_t : array, shape (batch_size, output_size)
-            Output; `out` if it was given.
+        array, shape (batch_size, output_size)
+            The output; `out` if it was given.
 
         Raises
         ------
@@ -231,8 +231,8 @@ cdef class Stream:
 
         Returns
         -------
-        y : array, shape (T, batch_size, output_size)
-            Output; `out` if it was given.
+        array, shape (T, batch_size, output_size)
+            The output; `out` if it was given.
 
         Raises
         ------
