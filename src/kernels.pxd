@@ -171,7 +171,7 @@ cdef extern from "kernels.h" nogil:
     void rnn_team_run(void (*part)(void *, int, int) noexcept nogil, void *arg, int parts, int together) noexcept
     void rnn_team_barrier(int part, int parts) noexcept
     int rnn_team_leaves(int part) noexcept
-    void rnn_team_force_leave(int64_t meeting) noexcept
+    void rnn_team_force_leave(int64_t barrier) noexcept
     double rnn_team_barrier_seconds() noexcept
     int rnn_split_paused() noexcept
     int64_t rnn_split_paused_ns() noexcept

@@ -408,7 +408,7 @@ def test_the_configuration_says_whether_calls_are_divided(capsys, monkeypatch):
             ((0.0, 1), "calls are divided among them; 1 call waited for a core"),
             ((0.25, 3), "calls use one thread for the next 250 ms: 3 calls waited"),
         ):
-            monkeypatch.setattr(_engine, "alone", lambda state=state: state)
+            monkeypatch.setattr(_engine, "threads_paused", lambda state=state: state)
             fastrnn.show_config()
             assert said in capsys.readouterr().out
     with fastrnn.threads(1):

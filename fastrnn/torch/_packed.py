@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fastrnn import _engine
-from fastrnn._core.packing import Packed
+from fastrnn._core import packing
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.torch import _checks
 
@@ -61,7 +61,7 @@ class Kept:
         )
         _checks.parameters(params, names, _TORCH[net.dtype], torch.device("cpu"))
         arrays = [array(p) for p in params]  # they hold the memory, so that no other tensor gets its address
-        self.packed = Packed(net.cell, net.hidden_size, net.dtype, dict(zip(names, arrays, strict=True)))
+        self.packed = packing.Packed(net.cell, net.hidden_size, net.dtype, dict(zip(names, arrays, strict=True)))
         self._spots = [] if marks is None else [_Spot(p, a) for p, a in zip(params, arrays)]
         self._streams = []  # that no thread is using
 
