@@ -8,7 +8,6 @@ ctypedef struct Product:
     Py_ssize_t M
 
 cdef const rnn_process *process_table() noexcept nogil
-cdef const rnn_kernels *kernels_of(bint is_double) noexcept nogil
 cdef const rnn_kernels *kernels_for(array) except NULL
 cdef int call_threads() except -1
 cdef int ask_blas() except -1

@@ -28,11 +28,6 @@ cdef int64_t default_threads = 1
 local = threading.local()
 
 
-cdef const rnn_kernels *kernels_of(bint is_double) noexcept nogil:
-    """The kernels of float64 or float32."""
-    return table[is_double]
-
-
 cdef const rnn_kernels *kernels_for(array) except NULL:
     """The kernels of an array's dtype: float32 or float64."""
     return table[<int>(array.itemsize == 8)]
