@@ -328,7 +328,7 @@ class _Writers:
 
 
 def _finished(N, K):
-    """Arrays count, last, parent, ended and total of finished hypotheses for the engine's Writer; ended -1 means none."""
+    """Arrays count, last, parent, ended, total of finished hypotheses for the engine's Writer; ended -1 means none."""
     last, parent = np.zeros((2, N, K), np.int64)
     return np.zeros(N, np.int64), last, parent, np.full((N, K), -1, np.int64), np.zeros((N, K))
 
