@@ -1,11 +1,11 @@
-"""Build of the extensions of fastrnn._engine. Everything else about the package stands in pyproject.toml.
+"""Build of the extensions of fastrnn._engine. All other settings of the package are in pyproject.toml.
 
-`core` contains all C files; the others reach it through a table of functions (src/linked.c).
-src/kernels.c is compiled once per instruction set and dtype; src/dispatch.c picks the best table at import.
-FASTRNN_DEBUG=1        bounds checks, -O1 -g, address and undefined-behaviour sanitizers (run it by `make sanitize`)
-FASTRNN_DEBUG=threads  the same with ThreadSanitizer (`make sanitize-threads`)
-FASTRNN_ISAS=v3,v2     only these instruction sets, of those that are built for this machine
-FASTRNN_WERROR=1       a warning of the C compiler in our own C files is an error (CI)
+`core` contains all C files; the other extensions call it through a table of functions (src/linked.c).
+src/kernels.c is compiled once for each instruction set and dtype; src/dispatch.c selects the best table at import.
+FASTRNN_DEBUG=1        bounds checks, -O1 -g, address and undefined-behaviour sanitizers (`make sanitize` runs it)
+FASTRNN_DEBUG=threads  the same with ThreadSanitizer (`make sanitize-threads` runs it)
+FASTRNN_ISAS=v3,v2     only these of the instruction sets of this architecture
+FASTRNN_WERROR=1       warnings of the C compiler in our own C files are errors (CI)
 """
 
 import os
@@ -25,14 +25,14 @@ if DEBUG not in ("", "1", "threads"):
 WERROR = os.environ.get("FASTRNN_WERROR", "0") not in ("", "0")
 
 EXTENSIONS = {  # name: its C files
-    "core": ["src/dispatch.c", "src/team.c", "src/split.c", "src/blas.c", "src/local.c"],
-    **{name: ["src/linked.c", "src/local.c"] for name in ("sweep", "bptt", "decoder", "stream", "ops")},
+    "core": ["src/dispatch.c", "src/team.c", "src/split.c", "src/blas.c", "src/local.c", "src/cells.c"],
+    **{name: ["src/linked.c", "src/local.c", "src/cells.c"] for name in ("sweep", "bptt", "decoder", "stream", "ops")},
     "optim": ["src/local.c"],
 }
 KERNELS = "src/kernels.c"
 DTYPES = ["float", "double"]
 
-# The levels of the x86-64 psABI feature by feature: compilers before GCC 11 and Clang 12 do not know the names.
+# The levels of the x86-64 psABI, feature by feature: compilers before GCC 11 and Clang 12 do not know their names.
 V2 = ["-march=x86-64", "-mcx16", "-msahf", "-mpopcnt", "-msse3", "-mssse3", "-msse4.1", "-msse4.2"]
 V3 = [*V2, "-mavx", "-mavx2", "-mbmi", "-mbmi2", "-mf16c", "-mfma", "-mlzcnt", "-mmovbe"]
 V4 = [*V3, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
@@ -42,13 +42,13 @@ ISA_FLAGS = {
     "arm64": {"aarch64": []},
 }
 
-# -ffp-contract=off: every fused multiply-add is written (v_fma), so that all variants of a tile give the same bits.
-# Never -ffast-math. -g0 undoes the -g many a Python was configured with.
+# -ffp-contract=off: every fused multiply-add is explicit (v_fma), so that all variants of a tile give the same bits.
+# Never -ffast-math. -g0 overrides the -g with which many builds of Python are configured.
 CFLAGS = ["-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 CFLAGS += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
 SANITIZE = {
     "": [],
-    # without what the address sanitizer sees too: these three make the compilation of the kernels three times as long
+    # The excluded checks triple the compile time of the kernels; the address sanitizer finds the same errors.
     "1": [
         "-fsanitize=address,undefined",
         "-fno-sanitize-recover=undefined",
@@ -69,16 +69,16 @@ DIRECTIVES = {
 
 
 def wanted_isas(isas):
-    """Those of the instruction sets {name: flags} that $FASTRNN_ISAS names; all of them if it is not set."""
+    """Select the instruction sets {name: flags} named in $FASTRNN_ISAS; all if it is not set."""
     names = [name for name in os.environ.get("FASTRNN_ISAS", "").split(",") if name] or list(isas)
     unknown = [name for name in names if name not in isas]
     if unknown:
-        raise SystemExit(f"FASTRNN_ISAS names {', '.join(unknown)}, but for this machine there are: {', '.join(isas)}")
+        raise SystemExit(f"FASTRNN_ISAS names {', '.join(unknown)}, but this machine has: {', '.join(isas)}")
     return {name: flags for name, flags in isas.items() if name in names}
 
 
 class BuildEngine(build_ext):
-    """Compile all files side by side, src/kernels.c once per instruction set and dtype, then link the objects of each extension."""
+    """Compile all files in parallel, src/kernels.c once for each instruction set and dtype, and link the extensions."""
 
     def run(self):
         super().run()
@@ -105,9 +105,8 @@ class BuildEngine(build_ext):
                 force=self.force,
                 quiet=True,
             )
-            ours = {
-                source for c_files in EXTENSIONS.values() for source in c_files
-            }  # Cython's C is not ours to keep free of warnings
+            # no warnings for the C that Cython generates
+            ours = {source for c_files in EXTENSIONS.values() for source in c_files}
             jobs = {
                 source: pool.submit(self.compile_one, source, "c", have, WARNINGS if source in ours else [])
                 for source in {source for ext in generated for source in ext.sources}
@@ -119,14 +118,14 @@ class BuildEngine(build_ext):
         super().build_extensions()
 
     def compile_one(self, source, folder, macros, flags):
-        """Compile one file into its own folder, unless the object is newer than all that it is made of."""
+        """Compile one file into its own folder, unless the object is newer than all files it depends on."""
         folder = f"{self.build_temp}/{folder}"
         [compiled] = self.compiler.object_filenames([source], output_dir=folder)
-        made_of = [source, *self.depends]
+        dependencies = [source, *self.depends]
         if (
             not self.force
             and os.path.exists(compiled)
-            and os.path.getmtime(compiled) > max(map(os.path.getmtime, made_of))
+            and os.path.getmtime(compiled) > max(map(os.path.getmtime, dependencies))
         ):
             return compiled
         self.compiler.compile(
@@ -135,12 +134,12 @@ class BuildEngine(build_ext):
             macros=macros,
             include_dirs=["src"],
             extra_postargs=CFLAGS + self.tuning + SANITIZE + flags,
-            depends=made_of,
+            depends=dependencies,
         )
         return compiled
 
     def recorded_flags(self, isas):
-        """A file that changes when the compiler or its flags do, so that objects of other flags are not kept."""
+        """Write a file that changes with the compiler and its flags, so that objects built with others are rebuilt."""
         record = Path(self.build_temp, "flags.txt")
         flags = f"{self.compiler.compiler_so}\n{CFLAGS + SANITIZE + WARNINGS + self.tuning}\n{isas}\n{DIRECTIVES}\n"
         if self.force or not record.exists() or record.read_text() != flags:
@@ -149,7 +148,7 @@ class BuildEngine(build_ext):
         return str(record)
 
     def copy_openblas(self):
-        """Put a private OpenBLAS and its licence into fastrnn/_lib/, beside the extension."""
+        """Copy a private OpenBLAS and its licence into fastrnn/_lib/."""
         folder = Path(self.get_ext_fullpath("fastrnn._engine.core")).parent.parent / "_lib"
         try:
             import scipy_openblas32
@@ -167,7 +166,7 @@ class BuildEngine(build_ext):
         wanted = [p for p in library.glob("libscipy_openblas*") if p.suffix in (".so", ".dylib")]
         licences = [Path(f.locate()) for f in files("scipy-openblas32") or [] if "LICENSE" in f.name.upper()]
         folder.mkdir(parents=True, exist_ok=True)
-        # a name of our own: threadpoolctl knows OpenBLAS by its file's name and would give this copy threads, beside those of our team
+        # Renamed: threadpoolctl recognises OpenBLAS by its file name, and would set the threads of this copy.
         for source, name in [(p, f"fastrnn_blas{p.suffix}") for p in wanted] + [
             (p, f"OPENBLAS-{p.name}") for p in licences
         ]:

@@ -11,7 +11,9 @@ from fastrnn import _check, _engine
 from fastrnn._check import attention as check_attention
 from fastrnn._check import memory as check_memory
 from fastrnn._core import stack
-from fastrnn._core.decoder import Memory, keys_of, over_layers
+from fastrnn._core.batch import even_batch
+from fastrnn._core.decoder import Memory, MemoryRows, keys_of, prepare_decoder
+from fastrnn._core.memory import StepArrays
 from fastrnn._types import ArrayLike, IntArray, IntsLike, StateLike
 from fastrnn.layers.attention import AttentionDecoder
 from fastrnn.layers.feedforward import Embedding, Linear
@@ -150,7 +152,7 @@ def search(
 
 def _checked_beam(beam, n_best, length_penalty, temperature):
     """Check the options of a search; returns beam and n_best as int."""
-    most = _engine.most_hypotheses
+    most = _engine.max_hypotheses
     beam, n_best = _check.size("beam", beam), _check.size("n_best", n_best)
     if beam > most:
         raise ValueError(f"beam is {beam}, but it must be at most {most}")
@@ -252,9 +254,10 @@ class _Writers:
         """Generate some sequences; returns a list of Hypothesis for each, the best first."""
         N, T = len(some), int(limits.max())
         symbols, parents = np.zeros((T, N * K), np.int64), np.zeros((T, N * K), np.int64)
-        last, parent, ended, total = _finished(N, K)
+        finished = _finished(N, K)
+        _, last, parent, ended, total = finished
         ids = np.full(N * K, self.start, np.int64)
-        self._run(some, K, ids, limits, None, symbols, parents, np.zeros(N, np.int64), last, parent, ended, total)
+        self._run(some, K, ids, limits, None, (symbols, parents), finished)
         found = []
         for n in range(N):
             hypotheses = []
@@ -275,64 +278,59 @@ class _Writers:
         """Return the decoder's choice at each step, (T, B), for given inputs."""
         T, B = given.shape
         symbols, parents = np.zeros((T, B), np.int64), np.zeros((T, B), np.int64)
-        none, finished = np.zeros(B, np.int64), _finished(B, 1)
-        self._run(np.arange(B), 1, given[0].copy(), np.full(B, T), given, symbols, parents, none, *finished)
+        self._run(np.arange(B), 1, given[0].copy(), np.full(B, T), given, (symbols, parents), _finished(B, 1))
         return symbols
 
-    def _run(self, some, K, ids, limits, given, symbols, parents, *found):
+    def _run(self, some, K, ids, limits, given, trail, finished):
         N, rnn, packed, first = len(some), self.rnn, self.packed, self.first
         net, rows, Hp, V = rnn._net, N * K, packed.Hp, self.linear.out_features
 
         def repeated(array):
             return None if array is None else np.repeat(array[some], K, axis=0)
 
-        batch = stack.even_batch(1, rows)
         state = None if first.state is None else tuple(np.repeat(s[:, some], K, axis=1) for s in first.state)
-        h, c = stack.state_rows(net, packed, batch, state)
+        below = stack.Tokens(ids, self.tokens.table, None, self.tokens.parts)
+        call = stack.Call(net, packed, even_batch(1, rows), below, repeated(first.context))
+        h, c = call.state_rows(state)
         out = np.empty((rows, self.decoder.output_size), net.dtype)
         joined = np.empty((rows, self.decoder.memory_size + net.hidden_size), net.dtype) if self.attends else None
-        layers, below = [], stack.Tokens(ids, self.tokens.table, None, self.tokens.parts)
+        layers = []
         for layer in range(net.num_layers):
             top = layer == net.num_layers - 1
             y = (out if joined is None else joined) if top else np.empty((rows, net.hidden_size), net.dtype)
-            gates, states = (
-                np.empty((rows, net.cell.blocks * Hp), net.dtype),
-                [np.empty((2 * rows, Hp), net.dtype) for _ in range(2)],
-            )
-            memory = gates, states[0], states[1] if net.cell.has_c else None
-            layers.append(stack.ready_sweep(
-                net, packed, batch, layer, 0, below, repeated(first.context), memory, h[layer],
-                None if c is None else c[layer], y, False, 1,
-                column=self.decoder.memory_size if top and self.attends else 0,
-            ))  # fmt: skip
+            gates = np.empty((rows, net.cell.blocks * Hp), net.dtype)
+            h_prev, c_prev = (np.empty((2 * rows, Hp), net.dtype) for _ in range(2))
+            arrays = StepArrays(gates, h_prev, c_prev if net.cell.has_c else None, False)
+            states = h[layer], None if c is None else c[layer]
+            column = self.decoder.memory_size if top and self.attends else 0
+            layers.append(stack.prepare_layer(call, layer, 0, below, arrays, states, y, column=column))
             below = y
         attention = None
         if self.attends:
-            attention = self._attention(
-                layers, rows, repeated(first.memory.first), repeated(first.memory.count), joined, out
-            )
+            memory = first.memory
+            memory = MemoryRows(repeated(memory.first), repeated(memory.count), memory.values, self.keys)
+            attention = self._attention(layers, memory, joined, out)
         score = np.full(rows, -np.inf)
         score[::K] = 0
         _engine.Writer(
-            layers, attention, out, self.linear._packed_weight()[0], self.linear.params.get("bias"),
-            np.empty((rows, V), net.dtype), np.empty((rows, Hp), net.dtype), ids, self.end,
-            np.ascontiguousarray(limits, np.int64), given, self.temperature, self.key, some.astype(np.uint64), score,
-            symbols, parents, *found,
+            layers, attention, out=out, w=self.linear._packed_weight()[0], bias=self.linear.params.get("bias"),
+            logits=np.empty((rows, V), net.dtype), swap=np.empty((rows, Hp), net.dtype), ids=ids, end=self.end,
+            limits=np.ascontiguousarray(limits, np.int64), given=given, temperature=self.temperature, key=self.key,
+            row_id=some.astype(np.uint64), score=score, symbols=trail[0], parents=trail[1], finished=finished,
         ).run()  # fmt: skip
 
-    def _attention(self, layers, rows, first, count, joined, out):
-        """Arrays of the attention of one step."""
-        sizes, dtype, memory = self.decoder._sizes, self.rnn.dtype, self.first.memory
-        arrays = dict(
-            joined=joined, a=out, alpha=np.empty((rows, memory.longest), dtype), query=np.empty((rows, sizes.A), dtype)
-        )
-        arrays["feed"] = np.zeros((rows, sizes.F), dtype)
-        return over_layers(sizes, self.packed, layers, first, count, memory.values, self.keys, arrays)
+    def _attention(self, layers, memory, joined, out):
+        """Arrays of the attention of one step. memory : MemoryRows"""
+        sizes, dtype, rows = self.decoder._sizes, self.rnn.dtype, len(out)
+        alpha, query = np.empty((rows, self.first.memory.longest), dtype), np.empty((rows, sizes.A), dtype)
+        arrays = dict(joined=joined, a=out, alpha=alpha, query=query, feed=np.zeros((rows, sizes.F), dtype))
+        return prepare_decoder(sizes, self.packed, layers, memory, arrays)
 
 
 def _finished(N, K):
-    """Arrays last, parent, ended and total of finished hypotheses for the engine's Writer; ended -1 means none."""
-    return np.zeros((N, K), np.int64), np.zeros((N, K), np.int64), np.full((N, K), -1, np.int64), np.zeros((N, K))
+    """Arrays count, last, parent, ended, total of finished hypotheses for the engine's Writer; ended -1 means none."""
+    last, parent = np.zeros((2, N, K), np.int64)
+    return np.zeros(N, np.int64), last, parent, np.full((N, K), -1, np.int64), np.zeros((N, K))
 
 
 def _trail(symbols, parents, t, k, ended):

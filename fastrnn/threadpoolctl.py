@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from fastrnn import __version__, _engine
-from fastrnn._core.threads import MOST, get_num_threads, set_num_threads
+from fastrnn._core.threads import MAX_THREADS, get_num_threads, set_num_threads
 from fastrnn._engine import core
 
 try:
@@ -75,7 +75,7 @@ class Controller(threadpoolctl.LibController):
         num_threads : int
             At least 1. More than 64 count as 64, without the warning that `fastrnn.set_num_threads` gives.
         """
-        set_num_threads(min(num_threads, MOST))
+        set_num_threads(min(num_threads, MAX_THREADS))
 
     def get_version(self) -> str:
         """Return the version of fastrnn.

@@ -1,4 +1,5 @@
-/* The only place that knows BLAS: a private OpenBLAS, bound by dlopen when it is first needed, single-threaded, its symbols not shared. */
+/* All use of BLAS: a private OpenBLAS, loaded by dlopen when first needed, single-threaded, with its symbols not
+ * shared. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -8,11 +9,13 @@
 
 #include "kernels.h"
 
-typedef int blas_int;                        /* scipy-openblas32: 32-bit integers; larger products are split by the caller */
-typedef void sgemm_fn(const char *, const char *, const blas_int *, const blas_int *, const blas_int *, const float *,
-                      const float *, const blas_int *, const float *, const blas_int *, const float *, float *, const blas_int *);
-typedef void dgemm_fn(const char *, const char *, const blas_int *, const blas_int *, const blas_int *, const double *,
-                      const double *, const blas_int *, const double *, const blas_int *, const double *, double *, const blas_int *);
+typedef int blas_int;            /* scipy-openblas32 has 32-bit integers; larger products are split by the caller */
+typedef void sgemm_fn(const char *, const char *, const blas_int *, const blas_int *, const blas_int *,
+                      const float *, const float *, const blas_int *, const float *, const blas_int *,
+                      const float *, float *, const blas_int *);
+typedef void dgemm_fn(const char *, const char *, const blas_int *, const blas_int *, const blas_int *,
+                      const double *, const double *, const blas_int *, const double *, const blas_int *,
+                      const double *, double *, const blas_int *);
 typedef char *core_fn(void);
 
 static sgemm_fn *sgemm;
@@ -34,14 +37,14 @@ static void *symbol(void *library, const char *name)
 
 #define THREADS "OPENBLAS_NUM_THREADS"
 
-/* OpenBLAS starts its threads while it is being loaded; our team splits the work, so it shall start none. All memory is taken before
- * anything changes: the variable comes back whatever happens. NULL with errno ENOMEM: there was no memory. */
+/* Load OpenBLAS without its threads, which it would start while it is loaded: the team divides the work. All memory is
+ * allocated before anything changes, so that the variable is always restored. NULL with errno ENOMEM: out of memory. */
 static void *load_quietly(const char *path)
 {
     static char one[] = THREADS "=1";
     const char *old = getenv(THREADS);
     const size_t length = old ? strlen(old) : 0;
-    char *entry = old ? malloc(sizeof THREADS "=" + length) : NULL;      /* the environment keeps it */
+    char *entry = old ? malloc(sizeof THREADS "=" + length) : NULL;      /* owned by the environment afterwards */
     errno = ENOMEM;
     if (old && !entry)
         return NULL;
@@ -56,7 +59,7 @@ static void *load_quietly(const char *path)
     const int failed = errno;
     if (!entry)
         unsetenv(THREADS);
-    else if (putenv(entry))                  /* it is there already, so nothing is allocated */
+    else if (putenv(entry))                  /* the variable exists, so nothing is allocated */
         free(entry);
     errno = failed;
     return library;
@@ -94,15 +97,16 @@ void rnn_blas_close(void)
 
 const char *rnn_blas_core(void) { return core_name; }
 
-/* c (M,N) += op(a) (M,K) @ op(b) (K,N), row-major. A row-major matrix is its transpose in column-major, and (a @ b).T == b.T @ a.T:
- * so BLAS is given b first and N before M. */
+/* c (M,N) += op(a) (M,K) @ op(b) (K,N), row-major. A row-major matrix is the transpose of a column-major one, and
+ * (a @ b).T == b.T @ a.T, so BLAS is given b first and N before M. */
 int rnn_blas_gemm(int is_double, int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
                   const void *a, ptrdiff_t lda, const void *b, ptrdiff_t ldb, void *c, ptrdiff_t ldc)
 {
     if (!sgemm)
         return 0;
     const char ta = trans_a ? 'T' : 'N', tb = trans_b ? 'T' : 'N';
-    const blas_int m = (blas_int)M, n = (blas_int)N, k = (blas_int)K, la = (blas_int)lda, lb = (blas_int)ldb, lc = (blas_int)ldc;
+    const blas_int m = (blas_int)M, n = (blas_int)N, k = (blas_int)K;
+    const blas_int la = (blas_int)lda, lb = (blas_int)ldb, lc = (blas_int)ldc;
     if (is_double) {
         const double one = 1;
         dgemm(&tb, &ta, &n, &m, &k, &one, b, &lb, a, &la, &one, c, &lc);

@@ -1,8 +1,8 @@
-"""Products of weight gradients, on a grid of tiles that depends on the shape only: the same bits for any number of threads."""
+"""Products of weight gradients on a grid of tiles that depends on the shape only, not on the number of threads."""
 from kernels cimport rnn_blas_core, rnn_blas_gemm, rnn_kernels
 
 cdef enum:
-    GRID = 256            # rows of a tile of c; its columns are not split, nor is k
+    GRID = 256            # rows of a tile of c; neither its columns nor k are divided
 
 ctypedef struct Gemm:
     const rnn_kernels *kernels
@@ -20,7 +20,7 @@ cdef inline Py_ssize_t gemm_tiles(Py_ssize_t M) noexcept nogil:
     return (M + GRID - 1) // GRID
 
 cdef inline bint gemm_is_ours(const Gemm *g) noexcept nogil:
-    """Whether the built-in product computes it: then each element is one chain, and rows may be split anywhere."""
+    """Whether the built-in product is used: each element is then one chain, and rows may be divided anywhere."""
     return g.K <= g.kernels.gemm_terms or rnn_blas_core() == NULL
 
 cdef inline void gemm_rows(const Gemm *g, Py_ssize_t m, Py_ssize_t end) noexcept nogil:
@@ -36,7 +36,7 @@ cdef inline void gemm_rows(const Gemm *g, Py_ssize_t m, Py_ssize_t end) noexcept
         rnn_blas_gemm(g.kernels.is_double, g.trans_a, g.trans_b, end - m, g.N, g.K, a, g.lda, g.b, g.ldb, c, g.ldc)
 
 cdef inline void gemm_part(void *arg, int part, int parts) noexcept nogil:
-    """This thread's share: equal rows of ours, every parts-th tile of BLAS."""
+    """This thread's part: a range of rows with the built-in product, every parts-th tile with BLAS."""
     cdef Gemm *g = <Gemm *>arg
     cdef Py_ssize_t tiles = gemm_tiles(g.M), low = g.M * g.first // tiles, high = g.M * g.last // tiles
     cdef Py_ssize_t tile = g.first + part

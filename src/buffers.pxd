@@ -1,8 +1,8 @@
-"""Addresses of arrays. The caller keeps the arrays alive."""
+"""Addresses of arrays. The caller must keep the arrays alive."""
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 
 cdef inline char *address(array, bint write=False) except? NULL:
-    """Where a C-contiguous array begins; NULL for None."""
+    """Address of a C-contiguous array; NULL for None."""
     cdef Py_buffer view
     if array is None:
         return NULL
@@ -11,8 +11,10 @@ cdef inline char *address(array, bint write=False) except? NULL:
     PyBuffer_Release(&view)
     return start
 
-cdef inline char *matrix(array, Py_ssize_t item, bint write, Py_ssize_t *rows, Py_ssize_t *columns, Py_ssize_t *stride) except? NULL:
-    """Where a 2-D array with contiguous rows begins, its sizes, and the elements from one row to the next: rows may be apart."""
+cdef inline char *matrix(
+    array, Py_ssize_t item, bint write, Py_ssize_t *rows, Py_ssize_t *columns, Py_ssize_t *stride,
+) except? NULL:
+    """Address, sizes and row stride in elements of a 2-D array with contiguous rows."""
     cdef Py_buffer view
     PyObject_GetBuffer(array, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if write else 0))
     cdef char *start = <char *>view.buf
@@ -28,6 +30,6 @@ cdef inline char *matrix(array, Py_ssize_t item, bint write, Py_ssize_t *rows, P
 
 
 cdef inline char *address_2d(array, Py_ssize_t item, bint write) except? NULL:
-    """Where a 2-D array with contiguous rows begins. Its rows may be apart."""
+    """Address of a 2-D array with contiguous rows, of any row stride."""
     cdef Py_ssize_t stride
     return matrix(array, item, write, NULL, NULL, &stride)

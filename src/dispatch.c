@@ -1,4 +1,5 @@
-/* Picks the tables of kernels that this CPU can run: the only place that knows CPU features. The build says which tables it made. */
+/* Select the tables of kernels that this CPU can run: all detection of CPU features. The build defines which tables
+ * exist. */
 #include "kernels.h"
 
 #define DECLARE(isa) extern const rnn_kernels rnn_kernels_##isa##_float, rnn_kernels_##isa##_double;
@@ -31,7 +32,8 @@ const char *rnn_compiler(void)
 
 static const rnn_kernels *tables[4][2];
 
-/* Best first. __builtin_cpu_supports asks the CPU and the operating system; single features, as old compilers reject the level names. */
+/* Best first. __builtin_cpu_supports asks the CPU and the operating system. Old compilers reject the names of the
+ * levels, so single features are tested. */
 int rnn_isa_count(void)
 {
     int n = 0;

@@ -1,8 +1,17 @@
-# The C contract of kernels.h, as Cython sees it.
+# The declarations of kernels.h for Cython.
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
-    enum: RNN_TANH, RNN_RELU, RNN_SIGMOID, RNN_GRU, RNN_GRU_BEFORE, RNN_LSTM, RNN_GRU_BEFORE_OPTIONS, RNN_CELLS
+    enum: RNN_CELLS, RNN_PANEL, FUNCTIONS
+
+    ctypedef struct rnn_cell_traits:
+        const char *name
+        int gates, blocks
+        int *x_block
+        int *h_block
+        int interleaved, rh_block, has_c, phases, least_vectors
+    const rnn_cell_traits *rnn_cells
+    const char **rnn_function_names
 
     ctypedef struct rnn_function:
         int kind
@@ -101,21 +110,42 @@ cdef extern from "kernels.h" nogil:
         const void *b
         const void *ramp
 
+    ctypedef struct rnn_update:
+        Py_ssize_t n
+        void *p
+        const void *g
+        void *m
+        void *v
+        double lr, decay, scale, momentum, beta1, beta2, eps
+        int nesterov, decoupled
+        int64_t step
+
     ctypedef struct rnn_kernels:
         const char *isa
-        int is_double, lanes, panel
+        int is_double, lanes
         Py_ssize_t gemm_terms
         void (**forward)(const rnn_step *) noexcept nogil
         void (**backward)(const rnn_step_backward *) noexcept nogil
         void (*product)(const rnn_product *) noexcept nogil
-        void (*pack)(Py_ssize_t, int, const int64_t *, Py_ssize_t, const int64_t *, const void *, Py_ssize_t, Py_ssize_t, void *) noexcept nogil
-        void (*gemm)(int, int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const void *, Py_ssize_t, void *, Py_ssize_t) noexcept nogil
+        void (*pack)(
+            Py_ssize_t, int, const int64_t *, Py_ssize_t, const int64_t *, const void *, Py_ssize_t, Py_ssize_t, void *
+        ) noexcept nogil
+        void (*gemm)(
+            int, int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const void *, Py_ssize_t,
+            void *, Py_ssize_t
+        ) noexcept nogil
         void (*column_sum)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, void *) noexcept nogil
-        void (*gather)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const int64_t *, void *, Py_ssize_t) noexcept nogil
+        void (*gather)(
+            Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const int64_t *, void *, Py_ssize_t
+        ) noexcept nogil
         void (*bag)(const rnn_bag *, const void *, void *) noexcept nogil
         void (*bag_backward)(const rnn_bag *, const void *, void *) noexcept nogil
-        void (*scatter_add)(Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const int64_t *, void *, Py_ssize_t) noexcept nogil
-        void (*softmax_nll)(Py_ssize_t, Py_ssize_t, const void *, const int64_t *, const void *, double *, void *) noexcept nogil
+        void (*scatter_add)(
+            Py_ssize_t, Py_ssize_t, const void *, Py_ssize_t, const int64_t *, void *, Py_ssize_t
+        ) noexcept nogil
+        void (*softmax_nll)(
+            Py_ssize_t, Py_ssize_t, const void *, const int64_t *, const void *, double *, void *
+        ) noexcept nogil
         void (*softmax)(Py_ssize_t, Py_ssize_t, const void *, void *) noexcept nogil
         void (*dropout)(Py_ssize_t, Py_ssize_t, void *, Py_ssize_t, const uint64_t *, uint64_t, double) noexcept nogil
         void (*attend)(const rnn_attend *) noexcept nogil
@@ -127,10 +157,10 @@ cdef extern from "kernels.h" nogil:
         int64_t (*draw)(Py_ssize_t, void *, double, double) noexcept nogil
         double (*sum_of_squares)(Py_ssize_t, const void *) noexcept nogil
         void (*clip_value)(Py_ssize_t, void *, double) noexcept nogil
-        void (*sgd)(Py_ssize_t, void *, const void *, void *, double, double, double, int, double) noexcept nogil
-        void (*rmsprop)(Py_ssize_t, void *, const void *, void *, double, double, double, double, double) noexcept nogil
-        void (*adagrad)(Py_ssize_t, void *, const void *, void *, double, double, double, double) noexcept nogil
-        void (*adam)(Py_ssize_t, void *, const void *, void *, void *, double, double, double, double, double, int, int64_t, double) noexcept nogil
+        void (*sgd)(const rnn_update *) noexcept nogil
+        void (*rmsprop)(const rnn_update *) noexcept nogil
+        void (*adagrad)(const rnn_update *) noexcept nogil
+        void (*adam)(const rnn_update *) noexcept nogil
         double (*fma_loop)(Py_ssize_t) noexcept nogil
         double (*read_loop)(Py_ssize_t, Py_ssize_t, const void *) noexcept nogil
 
@@ -139,12 +169,12 @@ cdef extern from "kernels.h" nogil:
     const char *rnn_isa_name(int index) noexcept
     const rnn_kernels *rnn_kernels_of(int index, int is_double) noexcept
     void rnn_team_run(void (*part)(void *, int, int) noexcept nogil, void *arg, int parts, int together) noexcept
-    void rnn_team_meet(int part, int parts) noexcept
+    void rnn_team_barrier(int part, int parts) noexcept
     int rnn_team_leaves(int part) noexcept
-    void rnn_team_force_leave(int64_t meeting) noexcept
-    double rnn_team_meeting() noexcept
-    int rnn_split_alone() noexcept
-    int64_t rnn_split_alone_ns() noexcept
+    void rnn_team_force_leave(int64_t barrier) noexcept
+    double rnn_team_barrier_seconds() noexcept
+    int rnn_split_paused() noexcept
+    int64_t rnn_split_paused_ns() noexcept
     int64_t rnn_split_failures() noexcept
     int rnn_cpus() noexcept
     double rnn_seconds() noexcept

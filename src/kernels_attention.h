@@ -1,7 +1,7 @@
-/* Attention: each row looks at the keys of its own memory, weighs them, and takes the weighted sum of the values. Equations (A1)-(A9) of
- * docs/backward.md. A row's bits depend on its own memory only. */
+/* Attention: the score of each key of a row's own memory, the softmax of the scores, and the weighted sum of the
+ * values. Equations (A1)-(A9) of docs/backward.md. The bits of a row depend on its own memory only. */
 
-/* a . b over n elements, lanes added up in a fixed order */
+/* a . b over n elements; lanes are added in a fixed order */
 INLINE real inner(ptrdiff_t n, const real *a, const real *b)
 {
     vec sums = {0};
@@ -75,7 +75,8 @@ INLINE void attend_dscore(const rnn_attend_backward *g, ptrdiff_t row, ptrdiff_t
 {
     const rnn_attend *s = &g->forward;
     const ptrdiff_t M = s->M;
-    const real *dcontext = (const real *)g->dcontext + row * s->ldc, *values = (const real *)s->values + s->first[row] * M;
+    const real *dcontext = (const real *)g->dcontext + row * s->ldc;
+    const real *values = (const real *)s->values + s->first[row] * M;
     real *dvalues = (real *)g->dvalues + s->first[row] * M;
     for (ptrdiff_t j = 0; j < count; j++) {
         const vec w = v_set(alpha[j]);
@@ -99,7 +100,8 @@ INLINE void attend_dscore(const rnn_attend_backward *g, ptrdiff_t row, ptrdiff_t
 }
 
 /* score = q . k */
-INLINE void inner_backward(ptrdiff_t count, ptrdiff_t A, const real *dscore, const real *q, const real *keys, real *dq, real *dkeys)
+INLINE void inner_backward(ptrdiff_t count, ptrdiff_t A, const real *dscore, const real *q, const real *keys,
+                           real *dq, real *dkeys)
 {
     for (ptrdiff_t l = 0; l < A; l += VL) {
         const vec ql = v_load_n(q + l, A - l);
@@ -114,8 +116,8 @@ INLINE void inner_backward(ptrdiff_t count, ptrdiff_t A, const real *dscore, con
 }
 
 /* score = v . tanh(q + k) */
-INLINE void additive_backward(ptrdiff_t count, ptrdiff_t A, const real *dscore, const real *q, const real *keys, const real *v,
-                              real *dq, real *dkeys, real *dv)
+INLINE void additive_backward(ptrdiff_t count, ptrdiff_t A, const real *dscore, const real *q, const real *keys,
+                              const real *v, real *dq, real *dkeys, real *dv)
 {
     for (ptrdiff_t l = 0; l < A; l += VL) {
         const vec ql = v_load_n(q + l, A - l), vl = v_load_n(v + l, A - l);
@@ -158,7 +160,7 @@ static void tanh_rows(ptrdiff_t M, ptrdiff_t n, void *vx, ptrdiff_t ldx)
     }
 }
 
-/* d (M,n) *= 1 - y^2: what comes back through y = tanh(x) */
+/* d (M,n) *= 1 - y^2: the gradient through y = tanh(x) */
 static void tanh_rows_backward(ptrdiff_t M, ptrdiff_t n, const void *vy, void *vd)
 {
     const real *y = vy;
@@ -178,7 +180,8 @@ static double log_sum_exp(ptrdiff_t V, const void *x)
     return (double)top + log((double)exp_sum(V, x, top));
 }
 
-/* ids of the K greatest of x (V,), the greatest first, of equal ones the first; a NaN is not chosen. K <= V; missing ones are -1. */
+/* Indices of the K greatest of x (V,), the greatest first, ties in order of index. NaN is never chosen. K <= V; if
+ * there are fewer, the remaining indices are -1. */
 static void greatest(ptrdiff_t V, const void *vx, ptrdiff_t K, int64_t *ids)
 {
     const real *x = vx;
@@ -195,7 +198,7 @@ static void greatest(ptrdiff_t V, const void *vx, ptrdiff_t K, int64_t *ids)
         ids[found] = -1;
 }
 
-/* an id drawn with probability softmax(x / temperature), by 0 <= u < 1; x (V,) is overwritten */
+/* Draw an index with probabilities softmax(x / temperature), from 0 <= u < 1; x (V,) is overwritten. */
 static int64_t draw(ptrdiff_t V, void *vx, double temperature, double u)
 {
     real *x = vx;

@@ -1,5 +1,6 @@
-/* GRU. Equations (G1)-(G9), reset gate after the product, blocks n, r, z, hn; and (C1)-(C9), before it (Cho et al. 2014),
- * blocks n, r, z, rh. n comes first so that the x side (n, r, z) and the h side (r, z, hn) of dgates are each contiguous. */
+/* GRU. Reset gate after the product: equations (G1)-(G9), blocks n, r, z, hn. Before it (Cho et al. 2014): (C1)-(C9),
+ * blocks n, r, z, rh. n comes first so that the x side (n, r, z) and the h side (r, z, hn) of dgates are each
+ * contiguous. */
 
 static void gru_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
 {
@@ -21,7 +22,7 @@ static void gru_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit,
         }
 }
 
-/* the chains of r, z and hn; only r and z have an input part in them */
+/* The chains of r, z and hn; only those of r and z include an input part. */
 static void gru_forward(const rnn_step *s)
 {
     const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
@@ -29,7 +30,7 @@ static void gru_forward(const rnn_step *s)
     step_blocks(s, 3, args, 4 * s->Hp, gru_cell);
 }
 
-/* what both kinds share: dz, the part of dn's chain before the product, and h's direct way back */
+/* Common to both variants: store dn, dz and the direct part of dh; return dn. */
 INLINE vec gru_dn(const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u)
 {
     const ptrdiff_t Hp = s->Hp;
@@ -62,7 +63,8 @@ static void gru_backward(const rnn_step_backward *s)
 
 /* ---- reset gate before the product: n needs r * h_prev of all units, so a step has two phases ------------------- */
 
-static void gru_before_gates(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void gru_before_gates(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                             const real *part)
 {
     const ptrdiff_t Hp = s->Hp;
     for (int p = 0; p < panels; p++, unit += VL)
@@ -75,7 +77,8 @@ static void gru_before_gates(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff
         }
 }
 
-static void gru_before_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void gru_before_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                            const real *part)
 {
     const ptrdiff_t Hp = s->Hp;
     for (int p = 0; p < panels; p++, unit += cols * VL)
@@ -94,11 +97,13 @@ static void gru_before_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_
 INLINE void gru_before_phases(const rnn_step *s, cell_fn *first, cell_fn *second)
 {
     const real *gates = s->gates, *bias = s->bias;
-    const chain_args r_and_z = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w, .x = gates + s->Hp, .bias = bias + s->Hp, .x_cols = 2};
-    const chain_args n = {.K = s->H, .a = gates + 3 * s->Hp, .lda = 4 * s->Hp, .w = s->w2, .x = gates, .bias = bias, .x_cols = PANEL};
+    const chain_args r_and_z = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
+                                .x = gates + s->Hp, .bias = bias + s->Hp, .x_cols = 2};
+    const chain_args n = {.K = s->H, .a = gates + 3 * s->Hp, .lda = 4 * s->Hp, .w = s->w2,
+                          .x = gates, .bias = bias, .x_cols = PANEL};
     step_blocks(s, 2, r_and_z, 4 * s->Hp, first);
     if (s->parts > 1)
-        rnn_team_meet(s->part, s->parts);
+        rnn_team_barrier(s->part, s->parts);
     step_blocks(s, 0, n, 4 * s->Hp, second);
 }
 
@@ -114,7 +119,8 @@ static void gru_before_backward(const rnn_step_backward *s)
     for (ptrdiff_t row = 0; row < s->rows; row++)
         for (ptrdiff_t u = s->u0; u < s->u1; u += VL) {
             const vec r = v_load((const real *)s->gates + row * 4 * Hp + Hp + u);
-            const vec h_prev = v_load((const real *)s->h_prev + row * Hp + u), drh = v_load((const real *)s->dphase + row * Hp + u);
+            const vec h_prev = v_load((const real *)s->h_prev + row * Hp + u);
+            const vec drh = v_load((const real *)s->dphase + row * Hp + u);
             real *dh = (real *)s->dh + row * Hp + u;
             v_store((real *)s->dgates + row * 4 * Hp + Hp + u, drh * h_prev * r * (1 - r));   /* rh = r * h_prev */
             v_store(dh, v_fma(drh, r, v_load(dh)));

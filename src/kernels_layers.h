@@ -1,6 +1,6 @@
-/* What surrounds the recurrence: gather and scatter for embeddings, reductions, softmax with its loss, dropout masks. */
+/* Kernels of other layers: gather and scatter for embeddings, reductions, softmax and its loss, dropout. */
 
-/* out (N,) += sum over rows: one chain per column, rows in order, a few rows in a pass over `out` */
+/* out (N,) += sum over rows: one chain per column, rows in order, several rows in each pass over `out` */
 static void column_sum(ptrdiff_t M, ptrdiff_t N, const void *va, ptrdiff_t lda, void *vout)
 {
     enum { ROWS = 8 };
@@ -21,13 +21,15 @@ static void column_sum(ptrdiff_t M, ptrdiff_t N, const void *va, ptrdiff_t lda, 
     }
 }
 
-static void gather(ptrdiff_t M, ptrdiff_t n, const void *table, ptrdiff_t ldt, const int64_t *ids, void *out, ptrdiff_t ldo)
+static void gather(ptrdiff_t M, ptrdiff_t n, const void *table, ptrdiff_t ldt, const int64_t *ids, void *out,
+                   ptrdiff_t ldo)
 {
     for (ptrdiff_t m = 0; m < M; m++)
         memcpy((real *)out + m * ldo, (const real *)table + ids[m] * ldt, (size_t)n * sizeof(real));
 }
 
-static void scatter_add(ptrdiff_t M, ptrdiff_t n, const void *a, ptrdiff_t lda, const int64_t *ids, void *out, ptrdiff_t ldo)
+static void scatter_add(ptrdiff_t M, ptrdiff_t n, const void *a, ptrdiff_t lda, const int64_t *ids, void *out,
+                        ptrdiff_t ldo)
 {
     for (ptrdiff_t m = 0; m < M; m++) {
         const real *from = (const real *)a + m * lda;
@@ -51,7 +53,8 @@ static void bag(const rnn_bag *s, const void *table, void *out)
             real *to = (real *)out + m * s->n + l;
             vec sum = v_load_n(to, left);
             for (int64_t w = first; w < end; w++)
-                sum = v_fma(v_fma(v_set(b[w]), ramp, v_set(a[w])), v_load_n((const real *)table + s->word[w] * s->n + l, left), sum);
+                sum = v_fma(v_fma(v_set(b[w]), ramp, v_set(a[w])),
+                            v_load_n((const real *)table + s->word[w] * s->n + l, left), sum);
             v_store_n(to, sum, left);
         }
     }
@@ -64,7 +67,8 @@ static void bag_backward(const rnn_bag *s, const void *dout, void *dtable)
         const int64_t first = s->start[s->sentence[m]], end = s->start[s->sentence[m] + 1];
         for (ptrdiff_t l = 0; l < s->n; l += VL) {
             const ptrdiff_t left = s->n - l;
-            const vec ramp = v_load_n((const real *)s->ramp + l, left), d = v_load_n((const real *)dout + m * s->n + l, left);
+            const vec ramp = v_load_n((const real *)s->ramp + l, left);
+            const vec d = v_load_n((const real *)dout + m * s->n + l, left);
             for (int64_t w = first; w < end; w++) {
                 real *to = (real *)dtable + s->word[w] * s->n + l;
                 v_store_n(to, v_fma(v_fma(v_set(b[w]), ramp, v_set(a[w])), d, v_load_n(to, left)), left);
@@ -73,7 +77,7 @@ static void bag_backward(const rnn_bag *s, const void *dout, void *dtable)
     }
 }
 
-/* the greatest element; lanes compared in a fixed order, a NaN loses every comparison (it comes back through exp) */
+/* The greatest element. Lanes are compared in a fixed order. NaN is ignored here; it reappears in exp(x - top). */
 static real row_max(ptrdiff_t V, const real *x)
 {
     real top = x[0];
@@ -125,7 +129,7 @@ static void softmax(ptrdiff_t M, ptrdiff_t V, const void *logits, void *out)
     }
 }
 
-/* sum of exp(x - top) alone: the loss without its gradient */
+/* The sum of exp(x - top) alone, for the loss without its gradient. */
 static real exp_sum(ptrdiff_t V, const real *x, real top)
 {
     enum { CHUNK = 32 * VL };
@@ -177,8 +181,8 @@ INLINE uint32_t mix32(uint32_t x)
     return x ^ (x >> 16);
 }
 
-/* x[m][unit] is kept and scaled by 1/(1-p), or becomes 0. The decision is a hash of (key, row_id[m], unit) and of nothing else:
- * threads, sorting, padding and batch size do not matter. */
+/* x[m][unit] is either scaled by 1/(1-p) or set to 0. The decision is a hash of (key, row_id[m], unit) only, so it
+ * does not depend on threads, sorting, padding or batch size. */
 static void dropout(ptrdiff_t M, ptrdiff_t n, void *vx, ptrdiff_t ldx, const uint64_t *row_id, uint64_t key, double p)
 {
     const uint32_t threshold = (uint32_t)(p * 4294967296.0);

@@ -1,6 +1,7 @@
-/* Two loops that meet nothing but a limit of the core: its multiply-adds, its reads. bench/limits.py times them; the sums mean nothing. */
+/* Two loops limited only by the multiply-adds, or the reads, of a core. bench/limits.py times them; their results have
+ * no meaning. */
 
-enum { CHAINS = 12 };       /* more than latency times units of any CPU here, and few enough for 16 registers */
+enum { CHAINS = 12 };       /* at least latency times FMA units of any CPU, and few enough for 16 registers */
 
 INLINE double sum_of_chains(const vec *acc)
 {
@@ -11,7 +12,7 @@ INLINE double sum_of_chains(const vec *acc)
     return total;
 }
 
-/* n times CHAINS independent multiply-adds of a vector: 2 * VL * CHAINS * n operations */
+/* n times CHAINS independent multiply-adds of a vector: 2 * VL * CHAINS * n floating-point operations */
 static double fma_loop(ptrdiff_t n)
 {
     vec acc[CHAINS];
@@ -27,7 +28,7 @@ static double fma_loop(ptrdiff_t n)
     return sum_of_chains(acc);
 }
 
-/* Reads a (n,) `times` times over; what is left after whole groups of CHAINS vectors is not read. */
+/* Read a (n,) `times` times; elements after the last whole group of CHAINS vectors are not read. */
 static double read_loop(ptrdiff_t times, ptrdiff_t n, const void *a)
 {
     vec acc[CHAINS] = {{0}};

@@ -1,6 +1,7 @@
 /* LSTM. Blocks i, f, g, o. Equations (L1)-(L9) of docs/backward.md. */
 
-static void lstm_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void lstm_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                      const real *part)
 {
     const ptrdiff_t Hp = s->Hp;
     for (int p = 0; p < panels; p++, unit += VL)
@@ -24,7 +25,8 @@ static void lstm_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit
 
 static void lstm_forward(const rnn_step *s)
 {
-    const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w, .x = s->gates, .bias = s->bias, .x_cols = 4};
+    const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
+                             .x = s->gates, .bias = s->bias, .x_cols = 4};
     step_blocks(s, 4, args, 4 * s->Hp, lstm_cell);
 }
 
@@ -34,9 +36,11 @@ static void lstm_backward(const rnn_step_backward *s)
     for (ptrdiff_t row = 0; row < s->rows; row++) {
         const real *gates = (const real *)s->gates + row * 4 * Hp, *c_prev = (const real *)s->c_prev + row * Hp;
         const real *dy = s->dy ? (const real *)s->dy + row * s->dy_stride : NULL;
-        real *dgates = (real *)s->dgates + row * 4 * Hp, *dh_carried = (real *)s->dh + row * Hp, *dc_carried = (real *)s->dc + row * Hp;
+        real *dgates = (real *)s->dgates + row * 4 * Hp;
+        real *dh_carried = (real *)s->dh + row * Hp, *dc_carried = (real *)s->dc + row * Hp;
         for (ptrdiff_t u = s->u0; u < s->u1; u += VL) {
-            const vec i = v_load(gates + u), f = v_load(gates + Hp + u), g = v_load(gates + 2 * Hp + u), o = v_load(gates + 3 * Hp + u);
+            const vec i = v_load(gates + u), f = v_load(gates + Hp + u);
+            const vec g = v_load(gates + 2 * Hp + u), o = v_load(gates + 3 * Hp + u);
             const vec cp = v_load(c_prev + u);
             const vec tc = v_tanh(v_fma(f, cp, i * g));
             vec dh = v_load(dh_carried + u);

@@ -1,6 +1,6 @@
-/* Optimisers on flat arrays, one pass over memory each; torch's formulas. The gradient is multiplied by `scale` as it is read. */
+/* Optimisers on flat arrays, one pass over memory each. The formulas are PyTorch's. */
 
-/* sum of squares in float64: eight partial sums, added in a fixed order */
+/* The sum of squares in float64: eight partial sums, added in a fixed order. */
 static double sum_of_squares(ptrdiff_t n, const void *vg)
 {
     const real *g = vg;
@@ -24,59 +24,66 @@ static void clip_value(ptrdiff_t n, void *vg, double limit)
         g[i] = g[i] > top ? top : g[i] < -top ? -top : g[i];
 }
 
-/* v = momentum*v + g; p -= lr*v (Sutskever et al. 2013 for nesterov: p -= lr*(g + momentum*v)) */
-static void sgd(ptrdiff_t n, void *vp, const void *vg, void *vv, double lr, double momentum, double decay, int nesterov, double scale)
+/* m = momentum*m + g; p -= lr*m; with nesterov (Sutskever et al. 2013): p -= lr*(g + momentum*m) */
+static void sgd(const rnn_update *o)
 {
-    real *restrict p = vp, *restrict v = vv;
-    const real *restrict g = vg;
-    const real rate = (real)lr, mu = (real)momentum, wd = (real)decay, s = (real)scale;
-    if (!v) {
+    real *restrict p = o->p, *restrict m = o->m;
+    const real *restrict g = o->g;
+    const real rate = (real)o->lr, mu = (real)o->momentum, wd = (real)o->decay, s = (real)o->scale;
+    const ptrdiff_t n = o->n;
+    const int nesterov = o->nesterov;
+    if (!m) {
         for (ptrdiff_t i = 0; i < n; i++)
             p[i] -= rate * (g[i] * s + wd * p[i]);
         return;
     }
     for (ptrdiff_t i = 0; i < n; i++) {
         const real d = g[i] * s + wd * p[i];
-        v[i] = mu * v[i] + d;
-        p[i] -= rate * (nesterov ? d + mu * v[i] : v[i]);
+        m[i] = mu * m[i] + d;
+        p[i] -= rate * (nesterov ? d + mu * m[i] : m[i]);
     }
 }
 
-/* s = alpha*s + (1-alpha)*g^2; p -= lr*g / (sqrt(s) + eps) (Tieleman & Hinton 2012) */
-static void rmsprop(ptrdiff_t n, void *vp, const void *vg, void *vs, double lr, double alpha, double eps, double decay, double scale)
+/* v = beta2*v + (1-beta2)*g^2; p -= lr*g / (sqrt(v) + eps) (Tieleman & Hinton 2012) */
+static void rmsprop(const rnn_update *o)
 {
-    real *restrict p = vp, *restrict square = vs;
-    const real *restrict g = vg;
-    const real rate = (real)lr, a = (real)alpha, b = (real)(1 - alpha), e = (real)eps, wd = (real)decay, s = (real)scale;
+    real *restrict p = o->p, *restrict v = o->v;
+    const real *restrict g = o->g;
+    const real rate = (real)o->lr, e = (real)o->eps, wd = (real)o->decay, s = (real)o->scale;
+    const ptrdiff_t n = o->n;
+    const real b = (real)o->beta2, c = (real)(1 - o->beta2);
     for (ptrdiff_t i = 0; i < n; i++) {
         const real d = g[i] * s + wd * p[i];
-        square[i] = a * square[i] + b * d * d;
-        p[i] -= rate * d / (SQRT(square[i]) + e);
+        v[i] = b * v[i] + c * d * d;
+        p[i] -= rate * d / (SQRT(v[i]) + e);
     }
 }
 
-/* s += g^2; p -= lr*g / (sqrt(s) + eps) (Duchi et al. 2011) */
-static void adagrad(ptrdiff_t n, void *vp, const void *vg, void *vs, double lr, double eps, double decay, double scale)
+/* v += g^2; p -= lr*g / (sqrt(v) + eps) (Duchi et al. 2011) */
+static void adagrad(const rnn_update *o)
 {
-    real *restrict p = vp, *restrict square = vs;
-    const real *restrict g = vg;
-    const real rate = (real)lr, e = (real)eps, wd = (real)decay, s = (real)scale;
+    real *restrict p = o->p, *restrict v = o->v;
+    const real *restrict g = o->g;
+    const real rate = (real)o->lr, e = (real)o->eps, wd = (real)o->decay, s = (real)o->scale;
+    const ptrdiff_t n = o->n;
     for (ptrdiff_t i = 0; i < n; i++) {
         const real d = g[i] * s + wd * p[i];
-        square[i] += d * d;
-        p[i] -= rate * d / (SQRT(square[i]) + e);
+        v[i] += d * d;
+        p[i] -= rate * d / (SQRT(v[i]) + e);
     }
 }
 
 /* Adam (Kingma & Ba 2015); decoupled: AdamW (Loshchilov & Hutter 2019) */
-static void adam(ptrdiff_t n, void *vp, const void *vg, void *vm, void *vv, double lr, double beta1, double beta2, double eps,
-                 double decay, int decoupled, int64_t step, double scale)
+static void adam(const rnn_update *o)
 {
-    real *restrict p = vp, *restrict m = vm, *restrict v = vv;
-    const real *restrict g = vg;
-    const real rate = (real)(lr / (1 - pow(beta1, (double)step))), root = (real)(1 / sqrt(1 - pow(beta2, (double)step)));
-    const real b1 = (real)beta1, c1 = (real)(1 - beta1), b2 = (real)beta2, c2 = (real)(1 - beta2), e = (real)eps, s = (real)scale;
-    const real added = decoupled ? 0 : (real)decay, kept = decoupled ? (real)(1 - lr * decay) : 1;
+    real *restrict p = o->p, *restrict m = o->m, *restrict v = o->v;
+    const real *restrict g = o->g;
+    const real rate = (real)(o->lr / (1 - pow(o->beta1, (double)o->step)));
+    const real root = (real)(1 / sqrt(1 - pow(o->beta2, (double)o->step)));
+    const real b1 = (real)o->beta1, c1 = (real)(1 - o->beta1), b2 = (real)o->beta2, c2 = (real)(1 - o->beta2);
+    const real e = (real)o->eps, s = (real)o->scale;
+    const ptrdiff_t n = o->n;
+    const real added = o->decoupled ? 0 : (real)o->decay, kept = o->decoupled ? (real)(1 - o->lr * o->decay) : 1;
     for (ptrdiff_t i = 0; i < n; i++) {
         const real d = g[i] * s + added * p[i];
         m[i] = b1 * m[i] + c1 * d;

@@ -1,83 +1,8 @@
 /* Cells with options: any activations, clipped pre-activations; the LSTM's peepholes, coupled gates and projection.
- * The tape holds pre-activations, not activations: a derivative is then right for every function, and where the clip cut.
- * What is carried from step to step unit by unit, the GRU's h and the LSTM's c, is kept at 0 past H: with these functions it could grow
- * there until it is infinite, and 0 * infinity is NaN. Equations (O1)-(O12) of docs/backward.md. */
-
-#define SELU_SCALE ((real)1.0507009873554804934193349852946)
-#define SELU_ALPHA ((real)1.6732632423543772848170429916717)
-
-/* exp(x) - 1 for x <= 0 */
-INLINE vec v_expm1_below(vec x)
-{
-    vec scale;
-    const vec p = v_expm1_part(v_at_least(x, EXP_MIN), &scale);
-    return v_fma(p, scale, scale - 1);
-}
-
-/* log(1 + x) for 0 <= x <= 1, lane by lane: no model has its time there */
-INLINE vec v_log1p(vec x)
-{
-    for (int l = 0; l < VL; l++)
-        x[l] = sizeof(real) == 4 ? (real)log1pf((float)x[l]) : (real)log1p((double)x[l]);
-    return x;
-}
-
-/* lanes from n on become 0 */
-INLINE vec v_first(vec x, ptrdiff_t n)
-{
-    for (int l = n < VL ? (int)n : VL; l < VL; l++)
-        x[l] = 0;
-    return x;
-}
-
-static __attribute__((noinline)) vec activation(const rnn_function *f, vec a)
-{
-    const real alpha = (real)f->alpha, beta = (real)f->beta;
-    switch (f->kind) {
-    case F_TANH: return v_tanh(a);
-    case F_SIGMOID: return v_sigmoid(a);
-    case F_RELU: return v_at_least(a, 0);
-    case F_AFFINE: return v_fma(v_set(alpha), a, v_set(beta));
-    case F_LEAKY_RELU: return v_select((ivec)(a < 0), alpha * a, a);
-    case F_THRESHOLDED_RELU: return v_select((ivec)(a <= alpha), (vec){0}, a);
-    case F_SCALED_TANH: return alpha * v_tanh(beta * a);
-    case F_HARD_SIGMOID: return v_at_most(v_at_least(v_fma(v_set(alpha), a, v_set(beta)), 0), 1);
-    case F_ELU: return v_select((ivec)(a < 0), alpha * v_expm1_below(v_at_most(a, 0)), a);
-    case F_SOFTSIGN: return a / (1 + v_abs(a));
-    case F_SOFTPLUS: return v_at_least(a, 0) + v_log1p(v_exp(-v_abs(a)));
-    case F_SELU: return SELU_SCALE * v_select((ivec)(a < 0), SELU_ALPHA * v_expm1_below(v_at_most(a, 0)), a);
-    case F_SILU: return a * v_sigmoid(a);
-    default: return v_exp(a);
-    }
-}
-
-/* the derivative at a, where y is the function's value */
-static __attribute__((noinline)) vec derivative(const rnn_function *f, vec a, vec y)
-{
-    const vec alpha = v_set((real)f->alpha), zero = {0}, one = v_set(1);
-    switch (f->kind) {
-    case F_TANH: return 1 - y * y;
-    case F_SIGMOID: return y * (1 - y);
-    case F_RELU: return v_select((ivec)(a <= 0), zero, one);
-    case F_AFFINE: return alpha;
-    case F_LEAKY_RELU: return v_select((ivec)(a < 0), alpha, one);
-    case F_THRESHOLDED_RELU: return v_select((ivec)(a <= alpha), zero, one);
-    case F_SCALED_TANH: {
-        const vec t = v_tanh((real)f->beta * a);
-        return alpha * (real)f->beta * (1 - t * t);
-    }
-    case F_HARD_SIGMOID: return v_select((ivec)(y <= 0) | (ivec)(y >= 1), zero, alpha);
-    case F_ELU: return v_select((ivec)(a < 0), y + alpha, one);
-    case F_SOFTSIGN: return 1 / ((1 + v_abs(a)) * (1 + v_abs(a)));
-    case F_SOFTPLUS: return v_sigmoid(a);
-    case F_SELU: return v_select((ivec)(a < 0), y + SELU_SCALE * SELU_ALPHA, v_set(SELU_SCALE));
-    case F_SILU: {
-        const vec s = v_sigmoid(a);
-        return v_fma(y, 1 - s, s);
-    }
-    default: return y;
-    }
-}
+ * The tape holds pre-activations instead of activations, from which the derivative of every function can be computed,
+ * also where values were clipped. The GRU's h and the LSTM's c, which are carried from step to step elementwise, are
+ * kept at 0 in the padding past H: with some of these functions they could otherwise grow there to infinity, and 0 *
+ * infinity is NaN. Equations (O1)-(O12) of docs/backward.md. */
 
 INLINE vec clipped(const rnn_options *o, vec a)
 {
@@ -90,13 +15,13 @@ INLINE vec value(const rnn_options *o, const rnn_function *f, vec a)
     return activation(f, clipped(o, a));
 }
 
-/* its derivative, 0 where the clip cut */
+/* its derivative: 0 where the pre-activation was clipped */
 INLINE vec slope(const rnn_options *o, const rnn_function *f, vec a, vec y)
 {
     return v_select((ivec)(v_abs(a) > (real)o->clip), (vec){0}, derivative(f, clipped(o, a), y));
 }
 
-/* dh of a row's units from u on: what was carried and what came from y */
+/* dh of a vector of units of a row: the carried gradient plus that of y */
 INLINE vec dh_of(const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u)
 {
     const vec dh = v_load((const real *)s->dh + row * s->Pp + u);
@@ -105,7 +30,8 @@ INLINE vec dh_of(const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u)
 
 /* ---- vanilla ---------------------------------------------------------------------------------------------------- */
 
-static void rnn_options_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void rnn_options_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                             const real *part)
 {
     const rnn_options *o = s->options;
     for (int p = 0; p < panels; p++, unit += cols * VL)
@@ -127,7 +53,8 @@ static void rnn_options_backward(const rnn_step_backward *s)
     for (ptrdiff_t row = 0; row < s->rows; row++)
         for (ptrdiff_t u = s->u0; u < s->u1; u += VL) {
             const vec a = v_load((const real *)s->gates + row * s->Hp + u);
-            v_store((real *)s->dgates + row * s->Hp + u, dh_of(s, row, u) * slope(o, &o->candidate, a, value(o, &o->candidate, a)));
+            const vec d = slope(o, &o->candidate, a, value(o, &o->candidate, a));
+            v_store((real *)s->dgates + row * s->Hp + u, dh_of(s, row, u) * d);
         }
     step_product(s, 0, s->Hp, 1, s->w, s->dh, 0);
 }
@@ -138,11 +65,13 @@ static void rnn_options_backward(const rnn_step_backward *s)
 INLINE void gru_options_state(const rnn_step *s, ptrdiff_t row, ptrdiff_t u, vec an, vec az)
 {
     const rnn_options *o = s->options;
-    const vec n = value(o, &o->candidate, an), z = value(o, &o->gate, az), h_prev = v_load((const real *)s->h_prev + row * s->Hp + u);
+    const vec n = value(o, &o->candidate, an), z = value(o, &o->gate, az);
+    const vec h_prev = v_load((const real *)s->h_prev + row * s->Hp + u);
     store_state(s, row, u, v_first(v_fma(z, h_prev - n, n), s->H - u));
 }
 
-static void gru_options_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void gru_options_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                             const real *part)
 {
     const rnn_options *o = s->options;
     const ptrdiff_t Hp = s->Hp;
@@ -169,7 +98,7 @@ static void gru_options_forward(const rnn_step *s)
     step_blocks(s, 3, args, 4 * s->Hp, gru_options_cell);
 }
 
-/* what both kinds share: dn and dz of pre-activations, and h's direct way back */
+/* Common to both variants: store dn, dz and the direct part of dh; return dn. */
 INLINE vec gru_options_dn(const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u)
 {
     const rnn_options *o = s->options;
@@ -193,14 +122,16 @@ static void gru_options_backward(const rnn_step_backward *s)
         for (ptrdiff_t u = s->u0; u < s->u1; u += VL) {
             const real *gates = (const real *)s->gates + row * 4 * Hp + u;
             real *dgates = (real *)s->dgates + row * 4 * Hp + u;
-            const vec dn = gru_options_dn(s, row, u), ar = v_load(gates + Hp), hn = v_load(gates + 3 * Hp), r = value(o, &o->gate, ar);
+            const vec dn = gru_options_dn(s, row, u), ar = v_load(gates + Hp), hn = v_load(gates + 3 * Hp);
+            const vec r = value(o, &o->gate, ar);
             v_store(dgates + Hp, dn * hn * slope(o, &o->gate, ar, r));
             v_store(dgates + 3 * Hp, dn * r);
         }
     step_product(s, 1, 3 * Hp, 4, s->w, s->dh, 1);
 }
 
-static void gru_before_options_gates(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void gru_before_options_gates(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels,
+                                     int cols, const real *part)
 {
     const rnn_options *o = s->options;
     const ptrdiff_t Hp = s->Hp;
@@ -214,7 +145,8 @@ static void gru_before_options_gates(const rnn_step *s, ptrdiff_t row, int rows,
         }
 }
 
-static void gru_before_options_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void gru_before_options_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                                    const real *part)
 {
     for (int p = 0; p < panels; p++, unit += cols * VL)
         for (int m = 0; m < rows; m++)
@@ -244,7 +176,8 @@ static void gru_before_options_backward(const rnn_step_backward *s)
     for (ptrdiff_t row = 0; row < s->rows; row++)
         for (ptrdiff_t u = s->u0; u < s->u1; u += VL) {
             const vec ar = v_load((const real *)s->gates + row * 4 * Hp + Hp + u), r = value(o, &o->gate, ar);
-            const vec h_prev = v_load((const real *)s->h_prev + row * Hp + u), drh = v_load((const real *)s->dphase + row * Hp + u);
+            const vec h_prev = v_load((const real *)s->h_prev + row * Hp + u);
+            const vec drh = v_load((const real *)s->dphase + row * Hp + u);
             real *dh = (real *)s->dh + row * Hp + u;
             v_store((real *)s->dgates + row * 4 * Hp + Hp + u, drh * h_prev * slope(o, &o->gate, ar, r));
             v_store(dh, v_fma(drh, r, v_load(dh)));
@@ -252,10 +185,13 @@ static void gru_before_options_backward(const rnn_step_backward *s)
     step_product(s, 1, 2 * Hp, 4, s->w, s->dh, 1);
 }
 
-/* ---- LSTM: 4 gates i, f, g, o, or 3 with f = 1 - i. Then one block for each peephole, of dgates only, then m = o * f(c) if it is
- *      projected: h = W_hr m has P features ------------------------------------------------------------------------- */
+/* ---- LSTM ------------------------------------------------------------------------------------------------------- */
 
-INLINE void lstm_options_cell(int gates, const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, const real *part)
+/* Blocks: 4 gates i, f, g, o, or 3 with f = 1 - i; then one for each peephole, used in dgates only; then, with a
+ * projection h = W_hr m to P features, m = o * f(c). */
+
+INLINE void lstm_options_cell(int gates, const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels,
+                              const real *part)
 {
     const rnn_options *o = s->options;
     const ptrdiff_t Hp = s->Hp, X = o->blocks;
@@ -286,14 +222,15 @@ INLINE void lstm_options_cell(int gates, const rnn_step *s, ptrdiff_t row, int r
         }
 }
 
-/* (O10): h = W_hr m, of this part's features; rows that go on and rows that end have their h in different places */
+/* (O10): h = W_hr m, for this part's features. Rows that continue and rows that end store h in different arrays. */
 static void project(const rnn_step *s)
 {
-    const ptrdiff_t X = s->options->blocks, go_on = s->go_on > 0 ? s->go_on : 0, first[2] = {0, go_on}, count[2] = {go_on, s->rows - go_on};
-    rnn_product p = {.groups = 1, .N = s->Pp, .K = s->H, .a = (const real *)s->gates + (X - 1) * s->Hp, .lda = X * s->Hp, .w = s->w2,
-                     .ldc = s->Pp, .flip = s->flip, .v0 = s->p0 / VL, .v1 = s->p1 / VL};
+    const ptrdiff_t X = s->options->blocks, go_on = s->go_on > 0 ? s->go_on : 0;
+    const ptrdiff_t first[2] = {0, go_on}, count[2] = {go_on, s->rows - go_on};
+    rnn_product p = {.groups = 1, .N = s->Pp, .K = s->H, .a = (const real *)s->gates + (X - 1) * s->Hp,
+                     .lda = X * s->Hp, .w = s->w2, .ldc = s->Pp, .flip = s->flip, .v0 = s->p0 / VL, .v1 = s->p1 / VL};
     if (s->parts > 1)
-        rnn_team_meet(s->part, s->parts);
+        rnn_team_barrier(s->part, s->parts);
     if (s->p0 == s->p1)
         return;
     for (int k = 0; k < 2; k++) {
@@ -304,29 +241,35 @@ static void project(const rnn_step *s)
             product(&p);
     }
     for (ptrdiff_t row = 0; row < s->rows; row++)
-        for (ptrdiff_t u = s->p0; u < s->p1; u += VL)
-            v_store_n((real *)s->y + row * s->y_stride + u, v_load((const real *)(row < s->go_on ? s->h_next : s->h_end) + row * s->Pp + u), s->P - u);
+        for (ptrdiff_t u = s->p0; u < s->p1; u += VL) {
+            const real *h = (const real *)(row < s->go_on ? s->h_next : s->h_end) + row * s->Pp;
+            v_store_n((real *)s->y + row * s->y_stride + u, v_load(h + u), s->P - u);
+        }
 }
 
 INLINE void lstm_options_forward(int gates, const rnn_step *s, cell_fn *cell)
 {
-    const chain_args args = {.K = s->P, .a = s->h_prev, .lda = s->Pp, .w = s->w, .x = s->gates, .bias = s->bias, .x_cols = gates};
+    const chain_args args = {.K = s->P, .a = s->h_prev, .lda = s->Pp, .w = s->w,
+                             .x = s->gates, .bias = s->bias, .x_cols = gates};
     step_blocks(s, gates, args, s->options->blocks * s->Hp, cell);
     if (s->options->projected)
         project(s);
 }
 
-/* dgates of a row's units from u on, and dc carried back; dm is the gradient of m = o * f(c). Behind the gates: what the peepholes' gradients
- * are the column sums of */
+/* dgates of a vector of units of a row, and dc; dm is the gradient of m = o * f(c). The blocks after the gates are
+ * those whose column sums are the gradients of the peepholes. */
 INLINE void lstm_options_dgates(int gates, const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u, vec dm)
 {
     const rnn_options *o = s->options;
     const ptrdiff_t Hp = s->Hp;
-    const real *tape = (const real *)s->gates + row * o->blocks * Hp + u, *peephole = o->peephole ? (const real *)o->peephole + u : NULL;
+    const real *tape = (const real *)s->gates + row * o->blocks * Hp + u;
+    const real *peephole = o->peephole ? (const real *)o->peephole + u : NULL;
     real *d = (real *)s->dgates + row * o->blocks * Hp + u, *dc_carried = (real *)s->dc + row * Hp + u;
     const vec cp = v_load((const real *)s->c_prev + row * Hp + u);
-    const vec ai = v_load(tape), ag = v_load(tape + (gates - 2) * Hp), ao = v_load(tape + (gates - 1) * Hp), af = v_load(tape + Hp);
-    const vec i = value(o, &o->gate, ai), f = gates == 3 ? 1 - i : value(o, &o->gate, af), g = value(o, &o->candidate, ag);
+    const vec ai = v_load(tape), af = v_load(tape + Hp);
+    const vec ag = v_load(tape + (gates - 2) * Hp), ao = v_load(tape + (gates - 1) * Hp);
+    const vec i = value(o, &o->gate, ai), f = gates == 3 ? 1 - i : value(o, &o->gate, af);
+    const vec g = value(o, &o->candidate, ag);
     const vec out = value(o, &o->gate, ao), c = v_fma(f, cp, i * g), fc = activation(&o->output, c);
     const vec d_o = dm * fc * slope(o, &o->gate, ao, out);
     vec dc = v_load(dc_carried) + dm * out * derivative(&o->output, c, fc);
@@ -355,7 +298,7 @@ INLINE void lstm_options_dgates(int gates, const rnn_step_backward *s, ptrdiff_t
 INLINE void lstm_options_backward(int gates, const rnn_step_backward *s)
 {
     const ptrdiff_t Hp = s->Hp, X = s->options->blocks;
-    real *dh = (real *)s->dgates + (X - 1) * Hp;                      /* of a projected h: its block of dgates, which dW_hr is a product of */
+    real *dh = (real *)s->dgates + (X - 1) * Hp;         /* of a projected h; dW_hr is computed from this block */
     if (s->options->projected) {
         for (ptrdiff_t row = 0; row < s->rows; row++)
             for (ptrdiff_t u = s->p0; u < s->p1; u += VL)
@@ -364,11 +307,13 @@ INLINE void lstm_options_backward(int gates, const rnn_step_backward *s)
     }
     for (ptrdiff_t row = 0; row < s->rows; row++)
         for (ptrdiff_t u = s->u0; u < s->u1; u += VL)
-            lstm_options_dgates(gates, s, row, u, s->options->projected ? v_load((const real *)s->dphase + row * Hp + u) : dh_of(s, row, u));
+            lstm_options_dgates(gates, s, row, u, s->options->projected ? v_load((const real *)s->dphase + row * Hp + u)
+                                                                        : dh_of(s, row, u));
     step_product_to(s, s->dgates, X * Hp, gates * Hp, s->w, s->dh, s->Pp, s->p0, s->p1, 0);
 }
 
-static void lstm_four_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void lstm_four_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                           const real *part)
 {
     (void)cols;
     lstm_options_cell(4, s, row, rows, unit, panels, part);
@@ -377,7 +322,8 @@ static void lstm_four_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t
 static void lstm_four_forward(const rnn_step *s)              { lstm_options_forward(4, s, lstm_four_cell); }
 static void lstm_four_backward(const rnn_step_backward *s)    { lstm_options_backward(4, s); }
 
-static void lstm_coupled_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void lstm_coupled_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                              const real *part)
 {
     (void)cols;
     lstm_options_cell(3, s, row, rows, unit, panels, part);

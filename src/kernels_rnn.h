@@ -9,7 +9,7 @@ INLINE vec rnn_activation(int cell, vec a)
     }
 }
 
-/* the activation's derivative at its own value, times dh */
+/* The derivative of the activation, from its value h, times dh. */
 INLINE vec rnn_dactivation(int cell, vec h, vec dh)
 {
     switch (cell) {
@@ -19,7 +19,8 @@ INLINE vec rnn_dactivation(int cell, vec h, vec dh)
     }
 }
 
-INLINE void rnn_cell(int cell, const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+INLINE void rnn_cell(int cell, const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                     const real *part)
 {
     for (int p = 0; p < panels; p++, unit += cols * VL)
         for (int m = 0; m < rows; m++)
@@ -33,7 +34,8 @@ INLINE void rnn_cell(int cell, const rnn_step *s, ptrdiff_t row, int rows, ptrdi
 
 INLINE void rnn_forward(const rnn_step *s, cell_fn *cell)
 {
-    const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w, .x = s->gates, .bias = s->bias, .x_cols = PANEL};
+    const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
+                             .x = s->gates, .bias = s->bias, .x_cols = PANEL};
     step_blocks(s, 0, args, s->Hp, cell);
 }
 
@@ -54,7 +56,8 @@ INLINE void rnn_backward(int cell, const rnn_step_backward *s)
     step_product(s, 0, Hp, 1, s->w, s->dh, 0);               /* a += W_hh h_prev     */
 }
 
-static void rnn_tanh_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void rnn_tanh_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                          const real *part)
 {
     rnn_cell(RNN_TANH, s, row, rows, unit, panels, cols, part);
 }
@@ -62,7 +65,8 @@ static void rnn_tanh_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t 
 static void rnn_tanh_forward(const rnn_step *s)            { rnn_forward(s, rnn_tanh_cell); }
 static void rnn_tanh_backward(const rnn_step_backward *s)  { rnn_backward(RNN_TANH, s); }
 
-static void rnn_relu_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void rnn_relu_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                          const real *part)
 {
     rnn_cell(RNN_RELU, s, row, rows, unit, panels, cols, part);
 }
@@ -70,7 +74,8 @@ static void rnn_relu_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t 
 static void rnn_relu_forward(const rnn_step *s)            { rnn_forward(s, rnn_relu_cell); }
 static void rnn_relu_backward(const rnn_step_backward *s)  { rnn_backward(RNN_RELU, s); }
 
-static void rnn_sigmoid_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+static void rnn_sigmoid_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                             const real *part)
 {
     rnn_cell(RNN_SIGMOID, s, row, rows, unit, panels, cols, part);
 }

@@ -1,4 +1,4 @@
-/* What has no state: clocks, counters that other threads read, the treatment of denormals. Linked into every extension. */
+/* Functions without state, linked into every extension: clocks, counters shared by threads, denormals. */
 #define _GNU_SOURCE
 #include <sched.h>
 #include <stdint.h>
@@ -27,7 +27,8 @@ int rnn_take(int *taken) { return !__atomic_exchange_n(taken, 1, __ATOMIC_ACQUIR
 
 void rnn_give(int *taken) { __atomic_store_n(taken, 0, __ATOMIC_RELEASE); }
 
-/* Denormals count as zero inside a call (decaying states reach them, and they are 18-27x slower); the caller's mode comes back after it. */
+/* Denormals are flushed to zero inside a call: decaying states reach them, and they are 18-27x slower. The caller's
+ * mode is restored afterwards. */
 uint64_t rnn_flush_denormals(void)
 {
 #if defined(__x86_64__)
@@ -61,6 +62,6 @@ int rnn_cpus(void)
     cpu_set_t set;
     return sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
 #else
-    return 1 << 16;                          /* not known */
+    return 1 << 16;                          /* unknown */
 #endif
 }

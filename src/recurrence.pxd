@@ -1,15 +1,19 @@
-"""The time loop and the BPTT loop: once for all cells, dtypes, directions, ragged batches, with and without a tape.
+"""The time loop and the BPTT loop, for all cells, dtypes and directions, for ragged batches, with and without a tape.
 
-Rows are sorted by length, longest first. Step t owns rows offset[t] .. offset[t+1] of every step array: its B_t running sequences.
-A thread computes rows [b0, b1) of all steps and waits for nobody; or (units) units [u0, u1) of all rows, and meets the others in each step.
+Rows are sorted by length, longest first. Step t owns rows offset[t] .. offset[t+1] of every step array: one for each
+of its B_t running sequences. A thread computes rows [b0, b1) of all steps and does not wait for other threads; or, if
+the units are divided, units [u0, u1) of all rows, and waits for the others in each step.
 """
 from libc.string cimport memcpy, memset
 from libc.stdint cimport int64_t
-from kernels cimport rnn_kernels, rnn_options, rnn_product, rnn_step, rnn_announce, rnn_await, rnn_step_backward, rnn_team_leaves, rnn_team_meet
+from kernels cimport (
+    rnn_announce, rnn_await, rnn_kernels, rnn_options, rnn_product, rnn_step, rnn_step_backward, rnn_team_barrier,
+    rnn_team_leaves,
+)
 
 cdef enum:
     CHUNK_STEPS = 64              # most steps whose input parts are computed at once
-    CHUNK_BYTES = 262144          # ... as far as they stay in L2
+    CHUNK_BYTES = 262144          # most bytes of them: they stay in L2
 
 ctypedef struct Sweep
 
@@ -18,13 +22,13 @@ ctypedef struct Sweep:
     int cell
     bint reverse
     Py_ssize_t T, B, I, H, Hp
-    Py_ssize_t P, Pp              # features of h: H and Hp but for a projection
+    Py_ssize_t P, Pp              # features of h: H and Hp, or those of a projection
     const rnn_options *options    # or NULL
     Py_ssize_t item               # bytes of an element
     Py_ssize_t blocks             # X: blocks of a row on the tape
-    Py_ssize_t x_blocks           # blocks of a row that have an input part, the first ones
+    Py_ssize_t x_blocks           # blocks of a row with an input part: the first ones
     const Py_ssize_t *offset      # (T+1,)
-    bint units                    # threads split the units, not the rows
+    bint units                    # the units are divided among threads, not the rows
     const Py_ssize_t *cuts        # (parts+1,)                rows of each thread
     const unsigned char *resets   # (total,) or NULL
     const char *x                 # (total, I), or NULL
@@ -40,16 +44,16 @@ ctypedef struct Sweep:
     Py_ssize_t bias_stride
     char *gates                   # tape (total, X*Hp), or scratch for one chunk
     char *h_prev                  # tape (total, Pp), or two states (2, B, Pp)
-    char *c_prev                  # the same with Hp
+    char *c_prev                  # like h_prev, with Hp columns
     char *h_n                     # (B, Pp) in: initial state; out: final state
     char *c_n                     # (B, Hp)
     char *y                       # (total, P), stride y_stride
     Py_ssize_t y_stride
-    bint keep                     # there is a tape
+    bint keep                     # gates, h_prev and c_prev are on a tape
     Py_ssize_t chunk              # steps of a chunk
-    Py_ssize_t first, last        # steps of this slice, counted in the order of computation
-    Sweep *below                  # the layer below, if it runs at the same time, or NULL
-    int64_t done                  # steps whose output the layer above may use
+    Py_ssize_t first, last        # steps of this slice, in the order of computation
+    Sweep *below                  # the layer below if it runs at the same time, or NULL
+    int64_t done                  # steps whose output is ready for the layer above
 
 ctypedef struct SweepBackward:
     const rnn_kernels *kernels
@@ -75,18 +79,19 @@ ctypedef struct SweepBackward:
     Py_ssize_t first, last
 
 cdef inline Py_ssize_t running(const Py_ssize_t *offset, Py_ssize_t t, Py_ssize_t b) noexcept nogil:
-    """Rows below b that run at step t."""
+    """Number of rows below b that run at step t."""
     cdef Py_ssize_t rows = offset[t + 1] - offset[t]
     return b if b < rows else rows
 
 cdef inline Py_ssize_t share(const rnn_kernels *kernels, Py_ssize_t columns, int part, int parts) noexcept nogil:
-    """Where a part's columns begin, in whole vectors."""
+    """First column of a part, in whole vectors."""
     return columns // kernels.lanes * part // parts * kernels.lanes
 
 cdef inline void input_rows(
-    const Sweep *s, Py_ssize_t groups, const Py_ssize_t *first, const Py_ssize_t *count, Py_ssize_t base, int part, int parts,
+    const Sweep *s, Py_ssize_t groups, const Py_ssize_t *first, const Py_ssize_t *count, Py_ssize_t base, int part,
+    int parts,
 ) noexcept nogil:
-    """gates = x @ w_ih.T for some groups of rows and this part's columns: a product, or a gather of rows computed already.
+    """gates = x @ w_ih.T for some groups of rows and this part's columns, or a gather of rows already computed.
 
     Row r of x is row r - base of gates.
     """
@@ -128,14 +133,16 @@ cdef inline void input_rows(
         s.kernels.product(&p)
 
 cdef inline Py_ssize_t gates_of(const Sweep *s, Py_ssize_t t, Py_ssize_t low) noexcept nogil:
-    """Where the gates of step t begin: on the tape in its own rows; in the scratch of the chunk that begins at `low` at a place that
-    does not depend on other steps, as threads do not wait for each other."""
+    """First row of the gates of step t, on the tape or in the scratch of the chunk that starts at step `low`.
+
+    In the scratch it does not depend on the lengths of other steps, because threads do not wait for each other.
+    """
     return s.offset[t] if s.keep else (t - low) * s.B
 
 cdef inline void input_part(
     const Sweep *s, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t b0, Py_ssize_t b1, int part, int parts,
 ) noexcept nogil:
-    """The input part of rows [b0, b1) of steps [t0, t1), this part's columns of it, as few products as the layout allows."""
+    """The input part of rows [b0, b1) of steps [t0, t1), this part's columns, in as few products as possible."""
     cdef Py_ssize_t first[CHUNK_STEPS]
     cdef Py_ssize_t count[CHUNK_STEPS]
     cdef Py_ssize_t g = 0, t
@@ -155,13 +162,14 @@ cdef inline void input_part(
         input_rows(s, g, first, count, s.offset[t0] - gates_of(s, t0, t0), part, parts)
 
 cdef inline Py_ssize_t state_of(const Sweep *s, Py_ssize_t q, Py_ssize_t t) noexcept nogil:
-    """Where the states before step t begin: on the tape each step has its own rows, without a tape two take turns."""
+    """First row of the states before step t: on the tape each step has its own rows, without a tape two alternate."""
     return s.offset[t] if s.keep else (q & 1) * s.B
 
 cdef inline void cut_rows_of(
-    char *state, Py_ssize_t row, const unsigned char *resets, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t low, Py_ssize_t high,
+    char *state, Py_ssize_t row, const unsigned char *resets, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t low,
+    Py_ssize_t high,
 ) noexcept nogil:
-    """Rows lo..hi of a state (row bytes each) become zeros, from byte low to byte high, where resets say so."""
+    """Set bytes low..high of rows lo..hi of a state (row bytes each) to zero where there is a reset."""
     cdef Py_ssize_t b
     for b in range(lo, hi):
         if resets[b]:
@@ -170,21 +178,28 @@ cdef inline void cut_rows_of(
 cdef inline void cut_states(
     const Sweep *s, Py_ssize_t t, Py_ssize_t lo, Py_ssize_t hi, int part, int parts, char *h, char *c,
 ) noexcept nogil:
-    """Rows lo..hi of a state, this part's units of them, become zeros where resets[t] says so."""
+    """Set this part's units of rows lo..hi of a state to zero where there is a reset before step t."""
     cdef const unsigned char *resets = s.resets + s.offset[t]
-    cut_rows_of(h, s.Pp * s.item, resets, lo, hi, share(s.kernels, s.Pp, part, parts) * s.item, share(s.kernels, s.Pp, part + 1, parts) * s.item)
+    cut_rows_of(h, s.Pp * s.item, resets, lo, hi, share(s.kernels, s.Pp, part, parts) * s.item,
+                share(s.kernels, s.Pp, part + 1, parts) * s.item)
     if c != NULL:
-        cut_rows_of(c, s.Hp * s.item, resets, lo, hi, share(s.kernels, s.Hp, part, parts) * s.item, share(s.kernels, s.Hp, part + 1, parts) * s.item)
+        cut_rows_of(c, s.Hp * s.item, resets, lo, hi, share(s.kernels, s.Hp, part, parts) * s.item,
+                    share(s.kernels, s.Hp, part + 1, parts) * s.item)
 
-cdef inline void copy_rows(char *to, const char *rows, Py_ssize_t row, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t low, Py_ssize_t high) noexcept nogil:
-    """Rows lo..hi (row bytes each), from byte low to byte high."""
+cdef inline void copy_rows(
+    char *to, const char *rows, Py_ssize_t row, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t low, Py_ssize_t high,
+) noexcept nogil:
+    """Copy bytes low..high of rows lo..hi (row bytes each)."""
     cdef Py_ssize_t b
     for b in range(lo, hi):
         memcpy(to + b * row + low, rows + b * row + low, high - low)
 
-cdef inline void start_rows(const Sweep *s, Py_ssize_t q, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
-    """Rows whose first step of computation is q take the initial state, this part's units of it."""
-    cdef Py_ssize_t t = s.T - 1 - q if s.reverse else q, lo = running(s.offset, t, b0), hi = running(s.offset, t, b1), new = lo
+cdef inline void start_rows(
+    const Sweep *s, Py_ssize_t q, Py_ssize_t b0, Py_ssize_t b1, int part, int parts,
+) noexcept nogil:
+    """Copy the initial state of rows whose first step of computation is q, this part's units."""
+    cdef Py_ssize_t t = s.T - 1 - q if s.reverse else q
+    cdef Py_ssize_t lo = running(s.offset, t, b0), hi = running(s.offset, t, b1), new = lo
     cdef Py_ssize_t h_row = s.Pp * s.item, c_row = s.Hp * s.item
     cdef char *h = s.h_prev + state_of(s, q, t) * h_row
     cdef char *c = s.c_prev + state_of(s, q, t) * c_row if s.c_prev != NULL else NULL
@@ -192,14 +207,16 @@ cdef inline void start_rows(const Sweep *s, Py_ssize_t q, Py_ssize_t b0, Py_ssiz
         if not s.reverse:
             return
         new = max(lo, running(s.offset, t + 1, hi))
-    copy_rows(h, s.h_n, h_row, new, hi, share(s.kernels, s.Pp, part, parts) * s.item, share(s.kernels, s.Pp, part + 1, parts) * s.item)
+    copy_rows(h, s.h_n, h_row, new, hi, share(s.kernels, s.Pp, part, parts) * s.item,
+              share(s.kernels, s.Pp, part + 1, parts) * s.item)
     if c != NULL:
-        copy_rows(c, s.c_n, c_row, new, hi, share(s.kernels, s.Hp, part, parts) * s.item, share(s.kernels, s.Hp, part + 1, parts) * s.item)
+        copy_rows(c, s.c_n, c_row, new, hi, share(s.kernels, s.Hp, part, parts) * s.item,
+                  share(s.kernels, s.Hp, part + 1, parts) * s.item)
     if s.resets != NULL and not s.reverse:
         cut_states(s, t, new, hi, part, parts, h, c)
 
 cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
-    """Steps first..last of one layer in one direction, this thread's rows or units of it."""
+    """Steps first..last of one layer in one direction: this thread's rows or units."""
     cdef Sweep *s = <Sweep *>arg
     if s.units:
         sweep(s, 0, s.B, part, parts)
@@ -207,6 +224,7 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
         sweep(s, s.cuts[part], s.cuts[part + 1], 0, 1)
 
 cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
+    """Rows [b0, b1) of steps first..last, this part's units."""
     cdef rnn_step step
     cdef Py_ssize_t row = s.Hp * s.item, h_row = s.Pp * s.item, ldg = s.blocks * row
     cdef Py_ssize_t q, t, lo, hi, after, at, to, chunk_end = s.first, low = 0, high = 0
@@ -240,7 +258,7 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
                 rnn_await(&s.below.done, chunk_end)
             input_part(s, low, high, b0, b1, part, parts)
             if parts > 1:
-                rnn_team_meet(part, parts)
+                rnn_team_barrier(part, parts)
         t = s.T - 1 - q if s.reverse else q
         lo = running(s.offset, t, b0)
         hi = running(s.offset, t, b1)
@@ -269,7 +287,7 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
         if q + 1 < s.last:
             start_rows(s, q + 1, b0, b1, part, parts)
             if parts > 1:
-                rnn_team_meet(part, parts)
+                rnn_team_barrier(part, parts)
                 if rnn_team_leaves(part):
                     if part > 0:
                         return
@@ -279,9 +297,9 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
             rnn_announce(&s.done, chunk_end)
 
 cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept nogil:
-    """BPTT through steps first..last of the order of computation, last one first, this thread's rows or units of it.
+    """BPTT through steps first..last of the order of computation, the last one first: this thread's rows or units.
 
-    After it, weight and input gradients are products of dgates with what the tape holds.
+    Weight and input gradients are then products of dgates with arrays on the tape.
     """
     cdef SweepBackward *s = <SweepBackward *>arg
     if s.units:
@@ -290,6 +308,7 @@ cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept no
         sweep_backward(s, s.cuts[part], s.cuts[part + 1], 0, 1)
 
 cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
+    """Rows [b0, b1) of steps last..first, this part's units."""
     cdef rnn_step_backward step
     cdef Py_ssize_t row = s.Hp * s.item, h_row = s.Pp * s.item
     cdef Py_ssize_t q, t, lo, hi, at, cut
@@ -325,7 +344,7 @@ cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, 
         step.dphase = s.dphase + lo * row if s.dphase != NULL else NULL
         step.flip = q & 1
         if step.parts > 1 and rnn_team_leaves(part):
-            rnn_team_meet(part, parts)        # then the others have finished the step before
+            rnn_team_barrier(part, parts)        # afterwards the other parts have finished the previous step
             if part > 0:
                 return
             step.u1, step.p1, step.parts = s.Hp, s.Pp, 1

@@ -1,10 +1,12 @@
-"""The loop of a decoder that writes: greedy, drawn, or by beam search; no symbol goes back to Python before all are written.
+"""The loop that generates sequences: greedy, by sampling, or by beam search, without Python.
 
-Each of N sequences has K rows that lie together, its live hypotheses, the best first. The layers are sweeps of one step whose states
-stay in h_n, c_n. A thread has its sequences and waits for nobody; what is written for one does not depend on the others.
+Each of N sequences has K adjacent rows: its live hypotheses, the best first. The layers are sweeps of one step whose
+states stay in h_n and c_n. A thread generates its own sequences and does not wait for other threads; a sequence does
+not depend on the others.
 
-At each step the 2K best continuations of a sequence's hypotheses are looked at, best first. An end among the K best of them is a finished
-hypothesis; the first K others live on. A sequence is done with K finished ones, or at its limit, where what lives counts too.
+Each step considers the 2K best continuations of a sequence's hypotheses, the best first. An end symbol among the K
+best finishes a hypothesis; the first K of the others stay live. A sequence is done when it has K finished hypotheses,
+or at its limit, where the live hypotheses count too.
 """
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
@@ -12,38 +14,38 @@ from libc.string cimport memcpy
 from attention cimport Attention, attend_rows, rows_product
 from kernels cimport rnn_kernels
 from recurrence cimport Sweep, sweep
-from threads cimport MOST_PARTS
+from threads cimport MAX_PARTS
 
 cdef enum:
-    MOST_HYPOTHESES = 64
+    MAX_HYPOTHESES = 64
 
 ctypedef struct Search:
     const rnn_kernels *kernels
     Py_ssize_t item, N, K, L, V, F
     const Sweep **layers              # (L,)  T = 1, N*K rows
-    const Attention *attention        # of N*K rows, or NULL: the output is that of the top layer
+    const Attention *attention        # of N*K rows; NULL: the output is that of the top layer
     const char *out                   # (N*K, F) output of a step
     const char *w                     # packed (V, F)
     const char *bias                  # (V,) or NULL
     char *logits                      # (N*K, V)
     char *spare                       # (parts, V) scratch
     char *swap                        # (N*K, Hp) scratch
-    int64_t *ids                      # (N*K,) symbols that enter the next step; in: the first ones
+    int64_t *ids                      # (N*K,) input symbols of the next step; in: those of the first step
     int64_t end
-    const int64_t *limits             # (N,) most symbols of each sequence, the end among them
-    const int64_t *given              # (T, N) symbols that enter in place of the chosen ones where not negative; or NULL
-    double temperature                # of drawing, with K = 1; 0: the most likely
+    const int64_t *limits             # (N,) most symbols of each sequence, including the end
+    const int64_t *given              # (T, N) inputs instead of the chosen symbols where not negative; or NULL
+    double temperature                # of sampling, with K = 1; 0: the most likely symbol
     uint64_t key
-    const uint64_t *row_id            # (N,) what draws are keyed by
+    const uint64_t *row_id            # (N,) keys of the random numbers
     double *score                     # (N*K,) log-probability so far; minus infinity: no hypothesis
-    int64_t *symbols                  # (T, N*K) out: the symbol each hypothesis ends with
-    int64_t *parents                  # (T, N*K) out: which of the sequence's hypotheses of the step before it continues
-    int64_t *count                    # (N,) finished hypotheses
-    int64_t *last                     # (N, K) their last step ...
-    int64_t *parent                   # (N, K) ... which hypothesis they end, or with `ended` 0, are
-    int64_t *ended                    # (N, K)
-    double *total                     # (N, K) log-probability
-    Py_ssize_t cuts[MOST_PARTS + 1]
+    int64_t *symbols                  # (T, N*K) out: last symbol of each hypothesis
+    int64_t *parents                  # (T, N*K) out: the sequence's hypothesis of the previous step that it continues
+    int64_t *count                    # (N,) number of finished hypotheses
+    int64_t *last                     # (N, K) of each finished hypothesis: its last step,
+    int64_t *parent                   # (N, K) the hypothesis that it ends or, if `ended` is 0, the hypothesis itself,
+    int64_t *ended                    # (N, K) whether it ends with the end symbol,
+    double *total                     # (N, K) and its log-probability
+    Py_ssize_t cuts[MAX_PARTS + 1]
     Py_ssize_t t0, t1
 
 cdef inline uint64_t mixed(uint64_t x) noexcept nogil:
@@ -53,13 +55,14 @@ cdef inline uint64_t mixed(uint64_t x) noexcept nogil:
     return x ^ (x >> 31)
 
 cdef inline double uniform(uint64_t key, uint64_t row, uint64_t t) noexcept nogil:
-    """A number in 0 <= u < 1 that belongs to (key, row, t)."""
+    """A random number in 0 <= u < 1, a function of (key, row, t)."""
     return <double>(mixed(mixed(mixed(key + <uint64_t>0x9e3779b97f4a7c15) ^ row) ^ t) >> 11) / 9007199254740992.0
 
 cdef inline void search_part(void *arg, int part, int parts) noexcept nogil:
-    """Steps t0..t1 of this thread's sequences, as long as one of them is not done."""
+    """Steps t0..t1 of this thread's sequences, until all of them are done."""
     cdef Search *s = <Search *>arg
     cdef Py_ssize_t n0 = s.cuts[part], n1 = s.cuts[part + 1], b0 = n0 * s.K, rows = (n1 - n0) * s.K, t, l, n
+    cdef Py_ssize_t output = s.F * s.item, logits = s.V * s.item        # bytes of a row
     cdef Sweep layer
     cdef bint goes_on
     if n0 == n1:
@@ -77,15 +80,19 @@ cdef inline void search_part(void *arg, int part, int parts) noexcept nogil:
             sweep(&layer, b0, b0 + rows, 0, 1)
         if s.attention != NULL:
             attend_rows(s.attention, b0, b0, rows)
-        rows_product(s.kernels, rows, s.V, s.F, s.out + b0 * s.F * s.item, s.F, s.w, s.bias, s.logits + b0 * s.V * s.item, s.V, False)
+        rows_product(s.kernels, rows, s.V, s.F, s.out + b0 * output, s.F, s.w, s.bias, s.logits + b0 * logits, s.V,
+                     False)
         for n in range(n0, n1):
             if s.count[n] < s.K:
                 if s.temperature > 0 or s.given != NULL:
-                    write_one(s, n, t, s.spare + part * s.V * s.item)
+                    write_one(s, n, t, s.spare + part * logits)
                 else:
                     write_best(s, n, t)
 
-cdef inline void finish(Search *s, Py_ssize_t n, Py_ssize_t t, Py_ssize_t hypothesis, double score, bint ended) noexcept nogil:
+cdef inline void finish(
+    Search *s, Py_ssize_t n, Py_ssize_t t, Py_ssize_t hypothesis, double score, bint ended,
+) noexcept nogil:
+    """Record a finished hypothesis of sequence n."""
     cdef Py_ssize_t at = n * s.K + s.count[n]
     s.last[at] = t
     s.parent[at] = hypothesis
@@ -94,7 +101,7 @@ cdef inline void finish(Search *s, Py_ssize_t n, Py_ssize_t t, Py_ssize_t hypoth
     s.count[n] += 1
 
 cdef inline void carry_on(Search *s, Py_ssize_t n, Py_ssize_t t) noexcept nogil:
-    """The K hypotheses of step t take over the states of their parents, and their symbols enter the next step."""
+    """Give the K hypotheses of step t the states of their parents, and their symbols to the next step."""
     cdef Py_ssize_t k, l, row = n * s.K, width = s.F * s.item, at = t * s.N * s.K + row
     cdef bint same = True
     for k in range(s.K):
@@ -105,11 +112,14 @@ cdef inline void carry_on(Search *s, Py_ssize_t n, Py_ssize_t t) noexcept nogil:
     if same:
         return
     for l in range(s.L):
-        take_over(s, s.layers[l].h_n, s.layers[l].Hp * s.item, row, s.parents + at)
+        copy_states(s, s.layers[l].h_n, s.layers[l].Hp * s.item, row, s.parents + at)
         if s.layers[l].c_n != NULL:
-            take_over(s, s.layers[l].c_n, s.layers[l].Hp * s.item, row, s.parents + at)
+            copy_states(s, s.layers[l].c_n, s.layers[l].Hp * s.item, row, s.parents + at)
 
-cdef inline void take_over(Search *s, char *state, Py_ssize_t width, Py_ssize_t row, const int64_t *parents) noexcept nogil:
+cdef inline void copy_states(
+    Search *s, char *state, Py_ssize_t width, Py_ssize_t row, const int64_t *parents,
+) noexcept nogil:
+    """Reorder the K rows of a sequence: row k becomes that of its parent."""
     cdef Py_ssize_t k
     memcpy(s.swap + row * width, state + row * width, s.K * width)
     for k in range(s.K):
@@ -120,7 +130,7 @@ cdef inline double logit(const Search *s, Py_ssize_t row, int64_t symbol) noexce
     return (<const double *>at)[0] if s.item == 8 else (<const float *>at)[0]
 
 cdef inline void write_one(Search *s, Py_ssize_t n, Py_ssize_t t, char *spare) noexcept nogil:
-    """K = 1: the next symbol is drawn, or the most likely one; what is given enters in its place."""
+    """K = 1: choose the next symbol, by sampling or the most likely one. A given symbol replaces it as input."""
     cdef const char *row = s.logits + n * s.V * s.item
     cdef int64_t symbol
     if s.temperature > 0:
@@ -142,19 +152,20 @@ cdef inline void write_one(Search *s, Py_ssize_t n, Py_ssize_t t, char *spare) n
         finish(s, n, t, 0, s.score[n], symbol == s.end)
 
 cdef inline void write_best(Search *s, Py_ssize_t n, Py_ssize_t t) noexcept nogil:
-    """The best continuations of the sequence's hypotheses."""
-    cdef int64_t symbols[2 * MOST_HYPOTHESES]
-    cdef int64_t parents[2 * MOST_HYPOTHESES]
-    cdef int64_t best[2 * MOST_HYPOTHESES]
-    cdef double scores[2 * MOST_HYPOTHESES]
+    """Select the best continuations of the hypotheses of sequence n."""
+    cdef int64_t symbols[2 * MAX_HYPOTHESES]
+    cdef int64_t parents[2 * MAX_HYPOTHESES]
+    cdef int64_t best[2 * MAX_HYPOTHESES]
+    cdef double scores[2 * MAX_HYPOTHESES]
     cdef double base, score
-    cdef Py_ssize_t K = s.K, row = n * K, found = 0, live = 0, k, i, place, look = min(2 * K, s.V), at = t * s.N * K + row
+    cdef Py_ssize_t K = s.K, row = n * K, found = 0, live = 0, k, i, place
+    cdef Py_ssize_t most = min(2 * K, s.V), at = t * s.N * K + row
     for k in range(K):
         if s.score[row + k] == -INFINITY:
             continue
-        s.kernels.greatest(s.V, s.logits + (row + k) * s.V * s.item, look, best)
+        s.kernels.greatest(s.V, s.logits + (row + k) * s.V * s.item, most, best)
         base = s.score[row + k] - s.kernels.log_sum_exp(s.V, s.logits + (row + k) * s.V * s.item)
-        for i in range(look):
+        for i in range(most):
             if best[i] < 0:
                 break
             score = base + logit(s, row + k, best[i])

@@ -1,5 +1,5 @@
-/* When work is divided among threads at all: what a meeting of them costs here, and for how long calls go alone where others are found on
- * the other cores. The sizes from which it pays are in threads.pxd. */
+/* Whether work is divided among threads at all: the cost of a barrier on this machine, and the back-off while other
+ * programs use the other cores. The sizes above which a division pays are in threads.pxd. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -10,28 +10,29 @@
 
 #include "kernels.h"
 
-enum { SOON_NS = 50000000 };                           /* two failures within this time, and calls go alone ...                 */
-enum { ALONE_NS = 5000000, MOST_ALONE_NS = 1000000000 };        /* ... for so long; four times as long if it happens again soon */
-enum { LOOK_NS = 20000000 };                           /* meanwhile: how often to look whether the other cores are free again */
-enum { MEASURE_NS = 100000000 };                       /* a dear meeting is measured again after so long                        */
-#define DEAR_MEETING 1e-6                              /* seconds; between two free cores it is a tenth of that                 */
+enum { FAILURE_WINDOW_NS = 50000000 };       /* after two failures within this time calls use one thread, */
+enum { BACKOFF_NS = 5000000 };               /* for this long, */
+enum { MAX_BACKOFF_NS = 1000000000 };        /* and four times as long, up to this, each time it happens again soon */
+enum { PROBE_NS = 20000000 };                /* during the back-off: interval between checks for a free core */
+enum { REMEASURE_NS = 100000000 };           /* interval between measurements of a slow barrier */
+#define SLOW_BARRIER 1e-6                    /* seconds; a barrier of two free cores takes a tenth of that */
 
-/* ---- calls that go alone -------------------------------------------------------------------------------------- */
+/* ---- back-off ------------------------------------------------------------------------------------------------- */
 
-static _Atomic int64_t alone_until;          /* ns                                        */
-static _Atomic int64_t next_look;            /* ns                                        */
-static _Atomic int free_looks;               /* in a row that found a core free           */
-static _Atomic int64_t failures;             /* so far                                    */
-static struct {                              /* of who has taken the team                 */
-    int64_t last;                            /* failure                                   */
-    int64_t pause;                           /* ns that calls go alone, next time         */
-    int64_t ended;                           /* when they stopped going alone             */
-} failed = {-SOON_NS, ALONE_NS, 0};
+static _Atomic int64_t paused_until;         /* ns                                                  */
+static _Atomic int64_t next_probe;           /* ns                                                  */
+static _Atomic int free_probes;              /* consecutive probes that found a free core           */
+static _Atomic int64_t failures;             /* so far                                              */
+static struct {                              /* written only by the call that has taken the team    */
+    int64_t last_failure;                    /* ns                                                  */
+    int64_t backoff;                         /* ns, of the next back-off                            */
+    int64_t ended;                           /* ns, end of the last back-off                        */
+} history = {-FAILURE_WINDOW_NS, BACKOFF_NS, 0};
 
 int64_t rnn_split_failures(void) { return atomic_load_explicit(&failures, memory_order_relaxed); }
 
-/* Whether a core is free: Linux tells how many threads of the machine are running or would like to, this one among them. */
-static int a_core_is_free(void)
+/* Whether a core is free, by the number of runnable threads of the machine, including this one, which Linux reports. */
+static int is_core_free(void)
 {
 #if defined(__linux__)
     char text[80];
@@ -50,77 +51,81 @@ static int a_core_is_free(void)
 #endif
 }
 
-/* Whether a core was free at two looks in a row. */
-static int cores_are_free(int64_t now)
+/* Whether two consecutive probes found a free core. */
+static int probe_cores(int64_t now)
 {
-    int64_t look = atomic_load_explicit(&next_look, memory_order_relaxed);
-    if (now < look || !atomic_compare_exchange_strong(&next_look, &look, now + LOOK_NS))
+    int64_t probe = atomic_load_explicit(&next_probe, memory_order_relaxed);
+    if (now < probe || !atomic_compare_exchange_strong(&next_probe, &probe, now + PROBE_NS))
         return 0;
-    return a_core_is_free() ? atomic_fetch_add(&free_looks, 1) > 0 : (atomic_store(&free_looks, 0), 0);
-}
-
-int64_t rnn_split_alone_ns(void)
-{
-    int64_t until = atomic_load_explicit(&alone_until, memory_order_relaxed);
-    if (!until)
-        return 0;
-    const int64_t now = rnn_now();
-    if (now < until && !cores_are_free(now))
-        return until - now;
-    atomic_compare_exchange_strong(&alone_until, &until, 0);        /* unless it failed again meanwhile */
+    if (is_core_free())
+        return atomic_fetch_add(&free_probes, 1) > 0;
+    atomic_store(&free_probes, 0);
     return 0;
 }
 
-int rnn_split_alone(void) { return rnn_split_alone_ns() > 0; }
-
-/* A worker made the caller wait, or did not come: somebody else's work is on the other cores. Once may be chance. */
-void rnn_split_failed(void)
+int64_t rnn_split_paused_ns(void)
 {
-    const int64_t now = rnn_now(), since = now - failed.last, peace = now - failed.ended;
-    atomic_fetch_add_explicit(&failures, 1, memory_order_relaxed);
-    failed.last = now;
-    if (since > SOON_NS)
-        return;
-    if (peace > 4 * failed.pause)
-        failed.pause = ALONE_NS;
-    else if (peace < failed.pause)
-        failed.pause = 4 * failed.pause < MOST_ALONE_NS ? 4 * failed.pause : MOST_ALONE_NS;
-    failed.last = failed.ended = now + failed.pause;   /* then once is enough for a while */
-    atomic_store_explicit(&next_look, now + LOOK_NS, memory_order_relaxed);
-    atomic_store_explicit(&free_looks, 0, memory_order_relaxed);
-    atomic_store_explicit(&alone_until, failed.ended, memory_order_relaxed);
+    int64_t until = atomic_load_explicit(&paused_until, memory_order_relaxed);
+    if (!until)
+        return 0;
+    const int64_t now = rnn_now();
+    if (now < until && !probe_cores(now))
+        return until - now;
+    atomic_compare_exchange_strong(&paused_until, &until, 0);        /* unless there was another failure */
+    return 0;
 }
 
-/* ---- what a meeting costs on this machine --------------------------------------------------------------------- */
+int rnn_split_paused(void) { return rnn_split_paused_ns() > 0; }
 
-static void meet_often(void *arg, int part, int parts)
+/* A worker was late: another program uses the other cores. A single failure may be chance. */
+void rnn_split_failed(void)
+{
+    const int64_t now = rnn_now(), since_failure = now - history.last_failure, since_backoff = now - history.ended;
+    atomic_fetch_add_explicit(&failures, 1, memory_order_relaxed);
+    history.last_failure = now;
+    if (since_failure > FAILURE_WINDOW_NS)
+        return;
+    if (since_backoff > 4 * history.backoff)
+        history.backoff = BACKOFF_NS;
+    else if (since_backoff < history.backoff)
+        history.backoff = 4 * history.backoff < MAX_BACKOFF_NS ? 4 * history.backoff : MAX_BACKOFF_NS;
+    history.ended = now + history.backoff;
+    history.last_failure = history.ended;    /* so that a single failure soon after it starts the next back-off */
+    atomic_store_explicit(&next_probe, now + PROBE_NS, memory_order_relaxed);
+    atomic_store_explicit(&free_probes, 0, memory_order_relaxed);
+    atomic_store_explicit(&paused_until, history.ended, memory_order_relaxed);
+}
+
+/* ---- the cost of a barrier on this machine -------------------------------------------------------------------- */
+
+static void time_barriers(void *arg, int part, int parts)
 {
     double *least = arg;
-    enum { BATCHES = 8, MEETINGS = 100 };
+    enum { BATCHES = 8, BARRIERS = 100 };
     for (int batch = 0; parts > 1 && batch < BATCHES; batch++) {
         const int64_t start = rnn_now();
-        for (int i = 0; i < MEETINGS; i++) {
-            rnn_team_meet(part, parts);
+        for (int i = 0; i < BARRIERS; i++) {
+            rnn_team_barrier(part, parts);
             if (rnn_team_leaves(part))
                 return;
         }
-        const double seconds = (double)(rnn_now() - start) * 1e-9 / MEETINGS;
+        const double seconds = (double)(rnn_now() - start) * 1e-9 / BARRIERS;
         if (part == 0 && seconds < *least)
             *least = seconds;
     }
 }
 
-/* A second core that is busy with something else makes meetings dear: then they are measured again a while later. */
-double rnn_team_meeting(void)
+/* A barrier is slow if the second core is in use by another program; then it is measured again later. */
+double rnn_team_barrier_seconds(void)
 {
     static _Atomic double measured = 1;
     static _Atomic int64_t next;
     const int64_t now = rnn_now();
-    if (atomic_load(&measured) < DEAR_MEETING || now < atomic_load(&next))
+    if (atomic_load(&measured) < SLOW_BARRIER || now < atomic_load(&next))
         return atomic_load(&measured);
-    double seconds = 1;                      /* stays if there is no second core, or the team is taken */
-    rnn_team_run(meet_often, &seconds, 2, 1);
+    double seconds = 1;                      /* unchanged without a second core, or if the team is in use */
+    rnn_team_run(time_barriers, &seconds, 2, 1);
     atomic_store(&measured, seconds);
-    atomic_store(&next, now + MEASURE_NS);
+    atomic_store(&next, now + REMEASURE_NS);
     return seconds;
 }

@@ -1,10 +1,12 @@
-/* The thread team: the only place that knows threads. Workers are made when first needed, spin for a moment after a task and then park.
+/* The thread team: all use of threads. Workers are started when first needed, spin briefly after each task, then park.
  *
- * A task is parts, which are claimed one after the other: by workers as soon as they run, by the caller when its own part is done. So nobody
- * waits for a worker that has not begun. Parts that work together meet in each step; they begin only if all workers come in time, and the
- * caller goes on alone from the next step when a worker stops answering. After a bad experience calls go alone for a while.
+ * A task consists of parts, which are claimed one at a time: by workers as soon as they run, by the caller when its
+ * own part is done. So the caller never waits for a worker that has not started. Parts that run together wait for each
+ * other at a barrier in each step. They start only if all workers arrive in time, and the caller continues alone from
+ * the next step if a worker stops responding. After repeated delays, calls use one thread for a while (split.c).
  *
- * A second caller at the same time, or one after fork, finds the team taken or gone and is served serially or by a new team: same bits. */
+ * If the team is in use by another call, a call runs serially; in the child of a fork it starts a new team. The
+ * results have the same bits in all cases. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -19,35 +21,36 @@
 #include <xmmintrin.h>
 #endif
 
-enum { MOST = 64, SPIN_NS = 50000, SPINS = 4000 };     /* so many pauses are about as long                                */
-enum { JOIN_NS = 100000 };                             /* parts that work together begin so soon, or one does it all      */
-enum { LATE_NS = 1000000 };                            /* a wait longer than this, and than the work, is a bad experience */
+enum { MAX_WORKERS = 64 };
+enum { SPIN_NS = 50000, SPINS = 4000 };      /* spin time; SPINS pauses take about SPIN_NS               */
+enum { JOIN_NS = 100000 };                   /* parts that run together start within this time, or one computes all */
+enum { LATE_NS = 1000000 };                  /* a wait longer than this, and than the work, counts as a failure */
 
 typedef struct {
     _Alignas(128) int64_t posted;            /* number of the newest task for this worker */
     _Atomic int parked;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    _Alignas(128) int64_t met;               /* meetings this part came to in this task; others read it by rnn_await */
+    _Alignas(128) int64_t reached;           /* barriers that this part has reached in this task; others wait for it */
 } worker;
 
 static struct {
     _Atomic int taken;
-    int started;                             /* workers alive: 1 .. started */
+    int started;                             /* running workers: 1 .. started */
     void (*part)(void *, int, int);
     void *arg;
     int together;
-    int64_t begun;                           /* ns                                        */
-    int64_t task;                            /* its number                                */
-    _Atomic int cpu;                         /* that the caller runs on, or -1            */
-    _Atomic int declined;                    /* whether a worker found itself on it       */
-    _Atomic int64_t leave_at;                /* together: from this meeting on the caller goes on alone; 0: it does not */
-    _Atomic int64_t waited;                  /* ns, in waits that were not short          */
-    int absent;                              /* times in a row that not all came in time  */
-    _Alignas(128) _Atomic uint64_t claims;   /* task << 16 | parts << 8 | the next part to claim */
-    _Alignas(128) int64_t finished;          /* parts that workers have finished, of all tasks   */
-    _Alignas(128) _Atomic int64_t go;        /* together: task << 1 | whether all came in time   */
-    worker workers[MOST];                    /* the caller is part 0 */
+    int64_t start;                           /* ns                                                */
+    int64_t task;                            /* number of the task                                */
+    _Atomic int cpu;                         /* of the caller, or -1                              */
+    _Atomic int declined;                    /* whether a worker woke up on the caller's CPU      */
+    _Atomic int64_t leave_at;                /* the caller continues alone from this barrier; 0: it does not */
+    _Atomic int64_t waited;                  /* ns, in waits that were not short                  */
+    int absent;                              /* consecutive tasks whose workers were not all in time */
+    _Alignas(128) _Atomic uint64_t claims;   /* task << 16 | parts << 8 | next part to claim      */
+    _Alignas(128) int64_t finished;          /* parts finished by workers, in all tasks           */
+    _Alignas(128) _Atomic int64_t go;        /* task << 1 | whether all workers were in time      */
+    worker workers[MAX_WORKERS];             /* the caller is part 0                              */
 } team;
 
 static inline void pause_cpu(void)
@@ -59,14 +62,14 @@ static inline void pause_cpu(void)
 #endif
 }
 
-/* as rnn_await; returns the ns of a wait that was not short, else 0 */
+/* As rnn_await; returns the duration in ns if the wait was not short, else 0. */
 static int64_t await_long(const int64_t *counter, int64_t value)
 {
     int64_t since = 0;
     for (unsigned spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < value; spins++)
         if (spins < SPINS) {
             pause_cpu();
-        } else {                             /* the other core is taken by somebody: let it have this one too */
+        } else {                             /* another program may be using the core: yield this one */
             struct timespec moment = {0, 20000};
             if (!since)
                 since = rnn_now() - SPIN_NS;
@@ -122,7 +125,7 @@ static int64_t await_task(worker *w, int64_t seen)
     return __atomic_load_n(&w->posted, __ATOMIC_SEQ_CST);
 }
 
-/* the next part of the newest task, with its number and its parts, or 0 if none is left */
+/* Claim the next part of the current task, also returning its task number and number of parts; 0: none is left. */
 static int claim(int64_t *task, int *parts)
 {
     uint64_t c = atomic_load(&team.claims);
@@ -135,8 +138,8 @@ static int claim(int64_t *task, int *parts)
     return 0;
 }
 
-/* together: whether all came in time; the caller is awake and about to say it */
-static int all_came(int64_t task)
+/* Parts that run together: whether all workers were in time. The caller is running and about to publish it. */
+static int all_in_time(int64_t task)
 {
     int64_t go;
     for (unsigned spins = 0; (go = atomic_load(&team.go)) >> 1 != task; spins++)
@@ -156,12 +159,12 @@ static void *work(void *arg)
         seen = await_task(w, seen);
         const int cpu = current_cpu();
         if (cpu >= 0 && cpu == atomic_load_explicit(&team.cpu, memory_order_relaxed)) {
-            atomic_store(&team.declined, 1); /* here it would only take turns with the caller */
+            atomic_store(&team.declined, 1); /* it would only compete with the caller */
             park(w, seen);
             continue;
         }
         while ((p = claim(&task, &parts)) > 0) {
-            if (!team.together || all_came(task))
+            if (!team.together || all_in_time(task))
                 run_part(team.part, team.arg, p, parts);
             __atomic_fetch_add(&team.finished, 1, __ATOMIC_SEQ_CST);
         }
@@ -169,14 +172,14 @@ static void *work(void *arg)
     return NULL;
 }
 
-/* In the child of a fork no worker is alive: it starts with an empty team. */
+/* The child of a fork has no workers: it starts with an empty team. */
 static void forget_team(void)
 {
     team.started = 0;
     atomic_store(&team.taken, 0);
 }
 
-/* workers 1 .. wanted, as far as the system gives them; returns how many there are */
+/* Start workers 1 .. wanted, as many as the system allows; returns how many are running. */
 static int start_workers(int wanted)
 {
     if (team.started >= wanted)
@@ -186,10 +189,10 @@ static int start_workers(int wanted)
     if (!registered)
         registered = pthread_atfork(NULL, NULL, forget_team) == 0;
     if (!registered)
-        return 0;                            /* a child of a fork would wait for workers that it has not got */
+        return 0;                            /* the child of a fork would wait for workers that do not exist */
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);      /* workers inherit it: signals are for the program's own threads */
-    while (team.started < wanted && team.started + 1 < MOST) {
+    pthread_sigmask(SIG_SETMASK, &all, &before);      /* inherited by workers: signals go to other threads */
+    while (team.started < wanted && team.started + 1 < MAX_WORKERS) {
         worker *w = &team.workers[team.started + 1];
         pthread_attr_t attributes;
         pthread_t thread;
@@ -221,51 +224,54 @@ static void post(worker *w)
 
 /* ---- tasks ---------------------------------------------------------------------------------------------------- */
 
-void rnn_team_meet(int part, int parts)
+void rnn_team_barrier(int part, int parts)
 {
-    const int64_t mine = team.workers[part].met + 1;
+    const int64_t mine = team.workers[part].reached + 1;
     int64_t waited = 0;
-    rnn_announce(&team.workers[part].met, mine);
+    rnn_announce(&team.workers[part].reached, mine);
     for (int p = 0; p < parts; p++)
         if (p != part)
-            waited += await_long(&team.workers[p].met, mine);
-    if (waited && part == 0 && !atomic_load(&team.leave_at) && waited > LATE_NS + 2 * ((rnn_now() - team.begun - waited) / mine))
-        atomic_store(&team.leave_at, mine + 1);        /* at the next meeting all parts know it */
+            waited += await_long(&team.workers[p].reached, mine);
+    if (!waited || part != 0 || atomic_load(&team.leave_at))
+        return;
+    const int64_t each = (rnn_now() - team.start - waited) / mine;     /* ns of a step, without the wait      */
+    if (waited > LATE_NS + 2 * each)
+        atomic_store(&team.leave_at, mine + 1);                        /* all parts see it at the next barrier */
 }
 
 int rnn_team_leaves(int part)
 {
     const int64_t at = atomic_load(&team.leave_at);
-    return at && team.workers[part].met >= at;
+    return at && team.workers[part].reached >= at;
 }
 
-static _Atomic int64_t forced_leave;         /* for tests: at this meeting the caller goes on alone; 0: as it happens */
+static _Atomic int64_t forced_leave;         /* for tests; 0: the caller leaves only after a delay */
 
-void rnn_team_force_leave(int64_t meeting) { atomic_store(&forced_leave, meeting); }
+void rnn_team_force_leave(int64_t barrier) { atomic_store(&forced_leave, barrier); }
 
 static void post_task(void (*part)(void *, int, int), void *arg, int parts, int together, int helpers)
 {
     team.part = part;
     team.arg = arg;
     team.together = together;
-    team.begun = rnn_now();
+    team.start = rnn_now();
     team.task++;
     atomic_store_explicit(&team.cpu, current_cpu(), memory_order_relaxed);
     atomic_store(&team.declined, 0);
     atomic_store(&team.leave_at, atomic_load(&forced_leave));
     atomic_store(&team.waited, 0);
     for (int p = 0; p < parts; p++)
-        team.workers[p].met = 0;
+        team.workers[p].reached = 0;
     atomic_store(&team.claims, (uint64_t)team.task << 16 | (uint64_t)parts << 8 | 1);
     for (int p = 1; p <= helpers; p++)
         post(&team.workers[p]);
 }
 
-/* Part 0 with the others, or alone with everything if not all of them come in time; returns how many came. */
+/* Run part 0 with the others, or everything alone if not all workers are in time; returns how many were. */
 static int run_together(int parts, int *late)
 {
     const uint64_t all = (uint64_t)team.task << 16 | (uint64_t)parts << 8 | (uint64_t)parts;
-    while (atomic_load(&team.claims) != all && rnn_now() - team.begun < JOIN_NS)
+    while (atomic_load(&team.claims) != all && rnn_now() - team.start < JOIN_NS)
         pause_cpu();
     const uint64_t claimed = atomic_exchange(&team.claims, all);
     *late = claimed != all;
@@ -274,7 +280,7 @@ static int run_together(int parts, int *late)
     return (int)(claimed & 255) - 1;
 }
 
-/* Part 0, then what nobody has claimed; returns how many parts the workers have. */
+/* Run part 0, then the parts not yet claimed; returns how many parts the workers have claimed. */
 static int run_claimed(int parts)
 {
     int theirs = parts - 1, p;
@@ -294,17 +300,18 @@ static void run_with(int helpers, void (*part)(void *, int, int), void *arg, int
     post_task(part, arg, parts, together, helpers);
     const int theirs = together ? run_together(parts, &late) : run_claimed(parts);
     await_long(&team.finished, finished + theirs);
-    const int64_t waited = atomic_load(&team.waited), took = rnn_now() - team.begun;
+    const int64_t waited = atomic_load(&team.waited), took = rnn_now() - team.start;
     if (together)
-        team.absent = late ? team.absent + 1 : 0;      /* once may be a thread that had to be woken */
-    if (team.absent > 1 || (waited > LATE_NS && waited > took / 3) || (atomic_load(&team.leave_at) && !atomic_load(&forced_leave)) || atomic_load(&team.declined))
+        team.absent = late ? team.absent + 1 : 0;      /* once may be the wake-up of a thread */
+    const int left = atomic_load(&team.leave_at) && !atomic_load(&forced_leave);
+    if (team.absent > 1 || (waited > LATE_NS && waited > took / 3) || left || atomic_load(&team.declined))
         rnn_split_failed();
 }
 
 void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together)
 {
     int helpers = 0, expected = 0;
-    const int mine = parts > 1 && !rnn_split_alone() && atomic_compare_exchange_strong(&team.taken, &expected, 1);
+    const int mine = parts > 1 && !rnn_split_paused() && atomic_compare_exchange_strong(&team.taken, &expected, 1);
     if (mine)
         helpers = start_workers(parts - 1);
     if (helpers > parts - 1)
@@ -320,6 +327,8 @@ void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int p
         atomic_store(&team.taken, 0);
 }
 
-/* ---- for the other extensions, which have no team of their own --------------------------------------------------- */
+/* ---- for the other extensions, which do not contain this file ---------------------------------------------------- */
 
-const rnn_process rnn_own_process = {rnn_team_run, rnn_team_meet, rnn_team_leaves, rnn_team_meeting, rnn_split_alone, rnn_await};
+const rnn_process rnn_own_process = {
+    rnn_team_run, rnn_team_barrier, rnn_team_leaves, rnn_team_barrier_seconds, rnn_split_paused, rnn_await,
+};

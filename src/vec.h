@@ -1,5 +1,5 @@
-/* The vector words: about twenty, over a vector whose width follows the instruction set.
- * REAL (float or double) is given by the build; everything else follows from the compiler's own macros. */
+/* Operations on vectors whose width depends on the instruction set. The build defines REAL (float or double);
+ * everything else follows from the compiler's own macros. */
 #ifndef RNN_VEC_H
 #define RNN_VEC_H
 
@@ -42,7 +42,7 @@ INLINE vec v_set(real x)                   { return x - (vec){0}; }
 INLINE vec v_load(const real *p)           { return *(const vec *)p; }
 INLINE void v_store(real *p, vec x)        { *(vec *)p = x; }
 
-/* The first n lanes only, 0 <= n <= VL: the rest reads as 0, and is not written. */
+/* The first n lanes only, 0 <= n: the others are loaded as 0, and not stored. */
 INLINE vec v_load_n(const real *p, ptrdiff_t n)
 {
     if (n >= VL)
@@ -75,9 +75,9 @@ INLINE void v_store_n(real *p, vec x, ptrdiff_t n)
         }
 }
 
-/* a*b + c, fused where the ISA can: written, never left to -ffp-contract, so that all variants of a tile give the same bits. */
+/* a*b + c, fused if the ISA can. It is explicit, never left to -ffp-contract, so that all variants of a tile give the
+ * same bits. */
 #if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
-INLINE real r_fma(real a, real b, real c)  { return FMA(a, b, c); }
 INLINE vec v_fma(vec a, vec b, vec c)
 {
     for (int l = 0; l < VL; l++)
@@ -85,14 +85,13 @@ INLINE vec v_fma(vec a, vec b, vec c)
     return c;
 }
 #else
-INLINE real r_fma(real a, real b, real c)  { return a * b + c; }
 INLINE vec v_fma(vec a, vec b, vec c)      { return a * b + c; }
 #endif
 
-/* yes where the mask's lanes are all ones, else no */
+/* `yes` in lanes whose mask is all ones, else `no` */
 INLINE vec v_select(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-/* Clamps that let NaN through: a comparison with NaN is false, and x is kept. */
+/* Clamps that propagate NaN: a comparison with NaN is false, so x is kept. */
 INLINE vec v_at_most(vec x, real limit)    { return v_select((ivec)(x > limit), v_set(limit), x); }
 INLINE vec v_at_least(vec x, real limit)   { return v_select((ivec)(x < limit), v_set(limit), x); }
 
@@ -110,7 +109,8 @@ INLINE vec v_copysign(vec x, vec from)
 
 /* x = n ln2 + r, |r| <= ln2/2 (Cody & Waite 1980): returns expm1(r) and stores 2^n in *scale, so that
  * exp(x) = expm1(r) * 2^n + 2^n. For -87 <= x <= 88 in float32, -708 <= x <= 709 in float64; NaN stays NaN.
- * expm1(r) = r + r^2 q(r), q interpolated in Chebyshev nodes: relative error < 6e-10 (degree 5, float32), < 5e-17 (degree 9, float64). */
+ * expm1(r) = r + r^2 q(r), q interpolated in Chebyshev nodes: relative error < 6e-10 (degree 5, float32), < 5e-17
+ * (degree 9, float64). */
 #if IS_FLOAT
 #define EXP_MIN -87.0f
 #define EXP_MAX 88.0f
@@ -152,7 +152,7 @@ INLINE vec v_expm1_part(vec x, vec *scale)
     return v_fma(r * r, q, r);
 }
 
-/* exp(x), clamped so that it neither overflows nor leaves the normal numbers; relative error < 1.3 ulp; NaN stays NaN. */
+/* exp(x), clamped so that it neither overflows nor becomes denormal; relative error < 1.3 ulp; NaN stays NaN. */
 INLINE vec v_exp(vec x)
 {
     vec scale;
@@ -162,12 +162,13 @@ INLINE vec v_exp(vec x)
 
 #if IS_FLOAT
 
-/* tanh by its double-angle formula: from b/a = tanh(x/2), tanh(x) = 2ab / (a^2 + b^2). Where tanh is near 1 the rounding errors
- * of a and b cancel: a ratio of polynomials for tanh itself, as many terms, is off by 5 ulp and comes out above 1.
- * a = A(x^2), |b| = |x| B(x^2), minimax in the relative error of tanh(x) over |x| <= sqrt(TANH_LIMIT), 6e-9, by tests/fit_activations.py;
- * beyond, tanh(x) is +-1 within 1.9 ulp. Both start off a power of two, so that a, b and a^2 do not all round worst at once,
- * and above 1, so that b of the least normal x is normal too: kernels flush the others to 0.
- * With scale 1/2 for tanh(x/2): a and |b| twice as large, by the same bits. */
+/* tanh by its double-angle formula: if b/a = tanh(x/2), then tanh(x) = 2ab / (a^2 + b^2). Near 1 the rounding errors
+ * of a and b cancel; a ratio of polynomials for tanh itself, with as many terms, has an error of 5 ulp and exceeds 1.
+ * a = A(x^2), |b| = |x| B(x^2), minimax in the relative error of tanh(x), 6e-9, over |x| <= sqrt(TANH_LIMIT), from
+ * tests/fit_activations.py; beyond, tanh(x) is +-1 within 1.9 ulp. The first coefficients are not powers of two, so
+ * that a, b and a^2 do not all have their largest rounding errors at the same x, and are above 1, so that b of the
+ * smallest normal x is normal: kernels flush denormals to 0. With scale 1/2, for tanh(x/2), a and |b| have the same
+ * bits, doubled. */
 static const real TANH_A[] = {3.6600000858f, 0.41411244869f, 0.0044307210483f, 4.5638166739e-6f};
 static const real TANH_B[] = {1.8300000429f, 0.054556272924f, 2.1062018641e-4f};
 #define TANH_LIMIT 69.7225037f
@@ -187,7 +188,8 @@ INLINE vec v_tanh_b(vec x, vec square, real scale)
     return v_fma(b, square, v_set(TANH_B[0])) * x;
 }
 
-/* tanh(x), odd to the bit; NaN stays NaN. Over all 2^32 inputs: error < 3.04 ulp (at 0.030), without fused multiply-add < 3.51 (at 0.060). */
+/* tanh(x), exactly odd; NaN stays NaN. Error over all 2^32 inputs: < 3.04 ulp (at 0.030), without fused multiply-add <
+ * 3.51 (at 0.060). */
 INLINE vec v_tanh(vec x)
 {
     const vec square = x * x;
@@ -196,8 +198,9 @@ INLINE vec v_tanh(vec x)
     return v_select((ivec)(square > TANH_LIMIT), v_copysign(v_set(1), x), y);
 }
 
-/* 1 / (1 + exp(-x)): w = (1 - tanh|x/2|) / 2 = (a-|b|)^2 / 2((a-|b|)^2 + 2a|b|), then w below 0, else 1 - w; NaN stays NaN.
- * Absolute error over all 2^32 inputs < 9e-8 (at 1.27), with fused multiply-add or without; below -16.7 it is 0, above 1. */
+/* 1 / (1 + exp(-x)): w = (1 - tanh|x/2|) / 2 = (a-|b|)^2 / 2((a-|b|)^2 + 2a|b|), then w for
+ * x < 0, else 1 - w; NaN stays NaN. Absolute error over all 2^32 inputs < 9e-8 (at 1.27), with or without fused
+ * multiply-add; below -16.7 it is 0, above 16.7 it is 1. */
 INLINE vec v_sigmoid(vec x)
 {
     const real half = (real)0.5;
@@ -205,7 +208,7 @@ INLINE vec v_sigmoid(vec x)
     const vec a = v_tanh_a(square, half), b = v_tanh_b(v_abs(x), square, half);
     const vec ab = a * b, rest = a - b, rest2 = rest * rest, sum = rest2 + (ab + ab);
     const ivec far = (ivec)(square > 4 * TANH_LIMIT);
-    const vec w = (vec)(~far & (ivec)(rest2 / (sum + sum)));        /* a v_select with 0 makes GCC 12 divide twice */
+    const vec w = (vec)(~far & (ivec)(rest2 / (sum + sum)));        /* with v_select GCC 12 would divide twice */
     return v_select((ivec)(x < 0), w, 1 - w);
 }
 

@@ -46,7 +46,7 @@ def test_attention_agrees_with_float64_and_writes_nothing_else(isa, dtype, A, ad
     arrays = [*some(np.random.default_rng(A), A, M, dtype), np.full((5, 17), 9, dtype), np.full((5, M), 9, dtype)]
     boxes, (query, keys, values, v, alpha, context) = guarded(*arrays)
     v = v if additive else None
-    _engine.attend(query, keys, values, FIRST, COUNT, v, softmax, alpha, context)
+    _engine.attend(query, keys, values, FIRST, COUNT, alpha, context, v=v, softmax=softmax)
     want_alpha, want_context = attend64(query, keys, values, v, softmax)
     size = 40 * EPS[dtype] * A
     assert_allclose(alpha, want_alpha, rtol=size, atol=size)
@@ -68,11 +68,14 @@ def test_every_gradient_of_attention_matches_central_differences(isa, A, M, addi
     query, keys, memory, v = values
     v = v if additive else None
     alpha, context = np.empty((5, 17)), np.empty((5, M))
-    _engine.attend(query, keys, memory, FIRST, COUNT, v, softmax, alpha, context)
+    _engine.attend(query, keys, memory, FIRST, COUNT, alpha, context, v=v, softmax=softmax)
     boxes, (dquery, dkeys, dvalues, dv) = guarded(
         np.full((5, A), 9.0), np.ones((33, A)), np.ones((33, M)), np.ones((5, A))
     )
-    _engine.attend_backward(query, keys, memory, FIRST, COUNT, v, softmax, alpha, dcontext, dquery, dkeys, dvalues, dv)
+    _engine.attend_backward(
+        query, keys, memory, FIRST, COUNT, alpha, dcontext,
+        v=v, softmax=softmax, dquery=dquery, dkeys=dkeys, dvalues=dvalues, dv_rows=dv,
+    )  # fmt: skip
     assert all(box.intact() for box in boxes)
     gradients = [dquery, dkeys - 1, dvalues - 1, (dv - 1).sum(0)]
     for k in range(4 if additive else 3):
@@ -86,21 +89,12 @@ def test_a_row_of_attention_has_the_same_bits_alone(isa, dtype):
     query, keys, values, v = some(np.random.default_rng(0), 37, 70, dtype)
     alpha, context = np.empty((5, 17), dtype), np.empty((5, 70), dtype)
     for score in (v, None):
-        _engine.attend(query, keys, values, FIRST, COUNT, score, True, alpha, context)
+        _engine.attend(query, keys, values, FIRST, COUNT, alpha, context, v=score)
         for r in range(5):
             one_alpha, one = np.empty((1, 16), dtype), np.empty((1, 70), dtype)
             mine = slice(FIRST[r], FIRST[r] + COUNT[r])
-            _engine.attend(
-                query[r : r + 1],
-                keys[mine].copy(),
-                values[mine].copy(),
-                np.array([0]),
-                COUNT[r : r + 1],
-                score,
-                True,
-                one_alpha,
-                one,
-            )
+            attended = query[r : r + 1], keys[mine].copy(), values[mine].copy(), np.array([0]), COUNT[r : r + 1]
+            _engine.attend(*attended, one_alpha, one, v=score)
             same_bits(one[0], context[r])
             same_bits(one_alpha[0, : COUNT[r]], alpha[r, : COUNT[r]])
 

@@ -92,7 +92,7 @@ def draw_sizes(rng, cell, dtype):
         B = int(rng.choice([1, 5, 8, 64]))
         T = around(rng, PYTHON["CHUNK_ROWS"] * rng.choice([1, 2]) / B)
     if kind in ("rows", "work"):
-        worth = ENGINE[rng.choice(thresholds.WORK[:2])] / rng.choice([1, ENGINE["AWAKE"]])
+        worth = ENGINE[rng.choice(thresholds.WORK[:2])] / rng.choice([1, ENGINE["AWAKE_DISCOUNT"]])
         if kind == "work":
             B, H = max(1, B), lanes(rng, dtype)
         T = min(around(rng, worth / (2 * G * H * (H + I) * B)), 20000, 40000 // B)
@@ -391,7 +391,7 @@ def check_attention(seed):
 def check_search(seed):
     rng = np.random.default_rng([6, seed])
     decoder, _, B, given = draw_decoder(rng, seed)
-    beam = int(rng.choice([1, 1, 2, 5, ENGINE["MOST_HYPOTHESES"] - 1, ENGINE["MOST_HYPOTHESES"]]))
+    beam = int(rng.choice([1, 1, 2, 5, ENGINE["MAX_HYPOTHESES"] - 1, ENGINE["MAX_HYPOTHESES"]]))
     V = int(rng.choice([2, 3, 11, 2 * beam - 1, 2 * beam, 2 * beam + 1, 200]))
     V = max(V, 2)
     if rng.random() < 0.4:

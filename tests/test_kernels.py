@@ -506,19 +506,20 @@ def optimiser_cases():
 
         return want
 
-    e = _engine
+    e, common = _engine, dict(lr=0.1, weight_decay=0.02, scale=0.5)
+    moments = dict(beta1=0.9, beta2=0.99, eps=1e-6, step=3, **common)
     return {
         "sgd": (
             0,
-            lambda p, g: e.sgd(p, g, None, 0.1, 0.0, 0.02, False, 0.5),
+            lambda p, g: e.sgd(p, g, None, momentum=0.0, nesterov=False, **common),
             lambda p, g: sgd(0, False)(p, g, None)[:1],
         ),
-        "sgd, momentum": (1, lambda p, g, v: e.sgd(p, g, v, 0.1, 0.9, 0.02, False, 0.5), sgd(0.9, False)),
-        "sgd, nesterov": (1, lambda p, g, v: e.sgd(p, g, v, 0.1, 0.9, 0.02, True, 0.5), sgd(0.9, True)),
-        "rmsprop": (1, lambda p, g, s: e.rmsprop(p, g, s, 0.1, 0.9, 1e-6, 0.02, 0.5), rmsprop),
-        "adagrad": (1, lambda p, g, s: e.adagrad(p, g, s, 0.1, 1e-6, 0.02, 0.5), adagrad),
-        "adam": (2, lambda p, g, m, v: e.adam(p, g, m, v, 0.1, 0.9, 0.99, 1e-6, 0.02, False, 3, 0.5), adam(False)),
-        "adamw": (2, lambda p, g, m, v: e.adam(p, g, m, v, 0.1, 0.9, 0.99, 1e-6, 0.02, True, 3, 0.5), adam(True)),
+        "sgd, momentum": (1, lambda p, g, v: e.sgd(p, g, v, momentum=0.9, nesterov=False, **common), sgd(0.9, False)),
+        "sgd, nesterov": (1, lambda p, g, v: e.sgd(p, g, v, momentum=0.9, nesterov=True, **common), sgd(0.9, True)),
+        "rmsprop": (1, lambda p, g, s: e.rmsprop(p, g, s, alpha=0.9, eps=1e-6, **common), rmsprop),
+        "adagrad": (1, lambda p, g, s: e.adagrad(p, g, s, eps=1e-6, **common), adagrad),
+        "adam": (2, lambda p, g, m, v: e.adam(p, g, m, v, decoupled=False, **moments), adam(False)),
+        "adamw": (2, lambda p, g, m, v: e.adam(p, g, m, v, decoupled=True, **moments), adam(True)),
     }
 
 

@@ -220,8 +220,7 @@ def test_a_stream_in_use_by_another_thread_raises():
     for other in others:
         other.join()
     assert refused and set(refused) == {
-        "this stream is used by another call at the same time: "
-        "give each thread a stream of its own, or guard it by a lock"
+        "this stream is used by another call at the same time: give each thread its own stream, or use a lock"
     }
     stream.reset()
     same_bits(stream.run(x), want)

@@ -96,7 +96,7 @@ def test_the_most_threads_are_those_of_the_engine():
     from fastrnn._core import threads as _threads
 
     source = (processes.ROOT / "src/threads.pxd").read_text()
-    assert int(re.search(r"MOST_PARTS = (\d+)", source)[1]) == _threads.MOST
+    assert int(re.search(r"MAX_PARTS = (\d+)", source)[1]) == _threads.MAX_THREADS
 
 
 @pytest.mark.parametrize("n", [65, 2**31 - 1, 2**31, 10**12, 2**63, pytest.param(10**5000, id="10**5000")])
@@ -409,7 +409,7 @@ def test_the_configuration_says_whether_calls_are_divided(capsys, monkeypatch):
             ((0.0, 1), "calls are divided among them; 1 call waited for a core"),
             ((0.25, 3), "calls use one thread for the next 250 ms: 3 calls waited"),
         ):
-            monkeypatch.setattr(_engine, "alone", lambda state=state: state)
+            monkeypatch.setattr(_engine, "threads_paused", lambda state=state: state)
             fastrnn.show_config()
             assert said in capsys.readouterr().out
     with fastrnn.threads(1):

@@ -168,8 +168,8 @@ def test_one_number_written_by_another_process_to_shared_weights_is_seen(with_gr
 
 
 def test_shared_weights_stay_packed_until_they_are_written(monkeypatch):
-    made, packed = [], _operator.cells.Packed
-    monkeypatch.setattr(_operator.cells, "Packed", lambda *args: made.append(1) or packed(*args))
+    made, packed = [], _operator.packing.Packed
+    monkeypatch.setattr(_operator.packing, "Packed", lambda *args: made.append(1) or packed(*args))
     module, x = ours.RNN(100, 100).share_memory(), torch.randn(3, 2, 100)
     module(x), module(x)
     assert len(made) == 1

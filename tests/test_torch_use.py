@@ -119,8 +119,8 @@ def test_one_number_of_a_large_parameter_written_past_torch_is_not_seen_until_to
 
 
 def test_packed_weights_are_made_once_and_freed_with_the_parameters(monkeypatch):
-    made, packed = [], _operator.cells.Packed
-    monkeypatch.setattr(_operator.cells, "Packed", lambda *args: made.append(1) or packed(*args))
+    made, packed = [], _operator.packing.Packed
+    monkeypatch.setattr(_operator.packing, "Packed", lambda *args: made.append(1) or packed(*args))
     gc.collect()
     there, module, x = len(_packed._cache), ours.LSTM(3, 4), torch.randn(1, 1, 3)
     with torch.no_grad():

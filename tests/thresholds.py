@@ -21,16 +21,16 @@ PYTHON = {
 
 # Names in the engine's list, and the quantity of a case that they apply to.
 STEPS = ["CHUNK_STEPS", "WAVE_STEPS"]  # T
-ROWS = ["SPLIT_ROWS", "MOST_PARTS"]  # B
-WORK = ["SPLIT_FLOPS", "STREAM_ALONE_FLOPS", "SLICE_FLOPS"]  # floating-point operations of a call
+ROWS = ["SPLIT_ROWS", "MAX_PARTS"]  # B
+WORK = ["SPLIT_FLOPS", "STREAM_SERIAL_FLOPS", "SLICE_FLOPS"]  # floating-point operations of a call
 STEP_WORK = ["WAVE_FLOPS"]  # of a step
 BYTES = ["OWN_CACHE"]  # recurrent weights of a layer
 OTHER = {
-    "AWAKE": "divides SPLIT_FLOPS",
-    "AT_HAND_US": "time: which path a stream takes depends on it, and no result",
+    "AWAKE_DISCOUNT": "divides SPLIT_FLOPS",
+    "AWAKE_US": "time: which path a stream takes depends on it, and no result",
     "STEP_GFLOPS": "speed, as above",
     "CHUNK_BYTES": "rows of a chunk, with CHUNK_STEPS: see around()",
-    "MOST_HYPOTHESES": "refused above",
+    "MAX_HYPOTHESES": "refused above",
     "GRID": "rows of a tile of BLAS",
     "GEMM_TERMS": "rows of all steps",
 }

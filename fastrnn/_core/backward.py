@@ -1,29 +1,26 @@
-"""What `vjp` of a recurrent layer hands out: the gradients of one forward pass."""
+"""The backward pass that `vjp` of a recurrent layer returns."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from fastrnn import _check
-from fastrnn._core import finite_backward
-from fastrnn._core.bptt import backward
+from fastrnn._core import bptt, finite_backward
 from fastrnn._core.memory import OwnsTape
 from fastrnn.parameters import Gradients
 
 
 class Backward(OwnsTape):
-    """The gradients of one forward pass. It owns the pass's tape until it is released or garbage-collected; copies of it share the tape.
+    """Computes the gradients of one forward pass of a recurrent layer. Returned by ``vjp``.
 
-    Calling it does not change the tape: it may be called again, from any thread.
+    It owns the tape of the forward pass until it is released or garbage-collected; copies of it share the tape. Calls
+    do not change the tape, so it can be called several times, from any thread.
     """
 
-    def __init__(
-        self, layer, net, packed, batch, rows, context, tape, dropout, y_shape, unbatched, embedding, learnt, check=None
-    ):
-        self._layer, self._net, self._packed, self._batch = layer, net, packed, batch
-        self._rows, self._context, self._tape, self._dropout = rows, context, tape, dropout
+    def __init__(self, layer, call, tape, *, y_shape, unbatched, embedding, learnt, check):
+        self._layer, self._call, self._tape = layer, call, tape
         self._y_shape, self._unbatched, self._embedding, self._learnt = y_shape, unbatched, embedding, learnt
-        self._finite = check  # a _finite.Pass, or None
+        self._finite = check  # a CheckedCall, or None
         self._version = layer.version, None if embedding is None else embedding.version
 
     @property
@@ -32,26 +29,35 @@ class Backward(OwnsTape):
         return 0 if self._tape.released else self._tape.nbytes
 
     def __call__(self, dy=None, dstate_n=None, *, need_x=True, into=None):
-        """Gradients of ``(y * dy).sum() + (state_n * dstate_n).sum()``.
+        """Compute the gradients of ``(y * dy).sum() + (state_n * dstate_n).sum()``.
 
         Parameters
         ----------
-        dy : y's shape, optional, zeros if None; ignored past a row's length
-        dstate_n : like state_n, optional
-        need_x : bool, whether g.x is wanted
-        into : 1-D array laid out like the storage's flat buffer, optional; the parameters' gradients are added to it
+        dy : array, shape of y, optional
+            Gradient with respect to y; values past the end of a sequence are ignored. By default zeros.
+        dstate_n : array or tuple of arrays, like state_n, optional
+            Gradient with respect to the final state. By default zeros.
+        need_x : bool, default True
+            Whether to compute the gradient with respect to x.
+        into : array, shape of the flat buffer of the layer's storage, optional
+            Array to which the gradients of the parameters are added. By default a new array of zeros.
 
         Returns
         -------
-        Gradients, with .x, .state, .context, .embedding, .params, .flat
+        Gradients
+            The gradients `x`, `state`, `context`, `embedding`, `params` and `flat`; None for absent arguments.
 
         Raises
         ------
-        ValueError    dy or dstate_n is not of the shape that the forward pass gave.
-        RuntimeError  the tape was released, or the parameters, also those of the embedding, were changed since the forward pass.
-        FloatingPointError  a gradient is NaN or infinite, if the forward pass had ``check_finite=True``; `into` may have changed.
+        ValueError
+            If `dy` or `dstate_n` does not have the shape of the results of the forward pass.
+        RuntimeError
+            If the tape was released, or if the parameters, including those of the embedding, were changed since the
+            forward pass.
+        FloatingPointError
+            If the forward pass had ``check_finite=True`` and a gradient is NaN or infinite. `into` may have changed.
         """
-        layer, batch = self._layer, self._batch
+        layer, call, batch = self._layer, self._call, self._call.batch
         if self._tape.released:
             raise RuntimeError("this backward was released: run vjp again")
         _check.same_versions(layer, self._embedding, self._version)
@@ -60,15 +66,14 @@ class Backward(OwnsTape):
         if dy is not None:
             dy = dy[:, None] if self._unbatched else dy.transpose(1, 0, 2) if layer.batch_first else dy
             given = np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1])
-            dy = batch.packed_dy(given, self._net)
+            dy = batch.packed_dy(given, call.net)
         if self._finite:
             finite_backward.check_arguments(self._finite, dy, None if dy is None else given, dstate)
         grads, flat = layer._gradients(into)
         d_embedding = self._embedding_gradient(into) if self._embedding is not None else None
-        dx, dstate_0, d_context = backward(
-            self._net, self._packed, batch, self._rows, self._context, self._tape, self._dropout, dy, dstate, grads,
-            need_x=need_x, d_embedding=d_embedding,
-        )  # fmt: skip
+        dx, dstate_0, d_context = bptt.backward(
+            call, self._tape, dy, dstate, grads, need_x=need_x, d_embedding=d_embedding
+        )
         if self._learnt:
             for name, d in zip(layer.cell.states, dstate_0):
                 grads[name] += d.sum(axis=1)
@@ -83,11 +88,11 @@ class Backward(OwnsTape):
         return Gradients(dx, layer._shape_state(dstate_0, self._unbatched), d_context, d_embedding, grads, flat)
 
     def _embedding_gradient(self, into):
-        """Where the embedding's gradient goes: into its own slot if it shares the layer's storage."""
+        """The array for the embedding's gradient: a part of `into` if the embedding shares the layer's storage."""
         if into is not None and self._embedding.storage is self._layer.storage:
             return self._embedding.slots["weight"].view(into)
         return np.zeros(self._embedding.params["weight"].shape, self._layer.dtype)
 
     def release(self):
-        """Give the tape's memory back; this backward can't be called any more."""
+        """Return the tape's memory. This backward cannot be called afterwards."""
         self._tape.release()

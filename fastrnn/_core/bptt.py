@@ -1,4 +1,4 @@
-"""The functional core, backward: BPTT through a stack from its tape. The mirror of _stack.py."""
+"""The functional core, backward: BPTT through a stack from its tape. The counterpart of stack.py."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ import numpy as np
 
 from fastrnn import _engine
 from fastrnn._core.memory import Layout, Scratch
-from fastrnn._core.stack import Tokens, on_tape, output_on_tape, scratch_pool, state_rows, states_out
+from fastrnn._core.stack import Tokens, scratch_pool
 
-_CHUNK_ROWS = 512  # dgates of so many rows exist at a time: few enough for the cache, many enough that gradients are rarely passed over
+_CHUNK_ROWS = 512  # rows of dgates at a time: few enough for the cache, many enough for few passes over the gradients
 
 
-def backward(net, packed, batch, x, context, tape, dropout, dy, dstate, grads, *, need_x, d_embedding=None):
-    """Gradients of everything from the tape.
+def backward(call, tape, dy, dstate, grads, *, need_x, d_embedding=None):
+    """Compute the gradients of everything from the tape of a `Call`.
 
     dy : (total, D*P) packed rows, or None; P: features of h
     dstate : tuple of (L*D, B, P) and (L*D, B, H), or None
-    grads : {name: array} to add the parameters' gradients to
-    d_embedding : (V, E) to add the embedding's gradient to, if x are Tokens
+    grads : {name: array} to which the parameters' gradients are added
+    d_embedding : (V, E) to which the embedding's gradient is added, if call.x are Tokens
     Returns (dx (total, I) or None, dstate_0 tuple, dcontext (B, C) sorted, or None).
     """
-    cell, B, Hp = net.cell, batch.B, packed.Hp
-    dh, dc = state_rows(net, packed, batch, dstate)
-    d_context = None if context is None else np.zeros_like(context)
-    D, chunks = net.num_directions, _chunks(batch.T, B)
-    scratch = Scratch(scratch_pool, scratch_layout(net, _most_rows(batch, chunks), B, Hp))
+    net, batch, D = call.net, call.batch, call.net.num_directions
+    dh, dc = call.state_rows(dstate)
+    d_context = None if call.context is None else np.zeros_like(call.context)
+    chunks = _chunks(batch.T, batch.B)
+    layout = backward_scratch_layout(net, _most_rows(batch, chunks), batch.B, call.packed.Hp)
+    scratch = Scratch(scratch_pool, layout)
     for layer in range(net.num_layers - 1, -1, -1):
-        below = x if layer == 0 else output_on_tape(tape, batch, layer - 1)
+        below = call.x if layer == 0 else call.tape_output(tape, layer - 1)
         dx = [None] * D
-        if layer > 0 or (need_x and isinstance(x, np.ndarray)):
+        if layer > 0 or (need_x and isinstance(below, np.ndarray)):
             dx = [np.empty((batch.total, below.shape[1]), net.dtype) for _ in range(D)]
-        sweeps, bptt = [], []
-        for d in range(D):
-            part = layer * D + d
-            sweeps.append(Sweep(net, packed, batch, tape, layer, d, below, context if layer == 0 else None, grads))
-            if batch.total:
-                bptt.append(sweeps[d].prepare(scratch, dy, dh[part], dc[part] if cell.has_c else None, dx[d]))
+        sides = [LayerBackward(call, layer, d, below, call.tape_arrays(tape, layer, d), grads) for d in range(D)]
         if batch.total:
-            _engine.backward_sides(*bptt, chunks) if D == 2 else _engine.backward_layer(*bptt, chunks)
-        for sweep in sweeps:
-            sweep.finish(d_embedding, d_context)
+            ready = []
+            for d, side in enumerate(sides):
+                part = layer * D + d
+                ready.append(side.prepare(scratch, dy, (dh[part], None if dc is None else dc[part]), dx[d]))
+            _engine.backward_sides(*ready, chunks) if D == 2 else _engine.backward_layer(*ready, chunks)
+        for side in sides:
+            side.finish(d_embedding, d_context)
         dy = dx[0] if D == 1 or dx[0] is None else np.add(*dx, out=dx[0])
-        if dropout is not None and layer > 0:
-            dropout.apply(dy, batch, layer - 1)
+        if call.dropout is not None and layer > 0:
+            call.dropout.apply(dy, batch, layer - 1)
     scratch.release()
-    return dy, states_out(net, batch, dh, dc), d_context
+    return dy, call.states_out(dh, dc), d_context
 
 
 @lru_cache(maxsize=256)
-def scratch_layout(net, rows, B, Hp):
-    width = net.cell.blocks * Hp
-    return Layout(
-        net.dtype,
-        [part for d in range(net.num_directions) for part in ((f"dgates{d}", (rows, width)), (f"dphase{d}", (B, Hp)))],
-    )
+def backward_scratch_layout(net, rows, B, Hp):
+    """For each direction: dgates of one chunk of `rows` rows, and the gradient between the phases of a step."""
+    width, parts = net.cell.blocks * Hp, []
+    for d in range(net.num_directions):
+        parts += [(f"dgates{d}", (rows, width)), (f"dphase{d}", (B, Hp))]
+    return Layout(net.dtype, parts)
 
 
 @lru_cache(maxsize=256)
 def _chunks(T, B):
-    """Into how many chunks the steps are divided. It depends on shapes only, and so do the bits of the gradients."""
+    """Number of chunks of steps. It depends on shapes only, because the bits of the gradients depend on it."""
     return -(-T // max(1, _CHUNK_ROWS // max(1, B)))
 
 
@@ -72,45 +72,42 @@ def _most_rows(batch, chunks):
     return int(np.diff(bounds).max(initial=0))
 
 
-class Sweep:
+class LayerBackward:
     """BPTT of one layer in one direction.
 
-    What is summed over all rows before it meets a weight (biases, tokens, context) waits in `…_sums` until the last step is done.
+    The gradients of biases, tokens and context are first summed over the rows that share a bias, an id or a sequence,
+    in `…_sums`; `finish` multiplies the sums with weights and inputs.
+
+    below : input of the layer
+    arrays : StepArrays on the tape
     """
 
-    def __init__(self, net, packed, batch, tape, layer, d, x, context, grads):
-        self.net, self.packed, self.batch, self.grads = net, packed, batch, grads
+    def __init__(self, call, layer, d, below, arrays, grads):
+        self.net, self.packed, self.batch, self.grads = call.net, call.packed, call.batch, grads
         self.suffix = f"_l{layer}" + ("_reverse" if d else "")
-        self.d, self.x, self.context = d, x, context
-        self.tape = on_tape(tape, batch, net, layer, d)
-        width = len(net.cell.x_gates) * packed.Hp
-        self.bias_sums = np.zeros((net.cell.blocks, packed.Hp), net.dtype)
-        self.token_sums = np.zeros((len(x.table), width), net.dtype) if isinstance(x, Tokens) else None
-        self.context_sums = np.zeros((batch.B, width), net.dtype) if context is not None else None
+        self.d, self.x, self.arrays = d, below, arrays
+        self.context = call.context if layer == 0 else None
+        net, width = self.net, len(self.net.cell.x_gates) * self.packed.Hp
+        self.bias_sums = np.zeros((net.cell.blocks, self.packed.Hp), net.dtype)
+        self.token_sums = np.zeros((len(below.table), width), net.dtype) if isinstance(below, Tokens) else None
+        self.context_sums = np.zeros((self.batch.B, width), net.dtype) if self.context is not None else None
 
-    def prepare(self, scratch, dy, dh, dc, dx):
-        """The engine's part: dh, dc become those of the initial state; dW_hh, dW_ih and dx are products over all valid rows."""
-        net, batch, packed, H, Hp, P = (
-            self.net,
-            self.batch,
-            self.packed,
-            self.net.hidden_size,
-            self.packed.Hp,
-            self.packed.P,
-        )
-        cell, (gates, h_prev, c_prev) = net.cell, self.tape
+    def prepare(self, scratch, dy, dstates, dx):
+        """Prepare the engine's part.
+
+        dstates : (dh, dc) of the final state, which become those of the initial state
+        dx : (total, I) for the gradient of the input, or None
+        """
+        net, batch, packed, cell = self.net, self.batch, self.packed, self.net.cell
+        H, Hp, (gates, h_prev, *_) = net.hidden_size, packed.Hp, self.arrays
         bptt = _engine.Bptt(
-            cell.code, net.runs_back(self.d), H, Hp, cell.blocks, len(cell.x_gates),
-            batch.offset, batch.lengths, batch.B, batch.resets, *packed.backward(self.suffix),
-            dy, self.d * P, net.num_directions * P, gates, h_prev, c_prev,
-            scratch[f"dgates{self.d}"], dh, dc, scratch[f"dphase{self.d}"], self.bias_sums.reshape(-1),
+            packed.layer_backward(self.suffix), batch.steps(net.runs_back(self.d)), self.arrays, dy, self.d * packed.P,
+            dstates, (scratch[f"dgates{self.d}"], scratch[f"dphase{self.d}"]), self.bias_sums.reshape(-1),
         )  # fmt: skip
-        if cell.functions is not None:
-            bptt.set_options(packed.options(self.suffix))
         dw = self.grads["weight_hh" + self.suffix]
         for block, gate, count in packed.dw_hh_runs:
-            driven = cell.rh is not None and gate == 2
-            state = gates[:, cell.rh * Hp : cell.rh * Hp + H] if driven else h_prev[:, :P]
+            reset = cell.rh is not None and gate == cell.gates - 1
+            state = gates[:, cell.rh * Hp : cell.rh * Hp + H] if reset else h_prev[:, : packed.P]
             bptt.add_gemm(block * Hp, state, dw[gate * H : (gate + count) * H])
         if cell.proj_size:
             last = (cell.blocks - 1) * Hp
@@ -118,9 +115,7 @@ class Sweep:
         if self.token_sums is not None:
             bptt.add_sums(self.x.ids, self.token_sums)
         elif self.x is not None and self.x.shape[1]:
-            dw = self.grads["weight_ih" + self.suffix]
-            for block, gate, count in packed.dw_ih_runs:
-                bptt.add_gemm(block * Hp, self.x, dw[gate * H : (gate + count) * H])
+            self.add_input(bptt, self.x, "weight_ih" + self.suffix)
             if dx is not None:
                 bptt.set_dx(packed.input_backward(self.suffix), dx)
         if self.context_sums is not None:
@@ -128,8 +123,14 @@ class Sweep:
             bptt.add_sums(row, self.context_sums)
         return bptt
 
+    def add_input(self, bptt, x, name):
+        """Let the engine add dgates_x.T @ x to the gradient of an input's weights."""
+        H, dw = self.net.hidden_size, self.grads[name]
+        for block, gate, count in self.packed.dw_ih_runs:
+            bptt.add_gemm(block * self.packed.Hp, x, dw[gate * H : (gate + count) * H])
+
     def finish(self, d_embedding, d_context):
-        """Gradients of what was summed up first."""
+        """Add the gradients that come from the sums."""
         cell, H = self.net.cell, self.net.hidden_size
         if "bias_ih" + self.suffix in self.grads:
             db_ih, db_hh = (self.grads[name + self.suffix].reshape(cell.gates, H) for name in ("bias_ih", "bias_hh"))
@@ -150,12 +151,11 @@ class Sweep:
             self._products(self.context_sums, "weight_ch", self.context, d_context, True)
 
     def _products(self, dgates, name, x, dx, accumulate):
-        """dW += dgates_x.T @ x, run by run of gates that lie together, and dx (+)= dgates_x @ W."""
+        """dW += dgates_x.T @ x, for each run of adjacent gates, and dx (+)= dgates_x @ W."""
         H, Hp = self.net.hidden_size, self.packed.Hp
         dw = self.grads[name + self.suffix]
         for block, gate, count in self.packed.dw_ih_runs:
-            _engine.gemm(
-                True, False, dgates[:, block * Hp : block * Hp + count * H], x, dw[gate * H : (gate + count) * H]
-            )
+            run = dgates[:, block * Hp : block * Hp + count * H]
+            _engine.gemm(True, False, run, x, dw[gate * H : (gate + count) * H])
         if dx is not None:
             _engine.product(dgates, self.packed.input_backward(self.suffix, name), None, dx, accumulate)

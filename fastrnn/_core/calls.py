@@ -1,4 +1,4 @@
-"""Which dropout masks a call draws: calls are numbered, and the number goes into the key of the masks."""
+"""The keys of dropout masks: calls are numbered, and the number is part of the key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _lock = threading.Lock()
 
 
 def _renew_lock():
-    """The lock may be held by a thread that does not exist in the child of a fork."""
+    """In the child of a fork, replace the lock: a thread that does not exist here may hold it."""
     global _lock
     _lock = threading.Lock()
 
@@ -24,9 +24,9 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def next_call(layer):
-    """The number of the next call of a layer, from 1 on; it counts in ``layer._calls``.
+    """Yield the number of the next call of a layer, starting with 1; ``layer._calls`` is the counter.
 
-    A call that fails gives its number back, so that the next one draws the masks that the failed one would have drawn.
+    A call that fails returns its number, so that the next call uses the masks of the failed one.
     """
     with _lock:
         layer._calls += 1
@@ -35,14 +35,14 @@ def next_call(layer):
         yield number
     except BaseException:
         with _lock:
-            if layer._calls == number:  # else another thread has drawn since
+            if layer._calls == number:  # otherwise another thread has taken a number since
                 layer._calls -= 1
         raise
 
 
 @contextlib.contextmanager
 def mask_key(network, rng):
-    """The key of a network's dropout masks in one call: `rng`, or that of its next call."""
+    """Yield the key of a network's dropout masks in one call: `rng`, or that of its next call."""
     if rng is not None:
         yield _check.rng_key(rng)
         return
@@ -52,7 +52,7 @@ def mask_key(network, rng):
 
 @contextlib.contextmanager
 def masks(network, rng):
-    """What draws the masks between the layers in one call, or None without dropout."""
+    """Yield the `Dropout` between the layers in one call, or None without dropout."""
     if not network.dropout or network.num_layers == 1:
         yield None
         return

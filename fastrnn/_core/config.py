@@ -1,4 +1,4 @@
-"""What this build is, and what it runs on."""
+"""The configuration of this build and of the machine."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import platform
 import sys
 
 from fastrnn import _engine
-from fastrnn._core.threads import MOST
+from fastrnn._core.threads import MAX_THREADS
 
 
-def config():
-    """The configuration as a dict: version, instruction sets, BLAS, threads, versions, environment that matters.
+def config() -> dict[str, object]:
+    """Return the configuration: version, instruction sets, BLAS, threads, versions of Python and NumPy, environment.
 
-    ``threads_paused`` says for how many ``seconds`` from now calls use one thread only, because other work was found on the other cores, and
-    how many ``failures`` of that kind there were so far.
+    Returns
+    -------
+    dict
+        The configuration by name. ``threads_paused`` tells for how many ``seconds`` calls will still use one thread
+        only, because other programs use the other cores, and how many ``failures`` of this kind there have been.
 
+    Examples
+    --------
     >>> sorted(config())[:3]
     ['blas', 'compiler', 'cpu']
     """
@@ -31,7 +36,7 @@ def config():
         "isas": _engine.available_isas(),
         "blas": _engine.blas_core() or "built-in product",
         "threads": _engine.current_threads(),
-        "threads_paused": dict(zip(("seconds", "failures"), _engine.alone())),
+        "threads_paused": dict(zip(("seconds", "failures"), _engine.threads_paused())),
         "cpu": _cpu_model(),
         "compiler": _engine.compiler(),
         "python": platform.python_version(),
@@ -51,7 +56,7 @@ def _cpu_model():
 
 
 def _threads_now(seconds, failures):
-    """Whether calls are divided among threads at this moment, and why not."""
+    """Whether calls are divided among threads at present, and if not, why."""
     if not failures:
         return "calls are divided among them; no call has waited for a busy core"
     times = f"{failures} call{'s' * (failures > 1)} waited for a core on which other work was running"
@@ -73,7 +78,7 @@ def show_config() -> None:
     print(f"fastrnn      {c['version']}")
     print(f"ISA          {c['isa']}  (this CPU can run: {', '.join(c['isas'])})")
     print(f"BLAS         {c['blas']}")
-    print(f"threads      {c['threads']}{' (the most that a call uses)' if c['threads'] == MOST else ''}")
+    print(f"threads      {c['threads']}{' (the most that a call uses)' if c['threads'] == MAX_THREADS else ''}")
     if c["threads"] > 1:
         print(f"             {_threads_now(**c['threads_paused'])}")
     print(f"CPU          {c['cpu']}")

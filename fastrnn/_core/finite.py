@@ -1,7 +1,7 @@
-"""Where the first value that is not finite is: what ``check_finite=True`` says. Gradients are in _finite_backward.py.
+"""``check_finite=True``: find the first value that is not finite. Gradients are in finite_backward.py.
 
-While all is well it costs one pass over the arguments, the parameters and the results. Only when something is wrong is
-the pass run again with a tape and searched, layer by layer, in the order of computation.
+If all values are finite, it costs one pass over the arguments, the parameters and the results. Otherwise the forward
+pass is run again with a tape, which is searched layer by layer, in the order of computation.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import threading
 import numpy as np
 
 from fastrnn import _engine
-from fastrnn._core.stack import MaskedBatch, Tokens, forward, make_tape, on_tape, output_on_tape
+from fastrnn._core.batch import MaskedBatch
+from fastrnn._core.stack import Tokens, forward
 
 _here = threading.local()
 
 
 @contextlib.contextmanager
 def checking():
-    """Inside the block, the calls of all layers from this thread behave as with ``check_finite=True``."""
+    """Make calls of all layers from this thread, inside the block, behave as with ``check_finite=True``."""
     before = wanted()
     _here.wanted = True
     try:
@@ -36,7 +37,7 @@ def wanted() -> bool:
 
 @contextlib.contextmanager
 def of_member(k):
-    """Name the member of a Stacked in the message of a FloatingPointError."""
+    """Add the member of a Stacked to the message of a FloatingPointError."""
     try:
         yield
     except FloatingPointError as error:
@@ -44,7 +45,7 @@ def of_member(k):
 
 
 def is_finite(array) -> bool:
-    """Whether a float array holds neither NaN nor infinity. One pass, without a copy where the array is contiguous.
+    """Whether a float array has neither NaN nor infinity. One pass, without a copy if the array is contiguous.
 
     >>> is_finite(np.array([1e300, -1e300])), is_finite(np.array([1.0, np.nan]))
     (True, False)
@@ -60,15 +61,15 @@ def is_finite(array) -> bool:
 
 
 def first_of(count) -> str:
-    """How many values are wrong, for the end of a message."""
+    """The number of values that are not finite, as part of a message."""
     return "the only value that is not finite" if count == 1 else f"the first of {count} values that are not finite"
 
 
 def refuse(name, array, axes=None):
     """Raise FloatingPointError if an array is not finite.
 
-    name : of the array, as the message begins
-    axes : function of the first wrong index that says where it is; the index in brackets by default
+    name : of the array, at the start of the message
+    axes : function that describes an index; by default the index in brackets
     """
     if is_finite(array):
         return
@@ -84,24 +85,24 @@ def packed_places(batch):
 
 
 def layer_name(layer, part):
-    """The layer and direction of a row of a state: (num_layers * D, …)."""
+    """Name of the layer and direction of row `part` of a state (num_layers * D, …)."""
     number, d = divmod(part, layer.num_directions)
     return f"layer {number}{' (reverse)' if d else ''}"
 
 
-class Pass:
-    """One forward pass of a recurrent layer, as its arguments were prepared, that is to be checked.
+class CheckedCall:
+    """A call of a recurrent layer whose values are checked.
 
-    rows, state, context : as for _stack.forward; state : as the caller gave it, or None
+    call : Call; state : in the caller's order, or None
     """
 
-    def __init__(self, layer, batch, rows, state, context, unbatched, dropout=None):
-        self.layer, self.net, self.packed = layer, layer._net, layer._packed()
-        self.batch, self.rows, self.state, self.context = batch, rows, state, context
-        self.unbatched, self.dropout = unbatched, dropout
+    def __init__(self, layer, call, state, unbatched):
+        self.layer, self.call, self.state, self.unbatched = layer, call, state, unbatched
+        self.net, self.packed, self.batch = call.net, call.packed, call.batch
+        self.rows, self.context, self.dropout = call.x, call.context, call.dropout
 
     def step(self, place):
-        """Where a step is, from its t*B + b."""
+        """Description of the step with index t*B + b."""
         t, b = divmod(int(place), self.batch.B)
         return f"step {t}" if self.unbatched else f"step {t}, row {b}"
 
@@ -111,7 +112,7 @@ class Pass:
     # --- arguments ---
 
     def check_arguments(self, state_given, params=None):
-        """Parameters, x or the embedding's rows, the initial state, the context: only what is used, no padding."""
+        """Check the parameters, x or the embedding, the initial state and the context: only values that are used."""
         for name, array in (self.layer.params if params is None else params).items():
             refuse(f"the parameter {name}", array)
         if isinstance(self.rows, Tokens):
@@ -125,7 +126,7 @@ class Pass:
             refuse("context", context, lambda index: f"{self._row(index[0])}feature {index[1]}")
 
     def check_rows(self, name, rows, places):
-        """Rows (n, features) of the steps `places`."""
+        """Check rows (n, features) of the steps `places`."""
         if is_finite(rows):
             return
         bad = ~np.isfinite(rows)
@@ -146,7 +147,7 @@ class Pass:
         refuse("the embedding", tokens.table[used], lambda index: f"the row of id {ids[index[0]]}, feature {index[1]}")
 
     def check_state(self, name, arrays):
-        """A state or its gradient: (L*D, B, P), and for the LSTM (L*D, B, H)."""
+        """Check a state or its gradient: (L*D, B, P), and for the LSTM (L*D, B, H)."""
         letters = [label[0] for label in self.layer.cell.states]
         for letter, array in zip(letters, arrays):
             refuse(
@@ -157,24 +158,22 @@ class Pass:
     # --- results ---
 
     def check_results(self, outputs, state_n, tape=None):
-        """What each layer gave, (total, D*P), and the final states.
+        """Check the output of each layer, (total, D*P), and the final states.
 
-        On failure the tape is searched for the place; if there is none, it is computed again.
+        If a value is not finite, the tape is searched for the first one; without a tape the call is computed again.
         """
         if all(map(is_finite, (*outputs, *state_n))):
             return
         if tape is None:
             outputs = []
-            tape = make_tape(self.net, self.batch, self.packed, self.dropout, self.layer._tapes)
-            _, state_n = forward(
-                self.net, self.packed, self.batch, self.rows, self.state, self.context, tape, self.dropout, outputs
-            )
+            tape = self.call.make_tape(self.layer._tapes)
+            _, state_n = forward(self.call, self.state, tape, outputs)
         raise FloatingPointError(self._place(outputs, state_n, tape))
 
     def _place(self, outputs, state_n, tape):
         D, P = self.net.num_directions, self.net.output_size
         for layer in range(self.net.num_layers):
-            below = self.rows if layer == 0 else output_on_tape(tape, self.batch, layer - 1)
+            below = self.rows if layer == 0 else self.call.tape_output(tape, layer - 1)
             if layer > 0 and not is_finite(below):
                 self.check_rows(f"the input of layer {layer}, after dropout,", below, packed_places(self.batch))
             for d in range(D):
@@ -187,15 +186,15 @@ class Pass:
                     wrong, count = wrong | bad.any(1), count + int(bad.sum())
                 if count:
                     return self._named(layer, d, below, h, c, np.flatnonzero(wrong), count, tape)
-        return f"a state of this {self.layer.kind} is not finite"  # a state that a reset cut off at once
+        return f"a state of this {self.layer.kind} is not finite"  # a state that a reset sets to zero immediately
 
     def _c_after(self, tape, state_n, layer, d):
-        """(total, H) the cell state after each packed row: that before the row's next step, at its last the final one."""
+        """(total, H) cell states after each step: those before the row's next step, or the final one."""
         batch, offset = self.batch, self.batch.offset
         before = tape[f"c_prev{layer}{d}"][:, : self.net.hidden_size]
         final = batch.sorted(state_n[1][layer * self.net.num_directions + d])
         after = np.zeros_like(before)
-        sizes = np.append(np.diff(offset), 0)  # [-1]: no step beyond the ends
+        sizes = np.append(np.diff(offset), 0)  # index -1: beyond either end there is no step
         for k in range(batch.T):
             following = k - 1 if self.net.runs_back(d) else k + 1
             goes_on = min(sizes[k], sizes[following])
@@ -205,7 +204,7 @@ class Pass:
         return after
 
     def _named(self, layer, d, below, h, c, wrong, count, tape):
-        """The sentence about the first of the wrong packed rows of one layer and direction."""
+        """The message about the first of the wrong packed rows of one layer and direction."""
         t, b = np.divmod(packed_places(self.batch)[wrong], self.batch.B)
         first = np.lexsort((b, -t if self.net.runs_back(d) else t))[0]
         row = wrong[first]
@@ -222,34 +221,39 @@ def _sigmoid(a):
     return np.where(a < 0, np.exp(np.minimum(a, 0)), 1) / (1 + np.exp(-np.abs(a)))
 
 
-_ACTIVATIONS = (  # by their numbers in src/kernels.h
-    lambda a, alpha, beta: np.tanh(a),
-    lambda a, alpha, beta: _sigmoid(a),
-    lambda a, alpha, beta: np.where(a <= 0, 0, a),
-    lambda a, alpha, beta: alpha * a + beta,
-    lambda a, alpha, beta: np.where(a < 0, alpha * a, a),
-    lambda a, alpha, beta: np.where(a <= alpha, 0, a),
-    lambda a, alpha, beta: alpha * np.tanh(beta * a),
-    lambda a, alpha, beta: np.clip(alpha * a + beta, 0, 1),
-    lambda a, alpha, beta: np.where(a < 0, alpha * np.expm1(np.minimum(a, 0)), a),
-    lambda a, alpha, beta: a / (1 + np.abs(a)),
-    lambda a, alpha, beta: np.logaddexp(0, a),
-    lambda a, alpha, beta: 1.0507009873554805 * np.where(a < 0, 1.6732632423543772 * np.expm1(np.minimum(a, 0)), a),
-    lambda a, alpha, beta: a * _sigmoid(a),
-    lambda a, alpha, beta: np.exp(np.minimum(a, 88 if a.dtype == np.float32 else 709)),  # as v_exp, which ends there
-)
+_ACTIVATIONS = {  # as the kernels compute them
+    "tanh": lambda a, alpha, beta: np.tanh(a),
+    "sigmoid": lambda a, alpha, beta: _sigmoid(a),
+    "relu": lambda a, alpha, beta: np.where(a <= 0, 0, a),
+    "affine": lambda a, alpha, beta: alpha * a + beta,
+    "leaky_relu": lambda a, alpha, beta: np.where(a < 0, alpha * a, a),
+    "thresholded_relu": lambda a, alpha, beta: np.where(a <= alpha, 0, a),
+    "scaled_tanh": lambda a, alpha, beta: alpha * np.tanh(beta * a),
+    "hard_sigmoid": lambda a, alpha, beta: np.clip(alpha * a + beta, 0, 1),
+    "elu": lambda a, alpha, beta: np.where(a < 0, alpha * np.expm1(np.minimum(a, 0)), a),
+    "softsign": lambda a, alpha, beta: a / (1 + np.abs(a)),
+    "softplus": lambda a, alpha, beta: np.logaddexp(0, a),
+    "selu": lambda a, alpha, beta: (
+        1.0507009873554805 * np.where(a < 0, 1.6732632423543772 * np.expm1(np.minimum(a, 0)), a)
+    ),
+    "silu": lambda a, alpha, beta: a * _sigmoid(a),
+    "exponential": lambda a, alpha, beta: np.exp(
+        np.minimum(a, 88 if a.dtype == np.float32 else 709)
+    ),  # as v_exp, which clamps there
+}
+_FUNCTIONS = {_engine.ACTIVATIONS[name]: function for name, function in _ACTIVATIONS.items()}
 _GATES = {1: ("h",), 3: ("r", "z", "n"), 4: ("i", "f", "g", "o")}
 
 
 def gate_names(cell):
-    """Names of the gates, in torch's order."""
+    """Names of the gates, in PyTorch's order."""
     return ("i", "g", "o") if cell.has_c and cell.gates == 3 else _GATES[cell.gates]
 
 
 class Step:
-    """One row at one step of one layer and direction, taken from the tape, whose first wrong value is looked for.
+    """One row at one step of one layer and direction, from the tape.
 
-    exact : whether the pre-activations depend on nothing but `below`, h_prev and the context
+    exact : whether the pre-activations depend only on `below`, h_prev and the context
     """
 
     def __init__(self, run, layer, d, below, row, tape, exact=True):
@@ -257,7 +261,7 @@ class Step:
         net, batch, Hp, H = run.net, run.batch, run.packed.Hp, run.net.hidden_size
         self.net, self.cell, self.params = net, net.cell, run.layer.params
         self.suffix = f"_l{layer}" + ("_reverse" if d else "")
-        gates, h_prev, c_prev = on_tape(tape, batch, net, layer, d)
+        gates, h_prev, c_prev, _ = run.call.tape_arrays(tape, layer, d)
         self.h_prev = h_prev[row, : net.output_size]
         self.c_prev = c_prev[row, :H] if self.cell.has_c else None
         self.x = below.table[below.ids[row]] if isinstance(below, Tokens) else below[row]
@@ -268,12 +272,12 @@ class Step:
         self.kept = {gate: gates[row, block * Hp : block * Hp + H] for block, gate in self.cell.x_gates}
 
     def first_wrong(self, h, c):
-        """(what, unit, value, why): the first value that is not finite among gates, c and h."""
+        """(what, unit, value, why) of the first value that is not finite among gates, c and h."""
         names = gate_names(self.cell)
         with np.errstate(all="ignore"):
             for gate, name in enumerate(names):
                 if c is not None and name == "o" and not np.isfinite(c).all():
-                    break  # c comes before o, which may look at it
+                    break  # c is computed before o, which may depend on it
                 value = self._gate(gate, name)
                 wrong = np.flatnonzero(~np.isfinite(value))
                 if len(wrong):
@@ -288,15 +292,15 @@ class Step:
         return "state h", unit, h[unit], f"{how} {self.net.dtype}"
 
     def _gate(self, gate, name):
-        """A gate's values (H,)."""
+        """Values of a gate, (H,)."""
         if self.cell.functions is None:
             return self.kept[gate]
         kind, alpha, beta = self.cell.functions[1 if name in ("g", "n", "h") else 0]
         a = np.clip(self.kept[gate], -self.cell.clip, self.cell.clip)
-        return _ACTIVATIONS[kind](a, self.net.dtype.type(alpha), self.net.dtype.type(beta))
+        return _FUNCTIONS[kind](a, self.net.dtype.type(alpha), self.net.dtype.type(beta))
 
     def _why(self, gate, unit):
-        """What the pre-activation of a gate's unit was."""
+        """Description of the pre-activation of a gate's unit."""
         if self.cell.functions is not None and np.isfinite(self.kept[gate][unit]):
             return f"the activation of {self.kept[gate][unit]:.4g} is not"
         exact = self._pre_activation(gate, unit)
@@ -304,7 +308,7 @@ class Step:
         return f"its pre-activation overflows {self.net.dtype}{value}"
 
     def _pre_activation(self, gate, unit):
-        """Computed once more, in float64; NaN where it depends on more than the step's inputs."""
+        """Recompute a pre-activation in float64; NaN if it depends on more than the step's inputs."""
         p, row = self.params, gate * self.net.hidden_size + unit
         if not self._exact or self.cell.peephole or (self.cell.name.startswith("GRU") and gate == 2):
             return math.nan
@@ -319,7 +323,7 @@ class Step:
 
 
 def used_rows_of_dy(batch, net):
-    """The caller's t*B + b at which dy counts: not at padding, nor at masked steps before a direction's first one."""
+    """The caller's t*B + b where dy is used: not in padding, nor at masked steps before a direction's first step."""
     if not isinstance(batch, MaskedBatch):
         return packed_places(batch)
     return np.unique(np.concatenate([batch._repeated(net.runs_back(d))[0] for d in range(net.num_directions)]))

@@ -1,21 +1,22 @@
-"""Where the first gradient that is not finite is: BPTT step by step, when something is wrong. See _finite.py."""
+"""Find the first gradient that is not finite, by BPTT one step at a time. See finite.py."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from fastrnn import _engine
-from fastrnn._core.bptt import Sweep, scratch_layout
+from fastrnn._core.batch import even_batch
+from fastrnn._core.bptt import LayerBackward, backward_scratch_layout
 from fastrnn._core.finite import first_of, gate_names, is_finite, layer_name, packed_places, refuse, used_rows_of_dy
-from fastrnn._core.memory import Scratch
-from fastrnn._core.stack import Tokens, even_batch, on_tape, output_on_tape, scratch_pool, state_rows
+from fastrnn._core.memory import Scratch, StepArrays
+from fastrnn._core.stack import Call, Tokens, scratch_pool
 
 
 def check_arguments(run, dy, given, dstate):
-    """The gradients that enter.
+    """Check the arguments of a backward pass.
 
-    run : _finite.Pass
-    dy : (total, D*P) packed rows, or None; given : the same as the caller gave it, (T*B, D*P)
+    run : CheckedCall
+    dy : (total, D*P) packed rows, or None; given : the same in the caller's order, (T*B, D*P)
     dstate : tuple of (L*D, B, P) and (L*D, B, H), or None
     """
     if dy is not None and not is_finite(dy):
@@ -27,7 +28,7 @@ def check_arguments(run, dy, given, dstate):
 
 
 def check_results(run, tape, dy, dstate, found, grads):
-    """The gradients that come out.
+    """Check the results of a backward pass.
 
     found : {name: array or None} of x, context and so on; grads : {name: array} of the parameters
     """
@@ -48,18 +49,17 @@ def check_results(run, tape, dy, dstate, found, grads):
 
 def _search(run, tape, dy, dstate, need_x):
     """Raise FloatingPointError at the first step, in the order of BPTT, whose gradients are not finite."""
-    net, batch, packed = run.net, run.batch, run.packed
-    D = net.num_directions
-    dh, dc = state_rows(net, packed, batch, dstate)
+    net, batch, D = run.net, run.batch, run.net.num_directions
+    dh, dc = run.call.state_rows(dstate)
     unused = {name: np.zeros(array.shape, array.dtype) for name, array in run.layer.params.items()}
     for layer in range(net.num_layers - 1, -1, -1):
-        below = run.rows if layer == 0 else output_on_tape(tape, batch, layer - 1)
+        below = run.rows if layer == 0 else run.call.tape_output(tape, layer - 1)
         wants_dx = isinstance(below, np.ndarray) and (layer > 0 or need_x)
         dx = [np.zeros(below.shape, net.dtype) if wants_dx else None for _ in range(D)]
         for d in range(D):
             part = layer * D + d
-            states = dh[part], None if dc is None else dc[part]
-            _search_direction(run, tape, layer, d, below, dy, states, dx[d], unused)
+            one = _Direction(run, layer, d, below, run.call.tape_arrays(tape, layer, d), unused)
+            one.search(dy, (dh[part], None if dc is None else dc[part]), dx[d])
         if wants_dx:
             dy = dx[0] if D == 1 else dx[0] + dx[1]
             if run.dropout is not None and layer > 0:
@@ -67,29 +67,44 @@ def _search(run, tape, dy, dstate, need_x):
             run.check_rows(f"the gradient of the input of {run.layer.kind} layer {layer}", dy, packed_places(batch))
 
 
-def _search_direction(run, tape, layer, d, below, dy, states, dx, unused):
-    """The steps of one layer and direction, each computed once more by itself."""
-    net, batch, back = run.net, run.batch, run.net.runs_back(d)
-    gates, h_prev, c_prev = on_tape(tape, batch, net, layer, d)
-    for k in range(batch.T) if back else range(batch.T - 1, -1, -1):
-        rows = slice(batch.offset[k], batch.offset[k + 1])
-        n = rows.stop - rows.start
-        if not n:
-            continue
-        one = even_batch(1, n)
+class _Direction:
+    """BPTT of one layer and direction, one step at a time.
+
+    below, arrays : as for `LayerBackward`
+    unused : {name: array} for the gradients of the parameters
+    """
+
+    def __init__(self, run, layer, d, below, arrays, unused):
+        self.run, self.layer, self.d, self.below, self.arrays, self.unused = run, layer, d, below, arrays, unused
+
+    def search(self, dy, states, dx):
+        """Check the gradients of each step.
+
+        states : gradients of the final states
+        dx : array for the gradient of the input, or None
+        """
+        batch, back = self.run.batch, self.run.net.runs_back(self.d)
+        for k in range(batch.T) if back else range(batch.T - 1, -1, -1):
+            rows = slice(batch.offset[k], batch.offset[k + 1])
+            if rows.start == rows.stop:
+                continue
+            own = [None if state is None else state[: rows.stop - rows.start] for state in states]
+            self._step(rows, None if dy is None else dy[rows], own, None if dx is None else dx[rows])
+            _cut(batch, k, back, own)
+
+    def _step(self, rows, dy, states, dx):
+        run, net, below, n = self.run, self.run.net, self.below, rows.stop - rows.start
         x = Tokens(below.ids[rows], below.table, below.rows) if isinstance(below, Tokens) else below[rows]
-        context = run.context[:n] if run.context is not None and layer == 0 else None
-        sweep = Sweep(net, run.packed, one, tape, layer, d, x, context, unused)
-        sweep.tape = gates[rows], h_prev[rows], None if c_prev is None else c_prev[rows]
-        scratch = Scratch(scratch_pool, scratch_layout(net, n, n, run.packed.Hp))
-        own = [None if state is None else state[:n] for state in states]
-        d_below = None if dx is None else dx[rows]
-        _engine.backward_layer(sweep.prepare(scratch, None if dy is None else dy[rows], *own, d_below), 1)
+        one = Call(net, run.packed, even_batch(1, n), x, None if run.context is None else run.context[:n])
+        gates, h_prev, c_prev, _ = self.arrays
+        arrays = StepArrays(gates[rows], h_prev[rows], None if c_prev is None else c_prev[rows], True)
+        scratch = Scratch(scratch_pool, backward_scratch_layout(net, n, n, run.packed.Hp))
+        ready = LayerBackward(one, self.layer, self.d, x, arrays, self.unused).prepare(scratch, dy, states, dx)
+        _engine.backward_layer(ready, 1)
         try:
-            _check_step(run, layer, d, rows, scratch[f"dgates{d}"][:n], own, d_below)
+            _check_step(run, self.layer, self.d, rows, scratch[f"dgates{self.d}"][:n], states, dx)
         finally:
             scratch.release()
-        _cut(batch, k, back, own)
 
 
 def _check_step(run, layer, d, rows, dgates, states, d_below):
@@ -126,7 +141,7 @@ def _check_step(run, layer, d, rows, dgates, states, d_below):
 
 
 def _cut(batch, k, back, states):
-    """No gradient crosses a reset: onward in time that of the step itself, backward that of the following step."""
+    """Zero the gradients of rows with a reset before step k; of a reverse direction, before the following step."""
     if batch.resets is None:
         return
     where = k + 1 if back else k

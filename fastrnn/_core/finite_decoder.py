@@ -1,31 +1,27 @@
-"""Where the first value of a decoder with attention is that is not finite; see _finite.py."""
+"""Find the first value of a decoder with attention that is not finite. See finite.py."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fastrnn._core.finite import Pass, Step, first_of, is_finite, packed_places, refuse
-from fastrnn._core.stack import output_on_tape
+from fastrnn._core.finite import CheckedCall, Step, first_of, is_finite, packed_places, refuse
 
 
-def arguments(decoder, batch, rows, state, context, memory, dropout):
-    """The check of a pass, whose arguments are found to be finite.
-
-    memory : _decoder.Memory; the others as for _finite.Pass
-    """
-    run = Pass(decoder.rnn, batch, rows, state, context, False, dropout)
+def arguments(decoder, call, state, memory):
+    """Check the arguments of a call; return its CheckedCall. memory : decoder.Memory"""
+    run = CheckedCall(decoder.rnn, call, state, False)
     run.check_arguments(state is not None, decoder.params)
     run.check_rows("memory", memory.values, memory.places)
     return run
 
 
 def results(run, decoding):
-    """The states, attention weights, weighted sums and outputs of a Decoding, in this order at each step."""
-    over, batch, net = decoding.over, decoding.batch, decoding.net
+    """Check states, attention weights, weighted sums and outputs of a DecoderPass, in this order at each step."""
+    over, batch, net = decoding.over, run.batch, run.net
     if all(map(is_finite, (over["joined"], over["alpha"], over["a"], *decoding.state_n))):
         return
     M, top = decoding.sizes.M, net.num_layers - 1
-    h = [output_on_tape(decoding.tape, batch, layer) for layer in range(top)] + [over["joined"][:, M:]]
+    h = [run.call.tape_output(decoding.tape, layer) for layer in range(top)] + [over["joined"][:, M:]]
     c = [
         run._c_after(decoding.tape, decoding.state_n, layer, 0) if net.cell.has_c else None
         for layer in range(net.num_layers)
@@ -45,7 +41,7 @@ def results(run, decoding):
     )
     row = wrong[np.argmin(packed_places(batch)[wrong])]
     place = run.step(packed_places(batch)[row])
-    below = decoding.x
+    below = run.rows
     for layer in range(net.num_layers):
         if not np.isfinite(h[layer][row]).all() or (c[layer] is not None and not np.isfinite(c[layer][row]).all()):
             step = Step(run, layer, 0, below, row, decoding.tape, exact=layer > 0 or not decoding.sizes.feeds)
@@ -65,7 +61,7 @@ def results(run, decoding):
 
 
 def backward_arguments(run, dy, dstate):
-    """The gradients that enter: dy (total, F) packed rows, or None; and those of the final states."""
+    """Check the arguments of a backward pass: dy (total, F) packed rows, or None; the gradient of the final state."""
     if dy is not None:
         run.check_rows("dy", dy, packed_places(run.batch))
     if dstate is not None:
@@ -73,7 +69,7 @@ def backward_arguments(run, dy, dstate):
 
 
 def gradients(run, dx, memory, d_memory, others, grads):
-    """The gradients that come out. others : {name: array or None}; grads : {name: array} of the parameters."""
+    """Check the results of a backward pass. others : {name: array or None}; grads : {name: array} of the parameters."""
     if dx is not None:
         run.check_rows("the gradient of x", dx, packed_places(run.batch))
     run.check_rows("the gradient of memory", d_memory, memory.places)

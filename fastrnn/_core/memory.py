@@ -1,20 +1,23 @@
-"""Memory with two owners: Tape is kept for backward, Scratch is thrown away after a call. Both come from bounded pools."""
+"""Memory: a Tape is kept for the backward pass, a Scratch only during a call. Both come from bounded pools."""
 
 from __future__ import annotations
 
 import math
 import threading
+from typing import NamedTuple
+
+import numpy as np
 
 from fastrnn import _engine
 
-_KEPT = 4  # arrays a pool keeps for the next call
+_KEPT = 4  # arrays that a pool keeps for later calls
 
 
 class Pool:
-    """Arrays that were used and may be used again, with the views made of them; safe to use from many threads.
+    """Arrays that may be reused, with the views made of them. It is thread-safe.
 
-    Nobody waits for it: who finds it taken makes an array of his own, or lets his go. So the child of a fork, in which a thread that is
-    not there any more may hold it, goes on.
+    No thread waits for the lock: if it is held, `take` allocates an array and `give` drops one. So it also works in the
+    child of a fork, where a thread that does not exist any more may hold the lock.
     """
 
     def __init__(self):
@@ -22,7 +25,7 @@ class Pool:
         self._lock = threading.Lock()
 
     def take(self, layout):
-        """(array, {name: view}): an aligned 1-D array of at least the layout's size (and not much more), with any contents."""
+        """(array, {name: view}): an aligned, uninitialised 1-D array of the layout's size or somewhat more."""
         if self._lock.acquire(blocking=False):
             try:
                 for i, (array, made_for, views) in enumerate(self._free):
@@ -36,7 +39,7 @@ class Pool:
         return _engine.aligned_empty(layout.size, layout.dtype), {}
 
     def give(self, array, layout, views):
-        """Take an array back; the oldest is let go when there are more than a few."""
+        """Take an array back. If there are more than `_KEPT`, the oldest is dropped."""
         if self._lock.acquire(blocking=False):
             try:
                 self._free.append((array, layout, views))
@@ -47,7 +50,7 @@ class Pool:
 
 
 class Layout:
-    """Where named parts lie in one array: made once for a shape, used by every call with it.
+    """The places of named parts in one array, made once for a shape.
 
     >>> import numpy as np
     >>> layout = Layout(np.dtype("float32"), [("h", (2, 3)), ("c", (4,))])
@@ -65,7 +68,7 @@ class Layout:
 
 
 class Block:
-    """One array from a pool, handed out as the named parts of a layout. It goes back when it is released, or when nobody has it any more."""
+    """An array from a pool, divided into the named parts of a layout; returned when released or garbage-collected."""
 
     def __init__(self, pool, layout):
         self._pool, self._layout = pool, layout
@@ -73,6 +76,7 @@ class Block:
 
     @property
     def nbytes(self):
+        """Bytes of the layout."""
         return self._layout.size * self._layout.dtype.itemsize
 
     def __getitem__(self, name):
@@ -89,10 +93,11 @@ class Block:
 
     @property
     def released(self):
+        """Whether the memory was returned."""
         return self._array is None
 
     def release(self):
-        """Give the memory back to the pool; the parts must not be used any more."""
+        """Return the memory to the pool. The parts must not be used afterwards."""
         array, self._array = self._array, None
         if array is not None:
             self._pool.give(array, self._layout, self._views)
@@ -103,7 +108,7 @@ class Block:
 
 
 class OwnsTape:
-    """Base of what `vjp` hands out: copies share the tape, which is in the memory of this process only."""
+    """Base of the backward passes that `vjp` returns. Copies share the tape, which exists in this process only."""
 
     def __copy__(self):
         other = object.__new__(type(self))
@@ -115,13 +120,28 @@ class OwnsTape:
 
 
 class Tape(Block):
-    """What forward keeps so that backward can run; `l` is the layer, `d` the direction, rows the valid steps of all sequences.
+    """What the forward pass keeps for the backward pass: for each layer l and direction d,
 
-    gates{l}{d} : (rows, X*Hp)                 activations; the vanilla RNN's are the next h_prev where no row ends or is cut
+    gates{l}{d} : (rows, X*Hp)                 activations, unless they are the h_prev of the next step
     h_prev{l}{d}, c_prev{l}{d} : (rows, Hp)    states before each step
-    y{l} : (rows, D*H)                         output of the layers below the top one, after dropout, unless it is the next h_prev
+    y{l} : (rows, D*H)                         output of a layer below the top one, after dropout, unless it is h_prev
+
+    where rows are the valid steps of all sequences.
     """
 
 
 class Scratch(Block):
-    """What nobody needs after the call."""
+    """Memory that is needed only during a call."""
+
+
+class StepArrays(NamedTuple):
+    """The arrays in which one layer and direction keeps its steps.
+
+    gates : (rows, X*Hp); h_prev : (rows, Pp); c_prev : (rows, Hp) or None
+    on_tape : whether they hold all steps, for the backward pass; else one chunk of gates, and two states that alternate
+    """
+
+    gates: np.ndarray
+    h_prev: np.ndarray
+    c_prev: np.ndarray | None
+    on_tape: bool

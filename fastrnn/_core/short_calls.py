@@ -129,11 +129,6 @@ class _Source:
 
 
 def stream_layers(net, packed, context):
-    """(cell, Hp, Pp, [(w_ih, w, w2, bias, bias_stride, options) of each layer]) for a stream."""
-    layers = []
-    for layer in range(net.num_layers):
-        suffix = f"_l{layer}"
-        w_ih = packed.input(suffix) if layer or net.input_size else None
-        bias = stack.bias_rows(packed, suffix, None if layer else context)
-        layers.append((w_ih, *packed.recurrent(suffix), *bias, packed.options(suffix)))
-    return net.cell, packed.Hp, packed.Pp, layers
+    """(LayerWeights of each layer, bias rows of the first layer with a context or None) for a stream."""
+    weights = [packed.layer(f"_l{layer}") for layer in range(net.num_layers)]
+    return weights, stack.context_bias(packed, "_l0", context)

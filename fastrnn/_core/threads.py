@@ -1,4 +1,4 @@
-"""How many threads a call may use: `threads(n)` here and now, `set_num_threads` for the process, else the environment."""
+"""The number of threads of a call: set for a block, for the process, or by the environment."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 from fastrnn import _check, _engine
 
-MOST = 64  # threads of a call: MOST_PARTS of src/threads.pxd
+MAX_THREADS = _engine.thresholds()["MAX_PARTS"]  # of a call
 
 
 def _from_environment():
-    """FASTRNN_NUM_THREADS, OMP_NUM_THREADS, or the cores this process may use; at most `MOST`.
+    """FASTRNN_NUM_THREADS, OMP_NUM_THREADS, or the number of cores this process may use; at most `MAX_THREADS`.
 
-    OMP_NUM_THREADS may be a list, as OpenMP has it, of which the first number counts. It is meant for other libraries too, so that a
-    larger number is no reason for a warning.
+    OMP_NUM_THREADS may be a list, as in OpenMP, whose first number is used. It is meant for other libraries too, so a
+    number above `MAX_THREADS` is not a reason for a warning.
     """
     for name in ("FASTRNN_NUM_THREADS", "OMP_NUM_THREADS"):
         values = [value.strip() for value in os.environ.get(name, "").split(",")]
@@ -28,34 +28,35 @@ def _from_environment():
                 and (name == "FASTRNN_NUM_THREADS" or not all(re.fullmatch("[0-9]+", v) for v in values))
             ):
                 raise ValueError(f"{name}={os.environ[name]}, but it must be a whole number of at least 1")
-            wanted = int(number[1][:18])  # more digits are more than enough
-            return min(wanted, MOST) if name == "OMP_NUM_THREADS" else _at_most(wanted, name, 2)
-    return min(_available_cores(), _quota_cores(), MOST)
+            wanted = int(number[1][:18])  # more digits do not matter
+            return min(wanted, MAX_THREADS) if name == "OMP_NUM_THREADS" else _at_most(wanted, name, 2)
+    return min(_available_cores(), _quota_cores(), MAX_THREADS)
 
 
 def _at_most(n, name, stacklevel):
-    """n, or `MOST` with a warning if it is more."""
-    if isinstance(n, int) and n >= 2**63:  # beyond what a size may be, and perhaps too long to be shown
-        shown, n = f"2**{n.bit_length() - 1} or more", MOST + 1
+    """n, or `MAX_THREADS` with a warning if it is more."""
+    if isinstance(n, int) and n >= 2**63:  # more than a size can be, and perhaps too long to print
+        shown, n = f"2**{n.bit_length() - 1} or more", MAX_THREADS + 1
     else:
         shown = n = _check.size("n", n)
-    if n > MOST:
+    if n > MAX_THREADS:
         warnings.warn(
-            f"{name} is {shown}, but a call uses at most {MOST} threads: using {MOST}",
+            f"{name} is {shown}, but a call uses at most {MAX_THREADS} threads: using {MAX_THREADS}",
             RuntimeWarning,
             stacklevel=stacklevel + 1,
         )
-    return min(n, MOST)
+    return min(n, MAX_THREADS)
 
 
 def _available_cores():
+    """Number of cores in the affinity mask of this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _quota_cores():
-    """Whole cores of the cgroup's quota (version 2, then 1)."""
+    """Number of whole cores in the CPU quota of the cgroup (version 2, then 1)."""
     try:
         with open("/sys/fs/cgroup/cpu.max") as f:
             quota, period = f.read().split()

@@ -1,9 +1,11 @@
-"""The compiled core: what its extensions offer, under one name. Arrays are checked before they come here."""
+"""The functions and classes of the compiled extensions. Their arguments must have been checked."""
 
 from fastrnn._engine.bptt import Bptt, backward_layer, backward_sides
 from fastrnn._engine.core import (
+    ACTIVATIONS,
+    CELLS,
+    PANEL,
     aligned_empty,
-    alone,
     available_isas,
     blas_core,
     compiler,
@@ -12,7 +14,6 @@ from fastrnn._engine.core import (
     force_leave,
     gemm,
     isa,
-    meeting_seconds,
     open_blas,
     pack,
     pack_columns,
@@ -21,6 +22,7 @@ from fastrnn._engine.core import (
     set_default_threads,
     set_isa,
     set_local_threads,
+    threads_paused,
     thresholds,
     vector_lanes,
 )  # fmt: skip
@@ -32,7 +34,7 @@ from fastrnn._engine.decoder import (
     draw,
     greatest,
     log_sum_exp,
-    most_hypotheses,
+    max_hypotheses,
 )
 from fastrnn._engine.ops import (
     bag,
@@ -50,7 +52,8 @@ from fastrnn._engine.optim import adagrad, adam, clip_value, rmsprop, sgd, sum_o
 from fastrnn._engine.stream import Stream
 from fastrnn._engine.sweep import (
     Forward,
-    Options,
+    LayerWeights,
+    Steps,
     chunk_steps,
     force_split,
     forward_layers,
@@ -60,11 +63,12 @@ from fastrnn._engine.sweep import (
 )
 
 __all__ = [
-    "Bptt", "Decoder", "Forward", "Options", "Stream", "Writer", "adagrad", "adam", "aligned_empty", "alone", "attend", "attend_backward",
-    "available_isas", "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "chunk_steps", "clip_value", "column_sum", "compiler",
-    "current_threads", "draw", "dropout", "fma_loop", "force_leave", "force_split", "forward_layers", "forward_sides", "forward_wave", "gather", "gemm",
-    "greatest",
-    "isa", "log_sum_exp", "meeting_seconds", "most_hypotheses", "open_blas", "pack", "pack_columns", "product", "ragged_places", "read_loop", "rmsprop",
-    "scatter_add", "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "sum_of_squares", "thresholds",
-    "vector_lanes", "waves_pay",
+    "ACTIVATIONS", "Bptt", "CELLS", "Decoder", "Forward", "LayerWeights", "PANEL", "Steps", "Stream", "Writer",
+    "adagrad", "adam", "aligned_empty", "attend", "attend_backward", "available_isas", "backward_layer",
+    "backward_sides", "bag", "bag_backward", "blas_core", "chunk_steps", "clip_value", "column_sum", "compiler",
+    "current_threads", "draw", "dropout", "fma_loop", "force_leave", "force_split", "forward_layers",
+    "forward_sides", "forward_wave", "gather", "gemm", "greatest", "isa", "log_sum_exp", "max_hypotheses",
+    "open_blas", "pack", "pack_columns", "product", "ragged_places", "read_loop", "rmsprop", "scatter_add",
+    "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread",
+    "sum_of_squares", "threads_paused", "thresholds", "vector_lanes", "waves_pay",
 ]  # fmt: skip

@@ -1,12 +1,38 @@
-"""Types of the compiled functions. Arrays are C-contiguous and of one dtype, float32 or float64, unless said; see src/fastrnn/_engine/."""
+"""Types of the compiled functions and classes; shapes are in src/fastrnn/_engine/.
 
-from typing import Any
+Arrays are C-contiguous and of one dtype, float32 or float64, unless stated otherwise.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.floating[Any]]
+Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+Function = tuple[int, float, float]  # kind, alpha, beta
+
+class CellTraits(TypedDict):
+    """A row of the table of cells, src/cells.c."""
+
+    code: int
+    gates: int
+    blocks: int
+    x_block: tuple[int, ...]
+    h_block: tuple[int, ...]
+    interleaved: int
+    rh_block: int | None
+    has_c: bool
+
+ACTIVATIONS: dict[str, int]
+CELLS: dict[str, CellTraits]
+PANEL: int
+max_hypotheses: int
+
+# core
 
 def available_isas() -> list[str]: ...
 def set_isa(name: str) -> None: ...
@@ -15,20 +41,90 @@ def vector_lanes(is_double: bool) -> int: ...
 def compiler() -> str: ...
 def open_blas(path: str | None = None) -> None: ...
 def blas_core() -> str | None: ...
-def alone() -> tuple[float, int]: ...
-def thresholds() -> dict[str, float]: ...
+def threads_paused() -> tuple[float, int]: ...
+def thresholds() -> dict[str, int]: ...
 def set_default_threads(n: int) -> None: ...
 def set_local_threads(n: int | None) -> int | None: ...
 def current_threads() -> int: ...
+def force_leave(barrier: int) -> None: ...
 def aligned_empty(size: int, dtype: DTypeLike) -> Array: ...
 def pack_columns(src: Array, column: Ints, row: Ints, stride_n: int, stride_k: int, panel: int, dst: Array) -> None: ...
 def pack(w: Array) -> Array: ...
 def product(x: Array, packed: Array, bias: Array | None, y: Array, accumulate: bool = False) -> None: ...
 def gemm(trans_a: bool, trans_b: bool, a: Array, b: Array, c: Array) -> None: ...
+def fma_loop(n: int) -> float: ...
+def read_loop(a: NDArray[np.float32], times: int) -> float: ...
+
+# sweep and bptt
+
+class StepArrays(NamedTuple):
+    """As fastrnn._core.memory.StepArrays."""
+
+    gates: Array
+    h_prev: Array
+    c_prev: Array | None
+    on_tape: bool
+
+States = tuple[Array, Array | None]  # h and c
+
+class LayerWeights:
+    def __init__(
+        self,
+        cell: int,
+        H: int,
+        P: int,
+        I: int,
+        blocks: int,
+        *,
+        w: Array,
+        w2: Array | None = None,
+        w_ih: Array | None = None,
+        bias: Array | None = None,
+        functions: tuple[Function, Function, Function] | None = None,
+        clip: float = ...,
+        projected: bool = False,
+        peephole: Array | None = None,
+    ) -> None: ...
+
+class Steps:
+    def __init__(
+        self, offset: NDArray[np.intp], B: int, lengths: Ints | None, resets: NDArray[np.bool_] | None, reverse: bool
+    ) -> None: ...
+
+class Forward:
+    def __init__(
+        self,
+        weights: LayerWeights,
+        steps: Steps,
+        x: Array | None,
+        arrays: StepArrays,
+        states: States,
+        y: Array,
+        column: int,
+        chunk: int,
+    ) -> None: ...
+    def set_tokens(self, ids: Ints, table: Array) -> None: ...
+    def set_bias(self, bias: Array) -> None: ...
+    def set_feed(self, w_feed: Array, feed: Array) -> None: ...
+
+class Bptt:
+    def __init__(
+        self,
+        weights: LayerWeights,
+        steps: Steps,
+        tape: StepArrays,
+        dy: Array | None,
+        column: int,
+        dstates: States,
+        scratch: tuple[Array, Array],
+        bias_sums: Array,
+    ) -> None: ...
+    def add_gemm(self, column: int, right: Array, c: Array) -> None: ...
+    def add_sums(self, ids: Ints, sums: Array) -> None: ...
+    def set_dx(self, packed: Array, dx: Array) -> None: ...
+
 def chunk_steps(B: int, row_bytes: int) -> int: ...
-def force_leave(meeting: int) -> None: ...
 def force_split(name: str | None) -> None: ...
-def meeting_seconds() -> float: ...
 def waves_pay(layers: int, B: int, T: int, step_flops: float) -> bool: ...
 def forward_sides(one: Forward, other: Forward) -> None: ...
 def forward_layers(layers: list[Forward]) -> None: ...
@@ -36,51 +132,107 @@ def forward_wave(layers: list[Forward]) -> None: ...
 def backward_layer(layer: Bptt, chunks: int) -> None: ...
 def backward_sides(one: Bptt, other: Bptt, chunks: int) -> None: ...
 
-class Forward:
-    def __init__(self, *args: Any) -> None: ...
-    def set_feed(self, w_feed: Array, feed: Array) -> None: ...
+# stream
+
+class StreamLayer(Protocol):
+    """What a Stream needs of a layer; the methods with an underscore are those of fastrnn.layers.recurrent."""
+
+    kind: str
+    dtype: np.dtype[Any]
+    num_layers: int
+    input_size: int
+    hidden_size: int
+    output_size: int
+
+class Stream:
+    batch_size: int
+    h: Array
+    c: Array | None
+    state: Array | tuple[Array, ...] | None
+    def __init__(self, layer: StreamLayer, batch_size: int, context: Array | None) -> None: ...
+    def step(self, x_t: Array, out: Array | None = None) -> Array: ...
+    def run(self, x: Array, out: Array | None = None) -> Array: ...
+    def reset(self, rows: Sequence[int] | NDArray[np.integer[Any] | np.bool_] | int | None = None) -> None: ...
+    def refresh(self) -> None: ...
+
+# decoder
 
 class Decoder:
-    def __init__(self, *args: Any) -> None: ...
+    def __init__(
+        self,
+        layers: list[Forward],
+        *,
+        first: Ints,
+        count: Ints,
+        keys: Array,
+        values: Array,
+        w_out: Array,
+        bias: Array,
+        alpha: Array,
+        joined: Array,
+        a: Array,
+        v: Array | None = None,
+        w_query: Array | None = None,
+        query: Array | None = None,
+        feed: Array | None = None,
+        p: float = 0,
+        masks: Keys | None = None,
+        row_id: Keys | None = None,
+    ) -> None: ...
     def forward(self) -> None: ...
-    def backward(self, *args: Any) -> None: ...
-
-class Bptt:
-    def __init__(self, *args: Any) -> None: ...
-    def add_gemm(self, column: int, right: Array, c: Array) -> None: ...
-    def add_sums(self, ids: Ints, sums: Array) -> None: ...
-    def set_dx(self, packed: Array, dx: Array) -> None: ...
-
-most_hypotheses: int
+    def backward(
+        self,
+        layers: list[Bptt],
+        *,
+        w_below: list[Array | None],
+        da: Array,
+        w_out: Array,
+        w_query: Array | None,
+        dquery: Array,
+        dkeys: Array,
+        dvalues: Array,
+        dv: Array | None,
+        djoined: Array,
+        dbelow: Array,
+        dscore: Array,
+    ) -> None: ...
 
 class Writer:
-    def __init__(self, *args: Any) -> None: ...
+    def __init__(
+        self,
+        layers: list[Forward],
+        attention: Decoder | None,
+        *,
+        out: Array,
+        w: Array,
+        bias: Array | None,
+        logits: Array,
+        swap: Array,
+        ids: Ints,
+        end: int,
+        limits: Ints,
+        given: Ints | None,
+        temperature: float,
+        key: int,
+        row_id: Keys,
+        score: Doubles,
+        symbols: Ints,
+        parents: Ints,
+        finished: tuple[Ints, Ints, Ints, Ints, Doubles],
+    ) -> None: ...
     def run(self) -> None: ...
 
-def column_sum(a: Array, out: Array) -> None: ...
-def gather(array: Array, ids: Ints, out: Array) -> None: ...
-def ragged_places(order: Ints, lengths: Ints, offset: Ints, where: Ints, padding: Ints) -> None: ...
-def spread(a: Array, where: Ints, padding: Ints, out: Array) -> None: ...
-def scatter_add(a: Array, ids: Ints, out: Array) -> None: ...
-def bag(sentence: Ints, start: Ints, word: Ints, a: Array, b: Array, ramp: Array, table: Array, out: Array) -> None: ...
-def bag_backward(
-    sentence: Ints, start: Ints, word: Ints, a: Array, b: Array, ramp: Array, dout: Array, dtable: Array
-) -> None: ...
-def softmax_nll(
-    logits: Array, targets: Ints, weights: Array | None, nll: NDArray[np.float64], dlogits: Array | None
-) -> None: ...
-def softmax(logits: Array, out: Array) -> None: ...
-def dropout(x: Array, row_id: NDArray[np.uint64], key: int, p: float) -> None: ...
 def attend(
     query: Array,
     keys: Array,
     values: Array,
     first: Ints,
     count: Ints,
-    v: Array | None,
-    softmax: bool,
     alpha: Array,
     context: Array,
+    *,
+    v: Array | None = None,
+    softmax: bool = True,
 ) -> None: ...
 def attend_backward(
     query: Array,
@@ -88,32 +240,60 @@ def attend_backward(
     values: Array,
     first: Ints,
     count: Ints,
-    v: Array | None,
-    softmax: bool,
     alpha: Array,
     dcontext: Array,
+    *,
+    v: Array | None = None,
+    softmax: bool = True,
     dquery: Array,
     dkeys: Array,
     dvalues: Array,
-    dv_rows: Array | None,
+    dv_rows: Array | None = None,
 ) -> None: ...
-def log_sum_exp(logits: Array, out: NDArray[np.float64]) -> None: ...
+def log_sum_exp(logits: Array, out: Doubles) -> None: ...
 def greatest(x: Array, ids: Ints) -> None: ...
 def draw(x: Array, temperature: float, u: float) -> int: ...
+
+# ops
+
+def column_sum(a: Array, out: Array) -> None: ...
+def gather(array: Array, ids: Ints, out: Array) -> None: ...
+def ragged_places(order: Ints, lengths: Ints, offset: NDArray[np.intp], where: Ints, padding: Ints) -> None: ...
+def spread(a: Array, where: Ints, padding: Ints, out: Array) -> None: ...
+def scatter_add(a: Array, ids: Ints, out: Array) -> None: ...
+def bag(sentence: Ints, start: Ints, word: Ints, a: Array, b: Array, ramp: Array, table: Array, out: Array) -> None: ...
+def bag_backward(
+    sentence: Ints, start: Ints, word: Ints, a: Array, b: Array, ramp: Array, dout: Array, dtable: Array
+) -> None: ...
+def softmax_nll(logits: Array, targets: Ints, weights: Array | None, nll: Doubles, dlogits: Array | None) -> None: ...
+def softmax(logits: Array, out: Array) -> None: ...
+def dropout(x: Array, row_id: Keys, key: int, p: float) -> None: ...
+
+# optim
+
 def sum_of_squares(g: Array) -> float: ...
 def clip_value(g: Array, limit: float) -> None: ...
 def sgd(
-    p: Array, g: Array, v: Array | None, lr: float, momentum: float, weight_decay: float, nesterov: bool, scale: float
+    p: Array,
+    g: Array,
+    m: Array | None,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    scale: float,
 ) -> None: ...
 def rmsprop(
-    p: Array, g: Array, s: Array, lr: float, alpha: float, eps: float, weight_decay: float, scale: float
+    p: Array, g: Array, v: Array, *, lr: float, alpha: float, eps: float, weight_decay: float, scale: float
 ) -> None: ...
-def adagrad(p: Array, g: Array, s: Array, lr: float, eps: float, weight_decay: float, scale: float) -> None: ...
+def adagrad(p: Array, g: Array, v: Array, *, lr: float, eps: float, weight_decay: float, scale: float) -> None: ...
 def adam(
     p: Array,
     g: Array,
     m: Array,
     v: Array,
+    *,
     lr: float,
     beta1: float,
     beta2: float,
@@ -123,14 +303,3 @@ def adam(
     step: int,
     scale: float,
 ) -> None: ...
-def fma_loop(n: int) -> float: ...
-def read_loop(a: NDArray[np.float32], times: int) -> float: ...
-
-class Stream:
-    batch_size: int
-    state: Any
-    def __init__(self, layer: Any, batch_size: int, context: Array | None) -> None: ...
-    def step(self, x_t: Array, out: Array | None = None) -> Array: ...
-    def run(self, x: Array, out: Array | None = None) -> Array: ...
-    def reset(self, rows: Any = None) -> None: ...
-    def refresh(self) -> None: ...

@@ -11,10 +11,11 @@ from fastrnn import _check, _engine
 from fastrnn._check import attention as check_attention
 from fastrnn._check import memory as check_memory
 from fastrnn._core import finite, finite_decoder
+from fastrnn._core.batch import Batch, even_batch
 from fastrnn._core.calls import masks
-from fastrnn._core.decoder import Decoding, Memory, PackedDecoder, Sizes
+from fastrnn._core.decoder import DecoderPass, Memory, PackedDecoder, Sizes
 from fastrnn._core.memory import Pool
-from fastrnn._core.stack import Batch, Tokens, even_batch
+from fastrnn._core.stack import Call, Tokens
 from fastrnn._types import Array, ArrayLike, DTypeLike, IntsLike, Seed, State, StateLike
 from fastrnn.layers.attention_backward import DecoderBackward
 from fastrnn.layers.recurrent import Recurrent
@@ -275,7 +276,8 @@ class AttentionDecoder(Layer):
         FloatingPointError
             A value is NaN or infinite, with `check_finite`. The message names the first, with its step and row.
         """
-        decoding, _ = self._decode(x, memory, state, lengths, memory_lengths, context, embedding, None, check_finite)
+        inputs = x, memory, state, lengths, memory_lengths, context, embedding
+        decoding, _ = self._decode(inputs, None, check_finite)
         results = self._results(decoding)
         if return_attention:
             results += (self._alpha(decoding, memory),)
@@ -327,14 +329,14 @@ class AttentionDecoder(Layer):
         >>> g.memory.shape, g.params["weight_query"].shape, g.params["rnn.weight_hh_l0"].shape
         ((7, 2, 6), (8, 8), (24, 8))
         """
+        inputs = x, memory, state, lengths, memory_lengths, context, embedding
         with masks(self.rnn, rng) as dropout:
-            decoding, check = self._decode(
-                x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite
-            )
+            decoding, check = self._decode(inputs, dropout, check_finite)
             return self._results(decoding), DecoderBackward(self, decoding, embedding, check)
 
-    def _decode(self, x, memory, state, lengths, memory_lengths, context, embedding, dropout, check_finite):
+    def _decode(self, inputs, dropout, check_finite):
         """Run a forward pass; returns it, and the check for finite values or None."""
+        x, memory, state, lengths, memory_lengths, context, embedding = inputs
         rnn = self.rnn
         x, unbatched = _check.x(rnn, x) if embedding is None else _check.ids(rnn, x, embedding)
         if unbatched:
@@ -352,12 +354,10 @@ class AttentionDecoder(Layer):
             rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
         if context is not None:
             context = np.array(batch.sorted(context), order="C")
-        check = None
+        check, call = None, Call(rnn._net, self._packed(), batch, rows, context, dropout)
         if check_finite or finite.wanted():
-            check = finite_decoder.arguments(self, batch, rows, state, context, memory, dropout)
-        decoding = Decoding(
-            rnn._net, self._sizes, self._packed(), batch, rows, state, context, memory, dropout, self._tapes
-        )
+            check = finite_decoder.arguments(self, call, state, memory)
+        decoding = DecoderPass(self._sizes, call, memory, state, self._tapes)
         if check is not None:
             finite_decoder.results(check, decoding)
         return decoding, check

@@ -9,8 +9,8 @@ import numpy as np
 from fastrnn import _check, _engine
 from fastrnn._check import cells as check_cells
 from fastrnn._check import memory as check_memory
-from fastrnn._core.cells import Packed
 from fastrnn._core.memory import Pool
+from fastrnn._core.packing import Packed
 from fastrnn._core.short_calls import ShortCalls, stream_layers
 from fastrnn._core.stack import Net
 from fastrnn._types import ArrayLike, DTypeLike, Seed
@@ -220,7 +220,7 @@ class Recurrent(RecurrentCalls[StateT]):
         return _engine.Stream(self, batch_size, _check.context(self, context, batch_size, False))
 
     def _stream_layers(self, context):
-        """What a stream needs: (cell, Hp, Pp, [(w_ih, w, w2, bias, bias_stride, options) of each layer])."""
+        """What a stream needs: (LayerWeights of each layer, bias rows of the first layer with a context or None)."""
         return stream_layers(self._net, self._packed(), context)
 
     def _stream_initial(self):

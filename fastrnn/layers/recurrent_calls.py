@@ -10,8 +10,9 @@ from fastrnn import _check
 from fastrnn._check import cells as check_cells
 from fastrnn._core import finite
 from fastrnn._core.backward import Backward
+from fastrnn._core.batch import Batch, MaskedBatch, even_batch
 from fastrnn._core.calls import masks
-from fastrnn._core.stack import Batch, MaskedBatch, Tokens, even_batch, forward, make_tape
+from fastrnn._core.stack import Call, Tokens, forward
 from fastrnn._core.states import states
 from fastrnn._types import Array, ArrayLike, IntsLike, StateLike
 from fastrnn.parameters import Layer
@@ -125,24 +126,24 @@ class RecurrentCalls(Layer, Generic[StateT]):
         """
         given = state is not None
         check_cells.states_of(mask, return_states)
-        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
-        net, packed = self._net, self._packed()
-        check = self._finite_pass(check_finite, batch, rows, given, state, context, unbatched)
+        call, state, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
+        batch, rows = call.batch, call.x
+        check = self._finite_pass(check_finite, call, state, given, unbatched)
         plain = not (check or return_states or self.bidirectional or self.reverse) and context is None
         if plain and batch.is_even and isinstance(rows, np.ndarray):
-            short = self._short_calls(packed)
+            short = self._short_calls(call.packed)
             stream = short.take(batch.T, batch.B)
             if stream is not None:
                 y, state_n = short.run(stream, rows.reshape(batch.T, batch.B, rows.shape[1]), state)
                 return self._shape(y, unbatched), self._shape_state(state_n, unbatched)
         outputs = [] if return_states or check else None
-        tape = make_tape(net, batch, packed, None, self._tapes) if return_states and self.cell.has_c else None
-        y, state_n = forward(net, packed, batch, rows, state, context, tape, outputs=outputs)
+        tape = call.make_tape(self._tapes) if return_states and self.cell.has_c else None
+        y, state_n = forward(call, state, tape, outputs)
         if check:
             check.check_results(outputs, state_n)
         if not return_states:
             return self._shape_y(y, batch, unbatched), self._shape_state(state_n, unbatched)
-        found = states(net, packed, batch, rows, context, outputs, tape, state_n)
+        found = states(call, outputs, tape, state_n)
         if tape is not None:
             tape.release()
         return (
@@ -231,44 +232,45 @@ class RecurrentCalls(Layer, Generic[StateT]):
         ((5, 2, 3), (1, 2, 4), (12, 4))
         """
         check_cells.states_of(mask, return_states)
+        inputs = x, state, lengths, mask, resets, context, embedding
         if not self.dropout:
-            return self._vjp(x, state, lengths, mask, resets, context, embedding, None, return_states, check_finite)
+            return self._vjp(inputs, None, return_states, check_finite)
         with masks(self, rng) as dropout:
-            return self._vjp(x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite)
+            return self._vjp(inputs, dropout, return_states, check_finite)
 
-    def _vjp(self, x, state, lengths, mask, resets, context, embedding, dropout, return_states, check_finite):
-        given = state is not None
-        batch, rows, state, context, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
-        net, packed = self._net, self._packed()
-        check = self._finite_pass(check_finite, batch, rows, given, state, context, unbatched, dropout)
-        tape = make_tape(net, batch, packed, dropout, self._tapes)
+    def _vjp(self, inputs, dropout, return_states, check_finite):
+        """`vjp` with the arguments of `_prepare`, and the Dropout of this call or None."""
+        given, embedding = inputs[1] is not None, inputs[-1]
+        call, state, unbatched = self._prepare(*inputs)
+        call = call._replace(dropout=dropout) if dropout else call
+        check = self._finite_pass(check_finite, call, state, given, unbatched)
+        tape = call.make_tape(self._tapes)
         outputs = [] if return_states or check else None
-        y, state_n = forward(net, packed, batch, rows, state, context, tape, dropout, outputs)
+        y, state_n = forward(call, state, tape, outputs)
         if check:
             check.check_results(outputs, state_n, tape)
-        y = self._shape_y(y, batch, unbatched)
+        y = self._shape_y(y, call.batch, unbatched)
         results = y, self._shape_state(state_n, unbatched)
         if return_states:
-            found = states(net, packed, batch, rows, context, outputs, tape, state_n)
-            results += (self._shape_states(found, unbatched),)
+            results += (self._shape_states(states(call, outputs, tape, state_n), unbatched),)
         learned = self.learn_initial_state and not given
         return results, Backward(
-            self, net, packed, batch, rows, context, tape, dropout, y.shape, unbatched, embedding, learned, check
+            self, call, tape, y_shape=y.shape, unbatched=unbatched, embedding=embedding, learnt=learned, check=check
         )
 
-    def _finite_pass(self, asked, batch, rows, given, state, context, unbatched, dropout=None):
+    def _finite_pass(self, asked, call, state, given, unbatched):
         """Check the arguments for NaN and infinity; returns what checks the results, or None if no check is wanted.
 
         given : whether a state was given, and not learned
         """
         if not (asked or finite.wanted()):
             return None
-        check = finite.Pass(self, batch, rows, state, context, unbatched, dropout)
+        check = finite.CheckedCall(self, call, state, unbatched)
         check.check_arguments(given)
         return check
 
     def _prepare(self, x, state, lengths, mask, resets, context, embedding):
-        """Check all arguments; returns them as the functional core takes them."""
+        """Check all arguments; returns (Call, state, whether x is unbatched)."""
         if embedding is None:
             x, unbatched = _check.x(self, x)
         else:
@@ -290,7 +292,7 @@ class RecurrentCalls(Layer, Generic[StateT]):
             rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
         if context is not None:
             context = np.array(batch.sorted(context), order="C")
-        return batch, rows, state, context, unbatched
+        return Call(self._net, self._packed(), batch, rows, context), state, unbatched
 
     def _state_or_learned(self, state, B):
         """Return the given state of B rows, or the learned initial state, or None for zeros."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from fastrnn import _check
 from fastrnn._check import stacked as check_stacked
 from fastrnn._core import finite
+from fastrnn._core.batch import even_batch
 from fastrnn._core.calls import mask_key
 from fastrnn._core.keys import random_key
-from fastrnn._core.stack import Dropout, even_batch
+from fastrnn._core.stack import Dropout
 from fastrnn._types import Array, ArrayLike, DTypeLike, IntsLike, MemberStates, MemberStatesLike
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.stacked_backward import StackedBackward
@@ -307,17 +308,17 @@ class Stacked(Layer):
         """
         state, unbatched = self._prepare(x, state, resets, embedding)
         with mask_key(self.layers[0], rng) as key:
-            return self._vjp(
-                x, state, lengths, mask, resets, context, embedding, key, return_states, unbatched, check_finite
-            )
-
-    def _vjp(self, x, state, lengths, mask, resets, context, embedding, key, return_states, unbatched, check_finite):
-        dropout = Dropout(self.dropout, key, self.variational) if self.dropout else None
-        results, backwards, given = [], [], {"context": context, "embedding": embedding}
-        for k, layer in enumerate(self.layers):
             options = dict(
                 lengths=lengths, mask=mask, resets=resets, return_states=return_states, check_finite=check_finite
             )
+            given = {"context": context, "embedding": embedding}
+            return self._vjp(x, state, key, unbatched, given, options)
+
+    def _vjp(self, x, state, key, unbatched, given, options):
+        """given : arguments of the first layer only; options : those of all layers"""
+        dropout = Dropout(self.dropout, key, self.variational) if self.dropout else None
+        results, backwards = [], []
+        for k, layer in enumerate(self.layers):
             with finite.of_member(k):
                 (y, *found), backward = layer.vjp(x, state[k], rng=random_key(key, k + 1), **options, **given)
             results.append(found)
@@ -327,7 +328,7 @@ class Stacked(Layer):
             if dropout is not None and k < len(self.layers) - 1:
                 self._mask(dropout, k, y, unbatched)
             x, given = y, {}
-        if self.residual and (check_finite or finite.wanted()):
+        if self.residual and (options["check_finite"] or finite.wanted()):
             finite.refuse("the sum of the last member's input and output", x)
         return (x, *zip(*results)), StackedBackward(self, backwards, dropout, x.shape, unbatched)
 

@@ -92,7 +92,8 @@ class StoryNetwork(Model):
         between = _engine.pack(params["between"]) if tables.between else None
         for keys, values in tables.hops:
             alpha, context = np.empty((B, most), self.dtype), np.empty((B, self.size), self.dtype)
-            _engine.attend(u, memory[keys], memory[values], batch.first, batch.count, None, softmax, alpha, context)
+            attended = u, memory[keys], memory[values], batch.first, batch.count
+            _engine.attend(*attended, alpha, context, softmax=softmax)
             if tables.between:
                 _engine.product(u, between, None, context, True)
             else:
@@ -113,9 +114,10 @@ class StoryNetwork(Model):
         dmemory = {k: np.zeros_like(m) for k, m in memory.items()}
         for (keys, values), u, alpha in reversed(list(zip(tables.hops, states, weights))):
             dquery = np.empty_like(u)
+            attended = u, memory[keys], memory[values], batch.first, batch.count
             _engine.attend_backward(
-                u, memory[keys], memory[values], batch.first, batch.count, None, batch.softmax, alpha,
-                du, dquery, dmemory[keys], dmemory[values], None,
+                *attended, alpha, du, softmax=batch.softmax,
+                dquery=dquery, dkeys=dmemory[keys], dvalues=dmemory[values],
             )  # fmt: skip
             if tables.between:
                 _engine.gemm(True, False, du, u, grads["between"])

@@ -181,7 +181,10 @@ class SGD(Optimizer):
         self._moments = ("v",) if self.momentum else ()
 
     def _update(self, flat, grad, scale, v=None):
-        _engine.sgd(flat, grad, v, self.lr, self.momentum, self.weight_decay, self.nesterov, scale)
+        _engine.sgd(
+            flat, grad, v,
+            lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, scale=scale,
+        )  # fmt: skip
 
 
 class RMSprop(Optimizer):
@@ -215,7 +218,9 @@ class RMSprop(Optimizer):
         self.weight_decay = _check.number("weight_decay", weight_decay, least=0)
 
     def _update(self, flat, grad, scale, s):
-        _engine.rmsprop(flat, grad, s, self.lr, self.alpha, self.eps, self.weight_decay, scale)
+        _engine.rmsprop(
+            flat, grad, s, lr=self.lr, alpha=self.alpha, eps=self.eps, weight_decay=self.weight_decay, scale=scale
+        )
 
 
 class Adagrad(Optimizer):
@@ -250,7 +255,7 @@ class Adagrad(Optimizer):
 
     def _update(self, flat, grad, scale, s):
         lr = self.lr / (1 + (self.updates - 1) * self.lr_decay)
-        _engine.adagrad(flat, grad, s, lr, self.eps, self.weight_decay, scale)
+        _engine.adagrad(flat, grad, s, lr=lr, eps=self.eps, weight_decay=self.weight_decay, scale=scale)
 
 
 class Adam(Optimizer):
@@ -303,8 +308,9 @@ class Adam(Optimizer):
     def _update(self, flat, grad, scale, m, v):
         beta1, beta2 = self.betas
         _engine.adam(
-            flat, grad, m, v, self.lr, beta1, beta2, self.eps, self.weight_decay, self._decoupled, self.updates, scale
-        )
+            flat, grad, m, v, lr=self.lr, beta1=beta1, beta2=beta2, eps=self.eps,
+            weight_decay=self.weight_decay, decoupled=self._decoupled, step=self.updates, scale=scale,
+        )  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state. If an error is raised, nothing has changed.

@@ -108,10 +108,8 @@ class _Layer(_Module, nn.Module):
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         key = torch.randint(2**62, (1,), dtype=torch.int64, device="cpu") if dropout else None
         kind = self.nonlinearity if self.mode.startswith("RNN") else self.mode
-        y, *state_n = compute(
-            data, sizes, state, params, kind, self.hidden_size, self.num_layers, self.bidirectional, self.proj_size,
-            dropout, key,
-        )  # fmt: skip
+        net = kind, self.hidden_size, self.num_layers, self.bidirectional, self.proj_size
+        y, *state_n = compute(data, sizes, state, params, (*net, dropout, key))
         if back is not None:
             state_n = [s.index_select(1, back) for s in state_n]
         if packed:
@@ -306,7 +304,7 @@ class Cell(_Module):
             state = [s[None, None] if unbatched else s[None] for s in state]
         params = [self.weight_ih, self.weight_hh, *([self.bias_ih, self.bias_hh] if self.bias else [])]
         kind = self.nonlinearity if isinstance(self, RNNCell) else "LSTM" if lstm else "GRU"
-        _, *state_n = compute(data, None, state, params, kind, self.hidden_size, 1, False, 0, 0.0, None)
+        _, *state_n = compute(data, None, state, params, (kind, self.hidden_size, 1, False, 0, 0.0, None))
         state_n = tuple(s[0, 0] if unbatched else s[0] for s in state_n)
         return state_n if lstm else state_n[0]
 

@@ -13,8 +13,9 @@ import torch
 from torch.autograd import forward_ad
 
 from fastrnn import _engine
-from fastrnn._core import cells
+from fastrnn._core import cells, packing
 from fastrnn._core import stack as _stack
+from fastrnn._core.batch import Batch, even_batch
 from fastrnn._core.bptt import backward as bptt
 from fastrnn._core.memory import Tape
 from fastrnn.torch import _checks
@@ -60,7 +61,7 @@ def _tape_size(kind, hidden_size, num_layers, bidirectional, proj_size, dtype, r
     It is linear in rows and B, which may be symbols.
     """
     cell, D = _cell(kind, proj_size), 2 if bidirectional else 1
-    Hp, Pp = (cells.padded(size, DTYPES[dtype]) for size in (hidden_size, proj_size or hidden_size))
+    Hp, Pp = (packing.padded(size, DTYPES[dtype]) for size in (hidden_size, proj_size or hidden_size))
     each = Pp + (cell.has_c + (0 if padded and cell.output_is_tape else cell.blocks)) * Hp
     total = num_layers * D * (rows * each + B * Pp) + (num_layers - 1) * rows * D * (proj_size or hidden_size)
     return total + 64 // DTYPES[dtype].itemsize * (num_layers * D * 3 + num_layers)
@@ -87,17 +88,17 @@ def _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
     return net, packed_for(net, params, _checks.has_bias(len(params), num_layers, net.num_directions, proj_size))
 
 
-def _prepare(x, batch_sizes, dropout, key):
-    """What forward and backward need beside the weights: (batch, rows of x, dropout masks or None)."""
+def _prepare(net, packed, x, batch_sizes, dropout, key):
+    """The Call of forward and backward."""
     if batch_sizes is None:
-        batch = _stack.even_batch(*x.shape[:2])
+        batch = even_batch(*x.shape[:2])
     else:
         _checks.packed_rows(batch_sizes, x.shape[0])
-        sizes = batch_sizes.numpy()
-        batch = _stack.Batch(len(sizes), int(sizes[0]), (sizes[:, None] > np.arange(sizes[0])).sum(axis=0))
+        rows = batch_sizes.numpy()
+        batch = Batch(len(rows), int(rows[0]), (rows[:, None] > np.arange(rows[0])).sum(axis=0))
     rows = np.ascontiguousarray(array(x)).reshape(batch.total, x.shape[-1])
     masks = None if key is None else (_DropAll if dropout == 1 else _stack.Dropout)(dropout, int(key), False)
-    return batch, rows, masks
+    return _stack.Call(net, packed, batch, rows, None, masks)
 
 
 class _DropAll(_stack.Dropout):
@@ -117,22 +118,22 @@ def run(
     x : (T, B, I), or the rows of a PackedSequence with its batch_sizes; any strides
     key : one number, the key of the dropout masks; None: no dropout
     """
-    net, cached = _look_up(x, params, kind, hidden_size, num_layers, bidirectional, proj_size)
+    settings = kind, hidden_size, num_layers, bidirectional, proj_size
+    net, cached = _look_up(x, params, *settings)
     if not (train or bidirectional) and batch_sizes is None and key is None:
         stream = cached.short_calls.take(x.shape[0], x.shape[1])
         if stream is not None:
             y, state_n = cached.short_calls.run(stream, array(x), tuple(map(array, state)))
             h_n, *c_n = map(torch.from_numpy, state_n)
             return torch.from_numpy(y), h_n, c_n[0] if c_n else _empty(x), _empty(x)
-    batch, rows, masks = _prepare(x, batch_sizes, dropout, key)
+    call = _prepare(net, cached.packed, x, batch_sizes, dropout, key)
     tape, storage = None, _empty(x)
     if train:
-        settings = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype
-        size = _cached_tape_size(_engine.isa(), *settings, batch.total, batch.B, batch_sizes is None)
-        storage = x.new_empty(size)
-        tape = _stack.make_tape(net, batch, cached.packed, masks, _OwnedByTensor(storage))
-        _clear_gaps(storage.numpy(), _stack.tape_layout(net, batch, cached.packed, masks))
-    y, state_n = _stack.forward(net, cached.packed, batch, rows, tuple(map(array, state)), None, tape, masks)
+        rows = x.dtype, call.batch.total, call.batch.B, batch_sizes is None
+        storage = x.new_empty(_cached_tape_size(_engine.isa(), *settings, *rows))
+        tape = call.make_tape(_OwnedByTensor(storage))
+        _clear_gaps(storage.numpy(), call.tape_layout())
+    y, state_n = _stack.forward(call, tuple(map(array, state)), tape)
     h_n, *c_n = map(torch.from_numpy, state_n)
     return torch.from_numpy(y.reshape(*x.shape[:-1], y.shape[-1])), h_n, c_n[0] if c_n else _empty(x), storage
 
@@ -157,11 +158,11 @@ recurrent = torch.library.custom_op("fastrnn::recurrent", _run, mutates_args=())
 
 
 @recurrent.register_fake
-def _(x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key, train):
+def _(x, batch_sizes, state, params, *settings):
     _refuse_onnx()
-    _checks.operator(
-        x, batch_sizes, state, params, kind, hidden_size, num_layers, bidirectional, proj_size, dropout, key
-    )
+    *given, train = settings
+    _checks.operator(x, batch_sizes, state, params, *given)
+    kind, hidden_size, num_layers, bidirectional, proj_size, *_ = given
     features, rows = (2 if bidirectional else 1) * (proj_size or hidden_size), math.prod(x.shape[:-1])
     settings = kind, hidden_size, num_layers, bidirectional, proj_size, x.dtype
     states = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
@@ -191,15 +192,13 @@ def run_backward(
     if tape.shape == (0,):
         tape = run(x, batch_sizes, state, params, *settings, dropout, key, True)[3]
     net, cached = _look_up(x, params, *settings)
-    batch, rows, masks = _prepare(x, batch_sizes, dropout, key)
-    packed = cached.packed
-    size = _cached_tape_size(_engine.isa(), *settings, x.dtype, batch.total, batch.B, batch_sizes is None)
-    _checks.tape(tape, size)
-    kept = Tape(_OwnedByTensor(tape.contiguous()), _stack.tape_layout(net, batch, packed, masks))
-    grads = {name: np.zeros(p.shape, net.dtype) for name, p in packed.params.items()}
-    dy = np.ascontiguousarray(array(dy)).reshape(batch.total, dy.shape[-1])
-    dstate = tuple(map(array, dstate))
-    dx, dstate_0, _ = bptt(net, packed, batch, rows, None, kept, masks, dy, dstate, grads, need_x=need_x)
+    call = _prepare(net, cached.packed, x, batch_sizes, dropout, key)
+    rows = x.dtype, call.batch.total, call.batch.B, batch_sizes is None
+    _checks.tape(tape, _cached_tape_size(_engine.isa(), *settings, *rows))
+    kept = Tape(_OwnedByTensor(tape.contiguous()), call.tape_layout())
+    grads = {name: np.zeros(p.shape, net.dtype) for name, p in cached.packed.params.items()}
+    dy = np.ascontiguousarray(array(dy)).reshape(call.batch.total, dy.shape[-1])
+    dx, dstate_0, _ = bptt(call, kept, dy, tuple(map(array, dstate)), grads, need_x=need_x)
     dx = torch.from_numpy(dx.reshape(x.shape)) if need_x else x.new_empty(0)
     return [dx, *map(torch.from_numpy, dstate_0), *map(torch.from_numpy, grads.values())]
 
@@ -314,7 +313,7 @@ class _Eager(torch.autograd.Function):
         return None, None, None, dx if need_x else None, *others
 
 
-def compute(x, batch_sizes, state, params, *settings):
+def compute(x, batch_sizes, state, params, settings):
     """Compute (y, h_n) or (y, h_n, c_n), by the operator where a compiler, a tracer or a mode has to see it."""
     compiled = torch.compiler.is_compiling()
     train = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *params))

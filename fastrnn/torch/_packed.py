@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fastrnn import _engine
-from fastrnn._core import cells
+from fastrnn._core import packing
 from fastrnn._core.short_calls import ShortCalls
 from fastrnn.torch import _checks
 
@@ -59,7 +59,7 @@ class PackedParameters:
         )
         _checks.parameters(params, names, _TORCH_DTYPES[net.dtype], torch.device("cpu"))
         arrays = [array(p) for p in params]  # they keep the memory alive, so no other tensor gets the same address
-        self.packed = cells.Packed(net.cell, net.hidden_size, net.dtype, dict(zip(names, arrays, strict=True)))
+        self.packed = packing.Packed(net.cell, net.hidden_size, net.dtype, dict(zip(names, arrays, strict=True)))
         self.short_calls = ShortCalls(net, self.packed)
         self._samples = [] if marks is None else [_Sample(p, a) for p, a in zip(params, arrays)]
 

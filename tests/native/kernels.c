@@ -39,7 +39,7 @@ static void product(void)
 
 static void pack(void)
 {
-    const int panel = 1 + (int)below(table->panel);
+    const int panel = 1 + (int)below(RNN_PANEL);
     const ptrdiff_t N = columns(), M = 1 + below(20), vectors = below(8), K = below(20), across = below(2);
     int64_t *column = integers(vectors * lanes, -1, N), *row = integers(K, -1, M);
     for (ptrdiff_t v = 0; v < vectors && N >= lanes; v++)          /* some vectors are columns side by side */
@@ -216,11 +216,14 @@ static void optimisers(void)
         set_element(v, i, fabs(element(v, i)));
     const double sum = table->sum_of_squares(n, g);
     table->clip_value(n, g, 0.5);
-    table->sgd(n, p, g, NULL, 0.1, 0, 0.01, 0, 1);
-    table->sgd(n, p, g, m, 0.1, 0.9, 0.01, (int)below(2), 1);
-    table->rmsprop(n, p, g, v, 0.1, 0.9, 1e-8, 0.01, 1);
-    table->adagrad(n, p, g, v, 0.1, 1e-8, 0.01, 1);
-    table->adam(n, p, g, m, v, 0.1, 0.9, 0.99, 1e-8, 0.01, (int)below(2), 1 + below(9), 1);
+    rnn_update u = {.n = n, .p = p, .g = g, .v = v, .lr = 0.1, .decay = 0.01, .scale = 1, .momentum = 0.9, .beta1 = 0.9,
+                    .beta2 = 0.99, .eps = 1e-8, .nesterov = (int)below(2), .decoupled = (int)below(2), .step = 1 + below(9)};
+    table->sgd(&u);
+    u.m = m;
+    table->sgd(&u);
+    table->rmsprop(&u);
+    table->adagrad(&u);
+    table->adam(&u);
     check("p", p, n);
     if (sum != sum)
         fail("sum_of_squares");

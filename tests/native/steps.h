@@ -14,10 +14,6 @@ typedef struct {
 
 static inline ptrdiff_t padded(ptrdiff_t n) { return (n + lanes - 1) / lanes * lanes; }
 
-static inline int has_c(int cell) { return cell == RNN_LSTM || cell == RNN_LSTM_OPTIONS || cell == RNN_LSTM_COUPLED; }
-
-static inline int resets_before(int cell) { return cell == RNN_GRU_BEFORE || cell == RNN_GRU_BEFORE_OPTIONS; }
-
 static inline rnn_function some_function(void)
 {
     return (rnn_function){(int)below(F_EXPONENTIAL + 1), 0.5 + 0.2 * number(), 0.3 * number()};
@@ -26,10 +22,9 @@ static inline rnn_function some_function(void)
 /* gates, blocks and options of a cell; docs/design.md and src/kernels_options.h describe the blocks */
 static inline void choose_cell(step_case *c, int cell)
 {
-    const int lstm = has_c(cell), vanilla = cell <= RNN_SIGMOID || cell == RNN_OPTIONS;
     c->cell = cell;
-    c->gates = vanilla ? 1 : cell == RNN_LSTM_COUPLED || !lstm ? 3 : 4;
-    c->blocks = vanilla ? 1 : 4;
+    c->gates = rnn_cells[cell].gates;
+    c->blocks = rnn_cells[cell].blocks;
     if (cell < RNN_OPTIONS)
         return;
     c->options = (rnn_options){.gate = some_function(), .candidate = some_function(), .output = some_function(),
@@ -50,7 +45,7 @@ static inline void make_step(step_case *c, int cell)
     const ptrdiff_t H = size_at(lanes, 1, 5 * lanes), Hp = padded(H), rows = 1 + below(14), X = c->blocks;
     const ptrdiff_t P = c->options.projected ? 1 + below(H) : H, Pp = padded(P), go_on = below(rows + 2) - 1;
     const ptrdiff_t continued = go_on > 0 ? go_on : 0, own_bias = below(2), y_stride = P + below(3);
-    const int two = resets_before(cell);
+    const int two = rnn_cells[cell].phases == 2;
     if (c->options.peephole)
         c->options.peephole = filled((c->gates - 1) * Hp);
     rnn_step *s = &c->forward;
@@ -65,7 +60,7 @@ static inline void make_step(step_case *c, int cell)
     s->h_prev = filled(rows * Pp);
     s->h_next = unwritten(continued * Pp);
     s->h_end = (char *)unwritten((rows - continued) * Pp) - continued * Pp * item;
-    if (has_c(cell)) {
+    if (rnn_cells[cell].has_c) {
         s->c_prev = filled(rows * Hp);
         s->c_next = unwritten(continued * Hp);
         s->c_end = (char *)unwritten((rows - continued) * Hp) - continued * Hp * item;
@@ -81,7 +76,7 @@ static inline void make_backward(step_case *c, int cell)
     make_step(c, cell);
     const rnn_step *f = &c->forward;
     const ptrdiff_t rows = f->rows, Hp = f->Hp, Pp = f->Pp;
-    const int two = resets_before(cell);
+    const int two = rnn_cells[cell].phases == 2;
     c->backward = (rnn_step_backward){
         .rows = rows, .H = f->H, .Hp = Hp, .P = f->P, .Pp = Pp, .options = f->options, .dy_stride = f->y_stride,
         .gates = f->gates, .h_prev = f->h_prev, .c_prev = f->c_prev, .flip = f->flip, .u1 = Hp, .p1 = Pp, .parts = 1};

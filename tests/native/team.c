@@ -55,7 +55,7 @@ static void meet(void *arg, int part, int parts)
     for (int i = 0; i < MEETINGS; i++) {
         job->written[part][i] = i + part;
         if (parts > 1)
-            rnn_team_meet(part, parts);
+            rnn_team_barrier(part, parts);
         for (int p = 0; p < parts; p++)
             job->sums[part] += job->written[p][i] - p;
     }
@@ -94,7 +94,7 @@ static void leave(void *arg, int part, int parts)
             continue;
         if (i == 3 && part == 1)
             rest(5000000);
-        rnn_team_meet(part, parts);
+        rnn_team_barrier(part, parts);
         if (rnn_team_leaves(part)) {
             if (part > 0)
                 return;
@@ -175,9 +175,9 @@ static void run_shared(void)
         guarded++;
         rnn_give(&taken);
     }
-    const double seconds = rnn_team_meeting();
+    const double seconds = rnn_team_barrier_seconds();
     expect(seconds > 0 && seconds <= 1, "the price of a meeting");
-    expect(rnn_split_alone_ns() <= 1000000000, "calls go alone for too long");
+    expect(rnn_split_paused_ns() <= 1000000000, "calls go alone for too long");
     expect(rnn_split_failures() >= 0, "failures");
     expect(rnn_blas_core() == NULL, "there is no BLAS here");
     expect(rnn_cpus() > 0, "no CPU");

@@ -1,33 +1,35 @@
-"""One layer in one direction, made ready for the backward pass."""
+"""One layer in one direction, prepared for the backward pass."""
 from libc.stdint cimport int64_t
 from blas cimport Gemm
 from fastrnn._engine.core cimport Product
-from fastrnn._engine.sweep cimport Options, Split
+from fastrnn._engine.sweep cimport Split
 from recurrence cimport SweepBackward
+
+cdef enum:
+    MAX_GEMMS = 16
 
 cdef class Bptt:
     cdef SweepBackward s
     cdef Split split
-    cdef Gemm gemms[16]
-    cdef const char *left[16]
-    cdef const char *right[16]
+    cdef Gemm gemms[MAX_GEMMS]
+    cdef const char *left[MAX_GEMMS]
+    cdef const char *right[MAX_GEMMS]
     cdef Product dx
     cdef const int64_t *ids[2]
     cdef char *sums[2]
     cdef int gemm_count, sum_count
-    cdef Py_ssize_t width, ld                     # columns of dgates that have an input part; all columns
+    cdef Py_ssize_t width, ld                     # columns of dgates with an input part; all columns
     cdef char *dgates
     cdef char *bias_sums
     cdef const int64_t *lengths
-    cdef const Py_ssize_t[::1] offset
-    cdef Py_ssize_t total, row, rows              # rows of all steps; first row and rows of the chunk
+    cdef Py_ssize_t total, row, rows              # rows of all steps; first row and number of rows of the chunk
     cdef list held
     cdef void chunk(self, Py_ssize_t i, Py_ssize_t count) noexcept nogil
-    cdef double row_flops(self)
+    cdef double flops_per_row(self)
     cdef int run(self, Py_ssize_t count) except -1
     cdef int chunk_dgates(self) except -1
     cdef int chunk_products(self, bint awake) except -1
     cdef void chunk_sums(self) noexcept nogil
     cdef const char *right_rows(self, int i) noexcept nogil
     cdef Product chunk_dx(self) noexcept nogil
-    cdef void chunk_alone(self) noexcept nogil
+    cdef void chunk_serial(self) noexcept nogil

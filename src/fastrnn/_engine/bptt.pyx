@@ -1,67 +1,61 @@
-"""Backpropagation through time of layers.
+"""Backpropagation through time (BPTT) of layers.
 
-Shapes are in the comments at the arguments; fastrnn._check has seen to them. An array that may be absent is None.
+Shapes are in the comments at the arguments, which fastrnn._check has checked. An array that may be absent is None.
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 
 from buffers cimport address, matrix
-from fastrnn._engine.core cimport ask_blas, call_threads, kernels_for, multiply, multiply_alone, process_table, product_part
-from fastrnn._engine.sweep cimport phases, sides_pay, split_sweep
+from fastrnn._engine.core cimport (
+    ask_blas, call_threads, multiply, multiply_serial, process_table, product_part,
+)
+from fastrnn._engine.sweep cimport LayerWeights, Steps, Work, barriers, sides_pay, split_sweep
 from kernels cimport *
 from recurrence cimport sweep_backward, sweep_backward_part
-from threads cimport AWAKE, parts_for, slice_steps
+from threads cimport AWAKE_DISCOUNT, parts_for, slice_steps
 
 cdef class Bptt:
-    """BPTT of one layer in one direction, chunk after chunk of steps: dgates of the chunk, then the products they enter.
+    """BPTT of one layer in one direction, one chunk of steps after the other.
 
-    dgates exist for one chunk at a time, (rows of the chunk, X*Hp). Arguments were checked by fastrnn._check.
+    dgates exist for one chunk at a time. After the BPTT of a chunk come the products that read its dgates.
     """
 
     def __init__(
-        self, int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t blocks, Py_ssize_t x_blocks,
-        const Py_ssize_t[::1] offset,      # (T+1,)                                              in
-        lengths, Py_ssize_t B,
-        resets,                            # (rows,) bool or None                                in
-        w, w2,                             # recurrent weights packed for dgates @ W_hh          in
-        dy, Py_ssize_t dy_column, Py_ssize_t dy_stride,  # (rows, dy_stride) or None             in
-        gates, h_prev, c_prev,             # tape                                                in
-        dgates,                            # (rows of the largest chunk, X*Hp) scratch
-        dh, dc,                            # (B, Hp)  in: gradient of the final state; out: of the initial state
-        dphase,                            # (B, Hp) scratch or None
+        self, LayerWeights weights,        # packed for dgates @ W_hh
+        Steps steps,
+        tape,                              # StepArrays                                          in
+        dy, Py_ssize_t column,             # (rows, .) or None: P columns from this one on       in
+        dstates,                           # (dh, dc): (B, Pp), (B, Hp) or None  in: of the final states; out: initial
+        scratch,                           # (dgates, dphase): (rows of the largest chunk, X*Hp), (B, Hp)
         bias_sums,                         # (X*Hp,) += sums over all rows                       out
     ):
         cdef SweepBackward *s = &self.s
-        self.held = [lengths, resets, w, w2, dy, gates, h_prev, c_prev, dgates, dh, dc, dphase, bias_sums]
-        self.offset = offset
-        s.kernels = kernels_for(dgates)
-        s.cell, s.reverse, s.T, s.B, s.H, s.Hp, s.blocks = cell, reverse, offset.shape[0] - 1, B, H, Hp, blocks
-        s.item = dgates.itemsize
-        s.offset = &offset[0]
-        s.resets = <const unsigned char *>address(resets)
-        s.w, s.w2 = address(w), address(w2)
+        gates, h_prev, c_prev, _ = tape
+        dh, dc = dstates
+        dgates, dphase = scratch
+        s.kernels, s.cell, s.item, s.blocks = weights.kernels, weights.cell, weights.item, weights.blocks
+        s.H, s.Hp, s.P, s.Pp = weights.H, weights.Hp, weights.P, weights.Pp
+        s.options = &weights.options if weights.has_options else NULL
+        s.w, s.w2 = weights.w, weights.w2
+        s.reverse, s.T, s.B, s.offset, s.resets = (
+            steps.reverse, steps.T, steps.B, &steps.offset[0], steps.resets
+        )
         s.dy = address(dy)
         if s.dy != NULL:
-            s.dy += dy_column * s.item
-        s.dy_stride = dy_stride
+            s.dy += column * s.item
+            s.dy_stride = dy.shape[1]
         s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
         s.dh, s.dc, s.dphase = address(dh, True), address(dc, True), address(dphase, True)
         self.dgates, self.bias_sums = address(dgates, True), address(bias_sums, True)
-        self.lengths = <const int64_t *>address(lengths)
-        self.ld, self.width = blocks * Hp, x_blocks * Hp
-        self.total = offset[s.T]
+        self.lengths, self.total = steps.lengths, steps.total
+        self.ld, self.width = weights.blocks * weights.Hp, weights.x_blocks * weights.Hp
         self.dx.kernels = s.kernels
-        s.P, s.Pp = H, Hp
-
-    def set_options(self, Options options):
-        """A cell with options; where it projects, dy, h_prev and dh have P features."""
-        self.s.options, self.s.P, self.s.Pp = &options.options, options.P, options.Pp
-        self.held.append(options)
+        self.held = [weights, steps, gates, h_prev, c_prev, dy, dh, dc, dgates, dphase, bias_sums]
 
     def add_gemm(self, Py_ssize_t column, right, c):
-        """c (M, N) += dgates[:, column:column+M].T @ right (rows, N), rows of which may be apart."""
+        """Compute also c (M, N) += dgates[:, column:column+M].T @ right (rows, N), of any row strides."""
         cdef Gemm *g = &self.gemms[self.gemm_count]
-        assert self.gemm_count < 16
+        assert self.gemm_count < MAX_GEMMS
         g.kernels, g.trans_a, g.trans_b = self.s.kernels, True, False
         g.lda, g.c = self.ld, matrix(c, self.s.item, True, &g.M, &g.N, &g.ldc)
         self.left[self.gemm_count] = self.dgates + column * self.s.item
@@ -70,30 +64,34 @@ cdef class Bptt:
         self.held += [right, c]
 
     def add_sums(self, ids, sums):
-        """sums (n, x_blocks*Hp)[ids[row]] += the input part of dgates, row by row; ids (rows,) int64."""
+        """Add the input part of each row of dgates to sums (n, G*Hp)[ids[row]]; ids (rows,) int64."""
         assert self.sum_count < 2
         self.ids[self.sum_count], self.sums[self.sum_count] = <const int64_t *>address(ids), address(sums, True)
         self.sum_count += 1
         self.held += [ids, sums]
 
     def set_dx(self, packed, dx):
-        """dx (rows, I) = the input part of dgates @ W_ih."""
+        """Compute also dx (rows, I) = dgates @ W_ih."""
         cdef rnn_product *p = &self.dx.p
         p.groups, p.N, p.K, p.lda, p.ldc = 1, dx.shape[1], self.width, self.ld, dx.shape[1]
         p.a, p.w, p.bias, p.c = self.dgates, address(packed), NULL, address(dx, True)
         p.accumulate, p.flip = False, False
         self.held += [packed, dx]
 
-    cdef double row_flops(self):
+    cdef double flops_per_row(self):
         return 2.0 * self.s.blocks * self.s.H * self.s.H
 
     cdef int run(self, Py_ssize_t count) except -1:
-        """All steps with all threads, chunk after chunk in the order that undoes the computation."""
+        """BPTT through all steps with all threads, in `count` chunks."""
         cdef Split *split = &self.split
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t i
-        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops(),
-                    s.blocks * s.H * s.H * s.item, phases(s.cell, s.options), s.kernels.panel, False)
+        cdef Work work
+        work.T, work.B, work.total, work.lengths = s.T, s.B, self.total, self.lengths
+        work.flops_per_row, work.vectors = self.flops_per_row(), s.Hp // s.kernels.lanes
+        work.weight_bytes = s.blocks * s.H * s.H * s.item
+        work.barriers, work.least, work.awake = barriers(s.cell, s.options), RNN_PANEL, False
+        split_sweep(split, &work)
         s.units, s.cuts = split.units, split.cuts
         for i in range(count):
             self.chunk(i, count)
@@ -102,18 +100,19 @@ cdef class Bptt:
         return 0
 
     cdef void chunk(self, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
-        """Go to chunk i of count, in the order of the backward pass."""
+        """Select chunk i of count, in the order of the backward pass."""
         cdef SweepBackward *s = &self.s
-        cdef Py_ssize_t chunk = i if s.reverse else count - 1 - i, low = s.T * chunk // count, high = s.T * (chunk + 1) // count
+        cdef Py_ssize_t chunk = i if s.reverse else count - 1 - i
+        cdef Py_ssize_t low = s.T * chunk // count, high = s.T * (chunk + 1) // count
         s.first, s.last = (s.T - high, s.T - low) if s.reverse else (low, high)
         self.row, self.rows = s.offset[low], s.offset[high] - s.offset[low]
         s.dgates = self.dgates - self.row * self.ld * s.item
 
     cdef int chunk_dgates(self) except -1:
-        """dgates of the chunk, in slices after which signals are looked at."""
+        """Compute dgates of the chunk, in slices, with a check for signals after each."""
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t first = s.first, last = s.last
-        cdef double flops = self.row_flops() * (self.rows + 1)
+        cdef double flops = self.flops_per_row() * (self.rows + 1)
         cdef Py_ssize_t step = slice_steps(1, last - first, flops / self.split.parts)
         while s.last > first:
             s.first = max(first, s.last - step)
@@ -124,9 +123,10 @@ cdef class Bptt:
         return 0
 
     cdef int chunk_products(self, bint awake) except -1:
-        """What the chunk's dgates enter: the sums, then the products over all its rows. awake: the other threads are at hand."""
+        """Compute the sums and products of the chunk's dgates. awake: the other threads are still spinning."""
         cdef Product job
         cdef int i, parts
+        cdef double worth
         if self.rows == 0:
             return 0
         with nogil:
@@ -137,7 +137,8 @@ cdef class Bptt:
             multiply(&self.gemms[i], self.left[i], self.right_rows(i), self.rows, awake)
         if self.dx.p.c != NULL:
             job = self.chunk_dx()
-            parts = parts_for(self.rows, 2.0 * self.rows * job.p.N * job.p.K * (AWAKE if awake else 1), call_threads())
+            worth = 2.0 * self.rows * job.p.N * job.p.K * (AWAKE_DISCOUNT if awake else 1)
+            parts = parts_for(self.rows, worth, call_threads())
             with nogil:
                 rnn_team_run(product_part, &job, parts, False)
         return 0
@@ -147,7 +148,8 @@ cdef class Bptt:
         cdef int i
         k.column_sum(self.rows, self.ld, self.dgates, self.ld, self.bias_sums)
         for i in range(self.sum_count):
-            k.scatter_add(self.rows, self.width, self.dgates, self.ld, self.ids[i] + self.row, self.sums[i], self.width)
+            k.scatter_add(self.rows, self.width, self.dgates, self.ld, self.ids[i] + self.row, self.sums[i],
+                          self.width)
 
     cdef const char *right_rows(self, int i) noexcept nogil:
         return self.right[i] + self.row * self.gemms[i].ldb * self.s.item
@@ -158,8 +160,8 @@ cdef class Bptt:
         job.p.c = <char *>job.p.c + self.row * job.p.ldc * self.s.item
         return job
 
-    cdef void chunk_alone(self) noexcept nogil:
-        """Everything of the chunk, on this thread."""
+    cdef void chunk_serial(self) noexcept nogil:
+        """BPTT, sums and products of the chunk, on this thread."""
         cdef Product job
         cdef int i
         sweep_backward(&self.s, 0, self.s.B, 0, 1)
@@ -167,14 +169,14 @@ cdef class Bptt:
             return
         self.chunk_sums()
         for i in range(self.gemm_count):
-            multiply_alone(&self.gemms[i], self.left[i], self.right_rows(i), self.rows)
+            multiply_serial(&self.gemms[i], self.left[i], self.right_rows(i), self.rows)
         if self.dx.p.c != NULL:
             job = self.chunk_dx()
             product_part(&job, 0, 1)
 
 
 def backward_layer(Bptt layer, Py_ssize_t chunks):
-    """BPTT through one layer and direction with all threads; the steps are treated in so many chunks, which decides the gradients' last bits."""
+    """BPTT through one layer and direction with all threads. The number of chunks determines the gradients' bits."""
     layer.run(chunks)
 
 
@@ -185,9 +187,9 @@ ctypedef struct Sides:
 
 
 def backward_sides(Bptt one, Bptt other, Py_ssize_t chunks):
-    """BPTT through both directions of a layer: on a thread each, or one after the other with all threads."""
+    """BPTT through both directions of a layer, each on a thread of its own, or one after the other with all threads."""
     cdef Sides sides
-    cdef double flops = 6 * one.row_flops() * one.total
+    cdef double flops = 6 * one.flops_per_row() * one.total
     cdef Py_ssize_t step
     if not sides_pay(one.s.B, flops):
         one.run(chunks)
@@ -213,7 +215,7 @@ cdef void sides_part(void *arg, int part, int parts) noexcept nogil:
 
 cdef void chunk_of(void *bptt, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
     (<Bptt>bptt).chunk(i, count)
-    (<Bptt>bptt).chunk_alone()
+    (<Bptt>bptt).chunk_serial()
 
 
 rnn_link(process_table())

@@ -1,4 +1,4 @@
-"""What the extensions share."""
+"""What the other extensions use of this one."""
 from blas cimport Gemm
 from kernels cimport rnn_kernels, rnn_process, rnn_product
 
@@ -8,10 +8,9 @@ ctypedef struct Product:
     Py_ssize_t M
 
 cdef const rnn_process *process_table() noexcept nogil
-cdef const rnn_kernels *kernels_of(bint is_double) noexcept nogil
 cdef const rnn_kernels *kernels_for(array) except NULL
 cdef int call_threads() except -1
 cdef int ask_blas() except -1
 cdef void product_part(void *arg, int part, int parts) noexcept nogil
 cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awake) except -1
-cdef void multiply_alone(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil
+cdef void multiply_serial(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil

@@ -1,6 +1,6 @@
-"""What exists once in a process: the kernels in use, the BLAS, the threads; and products of matrices.
+"""State that exists once in a process: the kernels in use, the BLAS, the threads. Matrix products.
 
-The other extensions of this package cimport from here, and reach the thread team through the table `process_table`.
+The other extensions of this package cimport from here, and call the thread team through the table `process_table`.
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
@@ -9,10 +9,10 @@ from blas cimport GRID, gemm_is_ours, gemm_part, gemm_tiles
 from buffers cimport address, address_2d
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS
-from search cimport MOST_HYPOTHESES
+from search cimport MAX_HYPOTHESES
 from threads cimport (
-    AT_HAND_US, AWAKE, MOST_PARTS, OWN_CACHE, SLICE_FLOPS, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS,
-    STREAM_ALONE_FLOPS, WAVE_FLOPS, WAVE_STEPS, parts_for,
+    AWAKE_DISCOUNT, AWAKE_US, MAX_PARTS, OWN_CACHE, SLICE_FLOPS, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS,
+    STREAM_SERIAL_FLOPS, WAVE_FLOPS, WAVE_STEPS, parts_for,
 )
 
 import os
@@ -22,15 +22,10 @@ import numpy as np
 
 cdef int isa_index = 0
 cdef const rnn_kernels *table[2]
-cdef int64_t blas_asked = 0             # whether a BLAS was looked for, and bound if there is one
+cdef int64_t blas_asked = 0             # whether a BLAS was searched for
 blas_lock = threading.Lock()
 cdef int64_t default_threads = 1
 local = threading.local()
-
-
-cdef const rnn_kernels *kernels_of(bint is_double) noexcept nogil:
-    """The kernels of float64 or float32."""
-    return table[is_double]
 
 
 cdef const rnn_kernels *kernels_for(array) except NULL:
@@ -45,18 +40,13 @@ cdef const rnn_process *process_table() noexcept nogil:
 
 # ---- configuration of the process ---------------------------------------------------------------------------------
 
-def meeting_seconds():
-    """What a meeting of two threads costs on this machine; 1 if there is no second core."""
-    return rnn_team_meeting()
-
-
 def available_isas():
-    """Names of the instruction sets this CPU can run, best first."""
+    """Names of the instruction sets that this CPU can run, best first."""
     return [rnn_isa_name(i).decode() for i in range(rnn_isa_count())]
 
 
 def set_isa(str name):
-    """Use the kernels of this instruction set from now on. What was packed for another one is packed anew."""
+    """Use the kernels of this instruction set from now on. Weights packed for another one are repacked."""
     global isa_index
     names = available_isas()
     if name not in names:
@@ -82,12 +72,12 @@ def compiler():
 
 
 def open_blas(str path=None):
-    """Bind the BLAS for weight and input gradients: $FASTRNN_BLAS (a path, or "builtin"), else the private copy, else none.
+    """Load the BLAS for weight gradients: $FASTRNN_BLAS (a path, or "builtin"), else the private copy, if there is one.
 
-    A path, or a second call, is for tests: nothing may compute in the meantime.
+    A path, or a second call, is for tests: no other call may run at the same time.
     """
     with blas_lock:
-        if path is not None or not rnn_seen(&blas_asked):   # else another thread was first
+        if path is not None or not rnn_seen(&blas_asked):   # otherwise another thread has just loaded it
             bind_blas(path)
             rnn_announce(&blas_asked, 1)
 
@@ -99,18 +89,20 @@ def bind_blas(path):
     if asked == "builtin":
         return
     folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_lib")
-    found = [asked] if asked else [
-        os.path.join(folder, name) for name in (os.listdir(folder) if os.path.isdir(folder) else []) if name.startswith("fastrnn_blas")
-    ]
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [asked] if asked else [os.path.join(folder, name) for name in names if name.startswith("fastrnn_blas")]
     cdef int failed = rnn_blas_open(os.fsencode(found[0]), message, sizeof(message)) if found else 0
     if failed == -2:
-        raise MemoryError(f"no memory to load {found[0]}")
+        raise MemoryError(f"not enough memory to load {found[0]}")
     if failed:
-        raise RuntimeError(f"FASTRNN_BLAS={found[0]} can't be used: {message.decode(errors='replace')}; FASTRNN_BLAS=builtin does without")
+        raise RuntimeError(
+            f"FASTRNN_BLAS={found[0]} cannot be loaded: {message.decode(errors='replace')}; "
+            "FASTRNN_BLAS=builtin uses the built-in matrix product instead"
+        )
 
 
 def renew_blas_lock():
-    """The lock may be held by a thread that a fork did not take along."""
+    """In the child of a fork, replace the lock: a thread that does not exist here may hold it."""
     global blas_lock
     blas_lock = threading.Lock()
 
@@ -126,67 +118,85 @@ def blas_core():
     return name.decode() if name != NULL else None
 
 
-def alone():
-    """(seconds that calls go alone from now on, how often threads waited for one that was held up): 0.0 where they are divided."""
-    return 1e-9 * rnn_split_alone_ns(), rnn_split_failures()
+def threads_paused():
+    """(seconds for which calls still use one thread, number of failures so far); 0.0 if calls are divided."""
+    return 1e-9 * rnn_split_paused_ns(), rnn_split_failures()
 
 
-def force_leave(int64_t meeting):
-    """Let the caller go on alone from this meeting of threads on in each call, for tests; 0: where a thread is held up."""
-    rnn_team_force_leave(meeting)
+def force_leave(int64_t barrier):
+    """Make the caller continue alone from this barrier of each call, for tests; 0: only after a delay."""
+    rnn_team_force_leave(barrier)
 
 
 def thresholds():
-    """The sizes at which the core takes another path, by name; tests draw sizes on both sides of each."""
+    """The sizes at which the engine changes its method, by name. Tests choose sizes on both sides of each."""
     return {
-        "AT_HAND_US": AT_HAND_US, "AWAKE": AWAKE, "CHUNK_BYTES": CHUNK_BYTES, "CHUNK_STEPS": CHUNK_STEPS,
-        "GEMM_TERMS": table[0].gemm_terms, "GRID": GRID, "MOST_HYPOTHESES": MOST_HYPOTHESES, "MOST_PARTS": MOST_PARTS,
-        "OWN_CACHE": OWN_CACHE, "SLICE_FLOPS": SLICE_FLOPS,
-        "SPLIT_FLOPS": SPLIT_FLOPS, "SPLIT_ROWS": SPLIT_ROWS, "STEP_GFLOPS": STEP_GFLOPS, "STREAM_ALONE_FLOPS": STREAM_ALONE_FLOPS,
-        "WAVE_FLOPS": WAVE_FLOPS, "WAVE_STEPS": WAVE_STEPS,
+        "AWAKE_DISCOUNT": AWAKE_DISCOUNT, "AWAKE_US": AWAKE_US, "CHUNK_BYTES": CHUNK_BYTES, "CHUNK_STEPS": CHUNK_STEPS,
+        "GEMM_TERMS": table[0].gemm_terms, "GRID": GRID, "MAX_HYPOTHESES": MAX_HYPOTHESES, "MAX_PARTS": MAX_PARTS,
+        "OWN_CACHE": OWN_CACHE, "SLICE_FLOPS": SLICE_FLOPS, "SPLIT_FLOPS": SPLIT_FLOPS, "SPLIT_ROWS": SPLIT_ROWS,
+        "STEP_GFLOPS": STEP_GFLOPS, "STREAM_SERIAL_FLOPS": STREAM_SERIAL_FLOPS, "WAVE_FLOPS": WAVE_FLOPS,
+        "WAVE_STEPS": WAVE_STEPS,
     }
 
 
 def set_default_threads(int n):
-    """Threads of a call in threads that have no number of their own."""
+    """Set the number of threads of calls from threads without a number of their own."""
     rnn_announce(&default_threads, n)
 
 
 def set_local_threads(n):
-    """Threads of a call in this thread; None: the default. Returns what was set before."""
+    """Set the number of threads of calls from this thread; None: the default. Return the previous value."""
     before = getattr(local, "threads", None)
     local.threads = n
     return before
 
 
 cdef int call_threads() except -1:
-    """Threads that a call from this thread may use."""
+    """Number of threads that a call from this thread may use."""
     return getattr(local, "threads", None) or <int>rnn_seen(&default_threads)
 
 
 def current_threads():
-    """Threads that a call from this thread may use."""
+    """Number of threads that a call from this thread may use."""
     return call_threads()
 
 
 cdef int ask_blas() except -1:
-    """Bind the BLAS if that was not tried yet."""
+    """Load the BLAS if that was not tried yet."""
     if not rnn_seen(&blas_asked):
         open_blas()
     return 0
+
+
+# ---- the table of cells -------------------------------------------------------------------------------------------
+
+def cell_traits(int code):
+    """A row of the table of cells (src/cells.c), as a dict."""
+    cdef const rnn_cell_traits *c = &rnn_cells[code]
+    return {
+        "code": code, "gates": c.gates, "blocks": c.blocks,
+        "x_block": tuple([c.x_block[g] for g in range(c.gates)]),
+        "h_block": tuple([c.h_block[g] for g in range(c.gates)]),
+        "interleaved": c.interleaved, "rh_block": None if c.rh_block < 0 else c.rh_block, "has_c": bool(c.has_c),
+    }
+
+
+CELLS = {rnn_cells[code].name.decode(): cell_traits(code) for code in range(RNN_CELLS)}
+ACTIVATIONS = {rnn_function_names[kind].decode(): kind for kind in range(FUNCTIONS)}
+PANEL = RNN_PANEL                          # vectors in a panel of packed weights
 
 
 # ---- products -----------------------------------------------------------------------------------------------------
 
 def pack_columns(
     src,                               # weights, read at column[n]*stride_n + row[k]*stride_k       in
-    const int64_t[::1] column,         # (vectors*VL,) source index of each column, negative: zeros  in
-    const int64_t[::1] row,            # (K,) source index of each k, negative: zeros                in
+    const int64_t[::1] column,         # (vectors*VL,) source index of each column; negative: zeros  in
+    const int64_t[::1] row,            # (K,) source index of each k; negative: zeros                in
     Py_ssize_t stride_n, Py_ssize_t stride_k,
     int panel,                         # vectors in a panel
     dst,                               # (vectors*VL*K,)                                             out
 ):
-    """Bring weights into the order in which a tile reads them."""
+    """Copy weights in the order in which the kernels read them."""
     cdef char *to = address(dst, True)
     cdef char *source = address(src)
     cdef const rnn_kernels *k = kernels_for(dst)
@@ -197,7 +207,7 @@ def pack_columns(
 
 
 def aligned_empty(Py_ssize_t size, dtype):
-    """A 1-D array that begins on a cache line."""
+    """An uninitialised 1-D array, aligned to a cache line."""
     dtype = np.dtype(dtype)
     cdef Py_ssize_t spare = 64 // dtype.itemsize
     raw = np.empty(size + spare, dtype)
@@ -212,7 +222,7 @@ def pack(w):
     column = np.full(-(-N // lanes) * lanes, -1, np.int64)
     column[:N] = np.arange(N)
     packed = aligned_empty(len(column) * K, w.dtype)
-    pack_columns(np.ascontiguousarray(w), column, np.arange(K), K, 1, kernels_for(w).panel, packed)
+    pack_columns(np.ascontiguousarray(w), column, np.arange(K), K, 1, RNN_PANEL, packed)
     return packed
 
 
@@ -227,13 +237,13 @@ cdef void product_part(void *arg, int part, int parts) noexcept nogil:
 
 
 def product(
-    x,                                 # (M, K), rows may be apart     in
+    x,                                 # (M, K), any row stride        in
     packed,                            # (N, K), packed in panels      in
     bias,                              # (N,) or None                  in
     y,                                 # (M, N)                        out
-    bint accumulate=False,             # start from y
+    bint accumulate=False,             # start from y instead of 0
 ):
-    """y = x @ w.T + bias. Each element is one chain over k: a row's bits depend on nothing else."""
+    """y = x @ w.T + bias. Each element is one chain over k, so the bits of a row do not depend on the other rows."""
     cdef Product job
     cdef Py_ssize_t M = y.shape[0], N = y.shape[1], K = x.shape[1], item = y.itemsize
     cdef int parts
@@ -259,7 +269,7 @@ def product(
 
 
 def gemm(bint trans_a, bint trans_b, a, b, c):
-    """c += op(a) @ op(b): 2-D arrays with contiguous rows; the grid of tiles depends on the shape only."""
+    """c += op(a) @ op(b), of 2-D arrays with contiguous rows. The grid of tiles depends on the shapes only."""
     cdef Gemm g
     cdef Py_ssize_t item = c.itemsize, K = a.shape[0] if trans_a else a.shape[1]
     g.kernels = kernels_for(c)
@@ -273,13 +283,16 @@ def gemm(bint trans_a, bint trans_b, a, b, c):
 
 
 cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awake) except -1:
-    """g.c += op(a) @ op(b) over K terms, in slices after which signals are looked at. awake: the other threads are at hand."""
+    """g.c += op(a) @ op(b) over K terms, in slices, with a check for signals after each.
+
+    awake : the other threads are still spinning
+    """
     cdef Py_ssize_t tiles = gemm_tiles(g.M), block = gemm_block(g.N), step, k
     cdef int parts = 1
     ask_blas()
     g.K = min(block, K)
-    if 2.0 * g.M * g.N * K * (AWAKE if awake else 1) >= SPLIT_FLOPS and not rnn_split_alone():
-        parts = max(1, min(call_threads(), g.M // 32 if gemm_is_ours(g) else tiles, MOST_PARTS))
+    if 2.0 * g.M * g.N * K * (AWAKE_DISCOUNT if awake else 1) >= SPLIT_FLOPS and not rnn_split_paused():
+        parts = max(1, min(call_threads(), g.M // 32 if gemm_is_ours(g) else tiles, MAX_PARTS))
     for k in range(0, K, block):
         gemm_terms(g, a, b, k, min(block, K - k))
         step = max(parts, <Py_ssize_t>(<double>SLICE_FLOPS / (512.0 * g.N * g.K)) * parts)
@@ -293,8 +306,8 @@ cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awak
     return 0
 
 
-cdef void multiply_alone(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil:
-    """The same on this thread alone."""
+cdef void multiply_serial(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil:
+    """As `multiply`, on this thread, without checks for signals."""
     cdef Py_ssize_t block = gemm_block(g.N), k = 0
     g.first, g.last = 0, gemm_tiles(g.M)
     while k < K:
@@ -304,22 +317,22 @@ cdef void multiply_alone(Gemm *g, const char *a, const char *b, Py_ssize_t K) no
 
 
 cdef inline Py_ssize_t gemm_block(Py_ssize_t N) noexcept nogil:
-    """Terms of one slice: it depends on the shape only."""
+    """Terms of one slice; they depend on the shape only."""
     return max(1024, <Py_ssize_t>(<double>SLICE_FLOPS / (512.0 * N)))
 
 
 cdef inline void gemm_terms(Gemm *g, const char *a, const char *b, Py_ssize_t k, Py_ssize_t K) noexcept nogil:
-    """Go to terms k .. k+K."""
+    """Select terms k .. k+K."""
     cdef Py_ssize_t item = 8 if g.kernels.is_double else 4
     g.K = K
     g.a = a + k * item * (g.lda if g.trans_a else 1)
     g.b = b + k * item * (1 if g.trans_b else g.ldb)
 
 
-# ---- limits of the core, for benchmarks: float32 ------------------------------------------------------------------
+# ---- limits of a core, for benchmarks, in float32 -----------------------------------------------------------------
 
 def fma_loop(Py_ssize_t n):
-    """24 n * vector_lanes(False) floating-point operations that wait for nothing."""
+    """24 n * vector_lanes(False) independent floating-point operations."""
     cdef double total
     with nogil:
         total = table[0].fma_loop(n)
@@ -327,7 +340,7 @@ def fma_loop(Py_ssize_t n):
 
 
 def read_loop(const float[::1] a, Py_ssize_t times):
-    """Read a (n,) `times` times over; n a multiple of 12 vectors."""
+    """Read a (n,) `times` times; n must be a multiple of 12 vectors."""
     cdef double total
     cdef Py_ssize_t n = a.shape[0]
     with nogil:

@@ -1,6 +1,6 @@
-"""Decoders: attention, its backward pass, and the writing of sequences.
+"""Decoders: attention, its backward pass, and the generation of sequences.
 
-Shapes are in the comments at the arguments; fastrnn._check_attention has seen to them. An array that may be absent is None.
+Shapes are in the comments at the arguments, which fastrnn._check has checked. An array that may be absent is None.
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
@@ -12,64 +12,65 @@ from fastrnn._engine.core cimport call_threads, kernels_for, process_table
 from fastrnn._engine.sweep cimport Forward
 from kernels cimport *
 from recurrence cimport Sweep, SweepBackward
-from search cimport MOST_HYPOTHESES, Search, search_part
-from threads cimport MOST_PARTS, cut_rows, parts_for, slice_steps
+from search cimport MAX_HYPOTHESES, Search, search_part
+from threads cimport MAX_PARTS, cut_rows, parts_for, slice_steps
 
 import numpy as np
 
 
 def attend(
-    query,                             # (R, A), rows may be apart                            in
+    query,                             # (R, A), any row stride                               in
     keys, values,                      # (N, A), (N, M)                                       in
-    const int64_t[::1] first, const int64_t[::1] count,  # (R,) row r's memory: first[r] .. first[r]+count[r]   in
-    v,                                 # (A,) score v . tanh(query + key), or None: query . key   in
-    bint softmax,                      # False: alpha are the scores
+    const int64_t[::1] first,          # (R,) the memory of row r: first[r] .. first[r]+count[r]   in
+    const int64_t[::1] count,          # (R,)                                                 in
     alpha,                             # (R, S), S >= count                                   out
-    context,                           # (R, M), rows may be apart                            out
+    context,                           # (R, M), any row stride                               out
+    *, v=None,                         # (A,): score v . tanh(query + key); None: query . key    in
+    bint softmax=True,                 # False: alpha is the scores
 ):
-    """Each row's weights over its own memory, and the weighted sum of its values."""
+    """The weights of each row over its own memory, and the weighted sum of the values."""
     cdef rnn_attend s
     cdef const rnn_kernels *k = kernels_for(alpha)
     if first.shape[0] == 0:
         return
-    s = attention_of_arrays(query, keys, values, first, count, v, softmax, alpha, context, True)
+    s.first, s.count, s.softmax, s.v = &first[0], &count[0], softmax, address(v)
+    set_attention(&s, query, keys, values, alpha, context, True)
     with nogil:
         mode = rnn_flush_denormals()
         k.attend(&s)
         rnn_restore_denormals(mode)
 
 
-cdef rnn_attend attention_of_arrays(
-    query, keys, values, const int64_t[::1] first, const int64_t[::1] count, v, bint softmax, alpha, context, bint write=False,
-) except *:
-    """The arguments of `attend` as the kernel has them; context may be its gradient. write: alpha and context are written."""
-    cdef rnn_attend s
+cdef int set_attention(rnn_attend *s, query, keys, values, alpha, context, bint write) except -1:
+    """Set the arrays of attention. context may be its gradient. write: alpha and context are written."""
     cdef Py_ssize_t item = alpha.itemsize
     s.query = matrix(query, item, False, &s.rows, &s.A, &s.ldq)
     s.context = matrix(context, item, write, &s.rows, &s.M, &s.ldc)
-    s.S, s.first, s.count, s.softmax = alpha.shape[1], &first[0], &count[0], softmax
-    s.keys, s.values, s.v, s.alpha = address(keys), address(values), address(v), address(alpha, write)
-    return s
+    s.S, s.keys, s.values, s.alpha = alpha.shape[1], address(keys), address(values), address(alpha, write)
+    return 0
 
 
 def attend_backward(
-    query, keys, values, const int64_t[::1] first, const int64_t[::1] count, v, bint softmax,    # as in attend       in
+    query, keys, values, const int64_t[::1] first, const int64_t[::1] count,    # as in attend       in
     alpha,                             # (R, S)                                               in
-    dcontext,                          # (R, M), rows may be apart                            in
-    dquery,                            # (R, A), rows may be apart                            out
+    dcontext,                          # (R, M), any row stride                               in
+    *, v=None, bint softmax=True,
+    dquery,                            # (R, A), any row stride                               out
     dkeys, dvalues,                    # (N, A), (N, M)                                       +=
-    dv_rows,                           # (R, A) each row's part of dv, or None with v         +=
+    dv_rows=None,                      # (R, A) with v: dv of each row                        +=
 ):
-    """What comes back through `attend`."""
+    """The gradients of `attend`."""
     cdef rnn_attend_backward s
     cdef const rnn_kernels *k = kernels_for(alpha)
     if first.shape[0] == 0:
         return
     dscore = np.empty_like(alpha)
-    s.forward = attention_of_arrays(query, keys, values, first, count, v, softmax, alpha, dcontext)
+    s.forward.first, s.forward.count, s.forward.softmax, s.forward.v = &first[0], &count[0], softmax, address(v)
+    set_attention(&s.forward, query, keys, values, alpha, dcontext, False)
     s.dcontext = s.forward.context
     s.dquery = matrix(dquery, alpha.itemsize, True, &s.forward.rows, &s.forward.A, &s.ldd)
-    s.dscore, s.dkeys, s.dvalues, s.dv = address(dscore, True), address(dkeys, True), address(dvalues, True), address(dv_rows, True)
+    s.dscore, s.dkeys, s.dvalues = address(dscore, True), address(dkeys, True), address(dvalues, True)
+    s.dv = address(dv_rows, True)
     with nogil:
         mode = rnn_flush_denormals()
         k.attend_backward(&s)
@@ -77,27 +78,35 @@ def attend_backward(
 
 
 cdef class Decoder:
-    """A decoder with attention, made ready: the layers and what stands over them. Arguments were checked by fastrnn._check_attention."""
+    """A decoder with attention, prepared for a forward pass: its recurrent layers, the attention, and the output."""
     cdef Attention d
-    cdef double row_flops
+    cdef double flops_per_row
     cdef Py_ssize_t total
     cdef const int64_t *lengths
     cdef list held
 
     def __init__(
-        self, list layers,                 # Forward of each, the top one writes into `joined`
-        const int64_t[::1] first, const int64_t[::1] count,  # (B,) the memory of each row                 in
-        keys, values, v, w_query, w_out, bias,               # as in attention.pxd                         in
-        query, alpha, joined, a, feed,     # (rows, A) or None, (rows, S), (rows, M+H), (rows, F), the same or None   out
-        double p, const uint64_t[::1] masks, const uint64_t[::1] row_id,     # dropout between layers, of a tape
+        self, list layers, *,              # Forward of each; the top one writes into `joined`
+        const int64_t[::1] first,          # (B,) the memory of each row: first .. first+count            in
+        const int64_t[::1] count,          # (B,)                                                         in
+        keys, values,                      # (N, A), (N, M)                                               in
+        w_out, bias,                       # packed (F, M+H), (F,)                                        in
+        alpha, joined, a,                  # (rows, S), (rows, M+H), (rows, F)                            out
+        v=None, w_query=None,              # (A,), packed (A, H): of the additive score                   in
+        query=None,                        # (rows, A) with w_query                                       out
+        feed=None,                         # (rows, F) or None: a of the previous step                    out
+        double p=0,                        # of the dropout between layers
+        const uint64_t[::1] masks=None, const uint64_t[::1] row_id=None,    # (L,), (rows,) its keys      in
     ):
         cdef Attention *d = &self.d
         cdef Forward layer = layers[0]
         cdef Py_ssize_t l
         room = np.zeros(len(layers), np.uintp)
-        self.held = [layers, first, count, keys, values, v, w_query, w_out, bias, query, alpha, joined, a, feed, masks, row_id, room]
+        self.held = [layers, first, count, keys, values, w_out, bias, alpha, joined, a, v, w_query, query, feed,
+                     masks, row_id, room]
         d.layers = <const Sweep **>address(room, True)
-        d.kernels, d.item, d.L, d.B, d.H, d.offset = layer.s.kernels, layer.s.item, len(layers), layer.s.B, layer.s.H, layer.s.offset
+        d.kernels, d.item, d.L, d.B, d.H = layer.s.kernels, layer.s.item, len(layers), layer.s.B, layer.s.H
+        d.offset = layer.s.offset
         d.A, d.M, d.F, d.S = keys.shape[1], values.shape[1], a.shape[1], alpha.shape[1]
         if d.B:
             d.first, d.count = &first[0], &count[0]
@@ -108,27 +117,28 @@ cdef class Decoder:
         d.p = p
         if p and row_id.shape[0]:
             d.masks, d.row_id = &masks[0], &row_id[0]
-        self.lengths, self.total, self.row_flops = layer.lengths, layer.total, 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
+        self.lengths, self.total = layer.lengths, layer.total
+        self.flops_per_row = 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
         for l in range(d.L):
             layer = layers[l]
             d.layers[l] = &layer.s
-            self.row_flops += layer.row_flops + 2.0 * layer.s.blocks * layer.s.H * layer.s.F
+            self.flops_per_row += layer.flops_per_row + 2.0 * layer.s.blocks * layer.s.H * layer.s.F
 
     cdef int split(self, Attention *d) except -1:
-        """Into how many parts the rows are divided."""
-        cdef int parts = parts_for(d.B, self.row_flops * self.total, call_threads())
+        """Divide the rows; return the number of parts."""
+        cdef int parts = parts_for(d.B, self.flops_per_row * self.total, call_threads())
         cut_rows(d.cuts, parts, d.B, self.lengths, self.total)
         return parts
 
     def forward(self):
-        """All steps, in slices after which signals are looked at."""
+        """Compute all steps, in slices, with a check for signals after each."""
         cdef Attention *d = &self.d
         cdef Py_ssize_t T = d.layers[0].T, step
         cdef int parts
         if self.total == 0:
             return
         parts = self.split(d)
-        step = slice_steps(1, T, self.row_flops * self.total / parts)
+        step = slice_steps(1, T, self.flops_per_row * self.total / parts)
         d.t0 = 0
         while d.t0 < T:
             d.t1 = min(T, d.t0 + step)
@@ -138,16 +148,19 @@ cdef class Decoder:
             PyErr_CheckSignals()
 
     def backward(
-        self, list layers,                 # Bptt of each
-        list w_below,                      # packed: for dgates @ W_ih of each layer, that of the feed for the first one         in
+        self, list layers, *,              # Bptt of each
+        list w_below,                      # W_ih of each layer packed for dgates @ W_ih; first: W of the feed   in
         da,                                # (rows, F)  in: gradient of a; out: before its tanh
-        w_out, w_query,                    # packed for the way back                                      in
+        w_out, w_query,                    # packed for the products of the gradients                     in
         dquery,                            # (rows, A)                                                    out
         dkeys, dvalues,                    # like keys, values; one array if the keys are the values      +=
         dv,                                # (B, A) or None                                               +=
         djoined, dbelow, dscore,           # (B, M+H), (B, H), (B, S) scratch
     ):
-        """BPTT through all steps, then the products of each layer's dgates. Nothing of the forward pass changes: several may run at a time."""
+        """BPTT through all steps, then the products of each layer's dgates.
+
+        It does not change the forward pass, so several may run at the same time.
+        """
         cdef AttentionBackward g
         cdef Attention d = self.d
         cdef Py_ssize_t T = d.layers[0].T, l, step
@@ -167,7 +180,7 @@ cdef class Decoder:
         g.da, g.w_out, g.w_query, g.dquery = address(da, True), address(w_out), address(w_query), address(dquery, True)
         g.dkeys, g.dvalues, g.dv = address(dkeys, True), address(dvalues, True), address(dv, True)
         g.djoined, g.dbelow, g.dscore = address(djoined, True), address(dbelow, True), address(dscore, True)
-        step = slice_steps(1, T, 2 * self.row_flops * self.total / parts)
+        step = slice_steps(1, T, 2 * self.flops_per_row * self.total / parts)
         d.t1 = T
         while d.t1 > 0:
             d.t0 = max(0, d.t1 - step)
@@ -179,64 +192,68 @@ cdef class Decoder:
             layer.chunk_products(parts > 1)
 
 
-most_hypotheses = MOST_HYPOTHESES
+max_hypotheses = MAX_HYPOTHESES
 
 
 cdef class Writer:
-    """A decoder that writes N sequences, K hypotheses each, made ready. Arguments were checked by fastrnn.search."""
+    """A decoder that generates N sequences with K hypotheses each."""
     cdef Search s
-    cdef double row_flops
+    cdef double flops_per_row
     cdef Py_ssize_t steps
     cdef list held
     cdef object spare
 
     def __init__(
         self, list layers,                 # Forward of each: one step of N*K rows
-        Decoder attention,                 # of N*K rows, or None
-        out,                               # (N*K, F) what a step gives                                   in
+        Decoder attention, *,              # of N*K rows, or None
+        out,                               # (N*K, F) output of a step                                    in
         w, bias,                           # packed (V, F), (V,) or None                                  in
         logits, swap,                      # (N*K, V), (N*K, Hp) scratch
         int64_t[::1] ids,                  # (N*K,)  in: the first symbols
-        int64_t end, const int64_t[::1] limits,                  # (N,)                                   in
+        int64_t end,                       # the end symbol
+        const int64_t[::1] limits,         # (N,) most symbols of each sequence                           in
         given,                             # (T, N) int64 or None                                         in
-        double temperature, uint64_t key, const uint64_t[::1] row_id,                # (N,)               in
+        double temperature, uint64_t key, const uint64_t[::1] row_id,        # (N,)                       in
         double[::1] score,                 # (N*K,) in: 0 for the first hypothesis of each, else -inf
         int64_t[:, ::1] symbols, int64_t[:, ::1] parents,        # (T, N*K)                               out
-        int64_t[::1] count,                # (N,) zeros
-        int64_t[:, ::1] last, int64_t[:, ::1] parent, int64_t[:, ::1] ended, double[:, ::1] total,   # (N, K)   out
+        finished,                          # (count (N,), last, parent, ended, total (N, K)): search.pxd  out
     ):
         cdef Search *s = &self.s
         cdef Forward layer = layers[0]
         cdef Py_ssize_t l
+        cdef int64_t[::1] count = finished[0]
+        cdef int64_t[:, ::1] last = finished[1], parent = finished[2], ended = finished[3]
+        cdef double[:, ::1] total = finished[4]
         room = np.zeros(len(layers), np.uintp)
-        self.held = [layers, attention, out, w, bias, logits, swap, ids, limits, given, row_id, score, symbols, parents, count, last, parent,
-                     ended, total, room]
+        self.held = [layers, attention, out, w, bias, logits, swap, ids, limits, given, row_id, score, symbols, parents,
+                     finished, room]
         s.layers = <const Sweep **>address(room, True)
         s.kernels, s.item, s.L = layer.s.kernels, layer.s.item, len(layers)
         s.N, s.K, s.F, s.V = last.shape[0], last.shape[1], out.shape[1], logits.shape[1]
-        self.row_flops = 2.0 * s.F * s.V
+        self.flops_per_row = 2.0 * s.F * s.V
         for l in range(s.L):
             layer = layers[l]
             s.layers[l] = &layer.s
-            self.row_flops += layer.row_flops
+            self.flops_per_row += layer.flops_per_row
         s.attention = NULL
         if attention is not None:
             s.attention = &attention.d
-            self.row_flops += attention.row_flops
-        s.out, s.w, s.bias, s.logits, s.swap = address(out), address(w), address(bias), address(logits, True), address(swap, True)
+            self.flops_per_row += attention.flops_per_row
+        s.out, s.w, s.bias = address(out), address(w), address(bias)
+        s.logits, s.swap = address(logits, True), address(swap, True)
         s.ids, s.end, s.limits, s.given = &ids[0], end, &limits[0], <const int64_t *>address(given)
         s.temperature, s.key, s.row_id = temperature, key, &row_id[0]
         s.score, s.symbols, s.parents, s.count = &score[0], &symbols[0, 0], &parents[0, 0], &count[0]
         s.last, s.parent, s.ended, s.total = &last[0, 0], &parent[0, 0], &ended[0, 0], &total[0, 0]
         self.steps = symbols.shape[0]
-        self.spare = np.empty((MOST_PARTS, s.V), logits.dtype) if temperature > 0 else None
+        self.spare = np.empty((MAX_PARTS, s.V), logits.dtype) if temperature > 0 else None
         s.spare = address(self.spare, True)
 
     def run(self):
-        """Until all sequences are done, in slices after which signals are looked at."""
+        """Generate all sequences, in slices of steps, with a check for signals after each."""
         cdef Search *s = &self.s
         cdef Py_ssize_t step
-        cdef double flops = self.row_flops * s.N * s.K
+        cdef double flops = self.flops_per_row * s.N * s.K
         cdef int parts = min(parts_for(s.N * s.K, flops * self.steps, call_threads()), s.N)
         cut_rows(s.cuts, parts, s.N, NULL, s.N)
         step = slice_steps(1, self.steps, flops * self.steps / parts)
@@ -250,7 +267,7 @@ cdef class Writer:
 
 
 def log_sum_exp(logits, double[::1] out):
-    """out (M,) = log of the sum of exp of each row of logits (M, V), V >= 1."""
+    """out (M,) = log(sum(exp(row))) of each row of logits (M, V), V >= 1."""
     cdef const char *x = address(logits)
     cdef const rnn_kernels *k = kernels_for(logits)
     cdef Py_ssize_t m, V = logits.shape[1], item = logits.itemsize
@@ -259,14 +276,14 @@ def log_sum_exp(logits, double[::1] out):
 
 
 def greatest(x, int64_t[::1] ids):
-    """ids (K,) of the K <= V greatest of x (V,), the greatest first, of equal ones the first; -1 where there are only NaNs left."""
+    """Indices (K,) of the K <= V greatest of x (V,), the greatest first, ties in order of index; -1 in place of NaN."""
     cdef const char *a = address(x)
     if ids.shape[0]:
         kernels_for(x).greatest(len(x), a, ids.shape[0], &ids[0])
 
 
 def draw(x, double temperature, double u):
-    """An id drawn with probability softmax(x / temperature), by 0 <= u < 1; x (V,) is overwritten."""
+    """Draw an index with probabilities softmax(x / temperature), from 0 <= u < 1; x (V,) is overwritten."""
     return kernels_for(x).draw(len(x), address(x, True), temperature, u)
 
 

@@ -1,4 +1,4 @@
-"""What stands around the recurrence: embeddings, packed rows, softmax, dropout.
+"""Operations of other layers: embeddings, packed rows, softmax, dropout.
 
 Shapes are in the comments at the arguments. An array that may be absent is None.
 """
@@ -12,7 +12,7 @@ from threads cimport parts_for
 
 
 def column_sum(a, out):
-    """out (N,) += sum over the rows of a (M,N), rows in order."""
+    """out (N,) += sum over the rows of a (M,N), in order."""
     cdef Py_ssize_t item = a.itemsize, M = a.shape[0], N = a.shape[1], lda = a.strides[0] // item
     cdef char *to = address(out, True)
     if M == 0 or N == 0:
@@ -41,9 +41,9 @@ def ragged_places(
     const int64_t[::1] lengths,        # (B,) 0..T, longest first                                  in
     Py_ssize_t[::1] offset,            # (T+1,) first packed row of each step                      out
     int64_t[::1] where,                # (lengths.sum(),) the caller's t*B + b of each packed row  out
-    int64_t[::1] padding,              # (T*B - lengths.sum(),) those of no packed row             out
+    int64_t[::1] padding,              # (T*B - lengths.sum(),) t*B + b of all other steps         out
 ):
-    """Where the steps of sorted rows are, in the packed order and in the caller's array."""
+    """Compute where the steps of sorted rows are, in packed arrays and in the caller's array."""
     cdef Py_ssize_t T = offset.shape[0] - 1, B = order.shape[0], running = B, n = 0, p = 0, t, b
     with nogil:
         for t in range(T):
@@ -88,49 +88,53 @@ def scatter_add(a, const int64_t[::1] ids, out):
         rnn_restore_denormals(mode)
 
 
-cdef rnn_bag bag_of(const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word, a, b, ramp):
+ctypedef void (*bag_kernel)(const rnn_bag *, const void *, void *) noexcept nogil
+
+
+cdef int run_bag(bag_kernel kernel, rnn_bag *s, weights, source, target) except -1:
+    """Run a kernel of `bag`. weights : (a, b, ramp)"""
+    a, b, ramp = weights
+    cdef const char *rows = address(source)
+    cdef char *to = address(target, True)
+    s.n, s.a, s.b, s.ramp = len(ramp), address(a), address(b), address(ramp)
+    with nogil:
+        mode = rnn_flush_denormals()
+        kernel(s, rows, to)
+        rnn_restore_denormals(mode)
+    return 0
+
+
+cdef rnn_bag bag_words(const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word):
     cdef rnn_bag s
-    s.M, s.n = sentence.shape[0], len(ramp)
-    s.sentence, s.start = &sentence[0] if s.M else NULL, &start[0]
+    s.n, s.a, s.b, s.ramp = 0, NULL, NULL, NULL
+    s.M, s.start = sentence.shape[0], &start[0]
+    s.sentence = &sentence[0] if s.M else NULL
     s.word = &word[0] if word.shape[0] else NULL
-    s.a, s.b, s.ramp = address(a), address(b), address(ramp)
     return s
 
 
 def bag(
-    const int64_t[::1] sentence,       # (M,) which sentence each row of out is               in
-    const int64_t[::1] start,          # (S+1,) the words of sentence s: start[s] .. start[s+1]   in
-    const int64_t[::1] word,           # (W,) their rows in the table                         in
-    a, b,                              # (W,) a word counts a + b * ramp                      in
-    ramp,                              # (n,)                                                 in
-    table,                             # (V, n)                                               in
-    out,                               # (M, n)                                               +=
+    const int64_t[::1] sentence,       # (M,) the sentence of each row of out                    in
+    const int64_t[::1] start,          # (S+1,) words of sentence s: start[s] .. start[s+1]      in
+    const int64_t[::1] word,           # (W,) their rows in the table                            in
+    a, b,                              # (W,) the weight of a word is a + b * ramp               in
+    ramp,                              # (n,)                                                    in
+    table,                             # (V, n)                                                  in
+    out,                               # (M, n)                                                  +=
 ):
-    """Sentences as weighted sums of the vectors of their words, each element one chain over the words."""
-    cdef rnn_bag s = bag_of(sentence, start, word, a, b, ramp)
-    cdef const rnn_kernels *k = kernels_for(out)
-    cdef const char *rows = address(table)
-    cdef char *to = address(out, True)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.bag(&s, rows, to)
-        rnn_restore_denormals(mode)
+    """Sentences as weighted sums of word embeddings. Each element is one chain over the words."""
+    cdef rnn_bag s = bag_words(sentence, start, word)
+    run_bag(kernels_for(out).bag, &s, (a, b, ramp), table, out)
 
 
 def bag_backward(
-    const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word, a, b, ramp,    # as in bag    in
-    dout,                              # (M, n)                                               in
-    dtable,                            # (V, n)                                               +=
+    const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word, a, b, ramp,    # as in `bag`
+    dout,                              # (M, n)                                                  in
+    dtable,                            # (V, n)                                                  +=
 ):
-    """What comes back through `bag`, sentence after sentence."""
-    cdef rnn_bag s = bag_of(sentence, start, word, a, b, ramp)
-    cdef const rnn_kernels *k = kernels_for(dout)
-    cdef const char *rows = address(dout)
-    cdef char *to = address(dtable, True)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.bag_backward(&s, rows, to)
-        rnn_restore_denormals(mode)
+    """The gradient of the table of `bag`, one sentence after the other."""
+    cdef rnn_bag s = bag_words(sentence, start, word)
+    run_bag(kernels_for(dout).bag_backward, &s, (a, b, ramp), dout, dtable)
 
 
 ctypedef struct Softmax:
@@ -153,8 +157,8 @@ cdef void softmax_nll_part(void *arg, int part, int parts) noexcept nogil:
 
 def softmax_nll(
     logits,                            # (M, V)                                               in
-    const int64_t[::1] targets,        # (M,), negative: the row is ignored                   in
-    weights,                           # (M,) or None: 1                                      in
+    const int64_t[::1] targets,        # (M,); negative: the row is ignored                   in
+    weights,                           # (M,); None: all 1                                    in
     double[::1] nll,                   # (M,) weight * -log softmax[target]                   out
     dlogits,                           # (M, V) or None; may be logits                        out
 ):
@@ -172,7 +176,7 @@ def softmax_nll(
 
 
 def softmax(logits, out):
-    """Rows of probabilities; out may be logits."""
+    """Softmax of each row; out may be logits."""
     cdef Py_ssize_t M = logits.shape[0], V = logits.shape[1]
     cdef const char *x = address(logits)
     cdef char *to = address(out, True)
@@ -185,7 +189,7 @@ def softmax(logits, out):
 
 
 def dropout(x, const uint64_t[::1] row_id, uint64_t key, double p):
-    """x (M,n) *= keep / (1-p), decided by a hash of (key, row_id, unit)."""
+    """Set elements of x (M,n) to 0 or scale them by 1/(1-p), by a hash of (key, row_id, unit)."""
     cdef Py_ssize_t item = x.itemsize, M = row_id.shape[0], n = x.shape[1], ldx = x.strides[0] // item
     if M == 0 or n == 0:
         return

@@ -1,9 +1,12 @@
-"""Updates of optimisers. p, g and the moments are flat arrays of one length and dtype."""
+"""Updates of optimisers. p, g and the moments are flat arrays of one length and dtype.
+
+`scale` is a factor of the gradient; the other settings are those of torch.optim.
+"""
 from libc.stdint cimport int64_t
 
 from buffers cimport address
 from fastrnn._engine.core cimport kernels_for
-from kernels cimport rnn_flush_denormals, rnn_kernels, rnn_restore_denormals
+from kernels cimport rnn_flush_denormals, rnn_kernels, rnn_restore_denormals, rnn_update
 
 
 def sum_of_squares(g):
@@ -27,53 +30,43 @@ def clip_value(g, double limit):
         k.clip_value(n, a, limit)
 
 
-def sgd(p, g, v, double lr, double momentum, double weight_decay, bint nesterov, double scale):
-    """v is None without momentum."""
-    cdef char *pp = address(p, True)
-    cdef const char *pg = address(g)
-    cdef char *pv = address(v, True)
-    cdef const rnn_kernels *k = kernels_for(g)
-    cdef Py_ssize_t n = len(p)
+cdef int run(void (*kernel)(const rnn_update *) noexcept nogil, rnn_update *u, p, g, m, v) except -1:
+    """Run an optimiser on its arrays; m or v is None if it has none."""
+    u.n, u.p, u.g, u.m, u.v = len(p), address(p, True), address(g), address(m, True), address(v, True)
     with nogil:
         mode = rnn_flush_denormals()
-        k.sgd(n, pp, pg, pv, lr, momentum, weight_decay, nesterov, scale)
+        kernel(u)
         rnn_restore_denormals(mode)
+    return 0
 
 
-def rmsprop(p, g, s, double lr, double alpha, double eps, double weight_decay, double scale):
-    cdef char *pp = address(p, True)
-    cdef const char *pg = address(g)
-    cdef char *ps = address(s, True)
-    cdef const rnn_kernels *k = kernels_for(g)
-    cdef Py_ssize_t n = len(p)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.rmsprop(n, pp, pg, ps, lr, alpha, eps, weight_decay, scale)
-        rnn_restore_denormals(mode)
+def sgd(p, g, m, *, double lr, double momentum, double weight_decay, bint nesterov, double scale):
+    """Stochastic gradient descent; m is None without momentum."""
+    cdef rnn_update u
+    u.lr, u.momentum, u.decay, u.nesterov, u.scale = lr, momentum, weight_decay, nesterov, scale
+    run(kernels_for(g).sgd, &u, p, g, m, None)
 
 
-def adagrad(p, g, s, double lr, double eps, double weight_decay, double scale):
-    cdef char *pp = address(p, True)
-    cdef const char *pg = address(g)
-    cdef char *ps = address(s, True)
-    cdef const rnn_kernels *k = kernels_for(g)
-    cdef Py_ssize_t n = len(p)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.adagrad(n, pp, pg, ps, lr, eps, weight_decay, scale)
-        rnn_restore_denormals(mode)
+def rmsprop(p, g, v, *, double lr, double alpha, double eps, double weight_decay, double scale):
+    """RMSprop; v is the running average of squared gradients."""
+    cdef rnn_update u
+    u.lr, u.beta2, u.eps, u.decay, u.scale = lr, alpha, eps, weight_decay, scale
+    run(kernels_for(g).rmsprop, &u, p, g, None, v)
 
 
-def adam(p, g, m, v, double lr, double beta1, double beta2, double eps, double weight_decay, bint decoupled, int64_t step,
-         double scale):
-    """step counts from 1; decoupled is AdamW."""
-    cdef char *pp = address(p, True)
-    cdef const char *pg = address(g)
-    cdef char *pm = address(m, True)
-    cdef char *pv = address(v, True)
-    cdef const rnn_kernels *k = kernels_for(g)
-    cdef Py_ssize_t n = len(p)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.adam(n, pp, pg, pm, pv, lr, beta1, beta2, eps, weight_decay, decoupled, step, scale)
-        rnn_restore_denormals(mode)
+def adagrad(p, g, v, *, double lr, double eps, double weight_decay, double scale):
+    """Adagrad; v is the sum of squared gradients."""
+    cdef rnn_update u
+    u.lr, u.eps, u.decay, u.scale = lr, eps, weight_decay, scale
+    run(kernels_for(g).adagrad, &u, p, g, None, v)
+
+
+def adam(
+    p, g, m, v, *, double lr, double beta1, double beta2, double eps, double weight_decay, bint decoupled, int64_t step,
+    double scale,
+):
+    """Adam; with `decoupled` AdamW. step counts from 1."""
+    cdef rnn_update u
+    u.lr, u.beta1, u.beta2, u.eps, u.decay, u.scale = lr, beta1, beta2, eps, weight_decay, scale
+    u.decoupled, u.step = decoupled, step
+    run(kernels_for(g).adam, &u, p, g, m, v)

@@ -1,15 +1,19 @@
 """Sequences that arrive step by step."""
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint64_t
 
 from buffers cimport address
-from fastrnn._engine.core cimport kernels_of, process_table
-from fastrnn._engine.sweep cimport Options, Split, least_vectors, phases, split_is_forced, split_sweep, steps_of_chunk
+from fastrnn._engine.core cimport process_table
+from fastrnn._engine.sweep cimport (
+    LayerWeights, Split, Work, barriers, least_vectors, split_is_forced, split_sweep, steps_of_chunk,
+)
 from kernels cimport *
 from recurrence cimport CHUNK_STEPS, Sweep, sweep, sweep_part
-from threads cimport AT_HAND_US, AWAKE, SPLIT_FLOPS, STREAM_ALONE_FLOPS
+from threads cimport AWAKE_DISCOUNT, AWAKE_US, SPLIT_FLOPS, STREAM_SERIAL_FLOPS
 
 import math
 
@@ -19,23 +23,30 @@ from fastrnn._engine.core import aligned_empty
 
 
 cdef class Stream:
-    """Step through sequences that arrive bit by bit, with the weights as of its creation (or of `refresh`).
+    """Sequences that arrive step by step, computed with the weights as of its creation, or of `refresh`.
 
-    Made by ``rnn.stream(batch_size, context)``. Its outputs are those of one call over the whole sequence, bit for bit.
-    A stream belongs to one thread at a time: a call while another thread is in one raises RuntimeError.
+    Created by ``rnn.stream(batch_size, context)``. Its outputs have the same bits as those of one call over the whole
+    sequences. Only one thread at a time may use a stream.
+
+    Attributes
+    ----------
+    batch_size : int
+        Number of sequences, which are computed in parallel.
+    state : array or tuple of arrays
+        A copy of the state, in the form that the layer's call takes. It can be set; None resets it.
     """
     cdef object layer, context, dtype
     cdef readonly object h, c                     # (L, B, Pp), (L, B, Hp) states; c is None without cell states
-    cdef object initial                           # what `reset` brings back: (L, 1, P) and (L, 1, H), or None for zeros
-    cdef object held                              # what the sweeps point into
+    cdef object initial                           # learnt initial state, (L, 1, P) and (L, 1, H), or None for zeros
+    cdef object held                              # arrays that the sweeps point to
     cdef readonly Py_ssize_t batch_size
     cdef Py_ssize_t L, I, H, P                    # P: features of h and y
     cdef Py_ssize_t offset[CHUNK_STEPS + 1]
     cdef Sweep *sweeps
     cdef bint is_double
-    cdef int taken                                # a call is under way
+    cdef int taken                                # a call is in progress
     cdef double flops                             # of one step
-    cdef double ended                             # when the last call did, if it was worth looking at the clock
+    cdef double ended                             # time of the end of the last call with enough work for threads
 
     def __cinit__(self, layer, Py_ssize_t batch_size, context):
         cdef Py_ssize_t t
@@ -54,16 +65,19 @@ cdef class Stream:
 
     def __reduce__(self):
         raise TypeError(
-            f"a stream can be neither pickled nor copied: pickle the {self.layer.kind} and `stream.state`, and make a new stream of them"
+            f"a stream can be neither pickled nor copied: pickle the {self.layer.kind} and `stream.state`, "
+            "and create a new stream from them"
         )
 
     cdef int take(self) except -1:
         if not rnn_take(&self.taken):
-            raise RuntimeError("this stream is used by another call at the same time: give each thread a stream of its own, or guard it by a lock")
+            raise RuntimeError(
+                "this stream is used by another call at the same time: give each thread its own stream, or use a lock"
+            )
         return 0
 
     def refresh(self):
-        """Take over the layer's parameters as they are now. The state stays."""
+        """Use the layer's current parameters from now on. The state does not change."""
         self.take()
         try:
             self.rebuild()
@@ -71,66 +85,74 @@ cdef class Stream:
             rnn_give(&self.taken)
 
     cdef int rebuild(self) except -1:
-        """New sweeps over new memory; nothing changes before all of it is there."""
+        """Allocate memory and set up the sweeps. If that fails, nothing has changed."""
         cdef Py_ssize_t l, B = self.batch_size, Hp, Pp, blocks, steps, L = self.L
         cdef Sweep *sweeps
         cdef Sweep *s
-        cdef Options options
+        cdef LayerWeights w
         cdef double flops = 0
-        cell, Hp, Pp, packed = self.layer._stream_layers(self.context)
+        cdef bint has_c
+        weights, bias = self.layer._stream_layers(self.context)
         initial = self.layer._stream_initial()
-        blocks = cell.blocks
-        steps = steps_of_chunk(B, blocks * Hp * self.dtype.itemsize)
+        w = weights[0]
+        Hp, Pp, blocks, has_c = w.Hp, w.Pp, w.blocks, rnn_cells[w.cell].has_c
+        steps = steps_of_chunk(B, blocks * Hp * w.item)
 
         def zeros(*shape):
             array = aligned_empty(math.prod(shape), self.dtype).reshape(shape)
             array.fill(0)
             return array
 
-        h, c = zeros(L, B, Pp), zeros(L, B, Hp) if cell.has_c else None
+        h, c = zeros(L, B, Pp), zeros(L, B, Hp) if has_c else None
         for new, old, width in ((h, self.h, self.P), (c, self.c, self.H)):
             if new is not None and old is not None:
                 new[:, :, :width] = old[:, :, :width]
         gates, h_prev, y = zeros(steps * B, blocks * Hp), zeros(2 * B, Pp), zeros(2, CHUNK_STEPS * B, self.P)
-        c_prev = zeros(2 * B, Hp) if cell.has_c else None
-        held = packed, gates, h_prev, c_prev, y, list(h), list(c) if cell.has_c else None, list(y)
+        c_prev = zeros(2 * B, Hp) if has_c else None
+        h_rows, c_rows, y_rows = list(h), list(c) if has_c else [None] * L, list(y)
         sweeps = <Sweep *>PyMem_Calloc(L, sizeof(Sweep))
         if sweeps == NULL:
             raise MemoryError()
         try:
             for l in range(L):
                 s = sweeps + l
-                w_ih, w, w2, bias, bias_stride, options = packed[l]
-                s.kernels = kernels_of(self.is_double)
-                s.cell, s.reverse, s.keep, s.B, s.I, s.H, s.Hp = cell.code, False, False, B, self.P if l else self.I, self.H, Hp
-                s.P, s.Pp, s.options = self.P, Pp, NULL if options is None else &options.options
-                s.item, s.blocks, s.x_blocks, s.chunk = self.dtype.itemsize, blocks, len(cell.x_gates), steps
-                s.offset = self.offset
-                s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
-                s.bias, s.bias_stride = address(bias), bias_stride
+                w = weights[l]
+                s.kernels, s.cell, s.item, s.blocks, s.x_blocks = w.kernels, w.cell, w.item, w.blocks, w.x_blocks
+                s.H, s.Hp, s.P, s.Pp, s.I = w.H, w.Hp, w.P, w.Pp, w.I
+                s.options = &w.options if w.has_options else NULL
+                s.w_ih, s.w, s.w2, s.bias = w.w_ih, w.w, w.w2, w.bias
+                if l == 0 and bias is not None:
+                    s.bias, s.bias_stride = address(bias), bias.shape[1]
+                s.reverse, s.keep, s.B, s.offset, s.chunk = False, False, B, self.offset, steps
                 s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
-                s.h_n, s.c_n = address(held[5][l]), address(held[6][l]) if cell.has_c else NULL
-                s.y, s.y_stride = address(held[7][l % 2]), self.P
+                s.h_n, s.c_n = address(h_rows[l]), address(c_rows[l])
+                s.y, s.y_stride = address(y_rows[l % 2]), self.P
                 flops += 2.0 * B * blocks * self.H * (s.P + s.I)
         except BaseException:
             PyMem_Free(sweeps)
             raise
         PyMem_Free(self.sweeps)
         self.sweeps, self.flops = sweeps, flops
-        self.h, self.c, self.initial, self.held = h, c, initial, held
+        self.h, self.c, self.initial = h, c, initial
+        self.held = weights, bias, gates, h_prev, c_prev, y
         return 0
 
     cdef int advance(self, const char *x, char *y, Py_ssize_t T) except -1:
-        """T steps of all layers, in chunks."""
+        """Compute T steps of all layers, in chunks."""
         cdef Split split
+        cdef Work work
         cdef Py_ssize_t t = 0, n, l, item = self.sweeps.item, row = self.batch_size * item
         cdef Sweep *s = self.sweeps
         cdef uint64_t mode
         split.parts, split.units = 1, False
         split.cuts[0], split.cuts[1] = 0, self.batch_size
-        if self.flops * T * AWAKE >= SPLIT_FLOPS or split_is_forced():
-            split_sweep(&split, self.batch_size, NULL, self.batch_size * T, T, s.Hp // s.kernels.lanes, self.flops / self.batch_size,
-                        s.blocks * s.H * s.H * item, phases(s.cell, s.options), least_vectors(s), rnn_seconds() - self.ended < AT_HAND_US * 1e-6)
+        if self.flops * T * AWAKE_DISCOUNT >= SPLIT_FLOPS or split_is_forced():
+            work.T, work.B, work.total, work.lengths = T, self.batch_size, self.batch_size * T, NULL
+            work.flops_per_row, work.vectors = self.flops / self.batch_size, s.Hp // s.kernels.lanes
+            work.weight_bytes = s.blocks * s.H * s.H * item
+            work.barriers, work.least = barriers(s.cell, s.options), least_vectors(s)
+            work.awake = rnn_seconds() - self.ended < AWAKE_US * 1e-6
+            split_sweep(&split, &work)
         while t < T:
             n = min(T - t, CHUNK_STEPS)
             for l in range(self.L):
@@ -139,7 +161,7 @@ cdef class Stream:
                 s.x = (x + t * row * self.I if self.I else NULL) if l == 0 else (s - 1).y
                 if l == self.L - 1:
                     s.y = y + t * row * self.P
-                if self.flops * n < STREAM_ALONE_FLOPS:      # all rows and units, however the rest of the call is divided
+                if self.flops * n < STREAM_SERIAL_FLOPS:      # however the other chunks are divided
                     mode = rnn_flush_denormals()
                     sweep(s, 0, s.B, 0, 1)
                     rnn_restore_denormals(mode)
@@ -149,12 +171,12 @@ cdef class Stream:
             t += n
             if t < T:
                 PyErr_CheckSignals()
-        if self.flops * T * AWAKE >= SPLIT_FLOPS:
+        if self.flops * T * AWAKE_DISCOUNT >= SPLIT_FLOPS:
             self.ended = rnn_seconds()
         return 0
 
     cdef int advance_arrays(self, x, out, Py_ssize_t T) except -1:
-        """`advance` over arrays that were checked; one that overlaps the output is copied first."""
+        """`advance` over checked arrays; x is copied first if it overlaps the output."""
         cdef const char *source = address(x)
         cdef char *to = address(out, True)
         cdef Py_ssize_t row = T * self.batch_size * (8 if self.is_double else 4)
@@ -169,20 +191,24 @@ cdef class Stream:
         return 0
 
     def step(self, x_t, out=None):
-        """One step.
+        """Compute one step.
 
         Parameters
         ----------
-        x_t : (batch_size, input_size), of the layer's dtype
-        out : (batch_size, output_size), C-contiguous, optional; may be or overlap x_t
+        x_t : array, shape (batch_size, input_size)
+            Input, of the layer's dtype.
+        out : array, shape (batch_size, output_size), optional
+            C-contiguous array for the output; it may overlap `x_t`. By default a new array.
 
         Returns
         -------
-        y_t : (batch_size, output_size), `out` if given
+        array, shape (batch_size, output_size)
+            The output; `out` if it was given.
 
         Raises
         ------
-        RuntimeError  another thread is using this stream.
+        RuntimeError
+            If another thread is using this stream.
         """
         if not self.fits(x_t, 2, -1):
             x_t = self.rows_of("x_t", x_t, (self.batch_size, self.I))
@@ -194,7 +220,25 @@ cdef class Stream:
         return out
 
     def run(self, x, out=None):
-        """Several steps: x (T, batch_size, input_size) -> y (T, batch_size, output_size); `out` may overlap x."""
+        """Compute several steps.
+
+        Parameters
+        ----------
+        x : array, shape (T, batch_size, input_size)
+            Input, of the layer's dtype.
+        out : array, shape (T, batch_size, output_size), optional
+            C-contiguous array for the output; it may overlap `x`. By default a new array.
+
+        Returns
+        -------
+        array, shape (T, batch_size, output_size)
+            The output; `out` if it was given.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread is using this stream.
+        """
         if not self.fits(x, 3, -1):
             x = self.rows_of("x", x, (None, self.batch_size, self.I))
         cdef Py_ssize_t T = x.shape[0]
@@ -206,7 +250,7 @@ cdef class Stream:
         return out
 
     cdef bint fits(self, array, int ndim, Py_ssize_t width) except -1:
-        """Whether an array can be used as it is; looks at the buffer only. width -1: input_size."""
+        """Whether an array can be used without conversion, according to its buffer. width -1: input_size."""
         cdef Py_buffer view
         if not PyObject_CheckBuffer(array):
             return False
@@ -215,17 +259,21 @@ cdef class Stream:
         except (BufferError, ValueError):
             return False
         cdef bint good = (
-            view.ndim == ndim and view.shape[ndim - 1] == (self.I if width < 0 else width) and view.shape[ndim - 2] == self.batch_size
+            view.ndim == ndim and view.shape[ndim - 1] == (self.I if width < 0 else width)
+            and view.shape[ndim - 2] == self.batch_size
             and view.format != NULL and view.format[0] == (c"d" if self.is_double else c"f") and view.format[1] == 0
         )
         PyBuffer_Release(&view)
         return good
 
     def rows_of(self, name, x, shape):
-        """x as a C-contiguous array of this shape, or an error that says what is wrong."""
+        """Convert x to a C-contiguous array, or raise an error if its dtype or shape is wrong."""
         x = np.asarray(x)
         if x.dtype != self.dtype:
-            raise TypeError(f"{name} is {x.dtype}, but this {self.layer.kind} computes in {self.dtype}: convert with {name}.astype('{self.dtype}')")
+            raise TypeError(
+                f"{name} is {x.dtype}, but this {self.layer.kind} computes in {self.dtype}: "
+                f"convert with {name}.astype('{self.dtype}')"
+            )
         if x.ndim != len(shape) or any(want is not None and want != got for want, got in zip(shape, x.shape)):
             takes = "a step of this stream takes (batch_size" if len(shape) == 2 else "this stream takes (T, batch_size"
             wanted = ", ".join("T" if n is None else str(n) for n in shape)
@@ -233,7 +281,13 @@ cdef class Stream:
         return np.ascontiguousarray(x)
 
     def reset(self, rows=None):
-        """Bring the state back to zeros, or to the learnt initial state: of all rows, or of those whose indices or mask are given."""
+        """Reset the state to zeros, or to the learnt initial state.
+
+        Parameters
+        ----------
+        rows : array of int or bool, optional
+            Indices or mask of the sequences to reset. By default all of them.
+        """
         where = slice(None) if rows is None else np.atleast_1d(rows)
         self.take()
         try:
@@ -247,7 +301,7 @@ cdef class Stream:
 
     @property
     def state(self):
-        """A copy of the state, as the layer's call takes it; may be set, None as with `reset`."""
+        """A copy of the state, in the form that the layer's call takes. It can be set; None resets it."""
         self.take()
         try:
             copies = tuple(np.array(s[:, :, :n]) for s, n in ((self.h, self.P), (self.c, self.H)) if s is not None)

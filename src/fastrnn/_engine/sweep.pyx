@@ -1,8 +1,9 @@
 """The forward pass of layers, and how a pass is divided among threads.
 
-Shapes are in the comments at the arguments; fastrnn._check has seen to them. An array that may be absent is None.
+Shapes are in the comments at the arguments, which fastrnn._check has checked. An array that may be absent is None.
 """
 from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
 from buffers cimport address
@@ -10,7 +11,8 @@ from fastrnn._engine.core cimport call_threads, kernels_for, process_table
 from kernels cimport *
 from recurrence cimport Sweep, sweep, sweep_part
 from threads cimport (
-    AWAKE, MOST_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for, slice_steps, unit_parts,
+    AWAKE_DISCOUNT, MAX_PARTS, OWN_CACHE, SPLIT_FLOPS, SPLIT_ROWS, WAVE_FLOPS, WAVE_STEPS, cut_rows, parts_for,
+    slice_steps, unit_parts,
 )
 
 import numpy as np
@@ -19,7 +21,7 @@ cdef int forced_split = -1             # 0: rows, 1: units, for tests and measur
 
 
 def force_split(name):
-    """Split the calls to come by "rows" or "units" whatever their size, for tests; None: as the cost model says."""
+    """Divide calls by "rows" or "units" whatever their size, for tests; None: according to the cost model."""
     global forced_split
     forced_split = -1 if name is None else ["rows", "units"].index(name)
 
@@ -28,103 +30,134 @@ cdef bint split_is_forced() noexcept nogil:
     return forced_split >= 0
 
 
-cdef int split_sweep(
-    Split *split, Py_ssize_t B, const int64_t *lengths, Py_ssize_t total, Py_ssize_t T, Py_ssize_t vectors, double row_flops,
-    Py_ssize_t weight_bytes, int meetings, int least, bint awake,
-) except -1:
-    """How a sweep over total rows is divided: by rows, unless there are few for the size of the weights. awake: the other threads are at hand."""
+cdef int split_sweep(Split *split, const Work *work) except -1:
+    """Divide a sweep by rows, or by units if there are few rows for the size of the weights."""
     cdef int threads = call_threads(), units = 1
-    cdef double flops = row_flops * total, worth = flops * AWAKE if awake else flops
-    split.parts = parts_for(B, worth, threads)
+    cdef double flops = work.flops_per_row * work.total, worth = flops * AWAKE_DISCOUNT if work.awake else flops
+    split.parts = parts_for(work.B, worth, threads)
     split.units = False
-    if threads > 1 and (split.parts < threads or weight_bytes > OWN_CACHE) and not rnn_split_alone():
-        units = unit_parts(vectors, least, flops / T, worth, meetings, threads)
+    if threads > 1 and (split.parts < threads or work.weight_bytes > OWN_CACHE) and not rnn_split_paused():
+        units = unit_parts(work.vectors, work.least, flops / work.T, worth, work.barriers, threads)
         if units > split.parts or (units == split.parts and split.parts > 1):
             split.parts, split.units = units, True
     if forced_split >= 0 and threads > 1:
         split.units = forced_split == 1
-        split.parts = min(threads, vectors if split.units else B, MOST_PARTS)
-    cut_rows(split.cuts, split.parts, B, lengths, total)
+        split.parts = min(threads, work.vectors if split.units else work.B, MAX_PARTS)
+    cut_rows(split.cuts, split.parts, work.B, work.lengths, work.total)
     return 0
 
 
-cdef class Options:
-    """What a cell with options does otherwise than its plain kind, for one layer and direction."""
+cdef class LayerWeights:
+    """Sizes and packed weights of one layer in one direction, built once for each version of the parameters."""
 
     def __init__(
-        self, functions,                   # (kind, alpha, beta) of gates, candidate and output: kernels.h
-        double clip, Py_ssize_t blocks,
-        Py_ssize_t P, Py_ssize_t Pp, bint projected,  # features of h
-        peephole,                          # (gates-1, Hp) or None                               in
+        self, int cell,                    # code of `CELLS`
+        Py_ssize_t H, Py_ssize_t P,        # units; features of h
+        Py_ssize_t I,                      # features of the input
+        Py_ssize_t blocks, *,
+        w,                                 # packed W_hh                                         in
+        w2=None,                           # packed W_hn of a second phase, or W_hr, or None     in
+        w_ih=None,                         # packed (G*Hp, I), or None                           in
+        bias=None,                         # (X*Hp,) or None                                     in
+        functions=None,                    # (kind, alpha, beta) of gates, candidate, output; None: no options
+        double clip=INFINITY,
+        bint projected=False,
+        peephole=None,                     # (gates-1, Hp) or None                               in
     ):
         cdef rnn_options *o = &self.options
-        (o.gate.kind, o.gate.alpha, o.gate.beta), (o.candidate.kind, o.candidate.alpha, o.candidate.beta), output = functions
-        o.output.kind, o.output.alpha, o.output.beta = output
-        o.clip, o.blocks, o.projected, o.peephole = clip, blocks, projected, address(peephole)
-        self.P, self.Pp, self.peephole = P, Pp, peephole
+        cdef Py_ssize_t lanes
+        self.kernels = kernels_for(w)
+        lanes = self.kernels.lanes
+        self.cell, self.item, self.H, self.P, self.I, self.blocks = cell, w.itemsize, H, P, I, blocks
+        self.x_blocks = rnn_cells[cell].gates
+        self.Hp, self.Pp = (H + lanes - 1) // lanes * lanes, (P + lanes - 1) // lanes * lanes
+        self.w, self.w2, self.w_ih, self.bias = address(w), address(w2), address(w_ih), address(bias)
+        self.has_options = functions is not None
+        if self.has_options:
+            gate, candidate, output = functions
+            o.gate.kind, o.gate.alpha, o.gate.beta = gate
+            o.candidate.kind, o.candidate.alpha, o.candidate.beta = candidate
+            o.output.kind, o.output.alpha, o.output.beta = output
+            o.clip, o.blocks, o.projected, o.peephole = clip, blocks, projected, address(peephole)
+        self.held = (w, w2, w_ih, bias, peephole)
+
+
+cdef class Steps:
+    """Where the rows of a batch are in arrays of all steps, and in which order the steps are computed."""
+
+    def __init__(
+        self, const Py_ssize_t[::1] offset,  # (T+1,) step t owns rows offset[t]:offset[t+1]     in
+        Py_ssize_t B,
+        lengths,                             # (B,) int64, longest first, or None: all T         in
+        resets,                              # (rows,) bool or None                              in
+        bint reverse,                        # from the last step to the first
+    ):
+        self.offset, self.B, self.T, self.reverse = offset, B, offset.shape[0] - 1, reverse
+        self.total = offset[self.T]
+        self.lengths = <const int64_t *>address(lengths)
+        self.resets = <const unsigned char *>address(resets)
+        self.held = (lengths, resets)
 
 
 cdef class Forward:
-    """One layer in one direction, made ready. Arguments were checked by fastrnn._check."""
+    """One layer in one direction, prepared for one forward pass."""
 
     def __init__(
-        self, int cell, bint reverse, Py_ssize_t H, Py_ssize_t Hp, Py_ssize_t I, Py_ssize_t blocks, Py_ssize_t x_blocks,
-        const Py_ssize_t[::1] offset,      # (T+1,) step t owns rows offset[t]:offset[t+1]       in
-        lengths,                           # (B,) int64, longest first, or None: all T           in
-        Py_ssize_t B,
-        resets,                            # (rows,) bool or None                                in
-        x,                                 # (rows, I) or None                                   in
-        ids, token_parts,                  # (rows,) int64 and (V, x_blocks*Hp), or None         in
-        w_ih, w, w2,                       # packed weights                                      in
-        bias, Py_ssize_t bias_stride,      # (B or 1, X*Hp)                                      in
-        gates,                             # (rows, X*Hp) tape, or scratch for `chunk` steps     out
-        h_prev, c_prev,                    # (rows, Hp) tape, or (2, B, Hp) scratch              out
-        h_n, c_n,                          # (B, Hp)       in: initial state; out: final state
-        y, Py_ssize_t y_column, Py_ssize_t y_stride,    # (rows, y_stride), from this column on   out
-        bint keep, Py_ssize_t chunk,
+        self, LayerWeights weights, Steps steps,
+        x,                                 # (rows, I), or None                                  in
+        arrays,                            # StepArrays: of the tape, or of `chunk` steps        out
+        states,                            # (h, c): (B, Pp), (B, Hp) or None  in: initial states; out: final states
+        y, Py_ssize_t column,              # (rows, .), of which P columns from this one on      out
+        Py_ssize_t chunk,
     ):
         cdef Sweep *s = &self.s
-        self.held = (lengths, resets, x, ids, token_parts, w_ih, w, w2, bias, gates, h_prev, c_prev, h_n, c_n, y)
-        self.offset, self.lengths = offset, <const int64_t *>address(lengths)
-        s.kernels = kernels_for(y)
-        s.cell, s.reverse, s.T, s.B, s.I, s.H, s.Hp = cell, reverse, offset.shape[0] - 1, B, I, H, Hp
-        s.blocks, s.x_blocks, s.item = blocks, x_blocks, y.itemsize
-        s.offset = &offset[0]
-        s.resets = <const unsigned char *>address(resets)
+        gates, h_prev, c_prev, keep = arrays
+        h, c = states
+        s.kernels, s.cell, s.item, s.blocks, s.x_blocks = (
+            weights.kernels, weights.cell, weights.item, weights.blocks, weights.x_blocks
+        )
+        s.H, s.Hp, s.P, s.Pp, s.I = weights.H, weights.Hp, weights.P, weights.Pp, weights.I
+        s.options = &weights.options if weights.has_options else NULL
+        s.w_ih, s.w, s.w2, s.bias, s.bias_stride = weights.w_ih, weights.w, weights.w2, weights.bias, 0
+        s.reverse, s.T, s.B, s.offset, s.resets = (
+            steps.reverse, steps.T, steps.B, &steps.offset[0], steps.resets
+        )
         s.x = address(x)
-        s.ids = <const int64_t *>address(ids)
-        s.table = address(token_parts)
-        s.w_ih, s.w, s.w2 = address(w_ih), address(w), address(w2)
-        s.bias = address(bias)
-        s.bias_stride = bias_stride
-        s.gates = address(gates, True)
-        s.h_prev, s.c_prev = address(h_prev, True), address(c_prev, True)
-        s.h_n, s.c_n = address(h_n, True), address(c_n, True)
-        s.y = address(y, True) + y_column * s.item
-        s.y_stride = y_stride
-        s.keep = keep
-        s.chunk = chunk
-        s.P, s.Pp = H, Hp
-        self.total = offset[s.T]
-        self.row_flops = 2.0 * blocks * H * (H + (I if s.x != NULL else 0))
+        s.gates, s.h_prev, s.c_prev = address(gates, True), address(h_prev, True), address(c_prev, True)
+        s.h_n, s.c_n = address(h, True), address(c, True)
+        s.y = address(y, True) + column * s.item
+        s.y_stride = y.shape[1]
+        s.keep, s.chunk = keep, chunk
+        self.lengths, self.total = steps.lengths, steps.total
+        self.flops_per_row = 2.0 * s.blocks * s.H * (s.H + (s.I if s.x != NULL else 0))
+        self.held = (weights, steps, x, gates, h_prev, c_prev, h, c, y)
 
-    def set_options(self, Options options):
-        """A cell with options; where it projects, h_prev, h_n and y have P features."""
-        self.s.options, self.s.P, self.s.Pp = &options.options, options.P, options.Pp
-        self.held += (options,)
+    def set_tokens(self, ids, table):
+        """Use rows of table (V, G*Hp), input parts of embeddings, as input: that of each id of ids (rows,) int64."""
+        self.s.ids, self.s.table = <const int64_t *>address(ids), address(table)
+        self.held += (ids, table)
+
+    def set_bias(self, bias):
+        """Use one row of bias (B, X*Hp) for each row of the batch."""
+        self.s.bias, self.s.bias_stride = address(bias), bias.shape[1]
+        self.held += (bias,)
 
     def set_feed(self, w_feed, feed):
-        """A second input of each row, feed (rows, F), w_feed packed (x_blocks*Hp, F)."""
+        """Add a second input feed (rows, F), with w_feed packed (G*Hp, F)."""
         self.s.w_feed, self.s.feed, self.s.F = address(w_feed), address(feed), feed.shape[1]
         self.held += (w_feed, feed)
 
     cdef int run(self) except -1:
-        """All steps with all threads."""
+        """Compute all steps, with all threads."""
         cdef Sweep *s = &self.s
         cdef Split *split = &self.split
-        cdef double flops = self.row_flops * self.total
-        split_sweep(split, s.B, self.lengths, self.total, s.T, s.Hp // s.kernels.lanes, self.row_flops,
-                    s.blocks * s.H * s.H * s.item, phases(s.cell, s.options), least_vectors(s), False)
+        cdef double flops = self.flops_per_row * self.total
+        cdef Work work
+        work.T, work.B, work.total, work.lengths = s.T, s.B, self.total, self.lengths
+        work.flops_per_row, work.vectors = self.flops_per_row, s.Hp // s.kernels.lanes
+        work.weight_bytes = s.blocks * s.H * s.H * s.item
+        work.barriers, work.least, work.awake = barriers(s.cell, s.options), least_vectors(s), False
+        split_sweep(split, &work)
         s.units, s.cuts = split.units, split.cuts
         cdef Py_ssize_t step = slice_steps(s.chunk, s.T, flops / split.parts)
         s.first = 0
@@ -138,17 +171,17 @@ cdef class Forward:
 
 
 def forward_sides(Forward one, Forward other):
-    """Two directions of a layer: on a thread each, or one after the other with all threads."""
+    """Compute two directions of a layer, each on a thread of its own, or one after the other with all threads."""
     cdef Sweep *sweeps[3]
-    if not sides_pay(one.s.B, 2 * one.row_flops * one.total):
+    if not sides_pay(one.s.B, 2 * one.flops_per_row * one.total):
         forward_layers([one, other])
         return
     sweeps[0], sweeps[1], sweeps[2] = &one.s, &other.s, NULL
-    run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, one.row_flops * one.total))
+    run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, one.flops_per_row * one.total))
 
 
 def forward_layers(list layers):
-    """Layers from the bottom up, each with all threads."""
+    """Compute layers from the bottom up, each with all threads."""
     cdef Forward layer
     for layer in layers:
         if layer.total:
@@ -156,7 +189,7 @@ def forward_layers(list layers):
 
 
 def forward_wave(list layers):
-    """Layers from the bottom up at the same time, every parts-th on one thread, a chunk behind the one below it."""
+    """Compute layers at the same time, every parts-th on one thread, each a chunk of steps behind the one below it."""
     cdef Forward layer
     room = np.zeros(len(layers) + 1, np.uintp)    # pointers; the last one is NULL
     cdef Sweep **sweeps = <Sweep **>address(room, True)
@@ -166,13 +199,13 @@ def forward_wave(list layers):
         layer.s.chunk = min(layer.s.chunk, WAVE_STEPS)
         layer.s.below, layer.s.done = sweeps[i - 1] if i else NULL, 0
         sweeps[i] = &layer.s
-        flops += layer.row_flops * layer.total
+        flops += layer.flops_per_row * layer.total
         i += 1
     run_sweeps(sweeps, parts, True, slice_steps(WAVE_STEPS, layer.s.T, flops / i))
 
 
 cdef int run_sweeps(Sweep **sweeps, int parts, bint together, Py_ssize_t step) except -1:
-    """Sweeps over the same steps, every parts-th on one thread, `step` steps at a time. The last pointer is NULL."""
+    """Compute sweeps over the same steps, every parts-th on one thread, `step` steps at a time. NULL ends the list."""
     cdef Py_ssize_t T = sweeps[0].T, first = 0, i
     while first < T:
         i = 0
@@ -187,7 +220,7 @@ cdef int run_sweeps(Sweep **sweeps, int parts, bint together, Py_ssize_t step) e
 
 
 cdef void sweeps_part(void *arg, int part, int parts) noexcept nogil:
-    """Every parts-th sweep, all rows and units of it."""
+    """Every parts-th sweep, with all its rows and units."""
     cdef Sweep **sweeps = <Sweep **>arg
     cdef Py_ssize_t i = 0
     while sweeps[i] != NULL:
@@ -197,19 +230,22 @@ cdef void sweeps_part(void *arg, int part, int parts) noexcept nogil:
 
 
 cdef bint sides_pay(Py_ssize_t B, double flops) except -1:
-    """Whether two directions go to a thread each: not if there are more threads and rows for them."""
+    """Whether each direction gets a thread of its own: not if the rows can be divided among more threads."""
     cdef int threads = call_threads()
     return threads > 1 and flops >= SPLIT_FLOPS and forced_split < 0 and parts_for(B, flops, threads) <= 2
 
 
 def waves_pay(Py_ssize_t layers, Py_ssize_t B, Py_ssize_t T, double step_flops):
-    """Whether layers that follow each other a few steps apart, on a thread each, beat a split of the rows or units of each layer."""
-    return (layers > 1 and call_threads() > 1 and forced_split < 0 and B < 2 * SPLIT_ROWS and T >= 4 * WAVE_STEPS
-            and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1 and not rnn_split_alone() and rnn_team_meeting() < 1e-6)
+    """Whether `forward_wave` is faster than dividing the rows or units of each layer."""
+    return (
+        layers > 1 and call_threads() > 1 and forced_split < 0 and B < 2 * SPLIT_ROWS and T >= 4 * WAVE_STEPS
+        and SPLIT_FLOPS / T <= step_flops < WAVE_FLOPS and rnn_cpus() > 1
+        and not rnn_split_paused() and rnn_team_barrier_seconds() < 1e-6
+    )
 
 
 def chunk_steps(Py_ssize_t B, Py_ssize_t row_bytes):
-    """Steps whose input parts are computed at once: they stay in L2, but the product shall have enough rows."""
+    """Steps whose input parts are computed at once: few enough for L2, but enough rows for an efficient product."""
     return steps_of_chunk(B, row_bytes)
 
 
