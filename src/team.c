@@ -24,6 +24,7 @@
 enum { MAX_WORKERS = 64 };
 enum { SPIN_NS = 50000, SPINS = 4000 };      /* spin time; SPINS pauses take about SPIN_NS               */
 enum { JOIN_NS = 100000 };                   /* parts that run together start within this time, or one computes all */
+enum { FORCED_JOIN_NS = 1000000000 };        /* the same where a test needs the workers */
 enum { LATE_NS = 1000000 };                  /* a wait longer than this, and than the work, counts as a failure */
 
 typedef struct {
@@ -256,9 +257,10 @@ static void post_task(void (*part)(void *, int, int), void *arg, int parts, int 
     team.together = together;
     team.start = rnn_now();
     team.task++;
-    atomic_store_explicit(&team.cpu, current_cpu(), memory_order_relaxed);
+    const int64_t leave = atomic_load(&forced_leave);
+    atomic_store_explicit(&team.cpu, leave ? -1 : current_cpu(), memory_order_relaxed);
     atomic_store(&team.declined, 0);
-    atomic_store(&team.leave_at, atomic_load(&forced_leave));
+    atomic_store(&team.leave_at, leave);
     atomic_store(&team.waited, 0);
     for (int p = 0; p < parts; p++)
         team.workers[p].reached = 0;
@@ -271,7 +273,8 @@ static void post_task(void (*part)(void *, int, int), void *arg, int parts, int 
 static int run_together(int parts, int *late)
 {
     const uint64_t all = (uint64_t)team.task << 16 | (uint64_t)parts << 8 | (uint64_t)parts;
-    while (atomic_load(&team.claims) != all && rnn_now() - team.start < JOIN_NS)
+    const int64_t join = atomic_load(&forced_leave) ? FORCED_JOIN_NS : JOIN_NS;
+    while (atomic_load(&team.claims) != all && rnn_now() - team.start < join)
         pause_cpu();
     const uint64_t claimed = atomic_exchange(&team.claims, all);
     *late = claimed != all;
@@ -311,7 +314,8 @@ static void run_with(int helpers, void (*part)(void *, int, int), void *arg, int
 void rnn_team_run(void (*part)(void *arg, int part, int parts), void *arg, int parts, int together)
 {
     int helpers = 0, expected = 0;
-    const int mine = parts > 1 && !rnn_split_paused() && atomic_compare_exchange_strong(&team.taken, &expected, 1);
+    const int divided = parts > 1 && (!rnn_split_paused() || atomic_load(&forced_leave));
+    const int mine = divided && atomic_compare_exchange_strong(&team.taken, &expected, 1);
     if (mine)
         helpers = start_workers(parts - 1);
     if (helpers > parts - 1)
