@@ -132,14 +132,14 @@ BAD = [
         ["x", "xyz"],
         {"max_length": 2},
         ValueError,
-        "1 of 2 targets are longer than max_length=2, the first is number 1",
+        "1 of 2 targets are longer than max_length=2; the first is number 1",
     ),
     (
         np.eye(2),
         ["x", "y"],
         {"validation": (np.eye(1, 3), ["x"])},
         ValueError,
-        "X has vectors of 3 numbers, but this model takes 2",
+        "X has vectors of 3 numbers, but this model was fitted with 2",
     ),
     (
         np.eye(2),
@@ -161,7 +161,7 @@ def test_bad_pairs_are_named_before_any_work(vectors, targets, options, error, m
 
 def test_a_vector_of_the_wrong_size_is_named():
     model = small().fit(X, Y, epochs=0, verbose=False)
-    with pytest.raises(ValueError, match="X has vectors of 2 numbers, but this model takes 3"):
+    with pytest.raises(ValueError, match="X has vectors of 2 numbers, but this model was fitted with 3"):
         model.log_likelihood(X[:, :2], Y)
     with pytest.raises(ValueError, match="tied=True requires embedding_size = hidden_size, but they are 64 and 128"):
         VectorToSequence(tied=True)
