@@ -66,5 +66,5 @@ def test_wrong_sizes_are_named(name):
         MAKE[name]([5, 3], 3)
     with pytest.raises(ValueError, match="hidden_size is 0, but it must be at least 1"):
         MAKE[name]([5, 0], 1)
-    with pytest.raises(ValueError, match="hidden_size has no layers"):
+    with pytest.raises(ValueError, match="hidden_size is empty: pass at least one size"):
         MAKE[name]([], 1)

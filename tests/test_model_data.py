@@ -299,7 +299,9 @@ def test_the_command_prints_forecasts_with_all_their_digits(run):
     with open("c.csv", "w") as file:
         file.write("\n".join(lines).replace("Date,u,v", "Date,u,w"))
     status, _, err = run("predict", "fastrnn-forecast", "--data", "c.csv")
-    assert status == 1 and err.splitlines()[-1] == "fastrnn: error: series has the columns u, w, but u, v are needed"
+    assert (
+        status == 1 and err.splitlines()[-1] == "fastrnn: error: series has the columns u, w, but the model needs u, v"
+    )
 
 
 def test_the_command_says_that_the_untrained_model_was_the_best(run):
@@ -399,7 +401,7 @@ def test_columns_of_frames_go_by_their_names(tmp_path):
         found = of.predict(series=frame[["v", "u"]], exog=exog[["q", "p"]], future_exog=exog[:3][["q", "p"]])
         assert_array_equal(found, wanted)
         assert of.mase(frame[:3][["v", "u"]], future_exog=exog[:3]) == model.mase(frame[:3], future_exog=exog[:3])
-        with pytest.raises(ValueError, match="series has the columns u, w, but u, v are needed"):
+        with pytest.raises(ValueError, match="series has the columns u, w, but the model needs u, v"):
             of.predict(series=frame.rename(columns={"v": "w"}), exog=exog, future_exog=exog[:3])
     frames = [pd.DataFrame(x, columns=["p", "q"]) for x in X]
     classifier = SequenceClassifier("gru", 4, seed=0).fit(frames, Y, **FIT)

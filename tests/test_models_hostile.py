@@ -129,7 +129,7 @@ WRONG = [
     (
         "network",
         lambda arrays, config: config["steps"][4].__setitem__(1, ["leaky_relu", 1, 2]),
-        "step 'act': leaky_relu takes at most 1 numbers, but it has 2",
+        "step 'act': leaky_relu takes at most 1 numbers, but 2 are given",
     ),
 ]
 

@@ -336,7 +336,7 @@ def test_the_help_of_train_lists_the_tasks(run):
     "arguments, message",
     [
         (["--task", "classify", "--data", "none.ts"], "none.ts: No such file or directory"),
-        (["translate", "--data", "a.tsv", "--attention", "dot", "--bidirectional"], "they have 256 and 128 units"),
+        (["translate", "--data", "a.tsv", "--attention", "dot", "--bidirectional"], "they have 256 and 128 features"),
         (
             ["translate", "--data", "captions.csv"],
             "captions.csv, line 1: it has 0 tabs, but must have 1, between source and target",
