@@ -408,7 +408,7 @@ def test_columns_of_frames_go_by_their_names(tmp_path):
     classifier.save(tmp_path / "c")
     for of in (classifier, SequenceClassifier.load(tmp_path / "c")):
         assert_array_equal(of.predict_proba([x[["q", "p"]] for x in frames]), classifier.predict_proba(X))
-        with pytest.raises(ValueError, match="sequence 0 has the columns r, q, but p, q are needed"):
+        with pytest.raises(ValueError, match="sequence 0 has the columns r, q, but the model needs p, q"):
             of.predict([x.rename(columns={"p": "r"}) for x in frames])
 
 
