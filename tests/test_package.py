@@ -1,5 +1,6 @@
 """The package from the outside: import, symbols, docstring and README examples, the choice of instruction set."""
 
+import ast
 import doctest
 import importlib
 import os
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import processes
@@ -352,3 +354,45 @@ print(len(names), len(wrong))
     told = processes.output(code, *adapters)
     count, wrong = map(int, told.splitlines()[-1].split())
     assert count > 50 and wrong == 0, told
+
+
+# From the lowest floor to the highest (docs/design.md, section 3). Adapters and plotting are above all of them.
+FLOORS = (
+    *(
+        "_engine",
+        "_types",
+        "_check",
+        "_files",
+        "parameters",
+        "_core",
+        "layers",
+        "losses",
+        "optim",
+        "search",
+        "callbacks",
+    ),
+    *("batches", "distributed", "settings", "training", "data", "models", "convert", "cli"),
+)
+
+
+def imports_of(path):
+    """Parts of fastrnn that a module imports when it runs, rather than for type checkers only."""
+    skipped = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            skipped |= {(inner.lineno, inner.col_offset) for inner in ast.walk(node) if hasattr(inner, "lineno")}
+        if isinstance(node, ast.ImportFrom) and (node.lineno, node.col_offset) not in skipped:
+            module = (node.module or "").split(".")
+            if module[0] == "fastrnn":
+                yield from [module[1]] if len(module) > 1 else [alias.name for alias in node.names]
+
+
+def test_imports_point_downwards_only():
+    package = Path(fastrnn.__file__).parent
+    upwards = set()
+    for path in package.rglob("*.py"):
+        own = path.relative_to(package).parts[0].removesuffix(".py")
+        if own in FLOORS:
+            above = {*FLOORS[FLOORS.index(own) + 1 :], "torch", "onnx", "keras", "sklearn", "plotting"}
+            upwards |= {(own, found) for found in imports_of(path) if found in above}
+    assert upwards == {("convert", "onnx")}  # when a file of ONNX is to be converted
