@@ -71,7 +71,11 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__, *_MODULES})
+    """Public names. An adapter is among them if the package it needs is installed: `help` imports all of them."""
+    from importlib.util import find_spec
+
+    adapters = {"keras", "onnx", "sklearn", "threadpoolctl", "torch"}
+    return sorted({"__version__", *__all__, *(m for m in _MODULES if m not in adapters or find_spec(m))})
 
 
 def _import_engine():

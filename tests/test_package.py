@@ -74,6 +74,21 @@ def test_a_public_name_is_never_its_module():
     assert set(fastrnn.__all__) <= set(dir(fastrnn))
 
 
+def test_help_needs_none_of_the_optional_packages():
+    code = """
+import sys
+for name in ("keras", "onnx", "sklearn", "threadpoolctl", "torch", "matplotlib", "mpi4py"):
+    sys.modules[name] = None
+import importlib.util, inspect
+kept = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if sys.modules.get(name, 0) is None else kept(name, *rest)
+import fastrnn
+print(*(name for name, _ in inspect.getmembers(fastrnn)))
+"""
+    shown = processes.output(code).split()
+    assert {"LSTM", "models", "plotting"} <= set(shown) and not {"torch", "keras", "onnx", "importlib"} & set(shown)
+
+
 def test_one_thread_is_one_thread():
     """Training on one thread starts no other thread, neither ours nor BLAS's."""
     if not os.path.isdir("/proc/self/task"):
