@@ -3,6 +3,8 @@
 import copy
 import pickle
 import threading
+import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -234,3 +236,48 @@ def test_an_onnx_model_that_is_one_node_uses_it():
             same_state(tuple(got_state), state_n)
     calls = rep._direct.short_calls
     assert calls.take(1, B) is not None and calls.take(MOST_WORK // (16 * 7) // B + 1, B) is None
+
+
+def test_a_stream_takes_no_memory_for_layers_it_does_not_have():
+    """The outputs of all steps of a chunk are only kept between layers; one layer has none to keep."""
+    sizes = []
+    for layers in (1, 2, 3):
+        net = fastrnn.RNN(1, 256, layers, seed=0)
+        net(np.zeros((1, 128, 1), np.float32))  # packs the weights
+        tracemalloc.start()
+        stream = net.stream(128)
+        sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        x = np.random.default_rng(0).standard_normal((70, 128, 1)).astype(np.float32)
+        same_bits(stream.run(x), net.vjp(x)[0][0])
+    between = 64 * 128 * 256 * 4  # CHUNK_STEPS, B, H, bytes of a float32
+    assert sizes[0] < between / 2
+    assert between < sizes[1] < 1.5 * between
+    assert 2 * between < sizes[2] < 2.5 * between
+
+
+def test_a_call_without_memory_for_a_stream_takes_the_general_way(monkeypatch):
+    net, x = fastrnn.GRU(3, 5, seed=0), np.ones((4, 2, 3), np.float32)
+    want = net.vjp(x)[0]
+    asked = []
+
+    def refuse(*_):
+        asked.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(_engine, "Stream", refuse)
+    for _ in range(3):
+        y, h_n = net(x)
+        same_bits(y, want[0])
+        same_bits(h_n, want[1])
+    assert len(asked) == 2
+
+
+def test_streams_of_former_weights_are_not_kept():
+    net, x = fastrnn.LSTM(3, 5, seed=0), np.ones((4, 2, 3), np.float32)
+    net(x), net(x)
+    streams = weakref.ref(net._short_for[1])
+    with net.updating() as flat:
+        flat *= 0.5
+    net.vjp(x)
+    assert streams() is None

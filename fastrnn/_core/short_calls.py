@@ -12,7 +12,7 @@ from fastrnn._core import stack
 MOST_ROWS = 256  # steps * sequences of a short call
 MOST_SEQUENCES = 64  # a call of one layer over at most so many sequences may have more steps than that, ...
 MOST_WORK = 500_000_000  # ... up to so many multiply-adds: a stream checks for signals only every 64 steps
-MOST_STATE_BYTES = 512 * 1024  # size of h of one layer: a stream allocates 128 times as much for outputs
+MOST_STATE_BYTES = 512 * 1024  # size of h of one layer: a stream of several layers allocates up to 128 times as much
 KEPT = 4  # streams that are kept for a network, and batch sizes that are remembered
 
 
@@ -61,7 +61,8 @@ class ShortCalls:
     def _other(self, B, popped):
         """A kept stream with this batch size, or a new one.
 
-        None on the first call with this batch size, and if the weights are packed for another instruction set.
+        None on the first call with this batch size, if the weights are packed for another instruction set, and if
+        memory does not suffice for a stream.
         """
         if popped is not None:
             self._streams.append(popped)
@@ -77,7 +78,10 @@ class ShortCalls:
             return None
         if self._isa != _engine.isa():
             return None
-        return _engine.Stream(self._source, B, None)
+        try:
+            return _engine.Stream(self._source, B, None)
+        except MemoryError:  # the general way may need less
+            return None
 
     def run(self, stream, x, state):
         """Compute a call by a stream from `take`, and put the stream back.

@@ -163,7 +163,7 @@ class Recurrent(RecurrentCalls[StateT]):
         kept = self._packed_for
         if kept is None or kept[0] != key:
             kept = key, Packed(self.cell, self.hidden_size, self.dtype, self.params)
-            self._packed_for = kept
+            self._packed_for, self._short_for = kept, None  # streams of former weights are not kept
         return kept[1]
 
     def _short_calls(self, packed):

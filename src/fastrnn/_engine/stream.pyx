@@ -107,7 +107,8 @@ cdef class Stream:
         for new, old, width in ((h, self.h, self.P), (c, self.c, self.H)):
             if new is not None and old is not None:
                 new[:, :, :width] = old[:, :, :width]
-        gates, h_prev, y = zeros(steps * B, blocks * Hp), zeros(2 * B, Pp), zeros(2, CHUNK_STEPS * B, self.P)
+        gates, h_prev = zeros(steps * B, blocks * Hp), zeros(2 * B, Pp)
+        y = zeros(min(L - 1, 2), CHUNK_STEPS * B, self.P)     # outputs of the layers below the top one
         c_prev = zeros(2 * B, Hp) if has_c else None
         h_rows, c_rows, y_rows = list(h), list(c) if has_c else [None] * L, list(y)
         sweeps = <Sweep *>PyMem_Calloc(L, sizeof(Sweep))
@@ -126,7 +127,9 @@ cdef class Stream:
                 s.reverse, s.keep, s.B, s.offset, s.chunk = False, False, B, self.offset, steps
                 s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
                 s.h_n, s.c_n = address(h_rows[l]), address(c_rows[l])
-                s.y, s.y_stride = address(y_rows[l % 2]), self.P
+                s.y_stride = self.P
+                if l < L - 1:
+                    s.y = address(y_rows[l % 2])
                 flops += 2.0 * B * blocks * self.H * (s.P + s.I)
         except BaseException:
             PyMem_Free(sweeps)
