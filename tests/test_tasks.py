@@ -234,6 +234,7 @@ def test_sizes_of_layers(run):
 
 OTHERS = "classify, regress, tag, qa, translate and caption"
 WRONG_USAGE = [
+    (["--", "qa", "--data", "x"], "text: error: unrecognized arguments: -- qa --data x --out m"),
     (["classify"], "classify: error: the following arguments are required: --data"),
     (["--task", "classify"], "classify: error: the following arguments are required: --data"),
     (

@@ -71,7 +71,7 @@ def _refuse(unknown, task, tasks):
     """Report arguments that the task's parser does not know; name the tasks that an option belongs to."""
     for option in (word.partition("=")[0] for word in unknown):
         owners = [name for name, parser in tasks.items() if option in parser.option_names]
-        if owners:
+        if owners and task not in owners:
             tasks[task].error(f"{option} is not an option of {task}, but of {_joined(owners)}")
     tasks[task].error(f"unrecognized arguments: {' '.join(unknown)}")
 
