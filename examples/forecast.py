@@ -1,7 +1,7 @@
 """Forecast a time series with a Forecaster.
 
     python examples/forecast.py                   a seasonal series that is generated
-    python examples/forecast.py Airline.csv       the first column of numbers of a CSV file
+    python examples/forecast.py Airline.csv       the first numeric column of a CSV file
     python examples/forecast.py Uschange.csv --season 4 --target Consumption --quantiles
 
 The last `horizon` steps are the test part. The script prints the mean absolute scaled error (MASE) on it, of the

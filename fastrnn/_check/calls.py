@@ -129,7 +129,7 @@ def resets(layer, value, T, B, unbatched):
     if layer.learn_initial_state:
         raise ValueError(
             f"resets set the state to zero, but this {layer.kind} has learn_initial_state=True: "
-            "pass each episode as a sequence of its own"
+            "pass each episode as a separate sequence"
         )
     return steps(layer, "resets", value, T, B, unbatched)
 

@@ -164,7 +164,7 @@ def parameters(what: str, numbers: int, arrays: int, dtype, storage) -> None:
     what : str
         The layer, as its repr shows it.
     numbers, arrays : int
-        Number of elements and of arrays of its own parameters, without tied ones.
+        Number of elements and of arrays among its parameters, not counting tied ones.
     dtype : numpy.dtype
         Data type of the parameters.
     storage : Storage or None

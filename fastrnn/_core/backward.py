@@ -17,9 +17,9 @@ class Backward(OwnsTape):
     do not change the tape, so it can be called several times, from any thread.
     """
 
-    def __init__(self, layer, call, tape, *, y_shape, unbatched, embedding, learnt, check):
+    def __init__(self, layer, call, tape, *, y_shape, unbatched, embedding, learned, check):
         self._layer, self._call, self._tape = layer, call, tape
-        self._y_shape, self._unbatched, self._embedding, self._learnt = y_shape, unbatched, embedding, learnt
+        self._y_shape, self._unbatched, self._embedding, self._learned = y_shape, unbatched, embedding, learned
         self._finite = check  # a CheckedCall, or None
         self._version = layer.version, None if embedding is None else embedding.version
 
@@ -74,7 +74,7 @@ class Backward(OwnsTape):
         dx, dstate_0, d_context = bptt.backward(
             call, self._tape, dy, dstate, grads, need_x=need_x, d_embedding=d_embedding
         )
-        if self._learnt:
+        if self._learned:
             for name, d in zip(layer.cell.states, dstate_0):
                 grads[name] += d.sum(axis=1)
         if self._finite:

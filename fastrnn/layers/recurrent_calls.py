@@ -255,7 +255,7 @@ class RecurrentCalls(Layer, Generic[StateT]):
             results += (self._shape_states(states(call, outputs, tape, state_n), unbatched),)
         learned = self.learn_initial_state and not given
         return results, Backward(
-            self, call, tape, y_shape=y.shape, unbatched=unbatched, embedding=embedding, learnt=learned, check=check
+            self, call, tape, y_shape=y.shape, unbatched=unbatched, embedding=embedding, learned=learned, check=check
         )
 
     def _finite_pass(self, asked, call, state, given, unbatched):
