@@ -6,7 +6,7 @@
 #   make test-long   the long tests too, and the whole suite once per instruction set of this CPU
 #   make fuzz        random cases for an hour, with new seeds in each round; stops at the first failure (MINUTES=5)
 #   make load        an hour of concurrent callers, forks and changing shapes: same bits, flat memory (MINUTES=5)
-#   make lint        ruff, cython-lint, and numpydoc's rules for public docstrings
+#   make lint        ruff, cython-lint, numpydoc's rules for public docstrings, and mypy on a script that uses fastrnn
 #   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (an hour; ARGS=--quick: twelve minutes)
 #   make sanitize    the tests of compiled code under the address and undefined-behaviour sanitizers (up to 30 minutes)
 #   make sanitize-threads  the tests of threads on a build with ThreadSanitizer
@@ -20,7 +20,7 @@ PYTHON = python3
 ARGS =
 WERROR = 0
 MINUTES = 60
-LINT_TOOLS = ruff==0.17.6 cython-lint==0.22.1 numpydoc==1.11.0
+LINT_TOOLS = ruff==0.17.6 cython-lint==0.22.1 numpydoc==1.11.0 mypy==2.4.1
 
 # The Python of the existing .venv, unless PYTHON is given. The stamp files contain its tag, so another Python rebuilds.
 BASE := $(if $(filter file,$(origin PYTHON)),$(or $(wildcard .venv/bin/python),$(PYTHON)),$(PYTHON))
@@ -150,6 +150,7 @@ lint: .venv/built-$(TAG) .venv/lint-$(TAG)
 	@.venv/bin/ruff format --check --quiet .
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint src src/fastrnn/_engine
 	@cd tests && ../.venv/bin/python -W ignore ../docs/docstrings.py
+	@cd tests && ../.venv/bin/mypy --strict --cache-dir ../build/mypy typed.py
 
 # The test files that run compiled code. The others test readers, the command and adapters, which have no compiled code
 # of ours.

@@ -4,6 +4,25 @@ import importlib
 
 TYPE_CHECKING = False  # True for type checkers; this avoids the import of typing
 if TYPE_CHECKING:
+    from fastrnn import batches as batches
+    from fastrnn import callbacks as callbacks
+    from fastrnn import convert as convert
+    from fastrnn import data as data
+    from fastrnn import distributed as distributed
+    from fastrnn import keras as keras
+    from fastrnn import layers as layers
+    from fastrnn import losses as losses
+    from fastrnn import models as models
+    from fastrnn import onnx as onnx
+    from fastrnn import optim as optim
+    from fastrnn import parameters as parameters
+    from fastrnn import plotting as plotting
+    from fastrnn import search as search
+    from fastrnn import settings as settings
+    from fastrnn import sklearn as sklearn
+    from fastrnn import threadpoolctl as threadpoolctl
+    from fastrnn import torch as torch
+    from fastrnn import training as training
     from fastrnn._core.config import show_config
     from fastrnn._core.threads import get_num_threads, set_num_threads, threads
     from fastrnn.layers.attention import AttentionDecoder
@@ -59,15 +78,17 @@ _MODULES = (
 )
 
 
-def __getattr__(name):
-    if name in _MODULE_OF:
-        value = globals()[name] = getattr(importlib.import_module(f"fastrnn.{_MODULE_OF[name]}"), name)
-        return value
-    if name == "_engine":
-        return _import_engine()
-    if name in _MODULES:
-        return importlib.import_module(f"fastrnn.{name}")
-    raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker knows the names from the imports above, and reports others
+
+    def __getattr__(name):
+        if name in _MODULE_OF:
+            value = globals()[name] = getattr(importlib.import_module(f"fastrnn.{_MODULE_OF[name]}"), name)
+            return value
+        if name == "_engine":
+            return _import_engine()
+        if name in _MODULES:
+            return importlib.import_module(f"fastrnn.{name}")
+        raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
 
 
 def __dir__():

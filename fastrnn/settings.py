@@ -3,13 +3,80 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypedDict
 
 from fastrnn import _check, optim
 from fastrnn._files import storage
 from fastrnn.distributed import OneProcess, Ranks
+
+# What other libraries call an argument of `fit` or of a model's constructor.
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "n_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "max_iter": "epochs",
+    "clipnorm": "clip_norm",
+    "max_norm": "clip_norm",
+    "clipvalue": "clip_value",
+    "early_stopping": "patience",
+    "validation_data": "validation",
+    "validation_split": "validation",
+    "validation_fraction": "validation",
+    "lr_scheduler": "schedule",
+    "random_state": "seed of the model",
+}
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The fields of `Settings` that the `fit` of every model takes by keyword, for type checkers and editors."""
+
+    optimizer: str | Callable
+    lr: float
+    schedule: optim.Schedule | None
+    weight_decay: float | None
+    groups: Mapping
+    freeze: Sequence[str]
+    clip_norm: float | None
+    clip_value: float | None
+    accumulate: int
+    loss_limit: float | None
+    nonfinite: Literal["stop", "skip"]
+    check_finite: bool
+    monitor: str
+    patience: int | None
+    evaluate_every: int
+    checkpoint: str | os.PathLike | None
+    checkpoint_every: float
+    resume: bool
+    callbacks: Sequence[Callable]
+    distributed: object
+
+
+def check_names(given: Mapping, others: Sequence[str] = ()) -> None:
+    """Check the names of the arguments that `fit` takes as training options.
+
+    Parameters
+    ----------
+    given : mapping
+        The options, by name.
+    others : sequence of str, optional
+        Names of the other arguments of this `fit`, which may be what was meant.
+
+    Raises
+    ------
+    TypeError
+        If a name is unknown. The message has a similar one.
+    """
+    for name in given:
+        if name not in TrainingOptions.__annotations__:
+            similar = difflib.get_close_matches(name, [*TrainingOptions.__annotations__, *others], n=1)
+            meant = _ELSEWHERE.get(name) or "".join(similar)
+            raise TypeError(f"fit() has no argument {name!r}" + (f": did you mean {meant}?" if meant else ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +159,7 @@ class Settings:
     clip_value: float | None = None
     accumulate: int = 1
     loss_limit: float | None = 3.0
-    nonfinite: str = "stop"
+    nonfinite: Literal["stop", "skip"] = "stop"
     check_finite: bool = False
     monitor: str = "loss"
     patience: int | None = None

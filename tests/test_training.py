@@ -1,7 +1,9 @@
 """The training loop: the meaning of its settings, for any model."""
 
 import csv
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 import types
@@ -16,6 +18,7 @@ from fastrnn._files import storage
 from fastrnn.batches import Generated, Sequences, Streams
 from fastrnn.callbacks import CSVLog, JSONLog, TensorBoard
 from fastrnn.models import LanguageModel, SequenceClassifier
+from fastrnn.settings import Settings, TrainingOptions
 
 TEXT = "".join(f"{n} squared is {n * n}, and cubed {n**3}.\n" for n in range(60))
 QUICK = dict(epochs=2, batch_size=4, seq_len=13, lr=0.01, verbose=False)
@@ -305,3 +308,28 @@ def test_each_line_has_every_figure_of_the_validation(capsys):
     SequenceClassifier("rnn", 4, seed=0).fit(X, y, epochs=1, validation=0.25)
     last = capsys.readouterr().err.splitlines()[-1]
     assert all(word in last for word in ("epoch 1", "loss ", "validation ", "accuracy ", "steps/s", "left")), last
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("learning_rate", ": did you mean lr?"),
+        ("patient", ": did you mean patience?"),
+        ("epoch", ": did you mean epochs?"),
+        ("validation_split", ": did you mean validation?"),
+        ("random_state", ": did you mean seed of the model?"),
+        ("progress", ""),
+        ("unknown", ""),
+    ],
+)
+def test_an_unknown_option_of_fit_suggests_a_known_one(given, meant):
+    model = SequenceClassifier()
+    with pytest.raises(TypeError, match=re.escape(f"fit() has no argument {given!r}{meant}") + "$"):
+        model.fit([np.ones((2, 1))] * 2, ["a", "b"], **{given: 1})
+    assert model.storage is None
+
+
+def test_the_options_of_fit_are_the_fields_of_settings():
+    fields = {field.name: field.type for field in dataclasses.fields(Settings)}
+    options = {name: type.__forward_arg__ for name, type in TrainingOptions.__annotations__.items()}
+    assert options == {name: fields[name] for name in fields if name not in ("epochs", "progress")}

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["GRU", "LSTM", "RNN", "AttentionDecoder", "Dropout", "Embedding", "Linear", "Network", "Stacked"]
 
 
-def __getattr__(name):
-    if name in __all__:
-        return getattr(importlib.import_module("fastrnn"), name)
-    raise AttributeError(f"module 'fastrnn.layers' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker knows the names from the imports above, and reports others
+
+    def __getattr__(name):
+        if name in __all__:
+            return getattr(importlib.import_module("fastrnn"), name)
+        raise AttributeError(f"module 'fastrnn.layers' has no attribute {name!r}")

@@ -90,8 +90,8 @@ class AttentionDecoder(Layer):
     kind = "AttentionDecoder"
 
     def __init__(
-        self, rnn: Recurrent[Any], memory_size: int, *, attention: str = "additive", size: int | None = None,
-        output_size: int | None = None, input_feeding: bool = True, seed: Seed = None,
+        self, rnn: Recurrent[Any], memory_size: int, *, attention: Literal["additive", "dot", "general"] = "additive",
+        size: int | None = None, output_size: int | None = None, input_feeding: bool = True, seed: Seed = None,
     ):  # fmt: skip
         self.rnn = check_attention.cells(rnn)
         self.memory_size = M = _check.size("memory_size", memory_size)

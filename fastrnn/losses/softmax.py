@@ -46,12 +46,12 @@ class SoftmaxCrossEntropy:
     @overload
     def __call__(
         self, logits: ArrayLike, targets: IntsLike, *, lengths: IntsLike | None = None,
-        weights: ArrayLike | None = None, label_smoothing: float = 0.0, reduction: str,
+        weights: ArrayLike | None = None, label_smoothing: float = 0.0, reduction: Literal["mean", "none"],
     ) -> float | NDArray[np.float64]: ...  # fmt: skip
 
     def __call__(
         self, logits: ArrayLike, targets: IntsLike, *, lengths: IntsLike | None = None,
-        weights: ArrayLike | None = None, label_smoothing: float = 0.0, reduction: str = "mean",
+        weights: ArrayLike | None = None, label_smoothing: float = 0.0, reduction: Literal["mean", "none"] = "mean",
     ) -> float | NDArray[np.float64]:  # fmt: skip
         """Compute the loss.
 

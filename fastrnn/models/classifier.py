@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
 from fastrnn.models.model import Examples, Plan, most_likely
 from fastrnn.models.pooled import Pooled
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastrnn.settings import TrainingOptions
 
 
 class SequenceClassifier(Pooled):
@@ -84,7 +90,7 @@ class SequenceClassifier(Pooled):
         updates: int | None = None,
         classes: Sequence | None = None,
         verbose: bool = True,
-        **settings,
+        **settings: Unpack[TrainingOptions],
     ) -> SequenceClassifier:
         """Train a new network on sequences and their labels.
 

@@ -18,7 +18,9 @@ from fastrnn.models.schemas import LONGEST
 from fastrnn.models.symbols import Symbols
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from fastrnn.settings import TrainingOptions
 
 
 class Decoding(DecoderNetwork):
@@ -52,7 +54,7 @@ class Decoding(DecoderNetwork):
         label_smoothing: float = 0.0,
         scheduled_sampling: float | Callable[[int], float] = 0.0,
         verbose: bool = True,
-        **settings,
+        **settings: Unpack[TrainingOptions],
     ) -> Self:
         """Train a new network on pairs, by teacher forcing.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -115,16 +116,16 @@ class EncoderDecoder(Decoding):
 
     def __init__(
         self,
-        cell: str = "gru",
+        cell: Literal["lstm", "gru", "rnn"] = "gru",
         hidden_size: int = 256,
         num_layers: int = 1,
         *,
-        decoder_cell: str | None = None,
+        decoder_cell: Literal["lstm", "gru", "rnn"] | None = None,
         decoder_size: int | None = None,
         decoder_layers: int | None = None,
         bidirectional: bool = True,
-        context: str | None = "initial",
-        attention: str | None = "additive",
+        context: Literal["initial", "every", "both"] | None = "initial",
+        attention: Literal["additive", "dot", "general"] | None = "additive",
         attention_size: int | None = None,
         input_feeding: bool = True,
         source_embedding: int = 256,

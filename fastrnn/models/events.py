@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
 from fastrnn.models.model import CELLS, Examples, Model, Plan, Recurrent, init_forget_bias, recurrent
 from fastrnn.parameters import Storage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastrnn.settings import TrainingOptions
 
 
 class EventModel(Model):
@@ -72,7 +78,7 @@ class EventModel(Model):
 
     def __init__(
         self,
-        cell: str = "gru",
+        cell: Literal["lstm", "gru", "rnn"] = "gru",
         hidden_size: int | Sequence[int] = 128,
         num_layers: int = 1,
         *,
@@ -99,7 +105,7 @@ class EventModel(Model):
         max_steps: int | None = None,
         validation: float | Sequence = 0.0,
         verbose: bool = True,
-        **settings,
+        **settings: Unpack[TrainingOptions],
     ) -> EventModel:
         """Train a new network on sequences.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from fastrnn.models.scaling import Scaler, check_range, to_arrays
 from fastrnn.models.schemas import LONGEST
 from fastrnn.models.series import checked_series, column_names, naive_error
 from fastrnn.models.windows import Windows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastrnn.settings import TrainingOptions
 
 
 class Forecaster(ForecastNetwork):
@@ -89,7 +95,7 @@ class Forecaster(ForecastNetwork):
         window: int,
         horizon: int,
         *,
-        cell: str = "gru",
+        cell: Literal["lstm", "gru", "rnn"] = "gru",
         hidden_size: int | Sequence[int] = 32,
         num_layers: int = 1,
         season: int | None = None,
@@ -125,7 +131,7 @@ class Forecaster(ForecastNetwork):
         batch_size: int = 32,
         validation: int = 0,
         verbose: bool = True,
-        **settings,
+        **settings: Unpack[TrainingOptions],
     ) -> Forecaster:
         """Train a new network on one series or several.
 

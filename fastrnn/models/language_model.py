@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from fastrnn import _check
 from fastrnn._check import stacked as check_stacked
@@ -17,6 +18,11 @@ from fastrnn.models.text import LEVELS, Bytes, Vocabulary, Words, split_words
 from fastrnn.models.text_generator import TextGenerator
 from fastrnn.models.text_parts import text_batches
 from fastrnn.models.vectors import read_vectors
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastrnn.settings import TrainingOptions
 
 # Defaults that the repr does not show
 _USUAL = {
@@ -106,7 +112,7 @@ class LanguageModel(TextGenerator):
 
     def __init__(
         self,
-        cell: str = "lstm",
+        cell: Literal["lstm", "gru", "rnn"] = "lstm",
         hidden_size: int | Sequence[int] = 128,
         num_layers: int = 1,
         *,
@@ -114,7 +120,7 @@ class LanguageModel(TextGenerator):
         input_dropout: float = 0.0,
         variational: bool = False,
         embedding_size: int | None = None,
-        level: str = "character",
+        level: Literal["character", "word", "byte"] = "character",
         min_count: int | None = None,
         max_vocabulary: int | None = None,
         tied: bool = False,
@@ -170,10 +176,10 @@ class LanguageModel(TextGenerator):
         seq_len: int = 50,
         bptt: int | None = None,
         validation: float = 0.1,
-        held_out: str = "end",
+        held_out: Literal["end", "streams"] = "end",
         pretrained: Mapping | str | os.PathLike | None = None,
         verbose: bool = True,
-        **settings,
+        **settings: Unpack[TrainingOptions],
     ) -> LanguageModel:
         """Train a new network on a text.
 

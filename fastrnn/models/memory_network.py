@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,6 +16,11 @@ from fastrnn.models.model import Examples, Model, Plan, most_likely
 from fastrnn.models.schemas import MOST_HOPS
 from fastrnn.models.stories import Questions
 from fastrnn.models.story_network import StoryNetwork
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastrnn.settings import TrainingOptions
 
 
 class MemoryNetwork(StoryNetwork):
@@ -95,7 +101,7 @@ class MemoryNetwork(StoryNetwork):
         hops: int = 3,
         *,
         memory: int = 50,
-        tying: str = "adjacent",
+        tying: Literal["adjacent", "layerwise"] = "adjacent",
         position_encoding: bool = True,
         temporal_encoding: bool = True,
         noise: float = 0.1,
@@ -123,7 +129,7 @@ class MemoryNetwork(StoryNetwork):
         batch_size: int = 32,
         validation: float | tuple = 0.0,
         verbose: bool = True,
-        **settings,
+        **settings: Unpack[TrainingOptions],
     ) -> MemoryNetwork:
         """Train a new network on stories, questions and answers.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from fastrnn.layers.rnn import GRU, LSTM, RNN
 from fastrnn.layers.stacked import Stacked
 from fastrnn.models import schemas, unseen
 from fastrnn.parameters import Slot, Storage, initialise
-from fastrnn.settings import Settings
+from fastrnn.settings import Settings, check_names
 from fastrnn.training.loop import Training
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class Model:
 
     def _settings(self, epochs, verbose, given: dict) -> Settings:
         """The arguments of `fit` that say how to train, checked."""
+        check_names(given, tuple(inspect.signature(self.fit).parameters))
         return Settings(epochs=epochs, **{**self.TRAINING, "progress": verbose, **given})
 
     def _read(self, *data, like: Examples | None = None) -> Examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -78,12 +79,12 @@ class Pooled(Model):
 
     def __init__(
         self,
-        cell: str = "lstm",
+        cell: Literal["lstm", "gru", "rnn"] = "lstm",
         hidden_size: int | Sequence[int] = 64,
         num_layers: int = 1,
         *,
         bidirectional: bool = False,
-        pooling: str = "last",
+        pooling: Literal["last", "mean", "max"] = "last",
         dropout: float = 0.0,
         standardize: bool = True,
         dtype: str = "float32",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from fastrnn.losses import mean_squared_error
 from fastrnn.models.model import Examples, Plan
 from fastrnn.models.pooled import Pooled, each
 from fastrnn.models.scaling import cast, check_range, from_arrays, to_arrays
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastrnn.settings import TrainingOptions
 
 
 class SequenceRegressor(Pooled):
@@ -72,12 +78,12 @@ class SequenceRegressor(Pooled):
 
     def __init__(
         self,
-        cell: str = "lstm",
+        cell: Literal["lstm", "gru", "rnn"] = "lstm",
         hidden_size: int | Sequence[int] = 64,
         num_layers: int = 1,
         *,
         bidirectional: bool = False,
-        pooling: str = "last",
+        pooling: Literal["last", "mean", "max"] = "last",
         dropout: float = 0.0,
         standardize: bool = True,
         per_step: bool = False,
@@ -101,7 +107,7 @@ class SequenceRegressor(Pooled):
         validation: float | tuple = 0.0,
         sample_weight=None,
         verbose: bool = True,
-        **settings,
+        **settings: Unpack[TrainingOptions],
     ) -> SequenceRegressor:
         """Train a new network on sequences and their numbers.
 

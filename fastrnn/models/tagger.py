@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from fastrnn.models import unseen
 from fastrnn.models.model import CELLS, Examples, Model, Plan, Recurrent, init_forget_bias, most_likely, recurrent
 from fastrnn.models.sentences import UNKNOWN, SentenceBatch, Sentences
 from fastrnn.parameters import Storage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fastrnn.settings import TrainingOptions
 
 
 class SequenceTagger(Model):
@@ -93,7 +99,7 @@ class SequenceTagger(Model):
 
     def __init__(
         self,
-        cell: str = "lstm",
+        cell: Literal["lstm", "gru", "rnn"] = "lstm",
         hidden_size: int | Sequence[int] = 128,
         num_layers: int = 1,
         *,
@@ -126,7 +132,7 @@ class SequenceTagger(Model):
         max_steps: int | None = None,
         validation: float | tuple = 0.0,
         verbose: bool = True,
-        **settings,
+        **settings: Unpack[TrainingOptions],
     ) -> SequenceTagger:
         """Train a new network on sentences and their tags.
 

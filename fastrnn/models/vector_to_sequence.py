@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from fastrnn import _check
@@ -78,11 +80,11 @@ class VectorToSequence(Decoding):
 
     def __init__(
         self,
-        cell: str = "gru",
+        cell: Literal["lstm", "gru", "rnn"] = "gru",
         hidden_size: int = 128,
         num_layers: int = 1,
         *,
-        context: str = "both",
+        context: Literal["both", "initial", "every"] = "both",
         embedding_size: int = 64,
         min_count: int = 1,
         tied: bool = False,

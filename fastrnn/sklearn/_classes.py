@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -69,12 +69,12 @@ class Classes(ClassifierMixin, Estimator, Generic[Output]):
         hidden_layer_sizes: int | Sequence[int] = (64,),
         *,
         class_weight: Mapping[object, float] | str | None = None,
-        cell: str = "lstm",
+        cell: Literal["lstm", "gru", "rnn"] = "lstm",
         bidirectional: bool = False,
-        pooling: str = "last",
+        pooling: Literal["last", "mean", "max"] = "last",
         dropout: float = 0.0,
         standardize: bool = True,
-        solver: str = "adam",
+        solver: Literal["sgd", "rmsprop", "adagrad", "adam", "adamw"] = "adam",
         alpha: float = 0.0,
         batch_size: int | str = 32,
         learning_rate_init: float = 0.005,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -65,12 +66,12 @@ class Estimator(BaseEstimator):
         self,
         hidden_layer_sizes: int | Sequence[int] = (64,),
         *,
-        cell: str = "lstm",
+        cell: Literal["lstm", "gru", "rnn"] = "lstm",
         bidirectional: bool = False,
-        pooling: str = "last",
+        pooling: Literal["last", "mean", "max"] = "last",
         dropout: float = 0.0,
         standardize: bool = True,
-        solver: str = "adam",
+        solver: Literal["sgd", "rmsprop", "adagrad", "adam", "adamw"] = "adam",
         alpha: float = 0.0,
         batch_size: int | str = 32,
         learning_rate_init: float = 0.005,
