@@ -47,7 +47,7 @@ typedef struct {
 INLINE void chain_tile(int panels, int rows, int cols, const chain_args *s, real *out)
 {
     vec acc[PARTS];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int p = 0; p < panels; p++)
 #pragma GCC unroll 8
         for (int m = 0; m < rows; m++)
@@ -146,6 +146,7 @@ INLINE void store_state(const rnn_step *s, ptrdiff_t row, ptrdiff_t unit, vec h)
 #include "kernels_rnn.h"
 #include "kernels_gru.h"
 #include "kernels_lstm.h"
+#include "kernels_row.h"
 #include "kernels_functions.h"
 #include "kernels_options.h"
 #include "kernels_layers.h"
@@ -174,6 +175,14 @@ const rnn_kernels PASTE(PASTE(rnn_kernels_, ISA), PASTE(_, REAL)) = {
         [RNN_OPTIONS] = rnn_options_backward, [RNN_GRU_OPTIONS] = gru_options_backward,
         [RNN_GRU_BEFORE_OPTIONS] = gru_before_options_backward,
         [RNN_LSTM_OPTIONS] = lstm_four_backward, [RNN_LSTM_COUPLED] = lstm_coupled_backward,
+    },
+    .row_steps = {
+        [RNN_TANH] = rnn_tanh_row, [RNN_RELU] = rnn_relu_row, [RNN_SIGMOID] = rnn_sigmoid_row,
+        [RNN_GRU] = gru_row, [RNN_LSTM] = lstm_row,
+    },
+    .row_steps_backward = {
+        [RNN_TANH] = rnn_tanh_row_back, [RNN_RELU] = rnn_relu_row_back, [RNN_SIGMOID] = rnn_sigmoid_row_back,
+        [RNN_GRU] = gru_row_back, [RNN_LSTM] = lstm_row_back,
     },
     .product = product,
     .pack = pack,

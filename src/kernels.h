@@ -84,6 +84,15 @@ typedef struct {
     int part, parts;             /* this part of the units; the parts wait for each other between phases */
 } rnn_step;
 
+/* Several steps of a single row: rows is 1, there are no options, and the units are not divided. */
+typedef struct {
+    rnn_step step;               /* the first step; h_next, c_next, h_end, c_end and go_on are not used            */
+    ptrdiff_t steps;
+    ptrdiff_t gates_stride, y_stride;   /* from one step to the next; they may be negative                         */
+    ptrdiff_t h_stride, c_stride;       /* the same of the states; 0: h_last and c_last are h_prev and c_prev      */
+    void *h_last, *c_last;       /* states after the last step                                             out */
+} rnn_row_steps;
+
 /* The backward pass of a step: its dgates, and the gradients dh and dc of the states before it. */
 typedef struct {
     ptrdiff_t rows, H, Hp, P, Pp;
@@ -100,6 +109,14 @@ typedef struct {
     ptrdiff_t u0, u1, p0, p1;
     int part, parts;
 } rnn_step_backward;
+
+/* The backward pass of several steps of a single row, the last one first: as rnn_row_steps. */
+typedef struct {
+    rnn_step_backward step;
+    ptrdiff_t steps;
+    ptrdiff_t gates_stride;             /* also that of dgates                                                     */
+    ptrdiff_t h_stride, c_stride, dy_stride;
+} rnn_row_steps_backward;
 
 /* c = a @ w.T for some groups of rows. Each element is one chain of additions over k in order, from 0 or from c. */
 typedef struct {
@@ -176,6 +193,10 @@ typedef struct {
     ptrdiff_t gemm_terms;        /* up to this many terms `gemm` is faster than BLAS (measured: docs/design.md, BLAS) */
     void (*forward[RNN_CELLS])(const rnn_step *);
     void (*backward[RNN_CELLS])(const rnn_step_backward *);
+
+    /* NULL: not for this cell; 0: not for this size, nothing was done */
+    int (*row_steps[RNN_CELLS])(const rnn_row_steps *);
+    int (*row_steps_backward[RNN_CELLS])(const rnn_row_steps_backward *);
     void (*product)(const rnn_product *);
 
     /* dst[p][k][j][l] = src[column[(p*panel + j)*VL + l] * stride_n + row[k] * stride_k], 0 where an index is negative.

@@ -45,6 +45,12 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t u0, u1, p0, p1
         int part, parts
 
+    ctypedef struct rnn_row_steps:
+        rnn_step step
+        Py_ssize_t steps, gates_stride, y_stride, h_stride, c_stride
+        void *h_last
+        void *c_last
+
     ctypedef struct rnn_step_backward:
         Py_ssize_t rows, H, Hp, P, Pp
         const rnn_options *options
@@ -62,6 +68,10 @@ cdef extern from "kernels.h" nogil:
         int flip
         Py_ssize_t u0, u1, p0, p1
         int part, parts
+
+    ctypedef struct rnn_row_steps_backward:
+        rnn_step_backward step
+        Py_ssize_t steps, gates_stride, h_stride, c_stride, dy_stride
 
     ctypedef struct rnn_product:
         Py_ssize_t groups
@@ -126,6 +136,8 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t gemm_terms
         void (**forward)(const rnn_step *) noexcept nogil
         void (**backward)(const rnn_step_backward *) noexcept nogil
+        int (**row_steps)(const rnn_row_steps *) noexcept nogil
+        int (**row_steps_backward)(const rnn_row_steps_backward *) noexcept nogil
         void (*product)(const rnn_product *) noexcept nogil
         void (*pack)(
             Py_ssize_t, int, const int64_t *, Py_ssize_t, const int64_t *, const void *, Py_ssize_t, Py_ssize_t, void *

@@ -2,7 +2,8 @@
  * blocks n, r, z, rh. n comes first so that the x side (n, r, z) and the h side (r, z, hn) of dgates are each
  * contiguous. */
 
-static void gru_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
+INLINE void gru_units(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                      const real *part)
 {
     const ptrdiff_t Hp = s->Hp;
     for (int p = 0; p < panels; p++, unit += VL)
@@ -22,13 +23,19 @@ static void gru_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit,
         }
 }
 
-/* The chains of r, z and hn; only those of r and z include an input part. */
-static void gru_forward(const rnn_step *s)
+static void gru_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
 {
-    const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
-                             .x = (const real *)s->gates + s->Hp, .bias = (const real *)s->bias + s->Hp, .x_cols = 2};
-    step_blocks(s, 3, args, 4 * s->Hp, gru_cell);
+    gru_units(s, row, rows, unit, panels, cols, part);
 }
+
+/* The chains of r, z and hn; only those of r and z include an input part. */
+INLINE chain_args gru_chain(const rnn_step *s)
+{
+    return (chain_args){.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
+                        .x = (const real *)s->gates + s->Hp, .bias = (const real *)s->bias + s->Hp, .x_cols = 2};
+}
+
+static void gru_forward(const rnn_step *s)    { step_blocks(s, 3, gru_chain(s), 4 * s->Hp, gru_cell); }
 
 /* Common to both variants: store dn, dz and the direct part of dh; return dn. */
 INLINE vec gru_dn(const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u)
@@ -47,7 +54,7 @@ INLINE vec gru_dn(const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u)
     return dn;
 }
 
-static void gru_backward(const rnn_step_backward *s)
+INLINE void gru_dgates(const rnn_step_backward *s)
 {
     const ptrdiff_t Hp = s->Hp;
     for (ptrdiff_t row = 0; row < s->rows; row++)
@@ -58,7 +65,12 @@ static void gru_backward(const rnn_step_backward *s)
             v_store(dgates + Hp, dn * hn * r * (1 - r));                        /* n = tanh(xn + r*hn)    */
             v_store(dgates + 3 * Hp, dn * r);
         }
-    step_product(s, 1, 3 * Hp, 4, s->w, s->dh, 1);
+}
+
+static void gru_backward(const rnn_step_backward *s)
+{
+    gru_dgates(s);
+    step_product(s, 1, 3 * s->Hp, 4, s->w, s->dh, 1);
 }
 
 /* ---- reset gate before the product: n needs r * h_prev of all units, so a step has two phases ------------------- */

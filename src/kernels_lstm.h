@@ -1,7 +1,7 @@
 /* LSTM. Blocks i, f, g, o. Equations (L1)-(L9) of docs/backward.md. */
 
-static void lstm_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
-                      const real *part)
+INLINE void lstm_units(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                       const real *part)
 {
     const ptrdiff_t Hp = s->Hp;
     for (int p = 0; p < panels; p++, unit += VL)
@@ -23,14 +23,21 @@ static void lstm_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit
         }
 }
 
-static void lstm_forward(const rnn_step *s)
+static void lstm_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+                      const real *part)
 {
-    const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
-                             .x = s->gates, .bias = s->bias, .x_cols = 4};
-    step_blocks(s, 4, args, 4 * s->Hp, lstm_cell);
+    lstm_units(s, row, rows, unit, panels, cols, part);
 }
 
-static void lstm_backward(const rnn_step_backward *s)
+INLINE chain_args lstm_chain(const rnn_step *s)
+{
+    return (chain_args){.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
+                        .x = s->gates, .bias = s->bias, .x_cols = 4};
+}
+
+static void lstm_forward(const rnn_step *s)    { step_blocks(s, 4, lstm_chain(s), 4 * s->Hp, lstm_cell); }
+
+INLINE void lstm_dgates(const rnn_step_backward *s)
 {
     const ptrdiff_t Hp = s->Hp;
     for (ptrdiff_t row = 0; row < s->rows; row++) {
@@ -54,5 +61,10 @@ static void lstm_backward(const rnn_step_backward *s)
             v_store(dc_carried + u, dc * f);
         }
     }
-    step_product(s, 0, 4 * Hp, 4, s->w, s->dh, 0);       /* a += W_hh h_prev     */
+}
+
+static void lstm_backward(const rnn_step_backward *s)
+{
+    lstm_dgates(s);
+    step_product(s, 0, 4 * s->Hp, 4, s->w, s->dh, 0);    /* a += W_hh h_prev     */
 }

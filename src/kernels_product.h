@@ -56,7 +56,7 @@ INLINE void tile(vec *acc, int panels, int rows, int cols, ptrdiff_t K, const re
 #pragma GCC unroll 8
         for (int m = 0; m < rows; m++)
             b[m] = v_set(a[m * row_stride + k * k_stride]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int p = 0; p < panels; p++)
 #pragma GCC unroll 4
             for (int j = 0; j < cols; j++) {

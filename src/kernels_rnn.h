@@ -32,14 +32,15 @@ INLINE void rnn_cell(int cell, const rnn_step *s, ptrdiff_t row, int rows, ptrdi
             }
 }
 
-INLINE void rnn_forward(const rnn_step *s, cell_fn *cell)
+INLINE chain_args rnn_chain(const rnn_step *s)
 {
-    const chain_args args = {.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
-                             .x = s->gates, .bias = s->bias, .x_cols = PANEL};
-    step_blocks(s, 0, args, s->Hp, cell);
+    return (chain_args){.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
+                        .x = s->gates, .bias = s->bias, .x_cols = PANEL};
 }
 
-INLINE void rnn_backward(int cell, const rnn_step_backward *s)
+INLINE void rnn_forward(const rnn_step *s, cell_fn *cell)    { step_blocks(s, 0, rnn_chain(s), s->Hp, cell); }
+
+INLINE void rnn_dgates(int cell, const rnn_step_backward *s)
 {
     const ptrdiff_t Hp = s->Hp;
     for (ptrdiff_t row = 0; row < s->rows; row++) {
@@ -53,7 +54,12 @@ INLINE void rnn_backward(int cell, const rnn_step_backward *s)
             v_store(dgates + u, rnn_dactivation(cell, v_load(h + u), dh));      /* h = f(a)             */
         }
     }
-    step_product(s, 0, Hp, 1, s->w, s->dh, 0);               /* a += W_hh h_prev     */
+}
+
+INLINE void rnn_backward(int cell, const rnn_step_backward *s)
+{
+    rnn_dgates(cell, s);
+    step_product(s, 0, s->Hp, 1, s->w, s->dh, 0);            /* a += W_hh h_prev     */
 }
 
 static void rnn_tanh_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,

@@ -4,11 +4,11 @@ Rows are sorted by length, longest first. Step t owns rows offset[t] .. offset[t
 of its B_t running sequences. A thread computes rows [b0, b1) of all steps and does not wait for other threads; or, if
 the units are divided, units [u0, u1) of all rows, and waits for the others in each step.
 """
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 from libc.stdint cimport int64_t
 from kernels cimport (
-    rnn_announce, rnn_await, rnn_kernels, rnn_options, rnn_product, rnn_step, rnn_step_backward, rnn_team_barrier,
-    rnn_team_leaves,
+    rnn_announce, rnn_await, rnn_kernels, rnn_options, rnn_product, rnn_row_steps, rnn_row_steps_backward, rnn_step,
+    rnn_step_backward, rnn_team_barrier, rnn_team_leaves,
 )
 
 cdef enum:
@@ -223,11 +223,45 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
     else:
         sweep(s, s.cuts[part], s.cuts[part + 1], 0, 1)
 
+cdef inline bint sweep_row(
+    const Sweep *s, const rnn_step *step, Py_ssize_t q, Py_ssize_t end, Py_ssize_t low,
+) noexcept nogil:
+    """Steps q..end of a batch of one row, in one call; False, and nothing is done, if there is no kernel for that."""
+    cdef rnn_row_steps r
+    cdef Py_ssize_t way = -1 if s.reverse else 1, t = s.T - 1 - q if s.reverse else q, to
+    cdef Py_ssize_t h_row = s.Pp * s.item, c_row = s.Hp * s.item
+    if s.B != 1 or s.options != NULL or s.resets != NULL or s.kernels.row_steps[s.cell] == NULL:
+        return False
+    r.step = step[0]
+    r.step.rows = 1
+    r.step.bias = s.bias
+    r.step.gates = s.gates + gates_of(s, t, low) * s.blocks * c_row
+    r.step.h_prev = s.h_prev + state_of(s, q, t) * h_row
+    r.step.y = s.y + t * s.y_stride * s.item
+    r.step.flip = False
+    r.steps = end - q
+    r.gates_stride, r.y_stride = way * s.blocks * s.Hp, way * s.y_stride
+    r.h_stride = way * s.Pp if s.keep else 0
+    r.c_stride = way * s.Hp if s.keep and s.c_prev != NULL else 0
+    to = state_of(s, end, t + way * r.steps)
+    r.h_last = s.h_n if end == s.T else s.h_prev + to * h_row
+    r.c_last = NULL
+    if s.c_prev != NULL:
+        r.step.c_prev = s.c_prev + state_of(s, q, t) * c_row
+        r.c_last = s.c_n if end == s.T else s.c_prev + to * c_row
+    if not s.keep:
+        memmove(r.h_last, r.step.h_prev, h_row)
+        r.step.h_prev = r.h_last
+        if s.c_prev != NULL:
+            memmove(r.c_last, r.step.c_prev, c_row)
+            r.step.c_prev = r.c_last
+    return s.kernels.row_steps[s.cell](&r) != 0
+
 cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
     """Rows [b0, b1) of steps first..last, this part's units."""
     cdef rnn_step step
     cdef Py_ssize_t row = s.Hp * s.item, h_row = s.Pp * s.item, ldg = s.blocks * row
-    cdef Py_ssize_t q, t, lo, hi, after, at, to, chunk_end = s.first, low = 0, high = 0
+    cdef Py_ssize_t q, t, lo, hi, after, at, to, chunk_end = s.first, computed = s.first, low = 0, high = 0
     cdef char *h_to
     cdef char *c_to
     if b0 == b1:
@@ -250,6 +284,8 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
     step.parts = parts
     start_rows(s, s.first, b0, b1, part, parts)
     for q in range(s.first, s.last):
+        if q < computed:
+            continue
         if q == chunk_end:
             chunk_end = min(q + s.chunk, s.last)
             low = s.T - chunk_end if s.reverse else q
@@ -259,6 +295,10 @@ cdef inline void sweep(Sweep *s, Py_ssize_t b0, Py_ssize_t b1, int part, int par
             input_part(s, low, high, b0, b1, part, parts)
             if parts > 1:
                 rnn_team_barrier(part, parts)
+            elif sweep_row(s, &step, q, chunk_end, low):
+                computed = chunk_end
+                rnn_announce(&s.done, chunk_end)
+                continue
         t = s.T - 1 - q if s.reverse else q
         lo = running(s.offset, t, b0)
         hi = running(s.offset, t, b1)
@@ -307,6 +347,28 @@ cdef inline void sweep_backward_part(void *arg, int part, int parts) noexcept no
     else:
         sweep_backward(s, s.cuts[part], s.cuts[part + 1], 0, 1)
 
+cdef inline bint sweep_backward_row(const SweepBackward *s, const rnn_step_backward *step) noexcept nogil:
+    """Steps last..first of a batch of one row, in one call; False, and nothing is done, if there is no kernel for that.
+    """
+    cdef rnn_row_steps_backward r
+    cdef Py_ssize_t way = 1 if s.reverse else -1, t = s.T - s.last if s.reverse else s.last - 1, row = s.Hp * s.item
+    if s.B != 1 or s.options != NULL or s.resets != NULL or s.kernels.row_steps_backward[s.cell] == NULL:
+        return False
+    r.step = step[0]
+    r.step.rows = 1
+    r.step.flip = False
+    r.step.dy = s.dy + t * s.dy_stride * s.item if s.dy != NULL else NULL
+    r.step.gates = s.gates + t * s.blocks * row
+    r.step.dgates = s.dgates + t * s.blocks * row
+    r.step.h_prev = s.h_prev + t * row
+    r.step.c_prev = s.c_prev + t * row if s.c_prev != NULL else NULL
+    r.step.dh, r.step.dc = s.dh, s.dc
+    r.steps = s.last - s.first
+    r.gates_stride, r.h_stride = way * s.blocks * s.Hp, way * s.Hp
+    r.c_stride = r.h_stride if s.c_prev != NULL else 0
+    r.dy_stride = way * s.dy_stride if s.dy != NULL else 0
+    return s.kernels.row_steps_backward[s.cell](&r) != 0
+
 cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, int part, int parts) noexcept nogil:
     """Rows [b0, b1) of steps last..first, this part's units."""
     cdef rnn_step_backward step
@@ -326,6 +388,8 @@ cdef inline void sweep_backward(SweepBackward *s, Py_ssize_t b0, Py_ssize_t b1, 
     step.p1 = share(s.kernels, s.Pp, part + 1, parts)
     step.part = part
     step.parts = parts
+    if parts == 1 and b0 < b1 and sweep_backward_row(s, &step):
+        return
     for q in range(s.last - 1, s.first - 1, -1):
         t = s.T - 1 - q if s.reverse else q
         lo = running(s.offset, t, b0)

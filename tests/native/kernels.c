@@ -6,6 +6,7 @@
  * Values are not compared with a reference (tests/test_kernels.py does). Elements that were not written, or read too
  * early, are NaN and detected. */
 #include "cases.h"
+#include "row_steps.h"
 #include "steps.h"
 
 static ptrdiff_t columns(void) { return size_at(lanes, 1, 10 * lanes); }
@@ -239,12 +240,14 @@ static void limits(void)
 
 static void forward_steps(void)  { check_steps(0); }
 static void backward_steps(void) { check_steps(1); }
+static void row_steps(void)      { check_row_steps(); }
 
 static const struct {
     const char *name;
     void (*run)(void);
 } kernels[] = {
-    {"forward", forward_steps}, {"backward", backward_steps}, {"product", product}, {"pack", pack}, {"gemm", gemm},
+    {"forward", forward_steps}, {"backward", backward_steps}, {"row steps", row_steps},
+    {"product", product}, {"pack", pack}, {"gemm", gemm},
     {"column_sum", column_sum}, {"gather", gather}, {"scatter_add", scatter_add}, {"bag", bags}, {"dropout", dropout},
     {"tanh_rows", tanh_rows}, {"losses", losses}, {"choices", choices}, {"attend", attend}, {"optimisers", optimisers},
     {"limits", limits},
