@@ -160,8 +160,9 @@ NATIVE_TESTS = attention attention_kernels exactness forward gradients kernels l
 # Without AVX-512, whose kernels take longer to compile than the tests take to run. make sanitize ISAS=v4 includes it.
 ISAS = $(if $(filter x86_64,$(shell uname -m)),v3$(comma)v2)
 comma = ,
-# Tests with many processes, and one that compares times, take too long under ThreadSanitizer.
-RACES = not processes_started and not joblib and not single_cpu
+# Tests that measure times take minutes under sanitizers, and so do tests with many processes under ThreadSanitizer.
+QUICK = not single_cpu and not ctrl_c_ends
+RACES = $(QUICK) and not processes_started and not joblib
 
 # $(call sanitized,library of the sanitizer,FASTRNN_DEBUG,folder,instruction sets,tests)
 # Reports go to files, so that those of subprocesses count too.
@@ -173,13 +174,13 @@ define sanitized
 	options="log_path=$(CURDIR)/$(3)/report:detect_leaks=0:print_stacktrace=1:die_after_fork=0"; \
 	(export LD_PRELOAD=$$runtime PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/$(3)/site"; \
 	    export ASAN_OPTIONS=$$options UBSAN_OPTIONS=$$options TSAN_OPTIONS=$$options; \
-	    $(PYTEST) --dist load -m "not long and not torch and not keras and not onnxruntime" -p no:cacheprovider \
+	    $(PYTEST) --dist worksteal -m "not long and not torch and not keras and not onnxruntime" -p no:cacheprovider \
 	    $(5) $(ARGS)); status=$$?; \
 	if ls $(3)/report* >/dev/null 2>&1; then cat $(3)/report*; status=1; fi; exit $$status
 endef
 
 sanitize: .venv/test-$(TAG) sanitize-short
-	$(call sanitized,libasan.so,1,build/debug,$(ISAS),$(NATIVE_TESTS:%=test_%.py))
+	$(call sanitized,libasan.so,1,build/debug,$(ISAS),$(NATIVE_TESTS:%=test_%.py) -k '$(QUICK)')
 
 sanitize-threads: .venv/test-$(TAG) sanitize-short
 	$(call sanitized,libtsan.so,threads,build/debug-threads,$(firstword $(subst $(comma), ,$(ISAS))),\
