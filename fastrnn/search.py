@@ -229,7 +229,10 @@ def own_inputs(
 
 def _start(decoder, rows, state, context, memory, memory_lengths):
     rnn = decoder.rnn if isinstance(decoder, AttentionDecoder) else decoder
-    state = rnn._state_or_learned(_check.state(rnn, "state", state, rows, False), rows)
+    if state is not None:
+        state = _check.state(rnn, "state", state, rows, False)
+    elif rnn.learn_initial_state:
+        state = rnn._initial_rows(rows)
     context = _check.context(rnn, context, rows, False)
     if isinstance(decoder, AttentionDecoder):
         memory = check_attention.memory(decoder, memory, rows)

@@ -60,9 +60,11 @@ class Backward(OwnsTape):
         layer, call, batch = self._layer, self._call, self._call.batch
         if self._tape.released:
             raise RuntimeError("this backward was released: run vjp again")
-        _check.same_versions(layer, self._embedding, self._version)
+        _check.same_version(layer, self._version[0])
+        if self._embedding is not None:
+            _check.same_version(self._embedding, self._version[1])
         dy = _check.dy(layer, dy, self._y_shape)
-        dstate = _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
+        dstate = None if dstate_n is None else _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
         if dy is not None:
             dy = dy[:, None] if self._unbatched else dy.transpose(1, 0, 2) if layer.batch_first else dy
             given = np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1])

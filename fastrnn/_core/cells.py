@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from fastrnn import _check, _engine
 
@@ -61,7 +62,7 @@ class Cell:
             interleaved=row["interleaved"], back=back, rh=row["rh_block"], has_c=row["has_c"],
         )  # fmt: skip
 
-    @property
+    @cached_property
     def states(self):
         """Names of the initial states."""
         return ("h_0", "c_0") if self.has_c else ("h_0",)
@@ -70,7 +71,7 @@ class Cell:
         """Features of h, and of c if there is one."""
         return (self.proj_size or hidden_size, hidden_size)[: len(self.states)]
 
-    @property
+    @cached_property
     def output_is_tape(self):
         """Whether the tape keeps nothing of a step but its h."""
         return self.blocks == 1 and self.functions is None

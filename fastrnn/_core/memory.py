@@ -91,6 +91,15 @@ class Block:
     def __contains__(self, name):
         return name in self._layout.parts
 
+    def cached(self, key, make):
+        """What `make` returns, kept with the views as long as the array has this layout."""
+        if self._array is None:
+            raise RuntimeError("this memory was released")
+        found = self._views.get(key)
+        if found is None:
+            found = self._views[key] = make()
+        return found
+
     @property
     def released(self):
         """Whether the memory was returned."""

@@ -6,7 +6,7 @@ Functions of arrays whose arguments have been checked. The backward pass is in b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ class Net:
     dtype: np.dtype
     reverse: bool = False
 
-    @property
+    @cached_property
     def output_size(self):
         """Features of h, in one direction."""
         return self.cell.state_sizes(self.hidden_size)[0]
@@ -40,7 +40,7 @@ class Net:
         """Whether direction d computes the last step first."""
         return self.reverse or d == 1
 
-    @property
+    @cached_property
     def parts(self):
         """(layer, direction, suffix of its parameters), in torch's order."""
         return [
@@ -122,6 +122,9 @@ class Call(NamedTuple):
 
     def tape_arrays(self, tape, layer, d):
         """`StepArrays` of one layer and direction on the tape."""
+        return tape.cached((layer, d), lambda: self._tape_arrays(tape, layer, d))
+
+    def _tape_arrays(self, tape, layer, d):
         net, batch = self.net, self.batch
         h_prev = tape[f"h_prev{layer}{d}"]
         before, after = h_prev[: batch.total], h_prev[len(h_prev) - batch.total :]
@@ -246,7 +249,7 @@ def forward(call, state, tape=None, outputs=None):
     cell, D, B, Hp, top = net.cell, net.num_directions, batch.B, call.packed.Hp, net.num_layers - 1
     h_n, c_n = call.state_rows(state)
     chunk = _engine.chunk_steps(B, cell.blocks * Hp * net.dtype.itemsize)
-    wave = dropout is None and wave_pays(net, batch.T, B)
+    wave = top > 0 and dropout is None and wave_pays(net, batch.T, B)
     scratch = None
     if tape is None:
         sweeps = net.num_layers if wave else D

@@ -276,12 +276,18 @@ class RecurrentCalls(Layer, Generic[StateT]):
         else:
             x, unbatched = _check.ids(self, x, embedding)
         T, B = x.shape[:2]
-        state = _check.state(self, "state", state, B, unbatched)
-        lengths = _check.lengths(lengths, T, B, unbatched)
-        mask = _check.steps(self, "mask", mask, T, B, unbatched)
-        resets = _check.resets(self, resets, T, B, unbatched)
-        context = _check.context(self, context, B, unbatched)
-        state = self._state_or_learned(state, B)
+        if state is not None:
+            state = _check.state(self, "state", state, B, unbatched)
+        elif self.learn_initial_state:
+            state = self._initial_rows(B)
+        if lengths is not None:
+            lengths = _check.lengths(lengths, T, B, unbatched)
+        if mask is not None:
+            mask = _check.steps(self, "mask", mask, T, B, unbatched)
+        if resets is not None:
+            resets = _check.resets(self, resets, T, B, unbatched)
+        if context is not None or self.context_size:
+            context = _check.context(self, context, B, unbatched)
         if mask is None or mask.all():
             batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
         else:
@@ -299,6 +305,9 @@ class RecurrentCalls(Layer, Generic[StateT]):
         if state is None and self.learn_initial_state:
             return tuple(np.broadcast_to(s[:, None], (len(s), B, s.shape[1])) for s in self._initial_state())
         return state
+
+    def _initial_rows(self, B):
+        return tuple(np.broadcast_to(s[:, None], (len(s), B, s.shape[1])) for s in self._initial_state())
 
     def _initial_state(self):
         """Return the learned initial state: one array (L*D, H), or two for LSTM."""

@@ -142,7 +142,10 @@ class Layer:
             into = np.zeros(self.storage.size, self.dtype)
         else:
             _check.writable_like("into", into, (self.storage.size,), self.dtype)
-        return {name: into[part].reshape(shape) for name, part, shape in self._places}, into[self._range]
+        views = {
+            name: into[part] if len(shape) == 1 else into[part].reshape(shape) for name, part, shape in self._places
+        }
+        return views, into[self._range]
 
     def copy(self) -> Self:
         """Copy the layer.

@@ -26,6 +26,7 @@ cdef int64_t blas_asked = 0             # whether a BLAS was searched for
 blas_lock = threading.Lock()
 cdef int64_t default_threads = 1
 local = threading.local()
+cdef int64_t local_numbers = 0          # whether any thread has had a number of threads of its own
 
 
 cdef const rnn_kernels *kernels_for(array) except NULL:
@@ -148,12 +149,14 @@ def set_local_threads(n):
     """Set the number of threads of calls from this thread; None: the default. Return the previous value."""
     before = getattr(local, "threads", None)
     local.threads = n
+    rnn_announce(&local_numbers, 1)
     return before
 
 
 cdef int call_threads() except -1:
     """Number of threads that a call from this thread may use."""
-    return getattr(local, "threads", None) or <int>rnn_seen(&default_threads)
+    cdef object own = getattr(local, "threads", None) if rnn_seen(&local_numbers) else None
+    return own or <int>rnn_seen(&default_threads)
 
 
 def current_threads():
