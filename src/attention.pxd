@@ -11,7 +11,8 @@ for other threads.
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 from kernels cimport rnn_attend, rnn_attend_backward, rnn_kernels, rnn_product
-from recurrence cimport Sweep, SweepBackward, running, sweep, sweep_backward
+from recurrence cimport Sweep, running, sweep
+from recurrence_backward cimport SweepBackward, sweep_backward
 from threads cimport MAX_PARTS
 
 ctypedef struct Attention:

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t
 from blas cimport Gemm
 from fastrnn._engine.core cimport Product
 from fastrnn._engine.sweep cimport Split
-from recurrence cimport SweepBackward
+from recurrence_backward cimport SweepBackward
 
 cdef enum:
     MAX_GEMMS = 16

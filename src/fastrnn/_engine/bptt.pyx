@@ -11,7 +11,7 @@ from fastrnn._engine.core cimport (
 )
 from fastrnn._engine.sweep cimport LayerWeights, Steps, Work, barriers, sides_pay, split_sweep
 from kernels cimport *
-from recurrence cimport sweep_backward, sweep_backward_part
+from recurrence_backward cimport SweepBackward, sweep_backward, sweep_backward_part
 from threads cimport AWAKE_DISCOUNT, parts_for, slice_steps
 
 cdef class Bptt:

@@ -11,7 +11,8 @@ from fastrnn._engine.bptt cimport Bptt
 from fastrnn._engine.core cimport call_threads, kernels_for, process_table
 from fastrnn._engine.sweep cimport Forward
 from kernels cimport *
-from recurrence cimport Sweep, SweepBackward
+from recurrence cimport Sweep
+from recurrence_backward cimport SweepBackward
 from search cimport MAX_HYPOTHESES, Search, search_part
 from threads cimport MAX_PARTS, cut_rows, parts_for, slice_steps
 

@@ -1,6 +1,6 @@
 """Sequences that arrive step by step."""
 from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -178,10 +178,8 @@ cdef class Stream:
             self.ended = rnn_seconds()
         return 0
 
-    cdef int advance_arrays(self, x, out, Py_ssize_t T) except -1:
-        """`advance` over checked arrays; x is copied first if it overlaps the output."""
-        cdef const char *source = address(x)
-        cdef char *to = address(out, True)
+    cdef int advance_arrays(self, x, const char *source, char *to, Py_ssize_t T) except -1:
+        """`advance` over the checked array x at `source`, which is copied first if it overlaps the output."""
         cdef Py_ssize_t row = T * self.batch_size * (8 if self.is_double else 4)
         if source < to + row * self.P and to < source + row * self.I:
             x = np.array(x)
@@ -213,13 +211,20 @@ cdef class Stream:
         RuntimeError
             If another thread is using this stream.
         """
-        if not self.fits(x_t, 2, -1):
+        cdef char *to = NULL
+        cdef const char *source = self.place(x_t, 2, self.I, NULL, False)
+        if source == NULL:
             x_t = self.rows_of("x_t", x_t, (self.batch_size, self.I))
+            source = address(x_t)
         if out is None:
             out = np.empty((self.batch_size, self.P), self.dtype)
-        elif not self.fits(out, 2, self.P):
-            self.layer._stream_out(out, (self.batch_size, self.P))
-        self.advance_arrays(x_t, out, 1)
+        else:
+            to = self.place(out, 2, self.P, NULL, True)
+            if to == NULL:
+                self.layer._stream_out(out, (self.batch_size, self.P))
+        if to == NULL:
+            to = address(out, True)
+        self.advance_arrays(x_t, source, to, 1)
         return out
 
     def run(self, x, out=None):
@@ -242,32 +247,45 @@ cdef class Stream:
         RuntimeError
             If another thread is using this stream.
         """
-        if not self.fits(x, 3, -1):
+        cdef char *to = NULL
+        cdef Py_ssize_t T, rows
+        cdef const char *source = self.place(x, 3, self.I, &T, False)
+        if source == NULL:
             x = self.rows_of("x", x, (None, self.batch_size, self.I))
-        cdef Py_ssize_t T = x.shape[0]
+            source, T = address(x), x.shape[0]
         if out is None:
             out = np.empty((T, self.batch_size, self.P), self.dtype)
-        elif not self.fits(out, 3, self.P) or out.shape[0] != T:
-            self.layer._stream_out(out, (T, self.batch_size, self.P))
-        self.advance_arrays(x, out, T)
+        else:
+            to = self.place(out, 3, self.P, &rows, True)
+            if to == NULL or rows != T:
+                self.layer._stream_out(out, (T, self.batch_size, self.P))
+        if to == NULL:
+            to = address(out, True)
+        self.advance_arrays(x, source, to, T)
         return out
 
-    cdef bint fits(self, array, int ndim, Py_ssize_t width) except -1:
-        """Whether an array can be used without conversion, according to its buffer. width -1: input_size."""
+    cdef char *place(self, array, int ndim, Py_ssize_t width, Py_ssize_t *steps, bint write) except? NULL:
+        """Address of an array of `width` features, according to its buffer; NULL if it cannot be used as it is.
+
+        The caller keeps the array alive. `steps` gets the size of its first axis.
+        """
         cdef Py_buffer view
+        cdef char *at = NULL
         if not PyObject_CheckBuffer(array):
-            return False
+            return NULL
         try:
-            PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS)
+            PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if write else 0))
         except (BufferError, ValueError):
-            return False
-        cdef bint good = (
-            view.ndim == ndim and view.shape[ndim - 1] == (self.I if width < 0 else width)
-            and view.shape[ndim - 2] == self.batch_size
+            return NULL
+        if (
+            view.ndim == ndim and view.shape[ndim - 1] == width and view.shape[ndim - 2] == self.batch_size
             and view.format != NULL and view.format[0] == (c"d" if self.is_double else c"f") and view.format[1] == 0
-        )
+        ):
+            at = <char *>view.buf
+            if steps != NULL:
+                steps[0] = view.shape[0]
         PyBuffer_Release(&view)
-        return good
+        return at
 
     def rows_of(self, name, x, shape):
         """Convert x to a C-contiguous array, or raise an error if its dtype or shape is wrong."""
