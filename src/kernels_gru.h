@@ -23,11 +23,6 @@ INLINE void gru_units(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit
         }
 }
 
-static void gru_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols, const real *part)
-{
-    gru_units(s, row, rows, unit, panels, cols, part);
-}
-
 /* The chains of r, z and hn; only those of r and z include an input part. */
 INLINE chain_args gru_chain(const rnn_step *s)
 {
@@ -35,7 +30,7 @@ INLINE chain_args gru_chain(const rnn_step *s)
                         .x = (const real *)s->gates + s->Hp, .bias = (const real *)s->bias + s->Hp, .x_cols = 2};
 }
 
-static void gru_forward(const rnn_step *s)    { step_blocks(s, 3, gru_chain(s), 4 * s->Hp, gru_cell); }
+static void gru_forward(const rnn_step *s)    { step_blocks(s, 3, gru_chain(s), 4 * s->Hp, gru_units); }
 
 /* Common to both variants: store dn, dz and the direct part of dh; return dn. */
 INLINE vec gru_dn(const rnn_step_backward *s, ptrdiff_t row, ptrdiff_t u)

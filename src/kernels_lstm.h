@@ -23,19 +23,13 @@ INLINE void lstm_units(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t uni
         }
 }
 
-static void lstm_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
-                      const real *part)
-{
-    lstm_units(s, row, rows, unit, panels, cols, part);
-}
-
 INLINE chain_args lstm_chain(const rnn_step *s)
 {
     return (chain_args){.K = s->H, .a = s->h_prev, .lda = s->Hp, .w = s->w,
                         .x = s->gates, .bias = s->bias, .x_cols = 4};
 }
 
-static void lstm_forward(const rnn_step *s)    { step_blocks(s, 4, lstm_chain(s), 4 * s->Hp, lstm_cell); }
+static void lstm_forward(const rnn_step *s)    { step_blocks(s, 4, lstm_chain(s), 4 * s->Hp, lstm_units); }
 
 INLINE void lstm_dgates(const rnn_step_backward *s)
 {

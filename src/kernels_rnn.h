@@ -62,7 +62,7 @@ INLINE void rnn_backward(int cell, const rnn_step_backward *s)
     step_product(s, 0, s->Hp, 1, s->w, s->dh, 0);            /* a += W_hh h_prev     */
 }
 
-static void rnn_tanh_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+INLINE void rnn_tanh_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
                           const real *part)
 {
     rnn_cell(RNN_TANH, s, row, rows, unit, panels, cols, part);
@@ -71,7 +71,7 @@ static void rnn_tanh_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t 
 static void rnn_tanh_forward(const rnn_step *s)            { rnn_forward(s, rnn_tanh_cell); }
 static void rnn_tanh_backward(const rnn_step_backward *s)  { rnn_backward(RNN_TANH, s); }
 
-static void rnn_relu_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+INLINE void rnn_relu_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
                           const real *part)
 {
     rnn_cell(RNN_RELU, s, row, rows, unit, panels, cols, part);
@@ -80,7 +80,7 @@ static void rnn_relu_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t 
 static void rnn_relu_forward(const rnn_step *s)            { rnn_forward(s, rnn_relu_cell); }
 static void rnn_relu_backward(const rnn_step_backward *s)  { rnn_backward(RNN_RELU, s); }
 
-static void rnn_sigmoid_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
+INLINE void rnn_sigmoid_cell(const rnn_step *s, ptrdiff_t row, int rows, ptrdiff_t unit, int panels, int cols,
                              const real *part)
 {
     rnn_cell(RNN_SIGMOID, s, row, rows, unit, panels, cols, part);
