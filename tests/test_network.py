@@ -198,3 +198,69 @@ def test_wrong_parameters_and_states_are_refused_by_name(tmp_path):
     storage.save(tmp_path, {}, {"model": "LanguageModel"})
     with pytest.raises(ValueError, match="contains a LanguageModel, not a Network"):
         Network.load(tmp_path)
+
+
+@pytest.mark.parametrize("B", [1, 4])
+def test_a_stream_gives_the_outputs_of_the_whole_sequence(B):
+    rnn = fastrnn.Stacked([fastrnn.GRU(3, 5, seed=1), fastrnn.LSTM(5, 6, seed=2)])
+    top = fastrnn.RNN(6, 4, batch_first=False, seed=3)
+    embedding, linear = fastrnn.Embedding(9, 3, seed=0), fastrnn.Linear(4, 9, seed=4)
+    net = Network({"emb": embedding, "rnn": rnn, "act": ("leaky_relu", 0.2), "top": top, "out": linear})
+    x = np.random.default_rng(0).integers(9, size=(T, B))
+    y, state = net(x)
+    stream = net.stream(B)
+    np.testing.assert_array_equal(np.stack([stream.step(x_t) for x_t in x]), y)
+    for mine, wanted in zip((*stream.state[0][1], stream.state[1]), (*state[0][1], state[1]), strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+    stream.reset()
+    np.testing.assert_array_equal(np.concatenate([stream.run(x[:2]), stream.run(x[2:])]), y)
+    kept = stream.state
+    stream.state = None
+    first = stream.run(x[:3])
+    np.testing.assert_array_equal(first, y[:3])
+    stream.state = kept
+    np.testing.assert_array_equal(stream.run(x[:1]), net(x[:1], kept)[0])
+    stream.reset([0])
+    again = stream.run(x)[:, 0]
+    np.testing.assert_array_equal(again, y[:, 0])
+
+
+def test_a_stream_uses_new_parameters_after_refresh():
+    net = Network({"rnn": fastrnn.GRU(3, 5, seed=1), "out": fastrnn.Linear(5, 2, seed=2), "act": "tanh"})
+    x = np.random.default_rng(0).standard_normal((T, B, 3)).astype("float32")
+    stream = net.stream(B)
+    net.load_state_dict({name: array * 2 for name, array in net.state_dict().items()})
+    stream.refresh()
+    np.testing.assert_array_equal(stream.run(x), net(x)[0])
+
+
+@pytest.mark.parametrize(
+    "steps, words",
+    [
+        ({"rnn": fastrnn.GRU(3, 5), "l": "last"}, "step 'l' is 'last', which needs the whole sequence"),
+        ({"m": ("mask", 0.0), "rnn": fastrnn.GRU(3, 5)}, "step 'm' is .*, which needs the whole sequence"),
+        ({"rnn": fastrnn.GRU(3, 5), "f": "flip"}, "step 'f' is 'flip', which needs the whole sequence"),
+        ({"rnn": fastrnn.GRU(3, 5, bidirectional=True)}, "bidirectional"),
+        ({"linear": fastrnn.Linear(3, 5)}, "a stream needs a recurrent layer"),
+    ],
+)
+def test_what_needs_the_whole_sequence_has_no_stream(steps, words):
+    with pytest.raises(ValueError, match=words):
+        Network(steps).stream()
+
+
+def test_wrong_steps_of_a_stream_are_refused():
+    net = Network({"emb": fastrnn.Embedding(9, 3), "rnn": fastrnn.GRU(3, 5), "top": fastrnn.GRU(5, 5)})
+    stream = net.stream(2)
+    stream.step(np.array([1, 2]))
+    before = [state.copy() for state in stream.state]
+    with pytest.raises(ValueError, match=r"ids have shape \(3,\), but this stream takes \(2,\)"):
+        stream.step(np.array([1, 2, 3]))
+    with pytest.raises(ValueError, match=r"ids have shape \(2,\), but this stream takes \(T, 2\)"):
+        stream.run(np.array([1, 2]))
+    with pytest.raises(ValueError, match="state has 1 parts, but this Network has 2 recurrent layers, rnn, top"):
+        stream.state = (None,)
+    with pytest.raises(ValueError, match="needs"):
+        stream.state = (None, np.zeros((1, 3, 5), "float32"))
+    for mine, wanted in zip(stream.state, before, strict=True):
+        np.testing.assert_array_equal(mine, wanted)

@@ -77,7 +77,7 @@ def sequences(value, width: int | None = None, names: list | None = None) -> lis
     names : list of str, optional
         Names of the features in data frames that the model was fitted with.
     """
-    if value is None or isinstance(value, str):
+    if value is None or isinstance(value, (str, numbers.Number)):
         raise TypeError(f"X is {value!r:.40}, but it must be a list of N arrays (T, features)")
     unmasked("X", value)
     if is_frame(value):

@@ -16,6 +16,7 @@ from fastrnn._types import Array, ArrayLike, IntsLike
 from fastrnn.layers.feedforward import Embedding, Linear
 from fastrnn.layers.network_config import SCHEMA, described, made
 from fastrnn.layers.network_steps import FUNCTIONS, MERGES, RECURRENT, check_steps
+from fastrnn.layers.network_stream import NetworkStream
 from fastrnn.layers.stacked import Stacked
 from fastrnn.parameters import Layer
 
@@ -166,6 +167,26 @@ class Network:
         if name == "zero":
             return x if mask is None else x * mask[..., None], mask
         return np.ascontiguousarray(x[:, ::-1] if self.batch_first else x[::-1]), mask
+
+    def stream(self, batch_size: int = 1) -> NetworkStream:
+        """Run the network step by step, on sequences that arrive piece by piece.
+
+        Parameters
+        ----------
+        batch_size : int, default 1
+            Number of sequences, which are computed in parallel.
+
+        Returns
+        -------
+        NetworkStream
+            The stream, in the initial state.
+
+        Raises
+        ------
+        ValueError
+            A step needs the whole sequence: a reverse direction, "last", "merge", "mask", "zero" or "flip".
+        """
+        return NetworkStream(self, batch_size)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Save the network: config.json and one safetensors file.
