@@ -9,19 +9,14 @@ if TYPE_CHECKING:
     from fastrnn import convert as convert
     from fastrnn import data as data
     from fastrnn import distributed as distributed
-    from fastrnn import keras as keras
     from fastrnn import layers as layers
     from fastrnn import losses as losses
     from fastrnn import models as models
-    from fastrnn import onnx as onnx
     from fastrnn import optim as optim
     from fastrnn import parameters as parameters
     from fastrnn import plotting as plotting
     from fastrnn import search as search
     from fastrnn import settings as settings
-    from fastrnn import sklearn as sklearn
-    from fastrnn import threadpoolctl as threadpoolctl
-    from fastrnn import torch as torch
     from fastrnn import training as training
     from fastrnn._core.config import show_config
     from fastrnn._core.threads import get_num_threads, set_num_threads, threads
