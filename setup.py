@@ -43,8 +43,10 @@ ISA_FLAGS = {
 }
 
 # -ffp-contract=off: every fused multiply-add is explicit (v_fma), so that all variants of a tile give the same bits.
-# Never -ffast-math. -g0 overrides the -g with which many builds of Python are configured.
+# Never -ffast-math. -g0 overrides the -g with which many builds of Python are configured. Without -falign-…, a change
+# of one kernel moves the loops of others: measured on Zen 3, up to 8% of the time of a forward pass.
 CFLAGS = ["-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+CFLAGS += ["-falign-loops=32", "-falign-functions=64"]
 CFLAGS += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"] if DEBUG else ["-O3", "-g0"]
 SANITIZE = {
     "": [],
