@@ -222,12 +222,14 @@ cdef inline bint sweep_row(
     r.gates_stride, r.y_stride = way * s.blocks * s.Hp, way * s.y_stride
     r.h_stride = way * s.Pp if s.keep else 0
     r.c_stride = way * s.Hp if s.keep and s.c_prev != NULL else 0
-    to = state_of(s, end, t + way * r.steps)
-    r.h_last = s.h_n if end == s.T else s.h_prev + to * h_row
-    r.c_last = NULL
+    r.h_last, r.c_last = s.h_n, s.c_n if s.c_prev != NULL else NULL
     if s.c_prev != NULL:
         r.step.c_prev = s.c_prev + state_of(s, q, t) * c_row
-        r.c_last = s.c_n if end == s.T else s.c_prev + to * c_row
+    if end < s.T:                # there is a step after these
+        to = state_of(s, end, t + way * r.steps)
+        r.h_last = s.h_prev + to * h_row
+        if s.c_prev != NULL:
+            r.c_last = s.c_prev + to * c_row
     if not s.keep:
         memmove(r.h_last, r.step.h_prev, h_row)
         r.step.h_prev = r.h_last
