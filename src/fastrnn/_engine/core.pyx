@@ -26,7 +26,7 @@ cdef int64_t blas_asked = 0             # whether a BLAS was searched for
 blas_lock = threading.Lock()
 cdef int64_t default_threads = 1
 local = threading.local()
-cdef int64_t local_numbers = 0          # whether any thread has had a number of threads of its own
+cdef int64_t local_numbers = 0          # whether a thread has ever set its own number
 
 
 cdef const rnn_kernels *kernels_for(array) except NULL:
