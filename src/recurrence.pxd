@@ -203,7 +203,10 @@ cdef inline void sweep_part(void *arg, int part, int parts) noexcept nogil:
 cdef inline bint sweep_row(
     const Sweep *s, const rnn_step *step, Py_ssize_t q, Py_ssize_t end, Py_ssize_t low,
 ) noexcept nogil:
-    """Steps q..end of a batch of one row, in one call; False, and nothing is done, if there is no kernel for that."""
+    """Steps q..end of a batch of one row, in one call; False if there is no kernel for that.
+
+    Then only the place of the state after these steps has been written to.
+    """
     cdef rnn_row_steps r
     cdef Py_ssize_t way = -1 if s.reverse else 1, t = s.T - 1 - q if s.reverse else q, to
     cdef Py_ssize_t h_row = s.Pp * s.item, c_row = s.Hp * s.item

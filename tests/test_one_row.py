@@ -2,20 +2,11 @@
 
 import numpy as np
 import pytest
+from nets import DTYPES, MAKERS
 from numpy.testing import assert_array_equal
 
-import fastrnn
 from fastrnn import _engine
 
-CELLS = {
-    "rnn_tanh": (fastrnn.RNN, {}),
-    "rnn_relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
-    "rnn_sigmoid": (fastrnn.RNN, {"nonlinearity": "sigmoid"}),
-    "gru": (fastrnn.GRU, {}),
-    "gru_before": (fastrnn.GRU, {"reset_after": False}),
-    "lstm": (fastrnn.LSTM, {}),
-    "lstm_options": (fastrnn.LSTM, {"peephole": True}),
-}
 VECTORS = (1, 2, 3, 4, 5, 8, 9, 12, 13)  # of units: with a kernel for several steps, and without
 LAYOUTS = {"": {}, "reverse": {"reverse": True}, "deep": {"num_layers": 2, "bidirectional": True}}
 
@@ -42,10 +33,10 @@ def as_tuple(state):
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "rnn_sigmoid", "gru", "gru_before", "lstm", "lstm_options"])
 def test_one_row_has_the_bits_of_a_row_among_others(cell, dtype, layout, ragged, isa):
-    make, options = CELLS[cell]
+    make, options = MAKERS[cell]
     rng = np.random.default_rng(0)
     for H in sizes(dtype):
         for T in (1, 2, 67):  # 67: more than one chunk of steps
@@ -61,7 +52,7 @@ def test_one_row_has_the_bits_of_a_row_among_others(cell, dtype, layout, ragged,
 
 @pytest.mark.parametrize("cell", ["rnn_tanh", "gru", "lstm"])
 def test_a_stream_of_one_row_has_the_same_bits_for_any_chunks(cell, isa):
-    make, options = CELLS[cell]
+    make, options = MAKERS[cell]
     rng = np.random.default_rng(1)
     for H in sizes("float32"):
         net = make(3, H, seed=H, **options)
