@@ -84,8 +84,13 @@ INLINE vec v_fma(vec a, vec b, vec c)
         c[l] = FMA(a[l], b[l], c[l]);
     return c;
 }
+
+/* (1 + p) * scale, where scale is a power of 2: the same bits in both forms, but without fused multiply-add the product
+ * p * scale could underflow. */
+INLINE vec v_scaled(vec p, vec scale)      { return v_fma(p, scale, scale); }
 #else
 INLINE vec v_fma(vec a, vec b, vec c)      { return a * b + c; }
+INLINE vec v_scaled(vec p, vec scale)      { return (p + 1) * scale; }
 #endif
 
 /* `yes` in lanes whose mask is all ones, else `no` */
@@ -157,7 +162,7 @@ INLINE vec v_exp(vec x)
 {
     vec scale;
     const vec p = v_expm1_part(v_at_most(v_at_least(x, EXP_MIN), EXP_MAX), &scale);
-    return v_fma(p, scale, scale);
+    return v_scaled(p, scale);
 }
 
 #if IS_FLOAT

@@ -623,6 +623,19 @@ def test_tanh_and_sigmoid_of_float64_are_within_1e_15(isa, cell):
         assert (errors / ulp).max() <= 4, f"{(errors / ulp).max()} ulp at {x[(errors / ulp).argmax()]!r}"
 
 
+@pytest.mark.parametrize("least, most", [(-87, 88), (-708, 709)])
+def test_exponential_is_within_2_ulp(isa, least, most):
+    """Down to the smallest result, where intermediate values are denormal, and flushed to 0."""
+    kind = "float32" if most == 88 else "float64"
+    x = np.linspace(least, most, 50_001).astype(kind)
+    net = fastrnn.RNN(1, 1, nonlinearity="exponential", dtype=kind)
+    with net.updating() as flat:
+        flat[:] = [1, 0, 0, 0]
+    got, want = net(x[None, :, None])[0].ravel(), np.exp(x.astype(np.longdouble))
+    errors = np.abs(got - want) / np.spacing(want.astype(kind))
+    assert errors.max() <= 2, f"{errors.max()} ulp at {x[errors.argmax()]!r}"
+
+
 def test_activations_at_infinity_and_nan(isa, dtype):
     x = np.array([np.inf, -np.inf, np.nan, 1e30, -1e30, 0.0], dtype)
     same = np.testing.assert_array_equal

@@ -121,8 +121,8 @@ def _add_generate(commands):
 def _add_convert(commands):
     convert = commands.add_parser(
         "convert",
-        help="convert a model from PyTorch, ONNX or Keras, or to PyTorch or ONNX",
-        description="Convert a model from PyTorch, ONNX or Keras, or to PyTorch or ONNX.",
+        help="convert a model from PyTorch, ONNX or Keras, or to PyTorch, ONNX or C",
+        description="Convert a model from PyTorch, ONNX or Keras, or to PyTorch, ONNX or C.",
     )
     add = convert.add_argument
     add(
@@ -133,7 +133,8 @@ def _add_convert(commands):
     add(
         "destination",
         metavar="DST",
-        help="a directory; or a file, whose format is that of its name: .onnx, .pt (a state_dict) or .safetensors",
+        help="a directory; or a file, whose format is that of its name: .onnx, .pt (a state_dict), .safetensors, or .c "
+        "(C source with the weights, which computes step by step)",
     )
     add("--key", metavar="NAME", help="name of the state_dict in a torch file that holds several things")
     add(

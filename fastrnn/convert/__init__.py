@@ -1,5 +1,6 @@
 """Conversion of model files of other libraries."""
 
+from fastrnn.convert.c_source import export_c
 from fastrnn.convert.files import convert
 
-__all__ = ["convert"]
+__all__ = ["convert", "export_c"]

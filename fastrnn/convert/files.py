@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from fastrnn._files import disk, foreign, storage
-from fastrnn.convert import state_dict, tensor_files
+from fastrnn.convert import c_trial, state_dict, tensor_files
+from fastrnn.convert.c_source import export_c, identifier
 from fastrnn.convert.language_models import language_model, read_text, read_vocabulary
 from fastrnn.convert.tensor_files import read_ordered, read_torch
 from fastrnn.layers.network import Network
 from fastrnn.layers.rnn import GRU, LSTM, RNN
 
-_OUT = (".onnx", ".pt", ".pth", ".safetensors")
+_OUT = (".onnx", ".pt", ".pth", ".safetensors", ".c")
 
 
 def convert(
@@ -38,8 +39,8 @@ def convert(
         File of PyTorch (a state_dict), .safetensors, .onnx, .keras or .h5, or a directory of fastrnn. The format is
         detected from the content.
     destination : str or os.PathLike
-        Directory, or file whose suffix determines the format: .onnx, .pt or .pth (PyTorch's state_dict), .safetensors.
-        It must not exist.
+        Directory, or file whose suffix determines the format: .onnx, .pt or .pth (PyTorch's state_dict), .safetensors,
+        .c (see `export_c`). It must not exist.
     key : str, optional
         Key of the state_dict, if the file holds a dict with more than that.
     order : str or sequence of str, optional
@@ -284,6 +285,8 @@ def _write(model, destination):
             else "fastrnn.onnx alone"
         )
         return f"wrote {destination}; its outputs on random input, run by {where}, agree with fastrnn's"
+    if suffix == ".c":
+        return _write_c(model, destination)
     if suffix in _OUT:
         tensors = state_dict.from_layers(_layers(model))
         with disk.new_file(destination) as temporary:
@@ -313,6 +316,16 @@ def _write(model, destination):
     )
 
 
+def _write_c(model, destination):
+    """Write a model as C; returns a line that says so."""
+    net, name = model if isinstance(model, Network) else Network(_layers(model)), identifier(destination)
+    with disk.new_file(destination) as temporary:
+        export_c(net, temporary, name=name)
+        said = c_trial.compare(net, temporary, name)
+    left_out = "" if net is model else _left_out(model)
+    return f"wrote {destination}, with the functions {name}_reset and {name}_step{left_out}; {said}"
+
+
 def _left_out(model):
     """Describe what of a model is not in its state_dict."""
     if not isinstance(model, Network):
@@ -334,6 +347,6 @@ def _layers(model):
     if isinstance(model, LanguageModel):
         return {name: getattr(model, name) for name in model.LAYERS}
     raise ValueError(
-        f"a {type(model).__name__} is more than a chain of layers, so a state_dict does not describe it: only "
-        "LanguageModel and Network can be written as a state_dict"
+        f"a {type(model).__name__} is more than a chain of layers, so neither a state_dict nor C describes it: only "
+        "LanguageModel and Network can be written so"
     )
