@@ -256,9 +256,13 @@ class SequenceClassifier(Pooled):
         X = self._sequences(X)
         out = np.empty((len(X), len(self.classes_)), self.dtype)
         for ragged, logits in self._outputs_of(X, batch_size):
-            _engine.softmax(logits, logits)
-            out[ragged.rows] = logits
+            out[ragged.rows] = self._finished(logits)
         return out
+
+    def _finished(self, logits):
+        rows = logits.reshape(-1, logits.shape[-1])
+        _engine.softmax(rows, rows)
+        return logits
 
     def predict(self, X) -> np.ndarray:
         """Predict the most likely label of each sequence.

@@ -12,9 +12,11 @@ from fastrnn._check import data as check_data
 from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Generated
 from fastrnn.layers.feedforward import Dropout, Linear, random_key
+from fastrnn.layers.network import Network
 from fastrnn.models.labelled import Batch, Labelled, usable_weights
 from fastrnn.models.model import CELLS, Examples, Model, Recurrent, init_forget_bias, recurrent
 from fastrnn.models.scaling import Scaler, Unscaled, check_range, from_arrays, to_arrays
+from fastrnn.models.streaming import FeatureStream
 from fastrnn.parameters import Storage
 
 # A pooling takes the network, its outputs y (T, B, D*H), its final state and the lengths (B,). It returns the pooled
@@ -69,7 +71,8 @@ POOLINGS = {"last": last, "mean": mean, "max": greatest}
 
 
 class Pooled(Model):
-    """Base of SequenceClassifier and SequenceRegressor, which define ``_loss(output, batch) -> loss, backward``."""
+    """Base of SequenceClassifier and SequenceRegressor, which define ``_loss(output, batch) -> loss, backward``, and
+    ``_finished(output)``: what users get."""
 
     features_: list[str] | None = None
     rnn: Recurrent
@@ -161,6 +164,30 @@ class Pooled(Model):
         """The linear layer's outputs for some sequences: (B, outputs), or (T, B, outputs) if not pooled."""
         y, state = self.rnn(ragged.x, lengths=ragged.lengths)
         return self.linear(self._pool(self.rnn, y, state, ragged.lengths)[0])
+
+    def stream(self, batch_size: int = 1) -> FeatureStream:
+        """Compute outputs step by step, for sequences that arrive piece by piece.
+
+        Parameters
+        ----------
+        batch_size : int, default=1
+            Number of sequences, which are computed in parallel.
+
+        Returns
+        -------
+        FeatureStream
+            The stream, before the first step. After each step it gives the outputs for the sequences so far.
+
+        Raises
+        ------
+        ValueError
+            If the model is bidirectional, or its `pooling` needs all steps.
+        """
+        self._check_fitted()
+        if self._pool not in (last, each):
+            raise ValueError(f"pooling={self.pooling!r} needs all steps of a sequence: a stream needs pooling='last'")
+        network = Network({"rnn": self.rnn, "linear": self.linear})
+        return FeatureStream(network, batch_size, self._finished, self._scaler, self.rnn.input_size)
 
     def _outputs_of(self, X, batch_size) -> Iterator[tuple]:
         """The sequences and the outputs of each batch of checked sequences."""

@@ -7,12 +7,31 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastrnn import _check
+from fastrnn.layers.network import Network
 from fastrnn.models.language_network import LanguageNetwork
 from fastrnn.models.sampler import Sampler
+from fastrnn.models.streaming import TextStream
 
 
 class TextGenerator(LanguageNetwork):
     """Base of LanguageModel that generates text."""
+
+    def stream(self, batch_size: int = 1) -> TextStream:
+        """Read texts symbol by symbol, with the probabilities of the next symbol after each.
+
+        Parameters
+        ----------
+        batch_size : int, default=1
+            Number of texts, which are read in parallel.
+
+        Returns
+        -------
+        TextStream
+            The stream, before the first symbol.
+        """
+        self._check_fitted()
+        network = Network({name: getattr(self, name) for name in self.LAYERS})
+        return TextStream(network, batch_size, self.vocabulary)
 
     def generate(
         self,

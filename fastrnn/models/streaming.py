@@ -1,0 +1,211 @@
+"""Streams of fitted models: sequences that arrive step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastrnn._types import Array, ArrayLike, IntsLike
+from fastrnn.layers.network import Network
+from fastrnn.models.scaling import cast
+
+
+class ModelStream:
+    """Stream of a fitted model: the outputs after each step of sequences that arrive piece by piece.
+
+    It uses the recurrent layers' parameters as of its creation, until `refresh` is called. Construct it with
+    ``model.stream(batch_size)``. Only one thread at a time may use a stream.
+
+    Attributes
+    ----------
+    batch_size : int
+        Number of sequences.
+    """
+
+    def __init__(self, network: Network, batch_size: int, finish: Callable[[Array], Array]):
+        self._stream, self._finish = network.stream(batch_size), finish
+        self.batch_size = self._stream.batch_size
+
+    def reset(self, rows: ArrayLike | None = None) -> None:
+        """Begin new sequences.
+
+        Parameters
+        ----------
+        rows : array_like, optional
+            Indices or bool mask of the sequences. By default all.
+        """
+        self._stream.reset(rows)
+
+    def refresh(self) -> None:
+        """Use the current parameters of the recurrent layers from now on. The state does not change."""
+        self._stream.refresh()
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """Copy of the states of the recurrent layers. It can be set; None is the initial state."""
+        return self._stream.state
+
+    @state.setter
+    def state(self, value: tuple[Any, ...] | None) -> None:
+        self._stream.state = value
+
+
+class FeatureStream(ModelStream):
+    """Stream of a SequenceClassifier or SequenceRegressor.
+
+    Attributes
+    ----------
+    batch_size : int
+        Number of sequences.
+
+    Examples
+    --------
+    >>> from fastrnn.models import SequenceRegressor
+    >>> X = np.random.default_rng(0).standard_normal((40, 9, 2))
+    >>> model = SequenceRegressor("gru", 8, per_step=True, seed=0).fit(X, X.cumsum(1)[..., 0], epochs=1, verbose=False)
+    >>> s = model.stream()
+    >>> y = np.stack([s.step(x_t[None])[0, 0] for x_t in X[0]])
+    >>> bool((y == model.predict(X[:1])[0]).all())
+    True
+    """
+
+    def __init__(self, network, batch_size, finish, scaler, width):
+        super().__init__(network, batch_size, finish)
+        self._scaler, self._width, self._dtype = scaler, width, network.dtype
+
+    def step(self, x_t: ArrayLike) -> Array:
+        """Compute the outputs after one more step.
+
+        Parameters
+        ----------
+        x_t : array_like, shape (batch_size, features)
+            Next step of each sequence, in the units of the training data.
+
+        Returns
+        -------
+        ndarray, shape (batch_size, K)
+            Probabilities of the classes, or predicted numbers (float64), for the sequences so far: those of
+            `predict_proba` or `predict`, bit for bit.
+
+        Raises
+        ------
+        ValueError
+            The shape does not fit, or a value is NaN or infinite. The state does not change.
+        """
+        return self._finish(self._stream.step(self._scaled("x_t", x_t, 2)))
+
+    def run(self, x: ArrayLike) -> Array:
+        """Compute the outputs after each of several steps.
+
+        Parameters
+        ----------
+        x : array_like, shape (T, batch_size, features)
+            Next steps of each sequence.
+
+        Returns
+        -------
+        ndarray, shape (T, batch_size, K)
+            Outputs after each step.
+
+        Raises
+        ------
+        ValueError
+            The shape does not fit, or a value is NaN or infinite. The state does not change.
+        """
+        return self._finish(self._stream.run(self._scaled("x", x, 3)))
+
+    def _scaled(self, name, x, ndim):
+        x = np.asarray(x)
+        if x.ndim != ndim or x.shape[-2:] != (self.batch_size, self._width):
+            shape = ("T, " if ndim == 3 else "") + f"{self.batch_size}, {self._width}"
+            raise ValueError(f"{name} has shape {x.shape}, but this stream takes ({shape})")
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"{name} has dtype {x.dtype}, but it must be real numbers")
+        if not np.isfinite(x).all():
+            place = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
+            raise ValueError(f"{name}{list(place)} is {x[place]}: replace such values")
+        return cast(np.asarray(self._scaler(x)), self._dtype, name)
+
+
+class TextStream(ModelStream):
+    """Stream of a LanguageModel: how likely each symbol comes next, after each symbol of a text.
+
+    Attributes
+    ----------
+    batch_size : int
+        Number of texts.
+
+    Examples
+    --------
+    >>> from fastrnn.models import LanguageModel
+    >>> text = "the quick brown fox jumps over the lazy dog. " * 40
+    >>> model = LanguageModel("gru", 32, seed=0).fit(text, epochs=25, batch_size=8, seq_len=20, lr=0.02, verbose=False)
+    >>> s = model.stream()
+    >>> logp = s.run("the qui")[-1, 0]
+    >>> model.vocabulary.decode([logp.argmax()])
+    'c'
+    """
+
+    def __init__(self, network, batch_size, vocabulary):
+        super().__init__(network, batch_size, _log_softmax)
+        self._vocabulary = vocabulary
+
+    def step(self, symbol: str | bytes | IntsLike) -> Array:
+        """Read one more symbol of each text.
+
+        Parameters
+        ----------
+        symbol : str, bytes or array_like of int, shape (batch_size,)
+            The symbol, if there is one text; otherwise ids of ``model.vocabulary``.
+
+        Returns
+        -------
+        ndarray, shape (batch_size, V)
+            Log-probabilities of the next symbol, by id.
+
+        Raises
+        ------
+        ValueError
+            The model does not know the symbol, or there is not one for each text. The state does not change.
+        """
+        return self._finish(self._stream.step(self._ids(symbol, 1)))
+
+    def run(self, text: str | bytes | IntsLike) -> Array:
+        """Read several symbols of each text.
+
+        Parameters
+        ----------
+        text : str, bytes or array_like of int, shape (T, batch_size)
+            The symbols, if there is one text; otherwise ids of ``model.vocabulary``.
+
+        Returns
+        -------
+        ndarray, shape (T, batch_size, V)
+            Log-probabilities of the next symbol after each symbol, by id.
+
+        Raises
+        ------
+        ValueError
+            The model does not know a symbol, or the shape does not fit. The state does not change.
+        """
+        return self._finish(self._stream.run(self._ids(text, 2)))
+
+    def _ids(self, symbols, ndim):
+        if isinstance(symbols, (str, bytes)):
+            if self.batch_size != 1:
+                raise ValueError(
+                    f"a {type(symbols).__name__} is one text, but this stream has {self.batch_size}: give ids, "
+                    "model.vocabulary.encode(text)"
+                )
+            ids = self._vocabulary.encode(symbols)
+            if ndim == 1 and len(ids) != 1:
+                raise ValueError(f"{symbols!r} has {len(ids)} symbols, but a step reads one: use run")
+            return ids.reshape(-1, 1) if ndim == 2 else ids
+        return symbols
+
+
+def _log_softmax(logits):
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
