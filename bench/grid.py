@@ -27,6 +27,7 @@ SHAPES = [  # T, B, I, H
     (35, 20, 300, 650),
 ]
 STEPS = (16, 64, 256, 512, 1024)  # I = H of one streaming step
+SMALL, CHUNK = (8, 16, 24, 32, 40, 64), 480  # H with one input, as in audio effects; steps of a chunk
 RAGGED = [(100, 32, 128, 128), (100, 16, 64, 64), (50, 64, 256, 256)]
 CHARACTERS = (50, 50, 128, 128)  # 2 layers, 65 symbols
 SYMBOLS = 65
@@ -99,6 +100,12 @@ def official():
     cases += [Case("step", cell, 1, 1, H, H) for H in STEPS for cell in CELLS]
     cases += [Case("ragged", cell, *shape) for shape in RAGGED for cell in CELLS]
     return cases + [Case("characters", cell, *CHARACTERS, layers=2) for cell in CELLS]
+
+
+def small():
+    """Return cases of one input and few units: a chunk of steps in one call, and one step per call."""
+    shapes = [(kind, T, H) for H in SMALL for kind, T in (("forward", CHUNK), ("step", 1))]
+    return [Case(kind, cell, T, 1, 1, H) for kind, T, H in shapes for cell in CELLS]
 
 
 def quick():

@@ -1,10 +1,11 @@
 """The limits of the core (peak rate of multiply-adds, read bandwidths), and the time of a case at these limits.
 
 Compute: all multiply-adds at the peak. Weights: the recurrent weights are read once in each step, and once more in each
-backward step, from the smallest level of cache that holds them. The recurrence takes the longer of the two. The work
-that does not depend on the previous step (input side, gradients of weights and x) is added at the peak. Elementwise
-functions are counted as free, so no program reaches the limit. n threads have n times the peak, and 1/n of the weights
-each.
+backward step, from the smallest level of cache that holds them. Chain: each output of a step is a sum in a fixed order,
+so one multiply-add waits for the other, and the step for the one before. The recurrence takes the longest of the three.
+The work that does not depend on the previous step (input side, gradients of weights and x) is added at the peak.
+Elementwise functions are counted as free, so no program reaches the limit. A program that divides the sums could do
+better than the chain. n threads have n times the peak, and 1/n of the weights each.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ def caches():
     return {level: sizes[level] for level in FALLBACK}
 
 
-def fma_seconds(n, repeats):
+def fma_seconds(n, repeats, one_chain=False):
     """Return the shortest of `repeats` times of the loop."""
     times = []
     for _ in range(repeats):
         start = perf_counter()
-        _engine.fma_loop(n)
+        _engine.fma_loop(n, one_chain)
         times.append(perf_counter() - start)
     return min(times)
 
@@ -63,16 +64,22 @@ def read_gbps(size, seconds=0.05):
 
 
 def measure():
-    """Measure one core in float32: {"fma_gflops", "read_gbps": {"L1", "L2", "L3", "DRAM"}, "caches": bytes, "isa"}."""
+    """Measure one core in float32.
+
+    Returns {"fma_gflops", "chain_seconds": of one multiply-add that the next one waits for, "read_gbps": {"L1", "L2",
+    "L3", "DRAM"}, "caches": bytes, "isa", "cpus"}.
+    """
     fma_seconds(1_000_000, 20)  # warm up
     n = 1_000_000
     peak = 2 * CHAINS * _engine.vector_lanes(False) * n / fma_seconds(n, 10) / 1e9
+    chain = fma_seconds(n, 10, one_chain=True) / n
     size = caches()
     between = min(size["L3"] // 2, max(4 * size["L2"], 8 << 20))
     dram = min(max(3 * size["L3"], 64 << 20), 256 << 20)
     buffers = {"L1": size["L1"] // 2, "L2": size["L2"] // 2, "L3": between, "DRAM": dram}
     gbps = {level: read_gbps(b, 0.4 if level == "DRAM" else 0.1) for level, b in buffers.items()}
-    return {"fma_gflops": peak, "read_gbps": gbps, "caches": size, "isa": _engine.isa(), "cpus": os.cpu_count()}
+    found = {"fma_gflops": peak, "chain_seconds": chain, "read_gbps": gbps, "caches": size}
+    return found | {"isa": _engine.isa(), "cpus": os.cpu_count()}
 
 
 def level(size, sizes):
@@ -81,10 +88,15 @@ def level(size, sizes):
 
 
 def bound(case, limits, threads):
-    """Return (seconds, bound) of the case at the limits; the bound is "compute", "L1", "L2", "L3" or "DRAM"."""
+    """Return (seconds, bound) of the case at the limits.
+
+    The bound is "compute", "chain", "L1", "L2", "L3" or "DRAM".
+    """
     peak = limits["fma_gflops"] * 1e9 * threads
     recurrent, other = case.products
     passes, alone = (2, recurrent) if case.trains else (1, 0)  # alone: the gradient of the weights, no recurrence
+    terms = case.H * (1 + case.G if case.trains else 1) + (case.I if case.kind == "step" else 0)
+    chain = case.T * case.layers * terms * limits.get("chain_seconds", 0.0)  # older results do not have it
     if case.kind == "step":
         recurrent, other = recurrent + other, 0
     weights = case.G * case.H * (case.H + (case.I if case.kind == "step" else 0)) * 4 / threads
@@ -92,4 +104,5 @@ def bound(case, limits, threads):
     reading = case.T * case.layers * passes * weights / (limits["read_gbps"][where] * 1e9)
     computing = 2 * case.valid * recurrent * passes / peak
     rest = 2 * case.valid * (other * (3 if case.trains else 1) + alone) / peak
-    return max(reading, computing) + rest, where if reading > computing else "compute"
+    longest = max(reading, computing, chain)
+    return longest + rest, {computing: "compute", reading: where, chain: "chain"}[longest]

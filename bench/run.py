@@ -30,6 +30,9 @@ def parser():
         "--quick", action="store_true", help="only a part of the grid, about six minutes for each number of threads"
     )
     p.add_argument(
+        "--small", action="store_true", help="one input and few units, as in audio effects, instead of the usual sizes"
+    )
+    p.add_argument(
         "--only", default="", metavar="WORD[,WORD]", help="only cases whose id has all these words: train,lstm,B32"
     )
     p.add_argument(
@@ -44,11 +47,12 @@ def parser():
 
 
 def chosen_cases(arguments):
-    cases = grid.only(grid.quick() if arguments.quick else grid.official(), arguments.only.replace(",", " ").split())
+    if arguments.quick and arguments.small:
+        raise ValueError("--quick and --small select different cases: omit one of them")
+    every = grid.quick() if arguments.quick else grid.small() if arguments.small else grid.official()
+    cases = grid.only(every, arguments.only.replace(",", " ").split())
     if not cases:
-        raise ValueError(
-            f"no case has all the words of --only {arguments.only}; an id looks like this: {grid.official()[0].id}"
-        )
+        raise ValueError(f"no case has all the words of --only {arguments.only}; an id looks like this: {every[0].id}")
     return cases
 
 

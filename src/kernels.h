@@ -240,7 +240,7 @@ typedef struct {
     void (*adam)(const rnn_update *);
 
     /* for benchmarks: 12 n multiply-adds of a vector; `times` reads of a (n,) */
-    double (*fma_loop)(ptrdiff_t n);
+    double (*fma_loop)(ptrdiff_t n, int one_chain);
     double (*read_loop)(ptrdiff_t times, ptrdiff_t n, const void *a);
 } rnn_kernels;
 

@@ -173,7 +173,7 @@ cdef extern from "kernels.h" nogil:
         void (*rmsprop)(const rnn_update *) noexcept nogil
         void (*adagrad)(const rnn_update *) noexcept nogil
         void (*adam)(const rnn_update *) noexcept nogil
-        double (*fma_loop)(Py_ssize_t) noexcept nogil
+        double (*fma_loop)(Py_ssize_t, bint) noexcept nogil
         double (*read_loop)(Py_ssize_t, Py_ssize_t, const void *) noexcept nogil
 
     const char *rnn_compiler() noexcept

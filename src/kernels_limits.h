@@ -12,15 +12,18 @@ INLINE double sum_of_chains(const vec *acc)
     return total;
 }
 
-/* n times CHAINS independent multiply-adds of a vector: 2 * VL * CHAINS * n floating-point operations */
-static double fma_loop(ptrdiff_t n)
+/* n times CHAINS independent multiply-adds of a vector: 2 * VL * CHAINS * n floating-point operations. With `one_chain`,
+ * n multiply-adds of one vector, each of which waits for the one before. */
+static double fma_loop(ptrdiff_t n, int one_chain)
 {
     vec acc[CHAINS];
     const vec a = v_set((real)0.5), b = v_set(1);
 #pragma GCC unroll 16
     for (int j = 0; j < CHAINS; j++)
         acc[j] = v_set((real)j);
-    for (ptrdiff_t i = 0; i < n; i++) {
+    for (ptrdiff_t i = 0; i < n && one_chain; i++)
+        acc[0] = v_fma(acc[0], a, b);
+    for (ptrdiff_t i = 0; i < n && !one_chain; i++) {
 #pragma GCC unroll 16
         for (int j = 0; j < CHAINS; j++)
             acc[j] = v_fma(acc[j], a, b);

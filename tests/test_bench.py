@@ -136,9 +136,29 @@ def test_weights_that_outgrow_a_cache_are_bound_by_the_next():
     assert what == "compute" and seconds == pytest.approx(3 * 2 * 50 * 64 * 4 * 64 * 128 / 200e9)
 
 
+def test_sums_in_a_fixed_order_bound_small_layers():
+    measured = {"fma_gflops": 100, "chain_seconds": 1e-9, "read_gbps": dict.fromkeys(("L1", "L2", "L3", "DRAM"), 900)}
+    measured["caches"] = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
+    seconds, what = limits.bound(grid.Case("forward", "lstm", 100, 1, 1, 8), measured, 1)
+    assert what == "chain" and seconds == pytest.approx(100 * 8e-9 + 2 * 100 * 4 * 8 / 100e9)
+    seconds, what = limits.bound(grid.Case("step", "gru", 1, 1, 3, 8), measured, 1)
+    assert what == "chain" and seconds == pytest.approx(11e-9)
+    seconds, what = limits.bound(grid.Case("train", "gru", 10, 1, 3, 8), measured, 1)
+    assert what == "chain" and seconds > 10 * (8 + 3 * 8) * 1e-9
+    measured["read_gbps"]["L3"] = 50
+    assert limits.bound(grid.Case("forward", "lstm", 100, 1, 1, 512), measured, 1)[1] == "L3"
+
+
+def test_small_cases():
+    cases = grid.small()
+    assert len(cases) == 36 == len({case.id for case in cases}) and {case.I for case in cases} == {1}
+
+
 def test_the_loops_at_the_limit_compute_what_they_say(isa):
     lanes = _engine.vector_lanes(False)
     assert _engine.fma_loop(100) == 2 * 12 * lanes  # each lane converges to the fixed point of x / 2 + 1
+    others = sum(range(1, 12))  # the other chains keep their first values
+    assert _engine.fma_loop(100, one_chain=True) == (2 + others) * lanes
     assert _engine.read_loop(np.ones(3 * 12 * lanes, "float32"), 2) == 2 * 3 * 12 * lanes
 
 

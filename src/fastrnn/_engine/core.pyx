@@ -334,11 +334,11 @@ cdef inline void gemm_terms(Gemm *g, const char *a, const char *b, Py_ssize_t k,
 
 # ---- limits of a core, for benchmarks, in float32 -----------------------------------------------------------------
 
-def fma_loop(Py_ssize_t n):
-    """24 n * vector_lanes(False) independent floating-point operations."""
+def fma_loop(Py_ssize_t n, bint one_chain=False):
+    """24 n * vector_lanes(False) independent floating-point operations, or n multiply-adds that wait for each other."""
     cdef double total
     with nogil:
-        total = table[0].fma_loop(n)
+        total = table[0].fma_loop(n, one_chain)
     return total
 
 
