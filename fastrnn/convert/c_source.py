@@ -98,13 +98,13 @@ def export_c(model: Network | Recurrent | Stacked, path: str | os.PathLike[str],
 
     Examples
     --------
-    >>> import os, tempfile, fastrnn
+    >>> import pathlib, tempfile, fastrnn
     >>> from fastrnn.convert import export_c
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "filter.c")
+    ...     path = pathlib.Path(folder, "filter.c")
     ...     export_c(fastrnn.GRU(1, 8), path)
-    ...     [line for line in open(path) if line.startswith(("void", "typedef"))][-1]
-    'void filter_step(filter_state *state, const float *x, float *y)\\n'
+    ...     [line for line in path.read_text().splitlines() if line.startswith("void")][:2]
+    ['void filter_reset(filter_state *state);', 'void filter_step(filter_state *state, const float *x, float *y);']
     """
     path = Path(path)
     prefix = identifier(path) if name is None else name
