@@ -4,7 +4,8 @@ Users share their cores with browsers, other processes and the thread pools of o
 on one thread and on two, in turns, in four scenarios: nothing else runs ("quiet"), one process computes on one core
 ("one busy"), four processes compute ("four busy"), and torch's thread pool in the same process has just worked
 ("torch"). A ratio above 1 means that two threads are faster; the goal is that no ratio is much below 1. torch.nn is
-measured in the same way for comparison.
+measured in the same way for comparison, and so is one thread against itself ("control"), which shows how much chance
+alone moves the ratios.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ def ours(cell, mode, T, B, I, H):
             return y
 
     return call
+
+
+def control(*case):
+    """Return fastrnn's call on one thread, whatever the number of threads."""
+    call = ours(*case)
+    return lambda threads: call(1)
 
 
 def theirs(cell, mode, T, B, I, H):
@@ -152,14 +159,15 @@ def table(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="all of them if not given")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--without-torch", action="store_true")
     parser.add_argument("--out", type=Path, help="a JSON file with the figures")
     options = parser.parse_args()
-    peers = {"fastrnn": ours} if options.without_torch else {"fastrnn": ours, "torch.nn": theirs}
+    own = {"fastrnn": ours, "control": control}
+    peers = own if options.without_torch else own | {"torch.nn": theirs}
     found = []
     for scenario in options.scenario or SCENARIOS:
-        found += measure(scenario, peers if scenario != "torch" else {"fastrnn": ours}, options.rounds)
+        found += measure(scenario, peers if scenario != "torch" else own, options.rounds)
     print(table(found))
     if options.out:
         options.out.write_text(json.dumps(found, indent=1))
