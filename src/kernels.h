@@ -264,6 +264,7 @@ void rnn_await(const int64_t *counter, int64_t value);    /* return when the cou
 int rnn_take(int *taken);                                 /* 1 if it was not taken; rnn_give releases it           */
 void rnn_give(int *taken);
 void rnn_announce(int64_t *counter, int64_t value);       /* store with release semantics, for rnn_await           */
+int64_t rnn_next(int64_t *counter);                       /* its value; then it is one more                        */
 int64_t rnn_seen(const int64_t *counter);                 /* load with acquire semantics                           */
 int rnn_cpus(void);                                       /* CPUs that this thread may run on                      */
 double rnn_seconds(void);                                 /* of a monotonic clock                                  */

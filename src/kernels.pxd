@@ -193,6 +193,7 @@ cdef extern from "kernels.h" nogil:
     int rnn_take(int *taken) noexcept
     void rnn_give(int *taken) noexcept
     void rnn_announce(int64_t *counter, int64_t value) noexcept
+    int64_t rnn_next(int64_t *counter) noexcept
     void rnn_await(const int64_t *counter, int64_t value) noexcept
     int64_t rnn_seen(const int64_t *counter) noexcept
     uint64_t rnn_flush_denormals() noexcept

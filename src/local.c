@@ -23,6 +23,8 @@ void rnn_announce(int64_t *counter, int64_t value) { __atomic_store_n(counter, v
 
 int64_t rnn_seen(const int64_t *counter) { return __atomic_load_n(counter, __ATOMIC_ACQUIRE); }
 
+int64_t rnn_next(int64_t *counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+
 int rnn_take(int *taken) { return !__atomic_exchange_n(taken, 1, __ATOMIC_ACQUIRE); }
 
 void rnn_give(int *taken) { __atomic_store_n(taken, 0, __ATOMIC_RELEASE); }

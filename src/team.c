@@ -22,7 +22,8 @@
 #endif
 
 enum { MAX_WORKERS = 64 };
-enum { SPIN_NS = 50000, SPINS = 4000 };      /* spin time; SPINS pauses take about SPIN_NS               */
+enum { SPIN_NS = 50000, SPINS = 4000 };      /* a wait is short up to this; SPINS pauses take about SPIN_NS */
+enum { IDLE_SPIN_NS = 200000 };              /* a worker without a task spins for this long, then parks     */
 enum { JOIN_NS = 100000 };                   /* parts that run together start within this time, or one computes all */
 enum { FORCED_JOIN_NS = 1000000000 };        /* the same where a test needs the workers */
 enum { LATE_NS = 1000000 };                  /* a wait longer than this, and than the work, counts as a failure */
@@ -115,7 +116,7 @@ static void park(worker *w, int64_t seen)
 
 static int64_t await_task(worker *w, int64_t seen)
 {
-    for (int64_t end = rnn_now() + SPIN_NS; rnn_now() < end;)
+    for (int64_t end = rnn_now() + IDLE_SPIN_NS; rnn_now() < end;)
         for (int i = 0; i < 64; i++) {
             const int64_t posted = __atomic_load_n(&w->posted, __ATOMIC_ACQUIRE);
             if (posted != seen)

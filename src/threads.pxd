@@ -13,6 +13,7 @@ cdef enum:
     SPLIT_FLOPS = 4000000             # least work of a call that is divided among threads that are parked
     AWAKE_DISCOUNT = 8                # if the threads are still spinning, an eighth of this work is enough
     AWAKE_US = 40                     # threads spin at least this long after a step of a stream (team.c)
+    TOGETHER_ROWS = 1024              # most rows of a chunk whose products are one task; more are slices of terms
     STREAM_SERIAL_FLOPS = 20000        # a chunk of a stream with less work runs on the calling thread, with the GIL
     OWN_CACHE = 900000                # bytes of weights that stay in a core's own cache
     SLICE_FLOPS = 1000000000          # about 10 ms of a core; signals are checked after each slice

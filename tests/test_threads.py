@@ -754,3 +754,36 @@ print(first, peak())
 """
     first, last = map(float, processes.output(code, timeout=600).split())
     assert last < 1.1 * first + 8, f"{first} MB grew to {last} MB"
+
+
+@pytest.mark.parametrize(
+    "T, B", [(1, 64), (1, 65), (300, 1), (700, 1), (9, 31), (6, 200), (1, 1023), (2, 1024), (2, 1025), (1, 2300)]
+)
+@pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
+def test_products_of_a_chunk_have_the_same_bits_on_any_number_of_threads(cell, T, B):
+    """The weight gradients, the sums and dx of up to 1,024 rows are one task; more rows are several tasks.
+
+    Up to 64 rows the built-in product is used, elsewhere BLAS if the processor has no AVX-512.
+    """
+    H = {"RNN": 150, "GRU": 90, "LSTM": 70}[cell]  # more rows of a gradient than one tile of BLAS, and a part of one
+    net = getattr(fastrnn, cell)(37, H, seed=0)
+    rng = np.random.default_rng(1)
+    x, dy = rng.standard_normal((T, B, 37)).astype("float32"), rng.standard_normal((T, B, H)).astype("float32")
+    lengths = rng.integers(0, T + 1, B)
+    for options in ({}, {"lengths": lengths}):
+        found = []
+        for n in (1, 2, 3):
+            with fastrnn.threads(n):
+                g = net.vjp(x, **options)[1](dy, need_x=True)
+            found.append([g.x, *g.params.values()])
+        for other in found[1:]:
+            for a, b in zip(found[0], other, strict=True):
+                np.testing.assert_array_equal(a, b)
+    wide = getattr(fastrnn, cell)(37, H, seed=0, dtype="float64")
+    wide.load_state_dict({name: p.astype("float64") for name, p in net.params.items()})
+    want = wide.vjp(x.astype("float64"))[1](dy.astype("float64"))
+    with fastrnn.threads(2):
+        g = net.vjp(x)[1](dy)
+    for name, value in want.params.items():
+        np.testing.assert_allclose(g.params[name], value, atol=2e-4 * np.abs(value).max(), err_msg=name)
+    np.testing.assert_allclose(g.x, want.x, atol=2e-4 * np.abs(want.x).max())

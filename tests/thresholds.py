@@ -32,6 +32,7 @@ OTHER = {
     "CHUNK_BYTES": "rows of a chunk, with CHUNK_STEPS: see around()",
     "MAX_HYPOTHESES": "refused above",
     "GRID": "rows of a tile of BLAS",
+    "TOGETHER_ROWS": "rows of a chunk of the backward pass, on both sides in test_threads.py",
     "GEMM_TERMS": "rows of all steps",
 }
 

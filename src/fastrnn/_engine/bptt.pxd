@@ -7,6 +7,7 @@ from recurrence_backward cimport SweepBackward
 
 cdef enum:
     MAX_GEMMS = 16
+    MAX_DX_PIECES = 16
 
 cdef class Bptt:
     cdef SweepBackward s
@@ -29,6 +30,9 @@ cdef class Bptt:
     cdef int run(self, Py_ssize_t count) except -1
     cdef int chunk_dgates(self) except -1
     cdef int chunk_products(self, bint awake) except -1
+    cdef void products_together(self, bint awake) except *
+    cdef void piece(self, int64_t index) noexcept nogil
+    cdef int dx_pieces(self) noexcept nogil
     cdef void chunk_sums(self) noexcept nogil
     cdef const char *right_rows(self, int i) noexcept nogil
     cdef Product chunk_dx(self) noexcept nogil

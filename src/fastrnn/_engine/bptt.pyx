@@ -7,12 +7,12 @@ from libc.stdint cimport int64_t
 
 from buffers cimport address, matrix
 from fastrnn._engine.core cimport (
-    ask_blas, call_threads, multiply, multiply_serial, process_table, product_part,
+    ask_blas, call_threads, multiply, multiply_piece, multiply_pieces, multiply_serial, process_table, product_part,
 )
 from fastrnn._engine.sweep cimport LayerWeights, Steps, Work, barriers, sides_pay, split_sweep
 from kernels cimport *
 from recurrence_backward cimport SweepBackward, sweep_backward, sweep_backward_part
-from threads cimport AWAKE_DISCOUNT, parts_for, slice_steps
+from threads cimport AWAKE_DISCOUNT, SLICE_FLOPS, SPLIT_FLOPS, TOGETHER_ROWS, parts_for, slice_steps
 
 cdef class Bptt:
     """BPTT of one layer in one direction, one chunk of steps after the other.
@@ -129,6 +129,9 @@ cdef class Bptt:
         cdef double worth
         if self.rows == 0:
             return 0
+        if self.rows <= TOGETHER_ROWS:
+            self.products_together(awake)
+            return 0
         with nogil:
             mode = rnn_flush_denormals()
             self.chunk_sums()
@@ -142,6 +145,63 @@ cdef class Bptt:
             with nogil:
                 rnn_team_run(product_part, &job, parts, False)
         return 0
+
+    cdef void products_together(self, bint awake) except *:
+        """The sums and products of a chunk of a few rows as one task, whose pieces the threads take one at a time.
+
+        The gradient of a small layer's weights is a single tile, which one thread computes; meanwhile another one
+        computes that of the other weights, or dx.
+        """
+        cdef Pieces pieces
+        cdef Gemm *g
+        cdef double flops = 0, largest = 0, worth
+        cdef int i, parts = 1
+        cdef int64_t count = 1, step
+        ask_blas()
+        for i in range(self.gemm_count):
+            g = &self.gemms[i]
+            g.K = self.rows
+            count += multiply_pieces(g)
+            worth = 2.0 * g.M * g.N * self.rows
+            flops += worth
+            largest = max(largest, worth / multiply_pieces(g))
+        if self.dx.p.c != NULL:
+            count += self.dx_pieces()
+            worth = 2.0 * self.rows * self.dx.p.N * self.dx.p.K
+            flops += worth
+            largest = max(largest, worth / self.dx_pieces())
+        if flops * (AWAKE_DISCOUNT if awake else 1) >= SPLIT_FLOPS and not rnn_split_paused():
+            parts = <int>min(call_threads(), count)
+        step = max(1, <int64_t>(SLICE_FLOPS / max(largest, 1.0))) * parts
+        pieces.bptt, pieces.next, pieces.end = <void *>self, 0, 0
+        while pieces.end < count:
+            pieces.next, pieces.end = pieces.end, min(count, pieces.end + step)
+            with nogil:
+                rnn_team_run(pieces_part, &pieces, parts, False)
+            PyErr_CheckSignals()
+
+    cdef void piece(self, int64_t index) noexcept nogil:
+        """One of the pieces: rows of a weight gradient, the sums, or rows of dx."""
+        cdef Gemm g
+        cdef Product job
+        cdef Py_ssize_t count
+        cdef int i
+        for i in range(self.gemm_count):
+            count = multiply_pieces(&self.gemms[i])
+            if index < count:
+                g = self.gemms[i]
+                g.a, g.b = self.left[i], self.right_rows(i)
+                multiply_piece(&g, index, count)
+                return
+            index -= count
+        if index == 0:
+            self.chunk_sums()
+        else:
+            job = self.chunk_dx()
+            product_part(&job, <int>index - 1, self.dx_pieces())
+
+    cdef int dx_pieces(self) noexcept nogil:
+        return <int>max(1, min(MAX_DX_PIECES, self.rows // 32))
 
     cdef void chunk_sums(self) noexcept nogil:
         cdef const rnn_kernels *k = self.s.kernels
@@ -173,6 +233,23 @@ cdef class Bptt:
         if self.dx.p.c != NULL:
             job = self.chunk_dx()
             product_part(&job, 0, 1)
+
+
+cdef struct Pieces:
+    void *bptt
+    int64_t next, end
+
+
+cdef void pieces_part(void *arg, int part, int parts) noexcept nogil:
+    cdef Pieces *pieces = <Pieces *>arg
+    cdef int64_t index = rnn_next(&pieces.next)
+    while index < pieces.end:
+        piece_of(pieces.bptt, index)
+        index = rnn_next(&pieces.next)
+
+
+cdef void piece_of(void *bptt, int64_t index) noexcept nogil:
+    (<Bptt>bptt).piece(index)
 
 
 def backward_layer(Bptt layer, Py_ssize_t chunks):

@@ -13,4 +13,6 @@ cdef int call_threads() except -1
 cdef int ask_blas() except -1
 cdef void product_part(void *arg, int part, int parts) noexcept nogil
 cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awake) except -1
+cdef Py_ssize_t multiply_pieces(const Gemm *g) noexcept nogil
+cdef void multiply_piece(const Gemm *g, Py_ssize_t piece, Py_ssize_t pieces) noexcept nogil
 cdef void multiply_serial(Gemm *g, const char *a, const char *b, Py_ssize_t K) noexcept nogil

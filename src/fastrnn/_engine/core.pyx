@@ -5,14 +5,14 @@ The other extensions of this package cimport from here, and call the thread team
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 
-from blas cimport GRID, gemm_is_ours, gemm_part, gemm_tiles
+from blas cimport GRID, gemm_is_ours, gemm_part, gemm_rows, gemm_tiles
 from buffers cimport address, address_2d
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS
 from search cimport MAX_HYPOTHESES
 from threads cimport (
     AWAKE_DISCOUNT, AWAKE_US, MAX_PARTS, OWN_CACHE, SLICE_FLOPS, SPLIT_FLOPS, SPLIT_ROWS, STEP_GFLOPS,
-    STREAM_SERIAL_FLOPS, WAVE_FLOPS, WAVE_STEPS, parts_for,
+    STREAM_SERIAL_FLOPS, TOGETHER_ROWS, WAVE_FLOPS, WAVE_STEPS, parts_for,
 )
 
 import os
@@ -135,8 +135,8 @@ def thresholds():
         "AWAKE_DISCOUNT": AWAKE_DISCOUNT, "AWAKE_US": AWAKE_US, "CHUNK_BYTES": CHUNK_BYTES, "CHUNK_STEPS": CHUNK_STEPS,
         "GEMM_TERMS": table[0].gemm_terms, "GRID": GRID, "MAX_HYPOTHESES": MAX_HYPOTHESES, "MAX_PARTS": MAX_PARTS,
         "OWN_CACHE": OWN_CACHE, "SLICE_FLOPS": SLICE_FLOPS, "SPLIT_FLOPS": SPLIT_FLOPS, "SPLIT_ROWS": SPLIT_ROWS,
-        "STEP_GFLOPS": STEP_GFLOPS, "STREAM_SERIAL_FLOPS": STREAM_SERIAL_FLOPS, "WAVE_FLOPS": WAVE_FLOPS,
-        "WAVE_STEPS": WAVE_STEPS,
+        "STEP_GFLOPS": STEP_GFLOPS, "STREAM_SERIAL_FLOPS": STREAM_SERIAL_FLOPS, "TOGETHER_ROWS": TOGETHER_ROWS,
+        "WAVE_FLOPS": WAVE_FLOPS, "WAVE_STEPS": WAVE_STEPS,
     }
 
 
@@ -317,6 +317,15 @@ cdef void multiply_serial(Gemm *g, const char *a, const char *b, Py_ssize_t K) n
         gemm_terms(g, a, b, k, min(block, K - k))
         gemm_part(g, 0, 1)
         k += block
+
+
+cdef Py_ssize_t multiply_pieces(const Gemm *g) noexcept nogil:
+    """Pieces of g.c that threads may compute at the same time: tiles with BLAS, fewer rows with the built-in product."""
+    return max(1, g.M // 64) if gemm_is_ours(g) else gemm_tiles(g.M)
+
+
+cdef void multiply_piece(const Gemm *g, Py_ssize_t piece, Py_ssize_t pieces) noexcept nogil:
+    gemm_rows(g, g.M * piece // pieces, g.M * (piece + 1) // pieces)
 
 
 cdef inline Py_ssize_t gemm_block(Py_ssize_t N) noexcept nogil:
