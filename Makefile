@@ -189,7 +189,7 @@ sanitize-threads: .venv/test-$(TAG) sanitize-short
 	    test_threads.py -k '$(RACES)')
 
 sanitize-short:
-	@$(MAKE) --no-print-directory -j2 -C tests/native CC="$(or $(CC),cc)" address threads memcheck
+	@$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j2) -C tests/native CC="$(or $(CC),cc)" address threads memcheck
 
 clean:
 	rm -rf .venv build dist *.egg-info fastrnn/_lib fastrnn/_engine/*.so .pytest_cache .hypothesis .ruff_cache .benchmarks
