@@ -2,9 +2,11 @@
 
 import ctypes
 import itertools
+import re
 import shutil
 import subprocess
 import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,7 +241,9 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         export_c(bad, target)
     assert not target.exists()
-    with pytest.raises(TypeError, match="a Network, RNN, GRU, LSTM or Stacked"):
+    with pytest.raises(TypeError, match="model is a SequenceTagger"):
+        export_c(fastrnn.models.SequenceTagger(), target)
+    with pytest.raises(RuntimeError, match="fit"):
         export_c(fastrnn.models.LanguageModel(), target)
 
 
@@ -280,7 +284,7 @@ def test_convert_without_a_compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     assert "were NOT compared" in convert(tmp_path / "model", tmp_path / "a.c")[-1]
     monkeypatch.setenv("CC", "false")
-    assert "could NOT be compiled" in convert(tmp_path / "model", tmp_path / "b.c")[-1]
+    assert "could NOT be compiled by false" in convert(tmp_path / "model", tmp_path / "b.c")[-1]
 
 
 def test_convert_refuses_a_file_that_computes_something_else(tmp_path, monkeypatch):
@@ -297,4 +301,69 @@ def test_convert_a_language_model(tmp_path):
     model.fit("to be or not to be, that is the question " * 80, epochs=1, verbose=False)
     model.save(tmp_path / "model")
     said = convert(tmp_path / "model", tmp_path / "text.c")[-1]
-    assert "vocabulary and settings are not in them" in said and "random steps agree" in said
+    assert "logits in the order of the vocabulary" in said and "random steps agree" in said
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("kind", ["classifier", "regressor", "regressor of steps"])
+def test_models_take_and_give_numbers_in_their_units(kind, standardize, tmp_path, portable):
+    rng = np.random.default_rng(0)
+    X = (rng.standard_normal((12, 9, 3)) * [1, 50, 1e-3] + [0, 1000, 5]).astype("float32")
+    if not standardize:
+        X = X / np.array([1, 1000, 5], "float32")
+    if kind == "classifier":
+        model = fastrnn.models.SequenceClassifier("gru", 7, standardize=standardize, seed=0)
+        model.fit(X, np.arange(12) % 3, epochs=2, verbose=False)
+    else:
+        per_step = kind != "regressor"
+        model = fastrnn.models.SequenceRegressor("lstm", 7, per_step=per_step, standardize=standardize, seed=0)
+        y = 1e4 * standardize + X[..., :2].cumsum(1)
+        model.fit(X, y if per_step else y[:, -1], epochs=2, verbose=False)
+    want = model.stream().run(X[0][:, None])[:, 0]
+    got = Compiled(model, tmp_path).run(X[0], want.shape[1])
+    if kind == "classifier":
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(got, want.astype("float32"))
+    model.save(tmp_path / "model")
+    assert "8 random steps agree" in convert(tmp_path / "model", tmp_path / "other.c")[-1]
+
+
+def test_models_that_need_the_whole_sequence_are_refused(tmp_path):
+    X = np.random.default_rng(0).standard_normal((6, 5, 2))
+    model = fastrnn.models.SequenceClassifier("rnn", 4, pooling="max", seed=0)
+    model.fit(X, np.arange(6) % 2, epochs=1, verbose=False).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="pooling='max'"):
+        convert(tmp_path / "model", tmp_path / "net.c")
+    tagger = fastrnn.models.SequenceTagger("rnn", 4, word_size=4, char_size=4, char_hidden_size=4, seed=0)
+    tagger.fit([["a", "b"]] * 4, [["x", "y"]] * 4, epochs=1, verbose=False).save(tmp_path / "tagger")
+    with pytest.raises(ValueError, match="a SequenceTagger cannot be written as C"):
+        convert(tmp_path / "tagger", tmp_path / "net.c")
+    with pytest.raises(ValueError, match=r"use the suffix \.c"):
+        convert(tmp_path / "model", tmp_path / "net.C")
+    with pytest.raises(ValueError, match="--between tanh does not apply"):
+        convert(tmp_path / "model", tmp_path / "net.c", between="tanh")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler: use from C++ is NOT tested")
+def test_a_program_in_cpp_can_use_it(tmp_path):
+    export_c(fastrnn.GRU(1, 4), tmp_path / "net.c")
+    (tmp_path / "main.cpp").write_text(
+        '#define NET_DECLARATIONS\n#include "net.c"\n'
+        "int main() { net_state s; float x = 1; net_reset(&s); float y[4]; net_step(&s, &x, y); return 0; }\n"
+    )
+    commands = [[CC, "-std=c99", "-c", "net.c", "-o", "net.o"], ["g++", "main.cpp", "net.o", "-o", "main"], ["./main"]]
+    for command in commands:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_program_in_the_documentation(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "moving.md").read_text(encoding="utf-8")
+    (tmp_path / "main.c").write_text(re.search(r"```c\n(#include <stdio.*?)```", page, re.DOTALL)[1])
+    net = moved(fastrnn.Network({"rnn": fastrnn.LSTM(2, 4), "linear": fastrnn.Linear(4, 3)}), 0)
+    export_c(net, tmp_path / "filter.c")
+    subprocess.run([CC, *FLAGS, "main.c", "filter.c", "-o", "main", "-lm"], cwd=tmp_path, check=True)
+    done = subprocess.run(["./main"], cwd=tmp_path, check=True, input="1 2 3 4", capture_output=True, text=True)
+    got = np.array([line.split() for line in done.stdout.splitlines()], "float32")
+    np.testing.assert_allclose(got, net(np.array([[[1, 2]], [[3, 4]]], "float32"))[0][:, 0], atol=1e-5)

@@ -225,7 +225,7 @@ def test_convert_reports_of_keras_what_was_compared(tmp_path, run):
     assert (
         "each recurrent layer alone agrees with a float64 reference" in out and "Dense" in out and "not compared" in out
     )
-    assert "Dense, the outputs of the whole were not compared with anything" in out
+    assert "Dense layers, the outputs of the whole network were not compared with anything" in out
     status, out, err = run("convert", tmp_path / "m.keras", tmp_path / "new", "--order", "gru,dense")
     assert status == 1 and "--order gru,dense does not apply to keras files" in err
     (tmp_path / "m.json").write_text(model.to_json())

@@ -151,11 +151,35 @@ def test_refusals_of_texts():
     state = s.step("a") is not None and s.state
     for call, text, message in [
         (s.step, "x", "not been trained on: 'x'"), (s.run, "abx", "not been trained on"), (s.step, "ab", "2 symbols"),
-        (s.step, [99], "99"), (s.step, [-1], "-1"), (s.step, [0, 1], "shape"), (s.run, [0, 1], "shape"),
+        (s.step, [99], "99"), (s.step, [-1], "-1"), (s.step, [0, 1], "shape"), (s.run, [[0, 1]], "shape"),
     ]:  # fmt: skip
         with pytest.raises((ValueError, IndexError), match=message):
             call(text)
+    for symbol in (b"a", ["a", "b"]):
+        with pytest.raises(TypeError, match="give a str|must be ids"):
+            s.step(symbol)
+    one = model.stream()
+    same = [one.step(0), one.run([1, 2])[-1]]
+    np.testing.assert_array_equal(same[1], model.stream().run([[0], [1], [2]])[-1])
     with pytest.raises(ValueError, match="2: give ids"):
         model.stream(2).step("a")
     np.testing.assert_array_equal(s.state[0], state[0])
     assert s.run("").shape == (0, 1, 5)
+
+
+@pytest.mark.pandas
+def test_columns_of_data_frames_are_matched_by_name():
+    import pandas
+
+    X = [pandas.DataFrame(x, columns=["a", "b", "c"]) for x in sequences(4)]
+    model = SequenceClassifier("gru", 6, seed=0).fit(X, np.arange(12) % 2, epochs=1, verbose=False)
+    s, turned = model.stream(), model.stream()
+    for t in range(9):
+        row = X[0].iloc[t : t + 1]
+        got = s.step(row)
+        np.testing.assert_array_equal(turned.step(row[["c", "a", "b"]]), got)
+    np.testing.assert_array_equal(got, model.predict_proba(X[:1]))
+    with pytest.raises(ValueError, match="has the columns a, b, zzz, but the model needs a, b, c"):
+        s.step(row.rename(columns={"c": "zzz"}))
+    with pytest.raises(ValueError, match=r"pass x_t\[None\]"):
+        s.step(np.zeros(3))

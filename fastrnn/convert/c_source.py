@@ -14,8 +14,8 @@ from fastrnn import _engine
 from fastrnn._files import disk
 from fastrnn.convert import c_functions
 from fastrnn.convert.c_layers import LayerLines
+from fastrnn.convert.c_models import Exportable, Exported
 from fastrnn.layers.feedforward import Embedding, Linear
-from fastrnn.layers.network import Network
 from fastrnn.layers.network_steps import FUNCTIONS
 from fastrnn.layers.recurrent import Recurrent
 from fastrnn.layers.stacked import Stacked
@@ -34,16 +34,21 @@ _HEADER = """\
  *
  *     {prefix}_state state;
  *     {prefix}_reset(&state);
- *     {prefix}_step(&state, {given}, y);      for each step: {takes} in, {outputs} numbers y out
+ *     {prefix}_step(&state, {given}, y);      for each step: {takes} in, {gives} y out
  *
- * To include the declarations alone, define {PREFIX}_DECLARATIONS first. y may be the same array as x.
+ * {alias}A copy of the state saves it. To include the
+ * declarations alone, define {PREFIX}_DECLARATIONS first.
  *
  * Compile with -ffp-contract=off: the outputs are then those of fastrnn with FASTRNN_ISA=v2, bit for bit, where the
- * processor computes subnormal numbers as 0{inexact}. */
+ * processor computes subnormal numbers as 0 (FTZ and DAZ){inexact}. */
 #ifndef {PREFIX}_H
 #define {PREFIX}_H
 
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
 
 #define {PREFIX}_INPUTS {inputs}
 #define {PREFIX}_OUTPUTS {outputs}
@@ -53,6 +58,10 @@ typedef struct {{
 
 void {prefix}_reset({prefix}_state *state);
 {step};
+
+#ifdef __cplusplus
+}}
+#endif
 
 #endif
 
@@ -66,7 +75,7 @@ void {prefix}_reset({prefix}_state *state);
 """
 
 
-def export_c(model: Network | Recurrent | Stacked, path: str | os.PathLike[str], *, name: str | None = None) -> None:
+def export_c(model: Exportable, path: str | os.PathLike[str], *, name: str | None = None) -> None:
     """Write a network as one C99 file with its weights, which computes one sequence step by step.
 
     The file needs no library and allocates nothing, for plugins and microcontrollers. It declares a state, and the
@@ -74,8 +83,10 @@ def export_c(model: Network | Recurrent | Stacked, path: str | os.PathLike[str],
 
     Parameters
     ----------
-    model : Network, RNN, GRU, LSTM or Stacked
-        Unidirectional network.
+    model : Network, RNN, GRU, LSTM, Stacked, LanguageModel, SequenceClassifier or SequenceRegressor
+        Unidirectional network or fitted model. Classifiers and regressors include their scales, as in their `stream`:
+        the file takes and gives numbers in the units of the training data. That of a LanguageModel takes ids and gives
+        logits.
     path : str or os.PathLike
         File to write. An existing file is replaced.
     name : str, optional
@@ -113,9 +124,7 @@ def export_c(model: Network | Recurrent | Stacked, path: str | os.PathLike[str],
             f"name is {prefix!r}, but it must be a C identifier: at most 31 letters, digits and underscores, a letter "
             "first"
         )
-    if not isinstance(model, (Network, Recurrent, Stacked)):
-        raise TypeError(f"model is a {type(model).__name__}, but it must be a Network, RNN, GRU, LSTM or Stacked")
-    writer = _Writer(model if isinstance(model, Network) else Network({"rnn": model}), prefix)
+    writer = _Writer(Exported.of(model), prefix)
 
     def fill(file):
         for piece in writer.pieces():
@@ -133,7 +142,8 @@ def identifier(path: Path) -> str:
 class _Writer:
     """The C file of a network. Each step adds arrays, members of the state, functions and lines of the body."""
 
-    def __init__(self, network, prefix):
+    def __init__(self, exported, prefix):
+        network = exported.network
         self.dtype, self.prefix = network.dtype, prefix
         self.real = "float" if network.dtype == np.float32 else "double"
         self.arrays, self.members, self.start = {}, {}, []  # {name: array}, {name: size}, lines of reset
@@ -145,8 +155,12 @@ class _Writer:
         self.inputs = 1 if self.ids else first.in_features if isinstance(first, Linear) else first.input_size
         self.title = " -> ".join(map(_described, network.steps.values()))
         value, size = "x", self.inputs
+        if exported.scaler is not None:
+            value = self._scale(exported.scaler, value)
         for name, step in network.steps.items():
             value, size = self._step(name, step, value, size)
+        if exported.target_scaler is not None:
+            value = self._undo(exported.target_scaler, value)
         self.outputs, self.result = size, value
 
     def _step(self, name, step, value, size):
@@ -163,14 +177,15 @@ class _Writer:
 
     # ---- parts of the file -------------------------------------------------------------------------------------------
 
-    def array(self, values, name):
+    def array(self, values, name, real=None):
         """Add a constant array; returns its name. Subnormal numbers become 0, as fastrnn computes with them."""
-        values = np.ascontiguousarray(values, self.dtype)
+        real = real or self.real
+        values = np.ascontiguousarray(values, {"float": np.float32, "double": np.float64}[real])
         if not np.isfinite(values).all():
             raise ValueError(f"a parameter of {name!r} is not finite, and C has no constant for it")
-        values = np.where(np.abs(values) < np.finfo(self.dtype).tiny, np.zeros_like(values), values)
+        values = np.where(np.abs(values) < np.finfo(values.dtype).tiny, np.zeros_like(values), values)
         key = f"{self.prefix}_w{len(self.arrays)}"
-        self.arrays[key] = values
+        self.arrays[key] = real, values
         return key
 
     def member(self, size, letter="v"):
@@ -209,6 +224,21 @@ class _Writer:
 
     # ---- steps of the network ----------------------------------------------------------------------------------------
 
+    def _scale(self, scaler, value):
+        """Standardize in double, as the model does."""
+        v, size = self.member(self.inputs), self.inputs
+        mean, divisor = self.array(scaler.mean, "scaler", "double"), self.array(scaler.divisor, "scaler", "double")
+        self.add(f"for (int n = 0; n < {size}; n++)")
+        self.add(f"    {v}[n] = ({self.real})(((double){value}[n] - {mean}[n]) / {divisor}[n]);")
+        return v
+
+    def _undo(self, scaler, value):
+        y, size = self.member(len(scaler.mean)), len(scaler.mean)
+        mean, scale = self.array(scaler.mean, "scaler", "double"), self.array(scaler.deviation, "scaler", "double")
+        self.add(f"for (int n = 0; n < {size}; n++)")
+        self.add(f"    {y}[n] = ({self.real})((double){value}[n] * {scale}[n] + {mean}[n]);")
+        return y
+
     def _linear(self, name, layer, value):
         N, K = layer.out_features, layer.in_features
         w, y = self.array(layer.params["weight"].T, name), self.member(N)
@@ -220,7 +250,9 @@ class _Writer:
     def _function(self, name, step, value, size):
         function, *numbers = (step,) if isinstance(step, str) else step
         if function not in FUNCTIONS:
-            raise ValueError(f"step {name!r} is {step!r}, which needs the whole sequence: C computes step by step")
+            raise ValueError(
+                f"step {name!r} is {step!r}, which needs the whole sequence: the C code computes step by step"
+            )
         self.inexact, y = True, self.member(size)
         self.add(f"memcpy({y}, {value}, sizeof {y});")
         self.maths |= function in ("softmax", "log_softmax", "exponential")
@@ -247,8 +279,10 @@ class _Writer:
 
     def _recurrent(self, name, rnn, value):
         if rnn.bidirectional or rnn.reverse:
-            kind = "bidirectional" if rnn.bidirectional else "reverse"
-            raise ValueError(f"{name!r} is {kind}, so its outputs depend on future inputs: C computes step by step")
+            kind = "is bidirectional" if rnn.bidirectional else "runs in reverse"
+            raise ValueError(
+                f"layer {name!r} {kind}, so its outputs depend on future inputs: the C code computes step by step"
+            )
         if rnn.context_size:
             raise ValueError(f"{name!r} has context_size={rnn.context_size}, which a C file does not take: use 0")
         size = rnn.input_size
@@ -281,11 +315,13 @@ class _Writer:
             members=members or "    char unused;\n", inexact=rounding if self.inexact else "",
             includes="".join(f"#include <{name}.h>\n" for name in (("math", "string") if self.maths else ("string",))),
             given="id" if self.ids else "x",
-            takes=f"an id below {self.count}" if self.ids else f"{self.inputs} numbers x",
+            takes=f"an id below {self.count}" if self.ids else f"{_numbers(self.inputs)} x",
+            gives=_numbers(self.outputs),
+            alias="" if self.ids else "y may be the same array as x, with room for both. ",
         )  # fmt: skip
-        for name, values in self.arrays.items():
-            yield f"static const {self.real} {name}[{max(values.size, 1)}] = {{\n"
-            flat, suffix = values.ravel(), "f" if self.real == "float" else ""
+        for name, (real, values) in self.arrays.items():
+            yield f"static const {real} {name}[{max(values.size, 1)}] = {{\n"
+            flat, suffix = values.ravel(), "f" if real == "float" else ""
             for at in range(0, max(len(flat), 1), 6):
                 row = flat[at : at + 6].tolist() or [0.0]
                 yield "    " + ", ".join(_hexadecimal(v) + suffix for v in row) + ",\n"
@@ -303,6 +339,10 @@ class _Writer:
         yield "".join(f"    {line}\n" for line in self.body)
         yield f"    memcpy(y, {self.result}, {self.outputs} * sizeof *y);\n"
         yield ("    return 0;\n" if self.ids else "") + "}\n\n#endif\n"
+
+
+def _numbers(n):
+    return f"{n} number{'s' * (n != 1)}"
 
 
 def _hexadecimal(value):

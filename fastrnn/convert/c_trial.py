@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastrnn.convert.c_models import Exported
 from fastrnn.layers.feedforward import Embedding, Linear
-from fastrnn.layers.network import Network
 
 _STEPS = 8
 _SECONDS = 120  # for the compiler: constants take it about a second per million
@@ -38,7 +38,7 @@ int main(void)
 """
 
 
-def compare(net: Network, path: Path, prefix: str) -> str:
+def compare(exported: Exported, path: Path, prefix: str) -> str:
     """Compare outputs on random input; returns what was compared.
 
     Raises
@@ -49,7 +49,8 @@ def compare(net: Network, path: Path, prefix: str) -> str:
     command = shlex.split(os.environ.get("CC") or "cc")
     compiler = shutil.which(command[0]) if command else None
     if compiler is None:
-        return "no C compiler was found (cc, or that of $CC), so its outputs were NOT compared"
+        return f"no C compiler was found ({' '.join(command)}), so its outputs were NOT compared"
+    net = exported.network
     if net.num_parameters > _MOST_PARAMETERS:
         return f"it was NOT compiled and compared, as it has more than {_MOST_PARAMETERS:,} parameters"
     first, rng = next(iter(net.layers.values())), np.random.default_rng(0)
@@ -58,19 +59,21 @@ def compare(net: Network, path: Path, prefix: str) -> str:
         x = rng.integers(0, first.num_embeddings, _STEPS).astype(np.int32)
     else:
         size = first.in_features if isinstance(first, Linear) else first.input_size
-        x = rng.standard_normal((_STEPS, size)).astype(net.dtype)
+        x = rng.standard_normal((_STEPS, size))
+        x = (x if exported.scaler is None else exported.scaler.undo(x)).astype(net.dtype)
     real = "float" if net.dtype == np.float32 else "double"
     text = _MAIN.format(
         prefix=prefix, prefix_upper=prefix.upper(), given=real, taken="int32_t" if ids else real,
         inputs=1 if ids else max(x.shape[1], 1), x="x[0]" if ids else "x",
     )  # fmt: skip
-    want = net(x[:, None].swapaxes(0, 1) if net.batch_first else x[:, None])[0].reshape(_STEPS, -1)
+    want = exported.outputs(x)
     given = x if ids or x.shape[1] else np.zeros((_STEPS, 1), net.dtype)
     try:
         got = np.frombuffer(_outputs([compiler, *command[1:]], path, text, given.tobytes()), net.dtype)
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        return f"it could NOT be compiled and compared: {(said.strip().splitlines() or ['no message'])[0]}"
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["no message"]
+        said = next((line for line in lines if "error:" in line), lines[0])
+        return f"it could NOT be compiled by {' '.join(command)}, so its outputs were NOT compared: {said}"
     if got.size != want.size:
         raise ValueError(f"compiled, it gives {got.size} numbers, but fastrnn {want.size}: please report this")
     bound = (1e-4 if net.dtype == np.float32 else 1e-10) * max(1.0, float(np.abs(want).max(initial=0)))
@@ -88,4 +91,6 @@ def _outputs(compiler, path, text, given):
         command = [*compiler, "-std=c99", "-O1", "-ffp-contract=off", "main.c", "-o", "main", "-lm"]
         options = {"cwd": folder, "check": True, "capture_output": True, "timeout": _SECONDS}
         subprocess.run(command, text=True, errors="replace", **options)
+        if not Path(folder, "main").exists():
+            raise OSError("it wrote no program")
         return subprocess.run([str(Path(folder, "main"))], input=given, **options).stdout

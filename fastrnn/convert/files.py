@@ -14,6 +14,7 @@ import numpy as np
 
 from fastrnn._files import disk, foreign, storage
 from fastrnn.convert import c_trial, state_dict, tensor_files
+from fastrnn.convert.c_models import Exported
 from fastrnn.convert.c_source import export_c, identifier
 from fastrnn.convert.language_models import language_model, read_text, read_vocabulary
 from fastrnn.convert.tensor_files import read_ordered, read_torch
@@ -103,7 +104,7 @@ class _Options:
     def refuse(self, kind, *names):
         """Raise if one of these options is given, which do not apply to this kind of source."""
         for name in names:
-            if getattr(self, name) not in (None, "tanh"):
+            if getattr(self, name) not in (None, "tanh" if name == "nonlinearity" else None):
                 raise ValueError(f"--{name} {getattr(self, name)} does not apply to {kind}: leave it out")
 
 
@@ -137,7 +138,8 @@ def _read(source, options):
             }
         )
         compared = "each recurrent layer alone agrees with a float64 reference of Keras' definitions; "
-        compared += f"{', '.join([*rest, 'the outputs of the whole'])} were not compared with anything"
+        rest = [*(f"{name} layers" for name in rest), "the outputs of the whole network"]
+        compared += f"{', '.join(rest)} were not compared with anything"
     return net, [f"read {net!r}, {net.num_parameters} parameters; {compared}"]
 
 
@@ -318,18 +320,30 @@ def _write(model, destination):
 
 def _write_c(model, destination):
     """Write a model as C; returns a line that says so."""
-    net, name = model if isinstance(model, Network) else Network(_layers(model)), identifier(destination)
+    if destination.suffix != ".c":
+        raise ValueError(f"{destination}: use the suffix .c, because compilers take {destination.suffix} for C++")
+    name = identifier(destination)
+    try:
+        exported = Exported.of(model)
+    except TypeError:
+        raise ValueError(
+            f"a {type(model).__name__} cannot be written as C: it is more than a chain of layers"
+        ) from None
     with disk.new_file(destination) as temporary:
-        export_c(net, temporary, name=name)
-        said = c_trial.compare(net, temporary, name)
-    left_out = "" if net is model else _left_out(model)
-    return f"wrote {destination}, with the functions {name}_reset and {name}_step{left_out}; {said}"
+        export_c(model, temporary, name=name)
+        said = c_trial.compare(exported, temporary, name)
+    notes = {
+        "LanguageModel": "; its outputs are logits in the order of the vocabulary, which the file does not contain",
+        "SequenceClassifier": "; its outputs are probabilities in the order of classes_",
+    }
+    note = notes.get(type(model).__name__, "")
+    return f"wrote {destination}, with the functions {name}_reset and {name}_step{note}; {said}"
 
 
 def _left_out(model):
     """Describe what of a model is not in its state_dict."""
     if not isinstance(model, Network):
-        return "; its vocabulary and settings are not in them"
+        return "; the file contains neither vocabulary nor settings"
     functions = [
         f"{name!r} ({step if isinstance(step, str) else step[0]})"
         for name, step in model.steps.items()
@@ -347,6 +361,6 @@ def _layers(model):
     if isinstance(model, LanguageModel):
         return {name: getattr(model, name) for name in model.LAYERS}
     raise ValueError(
-        f"a {type(model).__name__} is more than a chain of layers, so neither a state_dict nor C describes it: only "
-        "LanguageModel and Network can be written so"
+        f"a {type(model).__name__} cannot be written as a state_dict, because it is more than a chain of layers: only "
+        "LanguageModel and Network can"
     )

@@ -36,7 +36,9 @@ class NetworkStream:
     def __init__(self, network: Network, batch_size: int):
         for name, step in network.steps.items():
             if name not in network.layers and (step if isinstance(step, str) else step[0]) not in FUNCTIONS:
-                raise ValueError(f"step {name!r} is {step!r}, which needs the whole sequence: a stream has one step")
+                raise ValueError(
+                    f"step {name!r} is {step!r}, which needs the whole sequence: a stream computes one step at a time"
+                )
         self._network = network
         self._streams = {
             name: layer.stream(batch_size) for name, layer in network.layers.items() if isinstance(layer, RECURRENT)

@@ -176,7 +176,8 @@ class Pooled(Model):
         Returns
         -------
         FeatureStream
-            The stream, before the first step. After each step it gives the outputs for the sequences so far.
+            The stream, before the first step. ``step(x_t)`` takes (batch_size, features) and returns the outputs for
+            the sequences so far; ``run(x)`` takes several steps; ``reset(rows=None)`` begins new sequences.
 
         Raises
         ------
@@ -187,7 +188,7 @@ class Pooled(Model):
         if self._pool not in (last, each):
             raise ValueError(f"pooling={self.pooling!r} needs all steps of a sequence: a stream needs pooling='last'")
         network = Network({"rnn": self.rnn, "linear": self.linear})
-        return FeatureStream(network, batch_size, self._finished, self._scaler, self.rnn.input_size)
+        return FeatureStream(network, batch_size, self._finished, self._scaler, self.features_)
 
     def _outputs_of(self, X, batch_size) -> Iterator[tuple]:
         """The sequences and the outputs of each batch of checked sequences."""

@@ -17,6 +17,11 @@ class Scaler:
     deviation : (n,) array_like
         Standard deviations, >= 0. A feature with a deviation of 0 is not scaled, and `undo` returns its mean.
 
+    Attributes
+    ----------
+    divisor : (n,) ndarray
+        What features are divided by: the deviation, or 1 where it is 0.
+
     Examples
     --------
     >>> scaler = Scaler.of([np.array([[1.0, 5], [3, 5]]), np.array([[5.0, 5]])])
@@ -28,7 +33,7 @@ class Scaler:
 
     def __init__(self, mean, deviation):
         self.mean, self.deviation = np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
-        self._divisor = np.where(self.deviation > 0, self.deviation, 1.0)
+        self.divisor = np.where(self.deviation > 0, self.deviation, 1.0)
 
     @classmethod
     def of(cls, X, constant: float = 1.0, name: str = "feature") -> Scaler:
@@ -73,7 +78,7 @@ class Scaler:
 
     def __call__(self, x) -> np.ndarray:
         """Shift and scale, in float64."""
-        return (x - self.mean) / self._divisor
+        return (x - self.mean) / self.divisor
 
     def undo(self, x) -> np.ndarray:
         """Invert the shift and the scale, in float64."""

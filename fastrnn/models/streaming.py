@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn._check import data as check_data
 from fastrnn._types import Array, ArrayLike, IntsLike
 from fastrnn.layers.network import Network
 from fastrnn.models.scaling import cast
+from fastrnn.models.text import Bytes
 
 
 class ModelStream:
@@ -27,6 +29,9 @@ class ModelStream:
     def __init__(self, network: Network, batch_size: int, finish: Callable[[Array], Array]):
         self._stream, self._finish = network.stream(batch_size), finish
         self.batch_size = self._stream.batch_size
+
+    def __repr__(self):
+        return f"<{type(self).__name__}: batch_size={self.batch_size}>"
 
     def reset(self, rows: ArrayLike | None = None) -> None:
         """Begin new sequences.
@@ -71,23 +76,24 @@ class FeatureStream(ModelStream):
     True
     """
 
-    def __init__(self, network, batch_size, finish, scaler, width):
+    def __init__(self, network, batch_size, finish, scaler, features):
         super().__init__(network, batch_size, finish)
-        self._scaler, self._width, self._dtype = scaler, width, network.dtype
+        self._scaler, self._features, self._dtype = scaler, features, network.dtype
+        self._width = next(iter(network.layers.values())).input_size
 
     def step(self, x_t: ArrayLike) -> Array:
         """Compute the outputs after one more step.
 
         Parameters
         ----------
-        x_t : array_like, shape (batch_size, features)
-            Next step of each sequence, in the units of the training data.
+        x_t : array_like or data frame, shape (batch_size, features)
+            Next step of each sequence, in the units of the training data. Columns of data frames are matched by name.
 
         Returns
         -------
         ndarray, shape (batch_size, K)
-            Probabilities of the classes, or predicted numbers (float64), for the sequences so far: those of
-            `predict_proba` or `predict`, bit for bit.
+            Probabilities of the classes, in the order of `classes_`, or predicted numbers (float64), for the sequences
+            so far: those of `predict_proba` or `predict`, bit for bit.
 
         Raises
         ------
@@ -117,10 +123,11 @@ class FeatureStream(ModelStream):
         return self._finish(self._stream.run(self._scaled("x", x, 3)))
 
     def _scaled(self, name, x, ndim):
-        x = np.asarray(x)
+        x = np.asarray(check_data.by_name(name, x, self._features))
         if x.ndim != ndim or x.shape[-2:] != (self.batch_size, self._width):
             shape = ("T, " if ndim == 3 else "") + f"{self.batch_size}, {self._width}"
-            raise ValueError(f"{name} has shape {x.shape}, but this stream takes ({shape})")
+            hint = ": pass x_t[None]" if self.batch_size == ndim - 1 == 1 and x.shape == (self._width,) else ""
+            raise ValueError(f"{name} has shape {x.shape}, but this stream takes ({shape}){hint}")
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} has dtype {x.dtype}, but it must be real numbers")
         if not np.isfinite(x).all():
@@ -158,7 +165,8 @@ class TextStream(ModelStream):
         Parameters
         ----------
         symbol : str, bytes or array_like of int, shape (batch_size,)
-            The symbol, if there is one text; otherwise ids of ``model.vocabulary``.
+            The symbol, if there is one text; otherwise ids, as of ``model.vocabulary.encode``. At the word level, a
+            word begins with the blank before it: ``" fox"``.
 
         Returns
         -------
@@ -168,7 +176,8 @@ class TextStream(ModelStream):
         Raises
         ------
         ValueError
-            The model does not know the symbol, or there is not one for each text. The state does not change.
+            The model does not know the character, or there is not one symbol for each text. The state does not change.
+            An unknown word counts as ``<unk>``.
         """
         return self._finish(self._stream.step(self._ids(symbol, 1)))
 
@@ -178,7 +187,7 @@ class TextStream(ModelStream):
         Parameters
         ----------
         text : str, bytes or array_like of int, shape (T, batch_size)
-            The symbols, if there is one text; otherwise ids of ``model.vocabulary``.
+            The symbols, if there is one text; otherwise ids, as of ``model.vocabulary.encode``.
 
         Returns
         -------
@@ -188,11 +197,13 @@ class TextStream(ModelStream):
         Raises
         ------
         ValueError
-            The model does not know a symbol, or the shape does not fit. The state does not change.
+            The model does not know a character, or the shape does not fit. The state does not change.
         """
         return self._finish(self._stream.run(self._ids(text, 2)))
 
     def _ids(self, symbols, ndim):
+        if isinstance(symbols, bytes) and not isinstance(self._vocabulary, Bytes):
+            raise TypeError("this model does not read bytes: give a str")
         if isinstance(symbols, (str, bytes)):
             if self.batch_size != 1:
                 raise ValueError(
@@ -203,7 +214,9 @@ class TextStream(ModelStream):
             if ndim == 1 and len(ids) != 1:
                 raise ValueError(f"{symbols!r} has {len(ids)} symbols, but a step reads one: use run")
             return ids.reshape(-1, 1) if ndim == 2 else ids
-        return symbols
+        if np.asarray(symbols).dtype.kind in "US":
+            raise TypeError("symbols of several texts must be ids: give model.vocabulary.encode(…)")
+        return np.reshape(symbols, (-1, 1)[-ndim:]) if self.batch_size == 1 and np.ndim(symbols) < ndim else symbols
 
 
 def _log_softmax(logits):

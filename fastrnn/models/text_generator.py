@@ -27,7 +27,8 @@ class TextGenerator(LanguageNetwork):
         Returns
         -------
         TextStream
-            The stream, before the first symbol.
+            The stream, before the first symbol. ``step(symbol)`` returns the log-probabilities of the next symbol;
+            ``run(text)`` reads several symbols; ``reset(rows=None)`` begins new texts.
         """
         self._check_fitted()
         network = Network({name: getattr(self, name) for name in self.LAYERS})
