@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import platform
 import re
 import shutil
 import subprocess
@@ -367,3 +368,25 @@ def test_the_program_in_the_documentation(tmp_path):
     done = subprocess.run(["./main"], cwd=tmp_path, check=True, input="1 2 3 4", capture_output=True, text=True)
     got = np.array([line.split() for line in done.stdout.splitlines()], "float32")
     np.testing.assert_allclose(got, net(np.array([[[1, 2]], [[3, 4]]], "float32"))[0][:, 0], atol=1e-5)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of x86")
+@pytest.mark.parametrize("flags", ["-std=gnu99 -mfpmath=387", "-funsafe-math-optimizations", "-ffp-contract=fast"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_other_roundings_of_a_compiler_change_the_last_digits_only(dtype, flags, tmp_path):
+    for k, net in enumerate([fastrnn.LSTM(3, 8, dtype=dtype), fastrnn.RNN(3, 8, nonlinearity="elu", dtype=dtype)]):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        check(net, folder, flags=flags.split(), equal=False)
+
+
+def test_numbers_beyond_the_dtype(tmp_path, portable):
+    check(fastrnn.RNN(2, 3, clip=1e39), tmp_path)  # clips nothing
+    with pytest.raises(ValueError, match="1e\\+39, which float32 cannot represent"):
+        export_c(fastrnn.RNN(2, 3, nonlinearity=("affine", 1e39, 0.0)), tmp_path / "net.c")
+
+
+def test_convert_with_a_compiler_that_cannot_be_read(tmp_path, monkeypatch):
+    fastrnn.Network({"rnn": fastrnn.GRU(2, 3)}).save(tmp_path / "model")
+    monkeypatch.setenv("CC", 'gcc "')
+    assert "$CC is 'gcc \"' (No closing quotation)" in convert(tmp_path / "model", tmp_path / "a.c")[-1]

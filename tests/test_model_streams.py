@@ -183,3 +183,14 @@ def test_columns_of_data_frames_are_matched_by_name():
         s.step(row.rename(columns={"c": "zzz"}))
     with pytest.raises(ValueError, match=r"pass x_t\[None\]"):
         s.step(np.zeros(3))
+
+
+def test_a_stream_remains_what_the_model_was():
+    X = sequences(5)
+    model = SequenceRegressor("gru", 8, seed=0).fit(X, X.sum((1, 2)), epochs=1, verbose=False)
+    s = model.stream()
+    before = s.run(X[0][:, None])
+    model.fit(100 * X + 5, 1e6 + 1e3 * X.sum((1, 2)), epochs=1, verbose=False)
+    s.refresh()
+    s.reset()
+    np.testing.assert_array_equal(s.run(X[0][:, None]), before)

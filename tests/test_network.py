@@ -1,5 +1,7 @@
 """Network: its results, functions, files and errors."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -258,9 +260,107 @@ def test_wrong_steps_of_a_stream_are_refused():
         stream.step(np.array([1, 2, 3]))
     with pytest.raises(ValueError, match=r"ids have shape \(2,\), but this stream takes \(T, 2\)"):
         stream.run(np.array([1, 2]))
-    with pytest.raises(ValueError, match="state has 1 parts, but this Network has 2 recurrent layers, rnn, top"):
+    with pytest.raises(ValueError, match="state has 1 parts, but the recurrent layers of this Network are rnn, top"):
         stream.state = (None,)
     with pytest.raises(ValueError, match="needs"):
         stream.state = (None, np.zeros((1, 3, 5), "float32"))
     for mine, wanted in zip(stream.state, before, strict=True):
         np.testing.assert_array_equal(mine, wanted)
+
+
+def several_layers():
+    return [
+        fastrnn.Network({"a": fastrnn.GRU(3, 5, seed=0), "b": fastrnn.LSTM(5, 4, seed=1)}),
+        fastrnn.Stacked([fastrnn.GRU(3, 5, seed=0), fastrnn.LSTM(5, 4, seed=1)]),
+    ]
+
+
+@pytest.mark.parametrize("net", several_layers(), ids=["Network", "Stacked"])
+def test_threads_that_share_a_stream_never_leave_the_layers_at_different_steps(net):
+    x = np.random.default_rng(0).standard_normal((64, 1, 3)).astype("float32")
+    s, done = net.stream(), []
+
+    def use():
+        for _ in range(200):
+            try:
+                s.run(x)
+                done.append(1)
+            except RuntimeError as error:
+                assert "another call at the same time" in str(error)
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    want = net.stream()
+    for _ in done:
+        want.run(x)
+    for got, right in zip(s.state, want.state, strict=True):
+        np.testing.assert_array_equal(got, right)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("net", several_layers(), ids=["Network", "Stacked"])
+def test_a_stream_that_was_interrupted_between_layers_says_so(net, layer, error):
+    x = np.random.default_rng(0).standard_normal((4, 2, 3)).astype("float32")
+    s = net.stream(2)
+    want = s.run(x)
+
+    class Stopped:
+        batch_size = 2
+
+        def __getattr__(self, name):
+            raise error
+
+    s.reset()
+    kept, s._streams[layer] = s._streams[layer], Stopped()
+    by_name = getattr(s, "_by_name", {})
+    name = "ab"[layer]
+    if by_name:
+        by_name[name] = s._streams[layer]
+    with pytest.raises(error):
+        s.run(x)
+    s._streams[layer] = kept
+    if by_name:
+        by_name[name] = kept
+    if layer == 0 and error is MemoryError:  # nothing has happened
+        np.testing.assert_array_equal(s.run(x), want)
+        return
+    for rows in ("run", [0]):
+        if rows != "run":
+            s.reset(rows)
+        with pytest.raises(RuntimeError, match="reset"):
+            s.run(x)
+    s.reset()
+    np.testing.assert_array_equal(s.run(x), want)
+    s._apart = True
+    s.state = None
+    np.testing.assert_array_equal(s.run(x), want)
+
+
+def test_wrong_input_leaves_a_stream_usable():
+    for net in several_layers():
+        s = net.stream(2)
+        with pytest.raises((TypeError, ValueError)):
+            s.run(np.zeros((3, 2, 7), "float32"))
+        with pytest.raises((TypeError, ValueError)):
+            s.state = 3
+        s.run(np.zeros((3, 2, 3), "float32"))
+
+
+def test_rows_to_reset():
+    s = fastrnn.GRU(3, 5, seed=0).stream(3)
+    y = s.run(np.ones((4, 3, 3), "float32"))
+    state = s.state
+    for rows in ([], (), np.array([]), range(0), [False] * 3):
+        s.reset(rows)
+        np.testing.assert_array_equal(s.state, state)
+    for rows, message in (([3], "rows has 3, but this stream has 3"), ([-4], "rows has -4"), ([True], "mask of shape")):
+        with pytest.raises(IndexError, match=message):
+            s.reset(rows)
+    with pytest.raises(TypeError, match="indices or a bool mask"):
+        s.reset([0.5])
+    s.reset([-1])
+    assert (s.state[:, 2] == 0).all() and (s.state[:, :2] == state[:, :2]).all() and y.any()

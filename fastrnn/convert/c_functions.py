@@ -68,7 +68,8 @@ static real @clip(real x, real limit)
 static real @expm1_part(real x, real *scale)
 {
     static const real q_of[] = {COEFFICIENTS};
-    const real shifted = x * LOG2E + MAGIC, n = shifted - MAGIC;
+    const volatile real sum = x * LOG2E + MAGIC;     /* rounded to this type, whatever the compiler may do elsewhere */
+    const real shifted = sum, n = shifted - MAGIC;
     real r = n * -LN2_HIGH + x, q = q_of[DEGREE];
     bits u;
     r = n * -LN2_LOW + r;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -203,7 +202,10 @@ class _Writer:
 
     def _number(self, value):
         """Constant of the network's type: its value in this type, exactly."""
-        return _hexadecimal(float(self.dtype.type(value))) + ("f" if self.real == "float" else "")
+        found = _cast(self.dtype, value)
+        if not np.isfinite(found):
+            raise ValueError(f"a number of an activation is {value}, which {self.dtype} cannot represent")
+        return _hexadecimal(found) + ("f" if self.real == "float" else "")
 
     def activation(self, cell, which, value):
         """Expression for gate (0), candidate (1) or output activation (2) of a value."""
@@ -213,7 +215,7 @@ class _Writer:
             name = _ACTIVATIONS[kind]
         elif cell.name.startswith("RNN("):
             name = cell.name[4:-1]
-        if which < 2 and cell.clip != math.inf:
+        if which < 2 and np.isfinite(_cast(self.dtype, cell.clip)):
             value = self.call("clip", value, self._number(cell.clip))
         return self._elementwise(name, numbers, value)
 
@@ -339,6 +341,12 @@ class _Writer:
         yield "".join(f"    {line}\n" for line in self.body)
         yield f"    memcpy(y, {self.result}, {self.outputs} * sizeof *y);\n"
         yield ("    return 0;\n" if self.ids else "") + "}\n\n#endif\n"
+
+
+def _cast(dtype, value):
+    """A number in the network's type; infinity, if it is too large."""
+    with np.errstate(over="ignore"):
+        return float(dtype.type(value))
 
 
 def _numbers(n):

@@ -46,7 +46,11 @@ def compare(exported: Exported, path: Path, prefix: str) -> str:
     ValueError
         The outputs differ.
     """
-    command = shlex.split(os.environ.get("CC") or "cc")
+    given = os.environ.get("CC") or "cc"
+    try:
+        command = shlex.split(given)
+    except ValueError as error:
+        return f"$CC is {given!r} ({error}), so its outputs were NOT compared"
     compiler = shutil.which(command[0]) if command else None
     if compiler is None:
         return f"no C compiler was found ({' '.join(command)}), so its outputs were NOT compared"
@@ -67,9 +71,9 @@ def compare(exported: Exported, path: Path, prefix: str) -> str:
         inputs=1 if ids else max(x.shape[1], 1), x="x[0]" if ids else "x",
     )  # fmt: skip
     want = exported.outputs(x)
-    given = x if ids or x.shape[1] else np.zeros((_STEPS, 1), net.dtype)
+    inputs = x if ids or x.shape[1] else np.zeros((_STEPS, 1), net.dtype)
     try:
-        got = np.frombuffer(_outputs([compiler, *command[1:]], path, text, given.tobytes()), net.dtype)
+        got = np.frombuffer(_outputs([compiler, *command[1:]], path, text, inputs.tobytes()), net.dtype)
     except (OSError, subprocess.SubprocessError) as error:
         lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["no message"]
         said = next((line for line in lines if "error:" in line), lines[0])

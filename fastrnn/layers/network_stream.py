@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrnn._types import Array, ArrayLike
+from fastrnn.layers.chain_stream import ChainStream
 from fastrnn.layers.feedforward import Embedding, Linear
 from fastrnn.layers.network_steps import FUNCTIONS, RECURRENT
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from fastrnn.layers.network import Network
 
 
-class NetworkStream:
+class NetworkStream(ChainStream):
     """Stream of a `Network`: step through sequences that arrive piece by piece.
 
     The recurrent layers use the weights as of its creation, until `refresh` is called. The outputs of all layers are
@@ -40,12 +41,12 @@ class NetworkStream:
                     f"step {name!r} is {step!r}, which needs the whole sequence: a stream computes one step at a time"
                 )
         self._network = network
-        self._streams = {
+        self._by_name = {
             name: layer.stream(batch_size) for name, layer in network.layers.items() if isinstance(layer, RECURRENT)
         }
-        if not self._streams:
+        if not self._by_name:
             raise ValueError("a stream needs a recurrent layer, but this Network has none")
-        self.batch_size = next(iter(self._streams.values())).batch_size
+        super().__init__(list(self._by_name.values()))
 
     def step(self, x_t: ArrayLike) -> Array:
         """Run one step.
@@ -60,7 +61,7 @@ class NetworkStream:
         ndarray, shape (batch_size, output features)
             Output of the network.
         """
-        return self._through(x_t, 1)
+        return self._guarded(self._through, x_t, 1)
 
     def run(self, x: ArrayLike) -> Array:
         """Run several steps.
@@ -76,7 +77,7 @@ class NetworkStream:
         ndarray, shape (T, batch_size, output features)
             Output of the network.
         """
-        return self._through(x, 2)
+        return self._guarded(self._through, x, 2)
 
     def _through(self, x, ndim):
         network = self._network
@@ -85,8 +86,9 @@ class NetworkStream:
             if len(shape) != ndim or shape[-1] != self.batch_size:
                 raise ValueError(f"ids have shape {shape}, but this stream takes {wanted}: one id for each sequence")
         for name, step in network.steps.items():
-            if name in self._streams:
-                x = getattr(self._streams[name], "step" if ndim == 1 else "run")(x)
+            if name in self._by_name:
+                x = getattr(self._by_name[name], "step" if ndim == 1 else "run")(x)
+                self._advanced = True
             elif isinstance(step, (Embedding, Linear)):
                 x = step(np.ascontiguousarray(x))
             else:
@@ -94,40 +96,27 @@ class NetworkStream:
                 x = FUNCTIONS[function](x, *numbers).astype(network.dtype, copy=False)
         return x
 
-    def reset(self, rows: ArrayLike | None = None) -> None:
-        """Restore the initial state.
-
-        Parameters
-        ----------
-        rows : array_like, optional
-            Indices or bool mask of the rows. By default all.
-        """
-        for stream in self._streams.values():
-            stream.reset(rows)
-
-    def refresh(self) -> None:
-        """Use the current parameters of the recurrent layers from now on. The state does not change."""
-        for stream in self._streams.values():
-            stream.refresh()
-
     @property
     def state(self) -> tuple[Any, ...]:
         """Copy of the recurrent layers' states, as a call takes them. It can be set; None is the initial state."""
-        return tuple(stream.state for stream in self._streams.values())
+        return tuple(stream.state for stream in self._streams)
 
     @state.setter
     def state(self, value: tuple[Any, ...] | None) -> None:
+        if value is not None and not isinstance(value, (tuple, list)):
+            raise TypeError(f"state is a {type(value).__name__}, but it must be a tuple with the state of each layer")
         states = [None] * len(self._streams) if value is None else list(value)
         if len(states) != len(self._streams):
             raise ValueError(
-                f"state has {len(states)} parts, but this Network has {len(self._streams)} recurrent layers, "
-                f"{', '.join(self._streams)}: pass one state, or None, for each"
+                f"state has {len(states)} parts, but the recurrent layers of this Network are "
+                f"{', '.join(self._by_name)}: pass one state, or None, for each"
             )
         before = self.state
         try:
-            for stream, state in zip(self._streams.values(), states):
+            for stream, state in zip(self._streams, states):
                 stream.state = state
         except BaseException:
-            for stream, state in zip(self._streams.values(), before):
+            for stream, state in zip(self._streams, before):
                 stream.state = state
             raise
+        self._apart = False

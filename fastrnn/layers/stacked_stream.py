@@ -7,9 +7,10 @@ import numpy as np
 from fastrnn import _check
 from fastrnn._check import stacked as check_stacked
 from fastrnn._types import Array, ArrayLike, MemberStates, MemberStatesLike
+from fastrnn.layers.chain_stream import ChainStream
 
 
-class StackedStream:
+class StackedStream(ChainStream):
     """Stream of a `Stacked`: step through sequences that arrive piece by piece.
 
     It uses the weights as of its creation, until `refresh` is called. Its outputs are those of one call over the whole
@@ -27,8 +28,7 @@ class StackedStream:
 
     def __init__(self, stack, batch_size, context):
         self._stack = stack
-        self._streams = [layer.stream(batch_size, None if k else context) for k, layer in enumerate(stack.layers)]
-        self.batch_size = self._streams[0].batch_size
+        super().__init__([layer.stream(batch_size, None if k else context) for k, layer in enumerate(stack.layers)])
 
     def step(self, x_t: ArrayLike, out: Array | None = None) -> Array:
         """Run one step.
@@ -45,7 +45,7 @@ class StackedStream:
         ndarray, shape (batch_size, output_size)
             Output, or `out`.
         """
-        return self._through("step", x_t, out, ())
+        return self._guarded(self._through, "step", x_t, out, ())
 
     def run(self, x: ArrayLike, out: Array | None = None) -> Array:
         """Run several steps.
@@ -62,7 +62,7 @@ class StackedStream:
         ndarray, shape (T, batch_size, output_size)
             Output, or `out`.
         """
-        return self._through("run", x, out, np.shape(x)[:1])
+        return self._guarded(self._through, "run", x, out, np.shape(x)[:1])
 
     def _through(self, verb, x, out, steps):
         if out is not None:
@@ -70,26 +70,11 @@ class StackedStream:
         last = len(self._streams) - 1
         for k, stream in enumerate(self._streams):
             y = getattr(stream, verb)(x, out=out if k == last else None)
+            self._advanced = True
             if self._stack.residual and k:
                 y += x
             x = y
         return x
-
-    def reset(self, rows: ArrayLike | None = None) -> None:
-        """Restore the initial state.
-
-        Parameters
-        ----------
-        rows : array_like, optional
-            Indices or bool mask of the rows. By default all.
-        """
-        for stream in self._streams:
-            stream.reset(rows)
-
-    def refresh(self) -> None:
-        """Use the current parameters of the members from now on. The state does not change."""
-        for stream in self._streams:
-            stream.refresh()
 
     @property
     def state(self) -> MemberStates:
@@ -105,3 +90,4 @@ class StackedStream:
                 stream.reset()
             else:
                 stream.state = new
+        self._apart = False

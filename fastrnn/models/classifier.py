@@ -256,13 +256,11 @@ class SequenceClassifier(Pooled):
         X = self._sequences(X)
         out = np.empty((len(X), len(self.classes_)), self.dtype)
         for ragged, logits in self._outputs_of(X, batch_size):
-            out[ragged.rows] = self._finished(logits)
+            out[ragged.rows] = _probabilities(logits)
         return out
 
-    def _finished(self, logits):
-        rows = logits.reshape(-1, logits.shape[-1])
-        _engine.softmax(rows, rows)
-        return logits
+    def _finish(self):
+        return _probabilities
 
     def predict(self, X) -> np.ndarray:
         """Predict the most likely label of each sequence.
@@ -315,6 +313,13 @@ class SequenceClassifier(Pooled):
     def _rebuild(self, config, arrays):
         super()._rebuild(config, arrays)
         self.classes_ = np.array(config["classes"])
+
+
+def _probabilities(logits):
+    """The softmax, in place."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    _engine.softmax(rows, rows)
+    return logits
 
 
 def _targets(y, classes, where, *, N=None):

@@ -72,7 +72,7 @@ POOLINGS = {"last": last, "mean": mean, "max": greatest}
 
 class Pooled(Model):
     """Base of SequenceClassifier and SequenceRegressor, which define ``_loss(output, batch) -> loss, backward``, and
-    ``_finished(output)``: what users get."""
+    ``_finish()``, which returns a function of the output: what users get."""
 
     features_: list[str] | None = None
     rnn: Recurrent
@@ -188,7 +188,7 @@ class Pooled(Model):
         if self._pool not in (last, each):
             raise ValueError(f"pooling={self.pooling!r} needs all steps of a sequence: a stream needs pooling='last'")
         network = Network({"rnn": self.rnn, "linear": self.linear})
-        return FeatureStream(network, batch_size, self._finished, self._scaler, self.features_)
+        return FeatureStream(network, batch_size, self._finish(), self._scaler, self.features_)
 
     def _outputs_of(self, X, batch_size) -> Iterator[tuple]:
         """The sequences and the outputs of each batch of checked sequences."""

@@ -269,7 +269,7 @@ class SequenceRegressor(Pooled):
         K = self.linear.out_features
         found = [None] * len(X) if self.per_step else np.empty((len(X), K))
         for ragged, output in self._outputs_of(X, batch_size):
-            output = self._finished(output)
+            output = self._target_scaler.undo(output)
             if not self.per_step:
                 found[ragged.rows] = output
                 continue
@@ -277,8 +277,8 @@ class SequenceRegressor(Pooled):
                 found[row] = output[: ragged.lengths[b], b].reshape(-1 if self._flat else (ragged.lengths[b], K))
         return found[:, 0] if self._flat and not self.per_step else found
 
-    def _finished(self, output):
-        return self._target_scaler.undo(output)
+    def _finish(self):
+        return self._target_scaler.undo
 
     def score(self, X, y) -> float:
         """Compute R², the coefficient of determination, averaged over the K targets.

@@ -17,8 +17,8 @@ from fastrnn.models.text import Bytes
 class ModelStream:
     """Stream of a fitted model: the outputs after each step of sequences that arrive piece by piece.
 
-    It uses the recurrent layers' parameters as of its creation, until `refresh` is called. Construct it with
-    ``model.stream(batch_size)``. Only one thread at a time may use a stream.
+    It computes what the model was when the stream was created: another `fit` makes new layers, which need a new stream.
+    Construct it with ``model.stream(batch_size)``. Only one thread at a time may use a stream.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class ModelStream:
         self._stream.reset(rows)
 
     def refresh(self) -> None:
-        """Use the current parameters of the recurrent layers from now on. The state does not change."""
+        """Use parameters of the layers that were changed in place from now on. The state does not change."""
         self._stream.refresh()
 
     @property

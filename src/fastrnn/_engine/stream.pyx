@@ -309,7 +309,7 @@ cdef class Stream:
         rows : array of int or bool, optional
             Indices or mask of the sequences to reset. By default all of them.
         """
-        where = slice(None) if rows is None else np.atleast_1d(rows)
+        where = slice(None) if rows is None else self.rows_at(rows)
         self.take()
         try:
             for k, state in enumerate((self.h, self.c)):
@@ -319,6 +319,22 @@ cdef class Stream:
                         state[:, where, : self.initial[k].shape[2]] = self.initial[k]
         finally:
             rnn_give(&self.taken)
+
+    def rows_at(self, rows):
+        """The indices of some rows, or a mask of them, as an array; an IndexError names what is out of range."""
+        where = np.atleast_1d(np.asarray(rows))
+        if where.size == 0:
+            return where.astype(np.intp)
+        B = self.batch_size
+        if where.dtype == bool:
+            if where.shape != (B,):
+                raise IndexError(f"rows is a mask of shape {where.shape}, but this stream has {B} sequences")
+        elif where.dtype.kind not in "iu":
+            raise TypeError(f"rows has dtype {where.dtype}, but it must be indices or a bool mask of the sequences")
+        elif where.min() < -B or where.max() >= B:
+            raise IndexError(f"rows has {where.min() if where.min() < -B else where.max()}, but this stream has "
+                             f"{B} sequences")
+        return where
 
     @property
     def state(self):
