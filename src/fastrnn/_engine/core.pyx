@@ -320,7 +320,7 @@ cdef void multiply_serial(Gemm *g, const char *a, const char *b, Py_ssize_t K) n
 
 
 cdef Py_ssize_t multiply_pieces(const Gemm *g) noexcept nogil:
-    """Pieces of g.c that threads may compute at the same time: tiles with BLAS, fewer rows with the built-in product."""
+    """Pieces of g.c that threads may compute at the same time: tiles with BLAS, fewer rows without it."""
     return max(1, g.M // 64) if gemm_is_ours(g) else gemm_tiles(g.M)
 
 
