@@ -8,7 +8,7 @@
 #   make load        an hour of concurrent callers, forks and changing shapes: same bits, flat memory (MINUTES=5)
 #   make lint        ruff, cython-lint, numpydoc's rules for public docstrings, and mypy on a script that uses fastrnn
 #   make bench       compare with torch, onnxruntime, OpenVINO, JAX and NumPy (an hour; ARGS=--quick: twelve minutes)
-#   make sanitize    the tests of compiled code under the address and undefined-behaviour sanitizers (half an hour)
+#   make sanitize    the tests of compiled code under the address and undefined-behaviour sanitizers (up to 40 minutes)
 #   make sanitize-threads  the tests of threads on a build with ThreadSanitizer
 #   make sanitize-short    the kernels and the thread team alone, under these sanitizers and valgrind (about a minute; CI)
 #   make clean       remove .venv and everything that was built

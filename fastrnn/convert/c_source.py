@@ -77,7 +77,8 @@ void {prefix}_reset({prefix}_state *state);
 def export_c(model: Exportable, path: str | os.PathLike[str], *, name: str | None = None) -> None:
     """Write a network as one C99 file with its weights, which computes one sequence step by step.
 
-    The file needs no library and allocates nothing, for plugins and microcontrollers. It declares a state, and the
+    The file allocates nothing, for plugins and microcontrollers, and needs no library, except that classifiers and some
+    functions (softmax, log_softmax, softplus, exponential) need the C math library. It declares a state, and the
     functions ``NAME_reset`` and ``NAME_step``.
 
     Parameters
