@@ -302,7 +302,7 @@ class _Writers:
             top = layer == net.num_layers - 1
             y = (out if joined is None else joined) if top else np.empty((rows, net.hidden_size), net.dtype)
             gates = np.empty((rows, net.cell.blocks * Hp), net.dtype)
-            h_prev, c_prev = (np.empty((2 * rows, Hp), net.dtype) for _ in range(2))
+            h_prev, c_prev = np.empty((2 * rows, Hp), net.dtype), np.empty((2 * rows, Hp), net.dtype)
             arrays = StepArrays(gates, h_prev, c_prev if net.cell.has_c else None, False)
             states = h[layer], None if c is None else c[layer]
             column = self.decoder.memory_size if top and self.attends else 0
