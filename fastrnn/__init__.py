@@ -104,5 +104,8 @@ def _import_engine():
             "Start Python in another folder to use an installed fastrnn, or build it here with `pip install -e .`"
         )
     engine = importlib.import_module("fastrnn._engine")
-    importlib.import_module("fastrnn._core.threads")  # it tells the engine how many threads a call may use
+    try:
+        importlib.import_module("fastrnn._core.threads")  # it tells the engine how many threads a call may use
+    except AttributeError as error:  # which `from fastrnn import _engine` would take for a missing attribute
+        raise ImportError(f"fastrnn._core.threads cannot be imported: {error}") from error
     return engine

@@ -8,7 +8,8 @@ import re
 import warnings
 from collections.abc import Iterator
 
-from fastrnn import _check, _engine
+from fastrnn import _engine
+from fastrnn._check import values as check_values
 
 MAX_THREADS = _engine.thresholds()["MAX_PARTS"]  # of a call
 
@@ -38,7 +39,7 @@ def _at_most(n, name, stacklevel):
     if isinstance(n, int) and n >= 2**63:  # more than a size can be, and perhaps too long to print
         shown, n = f"2**{n.bit_length() - 1} or more", MAX_THREADS + 1
     else:
-        shown = n = _check.size("n", n)
+        shown = n = check_values.size("n", n)
     if n > MAX_THREADS:
         warnings.warn(
             f"{name} is {shown}, but a call uses at most {MAX_THREADS} threads: using {MAX_THREADS}",
