@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+import fastrnn
 from fastrnn import models
 
 RNG = np.random.default_rng(0)
@@ -155,15 +156,11 @@ def shares(name, seconds=8.0):
         report = ["perf", "report", "-i", data, "--sort", "dso", "--stdio"]
         text = subprocess.run(report, check=True, capture_output=True, text=True).stdout
     found = collections.Counter()
+    engine = {path.name for path in Path(fastrnn.__file__).parent.glob("_engine/*.so")}
+    kinds = {"fastrnn_blas": "engine", "_multiarray": "NumPy", "kernel": "kernel", "python": "Python"}
     for part, dso in re.findall(r"^\s*([\d.]+)%\s+(\S+)", text, re.MULTILINE):
-        kinds = {
-            "_engine": "engine",
-            "fastrnn_blas": "engine",
-            "_multiarray": "NumPy",
-            "kernel": "kernel",
-            "python": "Python",
-        }
-        found[next((kind for key, kind in kinds.items() if key in dso), "other")] += float(part)
+        kind = next((kind for key, kind in kinds.items() if key in dso), "other")
+        found["engine" if Path(dso).name in engine else kind] += float(part)
     return found
 
 
