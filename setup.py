@@ -28,6 +28,9 @@ EXTENSIONS = {  # name: its C files
     "core": ["src/dispatch.c", "src/team.c", "src/split.c", "src/blas.c", "src/local.c", "src/cells.c"],
     **{name: ["src/linked.c", "src/local.c", "src/cells.c"] for name in ("sweep", "bptt", "decoder", "stream", "ops")},
     "optim": ["src/local.c"],
+    "packing": [],
+    "plan": [],
+    "rows": ["src/local.c"],
 }
 KERNELS = "src/kernels.c"
 DTYPES = ["float", "double"]

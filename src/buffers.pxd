@@ -18,7 +18,9 @@ cdef inline char *matrix(
     cdef Py_buffer view
     PyObject_GetBuffer(array, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if write else 0))
     cdef char *start = <char *>view.buf
-    cdef bint fits = view.ndim == 2 and view.strides[1] == item and view.strides[0] % item == 0
+    cdef bint fits = (
+        view.ndim == 2 and (view.strides[1] == item or view.shape[1] <= 1) and view.strides[0] % item == 0
+    )
     if fits:
         stride[0] = view.strides[0] // item
         if rows != NULL:

@@ -306,22 +306,19 @@ def test_bag_adds_weighted_words_and_its_backward_gives_them_back(isa, dtype, n)
     assert all(box.intact() for box in boxes)
 
 
-@pytest.mark.parametrize("T, lengths", [(0, [0, 0]), (3, [0]), (5, [5, 3, 3, 1, 0]), (4, []), (6, [2, 2])])
+@pytest.mark.parametrize("T, lengths", [(0, [0, 0]), (3, [0]), (5, [3, 1, 5, 0, 3]), (4, []), (6, [2, 2])])
 def test_ragged_rows_find_their_places_and_come_back(T, lengths):
     rng = np.random.default_rng(T)
     lengths, B = np.array(lengths, "int64"), len(lengths)
-    order = rng.permutation(B)
-    t, b = (np.arange(T)[:, None] < lengths).nonzero()  # step by step, sorted rows in each
-    want = t * B + order[b]
-    arrays = (
-        order,
-        lengths,
-        np.full(T + 1, -1, np.intp),
-        np.full(len(want), -1, "int64"),
-        np.full(T * B - len(want), -1, "int64"),
-    )
-    boxes, (order, lengths, offset, where, padding) = guarded(*arrays)
-    _engine.ragged_places(order, lengths, offset, where, padding)
+    longest_first = np.argsort(-lengths, kind="stable")
+    t, b = (np.arange(T)[:, None] < lengths[longest_first]).nonzero()  # step by step, sorted rows in each
+    want = t * B + longest_first[b]
+    arrays = lengths, *(np.full(n, -1, "int64") for n in (B, B, T + 1, T * B, T * B))
+    boxes, (given, order, lengths, offset, where, padding) = guarded(*arrays)
+    _engine.ragged_places(given, order, lengths, offset, where, padding)
+    np.testing.assert_array_equal(order, longest_first)
+    np.testing.assert_array_equal(lengths, given[longest_first])
+    where, padding = where[: len(want)], padding[: T * B - len(want)]
     np.testing.assert_array_equal(where, want)
     np.testing.assert_array_equal(np.sort(np.concatenate([where, padding])), np.arange(T * B))
     np.testing.assert_array_equal(np.diff(offset), [(lengths > t).sum() for t in range(T)])
@@ -333,6 +330,37 @@ def test_ragged_rows_find_their_places_and_come_back(T, lengths):
     want = np.zeros((T * B, 3))
     want[where] = rows
     same_bits(out, want)
+    assert all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 100])
+def test_distinct_ids_are_sorted_and_lead_back(n):
+    ids = np.random.default_rng(n).integers(0, 40, n) * 10**9
+    boxes, (ids, rows, inverse, count) = guarded(ids, *(np.full(m, -1, "int64") for m in (n, n, 1)))
+    _engine.distinct(ids, rows, inverse, count)
+    np.testing.assert_array_equal(rows[: count[0]], np.unique(ids))
+    np.testing.assert_array_equal(rows[inverse], ids)
+    assert all(box.intact() for box in boxes)
+
+
+def test_ids_outside_are_an_error():
+    ids = np.array([3, 0, 5])
+    _engine.check_within(ids, 0, 5)
+    for least, most in ((1, 5), (0, 4)):
+        with pytest.raises(IndexError, match=f"not from {least} to {most}"):
+            _engine.check_within(ids, least, most)
+
+
+@pytest.mark.parametrize("M, n", [(0, 3), (1, 1), (3, 5), (4, 17), (5, 0)])
+def test_rows_of_any_stride_are_copied_and_added(isa, dtype, M, n):
+    rng = np.random.default_rng(M)
+    boxes, (a, out) = guarded(*(rng.standard_normal((M, n + more)).astype(dtype) for more in (3, 2)))
+    before = out.copy()
+    _engine.add_rows(a[:, 1 : n + 1], out[:, 2:])
+    same_bits(out[:, 2:], before[:, 2:] + a[:, 1 : n + 1])
+    _engine.copy_rows(a[:, 3:], out[:, :n])
+    same_bits(out[:, :n], a[:, 3:])
+    same_bits(out[:, n:2], before[:, n:2])
     assert all(box.intact() for box in boxes)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrnn import _engine
+
 
 def unmasked(name, value):
     """Refuse a masked array with masked values: np.asarray would lose the mask."""
@@ -34,7 +36,29 @@ def integers(name, values):
         raise TypeError(f"{name} are {values.dtype}, but they must be whole numbers")
     if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name} go up to {values.max()}, but they must fit into 64-bit signed integers")
-    return np.asarray(values, np.int64, order="C")
+    return contiguous(values, np.int64) if values.ndim else np.asarray(values, np.int64)
+
+
+def contiguous(array, dtype=None):
+    """The array, C-contiguous and of the dtype: a copy only if necessary, which a plan cannot repeat."""
+    found = np.ascontiguousarray(array, dtype)
+    if found is not array and _engine.recording() is not None:
+        raise _engine.NotRecordable("an array is copied outside the engine")
+    return found
+
+
+def within(ids, least, most):
+    """Let a plan that is recorded check in each run that ids, which are now, are from `least` to `most`."""
+    if _engine.recording() is not None:
+        _engine.check_within(ids, least, most)
+
+
+def copied_ids(ids):
+    """A copy of whole numbers, C-contiguous int64."""
+    ids = contiguous(ids, np.int64)
+    out = _engine.empty(ids.shape, np.int64)
+    _engine.copy_ids(ids.reshape(-1), out.reshape(-1))
+    return out
 
 
 def real_rows(name, values):
@@ -45,7 +69,7 @@ def real_rows(name, values):
         raise TypeError(f"{name} is {values.dtype}, but it must be float32 or float64")
     if values.ndim not in (2, 3):
         raise ValueError(f"{name} must be (T, B, n) or (rows, n), got shape {values.shape}")
-    return np.ascontiguousarray(values)
+    return contiguous(values)
 
 
 def like(name, value, other_name, other):
@@ -57,7 +81,7 @@ def like(name, value, other_name, other):
         )
     if value.shape != other.shape:
         raise ValueError(f"{name} has shape {value.shape}, but {other_name} has {other.shape}")
-    return np.ascontiguousarray(value)
+    return contiguous(value)
 
 
 def like_output(layer, dy, shape, dtype):
@@ -67,7 +91,7 @@ def like_output(layer, dy, shape, dtype):
         raise TypeError(f"dy is {dy.dtype}, but this {layer.kind} gave {dtype}: convert with dy.astype('{dtype}')")
     if dy.shape != shape:
         raise ValueError(f"dy has shape {dy.shape}, but the forward pass it belongs to gave {shape}")
-    return np.ascontiguousarray(dy)
+    return contiguous(dy)
 
 
 def writable_like(name, value, shape, dtype):
@@ -89,6 +113,8 @@ def apart(value, out, *, same=False):
         or (same and value.ctypes.data == out.ctypes.data)
     ):
         return value
+    if _engine.recording() is not None:
+        raise _engine.NotRecordable("an input that overlaps the output")
     return value.copy()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn._check.arrays import array, integers, unmasked
+from fastrnn import _engine
+from fastrnn._check.arrays import array, contiguous, copied_ids, integers, unmasked, within
 from fastrnn._check.values import described
 
 
@@ -52,6 +53,7 @@ def ids(layer, value, embedding):
         raise ValueError(
             f"ids go from {value.min()} to {value.max()}, but the embedding has rows 0 to {weight.shape[0] - 1}"
         )
+    within(value, 0, weight.shape[0] - 1)
     unbatched = value.ndim == 1
     if unbatched:
         return value[:, None], True
@@ -65,6 +67,7 @@ def symbols(layer, ids):
         raise ValueError(
             f"ids go from {ids.min()} to {ids.max()}, but this Embedding has rows 0 to {layer.num_embeddings - 1}"
         )
+    within(ids, 0, layer.num_embeddings - 1)
     return ids
 
 
@@ -74,7 +77,7 @@ def features(layer, x):
     if x.ndim == 0 or x.shape[-1] != layer.in_features:
         got = f"{x.shape[-1]} features" if x.ndim else "no axis"
         raise ValueError(f"x has {got}, but this {layer.kind} was made with in_features={layer.in_features}")
-    return np.ascontiguousarray(x)
+    return contiguous(x)
 
 
 def state(layer, name, value, B, unbatched):
@@ -119,7 +122,8 @@ def lengths(value, T, B, unbatched):
     if value.size and (value.min() < 0 or value.max() > T):
         wrong = value[(value < 0) | (value > T)][0]
         raise ValueError(f"lengths must be from 0 to T={T}, got {wrong}")
-    return value.astype(np.int64)
+    within(value, 0, T)
+    return copied_ids(value)
 
 
 def resets(layer, value, T, B, unbatched):
@@ -167,7 +171,7 @@ def context(layer, value, B, unbatched):
         raise ValueError(
             f"context has shape {value.shape}, but it must be {want}: B={B}, context_size={layer.context_size}"
         )
-    return np.ascontiguousarray(value[None] if unbatched else value)
+    return contiguous(value[None] if unbatched else value)
 
 
 def dy(layer, value, shape):
@@ -226,7 +230,10 @@ def valid_steps(value, steps_shape, name):
         raise ValueError(f"lengths have shape {value.shape}, but {name} has B={B} sequences: pass ({B},)")
     if B and (value.min() < 0 or value.max() > T):
         raise ValueError(f"lengths must be from 0 to T={T}, got {value[(value < 0) | (value > T)][0]}")
-    return np.arange(T)[:, None] < value
+    within(value, 0, T)
+    valid = _engine.empty((T, B), bool)
+    _engine.call(np.less, np.arange(T)[:, None], value, valid)
+    return valid
 
 
 def targets(value, steps_shape, num_classes):
@@ -241,12 +248,15 @@ def targets(value, steps_shape, num_classes):
         raise ValueError(
             f"targets go up to {value.max()}, but the logits have {num_classes} classes, 0 to {num_classes - 1}"
         )
+    within(value, np.iinfo(np.int64).min, num_classes - 1)
     return value
 
 
 def weights(value, shape):
     """Check weights, finite and >= 0; returns them as float64."""
-    value = np.asarray(value, np.float64)
+    given, value = value, np.asarray(value, np.float64)
+    if value is not given and _engine.recording() is not None:
+        raise _engine.NotRecordable("weights are converted outside the engine")
     if value.shape != shape:
         raise ValueError(f"weights have shape {value.shape}, but the targets have shape {shape}")
     if not (value >= 0).all() or not np.isfinite(value).all():

@@ -72,7 +72,7 @@ def rng_key(key):
         raise TypeError(f"rng is {key!r}, but it must be an int")
     if not 0 <= key < 1 << 64:
         raise ValueError(f"rng is {key}, but it must be from 0 to 2**64-1")
-    return int(key)
+    return key if isinstance(key, int) else int(key)
 
 
 def described(value):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _engine
+from fastrnn._check.arrays import contiguous
 from fastrnn._core import bptt, finite_backward
 from fastrnn._core.memory import OwnsTape
 from fastrnn.parameters import Gradients
@@ -67,7 +68,7 @@ class Backward(OwnsTape):
         dstate = None if dstate_n is None else _check.state(layer, "dstate_n", dstate_n, batch.B, self._unbatched)
         if dy is not None:
             dy = dy[:, None] if self._unbatched else dy.transpose(1, 0, 2) if layer.batch_first else dy
-            given = np.ascontiguousarray(dy).reshape(batch.T * batch.B, dy.shape[-1])
+            given = contiguous(dy).reshape(batch.T * batch.B, dy.shape[-1])
             dy = batch.packed_dy(given, call.net)
         if self._finite:
             finite_backward.check_arguments(self._finite, dy, None if dy is None else given, dstate)
@@ -78,7 +79,10 @@ class Backward(OwnsTape):
         )
         if self._learned:
             for name, d in zip(layer.cell.states, dstate_0):
-                grads[name] += d.sum(axis=1)
+                sums = _engine.zeros(grads[name].shape, d.dtype)
+                for rows, total in zip(d, sums):
+                    _engine.column_sum(rows, total)
+                _engine.add_rows(sums, grads[name])
         if self._finite:
             found = {"x": dx, "context": d_context, "embedding": d_embedding, **dict(zip(("h_0", "c_0"), dstate_0))}
             finite_backward.check_results(self._finite, self._tape, dy, dstate, found, grads)

@@ -7,12 +7,23 @@ from functools import lru_cache
 import numpy as np
 
 from fastrnn import _engine
+from fastrnn._check.arrays import contiguous
 
 
 @lru_cache(maxsize=64)
 def even_batch(T, B):
     """A Batch of rows of equal length, without resets."""
     return Batch(T, B)
+
+
+@lru_cache(maxsize=64)
+def even_row_ids(T, B, variational):
+    """Keys of the rows of dropout masks, (T*B,) uint64: batch row << 32 | t, with t = 0 if `variational`."""
+    rows = np.arange(B, dtype=np.uint64) << np.uint64(32)
+    steps = np.zeros(T, np.uint64) if variational else np.arange(T, dtype=np.uint64)
+    ids = (steps[:, None] | rows).ravel()
+    ids.flags.writeable = False
+    return ids
 
 
 class Batch:
@@ -28,16 +39,21 @@ class Batch:
     def __init__(self, T, B, lengths=None, resets=None):
         self.T, self.B, self._steps = T, B, [None, None]
         self.order = self.lengths = self.where = None
-        if lengths is None or (lengths == T).all():
+        recorded = _engine.recording() is not None
+        self._ends = None  # offset, if the number of valid steps differs from run to run of a plan
+        if lengths is None or (not recorded and (lengths == T).all()):
             self.total = T * B
             self.offset = np.arange(T + 1, dtype=np.intp) * B
         else:
-            self.order = np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)
-            self.lengths = lengths[self.order]
-            self.total = int(lengths.sum())
-            self.offset, self.where = np.empty(T + 1, np.intp), np.empty(self.total, np.int64)
-            self._padding = np.empty(T * B - self.total, np.int64)
-            _engine.ragged_places(self.order, self.lengths, self.offset, self.where, self._padding)
+            self.order, self.lengths = _engine.empty(B, np.int64), _engine.empty(B, np.int64)
+            self.offset = _engine.empty(T + 1, np.intp)
+            self.where, self._padding = _engine.empty(T * B, np.int64), _engine.empty(T * B, np.int64)
+            _engine.ragged_places(lengths, self.order, self.lengths, self.offset, self.where, self._padding)
+            self.total = T * B if recorded else int(self.offset[T])
+            if recorded:
+                self._ends = self.offset
+            else:
+                self.where, self._padding = self.where[: self.total], self._padding[: T * B - self.total]
         self._take(resets)
 
     def steps(self, reverse):
@@ -49,6 +65,8 @@ class Batch:
 
     def _take(self, resets):
         self.resets = None
+        if resets is not None and self._ends is not None:
+            raise _engine.NotRecordable("resets")
         if resets is not None and resets.any():
             self.resets = self.packed(np.array(resets, order="C").reshape(self.T * self.B))
 
@@ -56,17 +74,18 @@ class Batch:
         """The valid rows of the caller's (T*B, …), in packed order; not a copy if all are valid."""
         if self.where is None:
             return rows
-        if rows.ndim == 1:
-            return rows[self.where]
-        out = np.empty((self.total, rows.shape[1]), rows.dtype)
-        _engine.gather(rows, self.where, out)
-        return out
+        if rows.itemsize < 4:  # bool
+            return self._not_recorded(rows[self.where])
+        n = rows.shape[1] if rows.ndim == 2 else 1
+        out = _engine.empty((self.total, n), rows.dtype)
+        _engine.gather(rows.reshape(len(rows), n), self.where, out, self._ends)
+        return out.reshape(self.total, *rows.shape[1:])
 
     def spread(self, rows):
         """Packed rows (total, n) in the caller's order, (T, B, n); zeros at all other steps."""
         if self.where is not None:
-            out = np.empty((self.T * self.B, rows.shape[1]), rows.dtype)
-            _engine.spread(rows, self.where, self._padding, out)
+            out = _engine.empty((self.T * self.B, rows.shape[1]), rows.dtype)
+            _engine.spread(rows, self.where, self._padding, out, self._ends)
             rows = out
         return rows.reshape(self.T, self.B, rows.shape[1])
 
@@ -80,15 +99,31 @@ class Batch:
 
     def sorted(self, rows):
         """(B, …) rows, sorted by length."""
-        return rows if self.order is None else rows[self.order]
+        if self.order is None:
+            return rows
+        if rows.ndim != 2:
+            return self._not_recorded(rows[self.order])
+        out = _engine.empty(rows.shape, rows.dtype)
+        _engine.gather(contiguous(rows), self.order, out)
+        return out
 
     def unsorted(self, rows):
         """(B, …) sorted rows, or (n, B, …) with the rows on axis 1, in the caller's order."""
         if self.order is None:
             return rows
-        out = np.empty_like(rows)
-        out[:, self.order] = rows
+        out = _engine.empty(rows.shape, rows.dtype)
+        if rows.ndim != 3:
+            out[:, self.order] = rows
+            return self._not_recorded(out)
+        for part, sorted_part in zip(out, contiguous(rows)):
+            _engine.spread(sorted_part, self.order, self.order[:0], part)
         return out
+
+    def _not_recorded(self, array):
+        """An array that NumPy has computed from the lengths, unless a plan would need it again in each run."""
+        if self._ends is not None:
+            raise _engine.NotRecordable("lengths")
+        return array
 
     @property
     def is_even(self):
@@ -103,12 +138,13 @@ class Batch:
             lengths[self.order] = self.lengths
         return lengths
 
-    @property
-    def row_id(self):
-        """(total,) batch row << 32 | t, the key of dropout masks."""
-        flat = np.arange(self.total) if self.where is None else self.where
-        t, b = np.divmod(flat, max(1, self.B))
-        return (b.astype(np.uint64) << np.uint64(32)) | t.astype(np.uint64)
+    def row_ids(self, variational=False):
+        """As `even_row_ids`, of the packed rows, (total,)."""
+        if self.where is None:
+            return even_row_ids(self.T, self.B, variational)
+        out = _engine.empty(self.total, np.uint64)
+        _engine.row_ids(self.where, self.B, variational, out)
+        return out
 
 
 class MaskedBatch(Batch):
@@ -118,6 +154,8 @@ class MaskedBatch(Batch):
     """
 
     def __init__(self, mask, lengths=None, resets=None):
+        if _engine.recording() is not None:
+            raise _engine.NotRecordable("mask")
         T, B = mask.shape
         within = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths
         mask = mask & within

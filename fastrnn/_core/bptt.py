@@ -24,7 +24,7 @@ def backward(call, tape, dy, dstate, grads, *, need_x, d_embedding=None):
     """
     net, batch, D = call.net, call.batch, call.net.num_directions
     dh, dc = call.state_rows(dstate)
-    d_context = None if call.context is None else np.zeros_like(call.context)
+    d_context = None if call.context is None else _engine.zeros(call.context.shape, net.dtype)
     chunks = _chunks(batch.T, batch.B)
     layout = backward_scratch_layout(net, _most_rows(batch, chunks), batch.B, call.packed.Hp)
     scratch = Scratch(scratch_pool, layout)
@@ -32,7 +32,7 @@ def backward(call, tape, dy, dstate, grads, *, need_x, d_embedding=None):
         below = call.x if layer == 0 else call.tape_output(tape, layer - 1)
         dx = [None] * D
         if layer > 0 or (need_x and isinstance(below, np.ndarray)):
-            dx = [np.empty((batch.total, below.shape[1]), net.dtype) for _ in range(D)]
+            dx = [_engine.empty((batch.total, below.shape[1]), net.dtype) for _ in range(D)]
         sides = [LayerBackward(call, layer, d, below, call.tape_arrays(tape, layer, d), grads) for d in range(D)]
         if batch.total:
             ready = []
@@ -42,7 +42,9 @@ def backward(call, tape, dy, dstate, grads, *, need_x, d_embedding=None):
             _engine.backward_sides(*ready, chunks) if D == 2 else _engine.backward_layer(*ready, chunks)
         for side in sides:
             side.finish(d_embedding, d_context)
-        dy = dx[0] if D == 1 or dx[0] is None else np.add(*dx, out=dx[0])
+        dy = dx[0]
+        if D == 2 and dy is not None:
+            _engine.add_rows(dx[1], dy)
         if call.dropout is not None and layer > 0:
             call.dropout.apply(dy, batch, layer - 1)
     scratch.release()
@@ -66,7 +68,7 @@ def _chunks(T, B):
 
 def _most_rows(batch, chunks):
     """Rows of the largest chunk; chunk i is steps T*i//chunks .. T*(i+1)//chunks."""
-    if batch.lengths is None:
+    if batch.lengths is None or _engine.recording() is not None:
         return -(-batch.T // max(1, chunks)) * batch.B
     bounds = batch.offset[np.arange(chunks + 1) * batch.T // max(1, chunks)]
     return int(np.diff(bounds).max(initial=0))
@@ -88,9 +90,9 @@ class LayerBackward:
         self.d, self.x, self.arrays = d, below, arrays
         self.context = call.context if layer == 0 else None
         net, width = self.net, len(self.net.cell.x_gates) * self.packed.Hp
-        self.bias_sums = np.zeros((net.cell.blocks, self.packed.Hp), net.dtype)
-        self.token_sums = np.zeros((len(below.table), width), net.dtype) if isinstance(below, Tokens) else None
-        self.context_sums = np.zeros((self.batch.B, width), net.dtype) if self.context is not None else None
+        self.bias_sums = _engine.zeros((net.cell.blocks, self.packed.Hp), net.dtype)
+        self.token_sums = _engine.zeros((len(below.table), width), net.dtype) if isinstance(below, Tokens) else None
+        self.context_sums = _engine.zeros((self.batch.B, width), net.dtype) if self.context is not None else None
 
     def prepare(self, scratch, dy, dstates, dx):
         """Prepare the engine's part.
@@ -119,6 +121,8 @@ class LayerBackward:
             if dx is not None:
                 bptt.set_dx(packed.input_backward(self.suffix), dx)
         if self.context_sums is not None:
+            if _engine.recording() is not None:
+                raise _engine.NotRecordable("context")
             row = np.concatenate([np.arange(n) for n in np.diff(batch.offset)]) if batch.T else np.empty(0, np.int64)
             bptt.add_sums(row, self.context_sums)
         return bptt
@@ -133,29 +137,29 @@ class LayerBackward:
         """Add the gradients that come from the sums."""
         cell, H = self.net.cell, self.net.hidden_size
         if "bias_ih" + self.suffix in self.grads:
-            db_ih, db_hh = (self.grads[name + self.suffix].reshape(cell.gates, H) for name in ("bias_ih", "bias_hh"))
-            for gates, db in ((self.packed.x_runs, db_ih), (self.packed.h_runs, db_hh)):
+            for gates, name in ((self.packed.x_runs, "bias_ih"), (self.packed.h_runs, "bias_hh")):
+                db = self.grads[name + self.suffix].reshape(cell.gates, H)
                 for block, gate, count in gates:
-                    db[gate : gate + count] += self.bias_sums[block : block + count, :H]
+                    _engine.add_rows(self.bias_sums[block : block + count, :H], db[gate : gate + count])
         if cell.peephole:
             d_peephole = self.grads["weight_peephole" + self.suffix].reshape(-1, H)
-            d_peephole += self.bias_sums[cell.gates : cell.gates + len(d_peephole), :H]
+            _engine.add_rows(self.bias_sums[cell.gates : cell.gates + len(d_peephole), :H], d_peephole)
         if self.token_sums is not None:
             tokens = self.x
             whole = d_embedding is None or tokens.rows is None
-            d_table = d_embedding if whole else np.empty(tokens.table.shape, self.net.dtype)
-            self._products(self.token_sums, "weight_ih", tokens.table, d_table, whole)
+            d_table = d_embedding if whole else _engine.empty(tokens.table.shape, self.net.dtype)
+            self._products(self.token_sums, "weight_ih", tokens.table, d_table, whole, tokens.ends)
             if not whole:
-                _engine.scatter_add(d_table, tokens.rows, d_embedding)
+                _engine.scatter_add(d_table, tokens.rows, d_embedding, tokens.ends)
         if self.context_sums is not None:
             self._products(self.context_sums, "weight_ch", self.context, d_context, True)
 
-    def _products(self, dgates, name, x, dx, accumulate):
+    def _products(self, dgates, name, x, dx, accumulate, ends=None):
         """dW += dgates_x.T @ x, for each run of adjacent gates, and dx (+)= dgates_x @ W."""
         H, Hp = self.net.hidden_size, self.packed.Hp
         dw = self.grads[name + self.suffix]
         for block, gate, count in self.packed.dw_ih_runs:
             run = dgates[:, block * Hp : block * Hp + count * H]
-            _engine.gemm(True, False, run, x, dw[gate * H : (gate + count) * H])
+            _engine.gemm(True, False, run, x, dw[gate * H : (gate + count) * H], ends)
         if dx is not None:
-            _engine.product(dgates, self.packed.input_backward(self.suffix, name), None, dx, accumulate)
+            _engine.product(dgates, self.packed.input_backward(self.suffix, name), None, dx, accumulate, ends)

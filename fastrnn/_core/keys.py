@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
-_UINT64_MAX = (1 << 64) - 1
+from collections.abc import Callable
+
+from fastrnn import _engine
+
+
+class DerivedKey(int):
+    """A key that a plan derives again, in each run, from the key of the run: ``derive(source)``."""
+
+    source: int
+    derive: Callable[[int], int]
+
+    @classmethod
+    def of(cls, source: int, derive: Callable[[int], int] = int) -> DerivedKey:
+        """The key ``derive(source)``."""
+        made = cls(derive(source))
+        made.source, made.derive = source, derive
+        return made
+
+    def then(self, function: Callable[[int], int]) -> DerivedKey:
+        """The key ``function(self)``."""
+        derive = self.derive
+        return DerivedKey.of(self.source, lambda source: function(derive(source)))
 
 
 def random_key(*words: int) -> int:
@@ -27,10 +48,7 @@ def random_key(*words: int) -> int:
     >>> random_key(1, 2) == random_key(1, 2), random_key(1, 2) == random_key(2, 1)
     (True, False)
     """
-    key = 0
-    for word in words:
-        key = (key ^ (word & _UINT64_MAX)) + 0x9E3779B97F4A7C15 & _UINT64_MAX
-        key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9 & _UINT64_MAX
-        key = (key ^ (key >> 27)) * 0x94D049BB133111EB & _UINT64_MAX
-        key ^= key >> 31
-    return key
+    if isinstance(words[0], DerivedKey):
+        rest = words[1:]
+        return words[0].then(lambda key: random_key(key, *rest))
+    return _engine.hash_key(words)

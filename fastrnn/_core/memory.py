@@ -71,8 +71,10 @@ class Block:
     """An array from a pool, divided into the named parts of a layout; returned when released or garbage-collected."""
 
     def __init__(self, pool, layout):
-        self._pool, self._layout = pool, layout
-        self._array, self._views = pool.take(layout)
+        recording = _engine.recording()
+        self._pool = pool if recording is None else recording.once(pool, Pool)
+        self._layout = layout
+        self._array, self._views = self._pool.take(layout)
 
     @property
     def nbytes(self):

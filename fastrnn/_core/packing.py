@@ -98,8 +98,8 @@ class Packed:
     def _layer(self, suffix, w, w2, forward=False):
         cell, peephole = self.cell, None
         if cell.peephole:
-            peephole = np.zeros((cell.gates - 1, self.Hp), self.dtype)
-            peephole[:, : self.H] = self.params["weight_peephole" + suffix].reshape(-1, self.H)
+            peephole = _engine.zeros((cell.gates - 1, self.Hp), self.dtype)
+            _engine.copy_rows(self.params["weight_peephole" + suffix].reshape(-1, self.H), peephole[:, : self.H])
         return _engine.LayerWeights(
             cell.code, self.H, self.P, self.params["weight_ih" + suffix].shape[1], cell.blocks, w=w, w2=w2,
             w_ih=self.input(suffix) if forward else None, bias=self.bias(suffix) if forward else None,
@@ -134,14 +134,14 @@ class Packed:
 
     def _bias(self, suffix):
         cell, H = self.cell, self.H
-        blocks = np.zeros((cell.blocks, self.Hp), self.dtype)
+        blocks = _engine.zeros((cell.blocks, self.Hp), self.dtype)
         if "bias_ih" + suffix in self.params:
             b_ih = self.params["bias_ih" + suffix].reshape(cell.gates, H)
             b_hh = self.params["bias_hh" + suffix].reshape(cell.gates, H)
-            for block, gate in cell.x_gates:
-                blocks[block, :H] = b_ih[gate]
-            for block, gate in cell.h_gates:
-                blocks[block, :H] += b_hh[gate]
+            for block, gate, count in self.x_runs:
+                _engine.copy_rows(b_ih[gate : gate + count], blocks[block : block + count, :H])
+            for block, gate, count in self.h_runs:
+                _engine.add_rows(b_hh[gate : gate + count], blocks[block : block + count, :H])
         return blocks.reshape(-1)
 
 

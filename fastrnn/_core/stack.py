@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrnn import _engine
+from fastrnn._check.arrays import contiguous, copied_ids
 from fastrnn._core.batch import Batch
 from fastrnn._core.cells import Cell
+from fastrnn._core.keys import DerivedKey
 from fastrnn._core.memory import Layout, Pool, Scratch, StepArrays, Tape
 from fastrnn._core.packing import Packed
 
@@ -58,6 +60,7 @@ class Tokens:
     table: np.ndarray  # (V, E) the rows of the embedding that occur
     rows: np.ndarray | None  # (V,) ids of these rows in the embedding; None: all rows
     parts: np.ndarray | None = None  # (V, G*Hp) `input_parts` of the table, if already computed
+    ends: np.ndarray | None = None  # in a plan: its last element is the number of rows that occur
 
     @classmethod
     def of(cls, ids, weight):
@@ -66,9 +69,17 @@ class Tokens:
         If that saves work, only the rows that occur are kept.
         """
         if weight.shape[0] <= ids.size:
-            return cls(np.array(ids, np.int64, order="C"), np.ascontiguousarray(weight), None)
-        rows, inverse = np.unique(ids, return_inverse=True)
-        return cls(inverse.reshape(-1).astype(np.int64), np.ascontiguousarray(weight[rows]), rows)
+            return cls(copied_ids(ids), contiguous(weight), None)
+        rows, inverse = _engine.empty(ids.size, np.int64), _engine.empty(ids.size, np.int64)
+        count = _engine.empty(1, np.intp)
+        _engine.distinct(contiguous(ids, np.int64), rows, inverse, count)
+        if _engine.recording() is None:
+            rows, ends = rows[: count[0]], None
+        else:  # another number in each run
+            ends = count
+        table = _engine.empty((len(rows), weight.shape[1]), weight.dtype)
+        _engine.gather(contiguous(weight), rows, table, ends)
+        return cls(inverse, table, rows, ends=ends)
 
 
 @dataclass
@@ -81,11 +92,14 @@ class Dropout:
 
     def row_id(self, batch):
         """(total,) keys of the masks of the packed rows."""
-        return batch.row_id & ~np.uint64(0xFFFFFFFF) if self.variational else batch.row_id
+        return batch.row_ids(self.variational)
 
     def layer_key(self, layer):
         """Key of the masks of one layer's output."""
-        return (self.key + layer * 0x9E3779B97F4A7C15) % 2**64
+        step = layer * 0x9E3779B97F4A7C15
+        if isinstance(self.key, DerivedKey):
+            return self.key.then(lambda key: (key + step) % 2**64)
+        return (self.key + step) % 2**64
 
     def apply(self, y, batch, layer):
         """Apply the masks to the output of a layer, or to its gradient, in place."""
@@ -145,18 +159,30 @@ class Call(NamedTuple):
         """
         net, batch, made = self.net, self.batch, []
         for k, width in enumerate((self.packed.Pp, self.packed.Hp)[: len(net.cell.states)]):
-            rows = np.zeros((net.num_layers * net.num_directions, batch.B, width), net.dtype)
+            rows = _engine.zeros((net.num_layers * net.num_directions, batch.B, width), net.dtype)
             if state is not None:
-                rows[:, :, : state[k].shape[2]] = state[k] if batch.order is None else state[k][:, batch.order]
+                given = state[k]
+                if given.strides[2] != given.itemsize and given.shape[2] > 1:
+                    given = contiguous(given)
+                for layer in range(len(rows)):
+                    _engine.copy_rows(batch.sorted(given[layer]), rows[layer, :, : given.shape[2]])
             made.append(rows)
         return made[0], made[1] if net.cell.has_c else None
 
     def states_out(self, h, c):
         """The state in the caller's order, from padded rows of h, and of c if there is one."""
         sizes = ((h, self.net.output_size), (c, self.net.hidden_size))
-        return tuple(
-            self.batch.unsorted(np.ascontiguousarray(rows[:, :, :size])) for rows, size in sizes if rows is not None
-        )
+        return tuple(self.batch.unsorted(_first_columns(rows, size)) for rows, size in sizes if rows is not None)
+
+
+def _first_columns(rows, size):
+    """The first columns of rows (n, B, W), contiguous."""
+    n, B, W = rows.shape
+    if size == W:
+        return rows
+    out = _engine.empty((n, B, size), rows.dtype)
+    _engine.copy_rows(rows.reshape(n * B, W)[:, :size], out.reshape(n * B, size))
+    return out
 
 
 @lru_cache(maxsize=256)
@@ -204,11 +230,11 @@ def context_bias(packed, suffix, context):
         return None
     bias = packed.bias(suffix)
     width = len(packed.cell.x_gates) * packed.Hp
-    rows = np.empty((len(context), len(bias)), bias.dtype)
-    rows[:] = bias
-    product = np.empty((len(context), width), bias.dtype)
+    rows = _engine.empty((len(context), len(bias)), bias.dtype)
+    _engine.copy_rows(np.broadcast_to(bias, rows.shape), rows)
+    product = _engine.empty((len(context), width), bias.dtype)
     _engine.product(context, packed.input(suffix, "weight_ch"), None, product)
-    rows[:, :width] += product
+    _engine.add_rows(product, rows[:, :width])
     return rows
 
 
@@ -226,7 +252,9 @@ def prepare_layer(call, layer, d, below, arrays, states, y, *, chunk=1, column=0
     steps = call.batch.steps(call.net.runs_back(d))
     ready = _engine.Forward(packed.layer(suffix), steps, x, arrays, states, y, column + d * packed.P, chunk)
     if tokens:
-        ready.set_tokens(below.ids, input_parts(packed, below.table, suffix) if below.parts is None else below.parts)
+        ready.set_tokens(
+            below.ids, input_parts(packed, below.table, suffix, below.ends) if below.parts is None else below.parts
+        )
     if layer == 0 and call.context is not None:
         ready.set_bias(context_bias(packed, suffix, call.context))
     return ready
@@ -257,7 +285,7 @@ def forward(call, state, tape=None, outputs=None):
     y, ready = call.x, []
     for layer in range(net.num_layers):
         below, kept = y, tape is not None and layer < top
-        y = call.tape_output(tape, layer) if kept else np.empty((batch.total, D * net.output_size), net.dtype)
+        y = call.tape_output(tape, layer) if kept else _engine.empty((batch.total, D * net.output_size), net.dtype)
         for d in range(D):
             if tape is None:
                 arrays = scratch_arrays(scratch, len(ready), cell.has_c)
@@ -279,8 +307,8 @@ def forward(call, state, tape=None, outputs=None):
     return y, call.states_out(h_n, c_n)
 
 
-def input_parts(packed, table, suffix):
+def input_parts(packed, table, suffix, ends=None):
     """(V, G*Hp): the rows of an embedding times W_ih."""
-    parts = np.empty((len(table), len(packed.cell.x_gates) * packed.Hp), table.dtype)
-    _engine.product(table, packed.input(suffix), None, parts)
+    parts = _engine.empty((len(table), len(packed.cell.x_gates) * packed.Hp), table.dtype)
+    _engine.product(table, packed.input(suffix), None, parts, ends=ends)
     return parts

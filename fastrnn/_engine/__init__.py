@@ -15,8 +15,6 @@ from fastrnn._engine.core import (
     gemm,
     isa,
     open_blas,
-    pack,
-    pack_columns,
     product,
     read_loop,
     set_default_threads,
@@ -39,16 +37,31 @@ from fastrnn._engine.decoder import (
 from fastrnn._engine.ops import (
     bag,
     bag_backward,
-    column_sum,
     dropout,
-    gather,
-    ragged_places,
-    scatter_add,
+    mean_loss,
+    mean_weights,
     softmax,
     softmax_nll,
-    spread,
+    squared_error,
 )
 from fastrnn._engine.optim import adagrad, adam, clip_value, rmsprop, sgd, sum_of_squares
+from fastrnn._engine.packing import pack, pack_columns
+from fastrnn._engine.plan import NotRecordable, Program, call, hash_key, record, recording
+from fastrnn._engine.rows import (
+    add_rows,
+    check_within,
+    column_sum,
+    copy_ids,
+    copy_rows,
+    distinct,
+    empty,
+    gather,
+    ragged_places,
+    row_ids,
+    scatter_add,
+    spread,
+    zeros,
+)
 from fastrnn._engine.stream import Stream
 from fastrnn._engine.sweep import (
     Forward,
@@ -63,12 +76,14 @@ from fastrnn._engine.sweep import (
 )
 
 __all__ = [
-    "ACTIVATIONS", "Bptt", "CELLS", "Decoder", "Forward", "LayerWeights", "PANEL", "Steps", "Stream", "Writer",
-    "adagrad", "adam", "aligned_empty", "attend", "attend_backward", "available_isas", "backward_layer",
-    "backward_sides", "bag", "bag_backward", "blas_core", "chunk_steps", "clip_value", "column_sum", "compiler",
-    "current_threads", "draw", "dropout", "fma_loop", "force_leave", "force_split", "forward_layers",
-    "forward_sides", "forward_wave", "gather", "gemm", "greatest", "isa", "log_sum_exp", "max_hypotheses",
-    "open_blas", "pack", "pack_columns", "product", "ragged_places", "read_loop", "rmsprop", "scatter_add",
-    "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread",
-    "sum_of_squares", "threads_paused", "thresholds", "vector_lanes", "waves_pay",
+    "ACTIVATIONS", "Bptt", "CELLS", "Decoder", "Forward", "LayerWeights", "NotRecordable", "PANEL", "Program",
+    "Steps", "Stream", "Writer", "adagrad", "adam", "add_rows", "aligned_empty", "attend", "attend_backward",
+    "available_isas", "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "call", "check_within",
+    "chunk_steps", "clip_value", "column_sum", "compiler", "copy_ids", "copy_rows", "current_threads", "distinct",
+    "draw", "dropout", "empty", "fma_loop", "force_leave", "force_split", "forward_layers", "forward_sides",
+    "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa", "log_sum_exp", "max_hypotheses", "mean_loss",
+    "mean_weights", "open_blas", "pack", "pack_columns", "product", "ragged_places", "read_loop", "record",
+    "recording", "rmsprop", "row_ids", "scatter_add", "set_default_threads", "set_isa", "set_local_threads", "sgd",
+    "softmax", "softmax_nll", "spread", "squared_error", "sum_of_squares", "threads_paused", "thresholds",
+    "vector_lanes", "waves_pay", "zeros",
 ]  # fmt: skip

@@ -84,26 +84,26 @@ class Sequences:
         """
         N = len(self._x)
         if self._seed is None:
-            self._plan = self._cut(np.argsort(-self._lengths, kind="stable"))
+            self._cuts = self._cut(np.argsort(-self._lengths, kind="stable"))
             return
         rng = np.random.default_rng(random_key(self._seed, epoch))
         order, pool = rng.permutation(N), _POOL * self._batch_size
-        plan = []
+        cuts = []
         for first in range(0, N, pool):
             some = order[first : first + pool]
-            plan += self._cut(some[np.argsort(-self._lengths[some], kind="stable")])
-        self._plan = [plan[i] for i in rng.permutation(len(plan))]
+            cuts += self._cut(some[np.argsort(-self._lengths[some], kind="stable")])
+        self._cuts = [cuts[i] for i in rng.permutation(len(cuts))]
 
     def _cut(self, order):
         """Cut rows, ordered with the longest first, into batches."""
-        plan, first = [], 0
+        cuts, first = [], 0
         while first < len(order):
             size = self._batch_size
             if self._max_steps is not None:
                 size = max(1, min(size, self._max_steps // self._lengths[order[first]]))
-            plan.append(order[first : first + size])
+            cuts.append(order[first : first + size])
             first += size
-        return plan
+        return cuts
 
     def share(self, rank: int, ranks: int) -> Sequences:
         """Select every `ranks`-th row for one of several processes, so that all have about the same number of steps.
@@ -125,10 +125,10 @@ class Sequences:
         return mine
 
     def __len__(self):
-        return len(self._plan)
+        return len(self._cuts)
 
     def __getitem__(self, i):
-        rows = self._plan[i][self._share]
+        rows = self._cuts[i][self._share]
         return self._batch(rows) if len(rows) else None
 
     def _batch(self, rows):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -10,6 +9,8 @@ import numpy as np
 
 from fastrnn import _check, _engine
 from fastrnn._check import memory as check_memory
+from fastrnn._check.arrays import contiguous, copied_ids
+from fastrnn._core.batch import even_row_ids
 from fastrnn._core.calls import next_call
 from fastrnn._core.keys import random_key
 from fastrnn._types import Array, ArrayLike, DTypeLike, IntsLike, Seed
@@ -81,7 +82,7 @@ class Embedding(Layer):
         return self._gather(_check.symbols(self, ids))
 
     def _gather(self, ids):
-        y = np.empty((ids.size, self.embedding_dim), self.dtype)
+        y = _engine.empty((ids.size, self.embedding_dim), self.dtype)
         _engine.gather(self.params["weight"], ids.ravel(), y)
         return y.reshape(*ids.shape, self.embedding_dim)
 
@@ -110,7 +111,8 @@ class Embedding(Layer):
                [0., 0.],
                [2., 2.]], dtype=float32)
         """
-        ids = _check.symbols(self, ids).copy()
+        ids = _check.symbols(self, ids)
+        ids = copied_ids(ids)
         y = self._gather(ids)
 
         def backward(dy, *, into=None) -> Gradients:
@@ -215,7 +217,7 @@ class Linear(Layer):
 
     def _product(self, x, out):
         shape = (*x.shape[:-1], self.out_features)
-        y = np.empty(shape, self.dtype) if out is None else _check.writable_like("out", out, shape, self.dtype)
+        y = _engine.empty(shape, self.dtype) if out is None else _check.writable_like("out", out, shape, self.dtype)
         _engine.product(
             x.reshape(-1, self.in_features),
             self._packed_weight()[0],
@@ -265,7 +267,7 @@ class Linear(Layer):
                 _engine.column_sum(dy_rows, grads["bias"])
             dx = None
             if need_x:
-                dx = np.empty(x.shape, self.dtype)
+                dx = _engine.empty(x.shape, self.dtype)
                 _engine.product(dy_rows, self._packed_weight()[1], None, dx.reshape(-1, self.in_features))
             return Gradients(x=dx, params=grads, flat=flat)
 
@@ -273,12 +275,18 @@ class Linear(Layer):
 
     def _packed_weight(self):
         """The weight packed for the products that give y and dx, kept until it or the instruction set changes."""
+        recording = _engine.recording()
+        if recording is not None:
+            return recording.once(self, self._pack)
         key = (self.version, _engine.isa(), self.dtype)
         packed = self._packed
         if packed is None or packed[0] != key:
-            weight = self.params["weight"]
-            packed = self._packed = (key, (_engine.pack(weight), _engine.pack(np.ascontiguousarray(weight.T))))
+            packed = self._packed = (key, self._pack())
         return packed[1]
+
+    def _pack(self):
+        weight = self.params["weight"]
+        return _engine.pack(weight), _engine.pack(weight, transposed=True)
 
     def _reset_caches(self):
         super()._reset_caches()
@@ -286,16 +294,6 @@ class Linear(Layer):
 
     def __getstate__(self):
         return {**super().__getstate__(), "_packed": None}
-
-
-@functools.lru_cache(maxsize=16)
-def _row_ids(T, B, variational):
-    """Ids of the mask's rows, (T*B,) uint64, time-major: batch row << 32 | t, with t = 0 if `variational`."""
-    rows = np.arange(B, dtype=np.uint64) << np.uint64(32)
-    steps = np.zeros(T, np.uint64) if variational else np.arange(T, dtype=np.uint64)
-    ids = (steps[:, None] | rows).ravel()
-    ids.flags.writeable = False
-    return ids
 
 
 class Dropout:
@@ -383,12 +381,15 @@ class Dropout:
         shape, dtype = x.shape, x.dtype
 
         def masked(source, out):
-            y = np.empty(shape, dtype) if out is None else _check.writable_like("out", out, shape, dtype)
+            y = _engine.empty(shape, dtype) if out is None else _check.writable_like("out", out, shape, dtype)
+            if not y.size:
+                return y
             if y is not source:
-                y[...] = source
+                rows = contiguous(_check.apart(source, y, same=True)).reshape(-1, shape[-1])
+                _engine.copy_rows(rows, y.reshape(-1, shape[-1]))
             T, B = shape[:2] if len(shape) == 3 else (1, shape[0])
             if self.p:
-                _engine.dropout(y.reshape(-1, shape[-1]), _row_ids(T, B, self.variational), key, self.p)
+                _engine.dropout(y.reshape(-1, shape[-1]), even_row_ids(T, B, self.variational), key, self.p)
             return y
 
         def backward(dy, *, out=None) -> Gradients:

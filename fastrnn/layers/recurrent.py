@@ -159,6 +159,9 @@ class Recurrent(RecurrentCalls[StateT]):
 
     def _packed(self):
         """Packed copies of the current parameters, kept until the parameters or the instruction set change."""
+        recording = _engine.recording()
+        if recording is not None:
+            return recording.once(self, lambda: Packed(self.cell, self.hidden_size, self.dtype, self.params))
         key = self.version, _engine.isa()
         kept = self._packed_for
         if kept is None or kept[0] != key:

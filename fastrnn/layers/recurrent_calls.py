@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _engine
 from fastrnn._check import cells as check_cells
+from fastrnn._check.arrays import contiguous
 from fastrnn._core import finite
 from fastrnn._core.backward import Backward
 from fastrnn._core.batch import Batch, MaskedBatch, even_batch
@@ -241,6 +242,8 @@ class RecurrentCalls(Layer, Generic[StateT]):
     def _vjp(self, inputs, dropout, return_states, check_finite):
         """`vjp` with the arguments of `_prepare`, and the Dropout of this call or None."""
         given, embedding = inputs[1] is not None, inputs[-1]
+        if return_states and _engine.recording() is not None:
+            raise _engine.NotRecordable("return_states")
         call, state, unbatched = self._prepare(*inputs)
         call = call._replace(dropout=dropout) if dropout else call
         check = self._finite_pass(check_finite, call, state, given, unbatched)
@@ -292,12 +295,15 @@ class RecurrentCalls(Layer, Generic[StateT]):
             batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
         else:
             batch = MaskedBatch(mask, lengths, resets)
+        if embedding is not None and lengths is not None and _engine.recording() is not None:
+            raise _engine.NotRecordable("ids with lengths")
         if embedding is None:
-            rows = batch.packed(np.ascontiguousarray(x).reshape(T * B, x.shape[2]))
+            rows = batch.packed(contiguous(x).reshape(T * B, x.shape[2]))
         else:
-            rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
+            rows = Tokens.of(batch.packed(contiguous(x, np.int64).reshape(T * B)), embedding.params["weight"])
         if context is not None:
-            context = np.array(batch.sorted(context), order="C")
+            given, context = contiguous(batch.sorted(context)), _engine.empty(context.shape, context.dtype)
+            _engine.copy_rows(given, context)
         return Call(self._net, self._packed(), batch, rows, context), state, unbatched
 
     def _state_or_learned(self, state, B):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from fastrnn import _check
+from fastrnn import _check, _engine
 from fastrnn._check import stacked as check_stacked
 from fastrnn._core import finite
 from fastrnn._core.batch import even_batch
@@ -316,6 +316,8 @@ class Stacked(Layer):
 
     def _vjp(self, x, state, key, unbatched, given, options):
         """given : arguments of the first layer only; options : those of all layers"""
+        if self.residual and _engine.recording() is not None:
+            raise _engine.NotRecordable("residual")
         dropout = Dropout(self.dropout, key, self.variational) if self.dropout else None
         results, backwards = [], []
         for k, layer in enumerate(self.layers):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _engine
+from fastrnn._core.recording import RecordedFloat
 from fastrnn._types import Array, ArrayLike, IntsLike
 
 
@@ -75,7 +76,22 @@ class _NumericLoss:
         y = _check.real_rows(self._name, y)
         targets = self._targets(y, targets)
         mask = _check.valid_steps(lengths, y.shape[:-1], self._name)
-        value, derivative = self._of(y, targets)
+        derivative, outcome = _engine.empty(y.shape, y.dtype), _engine.empty(2, np.float64)
+        self._run(y, targets, mask, weights, derivative, outcome)
+
+        def backward(dloss: float = 1.0) -> np.ndarray:
+            dy = _engine.empty(y.shape, y.dtype)
+            _engine.call(_scale, derivative, outcome, dloss, dy)
+            return dy
+
+        return RecordedFloat.of(outcome), backward
+
+    def _run(self, y, targets, mask, weights, derivative, outcome):
+        _engine.call(self._compute, y, targets, mask, weights, derivative, outcome)
+
+    def _compute(self, y, targets, mask, weights, derivative, outcome):
+        """Set the derivative of each loss, and outcome to the mean loss and the share of a number in it."""
+        value, derivative[...] = self._of(y, self._repeated(targets))
         if mask is not None:
             value[~mask] = derivative[~mask] = 0
         total = float(y[..., 0].size if mask is None else np.count_nonzero(mask)) if y.shape[-1] else 0.0
@@ -83,19 +99,21 @@ class _NumericLoss:
             weights = _check.weights(weights, y.shape[:-1])
             total = float(weights.sum() if mask is None else weights[mask].sum())
             weights = weights.astype(y.dtype)[..., None]
-            value, derivative = value * weights, derivative * weights
+            value, derivative[...] = value * weights, derivative * weights
         share = 1 / (total * (1 if self._sums else y.shape[-1])) if total else 0.0
-        loss = float(value.sum(dtype=np.float64)) * share
-
-        def backward(dloss: float = 1.0) -> np.ndarray:
-            return derivative * derivative.dtype.type(dloss * share)
-
-        return loss, backward
+        outcome[:] = float(value.sum(dtype=np.float64)) * share, share
 
     _name = "y"
 
     def _targets(self, y, targets):
         return _check.like("targets", targets, "y", y)
+
+    def _repeated(self, targets):
+        return targets
+
+
+def _scale(derivative, outcome, dloss, out):
+    np.multiply(derivative, derivative.dtype.type(dloss * outcome[1]), out=out)
 
 
 class MeanSquaredError(_NumericLoss):
@@ -114,10 +132,13 @@ class MeanSquaredError(_NumericLoss):
     (8.75, array([ 0. , -0.5,  0. , -1.5,  0. , -2.5]))
     """
 
-    @staticmethod
-    def _of(y, targets):
-        difference = y - targets
-        return difference * difference, 2 * difference
+    def _run(self, y, targets, mask, weights, derivative, outcome):
+        shape, n = y.shape[:-1], y.shape[-1]
+        y, targets, derivative = (a.reshape(a.size // n if n else 0, n) for a in (y, targets, derivative))
+        if weights is not None:
+            given, weights = weights, _engine.empty(shape, np.float64)
+            _engine.call(np.copyto, weights, _check.weights(given, shape))
+        _engine.squared_error(y, targets, mask, weights, derivative, outcome)
 
 
 class BinaryCrossEntropy(_NumericLoss):
@@ -174,7 +195,10 @@ class QuantileLoss(_NumericLoss):
             raise ValueError(
                 f"y has shape {y.shape}, but targets of shape {targets.shape} need {Q} quantiles of each feature"
             )
-        return np.repeat(targets, Q, axis=-1)
+        return targets
+
+    def _repeated(self, targets):
+        return np.repeat(targets, len(self.quantiles), axis=-1)
 
     def _of(self, y, targets):
         q = np.tile(self.quantiles, y.shape[-1] // len(self.quantiles)).astype(y.dtype)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import _check, _engine
+from fastrnn._core.recording import RecordedFloat
 from fastrnn._types import Array, ArrayLike, IntsLike
 
 
@@ -126,30 +127,37 @@ class SoftmaxCrossEntropy:
             Function of ``(dloss=1.0)`` that returns the gradient of logits: `out` if it was given and dloss is 1.
         """
         eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
-        logits, targets, count = self._prepare(logits, targets, lengths)
-        dlogits = np.empty_like(logits) if out is None else _check.writable_like("out", out, logits.shape, logits.dtype)
+        logits, targets, _ = self._prepare(logits, targets, lengths)
+        shape, dtype = logits.shape, logits.dtype
+        dlogits = _engine.empty(shape, dtype) if out is None else _check.writable_like("out", out, shape, dtype)
         logits = _check.apart(logits, dlogits, same=True)
-        nll = np.empty(targets.size)
+        nll = _engine.empty(targets.size, np.float64)
         if weights is None:
             # nll becomes weight * NLL. Dividing its sum by the rounded weight and by the count gives the exact mean
-            weights = np.full(targets.size, 1 / max(1, count), logits.dtype)
-            divisor = float(weights[0]) * count if count else 1.0
+            weights, divisor = _engine.empty(targets.size, logits.dtype), _engine.empty(1, np.float64)
+            _engine.mean_weights(targets.ravel(), weights, divisor)
         else:
-            weights, total = step_weights(weights, targets)
-            weights, divisor = (weights / (total or 1.0)).astype(logits.dtype), 1.0
+            shares, divisor = _engine.empty(targets.size, logits.dtype), np.ones(1)
+            _engine.call(shares_of, weights, targets, shares)
+            weights = shares
         targets, V = targets.ravel(), logits.shape[-1]
         rows, drows = logits.reshape(len(targets), V), dlogits.reshape(len(targets), V)
-        above = logit_above_mean(rows, targets) if eps else None  # before dlogits may overwrite the logits
+        above = _engine.empty(len(targets), np.float64) if eps else None
+        if eps:  # before dlogits may overwrite the logits
+            _engine.call(logit_above_mean, rows, targets, above)
         _engine.softmax_nll(rows, targets, weights, nll, drows)
         if eps:
-            nll += eps * weights * above
-            add_smoothing(drows, targets, eps * weights)
-        loss = float(nll.sum()) / divisor
+            _engine.call(smooth, nll, drows, targets, weights, above, eps)
+        mean = _engine.empty(1, np.float64)
+        _engine.mean_loss(nll, divisor, mean)
+        loss = RecordedFloat.of(mean)
 
         def backward(dloss: float = 1.0) -> np.ndarray:
             if out is not None and dloss == 1.0:
                 return out
-            return dlogits * dlogits.dtype.type(dloss)
+            scaled = _engine.empty(dlogits.shape, dlogits.dtype)
+            _engine.call(np.multiply, dlogits, dlogits.dtype.type(dloss), scaled)
+            return scaled
 
         return loss, backward
 
@@ -160,14 +168,22 @@ class SoftmaxCrossEntropy:
         targets = _check.targets(targets, logits.shape[:-1], logits.shape[-1])
         mask = _check.valid_steps(lengths, targets.shape, "logits")
         if mask is not None:
-            targets = np.where(mask, targets, -1)
+            given, targets = targets, _engine.empty(targets.shape, np.int64)
+            _engine.call(valid_targets, given, mask, targets)
         return logits, targets, int(np.count_nonzero(targets >= 0))
 
 
-def logit_above_mean(rows, targets):
+def logit_above_mean(rows, targets, out=None):
     """Target's logit minus the mean of all V, (steps,) float64, 0 if ignored: mean of -log p minus the NLL."""
-    steps = np.arange(len(targets))
-    return np.where(targets >= 0, rows[steps, targets] - rows.mean(1, dtype=np.float64), 0.0)
+    steps, out = np.arange(len(targets)), np.empty(len(targets)) if out is None else out
+    out[:] = np.where(targets >= 0, rows[steps, targets] - rows.mean(1, dtype=np.float64), 0.0)
+    return out
+
+
+def smooth(nll, dlogits, targets, weights, above, eps):
+    """Add what label smoothing changes to the weighted losses and to their gradient."""
+    nll += eps * weights * above
+    add_smoothing(dlogits, targets, eps * weights)
 
 
 def add_smoothing(dlogits, targets, mass):
@@ -175,6 +191,17 @@ def add_smoothing(dlogits, targets, mass):
     mass = np.where(targets >= 0, mass, 0).astype(dlogits.dtype)
     dlogits -= (mass / dlogits.shape[1])[:, None]
     dlogits[np.arange(len(targets)), targets] += mass
+
+
+def valid_targets(targets, mask, out):
+    """Set out to the targets, and to -1 where the mask is False."""
+    out[...] = np.where(mask, targets, -1)
+
+
+def shares_of(weights, targets, out):
+    """Set out to the weights, divided by the sum of those of the valid steps."""
+    weights, total = step_weights(weights, targets)
+    out[...] = weights / (total or 1.0)
 
 
 def step_weights(weights, targets):

@@ -12,7 +12,7 @@ from fastrnn import _check, _engine
 from fastrnn._check import data as check_data
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
-from fastrnn.models.model import Examples, Plan, most_likely
+from fastrnn.models.model import Examples, Setup, most_likely
 from fastrnn.models.pooled import Pooled
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class SequenceClassifier(Pooled):
         if held is not None:
             held = held.columns[0], _targets(held.columns[1], classes, unseen.HELD_OUT)
         batches = self._batches(X, targets, weights, held, batch_size, max_steps, seed, scaler)
-        return Plan(
+        return Setup(
             build=self._builder(classes, X[0].shape[1], scaler, seed, data.common["features"]),
             batches=lambda: batches,
             identity=lambda data: {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps},
@@ -196,12 +196,12 @@ class SequenceClassifier(Pooled):
             held_X = check_data.sequences(validation[0], width, features)
             held = held_X, _targets(validation[1], classes, unseen.HELD_OUT, N=len(held_X))
             held_out = self._batches(*held, np.ones(len(held_X)), held, 64, None, seed, scaler)[1]
-        plan = Plan(
+        setup = Setup(
             build=self._builder(classes, width, scaler, seed, features),
             batches=lambda: (data, held_out),
             identity=lambda data: {"data": "generated", "updates": updates, "classes": classes.tolist()},
         )
-        self._train(plan, settings, seed=seed)
+        self._train(setup, settings, seed=seed)
         return self
 
     def _builder(self, classes, width, scaler, seed, features):

@@ -12,7 +12,7 @@ from fastrnn._check import pairs as check_pairs
 from fastrnn.layers.feedforward import random_key
 from fastrnn.models import unseen
 from fastrnn.models.decoder_network import DecoderNetwork
-from fastrnn.models.model import Examples, Plan
+from fastrnn.models.model import Examples, Setup
 from fastrnn.models.pairs import Pairs
 from fastrnn.models.schemas import LONGEST
 from fastrnn.models.symbols import Symbols
@@ -147,7 +147,7 @@ class Decoding(DecoderNetwork):
             self._label_smoothing, self._longest = label_smoothing, max(map(len, y))
             self._joined = all(isinstance(sequence, str) for sequence in y)
 
-        return Plan(build, lambda: (training, held_out), identity)
+        return Setup(build, lambda: (training, held_out), identity)
 
     def _pairs(self, X, y, max_length=None, width=None):
         """The sources and the targets, checked."""

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _engine
 from fastrnn._check import data as check_data
 from fastrnn._check import memory as check_memory
 from fastrnn._check import stacked as check_stacked
+from fastrnn._core.recording import recordable
 from fastrnn.batches import Ragged, Sequences
 from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.losses import binary_cross_entropy
-from fastrnn.models.model import CELLS, Examples, Model, Plan, Recurrent, init_forget_bias, recurrent
+from fastrnn.models.model import CELLS, Examples, Model, Recurrent, Setup, init_forget_bias, recurrent
 from fastrnn.parameters import Storage
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class EventModel(Model):
             digest = hashlib.sha256(b"".join(x.tobytes() for x in X)).hexdigest()[:12]
             return {"data": digest, "batch_size": batch_size, "max_steps": max_steps}
 
-        return Plan(lambda: self._build(X[0].shape[1], seed), lambda: (training, held_out), identity)
+        return Setup(lambda: self._build(X[0].shape[1], seed), lambda: (training, held_out), identity)
 
     def _checked(self, X, n=None):
         X = check_data.sequences(X, n)
@@ -184,6 +185,7 @@ class EventModel(Model):
         self._dropout = Dropout(self.dropout)
         init_forget_bias(self.rnn, random_key(seed, 3))
 
+    @recordable
     def loss_and_gradient(self, batch: Ragged, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
         """Compute the loss of a batch and add its gradient to `into`.
 
@@ -324,8 +326,9 @@ class EventModel(Model):
 
 def _before(x):
     """The inputs from which the steps x are predicted: the step before each, and zeros for the first."""
-    shifted = np.zeros_like(x)
-    shifted[1:] = x[:-1]
+    T, B, n = x.shape
+    shifted = _engine.zeros(x.shape, x.dtype)
+    _engine.copy_rows(x[:-1].reshape((T - 1) * B, n), shifted[1:].reshape((T - 1) * B, n))
     return shifted
 
 

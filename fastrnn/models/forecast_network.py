@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrnn import _engine
 from fastrnn._check import data as check_data
 from fastrnn._check import memory as check_memory
+from fastrnn._check.arrays import contiguous
+from fastrnn._core.recording import recordable
 from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.losses import QuantileLoss, mean_squared_error
 from fastrnn.models.model import Model, Recurrent, init_forget_bias, recurrent
@@ -51,6 +54,7 @@ class ForecastNetwork(Model):
         self._loss = mean_squared_error if self.quantiles is None else QuantileLoss(self.quantiles)
         init_forget_bias(self.rnn, random_key(seed, 3))
 
+    @recordable
     def loss_and_gradient(self, batch: tuple, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
         """Compute the loss of a batch of windows and add its gradient to `into`.
 
@@ -74,13 +78,14 @@ class ForecastNetwork(Model):
         """
         x, targets = batch
         (y, _), rnn_backward = self.rnn.vjp(x, rng=rng)
-        y_out = np.ascontiguousarray(y[self.window :])
+        y_out = contiguous(y[self.window :])
         y_out, dropout_backward = self._dropout.vjp(y_out, rng=random_key(rng, 1), out=y_out)
         output, linear_backward = self.linear.vjp(y_out)
         loss, loss_backward = self._loss.vjp(output, targets)
         dy_out = linear_backward(loss_backward(), into=into).x
-        dy = np.zeros_like(y)
-        dy[self.window :] = dropout_backward(dy_out, out=dy_out).x
+        dy, dy_out = _engine.zeros(y.shape, y.dtype), dropout_backward(dy_out, out=dy_out).x
+        for given, rows in zip(dy_out, dy[self.window :]):
+            _engine.copy_rows(given, rows)
         rnn_backward(dy, need_x=False, into=into)
         rnn_backward.release()
         return loss, None

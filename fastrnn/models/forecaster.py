@@ -13,7 +13,7 @@ from fastrnn._check import stacked as check_stacked
 from fastrnn.layers.feedforward import random_key
 from fastrnn.losses import QuantileLoss
 from fastrnn.models.forecast_network import ForecastNetwork
-from fastrnn.models.model import CELLS, Examples, Plan
+from fastrnn.models.model import CELLS, Examples, Setup
 from fastrnn.models.scaling import Scaler, check_range, to_arrays
 from fastrnn.models.schemas import LONGEST
 from fastrnn.models.series import checked_series, column_names, naive_error
@@ -224,7 +224,7 @@ class Forecaster(ForecastNetwork):
             self.naive_error = naive_error(given, self.season)
             self._build(K, E, seed)
 
-        return Plan(build, lambda: (training, held_out), identity)
+        return Setup(build, lambda: (training, held_out), identity)
 
     def _check_lengths(self, given, changed, validation):
         """Raise a ValueError unless each series has a window of training."""

@@ -1,4 +1,4 @@
-"""Sequences with targets and weights as batches, scaled as each batch is made."""
+"""Sequences with targets and weights as batches, scaled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from fastrnn.batches import Ragged, Sequences
 from fastrnn.models.scaling import cast
+
+_SCALED_ONCE = 1 << 24  # values; larger training data are scaled batch by batch, to save memory
 
 
 @dataclasses.dataclass
@@ -21,7 +23,7 @@ class Batch:
 
 
 class Labelled(Sequences):
-    """Batches of sequences with their targets and weights.
+    """Batches of sequences with their targets and weights. Those of a training are scaled once, unless they are large.
 
     Parameters
     ----------
@@ -42,11 +44,28 @@ class Labelled(Sequences):
     def __init__(self, X, targets, weights, scaler, batch_size, max_steps, seed, *, dtype):
         super().__init__(X, batch_size, max_steps=max_steps, seed=seed)
         self._targets, self._weights, self._scaler, self._dtype = targets, weights, scaler, dtype
+        self._scaled = None  # all steps of all sequences, and zeros at the end, where many epochs read them
+        if seed is not None and self.steps * X[0].shape[1] <= _SCALED_ONCE:
+            self._first = np.cumsum(self._lengths) - self._lengths
+            scaled = [self._cast(x, lambda place, n=n: f"sequence {n}") for n, x in enumerate(X)]
+            self._scaled = np.concatenate([*scaled, np.zeros_like(scaled[0][:1])])
+
+    def _cast(self, x, name):
+        with np.errstate(over="ignore"):  # `cast` names the value that is too large
+            return cast(self._scaler(x), self._dtype, name)
+
+    def _padded(self, rows):
+        """Scaled sequences as a `Ragged`."""
+        if self._scaled is None:
+            ragged = self._ragged(rows)
+            ragged.x = self._cast(ragged.x, lambda place: f"sequence {rows[place[1]]}")
+            return ragged
+        lengths = self._lengths[rows]
+        step = np.arange(lengths.max())[:, None]
+        return Ragged(rows, self._scaled[np.where(step < lengths, self._first[rows] + step, self.steps)], lengths)
 
     def _batch(self, rows):
-        ragged = self._ragged(rows)
-        with np.errstate(over="ignore"):  # `cast` names the value that is too large
-            ragged.x = cast(self._scaler(ragged.x), self._dtype, lambda place: f"sequence {rows[place[1]]}")
+        ragged = self._padded(rows)
         targets = self._targets
         if isinstance(targets, list):
             targets = np.zeros((len(ragged.x), len(rows), *self._targets[0].shape[1:]), self._targets[0].dtype)

@@ -13,7 +13,7 @@ from fastrnn._check import stacked as check_stacked
 from fastrnn.batches import Streams
 from fastrnn.data._splitting import check_rule, first_cut
 from fastrnn.models.characters import digest
-from fastrnn.models.model import CELLS, Examples, Model, Plan
+from fastrnn.models.model import CELLS, Examples, Model, Setup
 from fastrnn.models.text import LEVELS, Bytes, Vocabulary, Words, split_words
 from fastrnn.models.text_generator import TextGenerator
 from fastrnn.models.text_parts import text_batches
@@ -275,7 +275,7 @@ class LanguageModel(TextGenerator):
                 for place, vector in vectors.items():
                     self.embedding.slots["weight"].view(flat)[place] = vector
 
-        return Plan(build, lambda: (training, held_out), identity)
+        return Setup(build, lambda: (training, held_out), identity)
 
     def _vocabulary_of(self, symbols, training):
         """The vocabulary: all characters that occur, or the words of the training part."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastrnn import _check
 from fastrnn._check import stacked as check_stacked
+from fastrnn._core.recording import recordable
 from fastrnn.batches import Streams, Window
 from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
@@ -55,6 +56,7 @@ class LanguageNetwork(Model):
                 self.embedding.slots["weight"].view(flat)[...] /= math.sqrt(E)
         self._logits = {}
 
+    @recordable
     def loss_and_gradient(self, batch: Window, state=None, *, into: np.ndarray, rng: int) -> tuple:
         """Compute the loss of a window and add its gradient to `into`.
 

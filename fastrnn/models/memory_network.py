@@ -12,7 +12,7 @@ from fastrnn._check import stories as check_stories
 from fastrnn._files.schema import shown
 from fastrnn.layers.feedforward import random_key
 from fastrnn.models import unseen
-from fastrnn.models.model import Examples, Model, Plan, most_likely
+from fastrnn.models.model import Examples, Model, Setup, most_likely
 from fastrnn.models.schemas import MOST_HOPS
 from fastrnn.models.stories import Questions
 from fastrnn.models.story_network import StoryNetwork
@@ -192,7 +192,7 @@ class MemoryNetwork(StoryNetwork):
             training = Questions(self, X, y, batch_size, random_key(seed, 1))
             return training, None if held is None else Questions(self, *held.columns, batch_size, None)
 
-        return Plan(
+        return Setup(
             build=lambda: self._build(answers, sorted(words - set(answers)), seed),
             batches=batches,
             identity=lambda data: {"data": data.digest(), "batch_size": batch_size},

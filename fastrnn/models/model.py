@@ -47,7 +47,7 @@ class Examples:
         return Examples(tuple(select(column, rows) for column in self.columns), self.common)
 
 
-class Plan(NamedTuple):
+class Setup(NamedTuple):
     """What `fit` has prepared when it has read the data. The model is unchanged until `build` is called."""
 
     build: Callable[[], None]  # makes the layers and stores what was learnt from the data, such as a vocabulary
@@ -131,9 +131,9 @@ class Model:
         examples = self._read(*data)
         seed = self._drawn_seed(settings)
         examples, held = self._split(examples, validation, seed)
-        plan = self._prepare(examples, held, seed, settings, **options)
+        setup = self._prepare(examples, held, seed, settings, **options)
         del examples, held  # they may be large, and training needs only the batches
-        self._train(plan, settings, seed=seed)
+        self._train(setup, settings, seed=seed)
         return self
 
     def _settings(self, epochs, verbose, given: dict) -> Settings:
@@ -157,7 +157,7 @@ class Model:
         held, kept = held_out_rows(len(data), validation, random_key(seed, 2))
         return (data.rows(kept), data.rows(held)) if len(held) else (data, None)
 
-    def _prepare(self, data: Examples, held: Examples | None, seed: int, settings: Settings, **options) -> Plan:
+    def _prepare(self, data: Examples, held: Examples | None, seed: int, settings: Settings, **options) -> Setup:
         """Learn vocabularies, scales and sizes from the training examples, and prepare the batches."""
         raise NotImplementedError
 
@@ -175,7 +175,7 @@ class Model:
                     parameters[:] = flat
             raise
 
-    def _train(self, plan: Plan, settings: Settings, *, seed: int, prepare=lambda run: None, **options) -> Training:
+    def _train(self, setup: Setup, settings: Settings, *, seed: int, prepare=lambda run: None, **options) -> Training:
         """Build the layers, train and report the outcome. If that fails, the model is unchanged.
 
         `prepare` is called with the Training before it runs; `options` are those of Training.
@@ -183,10 +183,10 @@ class Model:
         on_best = None if settings.checkpoint is None else lambda: self.save(settings.checkpoint)
         with storage.training(None if settings.follows else settings.checkpoint), self._all_or_nothing():
             settings.check_directory()  # again, now that no other training can write there
-            plan.build()
-            batches, held = plan.batches()
+            setup.build()
+            batches, held = setup.batches()
             # The identity takes a pass over all data, so it is computed only for a checkpoint.
-            identity = {} if settings.checkpoint is None else self._configuration() | plan.identity(batches)
+            identity = {} if settings.checkpoint is None else self._configuration() | setup.identity(batches)
             options |= dict(seed=seed, validation=held, identity=identity, unit=self.UNIT)
             run = Training(self, batches, settings, on_best=on_best, **options)
             try:

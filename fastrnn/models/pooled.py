@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _engine
 from fastrnn._check import data as check_data
 from fastrnn._check import stacked as check_stacked
+from fastrnn._core.recording import recordable
 from fastrnn.batches import Generated
 from fastrnn.layers.feedforward import Dropout, Linear, random_key
 from fastrnn.layers.network import Network
@@ -31,35 +32,55 @@ def last(net, y, state, lengths):
     B, H = h.shape[1:]
 
     def backward(dpooled):
-        dh = np.zeros_like(h)
-        dh[-D:] = dpooled.reshape(B, D, H).transpose(1, 0, 2)
-        dstate = (dh, np.zeros_like(h)) if top.cell.has_c else dh
+        dh = _engine.zeros(h.shape, h.dtype)
+        for d in range(D):
+            _engine.copy_rows(dpooled[:, d * H : (d + 1) * H], dh[d - D])
+        dstate = (dh, _engine.zeros(h.shape, h.dtype)) if top.cell.has_c else dh
         return {"dstate_n": dstate if layers is None else (None,) * (len(layers) - 1) + (dstate,)}
 
-    return np.ascontiguousarray(h[-D:].transpose(1, 0, 2)).reshape(B, D * H), backward
+    pooled = _engine.empty((B, D * H), h.dtype)
+    for d in range(D):
+        _engine.copy_rows(h[d - D], pooled[:, d * H : (d + 1) * H])
+    return pooled, backward
 
 
 def mean(net, y, state, lengths):
     """The mean of the outputs over the sequence's own steps."""
-    share = (1 / lengths).astype(y.dtype)[:, None]
+    T, B, n = y.shape
+    share, pooled = _engine.empty((B, 1), y.dtype), _engine.zeros((B, n), y.dtype)
+    _engine.call(_shares, lengths, share)
+    _engine.column_sum(y.reshape(T, B * n), pooled.reshape(B * n))
+    _engine.call(np.multiply, pooled, share, pooled)
 
     def backward(dpooled):
-        return {"dy": np.broadcast_to(dpooled * share, y.shape)}
+        dstep, dy = _engine.empty((B, n), y.dtype), _engine.empty((T, B, n), y.dtype)
+        _engine.call(np.multiply, dpooled, share, dstep)
+        _engine.copy_rows(np.broadcast_to(dstep.reshape(B * n), (T, B * n)), dy.reshape(T, B * n))
+        return {"dy": dy}
 
-    return y.sum(0) * share, backward
+    return pooled, backward
+
+
+def _shares(lengths, share):
+    share[:, 0] = 1 / lengths
 
 
 def greatest(net, y, state, lengths):
     """The maximum of each unit's output over the sequence's own steps."""
-    valid = np.where((np.arange(len(y))[:, None] < lengths)[..., None], y, -np.inf)
-    where = valid.argmax(0)[None]
+    where, pooled = _engine.empty((1, *y.shape[1:]), np.int64), _engine.empty(y.shape[1:], y.dtype)
+
+    def compute(y, lengths):
+        valid = np.where((np.arange(len(y))[:, None] < lengths)[..., None], y, -np.inf)
+        where[:] = valid.argmax(0)
+        pooled[:] = np.take_along_axis(y, where, 0)[0]
 
     def backward(dpooled):
-        dy = np.zeros_like(y)
-        np.put_along_axis(dy, where, dpooled[None], 0)
+        dy = _engine.zeros(y.shape, y.dtype)
+        _engine.call(np.put_along_axis, dy, where, dpooled[None], 0)
         return {"dy": dy}
 
-    return np.take_along_axis(y, where, 0)[0], backward
+    _engine.call(compute, y, lengths)
+    return pooled, backward
 
 
 def each(net, y, state, lengths):
@@ -127,6 +148,7 @@ class Pooled(Model):
         self._dropout = Dropout(self.dropout)
         init_forget_bias(self.rnn, random_key(seed, 3))
 
+    @recordable
     def loss_and_gradient(self, batch: Batch, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
         """Compute the loss of a batch and add its gradient to `into`.
 

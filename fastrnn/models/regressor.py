@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn import _check
 from fastrnn._check import data as check_data
 from fastrnn.losses import mean_squared_error
-from fastrnn.models.model import Examples, Plan
+from fastrnn.models.model import Examples, Setup
 from fastrnn.models.pooled import Pooled, each
 from fastrnn.models.scaling import cast, check_range, from_arrays, to_arrays
 
@@ -182,7 +182,7 @@ class SequenceRegressor(Pooled):
             self._target_scaler, self._flat = target_scaler, data.common["flat"]
             self._build(X[0].shape[1], y[0].shape[-1], scaler, seed, data.common["features"])
 
-        return Plan(build, lambda: batches, identity)
+        return Setup(build, lambda: batches, identity)
 
     @property
     def _pool(self):

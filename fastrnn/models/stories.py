@@ -55,7 +55,7 @@ class Questions(Sequences):
         order = np.arange(N)
         if self._seed is not None:
             order = np.random.default_rng(random_key(self._seed, epoch)).permutation(N)
-        self._plan = [order[first : first + B] for first in range(0, N, B)]
+        self._cuts = [order[first : first + B] for first in range(0, N, B)]
 
     def _batch(self, rows):
         count = self._lengths[rows]

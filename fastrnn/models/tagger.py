@@ -15,7 +15,7 @@ from fastrnn._check import stacked as check_stacked
 from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models import unseen
-from fastrnn.models.model import CELLS, Examples, Model, Plan, Recurrent, init_forget_bias, most_likely, recurrent
+from fastrnn.models.model import CELLS, Examples, Model, Recurrent, Setup, init_forget_bias, most_likely, recurrent
 from fastrnn.models.sentences import UNKNOWN, SentenceBatch, Sentences
 from fastrnn.parameters import Storage
 
@@ -194,7 +194,7 @@ class SequenceTagger(Model):
             held_out = None if held is None else Sentences(self, *held.columns, batch_size, max_steps, None)
             return training, held_out
 
-        return Plan(
+        return Setup(
             build=lambda: self._build(vocabulary, alphabet, names, seed),
             batches=batches,
             identity=lambda data: {"data": data.digest(), "batch_size": batch_size, "max_steps": max_steps},

@@ -18,12 +18,14 @@ class Windows(Sequences):
 
     def __init__(self, inputs, model, K, batch_size, seed):
         self._window, self._K = model.window, K
-        T = model.window + model.horizon
-        views = [one[first : first + T] for one in inputs for first in range(len(one) - T + 1)]
-        super().__init__(views, batch_size, seed=seed)
+        T, before = model.window + model.horizon, np.cumsum([0, *map(len, inputs)])
+        starts = [first + np.arange(len(one) - T + 1) for first, one in zip(before, inputs)]
+        self._steps, self._starts = np.arange(T)[:, None], np.concatenate(starts)
+        self._values = np.concatenate(inputs)
+        super().__init__([self._values[first : first + T] for first in self._starts], batch_size, seed=seed)
 
     def _batch(self, rows):
-        x = self._ragged(rows).x
+        x = self._values[self._starts[rows] + self._steps]
         targets = x[self._window :, :, : self._K].copy()
         return without_values(x, self._window, self._K), targets
 

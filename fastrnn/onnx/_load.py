@@ -73,9 +73,9 @@ def _compared(model, verify):
     feeds = chain.probe(most)
     seen = tried(model, feeds, most)
     chain.seen = seen
-    plans = chain.plans(model, seen)
+    specs = chain.specs(model, seen)
     chain.check_links(seen)
-    net = _network(plans, chain.batch_first)
+    net = _network(specs, chain.batch_first)
     if not verify:
         return net, "nothing was compared"
     _compare(chain, net, feeds, seen, "this model's own nodes")
@@ -217,8 +217,8 @@ class _Chain:
         """The value of a node's k-th input, or None."""
         return seen[node.input[k]] if k < len(node.input) and node.input[k] else None
 
-    def plans(self, model, seen):
-        """The Plan of each node's layer, with the initial state if it is part of the model."""
+    def specs(self, model, seen):
+        """The LayerSpec of each node's layer, with the initial state if it is part of the model."""
         made, opset = [], {o.domain: o.version for o in model.opset_import}[""]
         for node in self.nodes:
             _nodes.check_attributes(node, opset)
@@ -228,20 +228,20 @@ class _Chain:
                         f"{_nodes.where(node)}: {label} depends on the model's inputs, so it is not a parameter"
                     )
             settings = _nodes.read(node, _nodes.attributes_of(node))
-            plan, *other = _nodes.plans(settings, *(self.value(seen, node, k) for k in (1, 2, 3, 7)))
+            spec, *other = _nodes.specs(settings, *(self.value(seen, node, k) for k in (1, 2, 3, 7)))
             if other:
                 raise NotImplementedError(
                     f"{settings.where} has other activations in its second direction, which no layer supports; "
                     "prepare(model) runs it"
                 )
-            broken = next((name for name, a in plan.params.items() if not np.isfinite(a).all()), None)
+            broken = next((name for name, a in spec.params.items() if not np.isfinite(a).all()), None)
             if broken is not None:
                 raise ValueError(f"{settings.where}: its tensors have values that are NaN or infinite (in {broken})")
-            self._add_state(plan, node, settings, seen)
-            made.append(plan)
+            self._add_state(spec, node, settings, seen)
+            made.append(spec)
         return made
 
-    def _add_state(self, plan, node, settings, seen):
+    def _add_state(self, spec, node, settings, seen):
         states = self.states(settings, node, seen)
         given = [name for k in (5, 6) if k < len(node.input) and node.input[k] for name in self.sources(node.input[k])]
         if self.x in given:
@@ -249,13 +249,13 @@ class _Chain:
                 f"{settings.where}: the initial state depends on {self.x!r}, which no network supports; "
                 "prepare(model) runs it"
             )
-        plan.options["learn_initial_state"] = bool(not given and any(s.any() for s in states))
-        if plan.options["learn_initial_state"]:
+        spec.options["learn_initial_state"] = bool(not given and any(s.any() for s in states))
+        if spec.options["learn_initial_state"]:
             if any((s != s[:, :1]).any() for s in states):
                 raise NotImplementedError(
                     f"{settings.where}: the initial state is constant, but differs between the sequences of the batch"
                 )
-            plan.params |= {name: s[:, 0] for name, s in zip(("h_0", "c_0"), states)}
+            spec.params |= {name: s[:, 0] for name, s in zip(("h_0", "c_0"), states)}
 
     def states(self, settings, node, seen):
         """The initial states of a node, each (D, B, H)."""
@@ -295,15 +295,15 @@ class _Chain:
                 below = Y.reshape(*Y.shape[:2], -1)
 
 
-def _network(plans, batch_first):
-    """One layer if all plans are alike, else a Stacked."""
+def _network(specs, batch_first):
+    """One layer if all specs are alike, else a Stacked."""
     groups = []
-    for plan in plans:
+    for spec in specs:
         last = groups[-1] if groups else None
-        if last and (plan.cls, plan.hidden_size, plan.options) == (last[0].cls, last[0].hidden_size, last[0].options):
-            last.append(plan)
+        if last and (spec.cls, spec.hidden_size, spec.options) == (last[0].cls, last[0].hidden_size, last[0].options):
+            last.append(spec)
         else:
-            groups.append([plan])
+            groups.append([spec])
     layers = [_merged(group, batch_first) for group in groups]
     return layers[0] if len(layers) == 1 else Stacked(layers)
 
@@ -311,9 +311,9 @@ def _network(plans, batch_first):
 def _merged(group, batch_first):
     first = group[0]
     layer = first.cls(first.input_size, first.hidden_size, len(group), batch_first=batch_first, **first.options)
-    params = {name.replace("_l0", f"_l{k}"): a for k, plan in enumerate(group) for name, a in plan.params.items()}
+    params = {name.replace("_l0", f"_l{k}"): a for k, spec in enumerate(group) for name, a in spec.params.items()}
     for name in layer.cell.states if layer.learn_initial_state else ():
-        params[name] = np.concatenate([plan.params[name] for plan in group])
+        params[name] = np.concatenate([spec.params[name] for spec in group])
     layer.load_state_dict(params)
     return layer
 

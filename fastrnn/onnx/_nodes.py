@@ -164,7 +164,7 @@ def _functions(name, op_type, values, D):
 
 
 @dataclass
-class Plan:
+class LayerSpec:
     """The arguments and the parameters of a layer."""
 
     cls: type
@@ -179,7 +179,7 @@ class Plan:
         return made
 
 
-def plans(settings, W, R, B=None, P=None):
+def specs(settings, W, R, B=None, P=None):
     """The Plans of the layers that compute a node: one, or two if its directions have different activations.
 
     Raises
@@ -191,8 +191,8 @@ def plans(settings, W, R, B=None, P=None):
     """
     H = _check_tensors(settings, W, R, B, P)
     if len(set(settings.functions)) == 1:
-        return [_plan(settings, slice(None), H, W, R, B, P)]
-    return [_plan(settings, slice(d, d + 1), H, W, R, B, P) for d in range(len(settings.reverse))]
+        return [_spec(settings, slice(None), H, W, R, B, P)]
+    return [_spec(settings, slice(d, d + 1), H, W, R, B, P) for d in range(len(settings.reverse))]
 
 
 def _check_tensors(settings, W, R, B, P):
@@ -230,8 +230,8 @@ def _check_tensors(settings, W, R, B, P):
     return H
 
 
-def _plan(settings, which, H, W, R, B, P):
-    """The Plan of the layer for one direction, or for both."""
+def _spec(settings, which, H, W, R, B, P):
+    """The LayerSpec of the layer for one direction, or for both."""
     kind, reverse, functions = KINDS[settings.op_type], settings.reverse[which], settings.functions[which][0]
     options = {
         "clip": settings.clip,
@@ -253,7 +253,7 @@ def _plan(settings, which, H, W, R, B, P):
             "peephole": P is not None,
         }
         gates = COUPLED_GATES if settings.coupled else gates
-    return Plan(
+    return LayerSpec(
         kind.layer, W.shape[2], H, options | {"dtype": W.dtype.name}, _params(settings, which, gates, H, W, R, B, P)
     )
 

@@ -19,7 +19,7 @@ class Recurrence:
         """The layers for W, R, B and P, and their ShortCalls: those of the last call if the weights are the same."""
         cached = self._cached
         if cached is None or not all(_is_same(a, kept) for a, kept in zip(weights, cached[0])):
-            layers = [plan.layer() for plan in _nodes.plans(self.settings, *weights)]
+            layers = [spec.layer() for spec in _nodes.specs(self.settings, *weights)]
             cached = [_kept(a) for a in weights], layers, [layer._short_calls(layer._packed()) for layer in layers]
             self._cached = cached
         return cached[1:]

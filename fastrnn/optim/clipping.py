@@ -55,8 +55,11 @@ def clip_by_global_norm(grad: Array, max_norm: float) -> tuple[float, float]:
     >>> clip_by_global_norm(np.array([3.0, 4.0]), 10.0)
     (5.0, 1.0)
     """
-    max_norm = _check.number("max_norm", max_norm, above=0)
-    grad = _check.gradient(grad)
+    return norm_and_scale(_check.gradient(grad), _check.number("max_norm", max_norm, above=0))
+
+
+def norm_and_scale(grad: Array, max_norm: float) -> tuple[float, float]:
+    """As `clip_by_global_norm`, of a 1-D gradient and without checks."""
     norm = math.sqrt(_engine.sum_of_squares(grad))
     scale = max_norm / (norm + 1e-6)
     if norm == math.inf:

@@ -90,6 +90,8 @@ class Storage:
     (1, 12.0)
     """
 
+    _view: Array | None = None
+
     def __init__(self, dtype: DTypeLike = "float32", budget: Budget | None = None):
         self.dtype: np.dtype[Any] = _check.dtype(dtype)
         self.budget = budget
@@ -135,9 +137,13 @@ class Storage:
     @property
     def flat(self) -> Array:
         """Read-only view of the whole buffer."""
-        view = self._buffer()[:]
-        view.flags.writeable = False
-        return view
+        if self._view is None:
+            self._view = self._buffer()[:]
+            self._view.flags.writeable = False
+        return self._view[:]  # so that its shape and flags can be changed without an effect on others
+
+    def __getstate__(self):
+        return {**self.__dict__, "_view": None}  # a copy of a view would not be a view
 
     @contextlib.contextmanager
     def updating(self) -> Iterator[Array]:

@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastrnn import _check
 from fastrnn._check import data as check_data
 from fastrnn.layers.feedforward import random_key
-from fastrnn.models.model import Plan, held_out_rows
+from fastrnn.models.model import Setup, held_out_rows
 from fastrnn.models.scaling import cast
 from fastrnn.settings import Settings
 from fastrnn.sklearn._forms import as_list
@@ -222,8 +222,8 @@ class Estimator(BaseEstimator):
             if moments.keys() == self._moments_of(run.optimizer).keys():  # they differ if the solver has changed
                 run.optimizer.load_state_dict(run.optimizer.state_dict() | moments)
 
-        plan = Plan(build, lambda: batches, identity=None)
-        run = net._train(plan, settings, seed=seed, prepare=prepare, untrained_counts=not anew)
+        setup = Setup(build, lambda: batches, identity=None)
+        run = net._train(setup, settings, seed=seed, prepare=prepare, untrained_counts=not anew)
         self._net, self._fits, self._moments = net, self._fits + 1, self._moments_of(run.optimizer) if once else {}
         self._set_attributes(patience, epochs, stops, once)
         return self

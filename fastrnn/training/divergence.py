@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrnn import optim
 from fastrnn._core.finite import checking, is_finite
+from fastrnn.optim.clipping import norm_and_scale
 from fastrnn.training.groups import frozen_to_zero
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def ready_gradient(
         The gradient is not finite, or so large that the optimizer cannot square it.
     """
     frozen_to_zero(gradient, optimizer)
-    norm, scale = optim.clip_by_global_norm(gradient, clip_norm or 1.0)
+    norm, scale = norm_and_scale(gradient, clip_norm or 1.0)
     if not math.isfinite(norm) and not is_finite(gradient):  # before clip_value, which makes infinity finite
         bad = ~np.isfinite(gradient)
         name = next((name for name, slot in model.slots.items() if bad[slot.slice].any()), "")
@@ -89,7 +90,7 @@ def ready_gradient(
         )
     if clip_value is not None:
         optim.clip_by_value(gradient, clip_value)
-        norm, scale = optim.clip_by_global_norm(gradient, clip_norm or 1.0)
+        norm, scale = norm_and_scale(gradient, clip_norm or 1.0)
     used = norm if clip_norm is None else min(norm, clip_norm)
     if getattr(optimizer, "squares", False) and used > math.sqrt(np.finfo(gradient.dtype).max):
         raise NotFiniteError(
@@ -132,16 +133,16 @@ def check_means(optimizer, update: int) -> None:
             raise DivergedError(f"the running mean {name} of the optimizer is not finite after update {update}")
 
 
-def loss_and_gradient(model, checked: bool, batch, state, *, into: np.ndarray, rng: int) -> tuple:
-    """Call the model's `loss_and_gradient`, with checks in its layers if `checked`.
+def loss_and_gradient(plans, checked: bool, batch, state, *, into: np.ndarray, rng: int) -> tuple:
+    """Compute the loss and the gradient of a batch, with checks in the model's layers if `checked`.
 
     If a check fails, the loss is NaN, so that all processes see it in the sum of the losses.
     """
     if not checked:
-        return model.loss_and_gradient(batch, state, into=into, rng=rng)
+        return plans.loss_and_gradient(batch, state, into=into, rng=rng)
     try:
         with checking():
-            return model.loss_and_gradient(batch, state, into=into, rng=rng)
+            return plans.model.loss_and_gradient(batch, state, into=into, rng=rng)
     except FloatingPointError:
         return math.nan, state
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 _SAME_PRESS = 0.3  # seconds; a second signal within them is the same press, passed on by a parent process
 
@@ -47,16 +47,25 @@ class Interrupts:
         if self._open:
             raise KeyboardInterrupt
 
-    @contextlib.contextmanager
-    def allowed(self) -> Iterator[None]:
+    def allowed(self) -> AbstractContextManager[None]:
         """Let Ctrl-C raise KeyboardInterrupt at any time in this context."""
-        self._open = True
-        try:
-            if self.pending:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._open = False
+        return _Allowed(self)
+
+
+class _Allowed:
+    def __init__(self, interrupts):
+        self._interrupts = interrupts
+
+    def __enter__(self):
+        if self._interrupts.pending:
+            raise KeyboardInterrupt
+        self._interrupts._open = True
+        if self._interrupts.pending:  # it came between the two lines above
+            self._interrupts._open = False
+            raise KeyboardInterrupt
+
+    def __exit__(self, *exception):
+        self._interrupts._open = False
 
 
 class _OfCommand:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from fastrnn.training.checkpoint import Position
 from fastrnn.training.divergence import DivergedError, NotFiniteError
 from fastrnn.training.groups import optimizer_of
 from fastrnn.training.interrupts import Interrupts
+from fastrnn.training.plans import Plans
 from fastrnn.training.progress import Progress
 
 
@@ -88,6 +88,7 @@ class Training:
         }
         self.at, self._untrained_counts = Position(seed), untrained_counts
         self.state = None  # carried from batch to batch
+        self._plans = Plans(model)
         copies = 3 + len(getattr(self.optimizer, "_moments", ()))  # best, gradient, packed weights, running means
         what = f"training {model.storage.size:,} parameters: copies of them"
         check_memory.fits(what, copies * model.storage.flat.nbytes, "make the model smaller")
@@ -218,7 +219,7 @@ class Training:
         at, ranks, state = self.at, self.ranks, self.state
         rank, alone = ranks.rank, count == 1 and ranks.size == 1
         loss_sum = weight = steps = 0
-        compute = functools.partial(divergence.loss_and_gradient, self.model, self.settings.check_finite)
+        checked = self.settings.check_finite
         self._computed = []
         self.gradient.fill(0)
         with self._interruptible():
@@ -228,7 +229,9 @@ class Training:
                     continue
                 key = random_key(at.seed, at.update, k, rank) if k or rank else random_key(at.seed, at.update)
                 self._computed.append((batch, state, key))
-                loss, state = compute(batch, state, into=self._gradient_buffer(alone), rng=key)
+                loss, state = divergence.loss_and_gradient(
+                    self._plans, checked, batch, state, into=self._gradient_buffer(alone), rng=key
+                )
                 steps += self.batches.steps_of(batch)
                 if alone:
                     return loss, self.batches.weight_of(batch) if divergence.is_first(at) else 0.0, steps, state
@@ -287,6 +290,8 @@ class Training:
         at.history.append(entry)
         self.progress.note(entry)
         answers = [callback(entry) for callback in self._callbacks]
+        if answers:
+            self._plans.forget()
         stops = any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
         self._stop_requested = self.ranks.agree(stops)
         at.evaluated, at.loss_sum, at.loss_count = at.update, 0.0, 0

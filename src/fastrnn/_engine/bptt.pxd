@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t
 from blas cimport Gemm
 from fastrnn._engine.core cimport Product
+from fastrnn._engine.plan cimport Op
 from fastrnn._engine.sweep cimport Split
 from recurrence_backward cimport SweepBackward
 
@@ -9,7 +10,7 @@ cdef enum:
     MAX_GEMMS = 16
     MAX_DX_PIECES = 16
 
-cdef class Bptt:
+cdef class Bptt(Op):
     cdef SweepBackward s
     cdef Split split
     cdef Gemm gemms[MAX_GEMMS]
@@ -23,11 +24,10 @@ cdef class Bptt:
     cdef char *dgates
     cdef char *bias_sums
     cdef const int64_t *lengths
-    cdef Py_ssize_t total, row, rows              # rows of all steps; first row and number of rows of the chunk
-    cdef list held
+    cdef Py_ssize_t row, rows                     # first row and number of rows of the chunk
+    cdef Py_ssize_t chunks
     cdef void chunk(self, Py_ssize_t i, Py_ssize_t count) noexcept nogil
     cdef double flops_per_row(self)
-    cdef int run(self, Py_ssize_t count) except -1
     cdef int chunk_dgates(self) except -1
     cdef int chunk_products(self, bint awake) except -1
     cdef void products_together(self, bint awake) except *

@@ -9,12 +9,13 @@ from buffers cimport address, matrix
 from fastrnn._engine.core cimport (
     ask_blas, call_threads, multiply, multiply_piece, multiply_pieces, multiply_serial, process_table, product_part,
 )
+from fastrnn._engine.plan cimport Op, perform
 from fastrnn._engine.sweep cimport LayerWeights, Steps, Work, barriers, sides_pay, split_sweep
 from kernels cimport *
 from recurrence_backward cimport SweepBackward, sweep_backward, sweep_backward_part
 from threads cimport AWAKE_DISCOUNT, SLICE_FLOPS, SPLIT_FLOPS, TOGETHER_ROWS, parts_for, slice_steps
 
-cdef class Bptt:
+cdef class Bptt(Op):
     """BPTT of one layer in one direction, one chunk of steps after the other.
 
     dgates exist for one chunk at a time. After the BPTT of a chunk come the products that read its dgates.
@@ -47,7 +48,7 @@ cdef class Bptt:
         s.gates, s.h_prev, s.c_prev = address(gates), address(h_prev), address(c_prev)
         s.dh, s.dc, s.dphase = address(dh, True), address(dc, True), address(dphase, True)
         self.dgates, self.bias_sums = address(dgates, True), address(bias_sums, True)
-        self.lengths, self.total = steps.lengths, steps.total
+        self.lengths = steps.lengths
         self.ld, self.width = weights.blocks * weights.Hp, weights.x_blocks * weights.Hp
         self.dx.kernels = s.kernels
         self.held = [weights, steps, gates, h_prev, c_prev, dy, dh, dc, dgates, dphase, bias_sums]
@@ -61,14 +62,14 @@ cdef class Bptt:
         self.left[self.gemm_count] = self.dgates + column * self.s.item
         self.right[self.gemm_count] = matrix(right, self.s.item, False, NULL, NULL, &g.ldb)
         self.gemm_count += 1
-        self.held += [right, c]
+        self.held.extend((right, c))
 
     def add_sums(self, ids, sums):
         """Add the input part of each row of dgates to sums (n, G*Hp)[ids[row]]; ids (rows,) int64."""
         assert self.sum_count < 2
         self.ids[self.sum_count], self.sums[self.sum_count] = <const int64_t *>address(ids), address(sums, True)
         self.sum_count += 1
-        self.held += [ids, sums]
+        self.held.extend((ids, sums))
 
     def set_dx(self, packed, dx):
         """Compute also dx (rows, I) = dgates @ W_ih."""
@@ -76,25 +77,27 @@ cdef class Bptt:
         p.groups, p.N, p.K, p.lda, p.ldc = 1, dx.shape[1], self.width, self.ld, dx.shape[1]
         p.a, p.w, p.bias, p.c = self.dgates, address(packed), NULL, address(dx, True)
         p.accumulate, p.flip = False, False
-        self.held += [packed, dx]
+        self.held.extend((packed, dx))
 
     cdef double flops_per_row(self):
         return 2.0 * self.s.blocks * self.s.H * self.s.H
 
-    cdef int run(self, Py_ssize_t count) except -1:
-        """BPTT through all steps with all threads, in `count` chunks."""
+    cdef int run(self) except -1:
+        """BPTT through all steps with all threads, in `chunks` chunks."""
         cdef Split *split = &self.split
         cdef SweepBackward *s = &self.s
         cdef Py_ssize_t i
         cdef Work work
-        work.T, work.B, work.total, work.lengths = s.T, s.B, self.total, self.lengths
+        if s.offset[s.T] == 0:
+            return 0
+        work.T, work.B, work.total, work.lengths = s.T, s.B, s.offset[s.T], self.lengths
         work.flops_per_row, work.vectors = self.flops_per_row(), s.Hp // s.kernels.lanes
         work.weight_bytes = s.blocks * s.H * s.H * s.item
         work.barriers, work.least, work.awake = barriers(s.cell, s.options), RNN_PANEL, False
         split_sweep(split, &work)
         s.units, s.cuts = split.units, split.cuts
-        for i in range(count):
-            self.chunk(i, count)
+        for i in range(self.chunks):
+            self.chunk(i, self.chunks)
             self.chunk_dgates()
             self.chunk_products(split.parts > 1)
         return 0
@@ -254,7 +257,8 @@ cdef void piece_of(void *bptt, int64_t index) noexcept nogil:
 
 def backward_layer(Bptt layer, Py_ssize_t chunks):
     """BPTT through one layer and direction with all threads. The number of chunks determines the gradients' bits."""
-    layer.run(chunks)
+    layer.chunks = chunks
+    perform(layer)
 
 
 ctypedef struct Sides:
@@ -263,24 +267,33 @@ ctypedef struct Sides:
     Py_ssize_t first, last, count      # chunks
 
 
+cdef class BackwardSides(Op):
+    cdef Bptt one, other
+
+    cdef int run(self) except -1:
+        cdef Sides sides
+        cdef Py_ssize_t chunks = self.one.chunks, step
+        cdef double flops = 6 * self.one.flops_per_row() * self.one.s.offset[self.one.s.T]
+        if not sides_pay(self.one.s.B, flops):
+            self.one.run()
+            return self.other.run()
+        ask_blas()
+        sides.one, sides.other, sides.count, sides.first = <void *>self.one, <void *>self.other, chunks, 0
+        step = slice_steps(1, chunks, flops / 2)
+        while sides.first < chunks:
+            sides.last = min(chunks, sides.first + step)
+            with nogil:
+                rnn_team_run(sides_part, &sides, 2, False)
+            sides.first = sides.last
+            PyErr_CheckSignals()
+        return 0
+
+
 def backward_sides(Bptt one, Bptt other, Py_ssize_t chunks):
     """BPTT through both directions of a layer, each on a thread of its own, or one after the other with all threads."""
-    cdef Sides sides
-    cdef double flops = 6 * one.flops_per_row() * one.total
-    cdef Py_ssize_t step
-    if not sides_pay(one.s.B, flops):
-        one.run(chunks)
-        other.run(chunks)
-        return
-    ask_blas()
-    sides.one, sides.other, sides.count, sides.first = <void *>one, <void *>other, chunks, 0
-    step = slice_steps(1, chunks, flops / 2)
-    while sides.first < chunks:
-        sides.last = min(chunks, sides.first + step)
-        with nogil:
-            rnn_team_run(sides_part, &sides, 2, False)
-        sides.first = sides.last
-        PyErr_CheckSignals()
+    cdef BackwardSides op = BackwardSides.__new__(BackwardSides)
+    op.one, op.other, one.chunks, other.chunks = one, other, chunks, chunks
+    perform(op)
 
 
 cdef void sides_part(void *arg, int part, int parts) noexcept nogil:

@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t
 
 from blas cimport GRID, gemm_is_ours, gemm_part, gemm_rows, gemm_tiles
 from buffers cimport address, address_2d
+from fastrnn._engine.plan cimport Op, perform, recorder
 from kernels cimport *
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS
 from search cimport MAX_HYPOTHESES
@@ -171,6 +172,18 @@ cdef int ask_blas() except -1:
     return 0
 
 
+def aligned_empty(Py_ssize_t size, dtype):
+    """An uninitialised 1-D array, aligned to a cache line."""
+    owner = recorder()
+    if owner is not None:
+        return owner.empty(size, dtype)
+    dtype = np.dtype(dtype)
+    cdef Py_ssize_t spare = 64 // dtype.itemsize
+    raw = np.empty(size + spare, dtype)
+    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // dtype.itemsize
+    return raw[skip : skip + size]
+
+
 # ---- the table of cells -------------------------------------------------------------------------------------------
 
 def cell_traits(int code):
@@ -191,44 +204,6 @@ PANEL = RNN_PANEL                          # vectors in a panel of packed weight
 
 # ---- products -----------------------------------------------------------------------------------------------------
 
-def pack_columns(
-    src,                               # weights, read at column[n]*stride_n + row[k]*stride_k       in
-    const int64_t[::1] column,         # (vectors*VL,) source index of each column; negative: zeros  in
-    const int64_t[::1] row,            # (K,) source index of each k; negative: zeros                in
-    Py_ssize_t stride_n, Py_ssize_t stride_k,
-    int panel,                         # vectors in a panel
-    dst,                               # (vectors*VL*K,)                                             out
-):
-    """Copy weights in the order in which the kernels read them."""
-    cdef char *to = address(dst, True)
-    cdef char *source = address(src)
-    cdef const rnn_kernels *k = kernels_for(dst)
-    cdef Py_ssize_t vectors = column.shape[0] // k.lanes
-    if vectors and row.shape[0]:
-        with nogil:
-            k.pack(vectors, panel, &column[0], row.shape[0], &row[0], source, stride_n, stride_k, to)
-
-
-def aligned_empty(Py_ssize_t size, dtype):
-    """An uninitialised 1-D array, aligned to a cache line."""
-    dtype = np.dtype(dtype)
-    cdef Py_ssize_t spare = 64 // dtype.itemsize
-    raw = np.empty(size + spare, dtype)
-    cdef Py_ssize_t skip = (-raw.ctypes.data % 64) // dtype.itemsize
-    return raw[skip : skip + size]
-
-
-def pack(w):
-    """Weights (N, K) of y = x @ w.T, packed for `product`."""
-    lanes = kernels_for(w).lanes
-    N, K = w.shape
-    column = np.full(-(-N // lanes) * lanes, -1, np.int64)
-    column[:N] = np.arange(N)
-    packed = aligned_empty(len(column) * K, w.dtype)
-    pack_columns(np.ascontiguousarray(w), column, np.arange(K), K, 1, RNN_PANEL, packed)
-    return packed
-
-
 cdef void product_part(void *arg, int part, int parts) noexcept nogil:
     cdef Product *job = <Product *>arg
     cdef rnn_product p = job.p
@@ -239,50 +214,73 @@ cdef void product_part(void *arg, int part, int parts) noexcept nogil:
         job.kernels.product(&p)
 
 
+cdef class ProductOp(Op):
+    cdef Product job
+    cdef const Py_ssize_t *count       # the number of rows, if it differs from run to run; else NULL
+
+    cdef int run(self) except -1:
+        if self.count != NULL:
+            self.job.M = self.count[0]
+        cdef double flops = 2.0 * self.job.M * self.job.p.N * self.job.p.K
+        cdef int parts = parts_for(self.job.M, flops, call_threads())
+        with nogil:
+            rnn_team_run(product_part, &self.job, parts, False)
+        return 0
+
+
 def product(
     x,                                 # (M, K), any row stride        in
     packed,                            # (N, K), packed in panels      in
     bias,                              # (N,) or None                  in
     y,                                 # (M, N)                        out
     bint accumulate=False,             # start from y instead of 0
+    const Py_ssize_t[::1] ends=None,   # its last element is the number of rows, in a plan         in
 ):
     """y = x @ w.T + bias. Each element is one chain over k, so the bits of a row do not depend on the other rows."""
-    cdef Product job
-    cdef Py_ssize_t M = y.shape[0], N = y.shape[1], K = x.shape[1], item = y.itemsize
-    cdef int parts
-    if M == 0 or N == 0:
+    cdef ProductOp op = ProductOp.__new__(ProductOp)
+    cdef rnn_product *p = &op.job.p
+    cdef Py_ssize_t item = y.itemsize
+    op.job.M, p.N, p.K = y.shape[0], y.shape[1], x.shape[1]
+    if op.job.M == 0 or p.N == 0:
         return
-    job.kernels = kernels_for(y)
-    job.M = M
-    job.p.groups = 1
-    job.p.N = N
-    job.p.K = K
-    job.p.a = address_2d(x, item, False) if K else NULL
-    job.p.lda = x.strides[0] // item
-    job.p.w = address(packed)
-    job.p.bias = address(bias)
-    job.p.c = address(y, True)
-    job.p.ldc = N
-    job.p.accumulate = accumulate
-    job.p.flip = False
-    job.p.v0 = job.p.v1 = 0
-    parts = parts_for(M, 2.0 * M * N * K, call_threads())
-    with nogil:
-        rnn_team_run(product_part, &job, parts, False)
+    op.job.kernels = kernels_for(y)
+    p.groups, p.lda, p.ldc, p.accumulate, p.flip, p.v0, p.v1 = 1, x.strides[0] // item, p.N, accumulate, False, 0, 0
+    p.a = address_2d(x, item, False) if p.K else NULL
+    p.w, p.bias, p.c = address(packed), address(bias), address(y, True)
+    op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
+    op.held = x, packed, bias, y, ends
+    perform(op)
 
 
-def gemm(bint trans_a, bint trans_b, a, b, c):
-    """c += op(a) @ op(b), of 2-D arrays with contiguous rows. The grid of tiles depends on the shapes only."""
+cdef class GemmOp(Op):
     cdef Gemm g
-    cdef Py_ssize_t item = c.itemsize, K = a.shape[0] if trans_a else a.shape[1]
-    g.kernels = kernels_for(c)
-    g.trans_a, g.trans_b = trans_a, trans_b
+    cdef const char *a
+    cdef const char *b
+    cdef Py_ssize_t K
+    cdef const Py_ssize_t *count       # the number of terms, if it differs from run to run; else NULL
+
+    cdef int run(self) except -1:
+        return multiply(&self.g, self.a, self.b, self.K if self.count == NULL else self.count[0], False)
+
+
+def gemm(bint trans_a, bint trans_b, a, b, c, const Py_ssize_t[::1] ends=None):
+    """c += op(a) @ op(b), of 2-D arrays with contiguous rows. The grid of tiles depends on the shapes only.
+
+    ends: its last element is the number of terms, in a plan.
+    """
+    cdef GemmOp op = GemmOp.__new__(GemmOp)
+    cdef Gemm *g = &op.g
+    cdef Py_ssize_t item = c.itemsize
+    g.kernels, g.trans_a, g.trans_b = kernels_for(c), trans_a, trans_b
     g.M, g.N = c.shape
-    if g.M == 0 or g.N == 0 or K == 0:
+    op.K = a.shape[0] if trans_a else a.shape[1]
+    if g.M == 0 or g.N == 0 or op.K == 0:
         return
     g.lda, g.ldb, g.ldc = a.strides[0] // item, b.strides[0] // item, c.strides[0] // item
-    g.c = address_2d(c, item, True)
-    multiply(&g, address_2d(a, item, False), address_2d(b, item, False), K, False)
+    g.c, op.a, op.b = address_2d(c, item, True), address_2d(a, item, False), address_2d(b, item, False)
+    op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
+    op.held = a, b, c, ends
+    perform(op)
 
 
 cdef int multiply(Gemm *g, const char *a, const char *b, Py_ssize_t K, bint awake) except -1:

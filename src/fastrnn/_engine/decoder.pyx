@@ -118,7 +118,7 @@ cdef class Decoder:
         d.p = p
         if p and row_id.shape[0]:
             d.masks, d.row_id = &masks[0], &row_id[0]
-        self.lengths, self.total = layer.lengths, layer.total
+        self.lengths, self.total = layer.lengths, layer.s.offset[layer.s.T]
         self.flops_per_row = 2.0 * (d.F * (d.M + d.H) + d.A * d.H + 8 * d.S * (d.A + d.M))
         for l in range(d.L):
             layer = layers[l]

@@ -1,91 +1,14 @@
-"""Operations of other layers: embeddings, packed rows, softmax, dropout.
+"""Operations of other layers: sentences as bags of words, softmax, dropout.
 
 Shapes are in the comments at the arguments. An array that may be absent is None.
 """
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memset
 
 from buffers cimport address, address_2d
 from fastrnn._engine.core cimport call_threads, kernels_for, process_table
+from fastrnn._engine.plan cimport KeyedOp, Op, perform
 from kernels cimport *
 from threads cimport parts_for
-
-
-def column_sum(a, out):
-    """out (N,) += sum over the rows of a (M,N), in order."""
-    cdef Py_ssize_t item = a.itemsize, M = a.shape[0], N = a.shape[1], lda = a.strides[0] // item
-    cdef char *to = address(out, True)
-    if M == 0 or N == 0:
-        return
-    cdef const char *rows = address_2d(a, item, False)
-    cdef const rnn_kernels *k = kernels_for(a)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.column_sum(M, N, rows, lda, to)
-        rnn_restore_denormals(mode)
-
-
-def gather(array, const int64_t[::1] ids, out):
-    """out (M,n) = array[ids], rows of 2-D arrays."""
-    cdef Py_ssize_t M = ids.shape[0], n = out.shape[1]
-    cdef const char *rows = address(array)
-    cdef char *to = address(out, True)
-    cdef const rnn_kernels *k = kernels_for(out)
-    if M and n:
-        with nogil:
-            k.gather(M, n, rows, n, &ids[0], to, n)
-
-
-def ragged_places(
-    const int64_t[::1] order,          # (B,) the caller's row of each sorted row                  in
-    const int64_t[::1] lengths,        # (B,) 0..T, longest first                                  in
-    Py_ssize_t[::1] offset,            # (T+1,) first packed row of each step                      out
-    int64_t[::1] where,                # (lengths.sum(),) the caller's t*B + b of each packed row  out
-    int64_t[::1] padding,              # (T*B - lengths.sum(),) t*B + b of all other steps         out
-):
-    """Compute where the steps of sorted rows are, in packed arrays and in the caller's array."""
-    cdef Py_ssize_t T = offset.shape[0] - 1, B = order.shape[0], running = B, n = 0, p = 0, t, b
-    with nogil:
-        for t in range(T):
-            offset[t] = n
-            while running > 0 and lengths[running - 1] <= t:
-                running -= 1
-            for b in range(running):
-                where[n] = t * B + order[b]
-                n += 1
-            for b in range(running, B):
-                padding[p] = t * B + order[b]
-                p += 1
-        offset[T] = n
-
-
-def spread(a, const int64_t[::1] where, const int64_t[::1] padding, out):
-    """out[where] = a, out[padding] = 0, rows of 2-D arrays."""
-    cdef Py_ssize_t size = out.shape[1] * out.itemsize, i
-    cdef const char *rows = address(a)
-    cdef char *to = address(out, True)
-    if size == 0:
-        return
-    with nogil:
-        for i in range(where.shape[0]):
-            memcpy(to + where[i] * size, rows + i * size, size)
-        for i in range(padding.shape[0]):
-            memset(to + padding[i] * size, 0, size)
-
-
-def scatter_add(a, const int64_t[::1] ids, out):
-    """out[ids[m]] += a[m], m in order."""
-    cdef Py_ssize_t item = a.itemsize, M = ids.shape[0], n = out.shape[1], lda, ldo
-    if M == 0 or n == 0:
-        return
-    lda, ldo = a.strides[0] // item, out.strides[0] // item
-    cdef const char *rows = address_2d(a, item, False)
-    cdef char *to = address_2d(out, item, True)
-    cdef const rnn_kernels *k = kernels_for(a)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.scatter_add(M, n, rows, lda, &ids[0], to, ldo)
-        rnn_restore_denormals(mode)
 
 
 ctypedef void (*bag_kernel)(const rnn_bag *, const void *, void *) noexcept nogil
@@ -155,6 +78,16 @@ cdef void softmax_nll_part(void *arg, int part, int parts) noexcept nogil:
                           s.dlogits + m * s.V * s.item if s.dlogits != NULL else NULL)
 
 
+cdef class SoftmaxNll(Op):
+    cdef Softmax s
+
+    cdef int run(self) except -1:
+        cdef int parts = parts_for(self.s.M, 50.0 * self.s.M * self.s.V, call_threads())
+        with nogil:
+            rnn_team_run(softmax_nll_part, &self.s, parts, False)
+        return 0
+
+
 def softmax_nll(
     logits,                            # (M, V)                                               in
     const int64_t[::1] targets,        # (M,); negative: the row is ignored                   in
@@ -163,16 +96,134 @@ def softmax_nll(
     dlogits,                           # (M, V) or None; may be logits                        out
 ):
     """Negative log-likelihood per row, and its gradient weight * (softmax - onehot)."""
-    cdef Softmax s
-    cdef int parts
+    cdef SoftmaxNll op = SoftmaxNll.__new__(SoftmaxNll)
+    cdef Softmax *s = &op.s
     s.kernels = kernels_for(logits)
     s.M, s.V, s.item = targets.shape[0], logits.shape[1], logits.itemsize
     s.logits, s.weights, s.dlogits = address(logits), address(weights), address(dlogits, True)
+    op.held = logits, targets, weights, nll, dlogits
     if s.M and s.V:
         s.targets, s.nll = &targets[0], &nll[0]
-        parts = parts_for(s.M, 50.0 * s.M * s.V, call_threads())
-        with nogil:
-            rnn_team_run(softmax_nll_part, &s, parts, False)
+        perform(op)
+
+
+cdef class MeanOp(Op):
+    """The weight of each of M targets in their mean, or the mean of M weighted losses."""
+    cdef Py_ssize_t M
+    cdef bint is_double
+    cdef const int64_t *targets
+    cdef char *weights
+    cdef const double *losses
+    cdef double *divisor
+    cdef double *mean
+
+
+cdef class MeanWeights(MeanOp):
+    cdef int run(self) except -1:
+        cdef Py_ssize_t m, count = 0
+        cdef double weight
+        for m in range(self.M):
+            count += self.targets[m] >= 0
+        weight = 1.0 / max(1, count)
+        if self.is_double:
+            for m in range(self.M):
+                (<double *>self.weights)[m] = weight
+        else:
+            for m in range(self.M):
+                (<float *>self.weights)[m] = <float>weight
+            weight = <float>weight
+        self.divisor[0] = weight * count if count else 1.0
+        return 0
+
+
+def mean_weights(const int64_t[::1] targets, weights, double[::1] divisor):
+    """weights (M,) = 1 / n, for the n targets that are not negative; divisor (1,) = n times the rounded weight."""
+    cdef MeanWeights op = MeanWeights.__new__(MeanWeights)
+    op.M, op.is_double = targets.shape[0], weights.itemsize == 8
+    op.weights, op.divisor = address(weights, True), &divisor[0]
+    op.targets = &targets[0] if op.M else NULL
+    op.held = targets, weights, divisor
+    perform(op)
+
+
+cdef class MeanLoss(MeanOp):
+    cdef int run(self) except -1:
+        cdef Py_ssize_t m
+        cdef double total = 0
+        for m in range(self.M):
+            total += self.losses[m]
+        self.mean[0] = total / self.divisor[0]
+        return 0
+
+
+def mean_loss(const double[::1] losses, const double[::1] divisor, double[::1] mean):
+    """mean (1,) = sum of losses (M,) / divisor (1,)."""
+    cdef MeanLoss op = MeanLoss.__new__(MeanLoss)
+    op.M, op.divisor, op.mean = losses.shape[0], <double *>&divisor[0], &mean[0]
+    op.losses = &losses[0] if op.M else NULL
+    op.held = losses, divisor, mean
+    perform(op)
+
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef class SquaredError(Op):
+    cdef Py_ssize_t M, n
+    cdef bint is_double
+    cdef const char *y
+    cdef const char *targets
+    cdef const unsigned char *mask
+    cdef const double *weights
+    cdef char *derivative
+    cdef double *outcome
+
+    cdef int run(self) except -1:
+        if self.is_double:
+            squared_errors(<const double *>self.y, <const double *>self.targets, self)
+        else:
+            squared_errors(<const float *>self.y, <const float *>self.targets, self)
+        return 0
+
+
+cdef void squared_errors(const real *y, const real *targets, SquaredError op) noexcept:
+    """The sum of w*d*d and of w over the valid steps, and the derivatives 2*w*d, for d = y - target."""
+    cdef Py_ssize_t m, i
+    cdef real d, w = 1
+    cdef real *out = <real *>op.derivative
+    cdef double total = 0, weight = 0
+    for m in range(op.M):
+        if op.mask != NULL and not op.mask[m]:
+            for i in range(m * op.n, (m + 1) * op.n):
+                out[i] = 0
+            continue
+        if op.weights != NULL:
+            w = <real>op.weights[m]
+        weight += op.weights[m] if op.weights != NULL else 1.0
+        for i in range(m * op.n, (m + 1) * op.n):
+            d = y[i] - targets[i]
+            total += <real>(<real>(d * d) * w)
+            out[i] = <real>(2 * d) * w
+    op.outcome[1] = 1 / (weight * op.n) if weight and op.n else 0.0
+    op.outcome[0] = total * op.outcome[1]
+
+
+def squared_error(
+    y, targets,                        # (M, n)                                                     in
+    mask,                              # (M,) bool: the valid steps, or None: all                   in
+    weights,                           # (M,) float64 or None: all 1                                in
+    derivative,                        # (M, n) weight * 2 (y - target), 0 at other steps           out
+    double[::1] outcome,               # (2,) mean over the valid steps, and 1 / (n * sum of weights)  out
+):
+    """Mean squared error, and the derivatives, of which the gradient is outcome[1] times."""
+    cdef SquaredError op = SquaredError.__new__(SquaredError)
+    op.M, op.n, op.is_double = y.shape[0], y.shape[1], y.itemsize == 8
+    op.y, op.targets, op.derivative = address(y), address(targets), address(derivative, True)
+    op.mask, op.weights, op.outcome = <unsigned char *>address(mask), <double *>address(weights), &outcome[0]
+    op.held = y, targets, mask, weights, derivative, outcome
+    perform(op)
 
 
 def softmax(logits, out):
@@ -188,15 +239,28 @@ def softmax(logits, out):
             rnn_restore_denormals(mode)
 
 
-def dropout(x, const uint64_t[::1] row_id, uint64_t key, double p):
+cdef class Dropout(KeyedOp):
+    cdef const rnn_kernels *kernels
+    cdef Py_ssize_t M, n, ld
+    cdef const uint64_t *row_id
+    cdef char *to
+    cdef double p
+
+    cdef int run(self) except -1:
+        with nogil:
+            self.kernels.dropout(self.M, self.n, self.to, self.ld, self.row_id, self.key, self.p)
+        return 0
+
+
+def dropout(x, const uint64_t[::1] row_id, key, double p):
     """Set elements of x (M,n) to 0 or scale them by 1/(1-p), by a hash of (key, row_id, unit)."""
-    cdef Py_ssize_t item = x.itemsize, M = row_id.shape[0], n = x.shape[1], ldx = x.strides[0] // item
-    if M == 0 or n == 0:
-        return
-    cdef char *to = address_2d(x, item, True)
-    cdef const rnn_kernels *k = kernels_for(x)
-    with nogil:
-        k.dropout(M, n, to, ldx, &row_id[0], key, p)
+    cdef Dropout op = Dropout.__new__(Dropout)
+    cdef Py_ssize_t item = x.itemsize
+    op.M, op.n, op.ld, op.kernels, op.p = row_id.shape[0], x.shape[1], x.strides[0] // item, kernels_for(x), p
+    op.take_key(key)
+    if op.M and op.n:
+        op.to, op.row_id, op.held = address_2d(x, item, True), &row_id[0], (x, row_id)
+        perform(op)
 
 
 rnn_link(process_table())

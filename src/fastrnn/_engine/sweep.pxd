@@ -1,5 +1,6 @@
 """Layers prepared for a forward pass, and the division of work, which the backward pass and streams use too."""
 from libc.stdint cimport int64_t
+from fastrnn._engine.plan cimport Op
 from kernels cimport RNN_PANEL, rnn_cells, rnn_kernels, rnn_options
 from recurrence cimport CHUNK_BYTES, CHUNK_STEPS, Sweep
 from threads cimport MAX_PARTS
@@ -22,21 +23,18 @@ cdef class LayerWeights:
     cdef tuple held                               # the arrays
 
 cdef class Steps:
-    cdef Py_ssize_t T, B, total
+    cdef Py_ssize_t T, B
     cdef bint reverse
     cdef const Py_ssize_t[::1] offset
     cdef const int64_t *lengths
     cdef const unsigned char *resets
     cdef tuple held
 
-cdef class Forward:
+cdef class Forward(Op):
     cdef Sweep s
     cdef Split split
-    cdef Py_ssize_t total
     cdef double flops_per_row
     cdef const int64_t *lengths
-    cdef tuple held
-    cdef int run(self) except -1
 
 cdef bint split_is_forced() noexcept nogil
 cdef bint sides_pay(Py_ssize_t B, double flops) except -1

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t
 
 from buffers cimport address
 from fastrnn._engine.core cimport call_threads, kernels_for, process_table
+from fastrnn._engine.plan cimport Op, perform
 from kernels cimport *
 from recurrence cimport Sweep, sweep, sweep_part
 from threads cimport (
@@ -93,13 +94,12 @@ cdef class Steps:
         bint reverse,                        # from the last step to the first
     ):
         self.offset, self.B, self.T, self.reverse = offset, B, offset.shape[0] - 1, reverse
-        self.total = offset[self.T]
         self.lengths = <const int64_t *>address(lengths)
         self.resets = <const unsigned char *>address(resets)
         self.held = (lengths, resets)
 
 
-cdef class Forward:
+cdef class Forward(Op):
     """One layer in one direction, prepared for one forward pass."""
 
     def __init__(
@@ -128,7 +128,7 @@ cdef class Forward:
         s.y = address(y, True) + column * s.item
         s.y_stride = y.shape[1]
         s.keep, s.chunk = keep, chunk
-        self.lengths, self.total = steps.lengths, steps.total
+        self.lengths = steps.lengths
         self.flops_per_row = 2.0 * s.blocks * s.H * (s.H + (s.I if s.x != NULL else 0))
         self.held = (weights, steps, x, gates, h_prev, c_prev, h, c, y)
 
@@ -151,9 +151,11 @@ cdef class Forward:
         """Compute all steps, with all threads."""
         cdef Sweep *s = &self.s
         cdef Split *split = &self.split
-        cdef double flops = self.flops_per_row * self.total
+        cdef double flops = self.flops_per_row * s.offset[s.T]
         cdef Work work
-        work.T, work.B, work.total, work.lengths = s.T, s.B, self.total, self.lengths
+        if s.offset[s.T] == 0:
+            return 0
+        work.T, work.B, work.total, work.lengths = s.T, s.B, s.offset[s.T], self.lengths
         work.flops_per_row, work.vectors = self.flops_per_row, s.Hp // s.kernels.lanes
         work.weight_bytes = s.blocks * s.H * s.H * s.item
         work.barriers, work.least, work.awake = barriers(s.cell, s.options), least_vectors(s), False
@@ -170,38 +172,59 @@ cdef class Forward:
         return 0
 
 
+cdef class Sides(Op):
+    cdef Forward one, other
+
+    cdef int run(self) except -1:
+        cdef Forward one = self.one, other = self.other
+        cdef Sweep *sweeps[3]
+        cdef double flops = one.flops_per_row * one.s.offset[one.s.T]
+        if sides_pay(one.s.B, 2 * flops):
+            sweeps[0], sweeps[1], sweeps[2] = &one.s, &other.s, NULL
+            return run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, flops))
+        if flops:
+            one.run()
+            other.run()
+        return 0
+
+
 def forward_sides(Forward one, Forward other):
     """Compute two directions of a layer, each on a thread of its own, or one after the other with all threads."""
-    cdef Sweep *sweeps[3]
-    if not sides_pay(one.s.B, 2 * one.flops_per_row * one.total):
-        forward_layers([one, other])
-        return
-    sweeps[0], sweeps[1], sweeps[2] = &one.s, &other.s, NULL
-    run_sweeps(sweeps, 2, False, slice_steps(one.s.chunk, one.s.T, one.flops_per_row * one.total))
+    cdef Sides op = Sides.__new__(Sides)
+    op.one, op.other = one, other
+    perform(op)
 
 
 def forward_layers(list layers):
     """Compute layers from the bottom up, each with all threads."""
     cdef Forward layer
     for layer in layers:
-        if layer.total:
-            layer.run()
+        perform(layer)
+
+
+cdef class Wave(Op):
+    cdef list layers
+    cdef object room                   # pointers to their sweeps; the last one is NULL
+
+    cdef int run(self) except -1:
+        cdef Forward layer
+        cdef Sweep **sweeps = <Sweep **>address(self.room, True)
+        cdef int i = 0, parts = min(call_threads(), <int>len(self.layers), rnn_cpus())
+        cdef double flops = 0
+        for layer in self.layers:
+            layer.s.chunk = min(layer.s.chunk, WAVE_STEPS)
+            layer.s.below, layer.s.done = sweeps[i - 1] if i else NULL, 0
+            sweeps[i] = &layer.s
+            flops += layer.flops_per_row * layer.s.offset[layer.s.T]
+            i += 1
+        return run_sweeps(sweeps, parts, True, slice_steps(WAVE_STEPS, layer.s.T, flops / i))
 
 
 def forward_wave(list layers):
     """Compute layers at the same time, every parts-th on one thread, each a chunk of steps behind the one below it."""
-    cdef Forward layer
-    room = np.zeros(len(layers) + 1, np.uintp)    # pointers; the last one is NULL
-    cdef Sweep **sweeps = <Sweep **>address(room, True)
-    cdef int i = 0, parts = min(call_threads(), <int>len(layers), rnn_cpus())
-    cdef double flops = 0
-    for layer in layers:
-        layer.s.chunk = min(layer.s.chunk, WAVE_STEPS)
-        layer.s.below, layer.s.done = sweeps[i - 1] if i else NULL, 0
-        sweeps[i] = &layer.s
-        flops += layer.flops_per_row * layer.total
-        i += 1
-    run_sweeps(sweeps, parts, True, slice_steps(WAVE_STEPS, layer.s.T, flops / i))
+    cdef Wave op = Wave.__new__(Wave)
+    op.layers, op.room = layers, np.zeros(len(layers) + 1, np.uintp)
+    perform(op)
 
 
 cdef int run_sweeps(Sweep **sweeps, int parts, bint together, Py_ssize_t step) except -1:

@@ -1,0 +1,136 @@
+"""Plans: operations on fixed arrays, recorded once and then run again without Python between them.
+
+Each function of the engine makes an operation and performs it. While a thread records, its operations are also kept.
+They hold their arrays, so a plan computes the same function again from the present contents of its arrays.
+"""
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdint cimport uint64_t
+
+import os
+
+cdef dict recorders = {}                          # (its owner, the operations so far) of each thread that records
+
+
+class NotRecordable(Exception):
+    """A computation cannot be recorded as a plan."""
+
+
+def hash_key(tuple words):
+    """Hash integers, of which the lowest 64 bits count, by the mixing function of splitmix64."""
+    cdef uint64_t key = 0
+    for word in words:
+        key = (key ^ <uint64_t>(word & 0xFFFFFFFFFFFFFFFF)) + <uint64_t>0x9E3779B97F4A7C15
+        key = (key ^ (key >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+        key = (key ^ (key >> 27)) * <uint64_t>0x94D049BB133111EB
+        key ^= key >> 31
+    return key
+
+
+cdef class Op:
+    """An operation on fixed arrays. A kind of operation is a subclass."""
+
+    cdef int run(self) except -1:
+        raise NotImplementedError
+
+
+cdef class KeyedOp(Op):
+    """An operation with random numbers."""
+
+    cdef int take_key(self, key) except -1:
+        """Use a key: an int, or a fastrnn._core.keys.DerivedKey."""
+        self.key, self.derive = key, getattr(key, "derive", None)
+        return 0
+
+
+cdef class Call(Op):
+    """A call of a Python function."""
+
+    cdef object function
+    cdef tuple arguments
+
+    cdef int run(self) except -1:
+        self.function(*self.arguments)
+        return 0
+
+
+cdef int perform(Op op) except -1:
+    """Run an operation, and keep it if this thread records."""
+    op.run()
+    if recorders:
+        found = recorders.get(PyThread_get_thread_ident())
+        if found is not None:
+            (<list>(<tuple>found)[1]).append(op)
+    return 0
+
+
+def call(function, *arguments):
+    """Call a function whose only effect is on the contents of arrays, as an operation that can be recorded."""
+    cdef Call op = Call.__new__(Call)
+    op.function, op.arguments = function, arguments
+    perform(op)
+
+
+cdef object recorder():
+    """The owner of this thread's recording, or None."""
+    found = recorders.get(PyThread_get_thread_ident()) if recorders else None
+    return None if found is None else (<tuple>found)[0]
+
+
+def recording():
+    """The owner of this thread's recording, or None."""
+    return recorder()
+
+
+def record(owner, function, *arguments, **options):
+    """Call a function, and keep the operations that this thread performs meanwhile.
+
+    Returns what the function returns, and a `Program`. No signal is handled where it would leave the recording open.
+    """
+    cdef list ops = []
+    thread = PyThread_get_thread_ident()
+    if thread in recorders:
+        raise NotRecordable("this thread is recording already")
+    recorders[thread] = owner, ops
+    try:
+        result = function(*arguments, **options)
+    finally:
+        recorders.pop(thread, None)
+    return result, Program(ops)
+
+
+if hasattr(os, "register_at_fork"):               # a thread of the child may have the number of one that recorded
+    os.register_at_fork(after_in_child=recorders.clear)
+
+
+cdef class Program:
+    """The operations of a plan, in order.
+
+    Attributes
+    ----------
+    constant_keys : bool
+        Whether an operation would use the same random numbers in each run.
+    """
+
+    cdef list ops, keyed
+    cdef readonly bint constant_keys
+
+    def __init__(self, list ops):
+        cdef KeyedOp keyed
+        self.ops, self.keyed = ops, [op for op in ops if isinstance(op, KeyedOp)]
+        self.constant_keys = False
+        for keyed in self.keyed:
+            self.constant_keys |= keyed.derive is None
+
+    def __len__(self):
+        return len(self.ops)
+
+    def run(self, key):
+        """Run all operations, with random numbers of this key. It belongs to one thread at a time."""
+        cdef Op op
+        cdef KeyedOp keyed
+        for keyed in self.keyed:
+            keyed.key = keyed.derive(key)
+        for op in self.ops:
+            op.run()
+        PyErr_CheckSignals()
