@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 
 import fastrnn
 from fastrnn import _engine
+from fastrnn._core import recording
 from fastrnn._core.recording import Recording, recordable
 from fastrnn.batches import Window
 from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor
@@ -227,7 +228,7 @@ def test_too_many_shapes_end_the_recording():
     assert used.used == 7 * plans._KEPT and used.planned
     for _ in range(3):  # two of each shape: they are recorded, and soon dropped
         compute(np.repeat(np.arange(100, 240), 2))
-    assert not used.planned and used.memory < 1 << 21
+    assert not used.planned and used.memory == 0
 
 
 def test_ctrl_c_while_a_plan_is_recorded_ends_the_recording():
@@ -289,3 +290,23 @@ def test_the_child_of_a_fork_does_not_record():
         print(os.waitpid(child, 0)[1])
     """
     assert processes.output(textwrap.dedent(code)).strip() == "0"
+
+
+@pytest.mark.parametrize("bytes_too_few", [0, 1])
+def test_a_large_update_is_not_recorded(monkeypatch, bytes_too_few):
+    """A plan would need much memory then, and save little time."""
+    model = LanguageModel("gru", 8, seed=0).fit("abcd" * 50, batch_size=4, seq_len=7, epochs=1, verbose=False)
+    into, state, ids = np.zeros_like(model.storage.flat), np.zeros((1, 4, 8), "float32"), np.zeros((7000, 4), np.int64)
+
+    def computed():
+        used = plans.Plans(model)
+        for _ in range(6):
+            used.loss_and_gradient(Window(ids, ids, 0, 7000), state, into=into, rng=1)
+        return used
+
+    needed = computed().memory
+    assert needed > 1 << 20
+    monkeypatch.setattr(recording, "MOST_BYTES", needed - bytes_too_few)
+    used = computed()
+    assert (used.used, used.memory) == ((0, 0) if bytes_too_few else (1, needed))
+    assert bool(used.refused) == bool(bytes_too_few)

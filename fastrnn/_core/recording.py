@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrnn import _engine
 
+MOST_BYTES = 1 << 25  # of a plan's memory; the time that Python takes is a small part of a larger update
 _BLOCK_BYTES = 1 << 18
 _LINE = 64  # bytes of a cache line
 
@@ -42,7 +43,10 @@ class Arena:
         while self._block < len(self._blocks) and self._used + nbytes > len(self._blocks[self._block]):
             self._block, self._used = self._block + 1, 0
         if self._block == len(self._blocks):
-            block = np.empty(max(nbytes, _BLOCK_BYTES) + _LINE, np.uint8)
+            size = max(nbytes, _BLOCK_BYTES)
+            if self.nbytes + size > MOST_BYTES:
+                raise _engine.NotRecordable(f"more than {MOST_BYTES >> 20} MiB of memory")
+            block = np.empty(size + _LINE, np.uint8)
             skip = -block.ctypes.data % _LINE
             self._blocks.append(block[skip : skip + len(block) - _LINE])
         start, self._used = self._used, self._used + nbytes

@@ -103,6 +103,8 @@ class Plans:
     def _refuse(self, key, reason):
         self._keep(key, _REFUSED)
         self.refused[reason] += 1
+        if not any(isinstance(plan, Plan) for plan in self._plans.values()):
+            self._arena = Arena()
 
     def _keep(self, key, plan):
         self._plans[key] = plan
@@ -112,6 +114,7 @@ class Plans:
             if self._dropped > _KEPT and self.used < _LEAST_USES * self._dropped:  # too many shapes: plans do not pay
                 self.planned = False
                 self._plans.clear()
+                self._arena = Arena()
 
 
 class Plan:
