@@ -78,11 +78,7 @@ class Backward(OwnsTape):
             call, self._tape, dy, dstate, grads, need_x=need_x, d_embedding=d_embedding
         )
         if self._learned:
-            for name, d in zip(layer.cell.states, dstate_0):
-                sums = _engine.zeros(grads[name].shape, d.dtype)
-                for rows, total in zip(d, sums):
-                    _engine.column_sum(rows, total)
-                _engine.add_rows(sums, grads[name])
+            _add_initial_states([grads[name] for name in layer.cell.states], dstate_0)
         if self._finite:
             found = {"x": dx, "context": d_context, "embedding": d_embedding, **dict(zip(("h_0", "c_0"), dstate_0))}
             finite_backward.check_results(self._finite, self._tape, dy, dstate, found, grads)
@@ -102,3 +98,12 @@ class Backward(OwnsTape):
     def release(self):
         """Return the tape's memory. This backward cannot be called afterwards."""
         self._tape.release()
+
+
+def _add_initial_states(grads, dstate):
+    """Add to the gradients of a learned initial state, (L*D, H) each, the sums of dstate (L*D, B, H) over the rows."""
+    for grad, d in zip(grads, dstate):
+        sums = _engine.zeros(grad.shape, d.dtype)
+        for rows, total in zip(d, sums):
+            _engine.column_sum(rows, total)
+        _engine.add_rows(sums, grad)

@@ -1,4 +1,4 @@
-"""What a plan records besides the operations of the engine: memory of its own, and losses."""
+"""Recording of plans: the memory of a plan, and results that later runs update."""
 
 from __future__ import annotations
 

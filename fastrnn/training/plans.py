@@ -118,7 +118,7 @@ class Plans:
 
 
 class Plan:
-    """The operations of one call of `loss_and_gradient`, on arrays of its own.
+    """The operations of one call of `loss_and_gradient`, on fixed arrays.
 
     Raises
     ------
