@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 
 _SAME_PRESS = 0.3  # seconds; a second signal within them is the same press, passed on by a parent process
 
@@ -47,25 +47,16 @@ class Interrupts:
         if self._open:
             raise KeyboardInterrupt
 
-    def allowed(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
         """Let Ctrl-C raise KeyboardInterrupt at any time in this context."""
-        return _Allowed(self)
-
-
-class _Allowed:
-    def __init__(self, interrupts):
-        self._interrupts = interrupts
-
-    def __enter__(self):
-        if self._interrupts.pending:
-            raise KeyboardInterrupt
-        self._interrupts._open = True
-        if self._interrupts.pending:  # it came between the two lines above
-            self._interrupts._open = False
-            raise KeyboardInterrupt
-
-    def __exit__(self, *exception):
-        self._interrupts._open = False
+        self._open = True
+        try:
+            if self.pending:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._open = False
 
 
 class _OfCommand:
