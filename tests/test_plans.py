@@ -16,7 +16,8 @@ from fastrnn import _engine
 from fastrnn._core import recording
 from fastrnn._core.recording import Recording, recordable
 from fastrnn.batches import Window
-from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor
+from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, labelled
+from fastrnn.models.scaling import Unscaled
 from fastrnn.training import plans
 
 pytestmark = pytest.mark.filterwarnings("ignore:no evaluation found a better:RuntimeWarning")
@@ -310,3 +311,23 @@ def test_a_large_update_is_not_recorded(monkeypatch, bytes_too_few):
     used = computed()
     assert (used.used, used.memory) == ((0, 0) if bytes_too_few else (1, needed))
     assert bool(used.refused) == bool(bytes_too_few)
+
+
+def test_training_data_scaled_once_or_in_each_batch_give_the_same_bits(monkeypatch):
+    """Larger data are scaled batch by batch. Only the padding, which nothing reads, differs."""
+    X, y = CASES["classifier"].data(np.random.default_rng(0), 20)
+    values = sum(x.size for x in X)
+    found = []
+    for limit in (values, values - 1):
+        monkeypatch.setattr(labelled, "_SCALED_ONCE", limit)
+        batches = labelled.Labelled(X, np.zeros(20, np.int64), np.ones(20), Unscaled(), 6, None, 1, dtype=np.float32)
+        assert (batches._scaled is None) == (limit < values)
+        model = SequenceClassifier("gru", 4, bidirectional=True, dropout=0.3, seed=0)
+        found.append(model.fit(X, y, **fit_options("classifier", validation=0)).storage.flat)
+    assert_array_equal(found[0], found[1])
+
+
+def test_dropout_of_no_features_is_empty():
+    x = np.zeros((2, 1, 0), "float32")
+    y, backward = fastrnn.Dropout(0.5).vjp(x, rng=1)
+    assert y.shape == backward(x).x.shape == x.shape
