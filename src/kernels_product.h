@@ -167,33 +167,56 @@ static void product(const rnn_product *p)
     }
 }
 
-/* One vector of a packed row: adjacent columns (`together`) are one load; padding is 0. */
-INLINE vec pack_vector(const int64_t *column, int together, const real *from, ptrdiff_t stride_n)
+/* VL rows of one packed vector whose source has them side by side: a transposed copy. */
+INLINE void pack_transposed(const int64_t *column, const real *from, ptrdiff_t stride_n, real *to, ptrdiff_t step)
 {
-    if (together)
-        return v_load(from + column[0]);
-    vec x = {0};
+    vec x[VL];
+#pragma GCC unroll 16
     for (int l = 0; l < VL; l++)
-        if (column[l] >= 0)
-            x[l] = from[column[l] * stride_n];
-    return x;
+        x[l] = column[l] < 0 ? (vec){0} : v_load(from + column[l] * stride_n);
+    v_transpose(x);
+#pragma GCC unroll 16
+    for (int k = 0; k < VL; k++)
+        v_store(to + k * step, x[k]);
+}
+
+/* The columns of one packed vector: to[k][l] = from[column[l] * stride_n + row[k] * stride_k], or 0 where an index is
+ * negative. */
+static void pack_vector(const int64_t *column, ptrdiff_t K, const int64_t *row, const real *from, ptrdiff_t stride_n,
+                        ptrdiff_t stride_k, real *to, ptrdiff_t step)
+{
+    const int together = stride_n == 1 && column[0] >= 0 && column[VL - 1] == column[0] + VL - 1;
+    for (ptrdiff_t k = 0; k < K;) {
+        if (stride_k == 1 && !together && k + VL <= K && row[k] >= 0 && row[k + VL - 1] == row[k] + VL - 1) {
+            pack_transposed(column, from + row[k], stride_n, to + k * step, step);
+            k += VL;
+            continue;
+        }
+        vec x = {0};
+        if (row[k] >= 0 && together)
+            x = v_load(from + column[0] + row[k] * stride_k);
+        else if (row[k] >= 0)
+            for (int l = 0; l < VL; l++)
+                if (column[l] >= 0)
+                    x[l] = from[column[l] * stride_n + row[k] * stride_k];
+        v_store(to + k * step, x);
+        k++;
+    }
 }
 
 static void pack(ptrdiff_t vectors, int panel, const int64_t *column, ptrdiff_t K, const int64_t *row,
                  const void *src, ptrdiff_t stride_n, ptrdiff_t stride_k, void *dst)
 {
+    enum { BLOCK = 64 };                     /* rows at a time, which stay in the cache */
     real *to = dst;
     for (ptrdiff_t v = 0; v < vectors; v += panel) {
         const int count = vectors - v < panel ? (int)(vectors - v) : panel;
-        const int64_t *n = column + v * VL;
-        int together[8];
-        for (int j = 0; j < count; j++)
-            together[j] = stride_n == 1 && n[j * VL] >= 0 && n[j * VL + VL - 1] == n[j * VL] + VL - 1;
-        for (ptrdiff_t k = 0; k < K; k++)
-            for (int j = 0; j < count; j++, to += VL)
-                v_store(to, row[k] < 0 ? (vec){0}
-                                       : pack_vector(n + j * VL, together[j], (const real *)src + row[k] * stride_k,
-                                                     stride_n));
+        for (ptrdiff_t k = 0; k < K; k += BLOCK) {
+            const ptrdiff_t rows = K - k < BLOCK ? K - k : BLOCK;
+            for (int j = 0; j < count; j++)
+                pack_vector(column + (v + j) * VL, rows, row + k, src, stride_n, stride_k, to + j * VL, count * VL);
+            to += rows * count * VL;
+        }
     }
 }
 

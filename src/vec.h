@@ -42,6 +42,43 @@ INLINE vec v_set(real x)                   { return x - (vec){0}; }
 INLINE vec v_load(const real *p)           { return *(const vec *)p; }
 INLINE void v_store(real *p, vec x)        { *(vec *)p = x; }
 
+/* Lanes of two vectors: those of b follow those of a. */
+#if defined(__clang__)
+#define V_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define V_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+#if VL == 16
+#define LOW_LANES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_LANES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VL == 8
+#define LOW_LANES 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_LANES 4, 12, 5, 13, 6, 14, 7, 15
+#elif VL == 4
+#define LOW_LANES 0, 4, 1, 5
+#define HIGH_LANES 2, 6, 3, 7
+#else
+#define LOW_LANES 0, 2
+#define HIGH_LANES 1, 3
+#endif
+
+/* Transpose a square of VL vectors: each round interleaves the first half of them with the second half. */
+INLINE void v_transpose(vec *x)
+{
+#pragma GCC unroll 4
+    for (int width = 1; width < VL; width *= 2) {
+        vec y[VL];
+#pragma GCC unroll 8
+        for (int i = 0; i < VL / 2; i++) {
+            y[2 * i] = V_SHUFFLE(x[i], x[i + VL / 2], LOW_LANES);
+            y[2 * i + 1] = V_SHUFFLE(x[i], x[i + VL / 2], HIGH_LANES);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++)
+            x[i] = y[i];
+    }
+}
+
 /* The first n lanes only, 0 <= n: the others are loaded as 0, and not stored. */
 INLINE vec v_load_n(const real *p, ptrdiff_t n)
 {
