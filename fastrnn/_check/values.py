@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import sys
 
@@ -51,19 +52,28 @@ def dtype(value):
 
 def number(name, value, *, least=None, above=None, most=None, below=None):
     """Check a finite real number in a range; returns it as float."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise TypeError(f"{name} is {value!r}, but it must be a number")
-    bounds = [
-        (f">= {least}", least is None or value >= least),
-        (f"> {above}", above is None or value > above),
-        (f"<= {most}", most is None or value <= most),
-        (f"< {below}", below is None or value < below),
-        ("finite", np.isfinite(value)),
-    ]
-    wrong = [bound for bound, holds in bounds if not holds]
-    if wrong:
-        raise ValueError(f"{name} is {value}, but it must be {wrong[0]}")
-    return float(value)
+    if least is not None and not value >= least:
+        wrong = f">= {least}"
+    elif above is not None and not value > above:
+        wrong = f"> {above}"
+    elif most is not None and not value <= most:
+        wrong = f"<= {most}"
+    elif below is not None and not value < below:
+        wrong = f"< {below}"
+    elif not _is_finite(value):
+        wrong = "finite"
+    else:
+        return float(value)
+    raise ValueError(f"{name} is {value}, but it must be {wrong}")
+
+
+def _is_finite(value):
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float can hold
+        return False
 
 
 def rng_key(key):
