@@ -16,7 +16,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 MODULES = (
     *("batches", "callbacks", "convert", "data", "distributed", "keras", "losses", "models", "onnx", "optim"),
-    *("parameters", "plotting", "search", "settings", "sklearn", "threadpoolctl", "torch"),
+    *("parameters", "plans", "plotting", "search", "settings", "sklearn", "threadpoolctl", "torch"),
 )
 NEEDS = {"keras": "keras", "onnx": "onnx", "sklearn": "sklearn", "torch": "torch", "threadpoolctl": "threadpoolctl"}
 

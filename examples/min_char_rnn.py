@@ -33,14 +33,19 @@ def iteration(V, w_xh, w_hh, w_hy, dtype="float32"):
     adagrad, grad = fastrnn.optim.Adagrad(storage, lr=0.1, eps=0), np.zeros_like(storage.flat)
     adagrad.load_state_dict(adagrad.state_dict() | {"s": np.full_like(grad, 1e-8)})  # sqrt(1e-8 + sum of squares)
 
-    def iterate(ids, state):
-        (y, state), rnn_backward = rnn.vjp(inputs[ids[:-1], None], state)
+    @fastrnn.planned
+    def gradient(x, targets, state, *, into):
+        (y, state), rnn_backward = rnn.vjp(x, state)
         logits, linear_backward = linear.vjp(y)
-        loss, loss_backward = fastrnn.losses.softmax_cross_entropy.vjp(logits, ids[1:, None], out=logits)
-        grad[:] = 0
+        loss, loss_backward = fastrnn.losses.softmax_cross_entropy.vjp(logits, targets, out=logits)
         dlogits = loss_backward(T)  # the gradient of the sum over T steps, not of the mean
-        rnn_backward(linear_backward(dlogits, into=grad).x, need_x=False, into=grad)
-        fastrnn.optim.clip_by_value(grad, 5)
+        rnn_backward(linear_backward(dlogits, into=into).x, need_x=False, into=into)
+        fastrnn.optim.clip_by_value(into, 5)
+        return loss, state
+
+    def iterate(ids, state):
+        grad[:] = 0
+        loss, state = gradient(inputs[ids[:-1], None], ids[1:, None], state, into=grad)
         adagrad.step(grad)
         return T * loss, state
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastrnn import models as models
     from fastrnn import optim as optim
     from fastrnn import parameters as parameters
+    from fastrnn import plans as plans
     from fastrnn import plotting as plotting
     from fastrnn import search as search
     from fastrnn import settings as settings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fastrnn.layers.rnn import GRU, LSTM, RNN
     from fastrnn.layers.stacked import Stacked
     from fastrnn.parameters import Gradients, Storage
+    from fastrnn.plans import planned
 
 __version__ = "0.1.0"
 
@@ -42,6 +44,7 @@ __all__ = [
     "Stacked",
     "Storage",
     "get_num_threads",
+    "planned",
     "set_num_threads",
     "show_config",
     "threads",
@@ -62,6 +65,7 @@ _MODULE_OF = {
     "Stacked": "layers.stacked",
     "Storage": "parameters",
     "get_num_threads": "_core.threads",
+    "planned": "plans",
     "set_num_threads": "_core.threads",
     "show_config": "_core.config",
     "threads": "_core.threads",
@@ -69,7 +73,7 @@ _MODULE_OF = {
 
 _MODULES = (
     *("batches", "callbacks", "convert", "data", "distributed", "keras", "layers", "losses", "models", "onnx", "optim"),
-    *("parameters", "plotting", "search", "settings", "sklearn", "threadpoolctl", "torch", "training"),
+    *("parameters", "plans", "plotting", "search", "settings", "sklearn", "threadpoolctl", "torch", "training"),
 )
 
 

@@ -12,13 +12,13 @@ from model_cases import CASES, fit_options
 from numpy.testing import assert_array_equal
 
 import fastrnn
-from fastrnn import _engine
+from fastrnn import _engine, plans
 from fastrnn._core import recording
 from fastrnn._core.recording import Recording, recordable
 from fastrnn.batches import Window
 from fastrnn.models import EventModel, Forecaster, LanguageModel, SequenceClassifier, SequenceRegressor, labelled
 from fastrnn.models.scaling import Unscaled
-from fastrnn.training import plans
+from fastrnn.training.plans import ModelPlans
 
 pytestmark = pytest.mark.filterwarnings("ignore:no evaluation found a better:RuntimeWarning")
 
@@ -70,18 +70,18 @@ def trained(monkeypatch, name, options, data, settings, planned):
     make, arguments = options
     kept = []
 
-    class Kept(plans.Plans):
+    class Kept(ModelPlans):
         def __init__(self, model):
             super().__init__(model)
             self.planned = planned and self.planned
             kept.append(self)
 
-        def loss_and_gradient(self, *arguments, **options):
+        def __call__(self, *arguments, **options):
             for block in self._arena._blocks:
                 block[:] = 0xFF  # NaN: nothing may be left in the memory from one run to the next
-            return super().loss_and_gradient(*arguments, **options)
+            return super().__call__(*arguments, **options)
 
-    monkeypatch.setattr("fastrnn.training.loop.Plans", Kept)
+    monkeypatch.setattr("fastrnn.training.loop.ModelPlans", Kept)
     model = make(**arguments)
     model.fit(*data, **settings)
     return model.storage.flat, model.history, kept[0]
@@ -150,7 +150,7 @@ def test_a_computation_outside_of_the_plan_is_noticed(monkeypatch):
 def test_an_id_outside_is_an_error_in_every_run():
     """A plan checks the ids of each batch, as the layers do."""
     model = LanguageModel("gru", 4, seed=0).fit("abcd" * 50, batch_size=4, seq_len=7, epochs=1, verbose=False)
-    used, into = plans.Plans(model), np.zeros_like(model.storage.flat)
+    used, into = ModelPlans(model), np.zeros_like(model.storage.flat)
     state = np.zeros((1, 4, 4), "float32")
 
     def batch(symbol):
@@ -159,21 +159,21 @@ def test_an_id_outside_is_an_error_in_every_run():
         return Window(ids, np.zeros((7, 4), np.int64), 0, 7)
 
     for symbol in (1, 2, 3, 0, 1, 2):
-        used.loss_and_gradient(batch(symbol), state, into=into, rng=1)
+        used(batch(symbol), state, into=into, rng=1)
     assert used.used
     for symbol in (4, -1, 10**12):
         with pytest.raises(IndexError, match="an id is not from 0 to 3"):
-            used.loss_and_gradient(batch(symbol), state, into=into, rng=1)
+            used(batch(symbol), state, into=into, rng=1)
 
 
 def test_plans_of_all_shapes_share_their_memory():
     model = LanguageModel("gru", 8, seed=0).fit("abcd" * 50, batch_size=4, seq_len=7, epochs=1, verbose=False)
-    used, into = plans.Plans(model), np.zeros_like(model.storage.flat)
+    used, into = ModelPlans(model), np.zeros_like(model.storage.flat)
     rng, sizes = np.random.default_rng(0), []
     for steps in (200, 100, 50, 199):
         for _ in range(6):
             ids = rng.integers(0, 4, (steps, 4))
-            used.loss_and_gradient(Window(ids, ids, 0, steps), np.zeros((1, 4, 8), "float32"), into=into, rng=1)
+            used(Window(ids, ids, 0, steps), np.zeros((1, 4, 8), "float32"), into=into, rng=1)
         sizes.append(used.memory)
     assert used.used == 4 and len(set(sizes)) == 1, sizes
 
@@ -191,11 +191,11 @@ def test_a_plan_that_becomes_wrong_is_an_error(monkeypatch):
         return loss, state
 
     model.loss_and_gradient = recordable(changing)
-    used = plans.Plans(model)
+    used = ModelPlans(model)
     ids = np.zeros((7, 4), np.int64)
-    with pytest.raises(RuntimeError, match="after 65 batches a plan gave other bits"):
+    with pytest.raises(RuntimeError, match="after 65 calls a plan gave other bits"):
         for _ in range(100):
-            used.loss_and_gradient(Window(ids, ids, 0, 7), np.zeros((1, 4, 4), "float32"), into=into, rng=1)
+            used(Window(ids, ids, 0, 7), np.zeros((1, 4, 4), "float32"), into=into, rng=1)
     assert used.used == 61
 
 
@@ -218,12 +218,12 @@ def test_settings_that_a_callback_changes_take_effect(monkeypatch):
 
 def test_too_many_shapes_end_the_recording():
     model = LanguageModel("gru", 4, seed=0).fit("abcd" * 50, batch_size=4, seq_len=7, epochs=1, verbose=False)
-    used, into, state = plans.Plans(model), np.zeros_like(model.storage.flat), np.zeros((1, 4, 4), "float32")
+    used, into, state = ModelPlans(model), np.zeros_like(model.storage.flat), np.zeros((1, 4, 4), "float32")
 
     def compute(shapes):
         for steps in shapes:
             ids = np.zeros((steps, 4), np.int64)
-            used.loss_and_gradient(Window(ids, ids, 0, steps), state, into=into, rng=1)
+            used(Window(ids, ids, 0, steps), state, into=into, rng=1)
 
     compute([*range(1, plans._KEPT + 1)] * 12)
     assert used.used == 7 * plans._KEPT and used.planned
@@ -300,9 +300,9 @@ def test_a_large_update_is_not_recorded(monkeypatch, bytes_too_few):
     into, state, ids = np.zeros_like(model.storage.flat), np.zeros((1, 4, 8), "float32"), np.zeros((7000, 4), np.int64)
 
     def computed():
-        used = plans.Plans(model)
+        used = ModelPlans(model)
         for _ in range(6):
-            used.loss_and_gradient(Window(ids, ids, 0, 7000), state, into=into, rng=1)
+            used(Window(ids, ids, 0, 7000), state, into=into, rng=1)
         return used
 
     needed = computed().memory

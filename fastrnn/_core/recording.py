@@ -52,6 +52,10 @@ class Arena:
         start, self._used = self._used, self._used + nbytes
         return self._blocks[self._block][start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
+    def owns(self, array: np.ndarray) -> bool:
+        """Whether an array is in this memory."""
+        return any(np.may_share_memory(array, block) for block in self._blocks)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks."""
@@ -60,6 +64,8 @@ class Arena:
 
 class Recording:
     """One recording. The arrays that layers make meanwhile, and their packed weights, belong to the plan.
+
+    into : the array to which the caller's gradients are added
 
     Examples
     --------
@@ -73,15 +79,21 @@ class Recording:
     array([[11., 21.]], dtype=float32)
     """
 
-    def __init__(self, arena: Arena | None = None):
+    def __init__(self, arena: Arena | None = None, into: np.ndarray | None = None):
         self._arena = Arena() if arena is None else arena
         self._arena.restart()
+        self._into = into
         self.empty = self._arena.empty
         self._made: dict = {}
 
     def run(self, function: Callable, *arguments, **options) -> tuple:
         """Call a function; returns its result, and the `Program` that computes it again."""
         return _engine.record(self, function, *arguments, **options)
+
+    def check_gradient(self, into: np.ndarray) -> None:
+        """Raise NotRecordable unless gradients may be added to this array: that of the caller, or one of the arena."""
+        if into is not self._into and not self._arena.owns(into):
+            raise _engine.NotRecordable("gradients are added to an array that is not the argument `into`")
 
     def once(self, owner: object, make: Callable):
         """What `make` returns, called once in this recording for each owner."""

@@ -44,6 +44,8 @@ class ShortCalls:
         """
         if not 0 < T * B <= (self._most_rows if B <= MOST_SEQUENCES else MOST_ROWS) or B > self._most_sequences:
             return None
+        if _engine.recording() is not None:
+            return None
         if self._source.num_layers > 1 and stack.wave_pays(self._source.net, T, B):
             return None
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _engine
 from fastrnn._types import Array, ArrayLike, DTypeLike
 from fastrnn.parameters.storage import Slot, Storage
 
@@ -139,9 +139,12 @@ class Layer:
     def _gradients(self, into):
         """Return writable views {name: array} to add gradients to, and the flat array that they are part of."""
         if into is None:
-            into = np.zeros(self.storage.size, self.dtype)
+            into = _engine.zeros(self.storage.size, self.dtype)
         else:
             _check.writable_like("into", into, (self.storage.size,), self.dtype)
+            recording = _engine.recording()
+            if recording is not None:
+                recording.check_gradient(into)
         views = {
             name: into[part] if len(shape) == 1 else into[part].reshape(shape) for name, part, shape in self._places
         }

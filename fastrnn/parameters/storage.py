@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _engine
 from fastrnn._types import Array, ArrayLike, DTypeLike, MemberStates, State
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ class Storage:
         ndarray, 1-D
             The writable buffer.
         """
+        if _engine.recording() is not None:
+            raise _engine.NotRecordable("parameters are changed")
         try:
             yield self._buffer()[:]
         finally:

@@ -139,10 +139,10 @@ def loss_and_gradient(plans, checked: bool, batch, state, *, into: np.ndarray, r
     If a check fails, the loss is NaN, so that all processes see it in the sum of the losses.
     """
     if not checked:
-        return plans.loss_and_gradient(batch, state, into=into, rng=rng)
+        return plans(batch, state, into=into, rng=rng)
     try:
         with checking():
-            return plans.model.loss_and_gradient(batch, state, into=into, rng=rng)
+            return plans.function(batch, state, into=into, rng=rng)
     except FloatingPointError:
         return math.nan, state
 

@@ -20,7 +20,7 @@ from fastrnn.training.checkpoint import Position
 from fastrnn.training.divergence import DivergedError, NotFiniteError
 from fastrnn.training.groups import optimizer_of
 from fastrnn.training.interrupts import Interrupts
-from fastrnn.training.plans import Plans
+from fastrnn.training.plans import ModelPlans
 from fastrnn.training.progress import Progress
 
 
@@ -88,7 +88,7 @@ class Training:
         }
         self.at, self._untrained_counts = Position(seed), untrained_counts
         self.state = None  # carried from batch to batch
-        self._plans = Plans(model)
+        self._plans = ModelPlans(model)
         copies = 3 + len(getattr(self.optimizer, "_moments", ()))  # best, gradient, packed weights, running means
         what = f"training {model.storage.size:,} parameters: copies of them"
         check_memory.fits(what, copies * model.storage.flat.nbytes, "make the model smaller")
@@ -291,7 +291,7 @@ class Training:
         self.progress.note(entry)
         answers = [callback(entry) for callback in self._callbacks]
         if answers:
-            self._plans.forget()
+            self._plans.forget_if_changed()
         stops = any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
         self._stop_requested = self.ranks.agree(stops)
         at.evaluated, at.loss_sum, at.loss_count = at.update, 0.0, 0

@@ -9,6 +9,7 @@ from attention cimport Attention, AttentionBackward, decode_backward_part, decod
 from buffers cimport address, matrix
 from fastrnn._engine.bptt cimport Bptt
 from fastrnn._engine.core cimport call_threads, kernels_for, process_table
+from fastrnn._engine.plan cimport refuse_recording
 from fastrnn._engine.sweep cimport Forward
 from kernels cimport *
 from recurrence cimport Sweep
@@ -32,6 +33,7 @@ def attend(
     """The weights of each row over its own memory, and the weighted sum of the values."""
     cdef rnn_attend s
     cdef const rnn_kernels *k = kernels_for(alpha)
+    refuse_recording("attention")
     if first.shape[0] == 0:
         return
     s.first, s.count, s.softmax, s.v = &first[0], &count[0], softmax, address(v)
@@ -63,6 +65,7 @@ def attend_backward(
     """The gradients of `attend`."""
     cdef rnn_attend_backward s
     cdef const rnn_kernels *k = kernels_for(alpha)
+    refuse_recording("attention")
     if first.shape[0] == 0:
         return
     dscore = np.empty_like(alpha)
@@ -136,6 +139,7 @@ cdef class Decoder:
         cdef Attention *d = &self.d
         cdef Py_ssize_t T = d.layers[0].T, step
         cdef int parts
+        refuse_recording("a decoder")
         if self.total == 0:
             return
         parts = self.split(d)
@@ -167,6 +171,7 @@ cdef class Decoder:
         cdef Py_ssize_t T = d.layers[0].T, l, step
         cdef Bptt layer
         cdef int parts
+        refuse_recording("a decoder")
         if self.total == 0:
             return
         parts = self.split(&d)
@@ -252,6 +257,7 @@ cdef class Writer:
 
     def run(self):
         """Generate all sequences, in slices of steps, with a check for signals after each."""
+        refuse_recording("decoding")
         cdef Search *s = &self.s
         cdef Py_ssize_t step
         cdef double flops = self.flops_per_row * s.N * s.K
@@ -272,6 +278,7 @@ def log_sum_exp(logits, double[::1] out):
     cdef const char *x = address(logits)
     cdef const rnn_kernels *k = kernels_for(logits)
     cdef Py_ssize_t m, V = logits.shape[1], item = logits.itemsize
+    refuse_recording("decoding")
     for m in range(out.shape[0]):
         out[m] = k.log_sum_exp(V, x + m * V * item)
 
@@ -279,12 +286,14 @@ def log_sum_exp(logits, double[::1] out):
 def greatest(x, int64_t[::1] ids):
     """Indices (K,) of the K <= V greatest of x (V,), the greatest first, ties in order of index; -1 in place of NaN."""
     cdef const char *a = address(x)
+    refuse_recording("decoding")
     if ids.shape[0]:
         kernels_for(x).greatest(len(x), a, ids.shape[0], &ids[0])
 
 
 def draw(x, double temperature, double u):
     """Draw an index with probabilities softmax(x / temperature), from 0 <= u < 1; x (V,) is overwritten."""
+    refuse_recording("decoding")
     return kernels_for(x).draw(len(x), address(x, True), temperature, u)
 
 

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from buffers cimport address, address_2d
 from fastrnn._engine.core cimport call_threads, kernels_for, process_table
-from fastrnn._engine.plan cimport KeyedOp, Op, perform
+from fastrnn._engine.plan cimport KeyedOp, Op, perform, refuse_recording
 from kernels cimport *
 from threads cimport parts_for
 
@@ -16,6 +16,7 @@ ctypedef void (*bag_kernel)(const rnn_bag *, const void *, void *) noexcept nogi
 
 cdef int run_bag(bag_kernel kernel, rnn_bag *s, weights, source, target) except -1:
     """Run a kernel of `bag`. weights : (a, b, ramp)"""
+    refuse_recording("sentences as bags of words")
     a, b, ramp = weights
     cdef const char *rows = address(source)
     cdef char *to = address(target, True)
@@ -226,17 +227,27 @@ def squared_error(
     perform(op)
 
 
-def softmax(logits, out):
-    """Softmax of each row; out may be logits."""
-    cdef Py_ssize_t M = logits.shape[0], V = logits.shape[1]
-    cdef const char *x = address(logits)
-    cdef char *to = address(out, True)
-    cdef const rnn_kernels *k = kernels_for(logits)
-    if M and V:
+cdef class SoftmaxRows(Op):
+    cdef const rnn_kernels *kernels
+    cdef Py_ssize_t M, V
+    cdef const char *logits
+    cdef char *to
+
+    cdef int run(self) except -1:
         with nogil:
             mode = rnn_flush_denormals()
-            k.softmax(M, V, x, to)
+            self.kernels.softmax(self.M, self.V, self.logits, self.to)
             rnn_restore_denormals(mode)
+        return 0
+
+
+def softmax(logits, out):
+    """Softmax of each row; out may be logits."""
+    cdef SoftmaxRows op = SoftmaxRows.__new__(SoftmaxRows)
+    op.M, op.V = logits.shape[0], logits.shape[1]
+    op.kernels, op.logits, op.to, op.held = kernels_for(logits), address(logits), address(out, True), (logits, out)
+    if op.M and op.V:
+        perform(op)
 
 
 cdef class Dropout(KeyedOp):

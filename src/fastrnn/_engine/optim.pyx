@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 
 from buffers cimport address
 from fastrnn._engine.core cimport kernels_for
+from fastrnn._engine.plan cimport Op, perform, refuse_recording
 from kernels cimport rnn_flush_denormals, rnn_kernels, rnn_restore_denormals, rnn_update
 
 
@@ -15,23 +16,35 @@ def sum_of_squares(g):
     cdef const rnn_kernels *k = kernels_for(g)
     cdef Py_ssize_t n = len(g)
     cdef double total = 0
+    refuse_recording("the norm of a gradient")
     with nogil:
         if n:
             total = k.sum_of_squares(n, a)
     return total
 
 
+cdef class ClipValue(Op):
+    cdef const rnn_kernels *kernels
+    cdef Py_ssize_t n
+    cdef char *g
+    cdef double limit
+
+    cdef int run(self) except -1:
+        with nogil:
+            self.kernels.clip_value(self.n, self.g, self.limit)
+        return 0
+
+
 def clip_value(g, double limit):
     """g = min(max(g, -limit), limit); NaN stays NaN."""
-    cdef char *a = address(g, True)
-    cdef const rnn_kernels *k = kernels_for(g)
-    cdef Py_ssize_t n = len(g)
-    with nogil:
-        k.clip_value(n, a, limit)
+    cdef ClipValue op = ClipValue.__new__(ClipValue)
+    op.kernels, op.n, op.g, op.limit, op.held = kernels_for(g), len(g), address(g, True), limit, g
+    perform(op)
 
 
 cdef int run(void (*kernel)(const rnn_update *) noexcept nogil, rnn_update *u, p, g, m, v) except -1:
     """Run an optimiser on its arrays; m or v is None if it has none."""
+    refuse_recording("a step of an optimiser")
     u.n, u.p, u.g, u.m, u.v = len(p), address(p, True), address(g), address(m, True), address(v, True)
     with nogil:
         mode = rnn_flush_denormals()

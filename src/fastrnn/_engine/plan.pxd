@@ -12,3 +12,4 @@ cdef class KeyedOp(Op):
 
 cdef int perform(Op op) except -1
 cdef object recorder()
+cdef int refuse_recording(str what) except -1

@@ -3,11 +3,15 @@
 Each function of the engine makes an operation and performs it. While a thread records, its operations are also kept.
 They hold their arrays, so a plan computes the same function again from the present contents of its arrays.
 """
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 import os
+
+import numpy as np
 
 cdef dict recorders = {}                          # (its owner, the operations so far) of each thread that records
 
@@ -77,6 +81,13 @@ cdef object recorder():
     return None if found is None else (<tuple>found)[0]
 
 
+cdef int refuse_recording(str what) except -1:
+    """Raise NotRecordable if this thread records: what follows is not an operation of a plan."""
+    if recorders and PyThread_get_thread_ident() in recorders:
+        raise NotRecordable(what)
+    return 0
+
+
 def recording():
     """The owner of this thread's recording, or None."""
     return recorder()
@@ -101,6 +112,30 @@ def record(owner, function, *arguments, **options):
 
 if hasattr(os, "register_at_fork"):               # a thread of the child may have the number of one that recorded
     os.register_at_fork(after_in_child=recorders.clear)
+
+
+def copy_arrays(list given, list arrays):
+    """Copy arrays of the same shapes and dtypes. The second ones are C-contiguous."""
+    for source, target in zip(given, arrays):
+        if not copy_bytes(source, target):
+            np.copyto(target, source)
+
+
+cdef bint copy_bytes(source, target) except -1:
+    """Copy an array that is C-contiguous and of a type that memory can have; returns whether it is."""
+    cdef Py_buffer view, other
+    try:
+        PyObject_GetBuffer(source, &view, PyBUF_C_CONTIGUOUS)
+    except (ValueError, BufferError):
+        return False
+    try:
+        PyObject_GetBuffer(target, &other, PyBUF_C_CONTIGUOUS)
+        if view.len == other.len:
+            memcpy(other.buf, view.buf, view.len)
+        PyBuffer_Release(&other)
+        return view.len == other.len
+    finally:
+        PyBuffer_Release(&view)
 
 
 cdef class Program:

@@ -8,6 +8,7 @@ from libc.stdint cimport uint64_t
 
 from buffers cimport address
 from fastrnn._engine.core cimport process_table
+from fastrnn._engine.plan cimport refuse_recording
 from fastrnn._engine.sweep cimport (
     LayerWeights, Split, Work, barriers, least_vectors, split_is_forced, split_sweep, steps_of_chunk,
 )
@@ -181,6 +182,7 @@ cdef class Stream:
     cdef int advance_arrays(self, x, const char *source, char *to, Py_ssize_t T) except -1:
         """`advance` over the checked array x at `source`, which is copied first if it overlaps the output."""
         cdef Py_ssize_t row = T * self.batch_size * (8 if self.is_double else 4)
+        refuse_recording("a stream")
         if source < to + row * self.P and to < source + row * self.I:
             x = np.array(x)
             source = address(x)

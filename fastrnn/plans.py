@@ -1,0 +1,322 @@
+"""Plans: functions of arrays, recorded once for each shape and then computed without Python between the layers."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastrnn import _engine
+from fastrnn._core.keys import DerivedKey
+from fastrnn._core.recording import Arena, RecordedFloat, Recording
+
+__all__ = ["Planned", "planned"]
+
+_UNSEEN, _SEEN, _REFUSED = "unseen", "seen", "refused"  # shapes without a plan
+_LEAST_USES = 10  # of the plans that are dropped, on average
+_FIRST_CHECKS = 3  # runs of a plan
+_KEPT = 64  # plans of a function, for arguments of different shapes; they share their memory
+
+
+def planned(function: Callable) -> Planned:
+    """Make a function of arrays faster: record what its layers compute, and compute it again without Python.
+
+    An update of a small network takes less time in compiled code than in the Python between the layers. A planned
+    function is called as usual the first time that its arguments have certain shapes. The second call is recorded. This
+    call and the next three are computed in both ways, and so are some later ones: unless the results have the same
+    bits, the function is called as usual from then on. So a plan never changes a result, or it is not used.
+
+    Parameters
+    ----------
+    function : callable
+        Function of arrays, numbers, strings, None, and tuples, dicts and dataclasses of them. It computes with layers,
+        losses and their backward passes, and returns arrays, the loss, None, or tuples, dicts and dataclasses of them,
+        such as `Gradients`. What NumPy computes between the layers is not recorded; compute it before or after. The
+        function may be called twice for the same arguments, so it must have no other effect than on `into`. Which
+        layers it calls may depend on numbers and on the shapes of arrays, not on their contents.
+
+    Returns
+    -------
+    Planned
+        Function of the same arguments. If two keyword arguments are given, they have a meaning: `into` is an array to
+        which gradients are added, of the same identity in all calls, and `rng` is the key of dropout masks, which may
+        be another one in each call.
+
+    Notes
+    -----
+    Settings of layers, such as the rate of dropout, are constants of a plan: call `Planned.forget` after a change.
+    Parameters may change. A plan needs at most 32 MiB.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> rnn = fastrnn.LSTM(3, 4, seed=0)
+    >>> @fastrnn.planned
+    ... def loss_and_gradient(x, wanted, *, into):
+    ...     (y, _), backward = rnn.vjp(x)
+    ...     loss, loss_backward = fastrnn.losses.mean_squared_error.vjp(y, wanted)
+    ...     backward(loss_backward(), need_x=False, into=into)
+    ...     return loss
+    >>> rng, optimizer, gradient = np.random.default_rng(0), fastrnn.optim.Adam(rnn), np.zeros_like(rnn.flat)
+    >>> for _ in range(20):
+    ...     x = rng.standard_normal((5, 2, 3)).astype("float32")
+    ...     gradient[:] = 0
+    ...     loss = loss_and_gradient(x, np.zeros((5, 2, 4), "float32"), into=gradient)
+    ...     optimizer.step(gradient)
+    >>> loss_and_gradient.used, dict(loss_and_gradient.refused)
+    (15, {})
+    """
+    return Planned(function)
+
+
+class Planned:
+    """A function that is computed by plans where possible. Returned by `planned`.
+
+    Parameters
+    ----------
+    function : callable
+        As for `planned`.
+
+    Attributes
+    ----------
+    used : int
+        Number of calls that were computed by a plan alone.
+    refused : Counter of str
+        Why some shapes have no plan.
+    """
+
+    def __init__(self, function: Callable):
+        functools.update_wrapper(self, function)
+        self.function = function
+        self._plans: OrderedDict[Any, Plan | str] = OrderedDict()  # of each shape
+        self._arena, self._dropped, self._lock = Arena(), 0, threading.Lock()
+        self.planned = True
+        self.used = 0
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the arrays that the plans use in turn."""
+        return self._arena.nbytes
+
+    def forget(self) -> None:
+        """Drop all plans, because settings of the layers have changed."""
+        self._plans.clear()
+
+    def __call__(self, *arguments, into: np.ndarray | None = None, rng: int | None = None):
+        """Compute the function.
+
+        Parameters
+        ----------
+        *arguments : array, number, str, None, or tuple or dataclass of them
+            Arguments of the function.
+        into : array, optional
+            Keyword argument of the function: an array to which gradients are added.
+        rng : int, optional
+            Keyword argument of the function: the key of random numbers.
+
+        Returns
+        -------
+        array, float, None, or tuple, dict or dataclass of them
+            What the function returns.
+
+        Raises
+        ------
+        TypeError
+            If an argument is not of these types.
+        RuntimeError
+            If a plan that was used gives other bits than the function: a number or array on which the result depends is
+            neither an argument nor a parameter of a layer.
+        """
+        options: dict[str, Any] = {} if into is None else {"into": into}
+        if rng is not None:
+            options["rng"] = rng
+        if not self.planned or _engine.recording() is not None or not self._lock.acquire(blocking=False):
+            return self.function(*arguments, **options)
+        try:
+            return self._compute(arguments, options)
+        finally:
+            self._lock.release()
+
+    def _compute(self, arguments, options):
+        into = options.get("into")
+        # a plan keeps `into`, so no other array has its id
+        arrays, others = [], [_engine.isa(), "rng" in options, id(into)]
+        _flatten(arguments, arrays, others)
+        key = tuple(others)
+        plan, before, planned = _plan_of(self._plans, key), None, None
+        if isinstance(plan, Plan):
+            self._plans.move_to_end(key)
+            if not plan.check_is_due:
+                self.used += 1
+                return plan.run(arrays, options)
+            before = _copy_of(into)
+            planned = plan.run(arrays, options), _copy_of(into)
+        elif plan == _SEEN:
+            before = _copy_of(into)
+            try:
+                plan = Plan(self.function, self._arena, arguments, options)
+                self._keep(key, plan)
+                planned = plan.result(), _copy_of(into)
+            except _engine.NotRecordable as reason:
+                self._refuse(key, str(reason))
+        elif plan == _UNSEEN:
+            self._keep(key, _SEEN)
+        if before is not None:
+            into[...] = before
+        wanted = self.function(*arguments, **options)
+        if planned is not None and not _same_bits(planned, (wanted, into)):
+            self._refuse(key, "other bits than those of the layers")
+            if plan.runs > _FIRST_CHECKS:
+                raise RuntimeError(
+                    f"after {plan.runs} calls a plan gave other bits than the function: its result depends on "
+                    "something that is neither an argument nor a parameter of a layer; see fastrnn.planned"
+                )
+        return wanted
+
+    def _refuse(self, key, reason):
+        self._keep(key, _REFUSED)
+        self.refused[reason] += 1
+        if not any(isinstance(plan, Plan) for plan in self._plans.values()):
+            self._arena = Arena()
+
+    def _keep(self, key, plan):
+        self._plans[key] = plan
+        self._plans.move_to_end(key)
+        while len(self._plans) > _KEPT:
+            self._dropped += isinstance(self._plans.popitem(last=False)[1], Plan)
+            if self._dropped > _KEPT and self.used < _LEAST_USES * self._dropped:  # too many shapes: plans do not pay
+                self.planned = False
+                self._plans.clear()
+                self._arena = Arena()
+
+
+def _plan_of(plans, key):
+    try:
+        return plans.get(key, _UNSEEN)
+    except TypeError as error:
+        raise TypeError(
+            f"{error}: arguments of a planned function are arrays, numbers, strings, None, or tuples, dicts or "
+            "dataclasses of them"
+        ) from None
+
+
+class Plan:
+    """The operations of one call of a function, on fixed arrays.
+
+    Raises
+    ------
+    NotRecordable
+        If the result or a random key is computed outside the engine, or if the function changes its arguments.
+    """
+
+    runs = 0
+
+    def __init__(self, function, arena, arguments, options):
+        copies, recording = _copy_of(arguments), Recording(arena, options.get("into"))
+        self._inputs = []
+        _flatten(copies, self._inputs, [])
+        if any(array.dtype.hasobject for array in self._inputs):
+            raise _engine.NotRecordable("an array of Python objects")
+        if "rng" in options:
+            options = options | {"rng": DerivedKey.of(options["rng"])}
+        self._result, self._program = recording.run(function, *copies, **options)
+        self._recording = recording  # it keeps `into`
+        if self._program.constant_keys:
+            raise _engine.NotRecordable("a random key is computed outside the engine")
+        given: list[np.ndarray] = []
+        _flatten(arguments, given, [])
+        if not all(map(_same_bits, self._inputs, given)):
+            raise _engine.NotRecordable("the function changes its arguments")
+        self.result()
+
+    def run(self, arrays, options):
+        """Compute the result for other arguments, and add the gradients to the array of the recording."""
+        _engine.copy_arrays(arrays, self._inputs)
+        self._program.run(options.get("rng", 0))
+        self.runs += 1
+        return self.result()
+
+    @property
+    def check_is_due(self):
+        """Whether the next run is compared with the function: the first three, and after 64, 128, 256, … runs."""
+        return self.runs < _FIRST_CHECKS or (self.runs >= 64 and self.runs & (self.runs - 1) == 0)
+
+    def result(self):
+        """The result of the last run, which later runs do not change."""
+        return _result_of(self._result)
+
+
+def _result_of(value):
+    """Nested tuples with copies of arrays, and the present values of numbers."""
+    if isinstance(value, np.ndarray):
+        return np.array(value, order="C")
+    if isinstance(value, RecordedFloat):
+        return float(value.cell[0])
+    if value is None:
+        return None
+    parts = _parts(value)
+    if parts is None:
+        raise _engine.NotRecordable(f"the result has a {type(value).__name__} that is computed outside the engine")
+    return _like(value, map(_result_of, parts))
+
+
+def _flatten(value, arrays, others):
+    """Append the arrays in nested tuples, dicts and dataclasses to one list, all other values and types to another."""
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        others.append((value.shape, value.dtype))
+        return
+    parts = _parts(value)
+    if parts is None:
+        others.append((type(value), value))
+        return
+    others.append((type(value), tuple(value) if isinstance(value, dict) else len(parts)))
+    for part in parts:
+        _flatten(part, arrays, others)
+
+
+def _parts(value):
+    """The parts of a tuple, dict or dataclass, or None."""
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, dict):
+        return value.values()
+    return vars(value).values() if hasattr(value, "__dataclass_fields__") else None
+
+
+def _like(value, parts):
+    """A tuple, dict or dataclass of the same type with other parts."""
+    if isinstance(value, dict):
+        return dict(zip(value, parts))
+    return tuple(parts) if type(value) is tuple else type(value)(*parts)
+
+
+def _copy_of(value):
+    """Nested tuples, dicts and dataclasses with copies of their arrays."""
+    if isinstance(value, np.ndarray):
+        return np.array(value, order="C")
+    parts = _parts(value)
+    return value if parts is None else _like(value, map(_copy_of, parts))
+
+
+def _same_bits(a, b):
+    """Whether nested tuples of arrays and numbers are equal bit for bit, or NaN in the same places."""
+    parts, others = _parts(a), _parts(b)
+    if parts is not None:
+        return others is not None and len(parts) == len(others) and all(map(_same_bits, parts, others))
+    if a is None or b is None:
+        return a is b
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.tobytes() == b.tobytes():
+        return True
+    if a.dtype.kind != "f":
+        return False
+    a_bits, b_bits = a.view(f"i{a.itemsize}"), b.view(f"i{b.itemsize}")
+    return bool(((a_bits == b_bits) | (np.isnan(a) & np.isnan(b))).all())

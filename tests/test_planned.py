@@ -1,0 +1,234 @@
+"""Planned functions give the results of the function itself, or run it as it is."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+from fuzz import seeds
+from numpy.testing import assert_array_equal
+
+import fastrnn
+from fastrnn import losses, optim, plans
+
+CALLS = 9  # enough for a plan to be used alone
+
+
+def bits(value):
+    """Nested results as bytes."""
+    if isinstance(value, (tuple, dict)) or dataclasses.is_dataclass(value):
+        return [bits(part) for part in (value if isinstance(value, tuple) else plans._parts(value))]
+    return None if value is None else np.asarray(value).tobytes()
+
+
+def assert_same(function, arguments, least=1, **options):
+    """Call a function and its planned form with each tuple of arguments; returns the planned form."""
+    made = fastrnn.planned(function)
+    for given in arguments:
+        expected = {key: value.copy() if key == "into" else value for key, value in options.items()}
+        wanted = function(*plans._copy_of(given), **expected)
+        assert bits(made(*given, **options)) == bits(wanted)
+        for name in expected.keys() & {"into"}:
+            assert_array_equal(options[name], expected[name])
+    assert made.used >= least, made.refused
+    return made
+
+
+def normal(rng, *shape, dtype="float32"):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+class Composed:
+    """A recurrent layer, a linear one and the cross-entropy, of random sizes and options."""
+
+    def __init__(self, seed):
+        self.rng = rng = np.random.default_rng(seed)
+        self.dtype = str(rng.choice(["float32", "float64"]))
+        self.T, self.B, self.I, H, self.V = (int(rng.integers(1, n)) for n in (9, 6, 7, 20, 9))
+        self.storage = fastrnn.Storage(self.dtype)
+        cell, layers = [fastrnn.RNN, fastrnn.GRU, fastrnn.LSTM][rng.integers(3)], int(rng.integers(1, 3))
+        options = dict(bidirectional=bool(rng.integers(2)), dropout=float(rng.choice([0, 0.3])))
+        shared = dict(dtype=self.dtype, seed=seed, storage=self.storage)
+        self.net = cell(self.I, H, layers, **options, **shared)
+        self.head = fastrnn.Linear(H * (1 + self.net.bidirectional), self.V, **shared)
+        self.ragged, self.need_x = bool(rng.integers(2)), bool(rng.integers(2))
+
+    def gradient(self, x, targets, lengths, *, into, rng):
+        (y, state_n), backward = self.net.vjp(x, lengths=lengths, rng=rng)
+        logits, head_backward = self.head.vjp(y)
+        loss, loss_backward = losses.softmax_cross_entropy.vjp(logits, targets)
+        g = backward(head_backward(loss_backward(), into=into).x, need_x=self.need_x, into=into)
+        optim.clip_by_value(into, 0.05)
+        return loss, {"state": state_n}, g.x
+
+    def arguments(self):
+        x = normal(self.rng, self.T, self.B, self.I, dtype=self.dtype)
+        targets = self.rng.integers(0, self.V, (self.T, self.B))
+        if not self.ragged:
+            return x, targets, None
+        lengths = self.rng.integers(0, self.T + 1, self.B)
+        lengths[self.rng.integers(self.B)] = self.T
+        targets[np.arange(self.T)[:, None] >= lengths] = -1
+        return x, targets, lengths
+
+
+@pytest.mark.fuzz
+def test_composed_layers():
+    for seed in seeds("planned", 30):
+        made = Composed(seed)
+        planned = fastrnn.planned(made.gradient)
+        into, wanted_into = np.zeros_like(made.storage.flat), np.zeros_like(made.storage.flat)
+        for k in range(CALLS):
+            given = made.arguments()
+            wanted = made.gradient(*given, into=wanted_into, rng=k)
+            assert bits(planned(*given, into=into, rng=k)) == bits(wanted), f"case {seed}, call {k}"
+            assert_array_equal(into, wanted_into, err_msg=f"case {seed}, call {k}")
+            with made.storage.updating() as flat:
+                flat -= 0.1 * into
+        assert planned.used, f"case {seed}: {planned.refused}"
+
+
+def test_gradients_and_inference_are_recorded():
+    rng, net = np.random.default_rng(0), fastrnn.GRU(3, 4, seed=0)
+
+    def gradients(x, dy):
+        (y, _), backward = net.vjp(x)
+        return y, backward(dy)
+
+    made = assert_same(gradients, [(normal(rng, 5, 2, 3), normal(rng, 5, 2, 4)) for _ in range(CALLS)])
+    assert made.memory > 0
+    assert isinstance(made(normal(rng, 5, 2, 3), normal(rng, 5, 2, 4))[1], fastrnn.Gradients)
+    assert_same(lambda x: net(x), [(normal(rng, 2, 1, 3),) for _ in range(CALLS)])  # without a plan, by a kept stream
+
+
+def test_results_belong_to_the_caller():
+    net = fastrnn.GRU(3, 4, seed=0)
+    made = fastrnn.planned(lambda x: net(x)[0])
+    rng = np.random.default_rng(0)
+    results = [made(normal(rng, 5, 2, 3)) for _ in range(CALLS)]
+    copies = [y.copy() for y in results]
+    made(normal(rng, 5, 2, 3))
+    assert_array_equal(results, copies)
+
+
+def not_planned(function, arguments, **options):
+    """Call a function that cannot be recorded, and one that computes the same; returns why it is not."""
+    made = assert_same(function, arguments, least=0, **options)
+    assert not made.used
+    (reason,) = made.refused
+    return reason
+
+
+def test_what_cannot_be_recorded_runs_as_it_is():
+    rng, net = np.random.default_rng(0), fastrnn.GRU(3, 4, seed=0)
+    x = [(normal(rng, 5, 2, 3),) for _ in range(CALLS)]
+    stream, kept = net.stream(2), np.zeros_like(net.flat)
+
+    def twice(x):
+        return net(x)[0] * 2
+
+    def number(x):
+        return float(net(x)[0].sum())
+
+    def stepped(x):
+        stream.reset()
+        return stream.run(x)
+
+    def writes(x):
+        y = net(x)[0]
+        x[0] = 0
+        return y
+
+    def added(x):
+        (_, _), backward = net.vjp(x)
+        backward(np.ones((5, 2, 4), "float32"), into=kept)
+
+    assert not_planned(twice, x) == "other bits than those of the layers"
+    assert "float" in not_planned(number, x)
+    assert not_planned(stepped, x) == "a stream"
+    assert "into" in not_planned(added, x)
+    assert "argument" in not_planned(writes, [(normal(rng, 5, 2, 3),) for _ in range(CALLS)])
+    objects = np.empty(2, object)
+    assert "objects" in not_planned(lambda x, names: net(x)[0], [(*given, objects) for given in x])
+
+
+def updated(planned):
+    """Parameters, number of updates, and the function, after updates that the function makes."""
+    net, rng = fastrnn.GRU(3, 4, seed=0), np.random.default_rng(0)
+    optimizer = optim.Adam(net)
+
+    def update(x):
+        (y, _), backward = net.vjp(x)
+        optimizer.step(backward(y).flat)
+
+    function = fastrnn.planned(update) if planned else update
+    for _ in range(CALLS):
+        function(normal(rng, 5, 2, 3))
+    return net.flat, optimizer.updates, function
+
+
+def test_a_step_of_an_optimizer_is_not_recorded():
+    """Recorded and compared, it would be made twice."""
+    wanted, _, _ = updated(planned=False)
+    found, updates, function = updated(planned=True)
+    assert_array_equal(found, wanted)
+    assert updates == CALLS
+    assert list(function.refused) == ["parameters are changed"]
+
+
+def test_a_setting_that_changes():
+    net = fastrnn.LSTM(3, 4, 2, dropout=0.5, seed=0)
+    rng = np.random.default_rng(0)
+    made = fastrnn.planned(lambda x, *, rng: net.vjp(x, rng=rng)[0])
+    for k in range(CALLS):
+        made(normal(rng, 5, 2, 3), rng=k)
+    net.dropout, x = 0.0, normal(rng, 5, 2, 3)
+    made.forget()
+    assert bits(made(x, rng=1)) == bits(net(x))
+
+
+def test_arguments_of_other_shapes_and_types():
+    net = fastrnn.GRU(3, 4, seed=0)
+    rng = np.random.default_rng(0)
+    arguments = [(normal(rng, T, B, 3),) for _ in range(CALLS) for T in (1, 4) for B in (1, 3)]
+    assert_same(lambda x: net(x)[0], arguments, least=4)
+    strided = [(normal(rng, 5, 2, 6)[:, :, ::2],) for _ in range(CALLS)]
+    assert_same(lambda x: net(x)[0], strided)
+    words = [(normal(rng, 5, 2, 3), np.array(["a" * k, "b"])) for k in range(1, CALLS)]
+    assert_same(lambda x, words: net(x)[0], words, least=0)
+    with pytest.raises(TypeError, match="arguments of a planned function are arrays"):
+        fastrnn.planned(lambda x: None)([1])
+
+
+def test_many_threads():
+    net = fastrnn.GRU(3, 4, seed=0)
+    made = fastrnn.planned(lambda x: net(x)[0])
+    wrong = []
+
+    def calls(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(200):
+            x = normal(rng, 5, 2, 3)
+            if made(x).tobytes() != net(x)[0].tobytes():
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=calls, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and made.used
+
+
+def test_an_error_is_that_of_the_function():
+    net = fastrnn.GRU(3, 4, seed=0)
+    rng = np.random.default_rng(0)
+    made = fastrnn.planned(lambda x, bad: net(x)[0] if not bad else net(x[:, :, :2]))
+    for bad in (False, True):
+        for _ in range(CALLS):
+            if bad:
+                with pytest.raises(ValueError, match="3"):
+                    made(normal(rng, 5, 2, 3), bad)
+            else:
+                made(normal(rng, 5, 2, 3), bad)
+    assert made.used
