@@ -9,7 +9,6 @@ import fastrnn
 from ..character_model import CELLS, FastrnnModel, losses
 from . import Run, stream
 
-
 CALLS = 8  # after so many, a plan is used alone
 
 
