@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrnn import _engine
 from fastrnn._core.keys import DerivedKey
-from fastrnn._core.recording import Arena, RecordedFloat, Recording
+from fastrnn._core.recording import Arena, Recording
 
 __all__ = ["Planned", "planned"]
 
@@ -146,7 +146,7 @@ class Planned:
         into = options.get("into")
         # a plan keeps `into`, so no other array has its id
         arrays, others = [], [_engine.isa(), "rng" in options, id(into)]
-        _flatten(arguments, arrays, others)
+        _engine.flatten(arguments, arrays, others)
         key = tuple(others)
         plan, before, planned = _plan_of(self._plans, key), None, None
         if isinstance(plan, Plan):
@@ -154,14 +154,14 @@ class Planned:
             if not plan.check_is_due:
                 self.used += 1
                 return plan.run(arrays, options)
-            before = _copy_of(into)
-            planned = plan.run(arrays, options), _copy_of(into)
+            before = _engine.copy_of(into)
+            planned = plan.run(arrays, options), _engine.copy_of(into)
         elif plan == _SEEN:
-            before = _copy_of(into)
+            before = _engine.copy_of(into)
             try:
                 plan = Plan(self.function, self._arena, arguments, options)
                 self._keep(key, plan)
-                planned = plan.result(), _copy_of(into)
+                planned = plan.result(), _engine.copy_of(into)
             except _engine.NotRecordable as reason:
                 self._refuse(key, str(reason))
         elif plan == _UNSEEN:
@@ -217,9 +217,9 @@ class Plan:
     runs = 0
 
     def __init__(self, function, arena, arguments, options):
-        copies, recording = _copy_of(arguments), Recording(arena, options.get("into"))
+        copies, recording = _engine.copy_of(arguments), Recording(arena, options.get("into"))
         self._inputs = []
-        _flatten(copies, self._inputs, [])
+        _engine.flatten(copies, self._inputs, [])
         if any(array.dtype.hasobject for array in self._inputs):
             raise _engine.NotRecordable("an array of Python objects")
         if "rng" in options:
@@ -229,7 +229,7 @@ class Plan:
         if self._program.constant_keys:
             raise _engine.NotRecordable("a random key is computed outside the engine")
         given: list[np.ndarray] = []
-        _flatten(arguments, given, [])
+        _engine.flatten(arguments, given, [])
         if not all(map(_same_bits, self._inputs, given)):
             raise _engine.NotRecordable("the function changes its arguments")
         self.result()
@@ -248,65 +248,12 @@ class Plan:
 
     def result(self):
         """The result of the last run, which later runs do not change."""
-        return _result_of(self._result)
-
-
-def _result_of(value):
-    """Nested tuples with copies of arrays, and the present values of numbers."""
-    if isinstance(value, np.ndarray):
-        return np.array(value, order="C")
-    if isinstance(value, RecordedFloat):
-        return float(value.cell[0])
-    if value is None:
-        return None
-    parts = _parts(value)
-    if parts is None:
-        raise _engine.NotRecordable(f"the result has a {type(value).__name__} that is computed outside the engine")
-    return _like(value, map(_result_of, parts))
-
-
-def _flatten(value, arrays, others):
-    """Append the arrays in nested tuples, dicts and dataclasses to one list, all other values and types to another."""
-    if isinstance(value, np.ndarray):
-        arrays.append(value)
-        others.append((value.shape, value.dtype))
-        return
-    parts = _parts(value)
-    if parts is None:
-        others.append((type(value), value))
-        return
-    others.append((type(value), tuple(value) if isinstance(value, dict) else len(parts)))
-    for part in parts:
-        _flatten(part, arrays, others)
-
-
-def _parts(value):
-    """The parts of a tuple, dict or dataclass, or None."""
-    if isinstance(value, tuple):
-        return value
-    if isinstance(value, dict):
-        return value.values()
-    return vars(value).values() if hasattr(value, "__dataclass_fields__") else None
-
-
-def _like(value, parts):
-    """A tuple, dict or dataclass of the same type with other parts."""
-    if isinstance(value, dict):
-        return dict(zip(value, parts))
-    return tuple(parts) if type(value) is tuple else type(value)(*parts)
-
-
-def _copy_of(value):
-    """Nested tuples, dicts and dataclasses with copies of their arrays."""
-    if isinstance(value, np.ndarray):
-        return np.array(value, order="C")
-    parts = _parts(value)
-    return value if parts is None else _like(value, map(_copy_of, parts))
+        return _engine.result_of(self._result)
 
 
 def _same_bits(a, b):
     """Whether nested tuples of arrays and numbers are equal bit for bit, or NaN in the same places."""
-    parts, others = _parts(a), _parts(b)
+    parts, others = _engine.parts_of(a), _engine.parts_of(b)
     if parts is not None:
         return others is not None and len(parts) == len(others) and all(map(_same_bits, parts, others))
     if a is None or b is None:

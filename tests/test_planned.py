@@ -9,7 +9,7 @@ from fuzz import seeds
 from numpy.testing import assert_array_equal
 
 import fastrnn
-from fastrnn import losses, optim, plans
+from fastrnn import _engine, losses, optim
 
 CALLS = 9  # enough for a plan to be used alone
 
@@ -17,7 +17,7 @@ CALLS = 9  # enough for a plan to be used alone
 def bits(value):
     """Nested results as bytes."""
     if isinstance(value, (tuple, dict)) or dataclasses.is_dataclass(value):
-        return [bits(part) for part in (value if isinstance(value, tuple) else plans._parts(value))]
+        return [bits(part) for part in (value if isinstance(value, tuple) else _engine.parts_of(value))]
     return None if value is None else np.asarray(value).tobytes()
 
 
@@ -26,7 +26,7 @@ def assert_same(function, arguments, least=1, **options):
     made = fastrnn.planned(function)
     for given in arguments:
         expected = {key: value.copy() if key == "into" else value for key, value in options.items()}
-        wanted = function(*plans._copy_of(given), **expected)
+        wanted = function(*_engine.copy_of(given), **expected)
         assert bits(made(*given, **options)) == bits(wanted)
         for name in expected.keys() & {"into"}:
             assert_array_equal(options[name], expected[name])

@@ -46,7 +46,19 @@ from fastrnn._engine.ops import (
 )
 from fastrnn._engine.optim import adagrad, adam, clip_value, rmsprop, sgd, sum_of_squares
 from fastrnn._engine.packing import pack, pack_columns
-from fastrnn._engine.plan import NotRecordable, Program, call, copy_arrays, hash_key, record, recording
+from fastrnn._engine.plan import (
+    NotRecordable,
+    Program,
+    call,
+    copy_arrays,
+    copy_of,
+    flatten,
+    hash_key,
+    parts_of,
+    record,
+    recording,
+    result_of,
+)
 from fastrnn._engine.rows import (
     add_rows,
     check_within,
@@ -76,14 +88,14 @@ from fastrnn._engine.sweep import (
 )
 
 __all__ = [
-    "ACTIVATIONS", "Bptt", "CELLS", "Decoder", "Forward", "LayerWeights", "NotRecordable", "PANEL", "Program",
-    "Steps", "Stream", "Writer", "adagrad", "adam", "add_rows", "aligned_empty", "attend", "attend_backward",
-    "available_isas", "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "call", "check_within",
-    "chunk_steps", "clip_value", "column_sum", "compiler", "copy_arrays", "copy_ids", "copy_rows", "current_threads",
-    "distinct", "draw", "dropout", "empty", "fma_loop", "force_leave", "force_split", "forward_layers", "forward_sides",
-    "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa", "log_sum_exp", "max_hypotheses", "mean_loss",
-    "mean_weights", "open_blas", "pack", "pack_columns", "product", "ragged_places", "read_loop", "record",
-    "recording", "rmsprop", "row_ids", "scatter_add", "set_default_threads", "set_isa", "set_local_threads", "sgd",
-    "softmax", "softmax_nll", "spread", "squared_error", "sum_of_squares", "threads_paused", "thresholds",
-    "vector_lanes", "waves_pay", "zeros",
+    "ACTIVATIONS", "Bptt", "CELLS", "Decoder", "Forward", "LayerWeights", "NotRecordable", "PANEL", "Program", "Steps",
+    "Stream", "Writer", "adagrad", "adam", "add_rows", "aligned_empty", "attend", "attend_backward", "available_isas",
+    "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "call", "check_within", "chunk_steps",
+    "clip_value", "column_sum", "compiler", "copy_arrays", "copy_ids", "copy_of", "copy_rows", "current_threads",
+    "distinct", "draw", "dropout", "empty", "flatten", "fma_loop", "force_leave", "force_split", "forward_layers",
+    "forward_sides", "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa", "log_sum_exp", "max_hypotheses",
+    "mean_loss", "mean_weights", "open_blas", "pack", "pack_columns", "parts_of", "product", "ragged_places",
+    "read_loop", "record", "recording", "result_of", "rmsprop", "row_ids", "scatter_add", "set_default_threads",
+    "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "squared_error", "sum_of_squares",
+    "threads_paused", "thresholds", "vector_lanes", "waves_pay", "zeros",
 ]  # fmt: skip

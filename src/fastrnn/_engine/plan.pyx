@@ -9,6 +9,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+import copy
 import os
 
 import numpy as np
@@ -119,6 +120,69 @@ def copy_arrays(list given, list arrays):
     for source, target in zip(given, arrays):
         if not copy_bytes(source, target):
             np.copyto(target, source)
+
+
+def flatten(value, list arrays, list others):
+    """Append the arrays in nested tuples, dicts and dataclasses to one list, all other values and types to another."""
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        others.append(value.shape)
+        others.append(value.dtype)
+        return
+    others.append(type(value))
+    parts = parts_of(value)
+    if parts is None:
+        others.append(value)
+        return
+    others.append(tuple(value) if isinstance(value, dict) else len(parts))
+    for part in parts:
+        flatten(part, arrays, others)
+
+
+def parts_of(value):
+    """The parts of a tuple, dict or dataclass, or None."""
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, dict):
+        return list(value.values())
+    fields = None if isinstance(value, type) else getattr(value, "__dataclass_fields__", None)
+    return None if fields is None else [getattr(value, name) for name in fields]
+
+
+def with_parts(value, parts):
+    """A tuple, dict or dataclass of the same type with other parts."""
+    if isinstance(value, dict):
+        return dict(zip(value, parts))
+    if isinstance(value, tuple):
+        return tuple(parts) if type(value) is tuple else type(value)(*parts)
+    made = copy.copy(value)
+    for name, part in zip(value.__dataclass_fields__, parts):
+        object.__setattr__(made, name, part)
+    return made
+
+
+def copy_of(value):
+    """Nested tuples, dicts and dataclasses with copies of their arrays, C-contiguous."""
+    if isinstance(value, np.ndarray):
+        return np.array(value, order="C")
+    parts = parts_of(value)
+    return value if parts is None else with_parts(value, [copy_of(part) for part in parts])
+
+
+def result_of(value):
+    """Nested tuples, dicts and dataclasses with copies of arrays, and the present values of numbers."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if value is None:
+        return None
+    if isinstance(value, float):
+        cell = getattr(value, "cell", None)
+        if cell is not None:
+            return float(cell[0])
+    parts = parts_of(value)
+    if parts is None:
+        raise NotRecordable(f"the result has a {type(value).__name__} that is computed outside the engine")
+    return with_parts(value, [result_of(part) for part in parts])
 
 
 cdef bint copy_bytes(source, target) except -1:
