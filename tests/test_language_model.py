@@ -301,6 +301,48 @@ def test_ctrl_c_waits_until_nothing_is_half_done():
         signal.signal(signal.SIGINT, before)
 
 
+def interrupted_at(moment):
+    """Enter and leave the window of Ctrl-C, with a signal before instruction number `moment`.
+
+    Returns the Interrupts, and whether there were so many instructions.
+    """
+    left = [moment]
+
+    def trace(frame, event, _):
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] == 0:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    with Interrupts() as interrupts:
+        tracing = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with interrupts.allowed():
+                pass
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(tracing)
+        return interrupts, left[0] <= 0
+
+
+def test_ctrl_c_at_any_instruction_closes_the_window_and_is_not_lost():
+    before, moment, reached = signal.getsignal(signal.SIGINT), 0, True
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        while reached:
+            moment += 1
+            interrupts, reached = interrupted_at(moment)
+            assert not interrupts._open, f"a second Ctrl-C would interrupt what follows (instruction {moment})"
+            assert interrupts.pending == reached, f"instruction {moment}"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert moment > 50  # of `allowed` and of contextlib
+
+
 @pytest.mark.parametrize("sick", [30.0, math.nan, math.inf])
 def test_a_loss_that_explodes_stops_the_training_and_keeps_the_best(sick, tmp_path):
     model, healthy = small(), small().fit(TEXT, **QUICK | {"epochs": 2})

@@ -45,6 +45,7 @@ class Interrupts:
             OF_COMMAND.wait()
         self.pending = True
         if self._open:
+            self._open = False  # here, since this exception may come before any statement of `allowed`
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
