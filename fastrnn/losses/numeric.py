@@ -81,7 +81,7 @@ class _NumericLoss:
 
         def backward(dloss: float = 1.0) -> np.ndarray:
             dy = _engine.empty(y.shape, y.dtype)
-            _engine.call(_scale, derivative, outcome, dloss, dy)
+            _engine.scale(derivative, dloss, outcome, dy)
             return dy
 
         return RecordedFloat.of(outcome), backward
@@ -110,10 +110,6 @@ class _NumericLoss:
 
     def _repeated(self, targets):
         return targets
-
-
-def _scale(derivative, outcome, dloss, out):
-    np.multiply(derivative, derivative.dtype.type(dloss * outcome[1]), out=out)
 
 
 class MeanSquaredError(_NumericLoss):

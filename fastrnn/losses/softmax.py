@@ -156,7 +156,7 @@ class SoftmaxCrossEntropy:
             if out is not None and dloss == 1.0:
                 return out
             scaled = _engine.empty(dlogits.shape, dlogits.dtype)
-            _engine.call(np.multiply, dlogits, dlogits.dtype.type(dloss), scaled)
+            _engine.scale(dlogits, dloss, None, scaled)
             return scaled
 
         return loss, backward

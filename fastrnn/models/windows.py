@@ -25,7 +25,7 @@ class Windows(Sequences):
         super().__init__([self._values[first : first + T] for first in self._starts], batch_size, seed=seed)
 
     def _batch(self, rows):
-        x = self._values[self._starts[rows] + self._steps]
+        x = self._values.take(self._starts[rows] + self._steps, axis=0)
         targets = x[self._window :, :, : self._K].copy()
         return without_values(x, self._window, self._K), targets
 

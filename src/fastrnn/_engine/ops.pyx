@@ -123,16 +123,17 @@ cdef class MeanWeights(MeanOp):
     cdef int run(self) except -1:
         cdef Py_ssize_t m, count = 0
         cdef double weight
-        for m in range(self.M):
-            count += self.targets[m] >= 0
-        weight = 1.0 / max(1, count)
-        if self.is_double:
+        with nogil:
             for m in range(self.M):
-                (<double *>self.weights)[m] = weight
-        else:
-            for m in range(self.M):
-                (<float *>self.weights)[m] = <float>weight
-            weight = <float>weight
+                count += self.targets[m] >= 0
+            weight = 1.0 / max(1, count)
+            if self.is_double:
+                for m in range(self.M):
+                    (<double *>self.weights)[m] = weight
+            else:
+                for m in range(self.M):
+                    (<float *>self.weights)[m] = <float>weight
+                weight = <float>weight
         self.divisor[0] = weight * count if count else 1.0
         return 0
 
@@ -151,8 +152,9 @@ cdef class MeanLoss(MeanOp):
     cdef int run(self) except -1:
         cdef Py_ssize_t m
         cdef double total = 0
-        for m in range(self.M):
-            total += self.losses[m]
+        with nogil:
+            for m in range(self.M):
+                total += self.losses[m]
         self.mean[0] = total / self.divisor[0]
         return 0
 
@@ -171,25 +173,30 @@ ctypedef fused real:
     double
 
 
+ctypedef struct Squares:
+    Py_ssize_t M, n
+    bint is_double
+    const char *y
+    const char *targets
+    const unsigned char *mask
+    const double *weights
+    char *derivative
+    double *outcome
+
+
 cdef class SquaredError(Op):
-    cdef Py_ssize_t M, n
-    cdef bint is_double
-    cdef const char *y
-    cdef const char *targets
-    cdef const unsigned char *mask
-    cdef const double *weights
-    cdef char *derivative
-    cdef double *outcome
+    cdef Squares s
 
     cdef int run(self) except -1:
-        if self.is_double:
-            squared_errors(<const double *>self.y, <const double *>self.targets, self)
-        else:
-            squared_errors(<const float *>self.y, <const float *>self.targets, self)
+        with nogil:
+            if self.s.is_double:
+                squared_errors(<const double *>self.s.y, <const double *>self.s.targets, &self.s)
+            else:
+                squared_errors(<const float *>self.s.y, <const float *>self.s.targets, &self.s)
         return 0
 
 
-cdef void squared_errors(const real *y, const real *targets, SquaredError op) noexcept:
+cdef void squared_errors(const real *y, const real *targets, const Squares *op) noexcept nogil:
     """The sum of w*d*d and of w over the valid steps, and the derivatives 2*w*d, for d = y - target."""
     cdef Py_ssize_t m, i
     cdef real d, w = 1
@@ -220,10 +227,50 @@ def squared_error(
 ):
     """Mean squared error, and the derivatives, of which the gradient is outcome[1] times."""
     cdef SquaredError op = SquaredError.__new__(SquaredError)
-    op.M, op.n, op.is_double = y.shape[0], y.shape[1], y.itemsize == 8
-    op.y, op.targets, op.derivative = address(y), address(targets), address(derivative, True)
-    op.mask, op.weights, op.outcome = <unsigned char *>address(mask), <double *>address(weights), &outcome[0]
+    cdef Squares *s = &op.s
+    s.M, s.n, s.is_double = y.shape[0], y.shape[1], y.itemsize == 8
+    s.y, s.targets, s.derivative = address(y), address(targets), address(derivative, True)
+    s.mask, s.weights, s.outcome = <unsigned char *>address(mask), <double *>address(weights), &outcome[0]
     op.held = y, targets, mask, weights, derivative, outcome
+    perform(op)
+
+
+cdef class Scale(Op):
+    cdef Py_ssize_t n
+    cdef bint is_double
+    cdef const char *a
+    cdef char *to
+    cdef double factor
+    cdef const double *by
+
+    cdef int run(self) except -1:
+        cdef double factor = self.factor * self.by[0] if self.by != NULL else self.factor
+        with nogil:
+            if self.is_double:
+                scale_values(self.n, <const double *>self.a, factor, <double *>self.to)
+            else:
+                scale_values(self.n, <const float *>self.a, factor, <float *>self.to)
+        return 0
+
+
+cdef void scale_values(Py_ssize_t n, const real *a, double factor, real *out) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real rounded = <real>factor
+    for i in range(n):
+        out[i] = a[i] * rounded
+
+
+def scale(
+    a,                                 # C-contiguous                                               in
+    double factor,
+    double[::1] by,                    # (n,) its last element is a factor too, or None             in
+    out,                               # of a's shape and dtype; may be a                           out
+):
+    """out = a * factor * by[-1], the product of the factors being rounded to the dtype."""
+    cdef Scale op = Scale.__new__(Scale)
+    op.n, op.is_double, op.a, op.to, op.factor = a.size, a.itemsize == 8, address(a), address(out, True), factor
+    op.by = &by[by.shape[0] - 1] if by is not None else NULL
+    op.held = a, by, out
     perform(op)
 
 

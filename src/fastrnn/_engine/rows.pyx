@@ -303,6 +303,11 @@ cdef class Distinct(Op):
     cdef Py_ssize_t *count
 
     cdef int run(self) except -1:
+        with nogil:
+            self.find()
+        return 0
+
+    cdef void find(self) noexcept nogil:
         cdef Py_ssize_t i, low, high, middle, count = 0
         memcpy(self.rows, self.ids, self.n * sizeof(int64_t))
         qsort(self.rows, self.n, sizeof(int64_t), by_value)
@@ -320,7 +325,6 @@ cdef class Distinct(Op):
                     high = middle
             self.inverse[i] = low
         self.count[0] = count
-        return 0
 
 
 def distinct(const int64_t[::1] ids, int64_t[::1] rows, int64_t[::1] inverse, Py_ssize_t[::1] count):
