@@ -96,7 +96,7 @@ __all__ = [
     "distinct", "draw", "dropout", "empty", "flatten", "fma_loop", "force_leave", "force_split", "forward_layers",
     "forward_sides", "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa", "log_sum_exp", "max_hypotheses",
     "mean_loss", "mean_weights", "open_blas", "pack", "pack_columns", "parts_of", "product", "ragged_places",
-    "read_loop", "record", "recording", "result_of", "rmsprop", "row_ids", "scale", "scatter_add", "set_default_threads",
-    "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "squared_error", "sum_of_squares",
-    "threads_paused", "thresholds", "vector_lanes", "waves_pay", "zeros",
+    "read_loop", "record", "recording", "result_of", "rmsprop", "row_ids", "scale", "scatter_add",
+    "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "squared_error",
+    "sum_of_squares", "threads_paused", "thresholds", "vector_lanes", "waves_pay", "zeros",
 ]  # fmt: skip
