@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +13,18 @@ import numpy as np
 
 from fastrnn import _engine
 from fastrnn._core.keys import DerivedKey
-from fastrnn._core.recording import Arena, Recording
+from fastrnn._core.recording import Arena, RecordedArray, Recording
 
 __all__ = ["Planned", "planned"]
 
 _UNSEEN, _SEEN, _REFUSED = "unseen", "seen", "refused"  # shapes without a plan
 _LEAST_USES = 10  # of the plans that are dropped, on average
 _FIRST_CHECKS = 3  # runs of a plan
-_KEPT = 64  # plans of a function, for arguments of different shapes; they share their memory
+_OTHER_BITS = (
+    "a plan gave other bits than the function: its result depends on something that is neither an argument nor a "
+    "parameter of a layer, such as a global array, or a setting that was changed without forget()"
+)
+_KEPT = 128  # plans of a function, for arguments of different shapes; they share their memory
 
 
 def planned(function: Callable) -> Planned:
@@ -28,28 +33,32 @@ def planned(function: Callable) -> Planned:
     An update of a small network takes less time in compiled code than in the Python between the layers. A planned
     function is called as usual the first time that its arguments have certain shapes. The second call is recorded. This
     call and the next three are computed in both ways, and so are some later ones: unless the results have the same
-    bits, the function is called as usual from then on. So a plan never changes a result, or it is not used.
+    bits, the function is called as usual from then on.
 
     Parameters
     ----------
     function : callable
         Function of arrays, numbers, strings, None, and tuples, dicts and dataclasses of them. It computes with layers,
         losses and their backward passes, and returns arrays, the loss, None, or tuples, dicts and dataclasses of them,
-        such as `Gradients`. What NumPy computes between the layers is not recorded; compute it before or after. The
-        function may be called twice for the same arguments, so it must have no other effect than on `into`. Which
-        layers it calls may depend on numbers and on the shapes of arrays, not on their contents.
+        such as `Gradients`. NumPy does not compute with its arrays, nor Python with its loss; this belongs before or
+        after the function. It may be called twice for the same arguments, so it must have no other effect than on
+        `into`.
 
     Returns
     -------
     Planned
-        Function of the same arguments. If two keyword arguments are given, they have a meaning: `into` is an array to
-        which gradients are added, of the same identity in all calls, and `rng` is the key of dropout masks, which may
-        be another one in each call.
+        Function of the same arguments. Two keyword arguments have a meaning: `into` is an array to which gradients are
+        added, the same one in all calls, and `rng` is the key of dropout masks, which may be another one in each call.
 
     Notes
     -----
-    Settings of layers, such as the rate of dropout, are constants of a plan: call `Planned.forget` after a change.
-    Parameters may change. A plan needs at most 32 MiB.
+    There is a plan for each combination of shapes, dtypes, numbers and strings, up to 128; a number that changes in
+    every call prevents plans. Functions that are called as usual are counted in `Planned.refused`, with the reason.
+
+    What is neither an argument nor a parameter of a layer is a constant of a plan: a global array, a factor, a setting
+    of a layer such as its rate of dropout. Call `Planned.forget` after a change. Otherwise later comparisons notice it
+    and raise RuntimeError, but the calls until then have used the old value. Parameters may change at any time. A plan
+    needs at most 32 MiB.
 
     Examples
     --------
@@ -68,7 +77,7 @@ def planned(function: Callable) -> Planned:
     ...     loss = loss_and_gradient(x, np.zeros((5, 2, 4), "float32"), into=gradient)
     ...     optimizer.step(gradient)
     >>> loss_and_gradient.used, dict(loss_and_gradient.refused)
-    (15, {})
+    (12, {})
     """
     return Planned(function)
 
@@ -107,17 +116,23 @@ class Planned:
         """Drop all plans, because settings of the layers have changed."""
         self._plans.clear()
 
-    def __call__(self, *arguments, into: np.ndarray | None = None, rng: int | None = None):
+    def __get__(self, instance, owner=None):
+        """Bind a method, as a function does."""
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __call__(self, *arguments, into: np.ndarray | None = None, rng: int | None = None, **named):
         """Compute the function.
 
         Parameters
         ----------
-        *arguments : array, number, str, None, or tuple or dataclass of them
+        *arguments : array, number, str, None, or tuple, dict or dataclass of them
             Arguments of the function.
         into : array, optional
             Keyword argument of the function: an array to which gradients are added.
         rng : int, optional
             Keyword argument of the function: the key of random numbers.
+        **named
+            Other keyword arguments of the function.
 
         Returns
         -------
@@ -136,47 +151,89 @@ class Planned:
         if rng is not None:
             options["rng"] = rng
         if not self.planned or _engine.recording() is not None or not self._lock.acquire(blocking=False):
-            return self.function(*arguments, **options)
+            return self.function(*arguments, **named, **options)
         try:
-            return self._compute(arguments, options)
+            return self._compute(arguments, named, options)
         finally:
             self._lock.release()
 
-    def _compute(self, arguments, options):
-        into = options.get("into")
+    def _compute(self, arguments, named, options):
         # a plan keeps `into`, so no other array has its id
-        arrays, others = [], [_engine.isa(), "rng" in options, id(into)]
+        arrays, others = [], [_engine.isa(), "rng" in options, id(options.get("into"))]
         _engine.flatten(arguments, arrays, others)
+        if named:
+            _engine.flatten(named, arrays, others)
         key = tuple(others)
-        plan, before, planned = _plan_of(self._plans, key), None, None
+        plan = self._state_of(key)
+        if isinstance(plan, Plan) and not plan.check_is_due:
+            self._plans.move_to_end(key)
+            try:
+                result = plan.run(arrays, options)
+            except Exception:
+                self.function(*arguments, **named, **options)  # a wrong argument: the function says so in its own words
+                raise
+            self.used += 1
+            return result
+        call = functools.partial(self.function, *arguments, **named, **options)
         if isinstance(plan, Plan):
             self._plans.move_to_end(key)
-            if not plan.check_is_due:
-                self.used += 1
-                return plan.run(arrays, options)
-            before = _engine.copy_of(into)
-            planned = plan.run(arrays, options), _engine.copy_of(into)
-        elif plan == _SEEN:
-            before = _engine.copy_of(into)
+            return self._compared(key, plan, lambda: plan.run(arrays, options), call, options.get("into"))
+        if plan == _SEEN:
             try:
-                plan = Plan(self.function, self._arena, arguments, options)
-                self._keep(key, plan)
-                planned = plan.result(), _engine.copy_of(into)
+                return self._recorded(key, (arguments, named), options, call)
             except _engine.NotRecordable as reason:
-                self._refuse(key, str(reason))
+                self._refuse(key, f"cannot be recorded: {reason}")
         elif plan == _UNSEEN:
             self._keep(key, _SEEN)
-        if before is not None:
+        return call()
+
+    def _recorded(self, key, arguments, options, call):
+        """Record the call, and compare the plan with it."""
+        into = options.get("into")
+        before = _engine.copy_of(into)
+        try:
+            plan = Plan(self.function, self._arena, arguments, options)
+        except Exception as error:
+            if into is not None:
+                into[...] = before
+            if not isinstance(error, _engine.NotRecordable):  # of the function, or because of what recording returns
+                raise _engine.NotRecordable(f"{type(error).__name__}: {error}") from error
+            raise
+        after = _engine.copy_of(into)
+        if into is not None:
             into[...] = before
-        wanted = self.function(*arguments, **options)
-        if planned is not None and not _same_bits(planned, (wanted, into)):
-            self._refuse(key, "other bits than those of the layers")
+        self._keep(key, plan)
+        return self._compare(key, plan, (plan.result(), after), call, into)
+
+    def _compared(self, key, plan, run, call, into):
+        """Compute in both ways."""
+        before = _engine.copy_of(into)
+        try:
+            planned = run(), _engine.copy_of(into)
+        except Exception:
+            call()
+            raise
+        if into is not None:
+            into[...] = before
+        return self._compare(key, plan, planned, call, into)
+
+    def _compare(self, key, plan, planned, call, into):
+        wanted = call()
+        if not _same_bits(planned, (wanted, into)):
+            self._refuse(key, _OTHER_BITS)
             if plan.runs > _FIRST_CHECKS:
-                raise RuntimeError(
-                    f"after {plan.runs} calls a plan gave other bits than the function: its result depends on "
-                    "something that is neither an argument nor a parameter of a layer; see fastrnn.planned"
-                )
+                raise RuntimeError(f"after {plan.runs} calls, {_OTHER_BITS}; see fastrnn.planned")
         return wanted
+
+    def _state_of(self, key):
+        """The plan of these arguments, or why there is none."""
+        try:
+            return self._plans.get(key, _UNSEEN)
+        except TypeError as error:
+            raise TypeError(
+                f"arguments of a planned function are arrays, numbers, strings, None, or tuples, dicts or dataclasses "
+                f"of them ({error})"
+            ) from None
 
     def _refuse(self, key, reason):
         self._keep(key, _REFUSED)
@@ -188,21 +245,16 @@ class Planned:
         self._plans[key] = plan
         self._plans.move_to_end(key)
         while len(self._plans) > _KEPT:
-            self._dropped += isinstance(self._plans.popitem(last=False)[1], Plan)
-            if self._dropped > _KEPT and self.used < _LEAST_USES * self._dropped:  # too many shapes: plans do not pay
+            dropped = self._plans.popitem(last=False)[1]
+            if dropped == _SEEN:
+                self.refused["shapes, numbers or arrays `into` that did not come again"] += 1
+            elif isinstance(dropped, Plan):
+                self.refused[f"more than {_KEPT} shapes, numbers or arrays `into`"] += 1
+                self._dropped += 1
+            if self._dropped > _KEPT and self.used < _LEAST_USES * self._dropped:  # plans do not pay
                 self.planned = False
                 self._plans.clear()
                 self._arena = Arena()
-
-
-def _plan_of(plans, key):
-    try:
-        return plans.get(key, _UNSEEN)
-    except TypeError as error:
-        raise TypeError(
-            f"{error}: arguments of a planned function are arrays, numbers, strings, None, or tuples, dicts or "
-            "dataclasses of them"
-        ) from None
 
 
 class Plan:
@@ -220,14 +272,17 @@ class Plan:
         copies, recording = _engine.copy_of(arguments), Recording(arena, options.get("into"))
         self._inputs = []
         _engine.flatten(copies, self._inputs, [])
+        positional, named = _engine.viewed(copies, RecordedArray)
+        if recording.into is not None:
+            options = options | {"into": recording.into}
         if any(array.dtype.hasobject for array in self._inputs):
             raise _engine.NotRecordable("an array of Python objects")
         if "rng" in options:
             options = options | {"rng": DerivedKey.of(options["rng"])}
-        self._result, self._program = recording.run(function, *copies, **options)
-        self._recording = recording  # it keeps `into`
+        result, self._program = recording.run(function, *positional, **named, **options)
+        self._result, self._recording = _engine.viewed(result, np.ndarray), recording  # which keeps `into`
         if self._program.constant_keys:
-            raise _engine.NotRecordable("a random key is computed outside the engine")
+            raise _engine.NotRecordable("dropout masks that are the same in each run: give the argument rng, a new key")
         given: list[np.ndarray] = []
         _engine.flatten(arguments, given, [])
         if not all(map(_same_bits, self._inputs, given)):
@@ -243,8 +298,8 @@ class Plan:
 
     @property
     def check_is_due(self):
-        """Whether the next run is compared with the function: the first three, and after 64, 128, 256, … runs."""
-        return self.runs < _FIRST_CHECKS or (self.runs >= 64 and self.runs & (self.runs - 1) == 0)
+        """Whether the next run is compared with the function: the first three, and later after 4, 8, 16, … runs."""
+        return self.runs < _FIRST_CHECKS or self.runs & (self.runs - 1) == 0
 
     def result(self):
         """The result of the last run, which later runs do not change."""

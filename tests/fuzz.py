@@ -24,9 +24,9 @@ def seeds(test: str, count: int):
 def poison(array: np.ndarray) -> np.ndarray:
     """Fill unwritten memory with values that no result may contain: NaN, or integers far outside every range."""
     if array.dtype.kind == "f":
-        array.fill(np.nan)
+        array.view(np.ndarray).fill(np.nan)
     elif array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-        array.fill(0x5A5A5A5A5A5A5A5A)
+        array.view(np.ndarray).fill(0x5A5A5A5A5A5A5A5A)
     return array
 
 

@@ -139,7 +139,7 @@ def test_a_computation_outside_of_the_plan_is_noticed(monkeypatch):
     data = CASES["text"].data(np.random.default_rng(0), 30)
     settings = fit_options("text", epochs=8, validation=0)
     options = LanguageModel, dict(cell="gru", hidden_size=4, dropout=0.5, num_layers=2, seed=0)
-    for wrong, reason in ((halved, "other bits"), (summed, "outside the engine"), (constant, "outside the engine")):
+    for wrong, reason in ((halved, "numpy.multiply"), (summed, "computes with a loss"), (constant, "dropout masks")):
         monkeypatch.setattr(LanguageModel, "loss_and_gradient", recordable(wrong))
         found, _, used = trained(monkeypatch, "text", options, data, settings, True)
         wanted, *_ = trained(monkeypatch, "text", options, data, settings, False)
@@ -162,7 +162,7 @@ def test_an_id_outside_is_an_error_in_every_run():
         used(batch(symbol), state, into=into, rng=1)
     assert used.used
     for symbol in (4, -1, 10**12):
-        with pytest.raises(IndexError, match="an id is not from 0 to 3"):
+        with pytest.raises(ValueError, match="the embedding has rows 0 to 3"):  # as the layers say it
             used(batch(symbol), state, into=into, rng=1)
 
 
@@ -179,24 +179,23 @@ def test_plans_of_all_shapes_share_their_memory():
 
 
 def test_a_plan_that_becomes_wrong_is_an_error(monkeypatch):
-    """A plan is compared with the layers again after 64, 128, … runs: what depends on more than shapes is noticed."""
+    """A plan is compared with the layers again after 4, 8, … runs: what depends on more than shapes is noticed."""
     model = LanguageModel("gru", 4, seed=0).fit("abcd" * 50, batch_size=4, seq_len=7, epochs=1, verbose=False)
     into, real, calls = np.zeros_like(model.storage.flat), model.loss_and_gradient, []
 
     def changing(batch, state, *, into, rng):
         calls.append(1)
-        loss, state = real(batch, state, into=into, rng=rng)
-        if len(calls) > 6:  # the plan does not know this
-            into *= 2
-        return loss, state
+        if len(calls) > 10:  # the plan does not know this
+            state = np.ones_like(state)
+        return real(batch, state, into=into, rng=rng)
 
     model.loss_and_gradient = recordable(changing)
     used = ModelPlans(model)
     ids = np.zeros((7, 4), np.int64)
-    with pytest.raises(RuntimeError, match="after 65 calls a plan gave other bits"):
-        for _ in range(100):
+    with pytest.raises(RuntimeError, match="after 65 calls, a plan gave other bits"):
+        for _ in range(200):
             used(Window(ids, ids, 0, 7), np.zeros((1, 4, 4), "float32"), into=into, rng=1)
-    assert used.used == 61
+    assert used.used == 57
 
 
 def test_settings_that_a_callback_changes_take_effect(monkeypatch):
@@ -226,9 +225,9 @@ def test_too_many_shapes_end_the_recording():
             used(Window(ids, ids, 0, steps), state, into=into, rng=1)
 
     compute([*range(1, plans._KEPT + 1)] * 12)
-    assert used.used == 7 * plans._KEPT and used.planned
+    assert used.used == 5 * plans._KEPT and used.planned
     for _ in range(3):  # two of each shape: they are recorded, and soon dropped
-        compute(np.repeat(np.arange(100, 240), 2))
+        compute(np.repeat(np.arange(200, 400), 2))
     assert not used.planned and used.memory == 0
 
 

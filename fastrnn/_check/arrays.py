@@ -41,9 +41,11 @@ def integers(name, values):
 
 def contiguous(array, dtype=None):
     """The array, C-contiguous and of the dtype: a copy only if necessary, which a plan cannot repeat."""
+    if isinstance(array, np.ndarray) and array.ndim and array.flags.c_contiguous and dtype in (None, array.dtype):
+        return array
     found = np.ascontiguousarray(array, dtype)
     if found is not array and _engine.recording() is not None:
-        raise _engine.NotRecordable("an array is copied outside the engine")
+        raise _engine.NotRecordable("an array that is not contiguous, or of another dtype")
     return found
 
 

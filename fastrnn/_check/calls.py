@@ -254,9 +254,10 @@ def targets(value, steps_shape, num_classes):
 
 def weights(value, shape):
     """Check weights, finite and >= 0; returns them as float64."""
-    given, value = value, np.asarray(value, np.float64)
-    if value is not given and _engine.recording() is not None:
-        raise _engine.NotRecordable("weights are converted outside the engine")
+    if not isinstance(value, np.ndarray) or value.dtype != np.float64:
+        if _engine.recording() is not None:
+            raise _engine.NotRecordable("weights that are not a float64 array")
+        value = np.asarray(value, np.float64)
     if value.shape != shape:
         raise ValueError(f"weights have shape {value.shape}, but the targets have shape {shape}")
     if not (value >= 0).all() or not np.isfinite(value).all():

@@ -122,7 +122,7 @@ class Batch:
     def _not_recorded(self, array):
         """An array that NumPy has computed from the lengths, unless a plan would need it again in each run."""
         if self._ends is not None:
-            raise _engine.NotRecordable("lengths")
+            raise _engine.NotRecordable("lengths together with this argument")
         return array
 
     @property
@@ -155,7 +155,7 @@ class MaskedBatch(Batch):
 
     def __init__(self, mask, lengths=None, resets=None):
         if _engine.recording() is not None:
-            raise _engine.NotRecordable("mask")
+            raise _engine.NotRecordable("masked steps")
         T, B = mask.shape
         within = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths
         mask = mask & within

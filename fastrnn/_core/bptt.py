@@ -122,7 +122,7 @@ class LayerBackward:
                 bptt.set_dx(packed.input_backward(self.suffix), dx)
         if self.context_sums is not None:
             if _engine.recording() is not None:
-                raise _engine.NotRecordable("context")
+                raise _engine.NotRecordable("the gradient of a context")
             row = np.concatenate([np.arange(n) for n in np.diff(batch.offset)]) if batch.T else np.empty(0, np.int64)
             bptt.add_sums(row, self.context_sums)
         return bptt

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -50,7 +51,8 @@ class Arena:
             skip = -block.ctypes.data % _LINE
             self._blocks.append(block[skip : skip + len(block) - _LINE])
         start, self._used = self._used, self._used + nbytes
-        return self._blocks[self._block][start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+        made = self._blocks[self._block][start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+        return made.view(RecordedArray)
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether an array is in this memory."""
@@ -82,7 +84,7 @@ class Recording:
     def __init__(self, arena: Arena | None = None, into: np.ndarray | None = None):
         self._arena = Arena() if arena is None else arena
         self._arena.restart()
-        self._into = into
+        self.into = None if into is None else into.view(RecordedArray)
         self.empty = self._arena.empty
         self._made: dict = {}
 
@@ -92,7 +94,7 @@ class Recording:
 
     def check_gradient(self, into: np.ndarray) -> None:
         """Raise NotRecordable unless gradients may be added to this array: that of the caller, or one of the arena."""
-        if into is not self._into and not self._arena.owns(into):
+        if into is not self.into and not self._arena.owns(into):
             raise _engine.NotRecordable("gradients are added to an array that is not the argument `into`")
 
     def once(self, owner: object, make: Callable):
@@ -111,16 +113,90 @@ def recordable(method: Method) -> Method:
     return method
 
 
-class RecordedFloat(float):
-    """A result of a recorded computation, which later runs write to ``cell[0]``."""
+class RecordedFloat:
+    """A result of a recorded computation, which later runs write to ``cell[0]``. Its present value cannot be used."""
 
-    cell: object
+    def __init__(self, cell):
+        self.cell = cell
 
     @classmethod
-    def of(cls, cell) -> float:
+    def of(cls, cell) -> Any:
         """The present value of a cell; while nothing is recorded, as a float."""
-        if _engine.recording() is None:
-            return float(cell[0])
-        made = cls(cell[0])
-        made.cell = cell
-        return made
+        return float(cell[0]) if _engine.recording() is None else cls(cell)
+
+
+def _refuse_number(self, *others):
+    raise _engine.NotRecordable("the function computes with a loss, or compares it: do so with what it returns")
+
+
+for _name in (
+    *("abs", "add", "bool", "divmod", "eq", "float", "floordiv", "format", "ge", "gt", "int", "le", "lt", "mod", "mul"),
+    *("ne", "neg", "pos", "pow", "radd", "rmul", "round", "rsub", "rtruediv", "sub", "truediv", "array", "hash"),
+):
+    setattr(RecordedFloat, f"__{_name}__", _refuse_number)
+
+
+class RecordedArray(np.ndarray):
+    """An argument of a recorded function, or an array that its layers made: views, but no values, may be taken of it.
+
+    What NumPy computes from it would be a constant of the plan. fastrnn's own modules may compute with it.
+    """
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        _check_caller(f"numpy.{ufunc.__name__}")
+        inputs = [_plain(x) for x in inputs]
+        if out is not None:
+            options["out"] = tuple(_plain(x) for x in out)
+        return getattr(ufunc, method)(*inputs, **options)
+
+    def __array_function__(self, function, types, arguments, options):
+        if function.__name__ not in _WITHOUT_VALUES:
+            _check_caller(f"numpy.{function.__name__}")
+        return super().__array_function__(function, types, arguments, options)
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if not isinstance(found, np.ndarray) or not np.may_share_memory(found, self):
+            _check_caller("indexing")
+        return found
+
+    def __setitem__(self, key, value):
+        _check_caller("assignment to elements")
+        super().__setitem__(key, value)
+
+
+_WITHOUT_VALUES = {  # functions of NumPy that need only the shape, or return a view
+    *("zeros_like", "ones_like", "empty_like", "full_like", "shape", "ndim", "size", "may_share_memory"),
+    *("shares_memory", "reshape", "transpose", "moveaxis", "swapaxes", "expand_dims", "squeeze", "broadcast_to"),
+}
+
+
+def _method(name):
+    def called(self, *arguments, **options):
+        _check_caller(f"the method {name}")
+        return getattr(np.ndarray, name)(self, *arguments, **options)
+
+    return called
+
+
+for _name in (
+    *("argmax", "argmin", "argpartition", "argsort", "astype", "choose", "compress", "copy", "dot", "fill", "flatten"),
+    *("item", "nonzero", "partition", "put", "repeat", "round", "searchsorted", "sort", "take", "tobytes", "tolist"),
+    *("trace", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__"),
+):
+    setattr(RecordedArray, _name, _method(_name))
+
+
+def _plain(value):
+    return value.view(np.ndarray) if isinstance(value, RecordedArray) else value
+
+
+def _check_caller(what):
+    """Raise NotRecordable unless the code that computes with an array is fastrnn's own."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "numpy":
+        frame = frame.f_back
+    if frame is None or frame.f_globals.get("__name__", "").split(".")[0] != "fastrnn":
+        raise _engine.NotRecordable(
+            f"NumPy computes with an array between the layers ({what}): do so before or after the function"
+        )

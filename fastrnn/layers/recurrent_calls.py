@@ -296,7 +296,7 @@ class RecurrentCalls(Layer, Generic[StateT]):
         else:
             batch = MaskedBatch(mask, lengths, resets)
         if embedding is not None and lengths is not None and _engine.recording() is not None:
-            raise _engine.NotRecordable("ids with lengths")
+            raise _engine.NotRecordable("an embedding together with lengths")
         if embedding is None:
             rows = batch.packed(contiguous(x).reshape(T * B, x.shape[2]))
         else:

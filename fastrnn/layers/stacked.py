@@ -317,7 +317,7 @@ class Stacked(Layer):
     def _vjp(self, x, state, key, unbatched, given, options):
         """given : arguments of the first layer only; options : those of all layers"""
         if self.residual and _engine.recording() is not None:
-            raise _engine.NotRecordable("residual")
+            raise _engine.NotRecordable("residual connections")
         dropout = Dropout(self.dropout, key, self.variational) if self.dropout else None
         results, backwards = [], []
         for k, layer in enumerate(self.layers):

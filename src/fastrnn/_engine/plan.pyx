@@ -72,6 +72,8 @@ cdef int perform(Op op) except -1:
 def call(function, *arguments):
     """Call a function whose only effect is on the contents of arrays, as an operation that can be recorded."""
     cdef Call op = Call.__new__(Call)
+    if recorder() is not None:               # without the checks of arrays that are recorded
+        arguments = tuple([x.view(np.ndarray) if isinstance(x, np.ndarray) else x for x in arguments])
     op.function, op.arguments = function, arguments
     perform(op)
 
@@ -169,16 +171,25 @@ def copy_of(value):
     return value if parts is None else with_parts(value, [copy_of(part) for part in parts])
 
 
+def viewed(value, kind):
+    """Nested tuples, dicts and dataclasses with views of their arrays, of a subclass of ndarray."""
+    if isinstance(value, np.ndarray):
+        return value.view(kind)
+    parts = parts_of(value)
+    return value if parts is None else with_parts(value, [viewed(part, kind) for part in parts])
+
+
 def result_of(value):
     """Nested tuples, dicts and dataclasses with copies of arrays, and the present values of numbers."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if value is None:
         return None
-    if isinstance(value, float):
-        cell = getattr(value, "cell", None)
-        if cell is not None:
-            return float(cell[0])
+    if type(value) is tuple:
+        return tuple([result_of(part) for part in <tuple>value])
+    cell = getattr(value, "cell", None)
+    if cell is not None:
+        return float(cell[0])
     parts = parts_of(value)
     if parts is None:
         raise NotRecordable(f"the result has a {type(value).__name__} that is computed outside the engine")
