@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import types
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import _engine
+from fastrnn import _check, _engine
+from fastrnn._core import finite
 from fastrnn._core.keys import DerivedKey
 from fastrnn._core.recording import Arena, RecordedArray, Recording
 
@@ -102,7 +104,8 @@ class Planned:
         functools.update_wrapper(self, function)
         self.function = function
         self._plans: OrderedDict[Any, Plan | str] = OrderedDict()  # of each shape
-        self._arena, self._dropped, self._lock = Arena(), 0, threading.Lock()
+        self._arena, self._dropped = Arena(), 0
+        self._users: dict[str, int] = {}  # the thread that uses the plans; not a lock, which Ctrl-C could leave locked
         self.planned = True
         self.used = 0
         self.refused: Counter[str] = Counter()
@@ -116,9 +119,17 @@ class Planned:
         """Drop all plans, because settings of the layers have changed."""
         self._plans.clear()
 
+    def __reduce__(self):
+        return type(self), (self.function,)
+
+    def __set_name__(self, owner, name):
+        self._name = name
+
     def __get__(self, instance, owner=None):
-        """Bind a method, as a function does."""
-        return self if instance is None else types.MethodType(self, instance)
+        """Make a method planned for each instance."""
+        if instance is None:
+            return self
+        return instance.__dict__.setdefault(self._name, Planned(types.MethodType(self.function, instance)))
 
     def __call__(self, *arguments, into: np.ndarray | None = None, rng: int | None = None, **named):
         """Compute the function.
@@ -149,13 +160,17 @@ class Planned:
         """
         options: dict[str, Any] = {} if into is None else {"into": into}
         if rng is not None:
-            options["rng"] = rng
-        if not self.planned or _engine.recording() is not None or not self._lock.acquire(blocking=False):
+            options["rng"] = _check.rng_key(rng)
+        unusual = not self.planned or _engine.recording() is not None or finite.wanted()
+        if unusual or not (into is None or isinstance(into, np.ndarray)):
+            return self.function(*arguments, **named, **options)
+        this = threading.get_ident()
+        if self._users.setdefault("thread", this) != this:
             return self.function(*arguments, **named, **options)
         try:
             return self._compute(arguments, named, options)
         finally:
-            self._lock.release()
+            self._users.pop("thread", None)
 
     def _compute(self, arguments, named, options):
         # a plan keeps `into`, so no other array has its id
@@ -164,9 +179,9 @@ class Planned:
         if named:
             _engine.flatten(named, arrays, others)
         key = tuple(others)
-        plan = self._state_of(key)
+        plan = self._plans.get(key, _UNSEEN)
         if isinstance(plan, Plan) and not plan.check_is_due:
-            self._plans.move_to_end(key)
+            self._use(key)
             try:
                 result = plan.run(arrays, options)
             except Exception:
@@ -176,7 +191,7 @@ class Planned:
             return result
         call = functools.partial(self.function, *arguments, **named, **options)
         if isinstance(plan, Plan):
-            self._plans.move_to_end(key)
+            self._use(key)
             return self._compared(key, plan, lambda: plan.run(arrays, options), call, options.get("into"))
         if plan == _SEEN:
             try:
@@ -225,15 +240,9 @@ class Planned:
                 raise RuntimeError(f"after {plan.runs} calls, {_OTHER_BITS}; see fastrnn.planned")
         return wanted
 
-    def _state_of(self, key):
-        """The plan of these arguments, or why there is none."""
-        try:
-            return self._plans.get(key, _UNSEEN)
-        except TypeError as error:
-            raise TypeError(
-                f"arguments of a planned function are arrays, numbers, strings, None, or tuples, dicts or dataclasses "
-                f"of them ({error})"
-            ) from None
+    def _use(self, key):
+        with contextlib.suppress(KeyError):  # another thread may have called `forget`
+            self._plans.move_to_end(key)
 
     def _refuse(self, key, reason):
         self._keep(key, _REFUSED)
@@ -263,30 +272,25 @@ class Plan:
     Raises
     ------
     NotRecordable
-        If the result or a random key is computed outside the engine, or if the function changes its arguments.
+        If the result or a random key is computed outside the engine.
     """
 
     runs = 0
 
     def __init__(self, function, arena, arguments, options):
-        copies, recording = _engine.copy_of(arguments), Recording(arena, options.get("into"))
-        self._inputs = []
-        _engine.flatten(copies, self._inputs, [])
-        positional, named = _engine.viewed(copies, RecordedArray)
+        recording = Recording(arena, options.get("into"))
+        given: list[np.ndarray] = []
+        _engine.flatten(arguments, given, [])
+        self._inputs = [_input(array, recording) for array in given]
+        positional, named = _with_arrays(arguments, iter(self._inputs))
         if recording.into is not None:
             options = options | {"into": recording.into}
-        if any(array.dtype.hasobject for array in self._inputs):
-            raise _engine.NotRecordable("an array of Python objects")
         if "rng" in options:
             options = options | {"rng": DerivedKey.of(options["rng"])}
         result, self._program = recording.run(function, *positional, **named, **options)
         self._result, self._recording = _engine.viewed(result, np.ndarray), recording  # which keeps `into`
         if self._program.constant_keys:
             raise _engine.NotRecordable("dropout masks that are the same in each run: give the argument rng, a new key")
-        given: list[np.ndarray] = []
-        _engine.flatten(arguments, given, [])
-        if not all(map(_same_bits, self._inputs, given)):
-            raise _engine.NotRecordable("the function changes its arguments")
         self.result()
 
     def run(self, arrays, options):
@@ -306,11 +310,37 @@ class Plan:
         return _engine.result_of(self._result)
 
 
+def _input(array, recording):
+    """A copy of an argument in the plan's memory."""
+    if type(array) not in (np.ndarray, np.memmap):
+        raise _engine.NotRecordable(f"an argument that is a {type(array).__name__}")
+    if array.dtype.hasobject:
+        raise _engine.NotRecordable("an array of Python objects")
+    if recording.into is not None and np.may_share_memory(array, recording.into):
+        raise _engine.NotRecordable("an argument that shares memory with `into`")
+    copy = recording.empty(array.shape, array.dtype).view(np.ndarray)
+    np.copyto(copy, array)
+    return copy
+
+
+def _with_arrays(value, arrays):
+    """The arguments with the plan's arrays, which the function cannot write to."""
+    if isinstance(value, np.ndarray):
+        made = next(arrays).view(RecordedArray)
+        made.flags.writeable = False
+        return made
+    parts = _engine.parts_of(value)
+    return value if parts is None else _engine.with_parts(value, [_with_arrays(part, arrays) for part in parts])
+
+
 def _same_bits(a, b):
     """Whether nested tuples of arrays and numbers are equal bit for bit, or NaN in the same places."""
     parts, others = _engine.parts_of(a), _engine.parts_of(b)
     if parts is not None:
-        return others is not None and len(parts) == len(others) and all(map(_same_bits, parts, others))
+        same = type(a) is type(b) and len(parts) == len(others) and (not isinstance(a, dict) or list(a) == list(b))
+        return same and all(map(_same_bits, parts, others))
+    if others is not None:
+        return False
     if a is None or b is None:
         return a is b
     a, b = np.asarray(a), np.asarray(b)

@@ -66,9 +66,12 @@ class Compiled:
         (folder / "probe.c").write_text(text)
         library = folder / f"{next(_numbers)}.so"  # the system keeps a library that is loaded already
         sources = [str(folder / f"{name}.c"), str(folder / "probe.c")]
-        command = [CC, *FLAGS, *flags, "-shared", "-fPIC", *sources, "-o", str(library), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        # linked by another command: GCC's -funsafe-math-optimizations links code that flushes denormals in the process
+        compiled = [str(folder / f"{k}.o") for k in range(len(sources))]
+        commands = [[CC, *FLAGS, *flags, "-fPIC", "-c", source, "-o", made] for source, made in zip(sources, compiled)]
+        for command in (*commands, [CC, "-shared", *compiled, "-o", str(library), "-lm"]):
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
         self.library = ctypes.CDLL(str(library))
         self.library.state_size.restype = ctypes.c_size_t
         self.prefix, self.dtype, self.ids = name, model.dtype, ids

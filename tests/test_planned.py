@@ -206,11 +206,81 @@ def test_keywords_methods_and_numbers():
     for k in range(2 * CALLS):
         x = normal(rng, 5, 2, 3)
         assert_array_equal(model.output(x=x, part=k % 2), net(x)[0][k % 2])
-    assert Model.output.used and not Model.output.refused
+    assert model.output.used and not model.output.refused
     many = fastrnn.planned(lambda x, k: net(x)[0])
     for k in range(plans._KEPT + 9):  # a number that never comes again
         many(x, k)
     assert not many.used and "did not come again" in str(many.refused)
+
+
+def test_what_an_attack_found():
+    rng, net, linear = np.random.default_rng(0), fastrnn.LSTM(3, 4, seed=0), fastrnn.Linear(3, 6, seed=0)
+    embedding, into = fastrnn.Embedding(5, 3, seed=0), np.zeros_like(linear.flat)
+
+    def reason(function, *arguments, **options):
+        return not_planned(function, [arguments] * 3, **options)
+
+    def varied(make):
+        return [make(k) for k in range(CALLS)]
+
+    x = normal(rng, 5, 2, 3)
+    # ids and lengths of other whole numbers: they were read as if they had 64 bits
+    ids = rng.integers(0, 5, (5, 2))
+    assert "int64" in reason(lambda ids: net(ids, embedding=embedding)[0], ids.astype(np.uint8))
+    assert "int64" in reason(lambda x, n: net(x, lengths=n)[0], x, np.array([2, 3], np.int32))
+    # masks and resets that happen to be all True or all False
+    assert "masked" in reason(lambda x, m: net(x, mask=m)[0], x, np.ones((5, 2), bool))
+    assert "resets" in reason(lambda x, r: net(x, resets=r)[0], x, np.zeros((5, 2), bool))
+    # losses that compute with NumPy
+    targets = rng.integers(0, 6, 7)
+    rows = normal(rng, 7, 3)
+    assert "softmax_linear" in reason(
+        lambda x, t, *, into: losses.softmax_linear(linear, x, t, into=into)[1], rows, targets, into=into
+    )
+    assert "softmax_linear" in reason(lambda x, t: losses.softmax_linear_nll(linear, x, t), rows, targets)
+    # layers that draw their own random numbers: the numbers would be used up twice
+    assert "rng" in reason(lambda x: fastrnn.Dropout(0.5, seed=0).vjp(x)[0] if x.size else None, x)
+    # arguments that are written to, or that NumPy treats in a special way
+    assert "writable" in reason(lambda x, out: linear(x, out=out), x, np.zeros((5, 2, 6), "float32"))
+    assert "MaskedArray" in reason(lambda x: net(x)[0], np.ma.masked_array(x))
+    assert "shares memory" in reason(lambda a, *, into: None, into[:3], into=into)
+
+    # weights are checked in every run
+    def weighted(y, w):
+        return losses.mean_squared_error.vjp(y, np.zeros_like(y), weights=w)[0]
+
+    made = assert_same(weighted, varied(lambda k: (normal(rng, 5, 2, 3), rng.random((5, 2)))))
+    with pytest.raises(ValueError, match="not negative"):
+        made(normal(rng, 5, 2, 3), np.full((5, 2), -1.0))
+    with pytest.raises(TypeError, match="one is Generator"):
+        fastrnn.planned(lambda x, g: None)(x, rng)
+
+
+def test_arrays_that_are_kept_cannot_be_used():
+    net, kept = fastrnn.GRU(3, 4, seed=0), []
+
+    @fastrnn.planned
+    def keeps(x):
+        kept.append(net(x)[0])
+        return kept[-1]
+
+    rng = np.random.default_rng(0)
+    for _ in range(CALLS):
+        keeps(normal(rng, 5, 2, 3))
+    recorded = kept[1]
+    with pytest.raises(RuntimeError, match="belongs to a plan"):
+        recorded + 1
+    with pytest.raises(RuntimeError, match="belongs to a plan"):
+        fastrnn.Linear(4, 2)(recorded)
+
+
+def test_an_interrupted_call_leaves_the_plans_usable():
+    net, rng = fastrnn.GRU(3, 4, seed=0), np.random.default_rng(0)
+    made = fastrnn.planned(lambda x: net(x)[0])
+    made._users["thread"] = threading.get_ident()  # as an exception between two instructions would leave it
+    for _ in range(CALLS):
+        made(normal(rng, 5, 2, 3))
+    assert made.used
 
 
 def test_a_wrong_argument_is_an_error_of_the_function():

@@ -6,6 +6,11 @@ import numpy as np
 
 from fastrnn import _engine
 
+KEPT_ARRAY = (
+    "this array belongs to a plan, whose later runs write to it: a planned function must not keep arrays that its "
+    "layers made, in a list or a cache for instance, but return them"
+)
+
 
 def unmasked(name, value):
     """Refuse a masked array with masked values: np.asarray would lose the mask."""
@@ -16,10 +21,21 @@ def unmasked(name, value):
         )
 
 
+def as_array(value):
+    """As np.asarray; an array that is being recorded stays one, and an array that was recorded cannot be used."""
+    if type(value) is np.ndarray:
+        return value
+    if not getattr(value, "belongs_to_plan", False):
+        return np.asarray(value)
+    if _engine.recording() is None:
+        raise RuntimeError(KEPT_ARRAY)
+    return value
+
+
 def array(name, value, of):
     """Check that the dtype is that of the layer `of`; returns an aligned array, copied only if necessary."""
     unmasked(name, value)
-    value = np.asarray(value)
+    value = as_array(value)
     if value.dtype != of.dtype:
         raise TypeError(
             f"{name} is {value.dtype}, but this {of.kind} computes in {of.dtype}: "
@@ -31,7 +47,7 @@ def array(name, value, of):
 def integers(name, values):
     """Check integers of any shape; returns them as C-contiguous int64."""
     unmasked(name, values)
-    values = np.asarray(values)
+    values = as_array(values)
     if values.dtype.kind not in "iu" and values.size:
         raise TypeError(f"{name} are {values.dtype}, but they must be whole numbers")
     if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
@@ -52,6 +68,8 @@ def contiguous(array, dtype=None):
 def within(ids, least, most):
     """Let a plan that is recorded check in each run that ids, which are now, are from `least` to `most`."""
     if _engine.recording() is not None:
+        if ids.dtype != np.int64 or not ids.flags.c_contiguous:
+            raise _engine.NotRecordable("whole numbers that are not a contiguous int64 array")
         _engine.check_within(ids, least, most)
 
 
@@ -66,7 +84,7 @@ def copied_ids(ids):
 def real_rows(name, values):
     """Check (T, B, n) or (rows, n), float32 or float64; returns it C-contiguous, copied only if necessary."""
     unmasked(name, values)
-    values = np.asarray(values)
+    values = as_array(values)
     if values.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} is {values.dtype}, but it must be float32 or float64")
     if values.ndim not in (2, 3):
@@ -76,7 +94,7 @@ def real_rows(name, values):
 
 def like(name, value, other_name, other):
     """Check shape and dtype against another array; returns it C-contiguous, copied only if necessary."""
-    value = np.asarray(value)
+    value = as_array(value)
     if value.dtype != other.dtype:
         raise TypeError(
             f"{name} is {value.dtype}, but {other_name} is {other.dtype}: convert with {name}.astype('{other.dtype}')"
@@ -88,7 +106,7 @@ def like(name, value, other_name, other):
 
 def like_output(layer, dy, shape, dtype):
     """Check dy against the output of the forward pass; returns it C-contiguous, copied only if necessary."""
-    dy = np.asarray(dy)
+    dy = as_array(dy)
     if dy.dtype != dtype:
         raise TypeError(f"dy is {dy.dtype}, but this {layer.kind} gave {dtype}: convert with dy.astype('{dtype}')")
     if dy.shape != shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastrnn import _engine
-from fastrnn._check.arrays import array, contiguous, copied_ids, integers, unmasked, within
+from fastrnn._check.arrays import array, as_array, contiguous, copied_ids, integers, unmasked, within
 from fastrnn._check.values import described
 
 
@@ -33,7 +33,7 @@ def ids(layer, value, embedding):
     if "weight" not in getattr(embedding, "params", ()):
         raise TypeError(f"embedding is {type(embedding).__name__}, but it must be a fastrnn.Embedding")
     unmasked("x", value)
-    value = np.asarray(value)
+    value = as_array(value)
     weight = embedding.params["weight"]
     if value.dtype.kind not in "iu":
         raise TypeError(f"x is {value.dtype}, but with embedding= it must hold integer ids")
@@ -112,7 +112,7 @@ def lengths(value, T, B, unbatched):
     """Check lengths; returns None or (B,) int64 from 0 to T."""
     if value is None:
         return None
-    value = np.asarray(value)
+    value = as_array(value)
     if unbatched and value.ndim == 0:
         value = value[None]
     if value.dtype.kind not in "iu" and value.size:
@@ -142,7 +142,7 @@ def steps(layer, name, value, T, B, unbatched):
     """Check one bool for each step; returns None or (T, B), time-major."""
     if value is None:
         return None
-    value = np.asarray(value)
+    value = as_array(value)
     if value.dtype != np.bool_:
         raise TypeError(f"{name} must be bool, got {value.dtype}: convert with {name}.astype(bool)")
     want = (T,) if unbatched else (B, T) if layer.batch_first else (T, B)
@@ -260,8 +260,12 @@ def weights(value, shape):
         value = np.asarray(value, np.float64)
     if value.shape != shape:
         raise ValueError(f"weights have shape {value.shape}, but the targets have shape {shape}")
+    _engine.call(_valid_weights, value)
+    return value
+
+
+def _valid_weights(value):
     if not (value >= 0).all() or not np.isfinite(value).all():
         raise ValueError(
             f"weights must be finite and not negative, got {value[~(value >= 0) | ~np.isfinite(value)][0]}"
         )
-    return value

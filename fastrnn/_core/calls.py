@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 
-from fastrnn import _check
+from fastrnn import _check, _engine
 from fastrnn._core.stack import Dropout
 
 _lock = threading.Lock()
@@ -28,6 +28,8 @@ def next_call(layer):
 
     A call that fails returns its number, so that the next call uses the masks of the failed one.
     """
+    if _engine.recording() is not None:
+        raise _engine.NotRecordable("dropout without the argument rng, a new key in each call")
     with _lock:
         layer._calls += 1
         number = layer._calls

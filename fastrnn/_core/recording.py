@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastrnn import _engine
+from fastrnn._check.arrays import KEPT_ARRAY
 
 MOST_BYTES = 1 << 25  # of a plan's memory; the time that Python takes is a small part of a larger update
 _BLOCK_BYTES = 1 << 18
@@ -117,7 +118,7 @@ class RecordedFloat:
     """A result of a recorded computation, which later runs write to ``cell[0]``. Its present value cannot be used."""
 
     def __init__(self, cell):
-        self.cell = cell
+        self.cell = cell.view(np.ndarray)
 
     @classmethod
     def of(cls, cell) -> Any:
@@ -139,8 +140,10 @@ for _name in (
 class RecordedArray(np.ndarray):
     """An argument of a recorded function, or an array that its layers made: views, but no values, may be taken of it.
 
-    What NumPy computes from it would be a constant of the plan. fastrnn's own modules may compute with it.
+    What NumPy computes from it would be a constant of the plan. Only the checks of arguments may read it.
     """
+
+    belongs_to_plan = True
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         _check_caller(f"numpy.{ufunc.__name__}")
@@ -152,11 +155,13 @@ class RecordedArray(np.ndarray):
     def __array_function__(self, function, types, arguments, options):
         if function.__name__ not in _WITHOUT_VALUES:
             _check_caller(f"numpy.{function.__name__}")
+        if function.__name__.endswith("_like"):
+            return function(*map(_plain, arguments), **options)
         return super().__array_function__(function, types, arguments, options)
 
     def __getitem__(self, key):
         found = super().__getitem__(key)
-        if not isinstance(found, np.ndarray) or not np.may_share_memory(found, self):
+        if not isinstance(found, np.ndarray) or (found.size and not np.may_share_memory(found, self)):
             _check_caller("indexing")
         return found
 
@@ -192,11 +197,13 @@ def _plain(value):
 
 
 def _check_caller(what):
-    """Raise NotRecordable unless the code that computes with an array is fastrnn's own."""
+    """Raise NotRecordable unless an array is read by the checks of arguments."""
+    if _engine.recording() is None:
+        raise RuntimeError(KEPT_ARRAY)
     frame = sys._getframe(2)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "numpy":
         frame = frame.f_back
-    if frame is None or frame.f_globals.get("__name__", "").split(".")[0] != "fastrnn":
+    if frame is None or not frame.f_globals.get("__name__", "").startswith("fastrnn._check"):
         raise _engine.NotRecordable(
             f"NumPy computes with an array between the layers ({what}): do so before or after the function"
         )

@@ -60,6 +60,7 @@ from fastrnn._engine.plan import (
     recording,
     result_of,
     viewed,
+    with_parts,
 )
 from fastrnn._engine.rows import (
     add_rows,
@@ -99,5 +100,5 @@ __all__ = [
     "mean_loss", "mean_weights", "open_blas", "pack", "pack_columns", "parts_of", "product", "ragged_places",
     "read_loop", "record", "recording", "result_of", "rmsprop", "row_ids", "scale", "scatter_add",
     "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "squared_error",
-    "sum_of_squares", "threads_paused", "thresholds", "vector_lanes", "viewed", "waves_pay", "zeros",
+    "sum_of_squares", "threads_paused", "thresholds", "vector_lanes", "viewed", "with_parts", "waves_pay", "zeros",
 ]  # fmt: skip

@@ -127,6 +127,8 @@ class RecurrentCalls(Layer, Generic[StateT]):
         """
         given = state is not None
         check_cells.states_of(mask, return_states)
+        if return_states and _engine.recording() is not None:
+            raise _engine.NotRecordable("return_states")
         call, state, unbatched = self._prepare(x, state, lengths, mask, resets, context, embedding)
         batch, rows = call.batch, call.x
         check = self._finite_pass(check_finite, call, state, given, unbatched)
@@ -291,6 +293,8 @@ class RecurrentCalls(Layer, Generic[StateT]):
             resets = _check.resets(self, resets, T, B, unbatched)
         if context is not None or self.context_size:
             context = _check.context(self, context, B, unbatched)
+        if _engine.recording() is not None and not (mask is None and resets is None):
+            raise _engine.NotRecordable("masked steps and resets")  # whether there are any is seen from their contents
         if mask is None or mask.all():
             batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
         else:

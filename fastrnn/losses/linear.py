@@ -66,6 +66,8 @@ def softmax_linear(
     >>> dx.shape, bool((dx[4] == 0).all())
     ((5, 3), True)
     """
+    if _engine.recording() is not None:
+        raise _engine.NotRecordable("softmax_linear")
     eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
     x, targets = _checked_rows(linear, x, targets)
     grads, _ = linear._gradients(into)
@@ -110,6 +112,8 @@ def softmax_linear_nll(linear: Linear, x: ArrayLike, targets: IntsLike) -> NDArr
     ndarray, shape (N,)
         NLL of each row in nats, 0 where the row is ignored.
     """
+    if _engine.recording() is not None:
+        raise _engine.NotRecordable("softmax_linear_nll")
     x, targets = _checked_rows(linear, x, targets)
     found = np.empty(len(targets))
     for rows, logits, nll in _chunks(linear, x):

@@ -85,7 +85,10 @@ class SoftmaxCrossEntropy:
         """
         _check.choice("reduction", reduction, ("mean", "none"))
         eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
-        logits, targets, count = self._prepare(logits, targets, lengths)
+        if _engine.recording() is not None:
+            raise _engine.NotRecordable("softmax_cross_entropy without its gradient")
+        logits, targets = self._prepare(logits, targets, lengths)
+        count = int(np.count_nonzero(targets >= 0))
         nll, rows = np.empty(targets.size), logits.reshape(targets.size, logits.shape[-1])
         _engine.softmax_nll(rows, targets.ravel(), None, nll, None)
         if eps:
@@ -127,7 +130,7 @@ class SoftmaxCrossEntropy:
             Function of ``(dloss=1.0)`` that returns the gradient of logits: `out` if it was given and dloss is 1.
         """
         eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
-        logits, targets, _ = self._prepare(logits, targets, lengths)
+        logits, targets = self._prepare(logits, targets, lengths)
         shape, dtype = logits.shape, logits.dtype
         dlogits = _engine.empty(shape, dtype) if out is None else _check.writable_like("out", out, shape, dtype)
         logits = _check.apart(logits, dlogits, same=True)
@@ -163,14 +166,14 @@ class SoftmaxCrossEntropy:
 
     @staticmethod
     def _prepare(logits, targets, lengths):
-        """Check the arguments; returns logits, targets with -1 for ignored steps, and the number of valid steps."""
+        """Check the arguments; returns logits, and targets with -1 for ignored steps."""
         logits = _check.real_rows("logits", logits)
         targets = _check.targets(targets, logits.shape[:-1], logits.shape[-1])
         mask = _check.valid_steps(lengths, targets.shape, "logits")
         if mask is not None:
             given, targets = targets, _engine.empty(targets.shape, np.int64)
             _engine.call(valid_targets, given, mask, targets)
-        return logits, targets, int(np.count_nonzero(targets >= 0))
+        return logits, targets
 
 
 def logit_above_mean(rows, targets, out=None):

@@ -69,18 +69,19 @@ def greatest(net, y, state, lengths):
     """The maximum of each unit's output over the sequence's own steps."""
     where, pooled = _engine.empty((1, *y.shape[1:]), np.int64), _engine.empty(y.shape[1:], y.dtype)
 
-    def compute(y, lengths):
-        valid = np.where((np.arange(len(y))[:, None] < lengths)[..., None], y, -np.inf)
-        where[:] = valid.argmax(0)
-        pooled[:] = np.take_along_axis(y, where, 0)[0]
-
     def backward(dpooled):
         dy = _engine.zeros(y.shape, y.dtype)
         _engine.call(np.put_along_axis, dy, where, dpooled[None], 0)
         return {"dy": dy}
 
-    _engine.call(compute, y, lengths)
+    _engine.call(_take_greatest, y, lengths, where, pooled)
     return pooled, backward
+
+
+def _take_greatest(y, lengths, where, pooled):
+    valid = np.where((np.arange(len(y))[:, None] < lengths)[..., None], y, -np.inf)
+    where[:] = valid.argmax(0)
+    pooled[:] = np.take_along_axis(y, where, 0)[0]
 
 
 def each(net, y, state, lengths):

@@ -10,6 +10,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 import copy
+import dataclasses
 import os
 
 import numpy as np
@@ -124,17 +125,25 @@ def copy_arrays(list given, list arrays):
             np.copyto(target, source)
 
 
+SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype, type)
+
+
 def flatten(value, list arrays, list others):
     """Append the arrays in nested tuples, dicts and dataclasses to one list, all other values and types to another."""
+    others.append(type(value))
     if isinstance(value, np.ndarray):
         arrays.append(value)
         others.append(value.shape)
         others.append(value.dtype)
         return
-    others.append(type(value))
     parts = parts_of(value)
     if parts is None:
-        others.append(value)
+        if not isinstance(value, SIMPLE):
+            raise TypeError(
+                f"arguments of a planned function are arrays, numbers, strings, None, or tuples, dicts or dataclasses "
+                f"of them, but one is {type(value).__name__}"
+            )
+        others.append(value.hex() if type(value) is float else value)     # 0.0 == -0.0
         return
     others.append(tuple(value) if isinstance(value, dict) else len(parts))
     for part in parts:
@@ -147,19 +156,20 @@ def parts_of(value):
         return value
     if isinstance(value, dict):
         return list(value.values())
-    fields = None if isinstance(value, type) else getattr(value, "__dataclass_fields__", None)
-    return None if fields is None else [getattr(value, name) for name in fields]
+    if isinstance(value, type) or not hasattr(value, "__dataclass_fields__"):
+        return None
+    return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
 
 
 def with_parts(value, parts):
     """A tuple, dict or dataclass of the same type with other parts."""
     if isinstance(value, dict):
-        return dict(zip(value, parts))
+        return type(value)(zip(value, parts))
     if isinstance(value, tuple):
-        return tuple(parts) if type(value) is tuple else type(value)(*parts)
+        return tuple(parts) if type(value) is tuple else getattr(value, "_make", type(value))(parts)
     made = copy.copy(value)
-    for name, part in zip(value.__dataclass_fields__, parts):
-        object.__setattr__(made, name, part)
+    for field, part in zip(dataclasses.fields(value), parts):
+        object.__setattr__(made, field.name, part)
     return made
 
 
