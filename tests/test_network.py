@@ -364,3 +364,8 @@ def test_rows_to_reset():
         s.reset([0.5])
     s.reset([-1])
     assert (s.state[:, 2] == 0).all() and (s.state[:, :2] == state[:, :2]).all() and y.any()
+
+
+def test_steps_that_are_no_dict():
+    with pytest.raises(TypeError, match=r"the steps of a Network are list, but they must be a dict: Network\(\{"):
+        fastrnn.Network([fastrnn.GRU(2, 3)])

@@ -61,8 +61,15 @@ class Network:
     """
 
     def __init__(self, steps: Mapping[str, Any]):
+        try:
+            steps = dict(steps)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"the steps of a Network are {type(steps).__name__}, but they must be a dict: "
+                'Network({"rnn": rnn, "linear": linear})'
+            ) from None
         self.steps: dict[str, Any] = {
-            name: step if hasattr(step, "params") else check_cells.plain(step) for name, step in dict(steps).items()
+            name: step if hasattr(step, "params") else check_cells.plain(step) for name, step in steps.items()
         }
         self.layers: dict[str, Layer | Any] = {
             name: step for name, step in self.steps.items() if hasattr(step, "params")
