@@ -125,7 +125,8 @@ DAMAGED = {
         file_of('{"a":{"shape":' + "[" * 3000 + "]" * 3000 + "}}"),
         "where the description of tensor 'a' must be",
     ),
-    "a shape nested deeply": (file_of('{"a":{"shape":' + "[" * 1900 + "]" * 1900 + "}}"), "tensor 'a': "),
+    # Python 3.13 can read it, and then misses the other keys
+    "a shape nested deeply": (file_of('{"a":{"shape":' + "[" * 1900 + "]" * 1900 + "}}"), "tensor 'a'"),
     "no shape": (
         file_of({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, bytes(4)),
         "tensor 'a' has ['dtype', 'data_offsets'], but it must have",
