@@ -183,13 +183,28 @@ def test_a_constant_is_noticed_even_if_the_first_batches_are_equal():
     assert not made.used and "numpy.maximum" in str(made.refused)
 
 
+@pytest.mark.parametrize("copied", ["x.reshape(10, 3)", "x.ravel()", "np.reshape(x, (10, 3))"])
+def test_a_reshape_that_copies_is_noticed(copied):
+    net, rng = fastrnn.GRU(3, 4, seed=0), np.random.default_rng(0)
+
+    def function(given):
+        x = given.transpose(1, 0, 2)
+        return net(eval(copied, {"x": x, "np": np}).reshape(5, 2, 3))[0]
+
+    made, x, other = fastrnn.planned(function), normal(rng, 5, 2, 3), normal(rng, 5, 2, 3)
+    for _ in range(20):
+        made(x)
+    assert_array_equal(made(other), function(other))
+    assert not made.used and "that copies" in str(made.refused)
+
+
 def test_views_and_shapes_of_recorded_arrays():
     net, rng = fastrnn.GRU(3, 4, seed=0), np.random.default_rng(0)
 
     def last(x):
         (y, h), backward = net.vjp(x.transpose(0, 1, 2)[:, :2])
         assert y.shape == (len(x), 2, 4) and y.ndim == 3
-        return y[-1], h[0], backward(np.ones_like(y)).x
+        return y[-1], h[0], backward(np.ones_like(y)).x, y.reshape(-1, 4), y.ravel()[:3], y.reshape((10, 4), order="C")
 
     assert_same(last, [(normal(rng, 5, 2, 3),) for _ in range(CALLS)])
 

@@ -161,13 +161,24 @@ class RecordedArray(np.ndarray):
 
     def __getitem__(self, key):
         found = super().__getitem__(key)
-        if not isinstance(found, np.ndarray) or (found.size and not np.may_share_memory(found, self)):
+        if not isinstance(found, np.ndarray):
             _check_caller("indexing")
-        return found
+        return self._view(found, "indexing")
 
     def __setitem__(self, key, value):
         _check_caller("assignment to elements")
         super().__setitem__(key, value)
+
+    def reshape(self, *shape, **options):
+        return self._view(super().reshape(*shape, **options), "a reshape that copies")
+
+    def ravel(self, *order, **options):
+        return self._view(super().ravel(*order, **options), "a ravel that copies")
+
+    def _view(self, found, what):
+        if found.size and not np.may_share_memory(found, self):
+            _check_caller(what)
+        return found
 
 
 _WITHOUT_VALUES = {  # functions of NumPy that need only the shape, or return a view
@@ -201,7 +212,7 @@ def _check_caller(what):
     if _engine.recording() is None:
         raise RuntimeError(KEPT_ARRAY)
     frame = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "numpy":
+    while frame is not None and frame.f_globals.get("__name__", "").startswith((__name__, "numpy.")):
         frame = frame.f_back
     if frame is None or not frame.f_globals.get("__name__", "").startswith("fastrnn._check"):
         raise _engine.NotRecordable(
