@@ -22,7 +22,9 @@ enum { ROWS = 3 };
 #define GEMM_TERMS 64
 #endif
 
-enum { PANEL = RNN_PANEL, K_BLOCK = 512 };
+enum { PANEL = RNN_PANEL, LINE = 64 / sizeof(real) };       /* LINE: elements of a cache line */
+enum { FAR = 524288 / sizeof(real) };                       /* weights that may be read from beyond L2 */
+enum { K_BLOCK = 128, FEW_ROWS_BLOCK = 512 };               /* terms of a product at a time: of several tiles, of one */
 enum { PAIR_BYTES = 16384 };        /* two panels at a time only if they fit into L1 together, for the next step */
 
 #include "kernels_product.h"
@@ -40,6 +42,7 @@ typedef struct {
     const real *x, *bias;        /* input part (rows, ldx) and bias (rows or 1, ldb) of the first vector */
     ptrdiff_t ldx, ldb, column, x_panel;   /* column, x_panel: from one column, or panel, to the next    */
     int x_cols;                  /* columns with an input part; the others start from the bias alone     */
+    const real *ahead;           /* to prefetch, see tile_ahead                                          */
 } chain_args;
 
 /* out (panels, rows, cols, VL) = x + bias + state @ w: the pre-activations of some rows and blocks of units. They are
@@ -57,7 +60,8 @@ INLINE void chain_tile(int panels, int rows, int cols, const chain_args *s, real
                 const vec b = v_load(s->bias + m * s->ldb + at);
                 acc[(p * rows + m) * cols + j] = j < s->x_cols ? v_load(s->x + m * s->ldx + at) + b : b;
             }
-    tile(acc, panels, rows, cols, s->K, s->a, s->lda, 1, s->w, s->w_step, s->w_panel);
+    tile(acc, panels, rows, cols, s->K, s->a, s->lda, 1, s->w, s->w_step, s->w_panel,
+         s->ahead);
 #pragma GCC unroll 24
     for (int q = 0; q < panels * rows * cols; q++)
         v_store(out + q * VL, acc[q]);
@@ -124,8 +128,11 @@ INLINE void step_blocks(const rnn_step *s, int gates, chain_args args, ptrdiff_t
         } else {
             args.w = w + panel_offset(now.v, PANEL, s->Hp / VL, args.K, &args.w_step);
         }
-        for (ptrdiff_t row = 0; row < s->rows;) {
+        const real *next = args.w + (s->flip ? -args.w_panel : args.w_panel);
+        ptrdiff_t tile = 0;
+        for (ptrdiff_t row = 0; row < s->rows; tile++) {
             const int rows = next_rows(s->rows - row);
+            args.ahead = tile_ahead(tile, next, args.K, args.w_step, s->Hp * cols_of * args.K);
             args.x = x + row * tape + unit;
             args.bias = bias + row * s->bias_stride + unit;
             args.a = a + row * args.lda;

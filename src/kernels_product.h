@@ -46,13 +46,23 @@ INLINE ptrdiff_t panel_offset(ptrdiff_t v, int panel, ptrdiff_t vectors, ptrdiff
     return first * VL * K + (v - first) * VL;
 }
 
+/* The address from which tile number `tile` of a pass prefetches, a line for each k: its share of the K rows of weights
+ * at `next`, w_step apart; NULL if nothing is left. Weights that do not stay in L2 would keep the first tile of each
+ * pass waiting. `size`: elements of all weights. */
+INLINE const real *tile_ahead(ptrdiff_t tile, const real *next, ptrdiff_t K, ptrdiff_t w_step, ptrdiff_t size)
+{
+    return size > FAR && tile * LINE < w_step ? next + tile * K * LINE : NULL;
+}
+
 /* acc[p][m][j] += sum_k a[m][k] * w[p][k][j], k in order, one chain per element: the bits of a row do not depend on
  * `rows` or `panels`. rows, panels and cols are constants at each call, so that acc stays in registers. */
 INLINE void tile(vec *acc, int panels, int rows, int cols, ptrdiff_t K, const real *a, ptrdiff_t row_stride,
-                 ptrdiff_t k_stride, const real *w, ptrdiff_t w_step, ptrdiff_t panel_stride)
+                 ptrdiff_t k_stride, const real *w, ptrdiff_t w_step, ptrdiff_t panel_stride, const real *ahead)
 {
     for (ptrdiff_t k = 0; k < K; k++, w += w_step) {
         vec b[ROWS];
+        if (rows > 2 && ahead)
+            __builtin_prefetch(ahead + k * LINE, 0, 2);
 #pragma GCC unroll 8
         for (int m = 0; m < rows; m++)
             b[m] = v_set(a[m * row_stride + k * k_stride]);
@@ -72,6 +82,7 @@ typedef struct {
     ptrdiff_t K, row_stride, k_stride, w_step, panel_stride, ldc;
     ptrdiff_t tail;              /* columns in the last vector of the last panel */
     int from_c;                  /* start from c instead of 0                    */
+    const real *ahead;           /* to prefetch, see tile_ahead                  */
     const real *bias;
 } tile_args;
 
@@ -85,7 +96,8 @@ INLINE void product_tile(int panels, int rows, int cols, const tile_args *t, con
         for (int q = 0; q <= last; q++)
             acc[(q / cols * rows + m) * cols + q % cols] = !t->from_c ? (vec){0}
                 : q < last ? v_load(c + m * t->ldc + q * VL) : v_load_n(c + m * t->ldc + q * VL, t->tail);
-    tile(acc, panels, rows, cols, t->K, a, t->row_stride, t->k_stride, w, t->w_step, t->panel_stride);
+    tile(acc, panels, rows, cols, t->K, a, t->row_stride, t->k_stride, w, t->w_step, t->panel_stride,
+         t->ahead);
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++)
 #pragma GCC unroll 8
@@ -125,18 +137,25 @@ static void product_rows(int rows, int cols, const tile_args *t, const real *a, 
     }
 }
 
-static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile_args *t, const real *w)
+/* The columns of one panel. Several tiles of rows take the terms in blocks, whose weights stay in L1 meanwhile. `next` is
+ * the panel after it. */
+static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile_args *t, const real *w,
+                          const real *next)
 {
     const real *a = p->a;
     real *c = (real *)p->c + column;
-    for (ptrdiff_t k = 0; k == 0 || k < p->K; k += K_BLOCK) {
-        t->K = p->K - k < K_BLOCK ? p->K - k : K_BLOCK;
+    const ptrdiff_t block = p->groups > 1 || p->count[0] > ROWS ? K_BLOCK : FEW_ROWS_BLOCK;
+    for (ptrdiff_t k = 0; k == 0 || k < p->K; k += block) {
+        const real *after = k + block < p->K ? w + (k + block) * t->w_step : next;
+        ptrdiff_t tile = 0;
+        t->K = p->K - k < block ? p->K - k : block;
         t->from_c = p->accumulate || k > 0;
-        t->bias = p->bias && k + K_BLOCK >= p->K ? (const real *)p->bias + column : NULL;
+        t->bias = p->bias && k + block >= p->K ? (const real *)p->bias + column : NULL;
         for (ptrdiff_t g = 0; g < p->groups; g++) {
             const ptrdiff_t end = p->first[g] + p->count[g];
-            for (ptrdiff_t r = p->first[g]; r < end;) {
+            for (ptrdiff_t r = p->first[g]; r < end; tile++) {
                 const int rows = next_rows(end - r);
+                t->ahead = tile_ahead(tile, after, block, t->w_step, p->N * p->K);
                 product_rows(rows, cols, t, a + r * p->lda + k, w + k * t->w_step, c + r * p->ldc);
                 r += rows;
             }
@@ -148,9 +167,10 @@ static void product_panel(const rnn_product *p, ptrdiff_t column, int cols, tile
 static void product(const rnn_product *p)
 {
     const ptrdiff_t vectors = (p->N + VL - 1) / VL;
-    const int one_row = p->groups == 1 && p->count[0] == 1 && p->K <= K_BLOCK;
+    const int one_row = p->groups == 1 && p->count[0] == 1 && p->K <= FEW_ROWS_BLOCK;
     const passes over = passes_over(p->v0, p->v1 ? p->v1 : vectors, PANEL, one_row);
-    tile_args t = {.row_stride = p->lda, .k_stride = 1, .ldc = p->ldc, .panel_stride = PANEL * VL * p->K};
+    const ptrdiff_t panel = PANEL * VL * p->K;
+    tile_args t = {.row_stride = p->lda, .k_stride = 1, .ldc = p->ldc, .panel_stride = panel};
     for (ptrdiff_t i = 0; i < over.count; i++) {
         const pass now = pass_at(&over, p->flip ? over.count - 1 - i : i);
         const real *w = (const real *)p->w + panel_offset(now.v, PANEL, vectors, p->K, &t.w_step);
@@ -162,7 +182,7 @@ static void product(const rnn_product *p)
             product_tile(2, 1, PANEL, &t, (const real *)p->a + p->first[0] * p->lda, w,
                          (real *)p->c + p->first[0] * p->ldc + now.v * VL);
         } else {
-            product_panel(p, now.v * VL, now.cols, &t, w);
+            product_panel(p, now.v * VL, now.cols, &t, w, p->flip ? w - panel : w + panel);
         }
     }
 }
@@ -237,35 +257,77 @@ static void pack_block(ptrdiff_t K, int cols, ptrdiff_t width, const real *b, pt
 INLINE void prefetch_tile(const real *c, ptrdiff_t rows, int cols, ptrdiff_t ldc)
 {
     for (ptrdiff_t m = 0; m < rows && m < ROWS; m++)
-        for (int j = 0; j < cols * VL; j += 64 / (int)sizeof(real))
+        for (int j = 0; j < cols * VL; j += LINE)
             __builtin_prefetch(c + m * ldc + j, 1);
 }
 
-/* For each panel of columns and block of k: copy this part of b in panel order, then compute every row tile of c with
- * it. */
+/* A part of the product c (M,N) += op(a) (M,K) @ op(b) (K,N), with the distances of its elements. */
+typedef struct {
+    ptrdiff_t M, N, K;
+    const real *a, *b;
+    ptrdiff_t a_m, a_k, b_k, b_n;
+    real *c;
+    ptrdiff_t ldc;
+    int far;                     /* c does not fit into the cache */
+} gemm_args;
+
+/* For each panel of columns: copy this part of b in panel order, then compute every row tile of c with it. */
+INLINE void gemm_panels(const gemm_args *g, const real *tiles, real *panel)
+{
+    for (ptrdiff_t n = 0; n < g->N; n += PANEL * VL) {
+        const ptrdiff_t width = g->N - n < PANEL * VL ? g->N - n : PANEL * VL;
+        const int cols = (int)((width + VL - 1) / VL);
+        const tile_args t = {.K = g->K, .row_stride = tiles ? 1 : g->a_m, .k_stride = tiles ? ROWS : g->a_k,
+                             .w_step = cols * VL, .ldc = g->ldc, .tail = width - (cols - 1) * VL, .from_c = 1};
+        pack_block(g->K, cols, width, g->b + n * g->b_n, g->b_k, g->b_n, panel);
+        for (ptrdiff_t m = 0; m < g->M;) {
+            const int rows = tiles ? (g->M - m < ROWS ? (int)(g->M - m) : ROWS) : next_rows(g->M - m);
+            const real *a = tiles ? tiles + m * g->K : g->a + m * g->a_m;
+            if (g->far)
+                prefetch_tile(g->c + (m + rows) * g->ldc + n, g->M - m - rows, cols, g->ldc);
+            product_rows(rows, cols, &t, a, panel, g->c + m * g->ldc + n);
+            m += rows;
+        }
+    }
+}
+
+/* Copy a (M,K) in tiles of ROWS rows: the ROWS elements of each k are adjacent. */
+static void pack_tiles(const gemm_args *g, real *tiles)
+{
+    for (ptrdiff_t k = 0; k < g->K; k++) {
+        const real *from = g->a + k * g->a_k;
+        for (ptrdiff_t m = 0; m < g->M; m += ROWS) {
+            real *to = tiles + m * g->K + k * ROWS;
+            if (g->a_m == 1 && m + ROWS <= g->M)
+                memcpy(to, from + m, ROWS * sizeof(real));
+            else
+                for (ptrdiff_t r = m; r < m + ROWS && r < g->M; r++)
+                    to[r - m] = from[r * g->a_m];
+        }
+    }
+}
+
+/* Many columns read each part of `a` often, so it is copied too: rows of a large `a` compete for the same lines of the
+ * cache. Few columns would not repay the copy. */
 static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
                  const void *va, ptrdiff_t lda, const void *vb, ptrdiff_t ldb, void *vc, ptrdiff_t ldc)
 {
-    enum { BLOCK = 256, FAR_BYTES = 262144 };
-    const real *a = va, *b = vb;
-    real *c = vc, packed[BLOCK * PANEL * VL];
-    const ptrdiff_t a_m = trans_a ? 1 : lda, a_k = trans_a ? lda : 1;
-    const ptrdiff_t b_k = trans_b ? 1 : ldb, b_n = trans_b ? ldb : 1;
-    const int far = M * N * (ptrdiff_t)sizeof(real) > FAR_BYTES;
-    for (ptrdiff_t n = 0; n < N; n += PANEL * VL)
-        for (ptrdiff_t k = 0; k < K; k += BLOCK) {
-            const ptrdiff_t width = N - n < PANEL * VL ? N - n : PANEL * VL;
-            const int cols = (int)((width + VL - 1) / VL);
-            const tile_args t = {.K = K - k < BLOCK ? K - k : BLOCK, .row_stride = a_m, .k_stride = a_k,
-                                 .w_step = cols * VL, .ldc = ldc, .tail = width - (cols - 1) * VL, .from_c = 1};
-            pack_block(t.K, cols, width, b + k * b_k + n * b_n, b_k, b_n, packed);
-            for (ptrdiff_t m = 0; m < M;) {
-                const int rows = next_rows(M - m);
-                if (far)
-                    prefetch_tile(c + (m + rows) * ldc + n, M - m - rows, cols, ldc);
-                product_rows(rows, cols, &t, a + m * a_m + k * a_k, packed, c + m * ldc + n);
-                m += rows;
-            }
+    enum { BLOCK = 256, TILED_BLOCK = 128, TILED_ROWS = 32 * ROWS, FEW_COLUMNS = 2 * PANEL * VL, FAR_BYTES = 262144 };
+    real panel[BLOCK * PANEL * VL], tiles[TILED_BLOCK * TILED_ROWS];
+    const int tiled = N > FEW_COLUMNS;
+    const ptrdiff_t block = tiled ? TILED_BLOCK : BLOCK, rows = tiled ? TILED_ROWS : M;
+    gemm_args g = {.N = N, .a_m = trans_a ? 1 : lda, .a_k = trans_a ? lda : 1, .b_k = trans_b ? 1 : ldb,
+                   .b_n = trans_b ? ldb : 1, .ldc = ldc, .far = M * N * (ptrdiff_t)sizeof(real) > FAR_BYTES};
+    for (ptrdiff_t k = 0; k < K; k += block)
+        for (ptrdiff_t m = 0; m < M; m += rows) {
+            g.M = M - m < rows ? M - m : rows;
+            g.K = K - k < block ? K - k : block;
+            g.a = (const real *)va + m * g.a_m + k * g.a_k;
+            g.b = (const real *)vb + k * g.b_k;
+            g.c = (real *)vc + m * ldc;
+            if (tiled)
+                pack_tiles(&g, tiles);
+            gemm_panels(&g, tiled ? tiles : NULL, panel);
         }
 }
 

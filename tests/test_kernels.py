@@ -173,6 +173,7 @@ def gemm_cases(dtype):
         (300, 70, 129),
         (20, 33, 700),
         (5, 2000, 1500),
+        (200, 300, 130),
     ]  # several tiles, blocks of k, and slices between signals
     for M, N, K in small + large:
         for trans_a in (False, True):
@@ -216,6 +217,45 @@ fastrnn.show_config()
     shown = processes.output(code, **({"FASTRNN_BLAS": "builtin"} if blas == "builtin" else {}))
     if blas == "builtin":
         assert "builtin" in shown, shown
+
+
+def check_gemm_of_parts(dtype):
+    rng, width = np.random.default_rng(4), 4 * _engine.vector_lanes(dtype == "float64")
+    for M, N, K in [
+        (1, 1, 300),
+        (7, 2 * width, 129),
+        (191, 2 * width + 1, 128),
+        (197, 3 * width - 5, 257),
+        (400, 9, 256),
+    ]:
+        for trans_a in (False, True):
+            a, b = (
+                rng.standard_normal((K, M) if trans_a else (M, K)).astype(dtype),
+                rng.standard_normal((K, N)).astype(dtype),
+            )
+            start = rng.standard_normal((M, N)).astype(dtype)
+            whole, parts = start.copy(), start.copy()
+            _engine.gemm(trans_a, False, a, b, whole)
+            m, n = rng.integers(0, M + 1), rng.integers(0, N + 1)
+            for rows in (slice(0, m), slice(m, M)):
+                for columns in (slice(0, n), slice(n, N)):
+                    part = np.ascontiguousarray(parts[rows, columns])
+                    _engine.gemm(trans_a, False, a[:, rows] if trans_a else a[rows], b[:, columns], part)
+                    parts[rows, columns] = part
+            same_bits(parts, whole, f"M={M} N={N} K={K} {trans_a}, parts at {m} and {n}")
+
+
+def test_the_built_in_gemm_has_the_same_bits_in_parts():
+    """Each element is one chain: it does not depend on which rows are copied, nor on the blocks of k."""
+    code = """
+import test_kernels
+from fastrnn import _engine
+for isa in _engine.available_isas():
+    _engine.set_isa(isa)
+    for dtype in ("float32", "float64"):
+        test_kernels.check_gemm_of_parts(dtype)
+"""
+    processes.output(code, FASTRNN_BLAS="builtin")
 
 
 def test_gemm_has_the_same_bits_on_any_number_of_threads(isa, dtype):

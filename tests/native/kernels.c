@@ -17,7 +17,8 @@ static void product(void)
 {
     enum { GROUPS = 3 };
     ptrdiff_t first[GROUPS], count[GROUPS], rows = 0;
-    const ptrdiff_t groups = 1 + below(GROUPS), N = columns(), K = below(8) ? below(40) : size_at(512, 0, 1024);
+    const ptrdiff_t groups = 1 + below(GROUPS), N = columns();
+    const ptrdiff_t K = below(8) ? below(40) : size_at(below(2) ? 128 : 512, 0, 1024);
     const ptrdiff_t vectors = (N + lanes - 1) / lanes, lda = K + below(3), ldc = N + below(3);
     for (ptrdiff_t g = 0; g < groups; g++) {
         first[g] = rows + below(2);
@@ -55,7 +56,8 @@ static void pack(void)
 static void gemm(void)
 {
     const int trans_a = (int)below(2), trans_b = (int)below(2);
-    const ptrdiff_t M = 1 + below(20), N = columns(), K = below(8) ? below(40) : size_at(256, 0, 512);
+    const ptrdiff_t M = below(8) ? 1 + below(20) : size_at(192, 1, 400), N = below(4) ? columns() : size_at(8 * lanes, 1, 400);
+    const ptrdiff_t K = below(8) ? below(40) : size_at(below(2) ? 128 : 256, 0, 512);
     const ptrdiff_t a_rows = trans_a ? K : M, a_columns = trans_a ? M : K;
     const ptrdiff_t b_rows = trans_b ? N : K, b_columns = trans_b ? K : N;
     const ptrdiff_t lda = a_columns + below(3), ldb = b_columns + below(3), ldc = N + below(3);
