@@ -103,7 +103,7 @@ def set_up(case, workers):
     return entries, facts
 
 
-def turns(entries):
+def turns(entries, cold=False):
     """Time all entries in turns.
 
     Returns {name: seconds per call in each round}, {name: whether each block was quiet}, and the fraction of time for
@@ -115,7 +115,7 @@ def turns(entries):
     while True:
         for name in active[rounds % len(active) :] + active[: rounds % len(active)]:
             worker, label = entries[name]
-            seconds, idle, undisturbed = worker.ask("block", label)
+            seconds, idle, undisturbed = worker.ask("block", label, cold)
             times[name].append(seconds)
             quiet[name].append(undisturbed)
             if name == "fastrnn":  # its calling thread always works; other libraries let theirs sleep
@@ -130,14 +130,14 @@ def turns(entries):
             active = [name for name in active if name == "fastrnn" or statistics.median(times[name][:2]) <= SLOW * best]
 
 
-def watched_turns(entries, fastrnn):
+def watched_turns(entries, fastrnn, cold=False):
     """Run `turns` and report how quiet the machine was.
 
     It was noisy if the clock moved, or if other guests or other programs took too much of the CPUs.
     """
     stolen, ticks = steal()
     before = fastrnn.ask("proxy")
-    times, quiet, kept = turns(entries)
+    times, quiet, kept = turns(entries, cold)
     after = fastrnn.ask("proxy")
     stolen_after, ticks_after = steal()
     moved = abs(after / before - 1)
@@ -148,14 +148,14 @@ def watched_turns(entries, fastrnn):
     return times, quiet, {**watched, "disturbed": disturbed, "noisy": noisy}
 
 
-def measure(case, workers, measured_limits, threads):
+def measure(case, workers, measured_limits, threads, cold=False):
     """Measure one case and return its entry of the JSON."""
     fastrnn = next(worker for worker in workers if worker.name == "fastrnn")
     start = perf_counter()
     entries, facts = set_up(case, workers)
-    times, quiet, watched = watched_turns(entries, fastrnn)
+    times, quiet, watched = watched_turns(entries, fastrnn, cold)
     if watched["noisy"]:
-        times, quiet, watched = watched_turns(entries, fastrnn)
+        times, quiet, watched = watched_turns(entries, fastrnn, cold)
     took = perf_counter() - start
     seconds, what = limits.bound(case, measured_limits, threads)
     result = {"id": case.id, "kind": case.kind, "cell": case.cell, "T": case.T, "B": case.B, "I": case.I, "H": case.H}

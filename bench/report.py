@@ -250,6 +250,7 @@ def summary(content):
     )
     commit = str(machine["commit"])[:12]
     where = f"{machine['cpu']}, {machine['cpus']} CPUs, {limits['isa']}, {machine['date']}, commit {commit}"
+    where += ", cold calls" if machine.get("cold") else ""
     core = f"One core: {limits['fma_gflops']:.0f} GFLOP/s float32, reads {escape(reads)} GB/s."
     return f"<p>{escape(where)}.<br>{escape(versions)}.<br>{core}{missing}</p>"
 

@@ -33,6 +33,9 @@ def parser():
         "--small", action="store_true", help="one input and few units, as in audio effects, instead of the usual sizes"
     )
     p.add_argument(
+        "--cold", action="store_true", help="do other work between calls, so that code and data leave the caches"
+    )
+    p.add_argument(
         "--only", default="", metavar="WORD[,WORD]", help="only cases whose id has all these words: train,lstm,B32"
     )
     p.add_argument(
@@ -87,16 +90,16 @@ def load(path, content):
     if not path.exists():
         return []
     old = json.loads(path.read_text())
-    for key in ("commit", "cpu"):
-        if old["machine"][key] != content["machine"][key]:
-            then, now = old["machine"][key], content["machine"][key]
+    for key in ("commit", "cpu", "cold"):
+        then, now = old["machine"].get(key, False), content["machine"][key]
+        if then != now:
             raise ValueError(
                 f"--resume: {path} has {key} {then}, but this run has {now}: omit --resume, or choose another --out"
             )
     return old["results"]
 
 
-def run(cases, names, threads, out, resume=False, say=print):
+def run(cases, names, threads, out, resume=False, say=print, cold=False):
     """Measure the cases and return the path of the JSON. `say` is called with one line for each case."""
     path = out / f"bench-{threads}-threads.json"
     workers, missing = start_workers(["fastrnn", *names], threads, out / "logs")
@@ -107,7 +110,7 @@ def run(cases, names, threads, out, resume=False, say=print):
         limits = fastrnn.ask("limits")
         versions = {worker.name: worker.version for worker in workers}
         record = fastrnn.ask("record")
-        record |= {"cpus": os.cpu_count(), "pinned_to": cpus(threads)}
+        record |= {"cpus": os.cpu_count(), "pinned_to": cpus(threads), "cold": cold}
         record = {**record, "caches": limits["caches"], "versions": {**record["versions"], **versions}}
         removed = {name: value for name, value in os.environ.items() if name.startswith(machine.POOLS)}
         content = {
@@ -124,7 +127,7 @@ def run(cases, names, threads, out, resume=False, say=print):
             if case.id in done:
                 say(f"{k}/{len(cases)} {case.id}: already there")
                 continue
-            result = measure.measure(case, workers, limits, threads)
+            result = measure.measure(case, workers, limits, threads, cold)
             content["results"].append(result)
             content.setdefault("idle_cpu", idle_cpu(workers))
             machine.write(path, content)
@@ -175,9 +178,8 @@ def main(argv=None):
                 bar.write(words, file=sys.stderr)
                 bar.update()
 
-            path = run(
-                cases, [name for name in names if name != "fastrnn"], threads, arguments.out, arguments.resume, say
-            )
+            peers = [name for name in names if name != "fastrnn"]
+            path = run(cases, peers, threads, arguments.out, arguments.resume, say, arguments.cold)
     page = report.write(arguments.out)
     if not arguments.report_only:
         print("results:", path)

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import importlib
 import itertools
+import json
 import os
 import pickle
 import signal
@@ -17,11 +18,14 @@ import sys
 import traceback
 from time import perf_counter, thread_time
 
+import numpy as np
+
 from .data import Problem
 from .peers import PEERS
 from .quiet import Watch
 
 BLOCK, WARM, TRIAL = 0.02, 0.3, 0.1  # seconds of a block of calls, of warming up, of trying a variant
+COLD_CALLS, COLD_BYTES = 10, 1 << 24  # calls of a cold block; bytes that are read before each of them: more than L2
 TRIES, PATIENCE = 3, 0.02  # how often a block is timed until it is undisturbed; seconds to wait before each
 PR_SET_PDEATHSIG = 1
 
@@ -34,6 +38,7 @@ class Worker:
         self.peer = getattr(importlib.import_module(f".peers.{module}", __package__), kind)(threads)
         self.chosen = {}  # label: [Run, calls in a block]
         self.watch = Watch()
+        self.other_data = np.zeros(COLD_BYTES, np.uint8)
 
     def version(self):
         return self.peer.version
@@ -86,31 +91,45 @@ class Worker:
         self.chosen[label][1] = max(1, round(BLOCK / self.seconds(run, WARM)))
         gc.collect()
 
-    def block(self, label):
+    def block(self, label, cold=False):
         """Time a block of calls: (mean seconds of a call, fraction of time this thread did not run, CPUs were quiet).
 
         Garbage collection is off: it would be charged to whichever peer triggers it.
         """
         run, calls = self.chosen[label]
-        call = run.call
         gc.disable()
         try:
             with run.context():
                 for _ in range(TRIES):
                     self.watch.wait(PATIENCE)
-                    if calls > 1:
-                        call()  # refill the caches after the other peers
-                    ran, start = thread_time(), perf_counter()
-                    for _ in itertools.repeat(None, calls):
-                        call()
-                    took = perf_counter() - start
-                    ran = thread_time() - ran
+                    took, ran = self.cold(run.call, calls) if cold else self.repeated(run.call, calls)
                     quiet = self.watch.everywhere()
                     if quiet:
                         break
-                return took / calls, 1 - ran / took, quiet
+                return took / (min(calls, COLD_CALLS) if cold else calls), 1 - ran / took, quiet
         finally:
             gc.enable()
+
+    @staticmethod
+    def repeated(call, calls):
+        """Return the seconds of calls one after another, and how long this thread ran."""
+        if calls > 1:
+            call()  # refill the caches after the other peers
+        ran, start = thread_time(), perf_counter()
+        for _ in itertools.repeat(None, calls):
+            call()
+        return perf_counter() - start, thread_time() - ran
+
+    def cold(self, call, calls):
+        """Return the seconds of a few calls, and how long this thread ran. Other work before each fills the caches."""
+        took = ran = 0.0
+        for _ in range(min(calls, COLD_CALLS)):
+            json.loads(json.dumps({str(i): float(i) for i in range(100)}))
+            self.other_data.sum()
+            before, start = thread_time(), perf_counter()
+            call()
+            took, ran = took + perf_counter() - start, ran + thread_time() - before
+        return took, ran
 
     def proxy(self):
         from . import limits

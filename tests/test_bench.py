@@ -1,6 +1,7 @@
 """The benchmark: the official grid, no timing of wrong answers, resuming a run, and a report that shows every loss."""
 
 import collections
+import contextlib
 import html
 import importlib.util
 import itertools
@@ -9,6 +10,7 @@ import os
 import re
 import runpy
 import sys
+import types
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -31,6 +33,7 @@ if importlib.util.find_spec("fastrnn.bench"):
         report,
         run,
         torch_modules,
+        worker,
     )
 else:  # the sources, built in place
     sys.path.append(str(Path(__file__).parent.parent))
@@ -47,6 +50,7 @@ else:  # the sources, built in place
         report,
         run,
         torch_modules,
+        worker,
     )
 
 from reference import run as reference
@@ -196,6 +200,28 @@ def test_a_run_end_to_end_and_its_resumption(tmp_path, in_a_hurry):
     results = json.loads(path.read_text())["results"]
     assert results[0] == result and [r["id"] for r in results] == [case.id for case in cases]
     assert "already there" in said[1]
+
+
+def test_cold_calls(tmp_path, in_a_hurry, capsys):
+    arguments = ["--only", "forward,gru,B1,H16", "--peers", "numpy", "--out", str(tmp_path)]
+    assert run.main([*arguments, "--cold"]) == 0
+    content = json.loads((tmp_path / "bench-1-threads.json").read_text())
+    assert content["machine"]["cold"] and len(content["results"]) == 1
+    assert "cold calls" in (tmp_path / "index.html").read_text()
+    with pytest.raises(ValueError, match="has cold True, but this run has False"):
+        run.main([*arguments, "--resume"])
+
+
+def test_a_cold_block_does_other_work_before_each_call():
+    made, calls = worker.Worker("fastrnn", 1), []
+    made.chosen["x"] = [types.SimpleNamespace(call=lambda: calls.append(1), context=contextlib.nullcontext), 1000]
+    made.watch.wait = made.watch.everywhere = lambda *seconds: True
+    reads = []
+    made.other_data = types.SimpleNamespace(sum=lambda: reads.append(len(calls)))
+    made.block("x", cold=True)
+    assert reads == list(range(worker.COLD_CALLS)) and len(calls) == worker.COLD_CALLS
+    made.block("x")
+    assert len(calls) == worker.COLD_CALLS + 1001
 
 
 def test_a_peer_that_is_not_installed_is_named_with_what_installs_it(tmp_path, in_a_hurry, monkeypatch):
