@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import threading
 import tracemalloc
 import weakref
@@ -111,6 +112,27 @@ def test_calls_with_more_than_a_state_are_not_short(runs):
     net(x, lengths=[3, 3])
     net(x, mask=np.ones((3, 2), bool))
     assert len(runs) == 1
+
+
+@pytest.mark.parametrize("net", KINDS, ids=repr)
+def test_after_short_calls_arguments_are_checked_as_in_the_first(net):
+    I, dtype, refused = net.input_size, net.dtype, 0
+    for _ in range(3):
+        net(np.ones((3, 2, I) if net.batch_first else (2, 3, I), dtype))
+    given = [np.ones((2, 3, I + 1), dtype), np.ones((2, 3, I), "f4" if dtype == "f8" else "f8"), np.ones((1, 2, 3, I))]
+    given += [np.ones((2, 3, I), "i4"), None, np.ma.ones((2, 3, I), dtype), np.ones((2, I), dtype)]
+    given += [np.ones((I, 3, 2), dtype).transpose(2, 1, 0), np.ones((2, 3, I), dtype).view(np.memmap)]
+    for x in given:
+        try:
+            want, _ = net.vjp(x)
+        except (TypeError, ValueError) as error:
+            refused += 1
+            with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
+                net(x)
+        else:
+            for one, other in zip(net(x), want):
+                same_state(one, other)
+    assert 5 <= refused < len(given)
 
 
 def test_changed_weights_count_from_the_next_call_on(runs):

@@ -54,6 +54,11 @@ class ShortCalls:
             return self._other(B, None)
         return stream if stream.batch_size == B else self._other(B, stream)
 
+    def take_last(self, T, B):
+        """The stream of the last short call, if `take` would return it; otherwise None."""
+        streams = self._streams
+        return self.take(T, B) if streams and streams[-1].batch_size == B else None
+
     def give(self, stream):
         """Put a stream back; the one that was used least recently is dropped when there are too many."""
         self._streams.append(stream)

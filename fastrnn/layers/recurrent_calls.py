@@ -125,6 +125,10 @@ class RecurrentCalls(Layer, Generic[StateT]):
         >>> c.shape, bool((h[0] == y).all())
         ((1, 5, 2, 4), True)
         """
+        if state is lengths is mask is resets is context is embedding is None and not (return_states or check_finite):
+            found = self._computed_as_before(x)
+            if found is not None:
+                return found
         given = state is not None
         check_cells.states_of(mask, return_states)
         if return_states and _engine.recording() is not None:
@@ -262,6 +266,21 @@ class RecurrentCalls(Layer, Generic[StateT]):
         return results, Backward(
             self, call, tape, y_shape=y.shape, unbatched=unbatched, embedding=embedding, learned=learned, check=check
         )
+
+    def _computed_as_before(self, x):
+        """Compute a short call from zeros like an earlier one, of which only x is new; None if it is another one."""
+        short = self._short_for
+        if short is None or self.batch_first or self.learn_initial_state or self.context_size or finite.wanted():
+            return None
+        if type(x) is not np.ndarray or x.ndim != 3 or x.dtype != self.dtype or x.shape[2] != self.input_size:
+            return None
+        if self._packed_for[0] != (self.version, _engine.isa()):
+            return None
+        stream = short[1].take_last(x.shape[0], x.shape[1])
+        if stream is None:
+            return None
+        y, state = short[1].run(stream, x, None)
+        return y, state if self.cell.has_c else state[0]
 
     def _finite_pass(self, asked, call, state, given, unbatched):
         """Check the arguments for NaN and infinity; returns what checks the results, or None if no check is wanted.
