@@ -166,16 +166,26 @@ def test_an_id_outside_is_an_error_in_every_run():
             used(batch(symbol), state, into=into, rng=1)
 
 
-def test_plans_of_all_shapes_share_their_memory():
+def test_plans_of_all_shapes_share_their_memory(monkeypatch):
+    """All together need as much as the largest, in any order: the limit refuses none of them."""
     model = LanguageModel("gru", 8, seed=0).fit("abcd" * 50, batch_size=4, seq_len=7, epochs=1, verbose=False)
-    used, into = ModelPlans(model), np.zeros_like(model.storage.flat)
-    rng, sizes = np.random.default_rng(0), []
-    for steps in (200, 100, 50, 199):
-        for _ in range(6):
-            ids = rng.integers(0, 4, (steps, 4))
-            used(Window(ids, ids, 0, steps), np.zeros((1, 4, 8), "float32"), into=into, rng=1)
-        sizes.append(used.memory)
-    assert used.used == 4 and len(set(sizes)) == 1, sizes
+    into, rng = np.zeros_like(model.storage.flat), np.random.default_rng(0)
+
+    def memory(*shapes):
+        used, sizes = ModelPlans(model), []
+        for steps in shapes:
+            for _ in range(6):
+                ids = rng.integers(0, 4, (steps, 4))
+                used(Window(ids, ids, 0, steps), np.zeros((1, 4, 8), "float32"), into=into, rng=1)
+            sizes.append(used.memory)
+        assert used.used == len(shapes) and not used.refused
+        return sizes
+
+    [most] = memory(900)
+    assert most > 1 << 19
+    monkeypatch.setattr(recording, "MOST_BYTES", most)
+    assert memory(900, 100, 50, 899) == [most] * 4
+    assert memory(50, 100, *range(500, 1000, 100))[-1] == most
 
 
 def test_a_plan_that_becomes_wrong_is_an_error(monkeypatch):

@@ -13,12 +13,17 @@ from fastrnn import _engine
 from fastrnn._check.arrays import KEPT_ARRAY
 
 MOST_BYTES = 1 << 25  # of a plan's memory; the time that Python takes is a small part of a larger update
-_BLOCK_BYTES = 1 << 18
+_FIRST_BYTES = 1 << 18  # of the first of two blocks; most plans need no more
 _LINE = 64  # bytes of a cache line
 
 
 class Arena:
     """Memory that several plans use in turn: each recording begins with the whole of it.
+
+    Attributes
+    ----------
+    nbytes : int
+        Bytes that the largest plan so far uses.
 
     Examples
     --------
@@ -31,38 +36,39 @@ class Arena:
 
     def __init__(self):
         self._blocks: list[np.ndarray] = []
-        self.restart()
+        self._used = self.nbytes = 0
 
     def restart(self) -> None:
         """Give out the memory again from its start."""
-        self._block = self._used = 0
+        self._used = 0
 
     def empty(self, shape, dtype) -> np.ndarray:
         """An uninitialised array, aligned to a cache line."""
         dtype = np.dtype(dtype)
         count = math.prod(shape) if isinstance(shape, tuple) else int(shape)
-        nbytes = -(-count * dtype.itemsize // _LINE) * _LINE
-        while self._block < len(self._blocks) and self._used + nbytes > len(self._blocks[self._block]):
-            self._block, self._used = self._block + 1, 0
-        if self._block == len(self._blocks):
-            size = max(nbytes, _BLOCK_BYTES)
-            if self.nbytes + size > MOST_BYTES:
-                raise _engine.NotRecordable(f"more than {MOST_BYTES >> 20} MiB of memory")
-            block = np.empty(size + _LINE, np.uint8)
-            skip = -block.ctypes.data % _LINE
-            self._blocks.append(block[skip : skip + len(block) - _LINE])
-        start, self._used = self._used, self._used + nbytes
-        made = self._blocks[self._block][start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+        start, size = self._used, -(-count * dtype.itemsize // _LINE) * _LINE
+        if start < _FIRST_BYTES < start + size:
+            start = _FIRST_BYTES
+        if start + size > MOST_BYTES:
+            raise _engine.NotRecordable(f"more than {MOST_BYTES >> 20} MiB of memory")
+        self._used = start + size
+        self.nbytes = max(self.nbytes, self._used)
+        place = start if start < _FIRST_BYTES else start - _FIRST_BYTES
+        made = self._block(start >= _FIRST_BYTES)[place : place + count * dtype.itemsize].view(dtype).reshape(shape)
         return made.view(RecordedArray)
+
+    def _block(self, index):
+        """The first block, or the second one, which is as large as a plan may be: a larger plan needs no third one."""
+        while len(self._blocks) <= index:
+            size = MOST_BYTES - _FIRST_BYTES if self._blocks else _FIRST_BYTES
+            block = np.empty(size + _LINE, np.uint8)  # the operating system provides only what is used of it
+            skip = -block.ctypes.data % _LINE
+            self._blocks.append(block[skip : skip + size])
+        return self._blocks[index]
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether an array is in this memory."""
         return any(np.may_share_memory(array, block) for block in self._blocks)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all blocks."""
-        return sum(map(len, self._blocks))
 
 
 class Recording:
