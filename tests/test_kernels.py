@@ -294,6 +294,36 @@ def test_column_sum_adds_rows_in_order_and_writes_nothing_else(isa, dtype, N, ki
         same_bits(ga, a, "a was written")
 
 
+@pytest.mark.parametrize("kind", FILLS)
+@pytest.mark.parametrize("n", SIZES)
+def test_divide_rows_has_the_bits_of_numpy(dtype, n, kind):
+    rng = np.random.default_rng(n)
+    a, counts = fill(rng, kind, (5, n), dtype), np.array([1, 3, 2**40, 7, 10], "int64")
+    boxes, (ga, gcounts, gout) = guarded(a, counts, np.full((5, n), 5, dtype))
+    _engine.divide_rows(ga, gcounts, gout)
+    same_bits(gout, a * (1 / counts).astype(dtype)[:, None])
+    same_bits(ga, a, "a was written")
+    _engine.divide_rows(ga, gcounts, ga)
+    same_bits(ga, gout, "in place")
+    assert all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_sequences_are_padded_with_zeros(dtype, n):
+    rng = np.random.default_rng(n)
+    parts = [rng.standard_normal((t, n)).astype(dtype) for t in (4, 1, 6, 2, 6)]
+    lengths = np.array(list(map(len, parts)), "int64")
+    boxes, (values, first, given) = guarded(np.concatenate(parts), np.cumsum(lengths) - lengths, lengths)
+    for rows in ([2, 4], [3], [0, 1, 3, 2, 4], [1, 1], []):
+        for chosen in (np.array(rows, "int64"), np.array([(row, 9) for row in rows], "int64").reshape(-1, 2)[:, 0]):
+            batch, found = _engine.sequences(values, first, given, chosen)
+            assert found.tolist() == lengths[rows].tolist() and batch.shape == (max(found, default=0), len(rows), n)
+            for b, row in enumerate(rows):
+                same_bits(batch[: found[b], b], parts[row], f"sequence {row}")
+                assert not batch[found[b] :, b].any()
+    assert all(box.intact() for box in boxes)
+
+
 @pytest.mark.parametrize("n", SIZES)
 def test_gather_and_scatter_add_touch_the_named_rows_only(isa, dtype, n):
     rng = np.random.default_rng(n)

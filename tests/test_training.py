@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from processes import environment
 
 from fastrnn import optim
+from fastrnn._core.keys import random_key
 from fastrnn._files import storage
 from fastrnn.batches import Generated, Sequences, Streams
 from fastrnn.callbacks import CSVLog, JSONLog, TensorBoard
@@ -70,6 +71,23 @@ def test_the_shares_of_all_processes_are_the_whole_batch(ranks):
         for i, batch in enumerate(batches):
             parts = [share[i] for share in shares if share[i] is not None]
             assert sorted(np.concatenate([part.rows for part in parts])) == sorted(batch.rows)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("lengths", [[4] * 90, [4] * 89 + [5], [*range(1, 91)], []])
+def test_sequences_are_sorted_by_length_and_stay_in_order_otherwise(lengths, seed):
+    batches = Sequences([np.zeros((t, 1)) for t in lengths], 2, seed=seed)
+    batches.begin(1)
+    order = np.arange(90)[: len(lengths)]
+    if seed is not None:
+        rng = np.random.default_rng(random_key(seed, 1))
+        order = rng.permutation(len(lengths))
+    pools = [sorted(order[k : k + 64].tolist(), key=lambda row: -lengths[row]) for k in range(0, len(order), 64)]
+    pools = pools if seed is not None else [sorted(order.tolist(), key=lambda row: -lengths[row])]
+    cuts = [pool[k : k + 2] for pool in pools for k in range(0, len(pool), 2)]
+    if seed is not None:
+        cuts = [cuts[k] for k in rng.permutation(len(cuts))]
+    assert [batch.rows.tolist() for batch in batches] == cuts
 
 
 def test_a_generator_is_called_again_for_each_epoch():

@@ -37,6 +37,7 @@ from fastrnn._engine.decoder import (
 from fastrnn._engine.ops import (
     bag,
     bag_backward,
+    divide_rows,
     dropout,
     mean_loss,
     mean_weights,
@@ -74,6 +75,7 @@ from fastrnn._engine.rows import (
     ragged_places,
     row_ids,
     scatter_add,
+    sequences,
     spread,
     zeros,
 )
@@ -95,10 +97,11 @@ __all__ = [
     "Stream", "Writer", "adagrad", "adam", "add_rows", "aligned_empty", "attend", "attend_backward", "available_isas",
     "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "call", "check_within", "chunk_steps",
     "clip_value", "column_sum", "compiler", "copy_arrays", "copy_ids", "copy_of", "copy_rows", "current_threads",
-    "distinct", "draw", "dropout", "empty", "flatten", "fma_loop", "force_leave", "force_split", "forward_layers",
-    "forward_sides", "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa", "log_sum_exp", "max_hypotheses",
-    "mean_loss", "mean_weights", "open_blas", "pack", "pack_columns", "parts_of", "product", "ragged_places",
-    "read_loop", "record", "recording", "result_of", "rmsprop", "row_ids", "scale", "scatter_add",
-    "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "squared_error",
-    "sum_of_squares", "threads_paused", "thresholds", "vector_lanes", "viewed", "with_parts", "waves_pay", "zeros",
+    "distinct", "divide_rows", "draw", "dropout", "empty", "flatten", "fma_loop", "force_leave", "force_split",
+    "forward_layers", "forward_sides", "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa", "log_sum_exp",
+    "max_hypotheses", "mean_loss", "mean_weights", "open_blas", "pack", "pack_columns", "parts_of", "product",
+    "ragged_places", "read_loop", "record", "recording", "result_of", "rmsprop", "row_ids", "scale", "scatter_add",
+    "sequences", "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread",
+    "squared_error", "sum_of_squares", "threads_paused", "thresholds", "vector_lanes", "viewed", "with_parts",
+    "waves_pay", "zeros",
 ]  # fmt: skip

@@ -69,7 +69,8 @@ class Sequences:
         self._x, self._seed = x, seed
         self._batch_size = _check.size("batch_size", batch_size)
         self._max_steps = None if max_steps is None else _check.size("max_steps", max_steps)
-        self._lengths = np.array([len(sequence) for sequence in x])
+        self._lengths = np.array([len(sequence) for sequence in x], np.int64)
+        self._descending = -self._lengths if (self._lengths != self._lengths[:1]).any() else None  # None: all equal
         self._common = np.result_type(*{sequence.dtype for sequence in x}) if len(x) else None
         self.steps = int(self._lengths.sum())
         self.begin(0)
@@ -84,15 +85,17 @@ class Sequences:
         """
         N = len(self._x)
         if self._seed is None:
-            self._cuts = self._cut(np.argsort(-self._lengths, kind="stable"))
+            self._cuts = self._cut(self._longest_first(np.arange(N)))
             return
         rng = np.random.default_rng(random_key(self._seed, epoch))
         order, pool = rng.permutation(N), _POOL * self._batch_size
         cuts = []
         for first in range(0, N, pool):
-            some = order[first : first + pool]
-            cuts += self._cut(some[np.argsort(-self._lengths[some], kind="stable")])
-        self._cuts = [cuts[i] for i in rng.permutation(len(cuts))]
+            cuts += self._cut(self._longest_first(order[first : first + pool]))
+        self._cuts = [cuts[i] for i in rng.permutation(len(cuts)).tolist()]
+
+    def _longest_first(self, rows):
+        return rows if self._descending is None else rows[np.argsort(self._descending[rows], kind="stable")]
 
     def _cut(self, order):
         """Cut rows, ordered with the longest first, into batches."""

@@ -7,6 +7,7 @@ import hashlib
 
 import numpy as np
 
+from fastrnn import _engine
 from fastrnn.batches import Ragged, Sequences
 from fastrnn.models.scaling import cast
 
@@ -44,11 +45,10 @@ class Labelled(Sequences):
     def __init__(self, X, targets, weights, scaler, batch_size, max_steps, seed, *, dtype):
         super().__init__(X, batch_size, max_steps=max_steps, seed=seed)
         self._targets, self._weights, self._scaler, self._dtype = targets, weights, scaler, dtype
-        self._scaled = None  # all steps of all sequences, and zeros at the end, where many epochs read them
+        self._scaled = None  # all steps of all sequences, where many epochs read them
         if seed is not None and self.steps * X[0].shape[1] <= _SCALED_ONCE:
             self._first = np.cumsum(self._lengths) - self._lengths
-            scaled = [self._cast(x, lambda place, n=n: f"sequence {n}") for n, x in enumerate(X)]
-            self._scaled = np.concatenate([*scaled, np.zeros_like(scaled[0][:1])])
+            self._scaled = np.concatenate([self._cast(x, lambda place, n=n: f"sequence {n}") for n, x in enumerate(X)])
 
     def _cast(self, x, name):
         with np.errstate(over="ignore"):  # `cast` names the value that is too large
@@ -60,9 +60,7 @@ class Labelled(Sequences):
             ragged = self._ragged(rows)
             ragged.x = self._cast(ragged.x, lambda place: f"sequence {rows[place[1]]}")
             return ragged
-        lengths = self._lengths[rows]
-        step = np.arange(lengths.max())[:, None]
-        return Ragged(rows, self._scaled[np.where(step < lengths, self._first[rows] + step, self.steps)], lengths)
+        return Ragged(rows, *_engine.sequences(self._scaled, self._first, self._lengths, rows))
 
     def _batch(self, rows):
         ragged = self._padded(rows)
@@ -78,7 +76,7 @@ class Labelled(Sequences):
     @staticmethod
     def steps_of(batch: Batch) -> int:
         """Valid steps of a batch."""
-        return int(batch.sequences.lengths.sum())
+        return int(np.add.reduce(batch.sequences.lengths))
 
     def weight_of(self, batch: Batch) -> float:
         """The sum of the weights of a batch's sequences, or of their steps if each step has a target."""

@@ -47,22 +47,17 @@ def last(net, y, state, lengths):
 def mean(net, y, state, lengths):
     """The mean of the outputs over the sequence's own steps."""
     T, B, n = y.shape
-    share, pooled = _engine.empty((B, 1), y.dtype), _engine.zeros((B, n), y.dtype)
-    _engine.call(_shares, lengths, share)
+    pooled = _engine.zeros((B, n), y.dtype)
     _engine.column_sum(y.reshape(T, B * n), pooled.reshape(B * n))
-    _engine.call(np.multiply, pooled, share, pooled)
+    _engine.divide_rows(pooled, lengths, pooled)
 
     def backward(dpooled):
         dstep, dy = _engine.empty((B, n), y.dtype), _engine.empty((T, B, n), y.dtype)
-        _engine.call(np.multiply, dpooled, share, dstep)
+        _engine.divide_rows(dpooled, lengths, dstep)
         _engine.copy_rows(np.broadcast_to(dstep.reshape(B * n), (T, B * n)), dy.reshape(T, B * n))
         return {"dy": dy}
 
     return pooled, backward
-
-
-def _shares(lengths, share):
-    share[:, 0] = 1 / lengths
 
 
 def greatest(net, y, state, lengths):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrnn import _engine
 from fastrnn.batches import Sequences
 
 
@@ -20,12 +21,12 @@ class Windows(Sequences):
         self._window, self._K = model.window, K
         T, before = model.window + model.horizon, np.cumsum([0, *map(len, inputs)])
         starts = [first + np.arange(len(one) - T + 1) for first, one in zip(before, inputs)]
-        self._steps, self._starts = np.arange(T)[:, None], np.concatenate(starts)
+        self._starts = np.concatenate(starts)
         self._values = np.concatenate(inputs)
         super().__init__([self._values[first : first + T] for first in self._starts], batch_size, seed=seed)
 
     def _batch(self, rows):
-        x = self._values.take(self._starts[rows] + self._steps, axis=0)
+        x, _ = _engine.sequences(self._values, self._starts, self._lengths, rows)
         targets = x[self._window :, :, : self._K].copy()
         return without_values(x, self._window, self._K), targets
 

@@ -274,6 +274,47 @@ def scale(
     perform(op)
 
 
+cdef class DivideRows(Op):
+    cdef Py_ssize_t M, n
+    cdef bint is_double
+    cdef const char *a
+    cdef const int64_t *counts
+    cdef char *to
+
+    cdef int run(self) except -1:
+        with nogil:
+            if self.is_double:
+                divide_values(self.M, self.n, <const double *>self.a, self.counts, <double *>self.to)
+            else:
+                divide_values(self.M, self.n, <const float *>self.a, self.counts, <float *>self.to)
+        return 0
+
+
+cdef void divide_values(
+    Py_ssize_t M, Py_ssize_t n, const real *a, const int64_t *counts, real *out,
+) noexcept nogil:
+    cdef Py_ssize_t m, i
+    cdef real share
+    for m in range(M):
+        share = <real>(1.0 / <double>counts[m])
+        for i in range(m * n, (m + 1) * n):
+            out[i] = a[i] * share
+
+
+def divide_rows(
+    a,                                 # (M, n) C-contiguous                                         in
+    const int64_t[::1] counts,         # (M,)                                                        in
+    out,                               # (M, n); may be a                                            out
+):
+    """out = a * (1 / counts), the factor of each row being rounded to the dtype."""
+    cdef DivideRows op = DivideRows.__new__(DivideRows)
+    op.M, op.n, op.is_double, op.a, op.to = a.shape[0], a.shape[1], a.itemsize == 8, address(a), address(out, True)
+    op.held = a, counts, out
+    if op.M:
+        op.counts = &counts[0]
+        perform(op)
+
+
 cdef class SoftmaxRows(Op):
     cdef const rnn_kernels *kernels
     cdef Py_ssize_t M, V

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 
 from buffers cimport address, address_2d
 from fastrnn._engine.core cimport kernels_for
-from fastrnn._engine.plan cimport Op, perform, recorder
+from fastrnn._engine.plan cimport Op, perform, recorder, refuse_recording
 from kernels cimport rnn_flush_denormals, rnn_kernels, rnn_restore_denormals
 
 import numpy as np
@@ -121,6 +121,34 @@ def zeros(shape, dtype):
     op.n, op.to, op.held = made.nbytes, address(made, True), made
     perform(op)
     return made
+
+
+def sequences(
+    values,                            # (N, n) the steps of all sequences, one after the other     in
+    const int64_t[::1] first,          # (S,) the first step of each                                in
+    const int64_t[::1] lengths,        # (S,) its number of steps                                   in
+    const int64_t[:] rows,             # (B,) some of the sequences                                 in
+):
+    """A batch of sequences: (T, B, n) padded with zeros, and their lengths (B,)."""
+    cdef Py_ssize_t t, b, T = 0, B = rows.shape[0], size = values.shape[1] * values.itemsize
+    cdef const char *source = address(values)
+    cdef char *to
+    refuse_recording("a batch of sequences")
+    found = np.empty(B, np.int64)
+    cdef int64_t[::1] length = found
+    for b in range(B):
+        length[b] = lengths[rows[b]]
+        T = max(T, length[b])
+    batch = np.empty((T, B, values.shape[1]), values.dtype)
+    to = address(batch, True)
+    with nogil:
+        for b in range(B):
+            for t in range(T):
+                if t < length[b]:
+                    memcpy(to + (t * B + b) * size, source + (first[rows[b]] + t) * size, size)
+                else:
+                    memset(to + (t * B + b) * size, 0, size)
+    return batch, found
 
 
 cdef class RaggedPlaces(Op):
