@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import types
@@ -241,8 +240,10 @@ class Planned:
         return wanted
 
     def _use(self, key):
-        with contextlib.suppress(KeyError):  # another thread may have called `forget`
+        try:
             self._plans.move_to_end(key)
+        except KeyError:
+            return  # another thread has called `forget`
 
     def _refuse(self, key, reason):
         self._keep(key, _REFUSED)

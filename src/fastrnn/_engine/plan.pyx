@@ -11,6 +11,7 @@ from libc.string cimport memcpy
 
 import copy
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -131,6 +132,8 @@ SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtyp
 def flatten(value, list arrays, list others):
     """Append the arrays in nested tuples, dicts and dataclasses to one list, all other values and types to another."""
     others.append(type(value))
+    if value is None:
+        return
     if isinstance(value, np.ndarray):
         arrays.append(value)
         others.append(value.shape)
@@ -158,7 +161,13 @@ def parts_of(value):
         return list(value.values())
     if isinstance(value, type) or not hasattr(value, "__dataclass_fields__"):
         return None
-    return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return [getattr(value, name, None) for name in field_names(type(value))]
+
+
+@functools.lru_cache(maxsize=256)
+def field_names(kind):
+    """The names of the fields of a dataclass."""
+    return tuple([field.name for field in dataclasses.fields(kind)])
 
 
 def with_parts(value, parts):
@@ -168,8 +177,8 @@ def with_parts(value, parts):
     if isinstance(value, tuple):
         return tuple(parts) if type(value) is tuple else getattr(value, "_make", type(value))(parts)
     made = copy.copy(value)
-    for field, part in zip(dataclasses.fields(value), parts):
-        object.__setattr__(made, field.name, part)
+    for name, part in zip(field_names(type(value)), parts):
+        object.__setattr__(made, name, part)
     return made
 
 
