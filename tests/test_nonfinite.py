@@ -252,14 +252,31 @@ def test_a_gradient_that_cannot_be_squared_is_refused_if_it_must_be(optimizer, s
     assert sick(small(), {3}, np.float32(1e25)).fit(TEXT, **options | {"clip_norm": 5.0}).outcome == "finished"
 
 
-def test_a_running_mean_that_overflows_is_noticed():
-    class Odd(optim.Adam):
-        def _update(self, flat, grad, scale, m, v):
-            super()._update(flat, grad, scale, m, v)
-            v[2] = np.inf
+class Overflowing(optim.Adam):
+    def _update(self, flat, grad, scale, m, v):
+        super()._update(flat, grad, scale, m, v)
+        v[2] = np.inf
 
-    with pytest.warns(RuntimeWarning, match="the running mean v of the optimizer is not finite after update 22"):
-        small().fit(TEXT, **QUICK, optimizer=lambda storage, lr: Odd(storage, lr=lr))
+
+class OwnState(optim.SGD):
+    """Has an array of which only its `state_dict` tells."""
+
+    def state_dict(self):
+        return super().state_dict() | {"slow": np.array([0, np.nan])[: 2 if self.updates else 1]}
+
+
+@pytest.mark.parametrize(
+    "optimizer, options, name",
+    [
+        (Overflowing, {}, "v"),
+        (Overflowing, {"groups": {"linear.bias": {"lr": 0.1}}}, "0.v"),
+        (OwnState, {}, "slow"),
+        (OwnState, {"freeze": ["embedding"]}, "0.slow"),
+    ],
+)
+def test_a_running_mean_that_overflows_is_noticed(optimizer, options, name):
+    with pytest.warns(RuntimeWarning, match=f"the running mean {name} of the optimizer is not finite after update 22"):
+        small().fit(TEXT, **QUICK, **options, optimizer=lambda storage, lr: optimizer(storage, lr=lr))
 
 
 def test_frozen_parameters_may_have_any_gradient():

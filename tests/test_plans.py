@@ -225,6 +225,43 @@ def test_settings_that_a_callback_changes_take_effect(monkeypatch):
     assert_array_equal(changed(True), changed(False))
 
 
+def test_every_change_of_a_setting_drops_the_plans():
+    model = LanguageModel("gru", 4, dropout=0.5, seed=0).fit(
+        "abcd" * 50, batch_size=4, seq_len=7, epochs=1, verbose=False
+    )
+    used, dropped = ModelPlans(model), []
+
+    def changes():
+        model.rnn.extra = "new"
+        yield
+        del model.rnn.extra
+        yield
+        model.rnn.first = 1
+        yield
+        del model.rnn.first
+        model.rnn.other = 1  # as many attributes as before
+        yield
+        model.label_smoothing = 0.25
+        yield
+        model.output_dropout = fastrnn.Dropout(0.125)
+        yield
+        model.output_dropout.p = 0.25
+
+    used._plans["a shape"] = "seen"
+    for _ in changes():
+        used.forget_if_changed()
+        dropped.append(not used._plans)
+        used._plans["a shape"] = "seen"
+    used.forget_if_changed()
+    assert dropped == [True] * 6 and not used._plans
+    used._plans["a shape"] = "seen"
+    model.label_smoothing = float("0.25")  # another object of the same value
+    model.output_dropout._private = model.history = []
+    with model.storage.updating():
+        used.forget_if_changed()
+    assert used._plans
+
+
 def test_too_many_shapes_end_the_recording():
     model = LanguageModel("gru", 4, seed=0).fit("abcd" * 50, batch_size=4, seq_len=7, epochs=1, verbose=False)
     used, into, state = ModelPlans(model), np.zeros_like(model.storage.flat), np.zeros((1, 4, 4), "float32")

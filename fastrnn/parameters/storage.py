@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -145,21 +145,28 @@ class Storage:
     def __getstate__(self):
         return {**self.__dict__, "_view": None}  # a copy of a view would not be a view
 
-    @contextlib.contextmanager
-    def updating(self) -> Iterator[Array]:
+    def updating(self) -> AbstractContextManager[Array]:
         """Give write access to the buffer for a ``with`` block, and bump `version` at its end.
 
-        Yields
-        ------
-        ndarray, 1-D
-            The writable buffer.
+        Returns
+        -------
+        context manager
+            Its value is the writable buffer, 1-D.
         """
+        return _Updating(self)
+
+
+class _Updating:
+    def __init__(self, storage):
+        self._storage = storage
+
+    def __enter__(self):
         if _engine.recording() is not None:
             raise _engine.NotRecordable("parameters are changed")
-        try:
-            yield self._buffer()[:]
-        finally:
-            self.version += 1
+        return self._storage._buffer()[:]
+
+    def __exit__(self, *exception):
+        self._storage.version += 1
 
 
 @dataclass

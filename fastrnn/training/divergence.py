@@ -10,11 +10,12 @@ import numpy as np
 from fastrnn import optim
 from fastrnn._core.finite import checking, is_finite
 from fastrnn.optim.clipping import norm_and_scale
-from fastrnn.training.groups import frozen_to_zero
+from fastrnn.training.groups import arrays_of, frozen_to_zero
 
 if TYPE_CHECKING:
     from fastrnn.training.checkpoint import Position
 
+_ROOTS = {np.dtype(kind): math.sqrt(np.finfo(kind).max) for kind in ("float32", "float64")}  # whose squares are finite
 _FEW = 32  # with fewer targets a loss may be small by chance; at most so many updates are considered
 
 
@@ -92,7 +93,7 @@ def ready_gradient(
         optim.clip_by_value(gradient, clip_value)
         norm, scale = norm_and_scale(gradient, clip_norm or 1.0)
     used = norm if clip_norm is None else min(norm, clip_norm)
-    if getattr(optimizer, "squares", False) and used > math.sqrt(np.finfo(gradient.dtype).max):
+    if getattr(optimizer, "squares", False) and used > _ROOTS[gradient.dtype]:
         raise NotFiniteError(
             f"the norm of the gradient is {used:.4g} at update {update}: {gradient.dtype} cannot hold its square, "
             "which the optimizer needs; set clip_norm"
@@ -128,8 +129,8 @@ def check_parameters(flat: np.ndarray, optimizer, update: int) -> None:
 
 def check_means(optimizer, update: int) -> None:
     """Raise DivergedError if a running mean of the optimizer overflowed: its parameter would never change again."""
-    for name, value in getattr(optimizer, "state_dict", dict)().items():
-        if isinstance(value, np.ndarray) and not is_finite(value):
+    for name, array in arrays_of(optimizer).items():
+        if not is_finite(array):
             raise DivergedError(f"the running mean {name} of the optimizer is not finite after update {update}")
 
 

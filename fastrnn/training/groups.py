@@ -141,6 +141,17 @@ def frozen_to_zero(gradient: np.ndarray, optimizer) -> None:
         gradient[part] = 0
 
 
+def arrays_of(optimizer) -> dict:
+    """The arrays of an optimizer's state, by their names in its `state_dict`. Those of fastrnn are not copied."""
+    if isinstance(optimizer, Grouped):
+        parts = enumerate(one for _, one in optimizer._runs)
+        return {f"{i}.{name}": array for i, one in parts for name, array in arrays_of(one).items()}
+    if getattr(type(optimizer), "state_dict", None) is optim.Optimizer.state_dict:
+        return optimizer._state()
+    state = getattr(optimizer, "state_dict", dict)()
+    return {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+
+
 def optimizer_of(model, settings):
     """Make the optimizer of a model's parameters from the settings of a training."""
     make = (
