@@ -78,7 +78,7 @@ def _is_finite(value):
 
 def rng_key(key):
     """Check a key of random numbers: an int from 0 to 2**64-1."""
-    if isinstance(key, bool) or not isinstance(key, numbers.Integral):
+    if type(key) is not int and (isinstance(key, bool) or not isinstance(key, numbers.Integral)):
         raise TypeError(f"rng is {key!r}, but it must be an int")
     if not 0 <= key < 1 << 64:
         raise ValueError(f"rng is {key}, but it must be from 0 to 2**64-1")

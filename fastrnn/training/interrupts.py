@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 _SAME_PRESS = 0.3  # seconds; a second signal within them is the same press, passed on by a parent process
 
@@ -45,19 +45,26 @@ class Interrupts:
             OF_COMMAND.wait()
         self.pending = True
         if self._open:
-            self._open = False  # here, since this exception may come before any statement of `allowed`
+            self._open = False  # here, since this exception may come before any statement of `_Allowed`
             raise KeyboardInterrupt
 
-    @contextlib.contextmanager
-    def allowed(self) -> Iterator[None]:
+    def allowed(self) -> AbstractContextManager[None]:
         """Let Ctrl-C raise KeyboardInterrupt at any time in this context."""
-        self._open = True
-        try:
-            if self.pending:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._open = False
+        return _Allowed(self)
+
+
+class _Allowed:
+    def __init__(self, interrupts):
+        self._interrupts = interrupts
+
+    def __enter__(self):
+        self._interrupts._open = True
+        if self._interrupts.pending:
+            self._interrupts._open = False
+            raise KeyboardInterrupt
+
+    def __exit__(self, *exception):
+        self._interrupts._open = False
 
 
 class _OfCommand:

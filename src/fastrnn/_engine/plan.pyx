@@ -232,6 +232,11 @@ cdef bint copy_bytes(source, target) except -1:
         PyBuffer_Release(&view)
 
 
+def source_of(KeyedOp op):
+    """The same number for all operations with the same key."""
+    return id(op.derive)
+
+
 cdef class Program:
     """The operations of a plan, in order.
 
@@ -246,7 +251,8 @@ cdef class Program:
 
     def __init__(self, list ops):
         cdef KeyedOp keyed
-        self.ops, self.keyed = ops, [op for op in ops if isinstance(op, KeyedOp)]
+        self.ops = ops
+        self.keyed = sorted([op for op in ops if isinstance(op, KeyedOp)], key=source_of)
         self.constant_keys = False
         for keyed in self.keyed:
             self.constant_keys |= keyed.derive is None
@@ -258,8 +264,12 @@ cdef class Program:
         """Run all operations, with random numbers of this key. It belongs to one thread at a time."""
         cdef Op op
         cdef KeyedOp keyed
-        for keyed in self.keyed:
-            keyed.key = keyed.derive(key)
+        cdef uint64_t derived = 0
+        derive = self                                  # of no operation
+        for keyed in self.keyed:                       # forward and backward use the same masks
+            if keyed.derive is not derive:
+                derive, derived = keyed.derive, keyed.derive(key)
+            keyed.key = derived
         for op in self.ops:
             op.run()
         PyErr_CheckSignals()
