@@ -347,7 +347,7 @@ def _same_bits(a, b):
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if a.tobytes() == b.tobytes():
+    if _engine.same_bytes(a, b):
         return True
     if a.dtype.kind != "f":
         return False

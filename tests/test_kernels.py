@@ -10,7 +10,7 @@ import pytest
 from nets import DTYPES, Case, make, random_params, same_bits
 
 import fastrnn
-from fastrnn import _engine
+from fastrnn import _check, _engine
 
 SIZES = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65]
 FILLS = ["normal", "huge", "tiny", "zero", "nan"]
@@ -306,6 +306,23 @@ def test_divide_rows_has_the_bits_of_numpy(dtype, n, kind):
     _engine.divide_rows(ga, gcounts, ga)
     same_bits(ga, gout, "in place")
     assert all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, -np.inf, -5e-324])
+def test_a_wrong_weight_is_named_wherever_it_is(bad):
+    good = np.array([0.0, -0.0, 1.0, 1.7976931348623157e308, 5e-324, 2.0])
+    message = f"weights must be finite and not negative, got {re.escape(str(bad))}$"
+    forms = lambda w: w, lambda w: w.reshape(2, 3), lambda w: np.repeat(w, 2)[::2], lambda w: w.reshape(3, 2).T
+    for form in forms:
+        weights = form(good.copy())
+        assert _check.weights(weights, weights.shape) is weights
+        for place in range(6):
+            wrong = good.copy()
+            wrong[place] = bad
+            with pytest.raises(ValueError, match=message):
+                _check.weights(form(wrong), weights.shape)
+    _check.weights(np.zeros((0, 3)), (0, 3))
+    _check.weights(np.broadcast_to(good, (4, 6)), (4, 6))
 
 
 @pytest.mark.parametrize("n", [1, 3, 40])

@@ -281,6 +281,16 @@ def test_layers_that_draw_their_own_random_numbers_draw_them_once(make):
     assert not planned.used and "the argument rng" in str(planned.refused)
 
 
+def test_bytes_of_arrays_of_any_order_and_type_are_compared():
+    values = np.arange(6.0).reshape(2, 3)
+    forms = [values, np.asfortranarray(values), values[::-1][::-1], values.astype("M8[s]"), values[:, :0], values[0, 0]]
+    for one in forms:
+        for other in (one.copy(), np.array(one, order="F"), np.array(one, order="C")):
+            assert _engine.same_bytes(one, other) and _engine.same_bytes(other, one)
+    for other in (values + np.eye(2, 3), np.asfortranarray(values + np.eye(2, 3)), np.where(values == 0, -0.0, values)):
+        assert not _engine.same_bytes(values, other) and not _engine.same_bytes(other, values)
+
+
 def test_arrays_that_are_kept_cannot_be_used():
     net, kept = fastrnn.GRU(3, 4, seed=0), []
 

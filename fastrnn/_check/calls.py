@@ -260,12 +260,5 @@ def weights(value, shape):
         value = np.asarray(value, np.float64)
     if value.shape != shape:
         raise ValueError(f"weights have shape {value.shape}, but the targets have shape {shape}")
-    _engine.call(_valid_weights, value)
+    _engine.check_weights(value.reshape(1, -1) if value.ndim == 1 else value)
     return value
-
-
-def _valid_weights(value):
-    if not (value >= 0).all() or not np.isfinite(value).all():
-        raise ValueError(
-            f"weights must be finite and not negative, got {value[~(value >= 0) | ~np.isfinite(value)][0]}"
-        )

@@ -37,6 +37,7 @@ from fastrnn._engine.decoder import (
 from fastrnn._engine.ops import (
     bag,
     bag_backward,
+    check_weights,
     divide_rows,
     dropout,
     mean_loss,
@@ -60,6 +61,7 @@ from fastrnn._engine.plan import (
     record,
     recording,
     result_of,
+    same_bytes,
     viewed,
     with_parts,
 )
@@ -95,13 +97,13 @@ from fastrnn._engine.sweep import (
 __all__ = [
     "ACTIVATIONS", "Bptt", "CELLS", "Decoder", "Forward", "LayerWeights", "NotRecordable", "PANEL", "Program", "Steps",
     "Stream", "Writer", "adagrad", "adam", "add_rows", "aligned_empty", "attend", "attend_backward", "available_isas",
-    "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "call", "check_within", "chunk_steps",
-    "clip_value", "column_sum", "compiler", "copy_arrays", "copy_ids", "copy_of", "copy_rows", "current_threads",
-    "distinct", "divide_rows", "draw", "dropout", "empty", "flatten", "fma_loop", "force_leave", "force_split",
-    "forward_layers", "forward_sides", "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa", "log_sum_exp",
-    "max_hypotheses", "mean_loss", "mean_weights", "open_blas", "pack", "pack_columns", "parts_of", "product",
-    "ragged_places", "read_loop", "record", "recording", "result_of", "rmsprop", "row_ids", "scale", "scatter_add",
-    "sequences", "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax", "softmax_nll", "spread",
-    "squared_error", "sum_of_squares", "threads_paused", "thresholds", "vector_lanes", "viewed", "with_parts",
-    "waves_pay", "zeros",
+    "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "call", "check_weights", "check_within",
+    "chunk_steps", "clip_value", "column_sum", "compiler", "copy_arrays", "copy_ids", "copy_of", "copy_rows",
+    "current_threads", "distinct", "divide_rows", "draw", "dropout", "empty", "flatten", "fma_loop", "force_leave",
+    "force_split", "forward_layers", "forward_sides", "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa",
+    "log_sum_exp", "max_hypotheses", "mean_loss", "mean_weights", "open_blas", "pack", "pack_columns", "parts_of",
+    "product", "ragged_places", "read_loop", "record", "recording", "result_of", "rmsprop", "row_ids", "same_bytes",
+    "scale", "scatter_add", "sequences", "set_default_threads", "set_isa", "set_local_threads", "sgd", "softmax",
+    "softmax_nll", "spread", "squared_error", "sum_of_squares", "threads_paused", "thresholds", "vector_lanes",
+    "viewed", "with_parts", "waves_pay", "zeros",
 ]  # fmt: skip

@@ -108,6 +108,27 @@ def softmax_nll(
         perform(op)
 
 
+cdef class CheckWeights(Op):
+    cdef const double[:, :] weights
+
+    cdef int run(self) except -1:
+        cdef Py_ssize_t m, i
+        cdef double weight
+        for m in range(self.weights.shape[0]):
+            for i in range(self.weights.shape[1]):
+                weight = self.weights[m, i]
+                if not (weight >= 0 and weight - weight == 0):
+                    raise ValueError(f"weights must be finite and not negative, got {weight}")
+        return 0
+
+
+def check_weights(const double[:, :] weights):
+    """Raise a ValueError that names the first weight that is negative, infinite or NaN."""
+    cdef CheckWeights op = CheckWeights.__new__(CheckWeights)
+    op.weights = weights
+    perform(op)
+
+
 cdef class MeanOp(Op):
     """The weight of each of M targets in their mean, or the mean of M weighted losses."""
     cdef Py_ssize_t M

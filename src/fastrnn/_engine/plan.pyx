@@ -7,7 +7,7 @@ from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBuffer_Release, PyObject_GetBu
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 import copy
 import dataclasses
@@ -235,6 +235,25 @@ cdef bint copy_bytes(source, target) except -1:
 def source_of(KeyedOp op):
     """The same number for all operations with the same key."""
     return id(op.derive)
+
+
+def same_bytes(a, b):
+    """Whether two arrays of the same shape and dtype have the same bytes."""
+    cdef Py_buffer one, other
+    cdef bint same
+    try:
+        PyObject_GetBuffer(a, &one, PyBUF_C_CONTIGUOUS)
+    except (ValueError, BufferError):              # of another order, or of a type that memory cannot have
+        return a.tobytes() == b.tobytes()
+    try:
+        PyObject_GetBuffer(b, &other, PyBUF_C_CONTIGUOUS)
+    except (ValueError, BufferError):
+        PyBuffer_Release(&one)
+        return a.tobytes() == b.tobytes()
+    same = one.len == other.len and memcmp(one.buf, other.buf, one.len) == 0
+    PyBuffer_Release(&one)
+    PyBuffer_Release(&other)
+    return same
 
 
 cdef class Program:
