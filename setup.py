@@ -31,6 +31,7 @@ EXTENSIONS = {  # name: its C files
     "packing": [],
     "plan": [],
     "rows": ["src/local.c"],
+    "targets": [],
 }
 KERNELS = "src/kernels.c"
 DTYPES = ["float", "double"]

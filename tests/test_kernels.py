@@ -420,14 +420,97 @@ def test_ragged_rows_find_their_places_and_come_back(T, lengths):
     assert all(box.intact() for box in boxes)
 
 
+@pytest.mark.parametrize("given", [None, 0, 1])
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 100])
-def test_distinct_ids_are_sorted_and_lead_back(n):
-    ids = np.random.default_rng(n).integers(0, 40, n) * 10**9
-    boxes, (ids, rows, inverse, count) = guarded(ids, *(np.full(m, -1, "int64") for m in (n, n, 1)))
-    _engine.distinct(ids, rows, inverse, count)
-    np.testing.assert_array_equal(rows[: count[0]], np.unique(ids))
+def test_distinct_ids_are_sorted_and_lead_back(n, given):
+    ids, ends = np.random.default_rng(n).integers(0, 40, n) * 10**9, None
+    boxes, (ids, rows, inverse, counts) = guarded(ids, *(np.full(m, -1, "int64") for m in (n, n, 3)))
+    if given is not None:
+        n, ends = n - given if n else 0, np.array([99, n - given], np.intp)
+    _engine.distinct(ids, 40 * 10**9, rows, inverse, counts, ends)
+    ids, inverse = ids[:n], inverse[:n]
+    assert counts[0] == 0 and counts[1] == counts[2]
+    np.testing.assert_array_equal(rows[: counts[2]], np.unique(ids))
     np.testing.assert_array_equal(rows[inverse], ids)
     assert all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("V", [6, 7, 8])
+def test_a_table_with_no_more_rows_than_ids_is_used_as_a_whole(V):
+    ids = np.array([3, 0, 5, 5, 0, 3, 3])
+    boxes, (ids, rows, inverse, counts) = guarded(ids, *(np.full(m, -1, "int64") for m in (7, 7, 3)))
+    _engine.distinct(ids, V, rows, inverse, counts)
+    assert counts.tolist() == ([V, 0, V] if V <= 7 else [0, 3, 3])
+    np.testing.assert_array_equal(rows[: counts[2]], np.arange(V) if V <= 7 else [0, 3, 5])
+    np.testing.assert_array_equal(rows[inverse], ids)
+    assert all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("targets", [[], [-1], [4], [2, -1, 0, -7, 3], [-1, -1], [5, 6]])
+def test_valid_targets_and_all_other_places(targets):
+    targets, n = np.array(targets, "int64"), len(targets)
+    boxes, (given, where, others, valid, count) = guarded(targets, *(np.full(m, 9, "int64") for m in (n, n, n, 1)))
+    _engine.valid_targets(given, where, others, valid, count)
+    want = np.flatnonzero(targets >= 0)
+    assert count[0] == len(want)
+    np.testing.assert_array_equal(where[: len(want)], want)
+    np.testing.assert_array_equal(others[: n - len(want)], np.flatnonzero(targets < 0))
+    np.testing.assert_array_equal(valid, [*targets[want], *[-1] * (n - len(want))])
+    assert all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("offset", [[0], [0, 0], [0, 3], [0, 3, 5, 6, 6]])
+def test_the_sorted_row_of_each_packed_row(offset):
+    boxes, (offset, out) = guarded(np.array(offset, np.intp), np.full(offset[-1], -1, "int64"))
+    _engine.step_rows(offset, out)
+    np.testing.assert_array_equal(out, [b for n in np.diff(offset) for b in range(n)])
+    assert all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("n", [*range(18), 127, 128, 129, 136, 137, 255, 256, 257, 1000, 12345])
+def test_losses_are_added_up_as_numpy_does(n):
+    rng = np.random.default_rng(n)
+    boxes, (losses, divisor, mean) = guarded(rng.standard_normal(n) * 10.0 ** rng.integers(-9, 9, n), [3.0], [9.0])
+    _engine.chunked_mean(losses, max(n, 1), divisor, mean)
+    assert mean[0] == losses.sum() / 3
+    _engine.chunked_mean(losses, 64, divisor, mean)
+    assert mean[0] == sum(float(losses[k : k + 64].sum()) for k in range(0, n, 64)) / 3
+    for count in (0, n // 3, n):
+        _engine.chunked_mean(losses, max(n, 1), divisor, mean, np.array([count], np.intp))
+        assert mean[0] == losses[:count].sum() / 3
+    assert all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("rows, counts", [(0, [0, 0]), (1, [1, 0]), (64, [64, 0]), (65, [64, 1]), (128, [64, 64])])
+def test_rows_of_each_chunk(rows, counts):
+    boxes, (ends, out) = guarded(np.array([3, rows], np.intp), np.full(2, -1, np.intp))
+    _engine.chunk_counts(ends, 64, out)
+    assert out.tolist() == counts and all(box.intact() for box in boxes)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 64, 129])
+def test_tanh_backward(dtype, n):
+    rng = np.random.default_rng(n)
+    boxes, (y, dy) = guarded(*(rng.uniform(-1, 1, (1, n)).astype(dtype) for _ in range(2)))
+    want = dy * (1 - y * y)
+    _engine.tanh_backward(y, dy)
+    same_bits(dy, want)
+    assert all(box.intact() for box in boxes)
+
+
+def test_in_a_plan_the_last_element_of_ends_is_the_number_of_rows(isa, dtype):
+    rng, ends = np.random.default_rng(0), np.array([9, 3], np.intp)
+    logits, targets = rng.standard_normal((5, 7)).astype(dtype), np.array([0, -1, 6, 2, 2])
+    for out in (np.full(7, 2.0, dtype), np.zeros(7, dtype)):
+        want = out.copy()
+        _engine.column_sum(logits[:3], want)
+        _engine.column_sum(logits, out, ends)
+        same_bits(out, want)
+    nll, want, rows, want_rows = np.full(5, 8.0), np.full(5, 8.0), np.full_like(logits, 8), np.full_like(logits, 8)
+    _engine.softmax_nll(logits[:3], targets[:3], None, want[:3], want_rows[:3])
+    _engine.softmax_nll(logits, targets, None, nll, rows, ends)
+    same_bits(nll, want)
+    same_bits(rows, want_rows)
 
 
 def test_ids_outside_are_an_error():

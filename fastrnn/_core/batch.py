@@ -40,7 +40,7 @@ class Batch:
         self.T, self.B, self._steps = T, B, [None, None]
         self.order = self.lengths = self.where = None
         recorded = _engine.recording() is not None
-        self._ends = None  # offset, if the number of valid steps differs from run to run of a plan
+        self.ends = None  # offset, if the number of valid steps differs from run to run of a plan
         if lengths is None or (not recorded and (lengths == T).all()):
             self.total = T * B
             self.offset = np.arange(T + 1, dtype=np.intp) * B
@@ -51,7 +51,7 @@ class Batch:
             _engine.ragged_places(lengths, self.order, self.lengths, self.offset, self.where, self._padding)
             self.total = T * B if recorded else int(self.offset[T])
             if recorded:
-                self._ends = self.offset
+                self.ends = self.offset
             else:
                 self.where, self._padding = self.where[: self.total], self._padding[: T * B - self.total]
         self._take(resets)
@@ -65,7 +65,7 @@ class Batch:
 
     def _take(self, resets):
         self.resets = None
-        if resets is not None and self._ends is not None:
+        if resets is not None and self.ends is not None:
             raise _engine.NotRecordable("resets")
         if resets is not None and resets.any():
             self.resets = self.packed(np.array(resets, order="C").reshape(self.T * self.B))
@@ -78,14 +78,14 @@ class Batch:
             return self._not_recorded(rows[self.where])
         n = rows.shape[1] if rows.ndim == 2 else 1
         out = _engine.empty((self.total, n), rows.dtype)
-        _engine.gather(rows.reshape(len(rows), n), self.where, out, self._ends)
+        _engine.gather(rows.reshape(len(rows), n), self.where, out, self.ends)
         return out.reshape(self.total, *rows.shape[1:])
 
     def spread(self, rows):
         """Packed rows (total, n) in the caller's order, (T, B, n); zeros at all other steps."""
         if self.where is not None:
             out = _engine.empty((self.T * self.B, rows.shape[1]), rows.dtype)
-            _engine.spread(rows, self.where, self._padding, out, self._ends)
+            _engine.spread(rows, self.where, self._padding, out, self.ends)
             rows = out
         return rows.reshape(self.T, self.B, rows.shape[1])
 
@@ -121,7 +121,7 @@ class Batch:
 
     def _not_recorded(self, array):
         """An array that NumPy has computed from the lengths, unless a plan would need it again in each run."""
-        if self._ends is not None:
+        if self.ends is not None:
             raise _engine.NotRecordable("lengths together with this argument")
         return array
 

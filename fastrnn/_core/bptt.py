@@ -121,9 +121,8 @@ class LayerBackward:
             if dx is not None:
                 bptt.set_dx(packed.input_backward(self.suffix), dx)
         if self.context_sums is not None:
-            if _engine.recording() is not None:
-                raise _engine.NotRecordable("the gradient of a context")
-            row = np.concatenate([np.arange(n) for n in np.diff(batch.offset)]) if batch.T else np.empty(0, np.int64)
+            row = _engine.empty(batch.total, np.int64)
+            _engine.step_rows(batch.offset, row)
             bptt.add_sums(row, self.context_sums)
         return bptt
 
@@ -145,21 +144,32 @@ class LayerBackward:
             d_peephole = self.grads["weight_peephole" + self.suffix].reshape(-1, H)
             _engine.add_rows(self.bias_sums[cell.gates : cell.gates + len(d_peephole), :H], d_peephole)
         if self.token_sums is not None:
-            tokens = self.x
-            whole = d_embedding is None or tokens.rows is None
-            d_table = d_embedding if whole else _engine.empty(tokens.table.shape, self.net.dtype)
-            self._products(self.token_sums, "weight_ih", tokens.table, d_table, whole, tokens.ends)
-            if not whole:
-                _engine.scatter_add(d_table, tokens.rows, d_embedding, tokens.ends)
+            self._add_products(self.token_sums, "weight_ih", self.x.table, self.x.ends)
+            if d_embedding is not None:
+                self._add_to_embedding(d_embedding)
         if self.context_sums is not None:
-            self._products(self.context_sums, "weight_ch", self.context, d_context, True)
+            self._add_products(self.context_sums, "weight_ch", self.context)
+            self._set_dx(self.context_sums, "weight_ch", d_context, True)
 
-    def _products(self, dgates, name, x, dx, accumulate, ends=None):
-        """dW += dgates_x.T @ x, for each run of adjacent gates, and dx (+)= dgates_x @ W."""
+    def _add_to_embedding(self, d_embedding):
+        """Add the gradient of the embedding: to all its rows, or to those that occur; in a plan, as the counts say."""
+        tokens = self.x
+        whole, some = (None, None) if tokens.ends is None else (tokens.ends[:1], tokens.ends[:2])
+        if tokens.rows is None or (whole is not None and len(tokens.table) == len(d_embedding)):
+            self._set_dx(self.token_sums, "weight_ih", d_embedding, True, whole)
+        if tokens.rows is not None:
+            d_table = _engine.empty(tokens.table.shape, self.net.dtype)
+            self._set_dx(self.token_sums, "weight_ih", d_table, False, some)
+            _engine.scatter_add(d_table, tokens.rows, d_embedding, some)
+
+    def _add_products(self, dgates, name, x, ends=None):
+        """dW += dgates_x.T @ x, for each run of adjacent gates."""
         H, Hp = self.net.hidden_size, self.packed.Hp
         dw = self.grads[name + self.suffix]
         for block, gate, count in self.packed.dw_ih_runs:
             run = dgates[:, block * Hp : block * Hp + count * H]
             _engine.gemm(True, False, run, x, dw[gate * H : (gate + count) * H], ends)
-        if dx is not None:
-            _engine.product(dgates, self.packed.input_backward(self.suffix, name), None, dx, accumulate, ends)
+
+    def _set_dx(self, dgates, name, dx, accumulate, ends=None):
+        """dx (+)= dgates_x @ W."""
+        _engine.product(dgates, self.packed.input_backward(self.suffix, name), None, dx, accumulate, ends)

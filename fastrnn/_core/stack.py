@@ -60,23 +60,23 @@ class Tokens:
     table: np.ndarray  # (V, E) the rows of the embedding that occur
     rows: np.ndarray | None  # (V,) ids of these rows in the embedding; None: all rows
     parts: np.ndarray | None = None  # (V, G*Hp) `input_parts` of the table, if already computed
-    ends: np.ndarray | None = None  # in a plan: its last element is the number of rows that occur
+    ends: np.ndarray | None = None  # in a plan, (3,): `counts` of _engine.distinct, the last one of which is V
 
     @classmethod
-    def of(cls, ids, weight):
+    def of(cls, ids, weight, ends):
         """From packed ids, which are copied because the backward pass needs them and the caller may change the array.
 
-        If that saves work, only the rows that occur are kept.
+        If that saves work, only the rows that occur are kept. ends : its last element is the number of ids, in a plan.
         """
-        if weight.shape[0] <= ids.size:
+        if weight.shape[0] <= ids.size and ends is None:
             return cls(copied_ids(ids), contiguous(weight), None)
         rows, inverse = _engine.empty(ids.size, np.int64), _engine.empty(ids.size, np.int64)
-        count = _engine.empty(1, np.intp)
-        _engine.distinct(contiguous(ids, np.int64), rows, inverse, count)
+        counts = _engine.empty(3, np.intp)
+        _engine.distinct(contiguous(ids, np.int64), len(weight), rows, inverse, counts, ends)
         if _engine.recording() is None:
-            rows, ends = rows[: count[0]], None
+            rows, ends = rows[: counts[2]], None
         else:  # another number in each run
-            ends = count
+            rows, ends = rows[: len(weight)], counts
         table = _engine.empty((len(rows), weight.shape[1]), weight.dtype)
         _engine.gather(contiguous(weight), rows, table, ends)
         return cls(inverse, table, rows, ends=ends)

@@ -338,6 +338,8 @@ class AttentionDecoder(Layer):
         """Run a forward pass; returns it, and the check for finite values or None."""
         x, memory, state, lengths, memory_lengths, context, embedding = inputs
         rnn = self.rnn
+        if _engine.recording() is not None:
+            raise _engine.NotRecordable("attention")
         x, unbatched = _check.x(rnn, x) if embedding is None else _check.ids(rnn, x, embedding)
         if unbatched:
             raise ValueError(f"x has shape {x[:, 0].shape}, but a decoder needs a batch axis: pass (T, B, …)")
@@ -351,7 +353,8 @@ class AttentionDecoder(Layer):
         if embedding is None:
             rows = batch.packed(np.ascontiguousarray(x).reshape(T * B, x.shape[2]))
         else:
-            rows = Tokens.of(batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B)), embedding.params["weight"])
+            ids = batch.packed(np.ascontiguousarray(x, np.int64).reshape(T * B))
+            rows = Tokens.of(ids, embedding.params["weight"], batch.ends)
         if context is not None:
             context = np.array(batch.sorted(context), order="C")
         check, call = None, Call(rnn._net, self._packed(), batch, rows, context, dropout)

@@ -318,12 +318,11 @@ class RecurrentCalls(Layer, Generic[StateT]):
             batch = even_batch(T, B) if lengths is None and resets is None else Batch(T, B, lengths, resets)
         else:
             batch = MaskedBatch(mask, lengths, resets)
-        if embedding is not None and lengths is not None and _engine.recording() is not None:
-            raise _engine.NotRecordable("an embedding together with lengths")
         if embedding is None:
             rows = batch.packed(contiguous(x).reshape(T * B, x.shape[2]))
         else:
-            rows = Tokens.of(batch.packed(contiguous(x, np.int64).reshape(T * B)), embedding.params["weight"])
+            ids = batch.packed(contiguous(x, np.int64).reshape(T * B))
+            rows = Tokens.of(ids, embedding.params["weight"], batch.ends)
         if context is not None:
             given, context = contiguous(batch.sorted(context)), _engine.empty(context.shape, context.dtype)
             _engine.copy_rows(given, context)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrnn import _check, _engine
+from fastrnn._core.recording import RecordedFloat
 from fastrnn._types import Array, ArrayLike, IntsLike
-from fastrnn.losses.softmax import add_smoothing, logit_above_mean, step_weights
+from fastrnn.losses.softmax import logit_above_mean, shares_of, smooth
 
 if TYPE_CHECKING:
     from fastrnn.layers.feedforward import Linear
@@ -66,33 +68,43 @@ def softmax_linear(
     >>> dx.shape, bool((dx[4] == 0).all())
     ((5, 3), True)
     """
-    if _engine.recording() is not None:
-        raise _engine.NotRecordable("softmax_linear")
+    return loss_of_rows(linear, x, targets, weights=weights, label_smoothing=label_smoothing, into=into)
+
+
+def loss_of_rows(linear, x, targets, *, weights=None, label_smoothing, into, ends=None):
+    """As `softmax_linear`. ends : in a plan, its last element is the number of rows; other targets are negative."""
     eps = _check.number("label_smoothing", label_smoothing, least=0, most=1)
     x, targets = _checked_rows(linear, x, targets)
     grads, _ = linear._gradients(into)
-    valid = targets >= 0
+    shares, divisor = _engine.empty(len(targets), linear.dtype), np.ones(1)
     if weights is None:
         # As in SoftmaxCrossEntropy.vjp: dividing by the rounded weight gives the exact mean
-        count = int(np.count_nonzero(valid))
-        weights = np.full(len(targets), 1 / max(1, count), linear.dtype)
-        divisor = float(weights[0]) * count if count else 1.0
+        divisor = _engine.empty(1, np.float64)
+        _engine.mean_weights(targets, shares, divisor)
     else:
-        weights, total = step_weights(weights, targets)
-        weights, divisor = (weights / (total or 1.0)).astype(linear.dtype), 1.0
-    dx, loss = np.empty_like(x), 0.0
-    for rows, logits, nll in _chunks(linear, x):
-        above = logit_above_mean(logits, targets[rows]) if eps else None  # before dlogits overwrites the logits
-        _engine.softmax_nll(logits, targets[rows], weights[rows], nll, logits)
+        _engine.call(shares_of, weights, targets, shares)
+    dx, nll = _engine.empty(x.shape, x.dtype), _engine.empty(len(x), np.float64)
+    for rows, logits, count in _chunks(linear, x, ends):
+        above = _engine.empty(len(logits), np.float64) if eps else None
+        if eps:  # before dlogits overwrites the logits
+            _engine.call(_of_first, count, logit_above_mean, logits, targets[rows], above)
+        _engine.softmax_nll(logits, targets[rows], shares[rows], nll[rows], logits, count)
         if eps:
-            nll += eps * weights[rows] * above
-            add_smoothing(logits, targets[rows], eps * weights[rows])
-        loss += float(nll.sum())
-        _engine.gemm(True, False, logits, x[rows], grads["weight"])
+            smoothed = functools.partial(smooth, eps=eps)
+            _engine.call(_of_first, count, smoothed, nll[rows], logits, targets[rows], shares[rows], above)
+        _engine.gemm(True, False, logits, x[rows], grads["weight"], count)
         if "bias" in grads:
-            _engine.column_sum(logits, grads["bias"])
-        _engine.product(logits, linear._packed_weight()[1], None, dx[rows])
-    return loss / divisor, dx
+            _engine.column_sum(logits, grads["bias"], count)
+        _engine.product(logits, linear._packed_weight()[1], None, dx[rows], False, count)
+    loss = _engine.empty(1, np.float64)
+    _engine.chunked_mean(nll, _most_rows(linear), divisor, loss, ends)
+    return RecordedFloat.of(loss), dx
+
+
+def _of_first(count, function, *arrays):
+    """Call a function of the first rows of some arrays; count : None for all, or the last element is their number."""
+    n = None if count is None else int(count[-1])
+    function(*(a[:n] for a in arrays))
 
 
 def softmax_linear_nll(linear: Linear, x: ArrayLike, targets: IntsLike) -> NDArray[np.float64]:
@@ -116,9 +128,8 @@ def softmax_linear_nll(linear: Linear, x: ArrayLike, targets: IntsLike) -> NDArr
         raise _engine.NotRecordable("softmax_linear_nll")
     x, targets = _checked_rows(linear, x, targets)
     found = np.empty(len(targets))
-    for rows, logits, nll in _chunks(linear, x):
-        _engine.softmax_nll(logits, targets[rows], None, nll, None)
-        found[rows] = nll
+    for rows, logits, _ in _chunks(linear, x):
+        _engine.softmax_nll(logits, targets[rows], None, found[rows], None)
     return found
 
 
@@ -129,13 +140,20 @@ def _checked_rows(linear, x, targets):
     return x, _check.targets(targets, x.shape[:1], linear.out_features)
 
 
-def _chunks(linear, x):
-    """Iterate over (slice of rows, logits, memory for the NLL). The size depends on V and the dtype only."""
-    V = linear.out_features
-    most = max(64, _LOGITS_BYTES // (V * linear.dtype.itemsize))
-    memory = np.empty((min(most, len(x)), V), linear.dtype)
-    nll = np.empty(len(memory))
-    for first in range(0, len(x), most):
+def _most_rows(linear):
+    """Rows of a chunk. They depend on V and the dtype only."""
+    return max(64, _LOGITS_BYTES // (linear.out_features * linear.dtype.itemsize))
+
+
+def _chunks(linear, x, ends=None):
+    """Iterate over (slice of rows, logits, `ends` of these rows), in the same memory in turn."""
+    most, counts = _most_rows(linear), None
+    memory = _engine.empty((min(most, len(x)), linear.out_features), linear.dtype)
+    if ends is not None:
+        counts = _engine.empty(-(-len(x) // most), np.intp)
+        _engine.chunk_counts(ends, most, counts)
+    for k, first in enumerate(range(0, len(x), most)):
         rows = slice(first, min(first + most, len(x)))
-        count = rows.stop - first
-        yield rows, linear(x[rows], out=memory[:count]), nll[:count]
+        logits, count = memory[: rows.stop - first], None if counts is None else counts[k : k + 1]
+        _engine.product(x[rows], linear._packed_weight()[0], linear.params.get("bias"), logits, False, count)
+        yield rows, logits, count

@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrnn import search
+from fastrnn import _engine, search
+from fastrnn._core.recording import recordable
+from fastrnn._core.valid import ValidSteps
 from fastrnn.layers.attention import AttentionDecoder
 from fastrnn.layers.feedforward import Dropout, Embedding, Linear, random_key
-from fastrnn.losses import softmax_linear, softmax_linear_nll
+from fastrnn.losses import softmax_linear_nll
+from fastrnn.losses.linear import loss_of_rows
 from fastrnn.models.model import CELLS, Model, Recurrent, init_forget_bias
 from fastrnn.models.pairs import Pair, Pairs
 from fastrnn.models.symbols import Symbols
@@ -84,7 +87,7 @@ class DecoderNetwork(Model):
             given["context"] = code.vector
         if initial and self.bridge is not None:
             z, bridge_backward = self.bridge.vjp(code.vector)
-            np.tanh(z, out=z)
+            _engine.call(np.tanh, z, z)
             given["state"] = self._as_state(z)
         if self.attention is not None:
             given |= {"memory": code.memory, "memory_lengths": code.lengths}
@@ -92,23 +95,41 @@ class DecoderNetwork(Model):
         def backward(g, into):
             dvector, dstate = g.context, g.state if initial else None
             if bridge_backward is not None:
-                d = bridge_backward(self._as_rows(dstate) * (1 - z * z), into=into).x
-                dvector, dstate = d if dvector is None else dvector + d, None
+                dz = self._as_rows(dstate)
+                _engine.tanh_backward(z, dz)
+                d, dstate = bridge_backward(dz, into=into).x, None
+                if dvector is not None:
+                    _engine.add_rows(dvector, d)
+                dvector = d
             return Code(dvector, dstate, getattr(g, "memory", None))
 
         return given, backward
 
     def _as_state(self, z):
         """Turn (B, states * L * H) into a state of the decoder."""
-        B, H = len(z), self.rnn.hidden_size
-        parts = z.reshape(B, -1, H).transpose(1, 0, 2).reshape(-1, self.rnn.num_layers, B, H)
-        return tuple(parts) if self.rnn.cell.has_c else parts[0]
+        shape = self.rnn.num_layers, len(z), self.rnn.hidden_size
+        state = tuple(_engine.empty(shape, z.dtype) for _ in self.rnn.cell.states)
+        for columns, rows in self._parts(z, state):
+            _engine.copy_rows(columns, rows)
+        return state if self.rnn.cell.has_c else state[0]
 
     def _as_rows(self, state):
         """The inverse of `_as_state`."""
-        parts = np.concatenate(state) if self.rnn.cell.has_c else state
-        return np.ascontiguousarray(parts.transpose(1, 0, 2)).reshape(parts.shape[1], -1)
+        state = state if self.rnn.cell.has_c else (state,)
+        L, B, H = state[0].shape
+        z = _engine.empty((B, len(state) * L * H), self.dtype)
+        for columns, rows in self._parts(z, state):
+            _engine.copy_rows(rows, columns)
+        return z
 
+    @staticmethod
+    def _parts(z, state):
+        """Pairs of some columns of z, and the layer of a state that they are."""
+        layers = [rows for part in state for rows in part]
+        H = z.shape[1] // len(layers)
+        return [(z[:, k * H : (k + 1) * H], rows) for k, rows in enumerate(layers)]
+
+    @recordable
     def loss_and_gradient(self, batch: Pair, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
         """Compute the loss of a batch and add its gradient to `into`.
 
@@ -138,21 +159,21 @@ class DecoderNetwork(Model):
         (y, _), decoder_backward = self.decoder.vjp(
             inputs, lengths=batch.lengths, embedding=self.target_table, rng=rng, **given
         )
-        valid = batch.valid
-        rows = y.reshape(-1, y.shape[2])[valid]
+        valid = ValidSteps(batch.targets)
+        rows = valid.rows_of(y)
         rows, dropout_backward = self._dropout.vjp(rows, rng=random_key(rng, 3), out=rows)
-        options = dict(label_smoothing=self._label_smoothing, into=into)
-        loss, drows = softmax_linear(self.linear, rows, batch.targets.ravel()[valid], **options)
+        options = dict(label_smoothing=self._label_smoothing, into=into, ends=valid.ends)
+        loss, drows = loss_of_rows(self.linear, rows, valid.targets, **options)
         dropout_backward(drows, out=drows)
-        dy = np.zeros_like(y)
-        dy.reshape(-1, y.shape[2])[valid] = drows
-        g = decoder_backward(dy, need_x=False, into=into)
+        g = decoder_backward(valid.spread(drows, y.shape), need_x=False, into=into)
         decoder_backward.release()
         code_backward(given_backward(g, into), into)
         return loss, None
 
     def _own_inputs(self, batch, given, rng):
         """Inputs (T, B), some of which are drawn from the model's own prediction at the step before."""
+        if _engine.recording() is not None:
+            raise _engine.NotRecordable("scheduled sampling")
         T, B = batch.inputs.shape
         own = np.random.default_rng(rng).random((T, B)) < batch.sampling
         own[0] = False

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fastrnn import _check
+from fastrnn import _check, _engine
 from fastrnn._check import pairs as check_pairs
 from fastrnn.layers.feedforward import Embedding, random_key
 from fastrnn.layers.rnn import GRU, LSTM, RNN
@@ -267,4 +267,6 @@ def _sum(one, other):
     """The sum of two states, the first of which may be None."""
     if one is None:
         return other
-    return tuple(np.add(a, b) for a, b in zip(one, other)) if isinstance(other, tuple) else one + other
+    for a, b in zip(one, other) if isinstance(other, tuple) else [(one, other)]:
+        _engine.add_rows(a.reshape(-1, a.shape[2]), b.reshape(-1, b.shape[2]))
+    return other

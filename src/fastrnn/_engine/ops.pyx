@@ -81,8 +81,11 @@ cdef void softmax_nll_part(void *arg, int part, int parts) noexcept nogil:
 
 cdef class SoftmaxNll(Op):
     cdef Softmax s
+    cdef const Py_ssize_t *count       # the number of rows, if it differs from run to run; else NULL
 
     cdef int run(self) except -1:
+        if self.count != NULL:
+            self.s.M = self.count[0]
         cdef int parts = parts_for(self.s.M, 50.0 * self.s.M * self.s.V, call_threads())
         with nogil:
             rnn_team_run(softmax_nll_part, &self.s, parts, False)
@@ -95,6 +98,7 @@ def softmax_nll(
     weights,                           # (M,); None: all 1                                    in
     double[::1] nll,                   # (M,) weight * -log softmax[target]                   out
     dlogits,                           # (M, V) or None; may be logits                        out
+    const Py_ssize_t[::1] ends=None,   # its last element is the number of rows, in a plan    in
 ):
     """Negative log-likelihood per row, and its gradient weight * (softmax - onehot)."""
     cdef SoftmaxNll op = SoftmaxNll.__new__(SoftmaxNll)
@@ -102,7 +106,8 @@ def softmax_nll(
     s.kernels = kernels_for(logits)
     s.M, s.V, s.item = targets.shape[0], logits.shape[1], logits.itemsize
     s.logits, s.weights, s.dlogits = address(logits), address(weights), address(dlogits, True)
-    op.held = logits, targets, weights, nll, dlogits
+    op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
+    op.held = logits, targets, weights, nll, dlogits, ends
     if s.M and s.V:
         s.targets, s.nll = &targets[0], &nll[0]
         perform(op)
@@ -334,6 +339,34 @@ def divide_rows(
     if op.M:
         op.counts = &counts[0]
         perform(op)
+
+
+cdef class TanhBackward(Op):
+    cdef Py_ssize_t n
+    cdef bint is_double
+    cdef const char *y
+    cdef char *dy
+
+    cdef int run(self) except -1:
+        with nogil:
+            if self.is_double:
+                multiply_slopes(self.n, <const double *>self.y, <double *>self.dy)
+            else:
+                multiply_slopes(self.n, <const float *>self.y, <float *>self.dy)
+        return 0
+
+
+cdef void multiply_slopes(Py_ssize_t n, const real *y, real *dy) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        dy[i] = dy[i] * (<real>1 - <real>(y[i] * y[i]))
+
+
+def tanh_backward(y, dy):
+    """dy *= 1 - y * y: the gradient of the argument of y = tanh(.), of arrays of the same shape."""
+    cdef TanhBackward op = TanhBackward.__new__(TanhBackward)
+    op.n, op.is_double, op.y, op.dy, op.held = y.size, y.itemsize == 8, address(y), address(dy, True), (y, dy)
+    perform(op)
 
 
 cdef class SoftmaxRows(Op):

@@ -26,20 +26,22 @@ cdef class RowsOp(Op):
 
 cdef class ColumnSum(RowsOp):
     cdef int run(self) except -1:
+        cdef Py_ssize_t M = self.M if self.count == NULL else self.count[0]
         with nogil:
             mode = rnn_flush_denormals()
-            self.kernels.column_sum(self.M, self.n, self.rows, self.ld, self.to)
+            self.kernels.column_sum(M, self.n, self.rows, self.ld, self.to)
             rnn_restore_denormals(mode)
         return 0
 
 
-def column_sum(a, out):
-    """out (N,) += sum over the rows of a (M,N), in order."""
+def column_sum(a, out, const Py_ssize_t[::1] ends=None):
+    """out (N,) += sum over the rows of a (M,N), in order. In a plan, the last element of `ends` is their number."""
     cdef ColumnSum op = ColumnSum.__new__(ColumnSum)
     cdef Py_ssize_t item = a.itemsize
     op.M, op.n, op.ld, op.kernels = a.shape[0], a.shape[1], a.strides[0] // item, kernels_for(a)
+    op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
     if op.M and op.n:
-        op.rows, op.to, op.held = address_2d(a, item, False), address(out, True), (a, out)
+        op.rows, op.to, op.held = address_2d(a, item, False), address(out, True), (a, out, ends)
         perform(op)
 
 
@@ -209,6 +211,29 @@ def ragged_places(
     perform(op)
 
 
+cdef class StepRows(Op):
+    cdef Py_ssize_t T
+    cdef const Py_ssize_t *offset
+    cdef int64_t *out
+
+    cdef int run(self) except -1:
+        cdef Py_ssize_t t, n
+        with nogil:
+            for t in range(self.T):
+                for n in range(self.offset[t], self.offset[t + 1]):
+                    self.out[n] = n - self.offset[t]
+        return 0
+
+
+def step_rows(const Py_ssize_t[::1] offset, int64_t[::1] out):
+    """Set out (rows,) to the sorted row of each packed row; offset (T+1,) is the first packed row of each step."""
+    cdef StepRows op = StepRows.__new__(StepRows)
+    op.T, op.offset, op.held = offset.shape[0] - 1, &offset[0], (offset, out)
+    if out.shape[0]:
+        op.out = &out[0]
+        perform(op)
+
+
 cdef class RowIds(Op):
     cdef Py_ssize_t n, B
     cdef bint variational
@@ -324,26 +349,35 @@ cdef int by_value(const void *a, const void *b) noexcept nogil:
 
 
 cdef class Distinct(Op):
-    cdef Py_ssize_t n
+    cdef Py_ssize_t n, V
+    cdef const Py_ssize_t *given       # the number of ids, if it differs from run to run; else NULL
     cdef const int64_t *ids
     cdef int64_t *rows
     cdef int64_t *inverse
-    cdef Py_ssize_t *count
+    cdef Py_ssize_t *counts
 
     cdef int run(self) except -1:
+        cdef Py_ssize_t i, n = self.n if self.given == NULL else self.given[0]
+        cdef bint whole = self.V <= n
         with nogil:
-            self.find()
+            if whole:
+                memcpy(self.inverse, self.ids, n * sizeof(int64_t))
+                for i in range(self.V):
+                    self.rows[i] = i
+            self.counts[2] = self.V if whole else self.find(n)
+            self.counts[0] = self.V if whole else 0
+            self.counts[1] = self.counts[2] - self.counts[0]
         return 0
 
-    cdef void find(self) noexcept nogil:
+    cdef Py_ssize_t find(self, Py_ssize_t n) noexcept nogil:
         cdef Py_ssize_t i, low, high, middle, count = 0
-        memcpy(self.rows, self.ids, self.n * sizeof(int64_t))
-        qsort(self.rows, self.n, sizeof(int64_t), by_value)
-        for i in range(self.n):
+        memcpy(self.rows, self.ids, n * sizeof(int64_t))
+        qsort(self.rows, n, sizeof(int64_t), by_value)
+        for i in range(n):
             if i == 0 or self.rows[i] != self.rows[count - 1]:
                 self.rows[count] = self.rows[i]
                 count += 1
-        for i in range(self.n):
+        for i in range(n):
             low, high = 0, count - 1
             while low < high:
                 middle = (low + high) // 2
@@ -352,14 +386,23 @@ cdef class Distinct(Op):
                 else:
                     high = middle
             self.inverse[i] = low
-        self.count[0] = count
+        return count
 
 
-def distinct(const int64_t[::1] ids, int64_t[::1] rows, int64_t[::1] inverse, Py_ssize_t[::1] count):
-    """Set the first count[0] of rows (n,) to the distinct ids in order; ids = rows[inverse]."""
+def distinct(
+    const int64_t[::1] ids,            # (n,) rows of a table                                      in
+    Py_ssize_t V,                      # rows of the table
+    int64_t[::1] rows,                 # (n,) the first counts[2]: the rows that are used          out
+    int64_t[::1] inverse,              # (n,) ids = rows[inverse]                                  out
+    Py_ssize_t[::1] counts,            # (3,) V or 0: all rows are used; others; the sum of both   out
+    const Py_ssize_t[::1] ends=None,   # its last element is the number of ids, in a plan          in
+):
+    """The distinct ids, in order; but all rows of the table if it has no more of them than there are ids."""
     cdef Distinct op = Distinct.__new__(Distinct)
-    op.n, count[0] = ids.shape[0], 0
+    op.n, op.V = ids.shape[0], V
+    counts[:] = 0
+    op.given = &ends[ends.shape[0] - 1] if ends is not None else NULL
     if op.n:
-        op.ids, op.rows, op.inverse, op.count = &ids[0], &rows[0], &inverse[0], &count[0]
-        op.held = ids, rows, inverse, count
+        op.ids, op.rows, op.inverse, op.counts = &ids[0], &rows[0], &inverse[0], &counts[0]
+        op.held = ids, rows, inverse, counts, ends
         perform(op)
