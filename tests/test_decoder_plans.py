@@ -8,7 +8,7 @@ from fuzz import seeds
 from numpy.testing import assert_array_equal
 
 import fastrnn
-from fastrnn import losses
+from fastrnn import _engine, losses
 from fastrnn.batches.sequences import Ragged
 from fastrnn.models import EncoderDecoder, VectorToSequence
 from fastrnn.models.pairs import Pair
@@ -184,3 +184,9 @@ def test_softmax_linear_in_a_planned_function(monkeypatch, N, label_smoothing, w
         assert_array_equal(dx, wanted_dx)
         assert_array_equal(into, wanted)
     assert made.used and not made.refused
+
+
+def test_batches_are_not_made_in_a_planned_function():
+    ids = np.arange(3)
+    with pytest.raises(_engine.NotRecordable, match="a batch"):
+        _engine.record(1, _engine.padded, ids, np.array([0, 3]), np.array([0]))

@@ -513,6 +513,24 @@ def test_in_a_plan_the_last_element_of_ends_is_the_number_of_rows(isa, dtype):
     same_bits(rows, want_rows)
 
 
+@pytest.mark.parametrize("rows", [[0], [3], [1, 1], [2, 0, 3, 1], []])
+def test_sequences_of_ids_side_by_side(rows):
+    sequences = [[4, 5, 6], [], [7], [8, -1, 9, 2]]
+    ids, start = np.array(sum(sequences, [])), np.array([0, 3, 3, 4, 8])
+    given = np.array(rows, "int64")
+    lengths = [len(sequences[row]) for row in rows]
+    T = max(lengths, default=0)
+    out, found = _engine.padded(ids, start, np.repeat(given, 2)[::2])
+    assert found.tolist() == lengths and out.shape == (T, len(rows))
+    np.testing.assert_array_equal(out.T, [sequences[row] + [0] * (T - len(sequences[row])) for row in rows] or out.T)
+    inputs, targets, found = _engine.forced(ids, start, given, 99)
+    assert found.tolist() == lengths
+    for b, row in enumerate(rows):
+        one, before = sequences[row], [99] + [i if i >= 0 else 99 for i in sequences[row]]
+        assert targets[:, b].tolist() == (one + [-1] * T)[:T]
+        assert inputs[:, b].tolist() == (before + [0] * T)[:T]
+
+
 def test_ids_outside_are_an_error():
     ids = np.array([3, 0, 5])
     _engine.check_within(ids, 0, 5)

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 
+from fastrnn import _engine
 from fastrnn.batches import Ragged, Sequences
 
 
@@ -52,6 +53,8 @@ class Pairs(Sequences):
         are_sequences = isinstance(sources, list)
         self._source_lengths = np.array([len(ids) for ids in sources]) if are_sequences else np.zeros(len(sources), int)
         self.targets = [np.append(ids, vocabulary.end) for ids in targets]
+        self._joined_sources = _joined(sources) if are_sequences else None
+        self._joined_targets = _joined(self.targets)
         super().__init__(self.targets, batch_size, max_steps=max_steps, seed=seed)
 
     def begin(self, epoch: int) -> None:
@@ -72,15 +75,12 @@ class Pairs(Sequences):
         return plan
 
     def _batch(self, rows):
-        targets = _padded(self.targets, rows, -1)
-        inputs = np.roll(targets, 1, axis=0)
-        there = np.arange(len(targets))[:, None] < self._lengths[rows]
-        inputs = np.where(inputs >= 0, inputs, np.where(there, self._start, 0))  # an unknown symbol enters as <s>
-        inputs[0] = self._start
-        source = self._sources[rows] if isinstance(self._sources, np.ndarray) else None
-        if source is None:
-            source = Ragged(rows, _padded(self._sources, rows, 0), self._source_lengths[rows])
-        return Pair(rows, source, inputs, targets, self._lengths[rows], float(self._sampling(self._epoch)))
+        inputs, targets, lengths = _engine.forced(*self._joined_targets, rows, self._start)
+        if self._joined_sources is None:
+            source = self._sources[rows]
+        else:
+            source = Ragged(rows, *_engine.padded(*self._joined_sources, rows))
+        return Pair(rows, source, inputs, targets, lengths, float(self._sampling(self._epoch)))
 
     def digest(self, config: dict) -> str:
         """A hash of the ids and of `config`, such as the vocabularies, by which a checkpoint identifies the data."""
@@ -90,9 +90,7 @@ class Pairs(Sequences):
         return found.hexdigest()[:12]
 
 
-def _padded(sequences, rows, padding):
-    """Some sequences side by side, (T, B), int64."""
-    out = np.full((max(len(sequences[row]) for row in rows), len(rows)), padding, np.int64)
-    for b, row in enumerate(rows):
-        out[: len(sequences[row]), b] = sequences[row]
-    return out
+def _joined(sequences):
+    """Sequences of ids one after the other, int64, and where each of them starts."""
+    start = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
+    return np.concatenate([np.empty(0, np.int64), *sequences]), start

@@ -1,10 +1,65 @@
-"""Operations on the targets of a batch, some of which are ignored, and on their losses.
+"""Batches of sequences of ids, and operations on targets, some of which are ignored, and on their losses.
 
 Shapes are in the comments at the arguments.
 """
 from libc.stdint cimport int64_t
 
-from fastrnn._engine.plan cimport Op, perform
+from fastrnn._engine.plan cimport Op, perform, refuse_recording
+
+import numpy as np
+
+
+cdef tuple padded_arrays(const int64_t[::1] start, const int64_t[:] rows, Py_ssize_t arrays):
+    """Arrays (T, B) for the sequences `rows`, of which the longest has T ids, and their lengths (B,)."""
+    cdef Py_ssize_t B = rows.shape[0], T = 0, b
+    refuse_recording("a batch that is made")
+    found = np.empty(B, np.int64)
+    cdef int64_t[::1] lengths = found
+    for b in range(B):
+        lengths[b] = start[rows[b] + 1] - start[rows[b]]
+        T = max(T, lengths[b])
+    return (*[np.empty((T, B), np.int64) for _ in range(arrays)], found)
+
+
+def padded(
+    const int64_t[::1] ids,            # (n,) sequences, one after the other                    in
+    const int64_t[::1] start,          # (N+1,) sequence r is ids[start[r]:start[r+1]]          in
+    const int64_t[:] rows,             # (B,) sequences                                         in
+):
+    """Some sequences side by side, (T, B), with 0 at their ends, and their lengths (B,)."""
+    cdef Py_ssize_t b, t
+    made = padded_arrays(start, rows, 1)
+    cdef int64_t[:, ::1] out = made[0]
+    with nogil:
+        for t in range(out.shape[0]):
+            for b in range(out.shape[1]):
+                out[t, b] = ids[start[rows[b]] + t] if t < start[rows[b] + 1] - start[rows[b]] else 0
+    return made
+
+
+def forced(
+    const int64_t[::1] ids, const int64_t[::1] start, const int64_t[:] rows,       # as in `padded`: targets
+    int64_t first,
+):
+    """The inputs of teacher forcing (T, B), the targets (T, B) and their lengths (B,).
+
+    The inputs are `first`, and then the target before, or `first` if that is negative. Ends are padded with targets -1,
+    and inputs 0 after the last target.
+    """
+    cdef Py_ssize_t b, t, at, left
+    made = padded_arrays(start, rows, 2)
+    cdef int64_t[:, ::1] inputs = made[0], targets = made[1]
+    with nogil:
+        for t in range(targets.shape[0]):
+            for b in range(targets.shape[1]):
+                at = start[rows[b]] + t
+                left = start[rows[b] + 1] - at
+                targets[t, b] = ids[at] if left > 0 else -1
+                if t == 0 or (left >= 0 and ids[at - 1] < 0):
+                    inputs[t, b] = first
+                else:
+                    inputs[t, b] = ids[at - 1] if left >= 0 else 0
+    return made
 
 
 cdef class ValidTargets(Op):
