@@ -154,9 +154,9 @@ lint: .venv/built-$(TAG) .venv/lint-$(TAG)
 
 # The test files that run compiled code. The others test readers, the command and adapters, which have no compiled code
 # of ours.
-NATIVE_TESTS = attention attention_kernels exactness forward gradients kernels language_model layer_sizes layers \
-               memory_network network one_row optim options ownership decoder_plans planned plans search softmax_linear stacked \
-               states structures threads training vector_to_sequence
+NATIVE_TESTS = attention attention_kernels decoder_plans exactness forward gradients kernels language_model \
+               layer_sizes layers memory_network network one_row optim options ownership planned plans search \
+               softmax_linear stacked states structures threads training vector_to_sequence
 # Without AVX-512, whose kernels take longer to compile than the tests take to run. make sanitize ISAS=v4 includes it.
 ISAS = $(if $(filter x86_64,$(shell uname -m)),v3$(comma)v2)
 comma = ,

@@ -109,8 +109,8 @@ class DecoderNetwork(Model):
         """Turn (B, states * L * H) into a state of the decoder."""
         shape = self.rnn.num_layers, len(z), self.rnn.hidden_size
         state = tuple(_engine.empty(shape, z.dtype) for _ in self.rnn.cell.states)
-        for columns, rows in self._parts(z, state):
-            _engine.copy_rows(columns, rows)
+        for k, rows in enumerate(rows for part in state for rows in part):
+            _engine.copy_rows(z[:, k * shape[2] : (k + 1) * shape[2]], rows)
         return state if self.rnn.cell.has_c else state[0]
 
     def _as_rows(self, state):
@@ -118,16 +118,9 @@ class DecoderNetwork(Model):
         state = state if self.rnn.cell.has_c else (state,)
         L, B, H = state[0].shape
         z = _engine.empty((B, len(state) * L * H), self.dtype)
-        for columns, rows in self._parts(z, state):
-            _engine.copy_rows(rows, columns)
+        for k, rows in enumerate(rows for part in state for rows in part):
+            _engine.copy_rows(rows, z[:, k * H : (k + 1) * H])
         return z
-
-    @staticmethod
-    def _parts(z, state):
-        """Pairs of some columns of z, and the layer of a state that they are."""
-        layers = [rows for part in state for rows in part]
-        H = z.shape[1] // len(layers)
-        return [(z[:, k * H : (k + 1) * H], rows) for k, rows in enumerate(layers)]
 
     @recordable
     def loss_and_gradient(self, batch: Pair, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
@@ -153,6 +146,8 @@ class DecoderNetwork(Model):
         state : None
             No state is carried to the next batch.
         """
+        if _engine.recording() is not None and (self.attention is not None or batch.sampling):
+            raise _engine.NotRecordable("scheduled sampling" if batch.sampling else "attention")  # before any work
         code, code_backward = self._coded_vjp(batch.source, random_key(rng, 1))
         given, given_backward = self._entries(code)
         inputs = batch.inputs if not batch.sampling else self._own_inputs(batch, given, random_key(rng, 2))
@@ -172,8 +167,6 @@ class DecoderNetwork(Model):
 
     def _own_inputs(self, batch, given, rng):
         """Inputs (T, B), some of which are drawn from the model's own prediction at the step before."""
-        if _engine.recording() is not None:
-            raise _engine.NotRecordable("scheduled sampling")
         T, B = batch.inputs.shape
         own = np.random.default_rng(rng).random((T, B)) < batch.sampling
         own[0] = False
