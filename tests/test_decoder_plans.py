@@ -128,6 +128,19 @@ def test_a_batch_without_targets():
     assert used.used and not used.refused
 
 
+def test_label_smoothing_reads_only_the_rows_of_a_batch():
+    """Other rows have what earlier runs have left there, whose mean may overflow."""
+    rng = np.random.default_rng(0)
+    model = VectorToSequence("gru", 4, dtype="float64", seed=0)
+    model.fit(
+        rng.standard_normal((2, 5)), [[f"s{k}" for k in range(200)]] * 2, label_smoothing=0.1, epochs=1, verbose=False
+    )
+    used, into = Poisoned(model), np.zeros_like(model.storage.flat)
+    for k in range(CALLS):
+        used(pair(rng, model, 0, 4, 5, whole=False), None, into=into, rng=k)
+    assert used.used and not used.refused
+
+
 @pytest.mark.parametrize("wrong", ["inputs", "targets", "lengths", "source"])
 def test_what_is_out_of_range_is_an_error_in_every_run(wrong):
     rng = np.random.default_rng(0)
