@@ -19,6 +19,7 @@ from fastrnn._core.recording import Arena, RecordedArray, Recording
 __all__ = ["Planned", "planned"]
 
 _UNSEEN, _SEEN, _REFUSED = "unseen", "seen", "refused"  # shapes without a plan
+_NO_LAST = None, _UNSEEN, None
 _LEAST_USES = 10  # of the plans that are dropped, on average
 _FIRST_CHECKS = 3  # runs of a plan
 _OTHER_BITS = (
@@ -103,6 +104,7 @@ class Planned:
         functools.update_wrapper(self, function)
         self.function = function
         self._plans: OrderedDict[Any, Plan | str] = OrderedDict()  # of each shape
+        self._last: tuple[Any, Plan | str, object] = _NO_LAST  # the shape that was used last, its plan, and `_plans`
         self._arena, self._dropped = Arena(), 0
         self._users: dict[str, int] = {}  # the thread that uses the plans; not a lock, which Ctrl-C could leave locked
         self.planned = True
@@ -116,7 +118,7 @@ class Planned:
 
     def forget(self) -> None:
         """Drop all plans, because settings of the layers have changed."""
-        self._plans.clear()
+        self._plans = OrderedDict()  # another object: a thread that is using the former one does not remember its plan
 
     def __reduce__(self):
         return type(self), (self.function,)
@@ -178,9 +180,13 @@ class Planned:
         if named:
             _engine.flatten(named, arrays, others)
         key = tuple(others)
-        plan = self._plans.get(key, _UNSEEN)
+        plans, (last_key, plan, of) = self._plans, self._last
+        if key != last_key or of is not plans:
+            plan = plans.get(key, _UNSEEN)
+            if isinstance(plan, Plan):
+                self._use(key)
+                self._last = key, plan, plans
         if isinstance(plan, Plan) and not plan.check_is_due:
-            self._use(key)
             try:
                 result = plan.run(arrays, options)
             except Exception:
@@ -190,7 +196,6 @@ class Planned:
             return result
         call = functools.partial(self.function, *arguments, **named, **options)
         if isinstance(plan, Plan):
-            self._use(key)
             return self._compared(key, plan, lambda: plan.run(arrays, options), call, options.get("into"))
         if plan == _SEEN:
             try:
@@ -252,6 +257,7 @@ class Planned:
             self._arena = Arena()
 
     def _keep(self, key, plan):
+        self._last = _NO_LAST
         self._plans[key] = plan
         self._plans.move_to_end(key)
         while len(self._plans) > _KEPT:
@@ -296,10 +302,9 @@ class Plan:
 
     def run(self, arrays, options):
         """Compute the result for other arguments, and add the gradients to the array of the recording."""
-        _engine.copy_arrays(arrays, self._inputs)
-        self._program.run(options.get("rng", 0))
+        result = self._program.compute(arrays, self._inputs, options.get("rng", 0), self._result)
         self.runs += 1
-        return self.result()
+        return result
 
     @property
     def check_is_due(self):

@@ -16,7 +16,12 @@ from fastrnn import _engine
 from fastrnn._core.batch import MaskedBatch
 from fastrnn._core.stack import Tokens, forward
 
-_here = threading.local()
+
+class _Here(threading.local):
+    wanted = False
+
+
+_here = _Here()
 
 
 @contextlib.contextmanager
@@ -32,7 +37,7 @@ def checking():
 
 def wanted() -> bool:
     """Whether this thread is inside a `checking` block."""
-    return getattr(_here, "wanted", False)
+    return _here.wanted
 
 
 @contextlib.contextmanager
