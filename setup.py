@@ -32,6 +32,7 @@ EXTENSIONS = {  # name: its C files
     "plan": [],
     "rows": ["src/local.c"],
     "targets": [],
+    "words": ["src/local.c"],
 }
 KERNELS = "src/kernels.c"
 DTYPES = ["float", "double"]

@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 
 import fastrnn
 from fastrnn import _engine, plans
+from fastrnn._check import stories as check_stories
 from fastrnn._core import recording
 from fastrnn._core.recording import Recording, recordable
 from fastrnn.batches import Window
@@ -21,12 +22,14 @@ from fastrnn.models import (
     EventModel,
     Forecaster,
     LanguageModel,
+    MemoryNetwork,
     SequenceClassifier,
     SequenceRegressor,
     VectorToSequence,
     labelled,
 )
 from fastrnn.models.scaling import Unscaled
+from fastrnn.models.stories import Questions
 from fastrnn.training.plans import ModelPlans
 
 pytestmark = pytest.mark.filterwarnings("ignore:no evaluation found a better:RuntimeWarning")
@@ -36,7 +39,23 @@ def rng_of(name, seed):
     return np.random.default_rng([*name.encode(), seed])
 
 
-RECORDED = ["classifier", "events", "forecaster", "pairs", "regressor", "regressor of steps", "text", "vectors"]
+RECORDED = [
+    *("classifier", "events", "forecaster", "pairs", "regressor", "regressor of steps", "stories", "text", "vectors"),
+]
+
+
+def stories(rng, N):
+    """Return stories of different lengths, some of them longer than the memory, with repeated sentences."""
+    words = [f"w{k}" for k in range(12)]
+    sentences = [[str(w) for w in rng.choice(words, rng.integers(1, 6))] for _ in range(int(rng.integers(1, 40)))]
+    X = []
+    for _ in range(N):
+        story = [sentences[k] for k in rng.integers(0, len(sentences), rng.integers(1, 13))]
+        X.append((story, [str(w) for w in rng.choice(words, 2)]))
+    return X, [str(answer) for answer in rng.choice(words[:3], N)]
+
+
+DATA = {name: CASES[name].data for name in RECORDED} | {"stories": stories}
 
 
 def text_options(rng):
@@ -77,6 +96,15 @@ def decoding_options(rng, model):
     return model, options | more | dict(target_embedding=H if tied else 3)
 
 
+def story_options(rng):
+    return MemoryNetwork, dict(
+        size=int(rng.choice([1, 5, 16])), hops=int(rng.integers(1, 4)), memory=int(rng.choice([3, 10])),
+        tying=str(rng.choice(["adjacent", "layerwise"])), position_encoding=bool(rng.integers(2)),
+        noise=float(rng.choice([0, 0.1, 1])), temporal_encoding=bool(rng.integers(3)),
+        linear_start=int(rng.choice([0, 4])),
+    )  # fmt: skip
+
+
 OPTIONS = {
     "text": text_options,
     "classifier": functools.partial(pooled_options, model=SequenceClassifier),
@@ -86,6 +114,7 @@ OPTIONS = {
     "forecaster": forecaster_options,
     "pairs": functools.partial(decoding_options, model=EncoderDecoder),
     "vectors": functools.partial(decoding_options, model=VectorToSequence),
+    "stories": story_options,
 }
 
 
@@ -119,7 +148,7 @@ def test_a_plan_gives_the_bits_of_the_layers(monkeypatch, name):
         rng = rng_of(name, seed)
         options = OPTIONS[name](rng)
         options = options[0], options[1] | dict(seed=seed, dtype=str(rng.choice(["float32", "float64"])))
-        data = CASES[name].data(rng, int(rng.integers(20, 40)))
+        data = DATA[name](rng, int(rng.integers(20, 40)))
         settings = fit_options(name, epochs=int(rng.integers(9, 13)), validation=0)
         settings |= dict(clip_norm=float(rng.choice([0.1, 5])), optimizer=str(rng.choice(["adam", "sgd", "adagrad"])))
         settings["accumulate"] = int(rng.choice([1, 1, 2]))
@@ -192,6 +221,36 @@ def test_an_id_outside_is_an_error_in_every_run():
     for symbol in (4, -1, 10**12):
         with pytest.raises(ValueError, match="the embedding has rows 0 to 3"):  # as the layers say it
             used(batch(symbol), state, into=into, rng=1)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("which", -1), ("which", 99), ("sentence", 10**12), ("first", -1), ("count", 99)]
+)
+def test_a_sentence_outside_is_an_error_in_every_run(name, value):
+    X, y = stories(np.random.default_rng(0), 6)
+    model = MemoryNetwork(4, noise=0, seed=0).fit(X, y, epochs=0, verbose=False)
+    used, into = ModelPlans(model), np.zeros_like(model.storage.flat)
+    [batch] = Questions(model, check_stories.stories(X)[0], y, 6, None)
+    for _ in range(6):
+        used(batch, into=into, rng=1)
+    assert used.used
+    wrong = getattr(batch, name).copy()
+    wrong[0] = value
+    with pytest.raises(IndexError):
+        used(batch._replace(**{name: wrong}), into=into, rng=1)
+
+
+def test_batches_of_different_sizes_share_a_plan():
+    X, y = stories(np.random.default_rng(0), 64)
+    model = MemoryNetwork(4, seed=0).fit(X, y, epochs=0, verbose=False)
+    used, into, sizes = ModelPlans(model), np.zeros_like(model.storage.flat), set()
+    batches = Questions(model, *check_stories.stories(X, y), 16, 0)
+    for epoch in range(9):
+        batches.begin(epoch)
+        for batch in batches:
+            used(batch, into=into, rng=epoch)
+            sizes.add((int(batch.size[0]), int(batch.distinct[0])))
+    assert len(used._plans) <= 2 < 20 < len(sizes) and used.used and not used.refused
 
 
 def test_plans_of_all_shapes_share_their_memory(monkeypatch):

@@ -259,7 +259,8 @@ class MemoryNetwork(StoryNetwork):
         """
         found = []
         for batch, _, weights in self._computed(X):
-            for b, (count, length) in enumerate(zip(batch.count, batch.lengths)):
+            for b, count in enumerate(batch.count):
+                length = len(X[len(found)][0])
                 found.append(np.zeros((self.hops, length), self.dtype))
                 found[-1][:, length - count + 1 :] = [alpha[b, 1:count] for alpha in weights]
         return found

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fastrnn import _engine
+from fastrnn._core.recording import recordable
 from fastrnn.layers.feedforward import random_key
 from fastrnn.losses import softmax_cross_entropy
 from fastrnn.models.memory_tables import Tables
@@ -31,6 +32,7 @@ class StoryNetwork(Model):
         self.tables = Tables(self, random_key(seed, 3))
         self._ramp = np.arange(1, self.size + 1, dtype=self.dtype) / self.dtype.type(self.size)
 
+    @recordable
     def loss_and_gradient(self, batch: Batch, state=None, *, into: np.ndarray, rng: int) -> tuple[float, None]:
         """Compute the loss of a batch and add its gradient to `into`.
 
@@ -60,14 +62,8 @@ class StoryNetwork(Model):
 
     def _shifted(self, batch, rng):
         """The ages of a batch's sentences, with empty sentences inserted at random places."""
-        draw = np.random.default_rng(rng)
-        limit = np.ceil(self.noise * (batch.count - 1)).astype(int)
-        number = draw.integers(0, limit + 1)
-        # The place of an empty sentence is the number of sentences after it.
-        places = draw.integers(0, batch.count, (limit.max(), len(limit)))
-        places[np.arange(len(places))[:, None] >= number] = self.memory
-        ages = np.minimum(batch.ages + (places[:, batch.row] <= batch.ages).sum(0), self.memory - 1)
-        ages[batch.first] = self.memory
+        ages = _engine.empty(batch.ages.shape, np.int64)
+        _engine.shifted_ages(batch.first, batch.count, rng, self.noise, self.memory, ages)
         return ages
 
     def _forward(self, batch, ages, softmax):
@@ -76,44 +72,48 @@ class StoryNetwork(Model):
         Returns logits (B, answers), the memory (S, size) of each table, the state before each hop and after the last,
         and the weights (B, most) of each hop.
         """
-        params, tables, memory, aged = self.tables.params, self.tables, {}, np.empty((len(ages), self.size), self.dtype)
+        params, tables, store, memory = self.tables.params, self.tables, batch.store.arrays, {}
+        B, S = len(batch.count), len(ages)
+        aged = _engine.empty((S, self.size), self.dtype)
+        _engine.check_within(ages, 0, self.memory, batch.size)
+        _engine.check_within(batch.which, 0, S - 1, batch.size)
         for k in tables.of_memory:
-            memory[k] = m = np.empty((len(ages), self.size), self.dtype)
-            read = np.zeros((len(batch.sentence), self.size), self.dtype)
-            _engine.bag(batch.sentence, *batch.store, self._ramp, params[f"words_{k}"], read)
-            _engine.gather(read, batch.which, m)
+            memory[k] = _engine.empty((S, self.size), self.dtype)
+            read = _engine.zeros((S, self.size), self.dtype, batch.distinct)
+            _engine.bag(batch.sentence, *store, self._ramp, params[f"words_{k}"], read, batch.distinct)
+            _engine.gather(read, batch.which, memory[k], batch.size)
             if self.temporal_encoding:
-                _engine.gather(params[f"ages_{k}"], ages, aged)
-                m += aged
-        B, most = len(batch.count), int(batch.count.max())
-        u = np.zeros((B, self.size), self.dtype)
-        _engine.bag(batch.question, *batch.store, self._ramp, params[f"words_{tables.of_question}"], u)
+                _engine.gather(params[f"ages_{k}"], ages, aged, batch.size)
+                _engine.add_rows(aged, memory[k], batch.size)
+        u = _engine.zeros((B, self.size), self.dtype)
+        _engine.bag(batch.question, *store, self._ramp, params[f"words_{tables.of_question}"], u)
         states, weights = [u], []
         between = _engine.pack(params["between"]) if tables.between else None
         for keys, values in tables.hops:
-            alpha, context = np.empty((B, most), self.dtype), np.empty((B, self.size), self.dtype)
+            alpha = _engine.empty((B, batch.most), self.dtype)
+            context = _engine.empty((B, self.size), self.dtype)
             attended = u, memory[keys], memory[values], batch.first, batch.count
             _engine.attend(*attended, alpha, context, softmax=softmax)
             if tables.between:
                 _engine.product(u, between, None, context, True)
             else:
-                context += u
+                _engine.add_rows(u, context)
             u = context
             states.append(u)
             weights.append(alpha)
-        logits = np.empty((B, len(self.answers_)), self.dtype)
+        logits = _engine.empty((B, len(self.answers_)), self.dtype)
         _engine.product(u, _engine.pack(tables.answers(params)), None, logits)
         return logits, memory, states, weights
 
     def _backward(self, batch, ages, dlogits, memory, states, weights, grads):
         """Add the gradients of all parameters to `grads`, views by name."""
-        params, tables = self.tables.params, self.tables
+        params, tables, store = self.tables.params, self.tables, batch.store.arrays
         _engine.gemm(True, False, dlogits, states[-1], tables.answers(grads))
-        du = np.zeros_like(states[-1])
+        du = _engine.zeros(states[-1].shape, self.dtype)
         _engine.gemm(False, False, dlogits, tables.answers(params), du)
-        dmemory = {k: np.zeros_like(m) for k, m in memory.items()}
+        dmemory = {k: _engine.zeros(m.shape, self.dtype, batch.size) for k, m in memory.items()}
         for (keys, values), u, alpha in reversed(list(zip(tables.hops, states, weights))):
-            dquery = np.empty_like(u)
+            dquery = _engine.empty(u.shape, self.dtype)
             attended = u, memory[keys], memory[values], batch.first, batch.count
             _engine.attend_backward(
                 *attended, alpha, du, softmax=batch.softmax,
@@ -123,15 +123,16 @@ class StoryNetwork(Model):
                 _engine.gemm(True, False, du, u, grads["between"])
                 _engine.gemm(False, False, du, params["between"], dquery)
             else:
-                dquery += du
+                _engine.add_rows(du, dquery)
             du = dquery
         for k, dm in dmemory.items():
             if self.temporal_encoding:
-                _engine.scatter_add(dm, ages, grads[f"ages_{k}"])
-            dread = np.zeros((len(batch.sentence), self.size), self.dtype)
-            _engine.scatter_add(dm, batch.which, dread)
-            _engine.bag_backward(batch.sentence, *batch.store, self._ramp, dread, grads[f"words_{k}"])
-        _engine.bag_backward(batch.question, *batch.store, self._ramp, du, grads[f"words_{tables.of_question}"])
+                _engine.scatter_add(dm, ages, grads[f"ages_{k}"], batch.size)
+            dread = _engine.zeros(dm.shape, self.dtype, batch.distinct)
+            _engine.scatter_add(dm, batch.which, dread, batch.size)
+            words = grads[f"words_{k}"]
+            _engine.bag_backward(batch.sentence, *store, self._ramp, dread, words, batch.distinct)
+        _engine.bag_backward(batch.question, *store, self._ramp, du, grads[f"words_{tables.of_question}"])
 
     def evaluate(self, batches: Questions) -> dict[str, float]:
         """Compute the loss and the accuracy over some batches, with the softmax over the memory.

@@ -9,7 +9,7 @@ from attention cimport Attention, AttentionBackward, decode_backward_part, decod
 from buffers cimport address, matrix
 from fastrnn._engine.bptt cimport Bptt
 from fastrnn._engine.core cimport call_threads, kernels_for, process_table
-from fastrnn._engine.plan cimport refuse_recording
+from fastrnn._engine.plan cimport Op, perform, refuse_recording
 from fastrnn._engine.sweep cimport Forward
 from kernels cimport *
 from recurrence cimport Sweep
@@ -18,6 +18,22 @@ from search cimport MAX_HYPOTHESES, Search, search_part
 from threads cimport MAX_PARTS, cut_rows, parts_for, slice_steps
 
 import numpy as np
+
+from fastrnn._engine.rows import empty
+
+
+cdef class Attend(Op):
+    cdef rnn_attend s
+    cdef const rnn_kernels *kernels
+    cdef Py_ssize_t memories
+
+    cdef int run(self) except -1:
+        check_memories(&self.s, self.memories)
+        with nogil:
+            mode = rnn_flush_denormals()
+            self.kernels.attend(&self.s)
+            rnn_restore_denormals(mode)
+        return 0
 
 
 def attend(
@@ -31,17 +47,26 @@ def attend(
     bint softmax=True,                 # False: alpha is the scores
 ):
     """The weights of each row over its own memory, and the weighted sum of the values."""
-    cdef rnn_attend s
-    cdef const rnn_kernels *k = kernels_for(alpha)
-    refuse_recording("attention")
+    cdef Attend op = Attend.__new__(Attend)
+    cdef rnn_attend *s = &op.s
+    op.kernels, op.memories = kernels_for(alpha), keys.shape[0]
     if first.shape[0] == 0:
         return
     s.first, s.count, s.softmax, s.v = &first[0], &count[0], softmax, address(v)
-    set_attention(&s, query, keys, values, alpha, context, True)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.attend(&s)
-        rnn_restore_denormals(mode)
+    set_attention(s, query, keys, values, alpha, context, True)
+    op.held = query, keys, values, first, count, alpha, context, v
+    perform(op)
+
+
+cdef int check_memories(const rnn_attend *s, Py_ssize_t N) except -1:
+    """Raise an IndexError if a row's memory is not in the arrays of N keys."""
+    cdef Py_ssize_t r
+    cdef bint inside = True
+    for r in range(s.rows):
+        inside &= s.first[r] >= 0 and 0 <= s.count[r] <= min(s.S, N - s.first[r])
+    if not inside:
+        raise IndexError(f"the memory of a row is not in {N} keys, or has more than {s.S}")
+    return 0
 
 
 cdef int set_attention(rnn_attend *s, query, keys, values, alpha, context, bint write) except -1:
@@ -51,6 +76,20 @@ cdef int set_attention(rnn_attend *s, query, keys, values, alpha, context, bint 
     s.context = matrix(context, item, write, &s.rows, &s.M, &s.ldc)
     s.S, s.keys, s.values, s.alpha = alpha.shape[1], address(keys), address(values), address(alpha, write)
     return 0
+
+
+cdef class AttendBackward(Op):
+    cdef rnn_attend_backward s
+    cdef const rnn_kernels *kernels
+    cdef Py_ssize_t memories
+
+    cdef int run(self) except -1:
+        check_memories(&self.s.forward, self.memories)
+        with nogil:
+            mode = rnn_flush_denormals()
+            self.kernels.attend_backward(&self.s)
+            rnn_restore_denormals(mode)
+        return 0
 
 
 def attend_backward(
@@ -63,22 +102,20 @@ def attend_backward(
     dv_rows=None,                      # (R, A) with v: dv of each row                        +=
 ):
     """The gradients of `attend`."""
-    cdef rnn_attend_backward s
-    cdef const rnn_kernels *k = kernels_for(alpha)
-    refuse_recording("attention")
+    cdef AttendBackward op = AttendBackward.__new__(AttendBackward)
+    cdef rnn_attend_backward *s = &op.s
+    op.kernels, op.memories = kernels_for(alpha), keys.shape[0]
     if first.shape[0] == 0:
         return
-    dscore = np.empty_like(alpha)
+    dscore = empty(alpha.shape, alpha.dtype)
     s.forward.first, s.forward.count, s.forward.softmax, s.forward.v = &first[0], &count[0], softmax, address(v)
     set_attention(&s.forward, query, keys, values, alpha, dcontext, False)
     s.dcontext = s.forward.context
     s.dquery = matrix(dquery, alpha.itemsize, True, &s.forward.rows, &s.forward.A, &s.ldd)
     s.dscore, s.dkeys, s.dvalues = address(dscore, True), address(dkeys, True), address(dvalues, True)
     s.dv = address(dv_rows, True)
-    with nogil:
-        mode = rnn_flush_denormals()
-        k.attend_backward(&s)
-        rnn_restore_denormals(mode)
+    op.held = query, keys, values, first, count, alpha, dcontext, v, dquery, dkeys, dvalues, dv_rows, dscore
+    perform(op)
 
 
 cdef class Decoder:

@@ -1,4 +1,4 @@
-"""Operations of other layers: sentences as bags of words, softmax, dropout.
+"""Operations of other layers: softmax, losses, dropout.
 
 Shapes are in the comments at the arguments. An array that may be absent is None.
 """
@@ -6,59 +6,9 @@ from libc.stdint cimport int64_t, uint64_t
 
 from buffers cimport address, address_2d
 from fastrnn._engine.core cimport call_threads, kernels_for, process_table
-from fastrnn._engine.plan cimport KeyedOp, Op, perform, refuse_recording
+from fastrnn._engine.plan cimport KeyedOp, Op, perform
 from kernels cimport *
 from threads cimport parts_for
-
-
-ctypedef void (*bag_kernel)(const rnn_bag *, const void *, void *) noexcept nogil
-
-
-cdef int run_bag(bag_kernel kernel, rnn_bag *s, weights, source, target) except -1:
-    """Run a kernel of `bag`. weights : (a, b, ramp)"""
-    refuse_recording("sentences as bags of words")
-    a, b, ramp = weights
-    cdef const char *rows = address(source)
-    cdef char *to = address(target, True)
-    s.n, s.a, s.b, s.ramp = len(ramp), address(a), address(b), address(ramp)
-    with nogil:
-        mode = rnn_flush_denormals()
-        kernel(s, rows, to)
-        rnn_restore_denormals(mode)
-    return 0
-
-
-cdef rnn_bag bag_words(const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word):
-    cdef rnn_bag s
-    s.n, s.a, s.b, s.ramp = 0, NULL, NULL, NULL
-    s.M, s.start = sentence.shape[0], &start[0]
-    s.sentence = &sentence[0] if s.M else NULL
-    s.word = &word[0] if word.shape[0] else NULL
-    return s
-
-
-def bag(
-    const int64_t[::1] sentence,       # (M,) the sentence of each row of out                    in
-    const int64_t[::1] start,          # (S+1,) words of sentence s: start[s] .. start[s+1]      in
-    const int64_t[::1] word,           # (W,) their rows in the table                            in
-    a, b,                              # (W,) the weight of a word is a + b * ramp               in
-    ramp,                              # (n,)                                                    in
-    table,                             # (V, n)                                                  in
-    out,                               # (M, n)                                                  +=
-):
-    """Sentences as weighted sums of word embeddings. Each element is one chain over the words."""
-    cdef rnn_bag s = bag_words(sentence, start, word)
-    run_bag(kernels_for(out).bag, &s, (a, b, ramp), table, out)
-
-
-def bag_backward(
-    const int64_t[::1] sentence, const int64_t[::1] start, const int64_t[::1] word, a, b, ramp,    # as in `bag`
-    dout,                              # (M, n)                                                  in
-    dtable,                            # (V, n)                                                  +=
-):
-    """The gradient of the table of `bag`, one sentence after the other."""
-    cdef rnn_bag s = bag_words(sentence, start, word)
-    run_bag(kernels_for(dout).bag_backward, &s, (a, b, ramp), dout, dtable)
 
 
 ctypedef struct Softmax:

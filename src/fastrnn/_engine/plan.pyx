@@ -130,7 +130,10 @@ SIMPLE = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtyp
 
 
 def flatten(value, list arrays, list others):
-    """Append the arrays in nested tuples, dicts and dataclasses to one list, all other values and types to another."""
+    """Append the arrays in nested tuples, dicts and dataclasses to one list, all other values and types to another.
+
+    An object whose class says `constant_of_plans` is a value: its arrays do not change, and a plan reads them in place.
+    """
     others.append(type(value))
     if value is None:
         return
@@ -141,7 +144,7 @@ def flatten(value, list arrays, list others):
         return
     parts = parts_of(value)
     if parts is None:
-        if not isinstance(value, SIMPLE):
+        if not isinstance(value, SIMPLE) and not getattr(value, "constant_of_plans", False):
             raise TypeError(
                 f"arguments of a planned function are arrays, numbers, strings, None, or tuples, dicts or dataclasses "
                 f"of them, but one is {type(value).__name__}"

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 
 from buffers cimport address, address_2d
 from fastrnn._engine.core cimport kernels_for
-from fastrnn._engine.plan cimport Op, perform, recorder, refuse_recording
+from fastrnn._engine.plan cimport Op, perform, recorder
 from kernels cimport rnn_flush_denormals, rnn_kernels, rnn_restore_denormals
 
 import numpy as np
@@ -49,17 +49,19 @@ cdef class Gather(RowsOp):
     cdef int run(self) except -1:
         cdef Py_ssize_t M = self.M if self.count == NULL else self.count[0]
         with nogil:
-            self.kernels.gather(M, self.n, self.rows, self.n, self.ids, self.to, self.n)
+            self.kernels.gather(M, self.n, self.rows, self.ld, self.ids, self.to, self.ldo)
         return 0
 
 
 def gather(array, const int64_t[::1] ids, out, const Py_ssize_t[::1] ends=None):
-    """out (M,n) = array[ids], rows of 2-D arrays. In a plan, the last element of `ends` is the number of rows."""
+    """out (M,n) = array[ids], rows of any strides. In a plan, the last element of `ends` is the number of rows."""
     cdef Gather op = Gather.__new__(Gather)
+    cdef Py_ssize_t item = out.itemsize
     op.M, op.n, op.kernels = ids.shape[0], out.shape[1], kernels_for(out)
     op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
     if op.M and op.n:
-        op.rows, op.to, op.ids, op.held = address(array), address(out, True), &ids[0], (array, ids, out, ends)
+        op.ld, op.ldo, op.ids = array.strides[0] // item, out.strides[0] // item, &ids[0]
+        op.rows, op.to, op.held = address_2d(array, item, False), address_2d(out, item, True), (array, ids, out, ends)
         perform(op)
 
 
@@ -84,23 +86,24 @@ def copy_rows(a, out):
 
 cdef class AddRows(RowsOp):
     cdef int run(self) except -1:
-        cdef Py_ssize_t m
+        cdef Py_ssize_t m, M = self.M if self.count == NULL else self.count[0]
         with nogil:
             mode = rnn_flush_denormals()
-            for m in range(self.M):
+            for m in range(M):
                 self.kernels.column_sum(1, self.n, self.rows + m * self.ld * self.item, self.ld,
                                         self.to + m * self.ldo * self.item)
             rnn_restore_denormals(mode)
         return 0
 
 
-def add_rows(a, out):
-    """out (M,n) += a (M,n), of any row strides."""
+def add_rows(a, out, const Py_ssize_t[::1] ends=None):
+    """out (M,n) += a (M,n), of any row strides. In a plan, the last element of `ends` is the number of rows."""
     cdef AddRows op = AddRows.__new__(AddRows)
     op.item, op.kernels = a.itemsize, kernels_for(a)
+    op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
     op.M, op.n, op.ld, op.ldo = a.shape[0], a.shape[1], a.strides[0] // op.item, out.strides[0] // op.item
     if op.M and op.n:
-        op.rows, op.to, op.held = address_2d(a, op.item, False), address_2d(out, op.item, True), (a, out)
+        op.rows, op.to, op.held = address_2d(a, op.item, False), address_2d(out, op.item, True), (a, out, ends)
         perform(op)
 
 
@@ -112,45 +115,28 @@ def empty(shape, dtype):
 
 cdef class Clear(RowsOp):
     cdef int run(self) except -1:
-        memset(self.to, 0, self.n)
+        with nogil:
+            memset(self.to, 0, self.n * (self.M if self.count == NULL else self.count[0]))
         return 0
 
 
-def zeros(shape, dtype):
-    """An array of zeros, which a plan clears each time."""
+def zeros(shape, dtype, const Py_ssize_t[::1] ends=None):
+    """An array of zeros, which a plan clears each time. The last element of `ends` is the number of rows to clear."""
     cdef Clear op = Clear.__new__(Clear)
     made = empty(shape, dtype)
-    op.n, op.to, op.held = made.nbytes, address(made, True), made
+    op.M, op.to, op.held = 1, address(made, True), (made, ends)
+    op.n = made.nbytes
+    if ends is not None:
+        op.n, op.count = made.strides[0], &ends[ends.shape[0] - 1]
     perform(op)
     return made
 
 
-def sequences(
-    values,                            # (N, n) the steps of all sequences, one after the other     in
-    const int64_t[::1] first,          # (S,) the first step of each                                in
-    const int64_t[::1] lengths,        # (S,) its number of steps                                   in
-    const int64_t[:] rows,             # (B,) some of the sequences                                 in
-):
-    """A batch of sequences: (T, B, n) padded with zeros, and their lengths (B,)."""
-    cdef Py_ssize_t t, b, T = 0, B = rows.shape[0], size = values.shape[1] * values.itemsize
-    cdef const char *source = address(values)
-    cdef char *to
-    refuse_recording("a batch of sequences")
-    found = np.empty(B, np.int64)
-    cdef int64_t[::1] length = found
-    for b in range(B):
-        length[b] = lengths[rows[b]]
-        T = max(T, length[b])
-    batch = np.empty((T, B, values.shape[1]), values.dtype)
-    to = address(batch, True)
-    with nogil:
-        for b in range(B):
-            for t in range(T):
-                if t < length[b]:
-                    memcpy(to + (t * B + b) * size, source + (first[rows[b]] + t) * size, size)
-                else:
-                    memset(to + (t * B + b) * size, 0, size)
-    return batch, found
+def clear(array):
+    """Set a C-contiguous array to zero."""
+    cdef Clear op = Clear.__new__(Clear)
+    op.M, op.n, op.to, op.held = 1, array.nbytes, address(array, True), array
+    perform(op)
 
 
 cdef class RaggedPlaces(Op):
@@ -286,23 +272,28 @@ def spread(a, const int64_t[::1] where, const int64_t[::1] padding, out, const P
 
 cdef class Within(Op):
     cdef Py_ssize_t n
+    cdef const Py_ssize_t *count
     cdef const int64_t *ids
     cdef int64_t least, most
 
     cdef int run(self) except -1:
         cdef Py_ssize_t i
         cdef bint inside = True
-        for i in range(self.n):
+        for i in range(self.n if self.count == NULL else self.count[0]):
             inside &= self.least <= self.ids[i] and self.ids[i] <= self.most
         if not inside:
             raise IndexError(f"an id is not from {self.least} to {self.most}")
         return 0
 
 
-def check_within(ids, int64_t least, int64_t most):
-    """Raise an IndexError if one of the ids, C-contiguous int64, is not from `least` to `most`."""
+def check_within(ids, int64_t least, int64_t most, const Py_ssize_t[::1] ends=None):
+    """Raise an IndexError if one of the ids, C-contiguous int64, is not from `least` to `most`.
+
+    The last element of `ends` is the number of ids that are used.
+    """
     cdef Within op = Within.__new__(Within)
-    op.n, op.ids, op.least, op.most, op.held = ids.size, <const int64_t *>address(ids), least, most, ids
+    op.n, op.ids, op.least, op.most, op.held = ids.size, <const int64_t *>address(ids), least, most, (ids, ends)
+    op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
     perform(op)
 
 

@@ -1,9 +1,11 @@
-"""Batches of sequences of ids, and operations on targets, some of which are ignored, and on their losses.
+"""Batches of sequences, and operations on targets, some of which are ignored, and on their losses.
 
 Shapes are in the comments at the arguments.
 """
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
 
+from buffers cimport address
 from fastrnn._engine.plan cimport Op, perform, refuse_recording
 
 import numpy as np
@@ -60,6 +62,34 @@ def forced(
                 else:
                     inputs[t, b] = ids[at - 1] if left >= 0 else 0
     return made
+
+
+def sequences(
+    values,                            # (N, n) the steps of all sequences, one after the other     in
+    const int64_t[::1] first,          # (S,) the first step of each                                in
+    const int64_t[::1] lengths,        # (S,) its number of steps                                   in
+    const int64_t[:] rows,             # (B,) some of the sequences                                 in
+):
+    """A batch of sequences: (T, B, n) padded with zeros, and their lengths (B,)."""
+    cdef Py_ssize_t t, b, T = 0, B = rows.shape[0], size = values.shape[1] * values.itemsize
+    cdef const char *source = address(values)
+    cdef char *to
+    refuse_recording("a batch of sequences")
+    found = np.empty(B, np.int64)
+    cdef int64_t[::1] length = found
+    for b in range(B):
+        length[b] = lengths[rows[b]]
+        T = max(T, length[b])
+    batch = np.empty((T, B, values.shape[1]), values.dtype)
+    to = address(batch, True)
+    with nogil:
+        for b in range(B):
+            for t in range(T):
+                if t < length[b]:
+                    memcpy(to + (t * B + b) * size, source + (first[rows[b]] + t) * size, size)
+                else:
+                    memset(to + (t * B + b) * size, 0, size)
+    return batch, found
 
 
 cdef class ValidTargets(Op):
