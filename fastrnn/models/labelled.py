@@ -48,7 +48,8 @@ class Labelled(Sequences):
         self._scaled = None  # all steps of all sequences, where many epochs read them
         if seed is not None and self.steps * X[0].shape[1] <= _SCALED_ONCE:
             self._first = np.cumsum(self._lengths) - self._lengths
-            self._scaled = np.concatenate([self._cast(x, lambda place, n=n: f"sequence {n}") for n, x in enumerate(X)])
+            scaled = [self._cast(x, lambda place, n=n: f"sequence {n}") for n, x in enumerate(X)]
+            self._scaled = np.ascontiguousarray(np.concatenate(scaled))  # in this order even of data frames
 
     def _cast(self, x, name):
         with np.errstate(over="ignore"):  # `cast` names the value that is too large

@@ -22,7 +22,7 @@ class Windows(Sequences):
         T, before = model.window + model.horizon, np.cumsum([0, *map(len, inputs)])
         starts = [first + np.arange(len(one) - T + 1) for first, one in zip(before, inputs)]
         self._starts = np.concatenate(starts)
-        self._values = np.concatenate(inputs)
+        self._values = np.ascontiguousarray(np.concatenate(inputs))  # in this order even of data frames
         super().__init__([self._values[first : first + T] for first in self._starts], batch_size, seed=seed)
 
     def _batch(self, rows):
