@@ -50,7 +50,7 @@ def test_memories_lie_one_after_another(B, most, distinct):
     rng = np.random.default_rng(B)
     stories = [rng.integers(0, distinct, rng.integers(1, most + 1)) for _ in range(2 * B)]
     start = np.concatenate([[0], np.cumsum([len(s) for s in stories])])
-    rows = rng.permutation(2 * B)[:B]
+    rows = np.repeat(rng.permutation(2 * B)[:B], 2)[::2]  # as a process of several has them: not contiguous
     first, count, sentence, used, which, ages, size, greatest = _engine.memories(
         rows, start, np.concatenate(stories), distinct, 77
     )

@@ -274,7 +274,8 @@ class RecurrentCalls(Layer, Generic[StateT]):
             return None
         if type(x) is not np.ndarray or x.ndim != 3 or x.dtype != self.dtype or x.shape[2] != self.input_size:
             return None
-        if self._packed_for[0] != (self.version, _engine.isa()):
+        key, packed = self._packed_for
+        if key != (self.version, _engine.isa()) or packed is not short[0]:  # by another thread, of former weights
             return None
         stream = short[1].take_last(x.shape[0], x.shape[1])
         if stream is None:

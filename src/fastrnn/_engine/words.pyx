@@ -92,7 +92,7 @@ def bag_backward(
 
 
 def memories(
-    const int64_t[::1] rows,           # (B,) stories of a batch                                  in
+    const int64_t[:] rows,             # (B,) stories of a batch                                  in
     const int64_t[::1] start,          # (N+1,) sentences of story n: start[n] .. start[n+1]      in
     const int64_t[::1] sentences,      # (start[N],) the sentences of all stories                 in
     Py_ssize_t distinct,               # number of different sentences of all stories
