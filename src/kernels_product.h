@@ -312,10 +312,11 @@ static void pack_tiles(const gemm_args *g, real *tiles)
 static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
                  const void *va, ptrdiff_t lda, const void *vb, ptrdiff_t ldb, void *vc, ptrdiff_t ldc)
 {
-    enum { BLOCK = 256, TILED_BLOCK = 128, TILED_ROWS = 32 * ROWS, FEW_COLUMNS = 2 * PANEL * VL, FAR_BYTES = 262144 };
-    real panel[BLOCK * PANEL * VL], tiles[TILED_BLOCK * TILED_ROWS];
-    const int tiled = N > FEW_COLUMNS;
-    const ptrdiff_t block = tiled ? TILED_BLOCK : BLOCK, rows = tiled ? TILED_ROWS : M;
+    enum { COLUMNS = PANEL * VL, BLOCK = 256, TILED_BLOCK = BLOCK / 2, TILED_ROWS = COLUMNS / ROWS * ROWS };
+    enum { FAR_BYTES = 262144 };
+    real panel[BLOCK * COLUMNS];             /* 64 KB of the stack: a panel, or half of one and the tiles */
+    real *tiles = N > 2 * COLUMNS ? panel + TILED_BLOCK * COLUMNS : NULL;
+    const ptrdiff_t block = tiles ? TILED_BLOCK : BLOCK, rows = tiles ? TILED_ROWS : M;
     gemm_args g = {.N = N, .a_m = trans_a ? 1 : lda, .a_k = trans_a ? lda : 1, .b_k = trans_b ? 1 : ldb,
                    .b_n = trans_b ? ldb : 1, .ldc = ldc, .far = M * N * (ptrdiff_t)sizeof(real) > FAR_BYTES};
     for (ptrdiff_t k = 0; k < K; k += block)
@@ -325,9 +326,9 @@ static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K
             g.a = (const real *)va + m * g.a_m + k * g.a_k;
             g.b = (const real *)vb + k * g.b_k;
             g.c = (real *)vc + m * ldc;
-            if (tiled)
+            if (tiles)
                 pack_tiles(&g, tiles);
-            gemm_panels(&g, tiled ? tiles : NULL, panel);
+            gemm_panels(&g, tiles, panel);
         }
 }
 

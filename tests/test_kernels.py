@@ -224,8 +224,8 @@ def check_gemm_of_parts(dtype):
     for M, N, K in [
         (1, 1, 300),
         (7, 2 * width, 129),
-        (191, 2 * width + 1, 128),
-        (197, 3 * width - 5, 257),
+        (width - 5, 2 * width + 1, 128),
+        (3 * width + 7, 3 * width - 5, 257),
         (400, 9, 256),
     ]:
         for trans_a in (False, True):
@@ -256,6 +256,26 @@ for isa in _engine.available_isas():
         test_kernels.check_gemm_of_parts(dtype)
 """
     processes.output(code, FASTRNN_BLAS="builtin")
+
+
+def test_gemm_needs_little_of_the_stack():
+    """Threads may have a small stack: this one of 192 KiB, of which Python needs a part."""
+    code = """
+import threading
+import test_kernels
+from fastrnn import _engine
+def compute():
+    for isa in _engine.available_isas():
+        _engine.set_isa(isa)
+        for dtype in ("float32", "float64"):
+            test_kernels.check_gemm_of_parts(dtype)
+threading.stack_size(192 * 1024)
+thread = threading.Thread(target=compute)
+thread.start()
+thread.join()
+print("done")
+"""
+    assert "done" in processes.output(code, FASTRNN_BLAS="builtin")
 
 
 def test_gemm_has_the_same_bits_on_any_number_of_threads(isa, dtype):

@@ -209,6 +209,32 @@ def test_views_and_shapes_of_recorded_arrays():
     assert_same(last, [(normal(rng, 5, 2, 3),) for _ in range(CALLS)])
 
 
+@dataclasses.dataclass
+class WithAnother:
+    y: object
+    kind: object = dataclasses.field(init=False, default=None)
+
+    def __post_init__(self):
+        self.another = 3
+
+
+@dataclasses.dataclass
+class OfList(list):
+    y: object
+
+
+@pytest.mark.parametrize("kind", [WithAnother, OfList])
+def test_results_keep_all_attributes(kind):
+    net, rng = fastrnn.GRU(3, 4, seed=0), np.random.default_rng(0)
+    made = fastrnn.planned(lambda x: kind(net(x)[0]))
+    for _ in range(CALLS):
+        x = normal(rng, 5, 2, 3)
+        found, want = made(x), kind(net(x)[0])
+        assert type(found) is kind and vars(found).keys() >= vars(want).keys()
+        assert_array_equal(found.y, want.y)
+    assert made.used and not made.refused
+
+
 def test_keywords_methods_and_numbers():
     net, rng = fastrnn.GRU(3, 4, seed=0), np.random.default_rng(0)
 

@@ -56,8 +56,11 @@ class ShortCalls:
 
     def take_last(self, T, B):
         """The stream of the last short call, if `take` would return it; otherwise None."""
-        streams = self._streams
-        return self.take(T, B) if streams and streams[-1].batch_size == B else None
+        try:
+            last = self._streams[-1]
+        except IndexError:
+            return None
+        return self.take(T, B) if last.batch_size == B else None
 
     def give(self, stream):
         """Put a stream back; the one that was used least recently is dropped when there are too many."""

@@ -180,7 +180,7 @@ def with_parts(value, parts):
     if isinstance(value, tuple):
         return tuple(parts) if type(value) is tuple else getattr(value, "_make", type(value))(parts)
     names = field_names(type(value))
-    if is_plain(type(value)) and len(value.__dict__) == len(names):
+    if is_plain(type(value)) and len(value.__dict__) == len(names) and all([name in value.__dict__ for name in names]):
         made = object.__new__(type(value))         # as copy.copy, in less time
         made.__dict__.update(zip(names, parts))
         return made
@@ -194,7 +194,8 @@ def with_parts(value, parts):
 def is_plain(kind):
     """Whether an object of this dataclass consists of its attributes, and copies of it are made as of any object."""
     own = any(hasattr(kind, name) for name in ("__copy__", "__slots__", "__setstate__", "__getnewargs__"))
-    return not own and kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    names = "__new__", "__reduce__", "__reduce_ex__"
+    return not own and all([getattr(kind, name) is getattr(object, name) for name in names])
 
 
 def copy_of(value):
