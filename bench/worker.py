@@ -38,7 +38,7 @@ class Worker:
         self.peer = getattr(importlib.import_module(f".peers.{module}", __package__), kind)(threads)
         self.chosen = {}  # label: [Run, calls in a block]
         self.watch = Watch()
-        self.other_data = np.zeros(COLD_BYTES, np.uint8)
+        self.other_data = np.ones(COLD_BYTES, np.uint8)  # unread zeros could be one page, which stays in the cache
 
     def version(self):
         return self.peer.version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import types
@@ -245,10 +246,8 @@ class Planned:
         return wanted
 
     def _use(self, key):
-        try:
+        with contextlib.suppress(KeyError):  # another thread may have called `forget`
             self._plans.move_to_end(key)
-        except KeyError:
-            return  # another thread has called `forget`
 
     def _refuse(self, key, reason):
         self._keep(key, _REFUSED)

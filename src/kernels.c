@@ -60,8 +60,7 @@ INLINE void chain_tile(int panels, int rows, int cols, const chain_args *s, real
                 const vec b = v_load(s->bias + m * s->ldb + at);
                 acc[(p * rows + m) * cols + j] = j < s->x_cols ? v_load(s->x + m * s->ldx + at) + b : b;
             }
-    tile(acc, panels, rows, cols, s->K, s->a, s->lda, 1, s->w, s->w_step, s->w_panel,
-         s->ahead);
+    tile(acc, panels, rows, cols, s->K, s->a, s->lda, 1, s->w, s->w_step, s->w_panel, s->ahead);
 #pragma GCC unroll 24
     for (int q = 0; q < panels * rows * cols; q++)
         v_store(out + q * VL, acc[q]);

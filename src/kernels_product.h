@@ -245,7 +245,9 @@ static void pack_block(ptrdiff_t K, int cols, ptrdiff_t width, const real *b, pt
                        real *to)
 {
     for (ptrdiff_t k = 0; k < K; k++, b += stride_k, to += cols * VL)
-        if (stride_n == 1)
+        if (stride_n == 1 && width == PANEL * VL)
+            memcpy(to, b, PANEL * VL * sizeof(real));
+        else if (stride_n == 1)
             for (int j = 0; j < cols; j++)
                 v_store(to + j * VL, v_load_n(b + j * VL, width - j * VL));
         else
@@ -312,9 +314,9 @@ static void pack_tiles(const gemm_args *g, real *tiles)
 static void gemm(int trans_a, int trans_b, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K,
                  const void *va, ptrdiff_t lda, const void *vb, ptrdiff_t ldb, void *vc, ptrdiff_t ldc)
 {
-    enum { COLUMNS = PANEL * VL, BLOCK = 256, TILED_BLOCK = BLOCK / 2, TILED_ROWS = COLUMNS / ROWS * ROWS };
-    enum { FAR_BYTES = 262144 };
-    real panel[BLOCK * COLUMNS];             /* 64 KB of the stack: a panel, or half of one and the tiles */
+    enum { COLUMNS = PANEL * VL, BLOCK = 256, SIZE = BLOCK * COLUMNS, FAR_BYTES = 262144 };
+    enum { TILED_BLOCK = 96, TILED_ROWS = (SIZE / TILED_BLOCK - COLUMNS) / ROWS * ROWS };
+    real panel[SIZE];                        /* 64 KB of the stack: a panel, or a smaller one and the tiles */
     real *tiles = N > 2 * COLUMNS ? panel + TILED_BLOCK * COLUMNS : NULL;
     const ptrdiff_t block = tiles ? TILED_BLOCK : BLOCK, rows = tiles ? TILED_ROWS : M;
     gemm_args g = {.N = N, .a_m = trans_a ? 1 : lda, .a_k = trans_a ? lda : 1, .b_k = trans_b ? 1 : ldb,

@@ -52,6 +52,7 @@ from fastrnn._engine.plan import (
     NotRecordable,
     Program,
     call,
+    call_with_key,
     copy_arrays,
     copy_of,
     flatten,
@@ -67,7 +68,6 @@ from fastrnn._engine.plan import (
 from fastrnn._engine.rows import (
     add_rows,
     check_within,
-    clear,
     column_sum,
     copy_ids,
     copy_rows,
@@ -93,21 +93,21 @@ from fastrnn._engine.sweep import (
     forward_wave,
     waves_pay,
 )
-from fastrnn._engine.targets import chunk_counts, chunked_mean, forced, padded, sequences, valid_targets
-from fastrnn._engine.words import bag, bag_backward, memories, shifted_ages
+from fastrnn._engine.targets import chunk_counts, forced, padded, sequences, valid_targets
+from fastrnn._engine.words import bag, bag_backward, memories
 
 __all__ = [
     "ACTIVATIONS", "Bptt", "CELLS", "Decoder", "Forward", "LayerWeights", "NotRecordable", "PANEL", "Program",
     "Steps", "Stream", "Writer", "adagrad", "adam", "add_rows", "aligned_empty", "attend", "attend_backward",
-    "available_isas", "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "call",
-    "check_weights", "check_within", "chunk_counts", "chunk_steps", "chunked_mean", "clear", "clip_value",
+    "available_isas", "backward_layer", "backward_sides", "bag", "bag_backward", "blas_core", "call", "call_with_key",
+    "check_weights", "check_within", "chunk_counts", "chunk_steps", "clip_value",
     "column_sum", "compiler", "copy_arrays", "copy_ids", "copy_of", "copy_rows", "current_threads", "distinct",
     "divide_rows", "draw", "dropout", "empty", "flatten", "fma_loop", "force_leave", "force_split",
     "forced", "forward_layers", "forward_sides", "forward_wave", "gather", "gemm", "greatest", "hash_key", "isa",
     "log_sum_exp", "max_hypotheses", "mean_loss", "mean_weights", "memories", "open_blas", "pack", "pack_columns",
     "padded", "parts_of", "product", "ragged_places", "read_loop", "record", "recording", "result_of", "rmsprop",
     "row_ids", "same_bytes", "scale", "scatter_add", "sequences", "set_default_threads", "set_isa",
-    "set_local_threads", "sgd", "shifted_ages", "softmax", "softmax_nll", "spread", "squared_error", "step_rows",
+    "set_local_threads", "sgd", "softmax", "softmax_nll", "spread", "squared_error", "step_rows",
     "sum_of_squares", "tanh_backward", "threads_paused", "thresholds", "valid_targets", "vector_lanes", "viewed",
     "waves_pay", "with_parts", "zeros",
 ]  # fmt: skip

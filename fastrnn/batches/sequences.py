@@ -159,7 +159,7 @@ class Sequences:
         int
             The number of steps, over all rows.
         """
-        return sum(batch.lengths.tolist())  # of a few integers, this takes less time than NumPy's sum
+        return int(batch.lengths.sum())
 
     def weight_of(self, batch) -> float:
         """Return the weight of a batch's mean loss in a mean over batches.

@@ -97,7 +97,7 @@ def loss_of_rows(linear, x, targets, *, weights=None, label_smoothing, into, end
             _engine.column_sum(logits, grads["bias"], count)
         _engine.product(logits, linear._packed_weight()[1], None, dx[rows], False, count)
     loss = _engine.empty(1, np.float64)
-    _engine.chunked_mean(nll, _most_rows(linear), divisor, loss, ends)
+    _engine.mean_loss(nll, divisor, loss, ends)
     return RecordedFloat.of(loss), dx
 
 

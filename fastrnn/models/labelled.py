@@ -77,7 +77,7 @@ class Labelled(Sequences):
     @staticmethod
     def steps_of(batch: Batch) -> int:
         """Valid steps of a batch."""
-        return int(np.add.reduce(batch.sequences.lengths))
+        return int(batch.sequences.lengths.sum())
 
     def weight_of(self, batch: Batch) -> float:
         """The sum of the weights of a batch's sequences, or of their steps if each step has a target."""

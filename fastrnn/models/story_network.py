@@ -63,7 +63,9 @@ class StoryNetwork(Model):
     def _shifted(self, batch, rng):
         """The ages of a batch's sentences, with empty sentences inserted at random places."""
         ages = _engine.empty(batch.ages.shape, np.int64)
-        _engine.shifted_ages(batch.first, batch.count, rng, self.noise, self.memory, ages)
+        _engine.call_with_key(
+            _shift, rng, batch.first, batch.count, batch.ages, int(self.memory), float(self.noise), ages
+        )
         return ages
 
     def _forward(self, batch, ages, softmax):
@@ -155,3 +157,16 @@ class StoryNetwork(Model):
             right += int((logits.argmax(1) == batch.targets).sum())
             known += int((batch.targets >= 0).sum())
         return {"loss": nll / known if known else math.nan, "accuracy": right / batches.steps}
+
+
+def _shift(key, first, count, given, memory, noise, ages):
+    """Set `ages` to the given ones, with empty sentences inserted at random places."""
+    draw = np.random.default_rng(key)
+    limit = np.ceil(noise * (count - 1)).astype(int)
+    number = draw.integers(0, limit + 1)
+    places = draw.integers(0, count, (limit.max(), len(limit)))  # the number of sentences after each empty one
+    places[np.arange(len(places))[:, None] >= number] = memory
+    row = np.repeat(np.arange(len(count)), count)
+    given = given[: len(row)]
+    ages[: len(row)] = np.minimum(given + (places[:, row] <= given).sum(0), memory - 1)
+    ages[first] = memory

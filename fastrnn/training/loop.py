@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from fastrnn import _engine, optim
+from fastrnn import optim
 from fastrnn._check import memory as check_memory
 from fastrnn._files import storage
 from fastrnn.layers.feedforward import random_key
@@ -221,7 +221,7 @@ class Training:
         loss_sum = weight = steps = 0
         checked = self.settings.check_finite
         self._computed = []
-        _engine.clear(self.gradient)
+        self.gradient.fill(0)
         with self._interruptible():
             for k in range(count):
                 batch = self.batches[at.index + k]
@@ -258,7 +258,7 @@ class Training:
             return self.gradient
         if self._batch_gradient is None:
             self._batch_gradient = np.empty_like(self.gradient)
-        _engine.clear(self._batch_gradient)
+        self._batch_gradient.fill(0)
         return self._batch_gradient
 
     # --- evaluations ---

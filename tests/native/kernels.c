@@ -57,7 +57,7 @@ static void gemm(void)
 {
     const int trans_a = (int)below(2), trans_b = (int)below(2);
     const ptrdiff_t M = below(8) ? 1 + below(20) : size_at(60, 1, 200), N = below(4) ? columns() : size_at(8 * lanes, 1, 400);
-    const ptrdiff_t K = below(8) ? below(40) : size_at(below(2) ? 128 : 256, 0, 512);
+    const ptrdiff_t K = below(8) ? below(40) : size_at(below(2) ? 96 : 256, 0, 512);
     const ptrdiff_t a_rows = trans_a ? K : M, a_columns = trans_a ? M : K;
     const ptrdiff_t b_rows = trans_b ? N : K, b_columns = trans_b ? K : N;
     const ptrdiff_t lda = a_columns + below(3), ldb = b_columns + below(3), ldc = N + below(3);

@@ -87,6 +87,7 @@ def check_weights(const double[:, :] weights):
 cdef class MeanOp(Op):
     """The weight of each of M targets in their mean, or the mean of M weighted losses."""
     cdef Py_ssize_t M
+    cdef const Py_ssize_t *count       # the number of losses, if it differs from run to run; else NULL
     cdef bint is_double
     cdef const int64_t *targets
     cdef char *weights
@@ -126,21 +127,24 @@ def mean_weights(const int64_t[::1] targets, weights, double[::1] divisor):
 
 cdef class MeanLoss(MeanOp):
     cdef int run(self) except -1:
-        cdef Py_ssize_t m
+        cdef Py_ssize_t m, M = self.M if self.count == NULL else self.count[0]
         cdef double total = 0
         with nogil:
-            for m in range(self.M):
+            for m in range(M):
                 total += self.losses[m]
         self.mean[0] = total / self.divisor[0]
         return 0
 
 
-def mean_loss(const double[::1] losses, const double[::1] divisor, double[::1] mean):
-    """mean (1,) = sum of losses (M,) / divisor (1,)."""
+def mean_loss(
+    const double[::1] losses, const double[::1] divisor, double[::1] mean, const Py_ssize_t[::1] ends=None,
+):
+    """mean (1,) = sum of losses (M,) / divisor (1,). In a plan, the last element of `ends` is the number of losses."""
     cdef MeanLoss op = MeanLoss.__new__(MeanLoss)
+    op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
     op.M, op.divisor, op.mean = losses.shape[0], <double *>&divisor[0], &mean[0]
     op.losses = &losses[0] if op.M else NULL
-    op.held = losses, divisor, mean
+    op.held = losses, divisor, mean, ends
     perform(op)
 
 

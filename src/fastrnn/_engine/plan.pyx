@@ -61,6 +61,17 @@ cdef class Call(Op):
         return 0
 
 
+cdef class KeyedCall(KeyedOp):
+    """A call of a Python function with a key of random numbers."""
+
+    cdef object function
+    cdef tuple arguments
+
+    cdef int run(self) except -1:
+        self.function(self.key, *self.arguments)
+        return 0
+
+
 cdef int perform(Op op) except -1:
     """Run an operation, and keep it if this thread records."""
     op.run()
@@ -74,10 +85,23 @@ cdef int perform(Op op) except -1:
 def call(function, *arguments):
     """Call a function whose only effect is on the contents of arrays, as an operation that can be recorded."""
     cdef Call op = Call.__new__(Call)
-    if recorder() is not None:               # without the checks of arrays that are recorded
-        arguments = tuple([x.view(np.ndarray) if isinstance(x, np.ndarray) else x for x in arguments])
-    op.function, op.arguments = function, arguments
+    op.function, op.arguments = function, unchecked(arguments)
     perform(op)
+
+
+def call_with_key(function, key, *arguments):
+    """As `call`, of ``function(key, *arguments)``, where the key of random numbers is that of the run."""
+    cdef KeyedCall op = KeyedCall.__new__(KeyedCall)
+    op.take_key(key)
+    op.function, op.arguments = function, unchecked(arguments)
+    perform(op)
+
+
+cdef tuple unchecked(tuple arguments):
+    """The arguments without the checks of arrays that are recorded."""
+    if recorder() is None:
+        return arguments
+    return tuple([x.view(np.ndarray) if isinstance(x, np.ndarray) else x for x in arguments])
 
 
 cdef object recorder():

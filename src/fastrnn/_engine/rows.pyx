@@ -49,19 +49,17 @@ cdef class Gather(RowsOp):
     cdef int run(self) except -1:
         cdef Py_ssize_t M = self.M if self.count == NULL else self.count[0]
         with nogil:
-            self.kernels.gather(M, self.n, self.rows, self.ld, self.ids, self.to, self.ldo)
+            self.kernels.gather(M, self.n, self.rows, self.n, self.ids, self.to, self.n)
         return 0
 
 
 def gather(array, const int64_t[::1] ids, out, const Py_ssize_t[::1] ends=None):
-    """out (M,n) = array[ids], rows of any strides. In a plan, the last element of `ends` is the number of rows."""
+    """out (M,n) = array[ids], rows of 2-D arrays. In a plan, the last element of `ends` is the number of rows."""
     cdef Gather op = Gather.__new__(Gather)
-    cdef Py_ssize_t item = out.itemsize
     op.M, op.n, op.kernels = ids.shape[0], out.shape[1], kernels_for(out)
     op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
     if op.M and op.n:
-        op.ld, op.ldo, op.ids = array.strides[0] // item, out.strides[0] // item, &ids[0]
-        op.rows, op.to, op.held = address_2d(array, item, False), address_2d(out, item, True), (array, ids, out, ends)
+        op.rows, op.to, op.ids, op.held = address(array), address(out, True), &ids[0], (array, ids, out, ends)
         perform(op)
 
 
@@ -130,13 +128,6 @@ def zeros(shape, dtype, const Py_ssize_t[::1] ends=None):
         op.n, op.count = made.strides[0], &ends[ends.shape[0] - 1]
     perform(op)
     return made
-
-
-def clear(array):
-    """Set a C-contiguous array to zero."""
-    cdef Clear op = Clear.__new__(Clear)
-    op.M, op.n, op.to, op.held = 1, array.nbytes, address(array, True), array
-    perform(op)
 
 
 cdef class RaggedPlaces(Op):

@@ -1,4 +1,4 @@
-"""Batches of sequences, and operations on targets, some of which are ignored, and on their losses.
+"""Batches of sequences, and operations on targets, some of which are ignored.
 
 Shapes are in the comments at the arguments.
 """
@@ -149,61 +149,3 @@ def chunk_counts(const Py_ssize_t[::1] ends, Py_ssize_t most, Py_ssize_t[::1] co
     if op.chunks:
         op.counts = &counts[0]
         perform(op)
-
-
-cdef double pairwise_sum(const double *a, Py_ssize_t n) noexcept nogil:
-    """The sum of n numbers, in the order of np.sum."""
-    cdef double r[8]
-    cdef double total = 0
-    cdef Py_ssize_t i, k, whole, half
-    if n < 8:
-        for i in range(n):
-            total += a[i]
-        return total
-    if n <= 128:
-        whole = n - n % 8
-        for k in range(8):
-            r[k] = a[k]
-        for i in range(8, whole, 8):
-            for k in range(8):
-                r[k] += a[i + k]
-        total = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
-        for i in range(whole, n):
-            total += a[i]
-        return total
-    half = n // 2 - n // 2 % 8
-    return pairwise_sum(a, half) + pairwise_sum(a + half, n - half)
-
-
-cdef class ChunkedMean(Op):
-    cdef Py_ssize_t M, most
-    cdef const Py_ssize_t *count       # the number of losses, if it differs from run to run; else NULL
-    cdef const double *losses
-    cdef const double *divisor
-    cdef double *mean
-
-    cdef int run(self) except -1:
-        cdef Py_ssize_t first = 0, M = self.M if self.count == NULL else self.count[0]
-        cdef double total = 0
-        with nogil:
-            while first < M:
-                total += pairwise_sum(self.losses + first, min(self.most, M - first))
-                first += self.most
-            self.mean[0] = total / self.divisor[0]
-        return 0
-
-
-def chunked_mean(
-    const double[::1] losses,          # (M,)                                                   in
-    Py_ssize_t most,                   # losses that are added up at a time, as np.sum does     in
-    const double[::1] divisor,         # (1,)                                                   in
-    double[::1] mean,                  # (1,)                                                   out
-    const Py_ssize_t[::1] ends=None,   # its last element is the number of losses, in a plan    in
-):
-    """mean = sum of losses / divisor."""
-    cdef ChunkedMean op = ChunkedMean.__new__(ChunkedMean)
-    op.M, op.most, op.divisor, op.mean = losses.shape[0], most, &divisor[0], &mean[0]
-    op.losses = &losses[0] if op.M else NULL
-    op.count = &ends[ends.shape[0] - 1] if ends is not None else NULL
-    op.held = losses, divisor, mean, ends
-    perform(op)

@@ -3,14 +3,12 @@
 Shapes are in the comments at the arguments. The last element of `ends` is the number of rows that are used; the arrays
 may be longer, so that batches of different sizes have the same shapes.
 """
-from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint64_t
 
 from buffers cimport address
 from fastrnn._engine.core cimport kernels_for
-from fastrnn._engine.plan cimport KeyedOp, Op, perform, refuse_recording
+from fastrnn._engine.plan cimport Op, perform, refuse_recording
 from kernels cimport rnn_bag, rnn_flush_denormals, rnn_restore_denormals
-from pcg64 cimport Generator, below, generator
 
 import numpy as np
 
@@ -143,65 +141,3 @@ def memories(
     ends[1] = k
     return (*np.asarray(places), np.asarray(found[0]), ends[1:], np.asarray(found[1]), np.asarray(ages), ends[:1],
             capacity(most))
-
-
-cdef class ShiftedAges(KeyedOp):
-    cdef Py_ssize_t B, S
-    cdef const int64_t *first
-    cdef const int64_t *count
-    cdef int64_t *number
-    cdef int64_t *ages
-    cdef int64_t memory
-    cdef double noise
-
-    cdef int run(self) except -1:
-        if not self.shift():
-            raise IndexError("a story is not in its array")
-        return 0
-
-    cdef bint shift(self) noexcept nogil:
-        cdef Generator g = generator(self.key)
-        cdef Py_ssize_t b, j
-        cdef int64_t i, place, count, most = 0
-        cdef int64_t *ages
-        for b in range(self.B):
-            count = self.count[b]
-            if self.first[b] < 0 or not 0 < count <= self.S - self.first[b]:
-                return False
-            ages = self.ages + self.first[b]
-            for j in range(count):
-                ages[j] = count - 1 - j
-            most = max(most, <int64_t>ceil(self.noise * (count - 1)))
-        for b in range(self.B):
-            self.number[b] = below(&g, <int64_t>ceil(self.noise * (self.count[b] - 1)) + 1)
-        for i in range(most):
-            for b in range(self.B):
-                place = below(&g, self.count[b])           # the number of sentences after the empty one
-                if i < self.number[b]:
-                    ages = self.ages + self.first[b]
-                    for j in range(self.count[b] - place):
-                        ages[j] += 1
-        for b in range(self.B):
-            ages = self.ages + self.first[b]
-            for j in range(self.count[b]):
-                ages[j] = min(ages[j], self.memory - 1)
-            ages[0] = self.memory
-        return True
-
-
-def shifted_ages(
-    const int64_t[::1] first, const int64_t[::1] count,    # (B,) places of the stories, as `memories` returns them  in
-    key,                               # of the random numbers, which are those of np.random.default_rng(key)
-    double noise,                      # up to this fraction of a story's length is inserted, as empty sentences
-    int64_t memory,                    # the greatest age, that of the first sentence of each story
-    int64_t[::1] ages,                 # (S,)                                                    out
-):
-    """The ages of sentences, if empty sentences are inserted at random places."""
-    cdef ShiftedAges op = ShiftedAges.__new__(ShiftedAges)
-    op.B, op.S, op.noise, op.memory = first.shape[0], ages.shape[0], noise, memory
-    op.take_key(key)
-    if op.B and op.S:
-        number = np.empty(op.B, np.int64)
-        op.first, op.count, op.ages, op.number = &first[0], &count[0], &ages[0], <int64_t *>address(number, True)
-        op.held = first, count, ages, number
-        perform(op)
